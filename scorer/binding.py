@@ -1,0 +1,426 @@
+"""Which columns feed which tensor, which tensor becomes which column, and the output's schema.
+
+Automatic where it is certain; an error with a line to paste where it is not.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from scorer.dataset import values_type
+from scorer.errors import (
+    BindingError,
+    MissingColumns,
+    OptionsError,
+    ScorerError,
+    ShapeMismatch,
+    TypeMismatch,
+    UnsupportedTensor,
+    some,
+)
+from scorer.features import Feed, Fetch
+from scorer.features.columns import arrow_name
+from scorer.options import did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from scorer.model import ModelSpec, TensorSpec
+    from scorer.options import BindingOptions, FeedText
+
+FLAT = 16  # wider outputs become one list column: two to ten times faster to read than as many columns
+_NUMBERS = {"float16", "float32", "float64", "bool"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+_MATRIX = 2
+_RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
+_TOKEN = re.compile(r"\s*(?:'((?:[^']|'')*)'|([^,']+?))\s*(?:,|$)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """Columns to tensors and back."""
+
+    feeds: tuple[Feed, ...]
+    fetches: tuple[Fetch, ...] = ()
+    kept: tuple[str, ...] = ()
+    row_id: bool = False
+    fixed_batch: int | None = None
+    """Rows that the model insists on; batches are padded to it and cut again."""
+
+    @property
+    def fed(self) -> tuple[str, ...]:
+        """Columns that any tensor uses, each once."""
+        return tuple(dict.fromkeys(name for feed in self.feeds for name in feed.columns))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Columns that the model adds."""
+        return tuple(name for fetch in self.fetches for name in fetch.columns)
+
+
+def bind(options: BindingOptions, model: ModelSpec, columns: pa.Schema) -> tuple[Binding, list[ScorerError]]:
+    """The input side, and everything that is wrong with it."""
+    problems: list[ScorerError] = []
+    asked = _asked(options.feed, model, problems)
+    nulls = _policies(options.on_null, model, problems)
+    feeds = []
+    for tensor in model.inputs:
+        try:
+            _check_tensor(tensor)
+            names = _named(asked[tensor.name], tensor, columns) if tensor.name in asked else None
+            names = names or _automatic(tensor, model, columns)
+            feeds.append(_feed(tensor, names, columns, nulls.get(tensor.name), options.on_lossy))
+        except ScorerError as error:
+            problems.append(error)
+    kept = _kept(options.keep, columns, problems)
+    fixed = {t.shape[0] for t in model.inputs if t.shape and isinstance(t.shape[0], int)}
+    return (
+        Binding(
+            feeds=tuple(feeds),
+            kept=kept,
+            row_id=options.row_id,
+            fixed_batch=next(iter(fixed)) if len(fixed) == 1 else None,
+        ),
+        problems,
+    )
+
+
+def fetched(options: BindingOptions, model: ModelSpec) -> tuple[dict[str, str], list[ScorerError]]:
+    """Output tensors to ask for, with the column name each was given ('' if none)."""
+    names = [tensor.name for tensor in model.outputs]
+    if not options.fetch:
+        return dict.fromkeys(names, ""), []
+    wanted: dict[str, str] = {}
+    problems: list[ScorerError] = []
+    for text in options.fetch:
+        tensor, column = _split_known(text, names)
+        if tensor is None:
+            what = f"--fetch names an output that the model does not have: {text!r}"
+            hint = did_you_mean(text.split("=")[0], names)
+            problems.append(OptionsError(what, f"--fetch {text}", f"one of {some(names)}", repr(text), hint))
+        else:
+            wanted[tensor] = column
+    return wanted, problems
+
+
+def widths(binding: Binding, sample: pa.Table) -> Binding:
+    """List columns of unknown length, measured on the first rows."""
+    from dataclasses import replace  # noqa: PLC0415 - the only use
+
+    feeds = []
+    for feed in binding.feeds:
+        if feed.width is None:
+            lists = sample[feed.columns[0]].drop_null().slice(0, 1).to_pylist()
+            feeds.append(replace(feed, width=len(lists[0]) if lists else 1))
+        else:
+            feeds.append(feed)
+    return replace(binding, feeds=tuple(feeds))
+
+
+def fetch_of(tensor: str, column: str, values: object, rows: int, model: ModelSpec, prefix: str) -> Fetch:
+    """How an output becomes columns, judged by what really came back for `rows` rows."""
+    base = column or tensor
+    if isinstance(values, list):
+        return _zipmap(tensor, base, values, rows, model, prefix)
+    array: np.ndarray = values  # type: ignore[assignment]
+    kind = arrow_name(array.dtype)
+    if kind is None:
+        what, hint = f"output {tensor!r} is of a type that has no column", "leave it out with --fetch"
+        raise UnsupportedTensor(what, model.path, "numbers, truth values or text", str(array.dtype), hint)
+    if array.ndim == 0 or len(array) != rows:
+        what = f"output {tensor!r} does not have one row per input row"
+        hint = "such a model mixes its rows; export it without the reduction, or leave the output out with --fetch"
+        raise ShapeMismatch(what, model.path, f"{rows} rows for {rows} rows", f"shape {list(array.shape)}", hint)
+    width = array.size // rows if rows else 1
+    if width == 1:
+        return Fetch(tensor=tensor, kind="flat", columns=(prefix + base,), type=kind)
+    if array.ndim > _MATRIX or width > FLAT:
+        return Fetch(tensor=tensor, kind="list", columns=(prefix + base,), type=kind, width=width)
+    labels = model.class_labels if len(model.class_labels) == width else tuple(map(str, range(width)))
+    names = tuple(f"{prefix}{base}_{label}" for label in labels)
+    return Fetch(tensor=tensor, kind="flat", columns=names, type=kind, width=width)
+
+
+def output_schema(binding: Binding, columns: pa.Schema, where: str) -> tuple[pa.Schema, list[ScorerError]]:
+    """What every part of the output looks like, and names that clash."""
+    fields = [columns.field(name) for name in binding.kept]
+    for fetch in binding.fetches:
+        kind = pa.type_for_alias(fetch.type)
+        if fetch.kind == "list":
+            kind = pa.list_(pa.field("item", kind, nullable=False), fetch.width)
+        fields += [pa.field(name, kind) for name in fetch.columns]
+    if binding.row_id:
+        fields += [pa.field("_file", pa.string()), pa.field("_row", pa.int64())]
+    names = [field.name for field in fields]
+    clashes = sorted({name for name in names if names.count(name) > 1})
+    problems: list[ScorerError] = []
+    if clashes:
+        what = f"output columns would share a name: {some(clashes)}"
+        hint = "--prefix score_ renames what the model adds; --keep or --fetch TENSOR=NAME change one column"
+        problems.append(BindingError(what, where, "each name once", some(names, 40), hint))
+    return pa.schema(fields, metadata=columns.metadata), problems
+
+
+def expand(tokens: Sequence[str], columns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Columns that names, ranges and globs stand for, and the tokens that match nothing."""
+    found: list[str] = []
+    unknown: list[str] = []
+    for token in tokens:
+        if token in columns:
+            found.append(token)
+            continue
+        match = _RANGE.match(token)
+        if match and match[1] == match[3]:
+            width = len(match[2]) if match[2].startswith("0") else 0
+            names = [f"{match[1]}{n:0{width}}" for n in range(int(match[2]), int(match[4]) + 1)]
+            found += [name for name in names if name in columns]
+            unknown += [name for name in names if name not in columns]
+            unknown += [] if names else [token]
+            continue
+        hits = [name for name in columns if fnmatch.fnmatchcase(name, token)]
+        found += hits
+        unknown += [] if hits else [token]
+    return found, unknown
+
+
+def _asked(feeds: Sequence[FeedText], model: ModelSpec, problems: list[ScorerError]) -> dict[str, list[str]]:
+    """Column tokens by tensor, from --feed."""
+    names = [tensor.name for tensor in model.inputs]
+    asked: dict[str, list[str]] = {}
+    for feed in feeds:
+        tensor, tokens = (feed[0], list(feed[1])) if isinstance(feed, tuple) else _parsed(feed, names)
+        if tensor not in names:
+            text = feed if isinstance(feed, str) else feed[0]
+            what = f"--feed names an input that the model does not have: {text!r}"
+            hint = did_you_mean(text.split("=")[0], names)
+            problems.append(OptionsError(what, f"--feed {text}", f"one of {some(names)}", repr(text), hint))
+            continue
+        asked.setdefault(str(tensor), []).extend(tokens)
+    return asked
+
+
+def _parsed(text: str, names: Sequence[str]) -> tuple[str | None, list[str]]:
+    tensor, rest = _split_known(text, names)
+    found = [m[1].replace("''", "'") if m[1] is not None else m[2] for m in _TOKEN.finditer(rest)]
+    return tensor if found else None, found
+
+
+def _split_known(text: str, names: Sequence[str]) -> tuple[str | None, str]:
+    """Cut at the first '=' that leaves a known name; the whole text may be one."""
+    if text in names:
+        return text, ""
+    for match in re.finditer("=", text):
+        if text[: match.start()].strip() in names:
+            return text[: match.start()].strip(), text[match.end() :].strip()
+    return None, text
+
+
+def _policies(texts: Sequence[str], model: ModelSpec, problems: list[ScorerError]) -> dict[str, str]:
+    """Null policy by tensor."""
+    names = [tensor.name for tensor in model.inputs]
+    common = [text for text in texts if _split_known(text, names)[0] is None and "=" not in text]
+    policies = dict.fromkeys(names, common[-1]) if common else {}
+    for text in texts:
+        tensor, policy = _split_known(text, names)
+        if tensor is not None:
+            policies[tensor] = policy
+        elif "=" in text:
+            what, hint = (
+                "--on-null names an input that the model does not have",
+                did_you_mean(text.split("=")[0], names),
+            )
+            problems.append(OptionsError(what, f"--on-null {text}", f"one of {some(names)}", repr(text), hint))
+    return policies
+
+
+def _check_tensor(tensor: TensorSpec) -> None:
+    """Refuse what no column can fill."""
+    hint = "see `scorer inspect MODEL`"
+    if tensor.type not in _NUMBERS | {"string"}:
+        what = f"input {tensor.name!r} is of a type that columns cannot fill"
+        raise UnsupportedTensor(what, "the model", some(sorted(_NUMBERS | {"string"}), 20), str(tensor), hint)
+    if tensor.shape is not None and not 1 <= len(tensor.shape) <= _MATRIX:
+        what = f"input {tensor.name!r} has {len(tensor.shape)} dimensions"
+        raise UnsupportedTensor(what, "the model", "[N] or [N, k]", str(tensor), hint)
+
+
+def _named(tokens: Sequence[str], tensor: TensorSpec, columns: pa.Schema) -> list[str]:
+    found, unknown = expand(tokens, columns.names)
+    if unknown:
+        what = f"--feed {tensor.name} names columns that the input does not have: {some(unknown)}"
+        hint = did_you_mean(unknown[0], columns.names)
+        raise MissingColumns(what, f"tensor {tensor.name!r}, {tensor}", some(unknown), some(columns.names), hint)
+    return found
+
+
+def _automatic(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list[str]:
+    """The columns that can only be meant, or an error that shows the choice."""
+    if len(model.inputs) == 1 and model.feature_names:
+        return _featured(tensor, model, columns)
+    by_name = _same_name(tensor.name, columns.names)
+    if by_name and (len(model.inputs) > 1 or _width(tensor) == 1 or _is_list(columns.field(by_name).type)):
+        return [by_name]
+    if len(model.inputs) > 1:
+        what = f"no column has the name of input {tensor.name!r}"
+        expected = f"a column {tensor.name!r} for {tensor}"
+        hint = f"--feed '{tensor.name}=COLUMN'"
+        raise MissingColumns(what, f"tensor {tensor.name!r}", expected, some(columns.names), hint)
+    width = _width(tensor)
+    lists = [f.name for f in columns if _is_list(f.type) and _list_fits(f.type, width)]
+    if len(lists) == 1 and width != 1:
+        return lists
+    floats = [f.name for f in columns if pa.types.is_floating(values_type(f.type))]
+    if width is not None and len(floats) == width:
+        return floats
+    raise _no_guess(tensor, width, floats, lists, columns)
+
+
+def _no_guess(
+    tensor: TensorSpec, width: int | None, floats: list[str], lists: list[str], columns: pa.Schema
+) -> BindingError:
+    needed = f"{width} columns" if width else "columns"
+    numbers = [f.name for f in columns if _is_number(values_type(f.type))]
+    pick = numbers if width and len(numbers) == width else (floats or numbers or columns.names)
+    shown = ",".join(pick[: width or 3])
+    what = f"it is not certain which columns feed {tensor.name!r}"
+    found = f"{len(floats)} float columns ({some(floats)}), {len(lists)} lists that fit, of {len(columns)} columns"
+    hint = f"--feed '{tensor.name}={shown}', with the columns in the model's order"
+    return ShapeMismatch(what, f"tensor {tensor.name!r}, {tensor}", needed, found, hint)
+
+
+def _featured(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list[str]:
+    missing = [name for name in model.feature_names if name not in columns.names]
+    if missing:
+        what = f"the model's own feature names are not columns of the input: {some(missing)}"
+        hint = f"rename the columns, or --feed '{tensor.name}=…' with {len(model.feature_names)} columns in order"
+        raise MissingColumns(what, f"tensor {tensor.name!r}, {tensor}", some(missing), some(columns.names), hint)
+    return list(model.feature_names)
+
+
+def _same_name(name: str, columns: Sequence[str]) -> str | None:
+    """Exactly, then without case, then with spaces as underscores, each only if unique."""
+    for view in (str, str.lower, _underscored):
+        hits = [column for column in columns if view(column) == view(name)]
+        if len(hits) == 1:
+            return hits[0]
+    return None
+
+
+def _underscored(name: str) -> str:
+    """As converters name an input after a column."""
+    return re.sub(r"\W", "_", name).lower()
+
+
+def _feed(tensor: TensorSpec, names: Sequence[str], columns: pa.Schema, on_null: str | None, on_lossy: str) -> Feed:
+    """The checked feed of one tensor."""
+    types = {name: values_type(columns.field(name).type) for name in names}
+    width, rank = _width(tensor), 1 if tensor.shape is not None and len(tensor.shape) == 1 else _MATRIX
+    policy = on_null or ("nan" if tensor.type.startswith("float") else "error")
+    where = f"tensor {tensor.name!r}, {tensor}"
+    kind = "strings" if tensor.type == "string" else "numeric"
+    if kind == "numeric" and len(names) == 1 and _is_list(types[names[0]]):
+        kind, own = "list", _list_width(types[names[0]])
+        if width and own and own != width:
+            what, hint = f"column {names[0]!r} is not as wide as the tensor", "feed another column"
+            raise ShapeMismatch(what, where, f"{width} values in a row", f"{own} in {names[0]!r}", hint)
+        width = width or own
+    elif width is not None and len(names) != width:
+        what, hint = f"{len(names)} columns for {tensor.name!r} instead of {width}", f"--feed '{tensor.name}=…'"
+        raise ShapeMismatch(what, where, f"{width} columns", f"{len(names)}: {some(names)}", hint)
+    else:
+        width = len(names)
+    _check_types(types, kind, tensor, where)
+    _check_policy(policy, tensor, where)
+    return Feed(
+        tensor=tensor.name, kind=kind, dtype=tensor.type, columns=tuple(names), rank=rank,
+        width=width, on_null=policy, on_lossy=on_lossy,
+    )  # fmt: skip
+
+
+def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec, where: str) -> None:
+    for name, column in types.items():
+        value = column.value_type if kind == "list" else column
+        good = _is_text(value) if kind == "strings" else _is_number(value)
+        if tensor.type == "bool" and not pa.types.is_boolean(value):
+            good = False
+        if not good:
+            wanted = {"strings": "text", "list": "lists of numbers"}.get(kind, "numbers")
+            wanted = "truth values" if tensor.type == "bool" else wanted
+            what = f"column {name!r} cannot become {tensor.type}"
+            hint = "feed another column, or convert this one before"
+            raise TypeMismatch(what, where, f"{wanted} for {tensor.type}", f"{column} in {name!r}", hint)
+
+
+def _check_policy(policy: str, tensor: TensorSpec, where: str) -> None:
+    if policy == "error" or tensor.type == "string":
+        return
+    try:
+        constant = float(policy)
+    except ValueError:
+        constant = None
+    whole = constant is not None and constant == constant and constant.is_integer()  # noqa: PLR0124 - NaN
+    if constant is None or (not tensor.type.startswith("float") and not whole):
+        what, hint = f"the null policy does not fit {tensor.name!r}", f"--on-null '{tensor.name}=0'"
+        expected = "error, nan or a number" if tensor.type.startswith("float") else "error or a whole number"
+        raise OptionsError(what, where, expected, repr(policy), hint)
+
+
+def _kept(tokens: Sequence[str], columns: pa.Schema, problems: list[ScorerError]) -> tuple[str, ...]:
+    """Columns that go to the output, in the input's order."""
+    names = list(dict.fromkeys(columns.names))
+    if tuple(tokens) in {("all",), ("none",)} and tokens[0] not in names:
+        return tuple(names) if tokens[0] == "all" else ()
+    found, unknown = expand(tokens, names)
+    if unknown:
+        what = f"--keep names columns that the input does not have: {some(unknown)}"
+        hint = did_you_mean(unknown[0], names)
+        problems.append(MissingColumns(what, f"--keep {','.join(tokens)}", some(unknown), some(names), hint))
+    return tuple(name for name in names if name in set(found))
+
+
+def _zipmap(tensor: str, base: str, values: list[object], rows: int, model: ModelSpec, prefix: str) -> Fetch:
+    maps = [value for value in values if isinstance(value, dict)]
+    if len(maps) != rows or not maps:
+        what, hint = f"output {tensor!r} is a sequence that is not one map per row", "leave it out with --fetch"
+        raise UnsupportedTensor(what, model.path, f"{rows} maps", f"{len(values)} values", hint)
+    labels = model.zipmaps.get(tensor) or tuple(str(key) for key in maps[0])
+    names = tuple(f"{prefix}{base}_{label}" for label in labels)
+    return Fetch(tensor=tensor, kind="zipmap", columns=names, type="float", labels=labels, width=len(labels))
+
+
+def _width(tensor: TensorSpec) -> int | None:
+    """Values in a row of the tensor; None when it is free."""
+    if tensor.shape is None:
+        return None
+    if len(tensor.shape) == 1:
+        return 1
+    last = tensor.shape[1]
+    return last if isinstance(last, int) else None
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _list_width(kind: pa.DataType) -> int | None:
+    return kind.list_size if pa.types.is_fixed_size_list(kind) else None
+
+
+def _list_fits(kind: pa.DataType, width: int | None) -> bool:
+    return _is_number(kind.value_type) and (_list_width(kind) or width) == (width or _list_width(kind))

@@ -1,0 +1,292 @@
+"""The command line: parse, call, print, exit."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from scorer.errors import CommitError, OptionsError, ScorerError
+from scorer.options import FIELDS, build, did_you_mean, read_toml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scorer.options import Options
+
+_SIGTERM_EXIT = 143
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+_WORK_DIR = click.option("--work-dir", metavar="DIR", help="Where the run kept its proof; default: OUT.scorer.")
+_FLAGS = {name: f"--{name.replace('_', '-')}" for name in FIELDS}
+
+
+class _Group(click.Group):
+    """Knows what was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, with a suggestion."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in self.commands:
+            what, hint = f"there is no command {name!r}", did_you_mean(name, sorted(self.commands))
+            _fail(OptionsError(what, "scorer", "a command", repr(name), hint), as_json=False)
+        return super().resolve_command(ctx, args)
+
+
+class _Command(click.Command):
+    """Click's usage errors in our form."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, with our text for what does not parse."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = [option for p in self.params for option in p.opts if option.startswith("--")]
+            what, hint = f"there is no option {error.option_name!r}", did_you_mean(error.option_name, known)
+            _fail(OptionsError(what, f"scorer {self.name}", "a flag", repr(error.option_name), hint), as_json=False)
+        except click.UsageError as error:
+            what, hint = error.format_message().rstrip("."), f"scorer {self.name} --help"
+            _fail(
+                OptionsError(what, f"scorer {self.name}", "see the help", " ".join(args) or "nothing", hint),
+                as_json=False,
+            )
+
+
+def _fail(error: ScorerError, *, as_json: bool) -> NoReturn:
+    from scorer.render import printable  # noqa: PLC0415 - start-up
+
+    if as_json:
+        click.echo(json.dumps({"error": error.to_dict()}))
+    click.echo(f"Error: {printable(str(error))}", err=True)
+    sys.exit(error.exit_code)
+
+
+def reporting(body: Callable[..., None]) -> Callable[..., None]:
+    """Turn our errors into text and an exit code; anything else is a bug and looks like one."""
+
+    @functools.wraps(body)
+    def wrapped(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's values
+        try:
+            body(*args, **kwargs)
+        except ScorerError as error:
+            if kwargs.get("debug"):
+                raise
+            _fail(error, as_json=kwargs.get("as_json", False))
+        except KeyboardInterrupt as stop:
+            click.echo("stopped at once; committed parts are kept, repeat the command to go on", err=True)
+            sys.stderr.flush()
+            os._exit(getattr(stop, "exit_code", 130))
+
+    return wrapped
+
+
+def asking(command: Callable[..., None]) -> Callable[..., None]:
+    """Every field of the options as a flag, and the flags about the flags."""
+    for name, field in reversed(FIELDS.items()):
+        meta = field.metadata
+        if isinstance(field.default, bool):
+            off = f"/--no-{name.replace('_', '-')}" if field.default else ""
+            option = click.option(_FLAGS[name] + off, name, default=None, is_flag=True, help=meta["help"])
+        else:
+            many = isinstance(field.default, tuple)
+            option = click.option(
+                _FLAGS[name], name, multiple=many, default=() if many else None,
+                metavar=meta["metavar"], help=meta["help"],
+            )  # fmt: skip
+        command = option(command)
+    command = click.option("--config", metavar="FILE", help="A job.toml with the same keys; flags win.")(command)
+    command = click.option("--model", metavar="FILE", help="The ONNX model.")(command)
+    command = _JSON(command)
+    command = click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
+    return click.argument("input", nargs=-1, metavar="INPUT...")(command)
+
+
+def _options(config: str | None, given: dict[str, Any]) -> Options:
+    """Defaults < job.toml < flags."""
+    flags = {name: value for name, value in given.items() if value not in (None, ())}
+    toml = read_toml(config) if config else {}
+    folder = os.path.dirname(os.path.abspath(config)) if config else ""
+    for name in ("input", "model", "output", "work_dir"):
+        if name in toml:
+            toml[name] = _beside(folder, toml[name])
+    places = {name: f"{name} in {config}" for name in toml} | {n: _FLAGS.get(n, n) for n in flags}
+    whole = {
+        name: _number(value) if name in {"limit", "batch_rows", "workers", "threads"} else value
+        for name, value in flags.items()
+    }
+    return build({**toml, **whole}, places)
+
+
+def _number(text: Any) -> Any:  # noqa: ANN401 - text that may be a number; `build` complains otherwise
+    return int(text) if isinstance(text, str) and text.strip().isdigit() else text
+
+
+def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
+    """Paths in a job file are relative to the file."""
+    if isinstance(value, str):
+        return value if "://" in value else os.path.join(folder, value)
+    return [_beside(folder, one) for one in value] if isinstance(value, list) else value
+
+
+def _show(value: dict[str, Any], text: str, *, as_json: bool) -> None:
+    from scorer.render import printable  # noqa: PLC0415 - start-up
+
+    click.echo(json.dumps(value) if as_json else printable(text))
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="dask-scorer", message="scorer %(version)s")
+def main() -> None:
+    """Score Parquet datasets with ONNX models, on Dask; and prove that no row was lost.
+
+    \b
+    Example:
+      scorer run input.parquet --model m.onnx
+    """
+
+
+@main.command(cls=_Command)
+@asking
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the plan before the run.")
+@reporting
+def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bool, **given: Any) -> None:  # noqa: ANN401, ARG001, FBT001 - click's values
+    """Score INPUT (files, folders, globs) and publish the result.
+
+    \b
+    Examples:
+      scorer run flights.parquet --model late.onnx
+      scorer run data/ --model m.onnx --output scores --feed 'x=f0..f27' --keep id
+    """
+    options = _options(config, given)
+    from scorer.pipeline import execute, prepare_options  # noqa: PLC0415 - start-up
+    from scorer.render import Progress, plan_text, report_text  # noqa: PLC0415 - start-up
+
+    signal.signal(signal.SIGTERM, _terminate)
+    plan = prepare_options(options)
+    if verbose and not plan.problems:
+        click.echo(plan_text(plan), err=True)
+    live = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    observers = () if quiet else (Progress(sys.stderr, live=live),)
+    report = execute(plan, observers=observers)
+    _show(report.to_dict(), report_text(report), as_json=as_json)
+
+
+def _terminate(number: int, frame: object) -> None:  # noqa: ARG001 - the signal's signature
+    """SIGTERM drains like Ctrl-C and exits with 143."""
+    stop = KeyboardInterrupt("terminated")
+    stop.exit_code = _SIGTERM_EXIT  # type: ignore[attr-defined]
+    raise stop
+
+
+@main.command(cls=_Command)
+@asking
+@reporting
+def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None:  # noqa: ANN401, ARG001, FBT001 - click's values
+    """Say what `run` with the same flags would do; write nothing.
+
+    \b
+    Example:
+      scorer plan flights.parquet --model late.onnx
+    """
+    options = _options(config, given)
+    from scorer.pipeline import prepare_options  # noqa: PLC0415 - start-up
+    from scorer.render import plan_text  # noqa: PLC0415 - start-up
+
+    found = prepare_options(options)
+    if found.problems and not as_json:
+        found.check()
+    _show(found.to_dict(), plan_text(found), as_json=as_json)
+    if found.problems:
+        found.check()
+
+
+@main.command(cls=_Command)
+@click.argument("model", metavar="MODEL")
+@click.option("--input", "input_", metavar="DATA", multiple=True, help="Show the feed it would get from this input.")
+@_JSON
+@reporting
+def inspect(model: str, input_: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001 - click's value
+    """Show what MODEL takes and gives, and what a --feed would look like.
+
+    \b
+    Example:
+      scorer inspect late.onnx --input flights.parquet
+    """
+    from scorer.model import inspect_model  # noqa: PLC0415 - start-up
+    from scorer.render import model_text  # noqa: PLC0415 - start-up
+
+    spec = inspect_model(model)
+    text, value = model_text(spec), spec.to_dict()
+    if input_:
+        from scorer.preflight import suggest  # noqa: PLC0415 - start-up
+
+        lines, problems = suggest(spec, input_)
+        value |= {"feed": lines, "problems": [problem.to_dict() for problem in problems]}
+        text = "\n".join([text, *lines, *(str(problem) for problem in problems)])
+    _show(value, text, as_json=as_json)
+
+
+@main.command(cls=_Command)
+@click.argument("output", metavar="OUT")
+@click.option("--deep", is_flag=True, help="Read every page and value, not only the footers.")
+@_WORK_DIR
+@_JSON
+@reporting
+def verify(output: str, deep: bool, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
+    """Prove OUT again from its files: rows in = scored + quarantined + filtered.
+
+    \b
+    Example:
+      scorer verify flights.scored.parquet --deep
+    """
+    from scorer.commit import Place  # noqa: PLC0415 - start-up
+    from scorer.render import verdict_text  # noqa: PLC0415 - start-up
+    from scorer.verify import verify as check  # noqa: PLC0415 - start-up
+
+    verdict = check(Place.of(output, work_dir), deep=deep)
+    _show(verdict.to_dict(), verdict_text(verdict), as_json=as_json)
+    if not verdict.whole:
+        sys.exit(CommitError.exit_code)
+
+
+@main.command(cls=_Command)
+@click.argument("output", metavar="OUT")
+@_WORK_DIR
+@_JSON
+@reporting
+def status(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's value
+    """Say how far the run that writes OUT is.
+
+    \b
+    Example:
+      scorer status scores
+    """
+    from scorer.commit import Place, state_of  # noqa: PLC0415 - start-up
+    from scorer.render import facts_text  # noqa: PLC0415 - start-up
+
+    value = state_of(Place.of(output, work_dir))
+    _show(value, facts_text(value), as_json=as_json)
+
+
+@main.command(cls=_Command)
+@_JSON
+@reporting
+def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value
+    """Show what is installed, which devices are there and what to type where something is missing.
+
+    \b
+    Example:
+      scorer doctor
+    """
+    from scorer.doctor import examine  # noqa: PLC0415 - start-up
+    from scorer.render import facts_text  # noqa: PLC0415 - start-up
+
+    value = examine()
+    _show(value, facts_text(value), as_json=as_json)

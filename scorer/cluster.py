@@ -1,0 +1,125 @@
+"""Get a client: embedded threads, local processes, or somebody's scheduler."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dask
+from dask.system import CPU_COUNT
+from distributed import Client, LocalCluster
+
+from scorer.errors import ClusterError, NoWorkers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scorer.options import ClusterOptions
+
+LOOPBACK = "127.0.0.1"
+CORES_PER_PROCESS = 8
+WAIT_S = 60
+_CONFIG = {
+    "distributed.scheduler.work-stealing": True,
+    "distributed.scheduler.allowed-failures": 20,  # a lost node takes innocent parts with it
+    "distributed.worker.memory.target": False,  # receipts are small: nothing is worth spilling
+    "distributed.worker.memory.spill": False,
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "dataframe.convert-string": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """Who does the work; no client means the calling thread."""
+
+    client: Client | None
+    words: str
+
+    def threads(self) -> int:
+        """Scoring threads there are right now."""
+        if self.client is None:
+            return 1
+        return sum(self.client.nthreads().values())
+
+
+def planned_threads(options: ClusterOptions) -> int:
+    """Threads to plan for, before any cluster exists."""
+    if options.cluster == "synchronous":
+        return 1
+    if options.cluster == "processes":
+        workers, threads = _processes(options)
+        return workers * threads
+    return options.threads or CPU_COUNT
+
+
+@contextmanager
+def connect(options: ClusterOptions, client: Client | None = None) -> Iterator[Crew]:
+    """The crew; a cluster that we made is closed, one that we were given is left as it is."""
+    with dask.config.set(_CONFIG):
+        if client is not None:
+            yield _given(client, "the given client")
+        elif options.cluster == "synchronous":
+            yield Crew(client=None, words="this thread")
+        elif options.scheduler:
+            with _remote(options.scheduler) as remote:
+                yield _given(remote, f"the scheduler at {options.scheduler}")
+        else:
+            with _local(options) as (own, words):
+                yield Crew(client=own, words=words)
+
+
+def _given(client: Client, words: str) -> Crew:
+    try:
+        client.wait_for_workers(1, timeout=WAIT_S)
+    except TimeoutError:
+        what, hint = "no worker is there", "start workers, or choose another cluster"
+        raise NoWorkers(what, words, "at least one worker", f"none after {WAIT_S} s", hint) from None
+    return Crew(client=client, words=words)
+
+
+@contextmanager
+def _remote(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout=10, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        what, hint = "the scheduler does not answer", "check the address and that the scheduler runs"
+        raise ClusterError(what, address, "a Dask scheduler", str(error) or type(error).__name__, hint) from error
+    with client:
+        yield client
+
+
+@contextmanager
+def _local(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
+    """Our own cluster, on loopback only."""
+    processes = options.cluster == "processes"
+    workers, threads = _processes(options) if processes else (1, options.threads or CPU_COUNT)
+    before = dict(os.environ)
+    cluster = LocalCluster(
+        processes=processes,
+        n_workers=workers,
+        threads_per_worker=threads,
+        host=LOOPBACK if processes else None,
+        protocol="tcp://" if processes else "inproc://",
+        memory_limit=None if not processes else "auto",
+        dashboard_address=f"{LOOPBACK}:0",
+        worker_dashboard_address=f"{LOOPBACK}:0",
+        silence_logs=50,
+    )
+    for name in os.environ.keys() - before.keys():  # nannies set thread counts in the parent too
+        del os.environ[name]
+    os.environ.update(before)
+    words = f"{workers} processes x {threads} threads" if processes else f"{threads} threads of this process"
+    try:
+        with Client(cluster, set_as_default=False) as client:
+            yield client, words
+    finally:
+        cluster.close(timeout=10)
+
+
+def _processes(options: ClusterOptions) -> tuple[int, int]:
+    """Worker processes and the threads of each, within the usable cores."""
+    workers = options.workers or max(1, CPU_COUNT // (options.threads or min(CORES_PER_PROCESS, CPU_COUNT)))
+    return workers, options.threads or max(1, CPU_COUNT // workers)

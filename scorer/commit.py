@@ -1,0 +1,409 @@
+"""Receipts against the plan: what is done, and how the output appears, whole or not at all.
+
+    OUT/                 the parts, in one rename
+    OUT.scorer/          plan.json  ledger.parquet  manifest.json  report.json  quarantine/  lock
+      work-<plan8>/      the same files while the run lasts, with tmp/ and parts/
+
+Publishing is recorded before it begins, so a run that finds it half done finishes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer import lock
+from scorer.errors import CommitError, InputError, ScorerError
+from scorer.events import Counts, Proof, Receipt
+from scorer.plan import FrozenPlan
+from scorer.sink import EXCHANGE, Staging, map_write_errors, read_proof, receipt_of, rename, sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "quarantine")
+_INTENT = "publish.json"
+_JOURNAL = "journal.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a run's output and proof are."""
+
+    output: Path
+    folder: Path
+    """OUT.scorer, or --work-dir."""
+
+    @classmethod
+    def of(cls, output: str, work_dir: str | None) -> Place:
+        """Symbolic links resolved first, so that a rename lands where the link points."""
+        out = Path(os.path.realpath(output))
+        folder = Path(os.path.realpath(work_dir)) if work_dir else out.with_name(out.name + ".scorer")
+        return cls(output=out, folder=folder)
+
+    @property
+    def lock(self) -> Path:
+        """The lock file."""
+        return self.folder / "lock"
+
+    def staging(self, plan_hash: str) -> Staging:
+        """Where the parts of this plan are made."""
+        return Staging(root=self.folder / f"work-{plan_hash[:8]}")
+
+    def published(self) -> FrozenPlan | None:
+        """The plan behind the output that is there."""
+        if not (self.folder / "manifest.json").exists() or not self.output.is_dir():
+            return None
+        return load_plan(self.folder / "plan.json")
+
+    def unfinished(self) -> list[FrozenPlan]:
+        """Plans of runs that were begun here and not published."""
+        plans = (load_plan(path) for path in sorted(self.folder.glob("work-*/plan.json")))
+        return [plan for plan in plans if plan is not None]
+
+
+def load_plan(path: Path) -> FrozenPlan | None:
+    """A frozen plan as it was written, or None when there is none that can be read."""
+    try:
+        return FrozenPlan.from_dict(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def missing_parts(place: Place, plan: FrozenPlan) -> list[str]:
+    """Published parts that are gone or of another size, by a listing alone."""
+    try:
+        ledger = pq.read_table(place.folder / "ledger.parquet", columns=["name", "size"])
+    except (OSError, pa.ArrowException):
+        return [f"the ledger of {plan.n_parts} parts"]
+    faults = []
+    for name, size in zip(ledger["name"].to_pylist(), ledger["size"].to_pylist(), strict=True):
+        try:
+            same = os.stat(place.output / name).st_size == size
+        except OSError:
+            same = False
+        if not same:
+            faults.append(name)
+    return faults
+
+
+def begin(place: Place, plan: FrozenPlan) -> Staging:
+    """Staging folders, the plan in them; what an interrupted run left behind is swept."""
+    staging = place.staging(plan.plan_hash)
+    with map_write_errors(staging.root):
+        shutil.rmtree(staging.tmp, ignore_errors=True)
+        for folder in (staging.tmp, staging.parts, staging.quarantine):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name in {file.folder for file in plan.files}:
+            (staging.parts / name).mkdir(parents=True, exist_ok=True)
+        for old in staging.root.glob("stop-*"):
+            old.unlink(missing_ok=True)
+        if not (staging.root / "plan.json").exists():
+            _write_json(staging.root / "plan.json", plan.to_dict())
+    return staging
+
+
+def discard_others(place: Place, plan_hash: str) -> None:
+    """Remove the staging of every other plan."""
+    keep = place.staging(plan_hash).root.name
+    for folder in place.folder.glob("work-*"):
+        if folder.name != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def probe_rename(place: Place) -> None:
+    """Try the rename that publishing will need, before any row is scored."""
+    probe, target = place.folder / "probe", place.output.with_name(f".{place.output.name}.probe")
+    try:
+        probe.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            target.rmdir()
+        probe.rename(target)
+        target.rmdir()
+    except OSError as error:
+        with suppress(OSError):
+            probe.rmdir()
+        same = "staging and output on one file system"
+        hint = f"--output {place.output / 'scores'}, or --work-dir on the output's file system"
+        what = "the output could not be published here"
+        raise CommitError(what, str(place.output), same, os.strerror(error.errno or 0), hint) from error
+
+
+class Journal:
+    """Receipts as they come, one line each; footers are read where it is silent."""
+
+    def __init__(self, staging: Staging) -> None:
+        self._path = staging.root / _JOURNAL
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def add(self, receipt: Receipt) -> None:
+        """Note one receipt."""
+        with map_write_errors(self._path):
+            self._file.write(receipt.to_json() + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        with suppress(OSError):
+            self._file.close()
+
+
+def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
+    """Receipts of the parts that are in staging now, from the journal or their footers."""
+    noted: dict[str, Receipt] = {}
+    with suppress(OSError), (staging.root / _JOURNAL).open(encoding="utf-8") as lines:
+        for line in lines:
+            with suppress(ValueError, KeyError, TypeError):  # the last line may be torn
+                receipt = Receipt.from_json(line)
+                noted[receipt.name] = receipt
+    there = {
+        os.path.relpath(os.path.join(folder, name), staging.parts).replace(os.sep, "/")
+        for folder, _, names in os.walk(staging.parts)
+        for name in names
+    }
+    found: dict[int, Receipt] = {}
+    if there:
+        for part in plan.parts():
+            if part.name in there:
+                found[part.index] = noted.get(part.name) or receipt_of(staging, part.name)
+    return found
+
+
+def totals(receipts: Iterable[Receipt]) -> Counts:
+    """All counts added up."""
+    total = Counts()
+    for receipt in receipts:
+        total += receipt.proof.counts
+    return total
+
+
+def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any]) -> None:
+    """The ledger, the manifest over it and the report; refuses an incomplete or unbalanced ledger."""
+    parts = list(plan.parts())
+    absent = [part.index for part in parts if part.index not in receipts]
+    uneven = [i for i, receipt in receipts.items() if not receipt.proof.counts.balanced]
+    counts = totals(receipts.values())
+    if absent or uneven or counts.rows != plan.rows:
+        what, hint = "the ledger does not add up", "this is a bug; nothing was published, and the parts are kept"
+        found = f"{counts.rows} rows, {len(absent)} parts without a receipt, {len(uneven)} uneven"
+        raise CommitError(what, str(staging.root), f"{plan.rows} rows in {len(parts)} parts", found, hint)
+    with map_write_errors(staging.root):
+        ledger = staging.root / "ledger.parquet"
+        rows = [_ledger_row(part, receipts[part.index]) for part in parts]
+        pq.write_table(pa.Table.from_pylist(rows, LEDGER), ledger, compression="zstd")
+        _sync(ledger)
+        manifest = {
+            "scorer": plan.versions.get("scorer", ""),
+            "plan": plan.plan_hash,
+            "request": plan.request_hash,
+            "model": plan.session.digest,
+            "parts": len(parts),
+            "size": sum(receipt.size for receipt in receipts.values()),
+            **counts.to_dict(),
+            "ledger": file_digest(ledger),
+        }
+        _write_json(staging.root / "manifest.json", manifest)
+        _write_json(staging.root / "report.json", report)
+
+
+def publish(place: Place, plan: FrozenPlan) -> None:
+    """Make the staged parts the output; safe to repeat from any point."""
+    staging = place.staging(plan.plan_hash)
+    with map_write_errors(place.output):
+        _sweep_quarantine(staging)
+        _write_json(staging.root / _INTENT, {"plan": plan.plan_hash})
+        if not _is_published(place, plan):
+            for folder, _, _ in os.walk(staging.parts):
+                sync_folder(folder)
+            _swap(place, staging)
+            sync_folder(place.output.parent)
+        _move_proof(place, staging)
+        shutil.rmtree(place.folder / "old", ignore_errors=True)
+        shutil.rmtree(staging.root)
+        sync_folder(place.folder)
+
+
+def finish_half_published(place: Place) -> bool:
+    """Complete a publish that was cut off; True if there was one."""
+    for intent in place.folder.glob(f"work-*/{_INTENT}"):
+        plan = load_plan(intent.parent / "plan.json") or load_plan(place.folder / "plan.json")
+        if plan is not None and intent.parent == place.staging(plan.plan_hash).root:
+            publish(place, plan)
+            return True
+    return False
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def not_parquet(output: Path) -> list[str]:
+    """Files in a folder that are not Parquet by name."""
+    return [
+        os.path.relpath(os.path.join(folder, name), output)
+        for folder, _, names in os.walk(output)
+        for name in names
+        if not name.endswith(".parquet")
+    ]
+
+
+def published_receipts(place: Place) -> dict[int, Receipt]:
+    """Receipts of a finished run, from its ledger."""
+    found = {}
+    for row in pq.read_table(place.folder / "ledger.parquet").to_pylist():
+        proof = Proof(
+            part=row["part"], plan="", model="", digests=dict(row["digests"]), quarantine=row["quarantine"],
+            counts=Counts(**{name: row[name] for name in Counts().to_dict()}),
+        )  # fmt: skip
+        found[proof.part] = Receipt(proof=proof, name=row["name"], size=row["size"])
+    return found
+
+
+def room_problem(place: Place, needed: int) -> ScorerError | None:
+    """Not enough space for what the plan expects to write."""
+    at = place.folder
+    while not at.exists():
+        at = at.parent
+    free = shutil.disk_usage(at).free
+    if free >= needed:
+        return None
+    what, hint = "there is not enough room for the output", "make room, or choose another --output"
+    return InputError(what, str(at), f"{needed / 1e9:.1f} GB free", f"{free / 1e9:.1f} GB", hint)
+
+
+LEDGER = pa.schema([
+    ("part", pa.int64()), ("name", pa.string()), ("file", pa.string()),
+    ("row_start", pa.int64()), ("row_stop", pa.int64()),
+    ("rows", pa.int64()), ("scored", pa.int64()), ("quarantined", pa.int64()), ("filtered", pa.int64()),
+    ("lossy", pa.int64()), ("nan", pa.int64()), ("size", pa.int64()),
+    ("digests", pa.map_(pa.string(), pa.string())), ("quarantine", pa.string()),
+    ("batch_rows", pa.int64()), ("calls", pa.int64()), ("device", pa.string()),
+    ("worker", pa.string()), ("attempt", pa.string()), ("bytes_read", pa.int64()),
+    ("read_s", pa.float64()), ("pack_s", pa.float64()), ("infer_s", pa.float64()),
+    ("unpack_s", pa.float64()), ("write_s", pa.float64()),
+])  # fmt: skip
+"""A row per part."""
+
+
+def _ledger_row(part: Any, receipt: Receipt) -> dict[str, Any]:  # noqa: ANN401 - a Part; plan is imported for one name
+    proof = receipt.proof
+    return {
+        "part": part.index,
+        "name": part.name,
+        "file": part.source.path,
+        "row_start": part.source.start,
+        "row_stop": part.source.stop,
+        **proof.counts.to_dict(),
+        "size": receipt.size,
+        "digests": list(proof.digests.items()),
+        "quarantine": proof.quarantine,
+        **{
+            name: getattr(receipt, name)
+            for name in ("batch_rows", "calls", "device", "worker", "attempt", "bytes_read")
+        },
+        **{f"{name}_s": value for name, value in receipt.stages.to_dict().items()},
+    }
+
+
+def _is_published(place: Place, plan: FrozenPlan) -> bool:
+    """Whether the output is this plan's: its first part says so."""
+    first = next(plan.parts())
+    try:
+        proof = read_proof(place.output / first.name)
+    except (OSError, pa.ArrowException):
+        return False
+    return proof is not None and proof.plan == plan.plan_hash
+
+
+def _swap(place: Place, staging: Staging) -> None:
+    """The one step that makes the output appear, or replaces it."""
+    place.output.parent.mkdir(parents=True, exist_ok=True)
+    if not place.output.exists():
+        os.rename(staging.parts, place.output)
+        return
+    if not any(place.output.iterdir()):
+        os.rename(staging.parts, place.output)  # POSIX: replaces an empty folder
+        return
+    old = place.folder / "old"
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        rename(staging.parts, place.output, EXCHANGE)
+        os.rename(staging.parts, old)
+    except OSError as error:
+        if error.errno not in {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}:
+            raise
+        os.rename(place.output, old)
+        os.rename(staging.parts, place.output)
+
+
+def _move_proof(place: Place, staging: Staging) -> None:
+    """The new run's proof takes the old one's place; the plan last, as it leads here again."""
+    for name in (*PROOF_FILES[1:], PROOF_FILES[0]):
+        source, target = staging.root / name, place.folder / name
+        if not source.exists():
+            continue
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.rename(source, target)
+    named = pq.read_table(place.folder / "ledger.parquet", columns=["quarantine"])["quarantine"]
+    if not any(named.to_pylist()):
+        shutil.rmtree(place.folder / "quarantine", ignore_errors=True)
+
+
+def _sweep_quarantine(staging: Staging) -> None:
+    """Quarantine files that no part's footer names were left by lost attempts."""
+    ledger = staging.root / "ledger.parquet"
+    if not ledger.exists() or not staging.quarantine.exists():
+        return
+    named = set(pq.read_table(ledger, columns=["quarantine"])["quarantine"].to_pylist())
+    for path in staging.quarantine.iterdir():
+        if path.name not in named:
+            path.unlink()
+    if not any(staging.quarantine.iterdir()):
+        staging.quarantine.rmdir()
+
+
+def _write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Whole or not at all."""
+    tmp = path.with_name(path.name + ".tmp")
+    tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    _sync(tmp)
+    tmp.replace(path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def state_of(place: Place) -> dict[str, Any]:
+    """What can be seen from outside: running, unfinished, done, or nothing."""
+    owner = lock.read(place.lock)
+    plan = place.published()
+    if owner is not None and lock.is_alive(owner) is not False:
+        names = ("host", "pid", "parts", "done", "rows", "scored", "quarantined", "filtered")
+        return {"state": "running", "output": str(place.output), **{n: owner[n] for n in names if n in owner}}
+    unfinished = place.unfinished()
+    if unfinished:
+        first = unfinished[0]
+        done = sum(len(names) for _, _, names in os.walk(place.staging(first.plan_hash).parts))
+        hint = "repeat the command to go on"
+        return {"state": "unfinished", "output": str(place.output), "parts": first.n_parts, "done": done, "hint": hint}
+    if plan is not None:
+        manifest = json.loads((place.folder / "manifest.json").read_text())
+        shown = ("parts", "rows", "scored", "quarantined", "filtered", "size")
+        return {"state": "done", "output": str(place.output), **{n: manifest[n] for n in shown}}
+    what, hint = "no run of scorer has written here", "name the output folder of a run; give --work-dir if it had one"
+    raise InputError(what, str(place.output), f"{place.folder}", "nothing", hint)

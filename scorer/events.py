@@ -1,0 +1,175 @@
+"""What happened, as frozen dataclasses, and who may watch.
+
+A receipt says what one part did; the ledger is made of receipts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Rows of one part or of a run; `rows` = scored + quarantined + filtered (+ set aside)."""
+
+    rows: int = 0
+    scored: int = 0
+    quarantined: int = 0
+    filtered: int = 0
+    lossy: int = 0
+    """Values that a cast changed, under --on-lossy warn."""
+    nan: int = 0
+    """Scored rows with a NaN in any score."""
+
+    def __add__(self, other: Counts) -> Counts:
+        """Field by field."""
+        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Counts)})
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every row read is accounted for."""
+        return self.rows == self.scored + self.quarantined + self.filtered
+
+    def to_dict(self) -> dict[str, int]:
+        """As data."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """Seconds of one thread, by what it was doing."""
+
+    read: float = 0.0
+    pack: float = 0.0
+    infer: float = 0.0
+    unpack: float = 0.0
+    write: float = 0.0
+
+    def __add__(self, other: Stages) -> Stages:
+        """Field by field."""
+        return Stages(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Stages)})
+
+    def to_dict(self) -> dict[str, float]:
+        """As data."""
+        return {name: round(value, 6) for name, value in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What every attempt at a part says alike; it is in the part's footer."""
+
+    part: int
+    plan: str
+    """The plan hash."""
+    model: str
+    """The model digest."""
+    counts: Counts
+    digests: dict[str, str]
+    """Per output column, a digest of its values."""
+    quarantine: str = ""
+    """Name of the file of bad rows, if there are any."""
+
+    def to_json(self) -> str:
+        """As one line, byte-stable."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Proof:
+        """The inverse of `to_json`."""
+        data = json.loads(text)
+        return cls(**data | {"counts": Counts(**data["counts"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What one part did, once committed."""
+
+    proof: Proof
+    name: str
+    """Path of the part inside the output."""
+    size: int
+    """Bytes of the part's file."""
+    bytes_read: int = 0
+    stages: Stages = field(default_factory=Stages)
+    calls: int = 0
+    """Calls of the model."""
+    worker: str = ""
+    """Host and process that did it."""
+    sessions: int = 0
+    """Sessions made so far in that process."""
+    device: str = ""
+    batch_rows: int = 0
+    """Smallest batch that was used; below the plan's after an out-of-memory."""
+    attempt: str = ""
+
+    def to_json(self) -> str:
+        """As one line of the journal."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Receipt:
+        """The inverse of `to_json`."""
+        data = json.loads(text)
+        proof = Proof.from_json(json.dumps(data.pop("proof")))
+        return cls(proof=proof, stages=Stages(**data.pop("stages")), **data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReady:
+    """Work is about to begin."""
+
+    parts: int
+    done: int
+    """Parts that an earlier run committed."""
+    rows: int
+    rows_done: int
+    output: str
+    where: str
+    """Who does the work, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartFinished:
+    """A part is committed; its receipt is on disk."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartFailed:
+    """A part could not be scored in this run."""
+
+    part: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something a person should know, in one sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The output is in its place."""
+
+    output: str
+
+
+Event = PlanReady | PartFinished | PartFailed | Notice | Published
+
+
+class Observer(Protocol):
+    """Watches a run; called in the driver, in order. One that raises is dropped."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of `event`."""
+
+
+def to_dict(event: Event) -> dict[str, Any]:
+    """An event as data, its kind first."""
+    return {"event": type(event).__name__, **dataclasses.asdict(event)}

@@ -1,0 +1,196 @@
+"""Score a frame that somebody already has: pandas in, pandas out; Dask in, lazy Dask out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from scorer import partition, tuning
+from scorer.binding import Binding, bind, fetched, output_schema, widths
+from scorer.errors import PreflightError, RunFailed, ScorerError
+from scorer.model import inspect_model
+from scorer.options import build
+from scorer.plan import BATCH_ROWS
+from scorer.session import SessionSpec, settle_device
+from scorer.worker import REGISTRY
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from scorer.options import Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What every partition needs; plain data, the model not in it."""
+
+    binding: Binding
+    session: SessionSpec
+    batch_rows: int
+
+
+def score(  # noqa: PLR0913 - the binding's options, spelled out
+    frame: Any,  # noqa: ANN401 - a pandas or a Dask frame; the same comes back
+    model: str | Path,
+    *,
+    feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str = (),
+    fetch: Sequence[str] | str = (),
+    keep: Sequence[str] | str = "all",
+    prefix: str = "",
+    on_null: Sequence[str] | str = (),
+    on_lossy: str = "error",
+    batch_rows: int | None = None,
+    device: str = "auto",
+    errors: str = "raise",
+) -> Any:  # noqa: ANN401 - as the frame
+    """Add a model's scores to a frame.
+
+    Parameters
+    ----------
+    frame
+        A pandas frame, scored now; or a Dask frame, scored when it is computed. Index, dtypes and
+        divisions survive, and scores are numpy's or Arrow's as the frame's own columns are.
+    model
+        An ``.onnx`` file that every worker can read at this path.
+    feed, fetch, keep, prefix, on_null, on_lossy, batch_rows, device
+        As the flags of ``scorer run``. Batches count from the first row of each partition.
+    errors
+        ``"raise"`` stops at rows that cannot be scored; ``"return"`` gives ``(scored, bad)`` for a
+        pandas frame, with ``_error`` and ``_stage`` in the second.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> flights = pd.read_parquet("examples/flights/flights.parquet")
+    >>> scored = score(flights, "examples/flights/late.onnx", keep=["carrier"])
+    >>> list(scored.columns)
+    ['carrier', 'label', 'probabilities_0', 'probabilities_1']
+
+    """
+    options = build({
+        "input": "frame", "model": model, "feed": feed, "fetch": fetch, "keep": keep, "prefix": prefix,
+        "on_null": on_null, "on_lossy": on_lossy, "batch_rows": batch_rows, "device": device,
+    })  # fmt: skip
+    if isinstance(frame, pd.DataFrame):
+        job = _job(options, frame)
+        scored, bad = _score(frame, job)
+        if errors == "return":
+            return scored, bad
+        if len(bad):
+            raise _bad_rows(bad)
+        return scored
+    example = frame._meta  # noqa: SLF001 - Dask's documented way to see columns without computing
+    job = _job(options, example)
+    return frame.map_partitions(_score_or_raise, job, meta=_score(example, job)[0], enforce_metadata=False)
+
+
+def release() -> None:
+    """Forget the models that `score` keeps loaded in this process.
+
+    Examples
+    --------
+    >>> release()
+
+    """
+    REGISTRY.release()
+
+
+def _job(options: Options, frame: pd.DataFrame) -> _Job:
+    """Bind and learn the output columns; every problem at once."""
+    spec = inspect_model(options.model)
+    columns = pa.schema([pa.field(str(name), _arrow(frame[name].iloc[:0]).type) for name in frame.columns])
+    binding, problems = bind(options.binding, spec, columns)
+    wanted, more = fetched(options.binding, spec)
+    problems += more
+    device = settle_device(options.session.device)
+    session_spec = SessionSpec(path=spec.path, digest=spec.digest, files=spec.files, device=device)
+    if problems:
+        raise PreflightError(problems)
+    rows = _table(frame.iloc[: tuning.SAMPLE_ROWS], binding.fed)
+    binding = widths(binding, rows)
+    session = REGISTRY.session(session_spec)
+    fetches, wrong = tuning.outputs(session, binding, wanted, rows, spec, options.binding.prefix)
+    binding = replace(binding, fetches=fetches)
+    _, clashes = output_schema(binding, columns, "the frame")
+    problems = [*wrong, *clashes]
+    if problems:
+        raise PreflightError(problems)
+    batch_rows = binding.fixed_batch or options.scoring.batch_rows or BATCH_ROWS
+    return _Job(binding=binding, session=session_spec, batch_rows=batch_rows)
+
+
+def _score(frame: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Good rows with scores, and bad rows with their reasons."""
+    binding = job.binding
+    table = _table(frame, binding.fed)
+    scored = partition.score(table, partition.grid(len(frame), job.batch_rows), binding, REGISTRY.session(job.session))
+    arrow = _arrow_backed(frame)
+    result = frame[[name for name in frame.columns if str(name) in binding.kept]]
+    values = dict(zip(binding.outputs, scored.columns, strict=True))
+    outputs = pd.DataFrame({n: _pandas(c, arrow=arrow) for n, c in values.items()}, copy=False)
+    outputs.index = frame.index
+    result = pd.concat([result, outputs], axis=1)
+    good = np.ones(len(frame), bool)
+    good[list(scored.bad)] = False
+    if not scored.bad:
+        return result, frame.iloc[:0].assign(_error="", _stage="")
+    reasons = [scored.bad[row] for row in sorted(scored.bad)]
+    bad = frame[~good].assign(_error=[r for _, r in reasons], _stage=[s for s, _ in reasons])
+    kept = {n: _pandas(c.filter(pa.array(good)), arrow=arrow) for n, c in values.items()}
+    outputs = pd.DataFrame(kept, copy=False)
+    outputs.index = frame.index[good]
+    return pd.concat([result[good].drop(columns=list(values)), outputs], axis=1), bad
+
+
+def _score_or_raise(frame: pd.DataFrame, job: _Job) -> pd.DataFrame:
+    """One partition of a Dask frame."""
+    scored, bad = _score(frame, job)
+    if len(bad):
+        raise _bad_rows(bad)
+    return scored
+
+
+def _bad_rows(bad: pd.DataFrame) -> ScorerError:
+    what, hint = f"{len(bad):,} rows could not be scored", 'errors="return" gives the scored rows and the bad ones'
+    return RunFailed(what, f"index {bad.index[0]!r}", "rows that the model takes", str(bad["_error"].iloc[0]), hint)
+
+
+def _table(frame: pd.DataFrame, names: Sequence[str]) -> pa.Table:
+    """The fed columns as Arrow, without copies where pandas allows."""
+    by_text = {str(name): name for name in frame.columns}
+    return pa.table({name: _arrow(frame[by_text[name]]) for name in names})
+
+
+def _arrow(series: pd.Series) -> pa.ChunkedArray:
+    if series.dtype.kind in "fiub" and isinstance(series.dtype, np.dtype):
+        return pa.chunked_array([pa.array(series.to_numpy())])
+    if isinstance(series.dtype, pd.ArrowDtype):
+        return series.array.__arrow_array__()
+    array = pa.array(series, from_pandas=True)
+    if pa.types.is_null(array.type):  # an empty or all-missing column of Python objects
+        array = array.cast(pa.string())
+    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+
+
+def _arrow_backed(frame: pd.DataFrame) -> bool:
+    """Whether the frame's columns are Arrow's, the pandas 3 text type not counted."""
+    return any(isinstance(dtype, pd.ArrowDtype) for dtype in frame.dtypes)
+
+
+def _pandas(column: pa.Array, *, arrow: bool) -> Any:  # noqa: ANN401 - any pandas column
+    if arrow:
+        return pd.arrays.ArrowExtensionArray(pa.chunked_array([column]))
+    if pa.types.is_string(column.type):
+        return pd.array(column.to_pylist(), dtype="str")
+    if pa.types.is_fixed_size_list(column.type):
+        values = np.empty(len(column), dtype=object)
+        width = column.type.list_size
+        matrix = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        values[:] = list(matrix)
+        return values
+    return column.to_numpy(zero_copy_only=False)

@@ -1,0 +1,158 @@
+"""One driver per output: a lock with a heartbeat, and who may take it over.
+
+Same host: the owner is dead when its process is. Other host: when its counter stands still for a
+minute on our own clock; file times of a shared file system are not trusted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from scorer.errors import OutputLocked
+from scorer.sink import map_write_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+HEARTBEAT_S = 10.0
+STALE_S = 60.0
+
+
+class Lock:
+    """The lock while we hold it; `progress` is what `scorer status` reads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._token = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._state: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "born": _born(os.getpid()),
+            "token": self._token,
+            "started": time.time(),
+            "beat": 0,
+        }
+        self._beater = threading.Thread(target=self._beat, daemon=True, name="scorer-lock")
+
+    def start(self) -> None:
+        """Write the lock and keep it alive."""
+        self._write()
+        self._beater.start()
+
+    def progress(self, **counters: Any) -> None:  # noqa: ANN401 - shown as they are
+        """Counters for whoever looks from outside; written with the next beat."""
+        self._state = {**self._state, **counters}
+
+    def release(self) -> None:
+        """Stop the heartbeat and remove the lock, if it is still ours."""
+        self._stop.set()
+        self._beater.join()
+        if (read(self._path) or {}).get("token") == self._token:
+            with suppress(OSError):
+                self._path.unlink()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            self._state = {**self._state, "beat": self._state["beat"] + 1}
+            with suppress(OSError):  # a full disk must not end the run here
+                self._write()
+
+    def _write(self) -> None:
+        tmp = self._path.with_name(f"lock.{self._token}")
+        tmp.write_text(json.dumps(self._state | {"now": time.time()}))
+        tmp.replace(self._path)
+
+
+@contextmanager
+def held(path: Path, tell: Callable[[str], None], stale_s: float = STALE_S) -> Iterator[Lock]:
+    """The lock at `path`, taken over from a dead owner, or `OutputLocked`."""
+    with map_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = Lock(path)
+        with _only_us(path.parent):
+            owner = read(path)
+            if owner is not None and _alive(owner, path, tell, stale_s):
+                raise _locked(path, owner)
+            for left in path.parent.glob("lock.*"):
+                left.unlink(missing_ok=True)
+            lock.start()
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock and how far it is, or None."""
+    try:
+        state = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def is_alive(owner: dict[str, Any]) -> bool | None:
+    """Whether a lock's owner lives; None when it is on another host."""
+    if owner.get("host") != socket.gethostname():
+        return None
+    pid = owner.get("pid", -1)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return owner.get("born") in {None, _born(pid)}
+
+
+def _alive(owner: dict[str, Any], path: Path, tell: Callable[[str], None], stale_s: float) -> bool:
+    here = is_alive(owner)
+    if here is not None:
+        return here
+    tell(f"the output is locked by {owner.get('host')}; waiting {stale_s:.0f} s for a sign of life")
+    until = time.monotonic() + stale_s
+    while time.monotonic() < until:
+        now = read(path)
+        if now is None:
+            return False
+        if now.get("beat") != owner.get("beat") or now.get("token") != owner.get("token"):
+            return True
+        time.sleep(min(1.0, stale_s / 10))
+    return False
+
+
+@contextmanager
+def _only_us(folder: Path) -> Iterator[None]:
+    """Nobody else on this host decides about the lock meanwhile; a file system without flock has no say."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _locked(path: Path, owner: dict[str, Any]) -> OutputLocked:
+    what, hint = "another run is writing this output", "wait for it (`scorer status OUT`), or choose another --output"
+    found = f"process {owner.get('pid')} on {owner.get('host')}"
+    return OutputLocked(what, str(path), "no other run", found, hint)
+
+
+def _born(pid: int) -> str | None:
+    """When a process started, so that a recycled process id is not taken for it."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            return stat.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None

@@ -1,0 +1,216 @@
+"""Look at the model by reading its protobuf, making no session.
+
+Tensors, types, digest (external data too), operators, class labels, feature names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scorer import html
+from scorer.errors import ModelError, ModelLoadError, ModelNotFound
+
+if TYPE_CHECKING:
+    import onnx
+
+FEATURE_KEYS = ("feature_names", "features", "input_features", "columns")
+_BATCH_COUPLED = {"DynamicQuantizeLinear": "its scale is computed over the whole batch"}
+_MAX_PROTOBUF = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """A tensor as the model declares it; output shapes are hearsay until rows come back."""
+
+    name: str
+    type: str
+    """float32, int64, string, …; 'sequence' or 'map' for what is no tensor."""
+    shape: tuple[int | str | None, ...] | None
+    """None when the rank is unknown; a name or None for a free dimension."""
+
+    def __str__(self) -> str:
+        """For example: float32 [N, 28]."""
+        if self.shape is None:
+            return self.type
+        return f"{self.type} [{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """What a model takes and gives."""
+
+    path: str
+    digest: str
+    """sha256 over the file and its external data."""
+    bytes: int
+    files: tuple[str, ...]
+    """External data, relative to the model."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    feature_names: tuple[str, ...]
+    class_labels: tuple[str, ...]
+    zipmaps: dict[str, tuple[str, ...]]
+    """Class labels by the name of an output that is a list of maps."""
+    operators: dict[str, int]
+    opsets: dict[str, int]
+    metadata: dict[str, str]
+    producer: str
+    coupled: tuple[str, ...]
+    """Operators that make a row's score depend on its batch, with the reason."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As data."""
+        return asdict(self)
+
+    def _repr_html_(self) -> str:
+        return html.facts("Model", self.to_dict())
+
+
+def inspect_model(path: str | Path) -> ModelSpec:
+    """What the model at `path` takes and gives.
+
+    Parameters
+    ----------
+    path
+        An ``.onnx`` file. External data is looked for beside it.
+
+    Examples
+    --------
+    >>> spec = inspect_model("examples/flights/late.onnx")
+    >>> [tensor.name for tensor in spec.outputs]
+    ['label', 'probabilities']
+
+    """
+    path = Path(path).absolute()
+    proto = _parse(path)
+    external = _external(proto, path)
+    graph = proto.graph
+    weights = {weight.name for weight in graph.initializer}
+    labels, zipmaps = _labels(graph)
+    operators: dict[str, int] = {}
+    for node in graph.node:
+        operators[node.op_type] = operators.get(node.op_type, 0) + 1
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    return ModelSpec(
+        path=str(path),
+        digest=_digest([path, *(path.parent / name for name in external)]),
+        bytes=sum(os.path.getsize(p) for p in [path, *(path.parent / name for name in external)]),
+        files=external,
+        inputs=tuple(_tensor(value) for value in graph.input if value.name not in weights),
+        outputs=tuple(_tensor(value) for value in graph.output),
+        feature_names=_feature_names(metadata),
+        class_labels=labels,
+        zipmaps=zipmaps,
+        operators=dict(sorted(operators.items())),
+        opsets={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        metadata=metadata,
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        coupled=tuple(f"{op}: {why}" for op, why in _BATCH_COUPLED.items() if op in operators),
+    )
+
+
+def digest_of(path: str, files: tuple[str, ...]) -> str:
+    """The digest of a model that was inspected before."""
+    return _digest([Path(path), *(Path(path).parent / name for name in files)])
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    hint = "check the path of --model"
+    if not path.is_file():
+        what, found = "the model is not there", "a folder" if path.is_dir() else "nothing"
+        raise ModelNotFound(what, str(path), "an .onnx file", found, hint)
+    import onnx  # noqa: PLC0415 - 0.2 s, and only the driver reads protobufs
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with onnx
+
+    size = path.stat().st_size
+    try:
+        if size > _MAX_PROTOBUF:
+            raise ValueError(f"{size} bytes in one protobuf, of at most 2 GiB")  # noqa: TRY301 - mapped below
+        proto = onnx.load(path, load_external_data=False)
+    except (OSError, ValueError, DecodeError) as error:
+        raise _broken(path, str(error) or type(error).__name__) from error
+    if not proto.graph.output or not proto.opset_import:
+        raise _broken(path, f"{size} bytes that hold no graph with outputs")
+    return proto
+
+
+def _broken(path: Path, found: str) -> ModelLoadError:
+    what, hint = "the model is not an ONNX model", "export it again; `scorer inspect MODEL` shows what is in it"
+    return ModelLoadError(what, str(path), "an ONNX protobuf with a graph", found[:200], hint)
+
+
+def _external(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    """Names of external data files, which must lie in the model's own folder."""
+    names: set[str] = set()
+    for tensor in proto.graph.initializer:
+        names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+    folder = path.parent.resolve()
+    for name in sorted(names):
+        target = (folder / name).resolve()
+        if not target.is_relative_to(folder):
+            what, hint = "the model's external data lies outside its folder", "export the model into one folder"
+            raise ModelError(what, str(path), f"files in {folder}", repr(name), hint)
+        if not target.is_file():
+            what, hint = "the model's external data is not there", "keep the data file beside the model"
+            raise ModelNotFound(what, str(path), repr(name), "no such file", hint)
+    return tuple(sorted(names))
+
+
+def _digest(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
+    import onnx  # noqa: PLC0415 - see _parse
+
+    kind = value.type.WhichOneof("value") or "unknown"
+    if kind != "tensor_type":
+        return TensorSpec(name=value.name, type=kind.removesuffix("_type"), shape=None)
+    tensor = value.type.tensor_type
+    shape = None
+    if tensor.HasField("shape"):
+        shape = tuple(d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim)
+    name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    return TensorSpec(name=value.name, type={"float": "float32", "double": "float64"}.get(name, name), shape=shape)
+
+
+def _labels(graph: onnx.GraphProto) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Class labels of a classifier, and those of each ZipMap output."""
+    classes: tuple[str, ...] = ()
+    zipmaps: dict[str, tuple[str, ...]] = {}
+    for node in graph.node:
+        found: tuple[str, ...] = ()
+        for attribute in node.attribute:
+            if attribute.name in {"classlabels_strings", "classlabels_int64s"}:
+                raw = [text.decode("utf-8", "replace") for text in attribute.strings] or list(attribute.ints)
+                found = tuple(str(label) for label in raw) or found
+            elif attribute.name == "classlabels_ints" and not found:
+                found = tuple(str(label) for label in attribute.ints)
+        if node.op_type == "ZipMap":
+            zipmaps[node.output[0]] = found
+        elif found and node.domain == "ai.onnx.ml":
+            classes = found
+    return classes, zipmaps
+
+
+def _feature_names(metadata: dict[str, str]) -> tuple[str, ...]:
+    for key in FEATURE_KEYS:
+        text = metadata.get(key, "").strip()
+        if not text:
+            continue
+        try:
+            names = json.loads(text)
+        except json.JSONDecodeError:
+            names = [name.strip() for name in text.split(",")]
+        if isinstance(names, list) and names and all(isinstance(name, str) and name for name in names):
+            return tuple(names)
+    return ()

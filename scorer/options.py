@@ -1,0 +1,413 @@
+"""What was asked: frozen dataclasses, one field per flag and TOML key.
+
+Decides nothing about data or models; only says whether a request makes sense by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from scorer.errors import OptionsError, PreflightError, ScorerError, some
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CLUSTERS = ("embedded", "processes", "synchronous")
+COMPRESSIONS = ("source", "none", "snappy", "zstd", "lz4", "gzip", "brotli")
+PART_BYTES = 64 * 2**20  # decoded; large enough that 3 ms of Dask per part disappear, small in memory
+MIN_PART_BYTES = 4096
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1} | {
+    f"{prefix}{tail}": (1024 if "i" in tail else 1000) ** power
+    for power, prefix in enumerate("kmgt", 1)
+    for tail in ("", "b", "i", "ib")
+}
+
+FeedText = str | tuple[str, tuple[str, ...]]
+"""`TENSOR=COLUMNS` as typed, or the tensor with a list of exact column tokens."""
+
+
+def ask(default: Any, help_: str, *, metavar: str = "", scores: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
+    """A field that is also a flag; `scores` when another value gives another output."""
+    return field(default=default, metadata={"help": help_, "metavar": metavar, "scores": scores})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions:
+    """Which rows."""
+
+    where: tuple[str, ...] = ask(
+        (), "Score only rows for which this holds: 'COLUMN op LITERAL', 'COLUMN in (...)', "
+        "'COLUMN is [not] null'. Repeatable; all must hold.", metavar="CONDITION", scores=True,
+    )  # fmt: skip
+    limit: int | None = ask(
+        None, "Only the first N rows of the input, counted before --where.", metavar="N", scores=True
+    )
+    part_bytes: int | None = ask(None, "Decoded size of one part, such as 64MiB; bounds memory.", metavar="SIZE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindingOptions:
+    """Which columns feed which tensor, and which tensor becomes which column."""
+
+    feed: tuple[FeedText, ...] = ask(
+        (), "Columns for an input tensor: names, globs, ranges, lists (f0..f27, 'a b', x_*). "
+        "Repeatable.", metavar="TENSOR=COLUMNS", scores=True,
+    )  # fmt: skip
+    fetch: tuple[str, ...] = ask(
+        (), "Output tensors to write, with a new name if given. Repeatable; default: all.",
+        metavar="TENSOR[=COLUMN]", scores=True,
+    )  # fmt: skip
+    keep: tuple[str, ...] = ask(
+        ("all",), "Input columns to keep in the output: all, none, or names and globs.",
+        metavar="COLUMNS", scores=True,
+    )  # fmt: skip
+    row_id: bool = ask(default=False, help_="Add _file and _row: where each row came from.", scores=True)
+    prefix: str = ask("", "Put this before the name of every output column.", metavar="TEXT", scores=True)
+    on_null: tuple[str, ...] = ask(
+        (), "A null in a fed column: error, nan, or a constant, for all feeds or one tensor. "
+        "Default: nan for floats, error otherwise.", metavar="[TENSOR=]POLICY", scores=True,
+    )  # fmt: skip
+    on_lossy: str = ask(
+        "error", "A value that a cast cannot keep: error (a bad row) or warn (counted).",
+        metavar="error|warn", scores=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringOptions:
+    """How rows are batched, and what is tolerated."""
+
+    batch_rows: int | None = ask(None, "Rows in one ONNX call; default: tuned.", metavar="N", scores=True)
+    max_bad_rows: str = ask(
+        "0", "Publish with up to this many bad rows (N or P%); they go to quarantine.", metavar="N|P%"
+    )
+    max_nan_rows: str | None = ask(
+        None, "Fail beyond this many NaN scores (N or P%); default: warn above half.", metavar="N|P%"
+    )
+    strict: bool = ask(default=False, help_="Warnings that question the scores become errors.")
+    tune: bool = ask(default=True, help_="Choose the batch rows by a short probe.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """Where the model runs."""
+
+    device: str = ask(
+        "auto", "auto, cpu, cuda, tensorrt, ...; with :ID for one of several. What is asked is "
+        "what runs, or an error.", metavar="DEVICE", scores=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """Where the result goes."""
+
+    output: str | None = ask(None, "Folder for the result; default: beside the input, as NAME.scored.", metavar="DIR")
+    overwrite: bool = ask(default=False, help_="Replace an output of another run, in one step at the end.")
+    compression: str = ask(
+        "source", "Parquet codec: source (as the input's), none, snappy, zstd, lz4, gzip, brotli.",
+        metavar="CODEC", scores=True,
+    )  # fmt: skip
+    work_dir: str | None = ask(
+        None, "Folder for staging and proof, on the output's file system; default: OUT.scorer.",
+        metavar="DIR",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """Who does the work."""
+
+    cluster: str = ask(
+        "embedded", "embedded (threads in this process), processes, or synchronous (one thread, "
+        "for a debugger).", metavar="KIND",
+    )  # fmt: skip
+    scheduler: str | None = ask(None, "Address of a running Dask scheduler.", metavar="ADDRESS")
+    workers: int | None = ask(None, "Worker processes; default: by the cores.", metavar="N")
+    threads: int | None = ask(None, "Scoring threads per worker; default: usable cores.", metavar="N")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """A whole request."""
+
+    input: tuple[str, ...]
+    model: str
+    rows: InputOptions = InputOptions()
+    binding: BindingOptions = BindingOptions()
+    scoring: ScoringOptions = ScoringOptions()
+    session: SessionOptions = SessionOptions()
+    out: OutputOptions = OutputOptions()
+    cluster: ClusterOptions = ClusterOptions()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat: the keys of a job.toml."""
+        flat: dict[str, Any] = {"input": list(self.input), "model": self.model}
+        for group in GROUPS:
+            flat |= dataclasses.asdict(getattr(self, group))
+        return flat
+
+    def asked(self) -> dict[str, Any]:
+        """What is not at its default."""
+        return {
+            name: value for name, value in self.to_dict().items() if name not in FIELDS or value != FIELDS[name].default
+        }
+
+
+class Asked(TypedDict, total=False):
+    """The keyword arguments of `prepare` and `run`: one per flag (a test compares)."""
+
+    feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str
+    fetch: Sequence[str] | str
+    keep: Sequence[str] | str
+    where: Sequence[str] | str
+    limit: int | None
+    row_id: bool
+    prefix: str
+    batch_rows: int | None
+    part_bytes: int | str | None
+    on_null: Sequence[str] | str
+    on_lossy: str
+    max_bad_rows: int | str
+    max_nan_rows: int | str | None
+    work_dir: str | Path | None
+    device: str
+    threads: int | None
+    workers: int | None
+    cluster: str
+    scheduler: str | None
+    compression: str
+    strict: bool
+    tune: bool
+    overwrite: bool
+
+
+GROUPS: dict[str, type] = {
+    "rows": InputOptions,
+    "binding": BindingOptions,
+    "scoring": ScoringOptions,
+    "session": SessionOptions,
+    "out": OutputOptions,
+    "cluster": ClusterOptions,
+}
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS.values() for f in fields(group)}
+KEYS = ("input", "model", *FIELDS)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A job file as a flat mapping; its keys are checked by `build`."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        what, found = "the job file is not there", "nothing"
+        raise OptionsError(what, str(path), "a TOML file", found, "check --config") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        what = "the job file cannot be read"
+        hint = 'one key per flag, for example: feed = ["x=f0..f27"]'
+        raise OptionsError(what, str(path), "a TOML file", str(error), hint) from error
+
+
+def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> Options:
+    """The checked request; every error of it at once.
+
+    `where` tells, per key, how the user said it (a flag, a line of a job file).
+    """
+    places = where or {}
+    problems: list[ScorerError] = []
+    clean: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            clean[name] = _clean(name, value, places.get(name, name))
+        except OptionsError as error:
+            problems.append(error)
+    problems += _missing(clean, {*values})
+    problems += _at_odds(clean)
+    if problems:
+        raise PreflightError(problems)
+    groups = {
+        group: kind(**{f.name: clean[f.name] for f in fields(kind) if f.name in clean})
+        for group, kind in GROUPS.items()
+    }
+    return Options(input=clean["input"], model=clean["model"], **groups)
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A suggestion, or the list when nothing is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {some(known, 40)}"
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes from 64MiB, 8MB or a number."""
+    match = _SIZE.match(str(text))
+    if match is None:
+        raise ValueError(text)
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def parse_budget(text: str) -> tuple[float, bool]:
+    """(amount, is a share) from N or P%."""
+    share = text.endswith("%")
+    amount = float(text[:-1]) / 100 if share else int(text)
+    if amount < 0 or (share and amount > 1):
+        raise ValueError(text)
+    return amount, share
+
+
+def within(budget: str, count: int, total: int) -> bool:
+    """Whether `count` of `total` rows stay inside N or P%."""
+    amount, share = parse_budget(budget)
+    return count <= (amount * total if share else amount)
+
+
+def _clean(name: str, value: Any, place: str) -> Any:  # noqa: ANN401 - TOML and Python values
+    """One value in its field's type."""
+    if name not in KEYS:
+        what = f"there is no option {name!r}"
+        raise OptionsError(what, place, "a name that scorer knows", repr(name), did_you_mean(name, KEYS))
+    expected, convert = _EXPECTED[name]
+    try:
+        return convert(value)
+    except (TypeError, ValueError):
+        what = f"the value of {name!r} does not fit"
+        hint = f"see `scorer run --help`, --{name.replace('_', '-')}"
+        raise OptionsError(what, place, expected, repr(value), hint) from None
+
+
+def _missing(clean: Mapping[str, Any], given: set[str]) -> list[ScorerError]:
+    hint = "scorer run input.parquet --model m.onnx"
+    return [
+        OptionsError(f"no {name} was given", name, expected, "nothing", hint)
+        for name, expected in (("input", "files, folders or globs"), ("model", "an .onnx file"))
+        if not clean.get(name) and (name not in given or name in clean)
+    ]
+
+
+def _at_odds(clean: Mapping[str, Any]) -> list[ScorerError]:
+    """Options that contradict each other."""
+    found: list[ScorerError] = []
+    if clean.get("scheduler") and clean.get("cluster", "embedded") != "embedded":
+        what, hint = "two clusters were asked for", "give --scheduler or --cluster, not both"
+        both = f"--scheduler {clean['scheduler']} and --cluster {clean['cluster']}"
+        found.append(OptionsError(what, "--scheduler, --cluster", "one of them", both, hint))
+    if (clean.get("workers") or 1) > 1 and clean.get("cluster", "embedded") != "processes":
+        what, hint = "workers need processes", "add --cluster processes, or use --threads"
+        asked = f"--workers {clean['workers']} with --cluster {clean.get('cluster', 'embedded')}"
+        found.append(OptionsError(what, "--workers", "--cluster processes", asked, hint))
+    return found
+
+
+def _texts(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
+    if isinstance(value, (str, Path)):
+        value = [value]
+    texts = tuple(str(v) if isinstance(v, Path) else v for v in value)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError(value)
+    return texts
+
+
+def _feeds(value: Any) -> tuple[FeedText, ...]:  # noqa: ANN401 - TOML and Python values
+    if isinstance(value, dict):
+        return tuple((k, _texts(v)) if not isinstance(v, str) else f"{k}={v}" for k, v in value.items())
+    if isinstance(value, str):
+        return (value,)
+    feeds = tuple(v if isinstance(v, str) else (v[0], _texts(v[1])) for v in value)
+    if not all(isinstance(f, str) or isinstance(f[0], str) for f in feeds):
+        raise TypeError(value)
+    return feeds
+
+
+def _keep(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
+    if isinstance(value, str):
+        return (value,) if value in {"all", "none"} else tuple(_split(value))
+    return tuple(token for text in _texts(value) for token in _split(text))
+
+
+def _split(text: str) -> list[str]:
+    """Comma-separated names; quotes keep a comma inside a name."""
+    return [m[1] or m[2] for m in re.finditer(r"\s*'([^']*)'\s*(?:,|$)|\s*([^,']+?)\s*(?:,|$)", text)]
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise TypeError(value)
+    return str(value)
+
+
+def _count(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
+    if isinstance(value, bool) or int(value) != float(value) or int(value) < 1:
+        raise ValueError(value)
+    return int(value)
+
+
+def _size(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
+    size = parse_size(value)
+    if size < MIN_PART_BYTES:
+        raise ValueError(value)
+    return size
+
+
+def _flag(value: Any) -> bool:  # noqa: ANN401 - TOML and Python values
+    if not isinstance(value, bool):
+        raise TypeError(value)
+    return value
+
+
+def _budget(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
+    parse_budget(str(value))
+    return str(value)
+
+
+def _one_of(choices: tuple[str, ...]) -> tuple[str, Any]:
+    def pick(value: str) -> str:
+        return choices[choices.index(value)]
+
+    return f"one of {', '.join(choices)}", pick
+
+
+def _or_none(rule: tuple[str, Any]) -> tuple[str, Any]:
+    return rule[0], lambda value: None if value is None else rule[1](value)
+
+
+_COUNT = ("a whole number from 1", _count)
+_LIMIT = ("a whole number from 0", lambda value: 0 if value == 0 and value is not False else _count(value))
+_TEXT = ("text", _text)
+_BOOL = ("true or false", _flag)
+_TEXTS = ("text, or a list of texts", _texts)
+_BUDGET = ("a number of rows or a share such as 1%", _budget)
+_EXPECTED: dict[str, tuple[str, Any]] = {
+    "input": ("paths", _texts),
+    "model": ("a path", _text),
+    "where": _TEXTS,
+    "limit": _or_none(_LIMIT),
+    "part_bytes": _or_none((f"a size from {MIN_PART_BYTES} bytes, such as 64MiB", _size)),
+    "feed": ("TENSOR=COLUMNS, a list of them, or a table", _feeds),
+    "fetch": _TEXTS,
+    "keep": ("all, none, or column names", _keep),
+    "row_id": _BOOL,
+    "prefix": ("text", lambda value: "" if value == "" else _text(value)),
+    "on_null": _TEXTS,
+    "on_lossy": _one_of(("error", "warn")),
+    "batch_rows": _or_none(_COUNT),
+    "max_bad_rows": _BUDGET,
+    "max_nan_rows": _or_none(_BUDGET),
+    "strict": _BOOL,
+    "tune": _BOOL,
+    "device": _TEXT,
+    "output": _or_none(_TEXT),
+    "overwrite": _BOOL,
+    "compression": _one_of(COMPRESSIONS),
+    "work_dir": _or_none(_TEXT),
+    "cluster": _one_of(CLUSTERS),
+    "scheduler": _or_none(_TEXT),
+    "workers": _or_none(_COUNT),
+    "threads": _or_none(_COUNT),
+}

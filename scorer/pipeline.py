@@ -1,0 +1,333 @@
+"""The whole flow on one page: prepare a plan, execute it, or do both at once."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+from scorer import commit, lock, preflight, report, waves
+from scorer.cluster import connect
+from scorer.commit import Place
+from scorer.errors import (
+    ClusterError,
+    CommitError,
+    Interrupted,
+    ModelError,
+    PartError,
+    RunFailed,
+    ScorerError,
+)
+from scorer.events import Notice, PartFailed, PartFinished, PlanReady, Published
+from scorer.options import Options, build, within
+from scorer.worker import REGISTRY, Spec, name_of_process
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distributed import Client
+
+    from scorer.cluster import Crew
+    from scorer.events import Counts, Event, Observer, Receipt
+    from scorer.options import Asked
+    from scorer.plan import FrozenPlan, Part, Plan
+    from scorer.report import Report
+    from scorer.sink import Staging
+
+_EARLY_PARTS, _EARLY_ROWS = 4, 10_000  # beyond either, more than half bad stops a run
+
+
+def prepare(
+    input: str | Path | Sequence[str | Path],  # noqa: A002 - one name everywhere: the TOML key
+    model: str | Path,
+    output: str | Path | None = None,
+    **asked: Unpack[Asked],  # typed and checked: one keyword per flag
+) -> Plan:
+    """Say what a run would do, or every reason why it cannot be done.
+
+    Reads footers and a few hundred rows; writes nothing.
+
+    Parameters
+    ----------
+    input
+        Parquet files, folders or patterns, scored in this order.
+    model
+        An ``.onnx`` file.
+    output
+        Folder for the result; by default beside the input.
+    **asked
+        One keyword per flag of ``scorer run``, such as ``feed``, ``keep``, ``batch_rows``.
+
+    Examples
+    --------
+    >>> plan = prepare("examples/flights/flights.parquet", "examples/flights/late.onnx")
+    >>> plan.problems
+    ()
+
+    """
+    return prepare_options(build({"input": input, "model": model, "output": output, **asked}))
+
+
+def execute(plan: Plan, *, client: Client | None = None, observers: Sequence[Observer] = ()) -> Report:
+    """Score what a plan says and publish the result.
+
+    Parameters
+    ----------
+    plan
+        From `prepare`. Its problems, if any, are raised together.
+    client
+        A Dask client to work on; it is left as it is. By default an embedded cluster is made and closed.
+    observers
+        Called with each event, in the driver.
+
+    Examples
+    --------
+    >>> report = execute(plan)  # doctest: +SKIP
+
+    """
+    return _Run(plan, observers).go(client)
+
+
+def run(
+    input: str | Path | Sequence[str | Path],  # noqa: A002 - one name everywhere: the TOML key
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    client: Client | None = None,
+    observers: Sequence[Observer] = (),
+    **asked: Unpack[Asked],  # typed and checked: one keyword per flag
+) -> Report:
+    """Prepare, check and execute: what ``scorer run`` does.
+
+    Parameters are those of `prepare` and `execute`.
+
+    Examples
+    --------
+    >>> run("input.parquet", "m.onnx", keep="none").counts.scored  # doctest: +SKIP
+
+    """
+    return execute(prepare(input, model, output, **asked), client=client, observers=observers)
+
+
+def prepare_options(options: Options) -> Plan:
+    """The plan of a checked request."""
+    return preflight.prepare(options)
+
+
+class _Run:
+    """One execution: its receipts, and what to do when something ends it."""
+
+    def __init__(self, plan: Plan, observers: Sequence[Observer]) -> None:
+        self.frozen: FrozenPlan = plan.check()
+        self.plan = plan
+        self.options = plan.options
+        self.place = Place.of(plan.output, plan.work_dir)
+        self.observers = list(observers)
+        self.started = time.monotonic()
+        self.receipts: dict[int, Receipt] = {}
+        self.ours: dict[int, Receipt] = {}
+        self.failed: dict[int, ScorerError] = {}
+        self.fatal: ScorerError | None = None
+        self.left = 0
+
+    def go(self, client: Client | None) -> Report:
+        """Take the lock, finish what is unfinished, publish."""
+        if self.plan.done:
+            return self.report(already_done=True)
+        with lock.held(self.place.lock, self.tell) as held:
+            commit.finish_half_published(self.place)
+            done = self.place.published()
+            if done is not None and done.plan_hash == self.frozen.plan_hash:
+                return self.report(already_done=True)
+            commit.probe_rename(self.place)
+            commit.discard_others(self.place, self.frozen.plan_hash)
+            staging = commit.begin(self.place, self.frozen)
+            self.receipts = commit.committed(staging, self.frozen)
+            self.score(client, staging, held)
+            self.judge()
+            finished = self.report(already_done=False)
+            commit.write_proof(staging, self.frozen, self.receipts, finished.to_dict())
+            commit.publish(self.place, self.frozen)
+        self.emit(Published(output=str(self.place.output)))
+        return finished
+
+    def score(self, client: Client | None, staging: Staging, held: lock.Lock) -> None:
+        """Run every part that is not committed yet."""
+        spec = Spec.of(self.frozen, staging)
+        todo = (part for part in self.frozen.parts() if part.index not in self.receipts)
+        if len(self.receipts) == self.frozen.n_parts:
+            return
+        journal = commit.Journal(staging)
+        try:
+            with connect(self.options.cluster, client) as crew:
+                self.announce(crew)
+                self.gather(crew, spec, todo, journal, held)
+        finally:
+            journal.close()
+            REGISTRY.drop(spec.key)
+
+    def gather(self, crew: Crew, spec: Spec, todo: Any, journal: commit.Journal, held: lock.Lock) -> None:  # noqa: ANN401 - an iterator of parts
+        """Take outcomes as they come; an interrupt drains what has started."""
+        outcomes = waves.drive(crew, spec, todo)
+        interrupted: KeyboardInterrupt | None = None
+        while True:
+            try:
+                for part, outcome in outcomes:
+                    self.take(part, outcome, journal)
+                    counts = commit.totals(self.ours.values())
+                    held.progress(parts=self.frozen.n_parts, done=len(self.receipts), **counts.to_dict())
+                    if self.fatal is not None or self.hopeless(counts):
+                        _touch(spec.stop_file)
+                break
+            except KeyboardInterrupt as again:
+                if interrupted is not None:
+                    raise
+                interrupted = again
+                _touch(spec.stop_file)
+                self.tell("stopping: parts that have started are finished; interrupt again to stop at once")
+        if interrupted is not None:
+            raise _interrupted(interrupted, len(self.receipts), self.frozen.n_parts) from None
+
+    def take(self, part: Part, outcome: Receipt | BaseException | None, journal: commit.Journal) -> None:
+        """One part's outcome."""
+        if outcome is None:
+            self.left += 1
+        elif isinstance(outcome, BaseException):
+            error = _ours(outcome, part)
+            self.failed[part.index] = error
+            if isinstance(error, (ModelError, ClusterError, CommitError)):
+                self.fatal = self.fatal or error
+            self.emit(PartFailed(part=part.index, error=str(error)))
+        else:
+            journal.add(outcome)
+            self.receipts[part.index] = self.ours[part.index] = outcome
+            self.emit(PartFinished(receipt=outcome))
+
+    def hopeless(self, counts: Counts) -> bool:
+        """More than half bad, once enough rows were seen to believe it."""
+        enough = len(self.ours) >= _EARLY_PARTS or counts.rows >= _EARLY_ROWS
+        seen = counts.scored + counts.quarantined
+        over = not within(self.options.scoring.max_bad_rows, counts.quarantined, self.frozen.rows)
+        return enough and over and counts.quarantined > seen / 2
+
+    def judge(self) -> None:
+        """Raise unless everything may be published."""
+        if self.fatal is not None:
+            raise self.fatal
+        if self.failed:
+            raise _parts_failed(self.failed, self.frozen.n_parts)
+        counts = commit.totals(self.receipts.values())
+        staged = self.place.staging(self.frozen.plan_hash)
+        budget = self.options.scoring.max_bad_rows
+        if self.left or not within(budget, counts.quarantined, self.frozen.rows):
+            raise _too_many_bad(counts, budget, str(staged.quarantine), self.left)
+        nans = self.options.scoring.max_nan_rows
+        if nans is not None and not within(nans, counts.nan, max(counts.scored, 1)):
+            what, hint = (
+                "too many rows have NaN scores",
+                "check the feed, or raise --max-nan-rows and repeat the command",
+            )
+            raise RunFailed(what, str(staged.parts), f"at most {nans}", f"{counts.nan} of {counts.scored} rows", hint)
+        if nans is None and counts.nan > counts.scored / 2:
+            self.tell(f"{counts.nan:,} of {counts.scored:,} scored rows have a NaN score")
+
+    def report(self, *, already_done: bool) -> Report:
+        """What was done so far."""
+        if already_done:
+            with suppress(OSError, ValueError):
+                self.receipts = commit.published_receipts(self.place)
+        made = {name_of_process(): REGISTRY.made} if REGISTRY.made else {}
+        counts = commit.totals(self.receipts.values())
+        return report.fold(
+            self.receipts.values(),
+            self.ours,
+            output=str(self.place.output),
+            already_done=already_done,
+            parts=self.frozen.n_parts,
+            parts_failed={i: str(error) for i, error in self.failed.items()},
+            seconds=time.monotonic() - self.started,
+            sessions=made,
+            trial_sessions=self.frozen.trial_sessions,
+            peak_memory_bytes=_peak_memory(),
+            device=self.frozen.session.device,
+            batch_rows=self.frozen.batch_rows,
+            model=self.frozen.session.digest,
+            plan=self.frozen.plan_hash,
+            asked=self.plan.to_dict()["asked"],
+            versions=report.versions(),
+            forecast=self.plan.to_dict()["forecast"],
+            notes=self.plan.notes,
+            quarantine=str(self.place.folder / "quarantine") if counts.quarantined else "",
+        )
+
+    def announce(self, crew: Crew) -> None:
+        """Tell the observers what is about to happen."""
+        done = commit.totals(self.receipts.values()).rows
+        self.emit(
+            PlanReady(
+                parts=self.frozen.n_parts, done=len(self.receipts), rows=self.frozen.rows, rows_done=done,
+                output=str(self.place.output), where=crew.words,
+            )
+        )  # fmt: skip
+
+    def tell(self, text: str) -> None:
+        """A sentence for a person."""
+        self.emit(Notice(text=text))
+
+    def emit(self, event: Event) -> None:
+        """To every observer; one that raises is dropped."""
+        for observer in list(self.observers):
+            try:
+                observer(event)
+            except Exception as error:  # noqa: BLE001 - whoever watches must not end the run
+                self.observers.remove(observer)
+                print(f"scorer: an observer was dropped: {error!r}", file=sys.stderr)  # noqa: T201 - nobody else is left to tell
+
+
+def _ours(error: BaseException, part: Part) -> ScorerError:
+    """A part's failure with its place; what is no error of ours carries its own text along."""
+    place = f"part {part.index}: {part.source.path}, rows {part.source.start} to {part.source.stop}"
+    if isinstance(error, ScorerError):
+        if not isinstance(error, (ModelError, ClusterError, CommitError)):
+            return PartError(error.what, place, error.expected, error.found or error.where, error.hint)
+        return error
+    what, hint = "a part failed in a way that scorer does not know", "repeat the command; if it stays, report it"
+    return PartError(what, place, "a receipt", f"{type(error).__name__}: {str(error)[:300]}", hint)
+
+
+def _parts_failed(failed: dict[int, ScorerError], parts: int) -> RunFailed:
+    first = next(iter(failed.values()))
+    what = f"{len(failed)} of {parts} parts failed; nothing was published"
+    hint = f"{first.hint}; the other parts are kept, and the same command goes on from there"
+    return RunFailed(what, first.where, first.expected or "every part scored", f"{first.what}: {first.found}", hint)
+
+
+def _too_many_bad(counts: Counts, budget: str, quarantine: str, left: int) -> RunFailed:
+    what = f"{counts.quarantined:,} rows could not be scored; nothing was published"
+    if left:
+        what += f", and {left:,} parts were not tried"
+    found = (
+        f"{counts.quarantined:,} of {counts.scored + counts.quarantined:,}; they are in {quarantine} with the reason"
+    )
+    hint = f"--max-bad-rows {counts.quarantined} publishes without them; what was scored is kept"
+    return RunFailed(what, "--max-bad-rows", f"at most {budget}", found, hint)
+
+
+def _interrupted(cause: KeyboardInterrupt, done: int, parts: int) -> Interrupted:
+    what, hint = "stopped on request; nothing was published", "repeat the same command to finish the rest"
+    error = Interrupted(what, "", "", f"{done:,} of {parts:,} parts are done and kept", hint)
+    error.exit_code = getattr(cause, "exit_code", Interrupted.exit_code)
+    return error
+
+
+def _touch(path: str) -> None:
+    with suppress(OSError):
+        Path(path).touch()
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

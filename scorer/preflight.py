@@ -1,0 +1,384 @@
+"""Everything that can be known before a row is scored: the plan, or all reasons against it at once.
+
+Writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from scorer import commit, lock, tuning, where
+from scorer.binding import bind, fetched, output_schema, widths
+from scorer.cluster import planned_threads
+from scorer.commit import Place
+from scorer.dataset import is_glob, look, problems_of
+from scorer.errors import (
+    BindingError,
+    CommitError,
+    OptionsError,
+    OutputExists,
+    OutputInsideInput,
+    OutputLocked,
+    PreflightError,
+    ScorerError,
+    some,
+)
+from scorer.model import inspect_model
+from scorer.options import PART_BYTES, BindingOptions, within
+from scorer.partition import grid
+from scorer.partition import score as score_table
+from scorer.plan import FrozenPlan, Plan, part_rows, plan_files, refuse_different, request_of
+from scorer.report import versions
+from scorer.session import SessionSpec, settle_device
+from scorer.sink import encode_schema
+from scorer.worker import REGISTRY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from scorer.binding import Binding
+    from scorer.dataset import Dataset
+    from scorer.model import ModelSpec
+    from scorer.options import Options
+    from scorer.plan import Forecast
+    from scorer.session import Session
+    from scorer.where import Condition
+
+_TINY_FILES = 10_000  # opening so many small files is most of the work
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is known so far; steps add what they find wrong to `problems` instead of raising it."""
+
+    options: Options
+    place: Place
+    problems: list[ScorerError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    model: ModelSpec | None = None
+    dataset: Dataset | None = None
+    session: Session | None = None
+    session_spec: SessionSpec | None = None
+    conditions: list[Condition] = field(default_factory=list)
+    forecast: Forecast | None = None
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Turn errors into entries of `problems`."""
+        try:
+            yield
+        except PreflightError as several:
+            self.problems += several.problems
+        except ScorerError as error:
+            self.problems.append(error)
+
+    def plan(self, frozen: FrozenPlan | None, *, done: bool = False, resumes: bool = False) -> Plan:
+        """The plan as it is now."""
+        return Plan(
+            options=self.options,
+            output=str(self.place.output),
+            work_dir=str(self.place.folder),
+            problems=tuple(self.problems),
+            notes=tuple(self.notes),
+            frozen=None if self.problems else frozen,
+            model=self.model,
+            forecast=self.forecast,
+            done=done,
+            resumes=resumes,
+        )
+
+
+def prepare(options: Options) -> Plan:
+    """The plan of a checked request."""
+    output, problem = output_of(options)
+    found = _Found(options, Place.of(output, options.out.work_dir), [problem] if problem else [])
+    _look(found)
+    _check_place(found)
+    if found.dataset is not None and found.model is not None:
+        request = request_of(options, found.dataset, found.model)
+        earlier = _earlier(found, request)
+        if earlier is not None:
+            return found.plan(earlier[0], done=earlier[1], resumes=not earlier[1])
+        _load(found)
+        return found.plan(_freeze(found, found.dataset, found.model, request))
+    _load(found)
+    return found.plan(None)
+
+
+def output_of(options: Options) -> tuple[str, ScorerError | None]:
+    """Where the result goes; beside the input unless told."""
+    if options.out.output:
+        return options.out.output, None
+    first = options.input[0]
+    if len(options.input) > 1 or is_glob(first):
+        what, hint = "several inputs have no place of their own for the output", "--output DIR"
+        found = some(options.input) if len(options.input) > 1 else f"the pattern {first!r}"
+        return "scored", OptionsError(what, "--output", "a folder for the result", found, hint)
+    path = Path(os.path.abspath(first))
+    suffix = "" if path.is_dir() else path.suffix
+    stem = path.name.removesuffix(suffix) if suffix else path.name
+    return str(path.with_name(f"{stem}.scored{suffix}")), None
+
+
+def _look(found: _Found) -> None:
+    """Model, dataset, device and filter, each by itself."""
+    options = found.options
+    with found.collecting():
+        found.model = inspect_model(options.model)
+    with found.collecting():
+        found.dataset = look(options.input, [str(found.place.output), str(found.place.folder)])
+    for text in options.rows.where:
+        with found.collecting():
+            found.conditions.append(where.parse(text))
+    with found.collecting():
+        device = settle_device(options.session.device)
+        if found.model is not None:
+            found.session_spec = SessionSpec(
+                path=found.model.path, digest=found.model.digest, files=found.model.files, device=device
+            )
+    if found.dataset is not None:
+        found.problems += where.check(found.conditions, found.dataset.columns)
+        found.notes += _remarks(found.dataset, found.model)
+
+
+def _load(found: _Found) -> None:
+    """The resident session of this process; a model that parses may still not load."""
+    if found.session_spec is not None:
+        with found.collecting():
+            found.session = REGISTRY.session(found.session_spec)
+
+
+def _check_place(found: _Found) -> None:
+    """The output's place: never inside the input, writable, not held by another run."""
+    output, folder = found.place.output, found.place.folder
+    for text in found.options.input:
+        path = Path(os.path.realpath(text))
+        if output == path or output.is_relative_to(path) or path.is_relative_to(output):
+            what, hint = "the output lies inside the input", "choose an --output beside the input"
+            found.problems.append(OutputInsideInput(what, str(output), f"a folder outside {path}", str(output), hint))
+            return
+    owner = lock.read(found.place.lock)
+    if owner is not None and lock.is_alive(owner):
+        what, hint = (
+            "another run is writing this output",
+            "wait for it (`scorer status OUT`), or choose another --output",
+        )
+        who = f"process {owner.get('pid')} on {owner.get('host')}"
+        found.problems.append(OutputLocked(what, str(found.place.lock), "no other run", who, hint))
+    if output.exists() and not output.is_dir():
+        what, hint = "the output is a file", "choose another --output"
+        found.problems.append(OutputExists(what, str(output), "a folder, or nothing", "a file", hint))
+    for at in {_existing(output.parent), _existing(folder.parent)}:
+        if not os.access(at, os.W_OK | os.X_OK) or not at.is_dir():
+            what, hint = "the output cannot be written here", "choose another --output, or change the rights"
+            found.problems.append(CommitError(what, str(at), "a folder we may write to", "no right to write", hint))
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _earlier(found: _Found, request: dict[str, Any]) -> tuple[FrozenPlan, bool] | None:
+    """The plan that an earlier run of this request froze, and whether it is done."""
+    place, overwrite = found.place, found.options.out.overwrite
+    published = place.published()
+    if published is not None and published.request == request:
+        gone = commit.missing_parts(place, published)
+        if not gone:
+            return published, True
+        if not overwrite:
+            what, hint = (
+                "the output was changed after it was published",
+                "`scorer verify OUT` says how; --overwrite scores again",
+            )
+            found.problems.append(CommitError(what, str(place.output), "every part of its ledger", some(gone), hint))
+            return None
+    for unfinished in place.unfinished():
+        if unfinished.request == request:
+            return unfinished, False
+        if not overwrite and published is None:
+            found.problems.append(refuse_different(str(place.folder), unfinished.request, request))
+            return None
+    if place.output.is_dir() and any(place.output.iterdir()):
+        _check_existing(found, published, request)
+    return None
+
+
+def _check_existing(found: _Found, published: FrozenPlan | None, request: dict[str, Any]) -> None:
+    """An output of something else: only --overwrite, and only over Parquet."""
+    place = found.place
+    if not found.options.out.overwrite:
+        what, hint = "the output exists", "choose another --output, or replace it with --overwrite"
+        old = "files that no run of scorer put there"
+        if published is not None:
+            differs = refuse_different("", published.request, request)
+            old = f"a run with {differs.expected}; now {differs.found}"
+        found.problems.append(OutputExists(what, str(place.output), "nothing, or this very run's output", old, hint))
+        return
+    strange = commit.not_parquet(place.output)
+    if published is None and strange:
+        what, hint = (
+            "the output holds files that are not Parquet",
+            "remove the folder yourself, or choose another --output",
+        )
+        found.problems.append(OutputExists(what, str(place.output), "nothing but Parquet", some(strange), hint))
+
+
+def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str, Any]) -> FrozenPlan | None:
+    """Bind, look at a few rows, cut the parts; None when something is wrong."""
+    options = found.options
+    binding, problems = bind(options.binding, model, dataset.columns)
+    wanted, more = fetched(options.binding, model)
+    binding = replace(binding, kept=_without_keys(found, dataset, binding.kept))
+    used = dict.fromkeys([*binding.fed, *binding.kept, *(c.column for c in found.conditions)])
+    found.problems += [*problems, *more, *problems_of(dataset, list(used)), *_known_nulls(found, dataset, binding)]
+    if found.problems or found.session is None or found.session_spec is None:
+        return None
+    columns = dataset.columns
+    read_schema = pa.schema([columns.field(n) for n in columns.names if n in used], metadata=dataset.schema.metadata)
+    with found.collecting():
+        rows = tuning.sample(dataset, read_schema, tuning.PROBE_ROWS if _tunes(found) else tuning.SAMPLE_ROWS)
+        binding = widths(binding, rows)
+        fetches, wrong = tuning.outputs(
+            found.session, binding, wanted, rows.slice(0, tuning.SAMPLE_ROWS), model, options.binding.prefix
+        )
+        binding = replace(binding, fetches=fetches)
+        schema, clashes = output_schema(binding, columns, options.input[0])
+        found.problems += [*wrong, *clashes]
+    if found.problems:
+        return None
+    return _cut(found, dataset, binding, request, (read_schema, schema), rows)
+
+
+def _cut(
+    found: _Found, dataset: Dataset, binding: Binding, request: dict[str, Any],
+    schemas: tuple[pa.Schema, pa.Schema], rows: pa.Table,
+) -> FrozenPlan:  # fmt: skip
+    """Batch rows, parts and forecast, once nothing is wrong."""
+    options = found.options
+    session, spec = _settled(found)
+    probed = tuning.untuned(binding, options.scoring.batch_rows)
+    if _tunes(found):
+        timed = tuning.probe(session, binding, rows)
+        pinned = binding.fixed_batch or options.scoring.batch_rows
+        probed = replace(timed, batch_rows=pinned) if pinned else timed
+    total = min(dataset.rows, options.rows.limit if options.rows.limit is not None else dataset.rows)
+    read_schema, schema = schemas
+    row_bytes = sum(dataset.column_bytes.get(name, 8.0) for name in read_schema.names)
+    threads = planned_threads(options.cluster)
+    target = part_rows(total, row_bytes, options.rows.part_bytes or PART_BYTES, threads, probed.rows_per_s)
+    codec = dataset.codec if options.out.compression == "source" else options.out.compression
+    if probed.rows_per_s is not None:
+        few = rows.slice(0, tuning.SAMPLE_ROWS)
+        found.forecast = tuning.forecast(
+            total, row_bytes, _as_output(few, binding, session, schema), codec, probed.rows_per_s, threads, target
+        )
+        problem = commit.room_problem(found.place, found.forecast.output_bytes[0])
+        found.problems += [problem] if problem else []
+    texts = tuning.string_dictionaries(rows, [n for n in binding.kept if n in rows.column_names])
+    return FrozenPlan(
+        request=request,
+        files=plan_files(dataset.files, target, probed.batch_rows, options.rows.limit),
+        conditions=tuple(options.rows.where),
+        binding=binding,
+        session=spec,
+        batch_rows=probed.batch_rows,
+        read_schema=encode_schema(read_schema),
+        output_schema=encode_schema(schema),
+        codec=codec,
+        dictionaries=_dictionaries(dataset.dictionaries, texts, binding.kept),
+        trials=probed.trials,
+        versions=versions(),
+    )
+
+
+def _settled(found: _Found) -> tuple[Session, SessionSpec]:
+    if found.session is None or found.session_spec is None:
+        msg = "a plan is cut only after its model was loaded"
+        raise AssertionError(msg)
+    return found.session, found.session_spec
+
+
+def _tunes(found: _Found) -> bool:
+    """Whether a probe may pay: never below 50,000 rows."""
+    return bool(found.options.scoring.tune and found.dataset and found.dataset.rows >= tuning.PROBED_FROM)
+
+
+def _as_output(few: pa.Table, binding: Binding, session: Session, schema: pa.Schema) -> pa.Table:
+    """A few rows as the output will hold them, to learn their encoded size."""
+    scored = score_table(few, grid(few.num_rows, max(few.num_rows, 1)), binding, session)
+    columns = {name: few[name] for name in binding.kept}
+    columns |= dict(zip(binding.outputs, scored.columns, strict=True))
+    return pa.table({name: columns[name] for name in schema.names if name in columns})
+
+
+def _without_keys(found: _Found, dataset: Dataset, kept: Sequence[str]) -> tuple[str, ...]:
+    """Kept columns without the keys of the paths, which must not be in the files too."""
+    keys = set(dataset.hive.names)
+    doubled = [name for name in kept if name in keys and name in dataset.schema.names]
+    if doubled:
+        found.notes.append(f"{some(doubled)} are keys of the paths and are left out of the files")
+    return tuple(name for name in kept if name not in keys)
+
+
+def _known_nulls(found: _Found, dataset: Dataset, binding: Binding) -> list[ScorerError]:
+    """Nulls that the footers show where the feed allows none, if they alone break the budget."""
+    options = found.options
+    if options.rows.where or options.rows.limit is not None:
+        return []
+    problems: list[ScorerError] = []
+    for feed in binding.feeds:
+        nulls = {n: dataset.nulls.get(n, 0) for n in feed.columns} if feed.on_null == "error" else {}
+        worst = max(nulls, key=lambda name: nulls[name], default="")
+        if worst and not within(options.scoring.max_bad_rows, nulls[worst], dataset.rows):
+            what = f"column {worst!r} has nulls and input {feed.tensor!r} takes none"
+            found_ = f"{nulls[worst]:,} of {dataset.rows:,} rows"
+            one, other = f"--on-null '{feed.tensor}=0'", f'--where "{worst} is not null"'
+            hint = f"{one} (or another constant), {other}, or --max-bad-rows {nulls[worst]}"
+            problems.append(
+                BindingError(
+                    what, f"tensor {feed.tensor!r}", f"at most {options.scoring.max_bad_rows} bad rows", found_, hint
+                )
+            )
+    return problems
+
+
+def _dictionaries(fixed: Sequence[str], texts: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
+    """Leaf paths that are worth a dictionary in the output, among the kept columns."""
+    leaves = [path for path in fixed if path in kept or path.split(".")[0] in kept]
+    return tuple(sorted({*leaves, *texts}))
+
+
+def _remarks(dataset: Dataset, model: ModelSpec | None) -> list[str]:
+    """What a person should know, though nothing is wrong."""
+    notes = []
+    if dataset.skipped:
+        notes.append(f"{dataset.skipped:,} files are not Parquet, hidden, or start with _, and were passed over")
+    if dataset.rows == 0:
+        notes.append("the input has no rows; the output will have none")
+    if len(dataset.files) >= _TINY_FILES and dataset.rows / len(dataset.files) < _TINY_FILES:
+        notes.append(f"{len(dataset.files):,} small files: opening them will take most of the time; compact them first")
+    if model is not None:
+        notes += [f"a row's score may depend on its batch: {reason}" for reason in model.coupled]
+    return notes
+
+
+def suggest(model: ModelSpec, inputs: Sequence[str]) -> tuple[list[str], list[ScorerError]]:
+    """The --feed lines that a run on this input would choose, and why it could not."""
+    dataset = look(inputs)
+    binding, problems = bind(BindingOptions(), model, dataset.columns)
+    lines = [f"--feed '{feed.tensor}={','.join(_quoted(name) for name in feed.columns)}'" for feed in binding.feeds]
+    return lines, problems
+
+
+def _quoted(name: str) -> str:
+    """A column name as --feed reads it."""
+    return name if not set(name) & set(",'*?[ ") else '"\'"' + name.replace("'", "''") + '"\'"'

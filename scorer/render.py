@@ -1,0 +1,203 @@
+"""Values as text for a person, and progress as lines or a live bar."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+from scorer.events import Notice, PartFailed, PartFinished, PlanReady, Published
+
+if TYPE_CHECKING:
+    from scorer.events import Event
+    from scorer.model import ModelSpec
+    from scorer.plan import Plan
+    from scorer.report import Report
+    from scorer.verify import Verdict
+
+LINE_EVERY_S = 5.0
+_BAR = 24
+
+
+def plan_text(plan: Plan) -> str:
+    """What would happen."""
+    facts = plan.to_dict()
+    lines: list[tuple[str, str]] = [("output", plan.output)]
+    if plan.frozen is not None:
+        source, frozen = facts["input"], plan.frozen
+        lines += [
+            ("input", f"{source['rows']:,} rows in {_n(source['files'], 'file')}, {_n(source['parts'], 'part')}"),
+            ("model", f"{plan.model.path if plan.model else ''} on {frozen.session.device}"),
+        ]
+        lines += [("feed", f"{feed.tensor} ({feed.dtype}) = {_names(feed.columns)}") for feed in frozen.binding.feeds]
+        lines += [("fetch", f"{fetch.tensor} -> {_names(fetch.columns)}") for fetch in frozen.binding.fetches]
+        lines += [("keep", _names(frozen.binding.kept) or "none")]
+        lines += [("where", text) for text in frozen.conditions]
+        tried = f" (tried {'; '.join(frozen.trials)})" if frozen.trials else ""
+        lines += [("batch rows", f"{frozen.batch_rows:,}{tried}")]
+        lines += [("plan", frozen.plan_hash[:16])]
+    if plan.forecast is not None:
+        fore = plan.forecast
+        lines += [
+            ("time", f"{_seconds(fore.seconds[0])} to {_seconds(fore.seconds[1])}"),
+            ("memory", f"{size(fore.memory_bytes[0])} to {size(fore.memory_bytes[1])}"),
+            ("disk", f"{size(fore.output_bytes[0])} to {size(fore.output_bytes[1])}"),
+        ]
+    lines += [("note", note) for note in plan.notes]
+    if plan.done:
+        lines += [("state", "done already: nothing would be scored")]
+    elif plan.resumes:
+        lines += [("state", "an earlier run is unfinished: the rest would be scored")]
+    return _facts(lines)
+
+
+def report_text(report: Report) -> str:
+    """What was done, on a screen."""
+    if report.already_done:
+        return f"Done already: {report.counts.scored:,} rows are scored in {report.output}; nothing was done."
+    counts = report.counts
+    lines = [
+        ("output", f"{report.output} ({_n(report.parts, 'part')}, {size(report.output_bytes)})"),
+        ("time", f"{_seconds(report.seconds)}, {report.rows_per_s:,.0f} rows/s"),
+        ("model", f"{report.device}, batches of {report.batch_rows:,}, {report.calls:,} calls"),
+        ("memory", f"{size(report.peak_memory_bytes)} at the most in this process"),
+    ]
+    if report.parts_resumed:
+        lines.insert(1, ("resumed", f"{report.parts_resumed:,} parts were done by an earlier run"))
+    if report.bottleneck:
+        lines.append(("bottleneck", report.bottleneck))
+    if report.quarantine:
+        lines.append(("quarantine", report.quarantine))
+    lines += [("note", note) for note in report.notes]
+    head = (
+        f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined "
+        f"+ {counts.filtered:,} filtered"
+    )
+    return head + "\n" + _facts(lines)
+
+
+def model_text(spec: ModelSpec) -> str:
+    """What a model takes and gives."""
+    lines = [("model", f"{spec.path} ({size(spec.bytes)})"), ("digest", spec.digest[:16])]
+    lines += [("input", f"{tensor.name}: {tensor}") for tensor in spec.inputs]
+    lines += [("output", f"{tensor.name}: {tensor}") for tensor in spec.outputs]
+    optional = [
+        ("features", _names(spec.feature_names)),
+        ("classes", _names(spec.class_labels)),
+        ("made by", spec.producer),
+        ("opsets", ", ".join(f"{k} {v}" for k, v in spec.opsets.items())),
+        ("operators", ", ".join(f"{k} {v}" for k, v in spec.operators.items())),
+        ("caution", "; ".join(spec.coupled)),
+    ]
+    return _facts(lines + [(name, text) for name, text in optional if text])
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """What `verify` found."""
+    counts = verdict.counts
+    how = "every value read" if verdict.deep else "footers read"
+    head = (
+        f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined + "
+        f"{counts.filtered:,} filtered, in {_n(verdict.parts, 'part')} ({how})"
+    )
+    if verdict.whole:
+        return f"{head}\nThe output is whole: {verdict.output}"
+    return "\n".join([head, f"{_n(len(verdict.faults), 'fault')} in {verdict.output}:", *verdict.faults[:20]])
+
+
+def facts_text(values: dict[str, Any]) -> str:
+    """A flat dict, a line each."""
+    return _facts([(name, str(value)) for name, value in values.items()])
+
+
+class Progress:
+    """Watches a run: a bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, stream: TextIO, *, live: bool) -> None:
+        self._stream, self._live = stream, live
+        self._started = self._shown = time.monotonic()
+        self._ready: PlanReady | None = None
+        self._parts = self._rows = self._failed = self._quarantined = 0
+
+    def __call__(self, event: Event) -> None:
+        """Take note, and show it when it is time."""
+        match event:
+            case PlanReady():
+                self._ready, self._started = event, time.monotonic()
+                done = f", {event.done:,} of them done before" if event.done else ""
+                self._say(f"scoring {event.rows:,} rows in {_n(event.parts, 'part')}{done}, on {event.where}")
+            case PartFinished():
+                self._parts += 1
+                self._rows += event.receipt.proof.counts.rows
+                self._quarantined += event.receipt.proof.counts.quarantined
+                self._show()
+            case PartFailed():
+                self._failed += 1
+                self._say(f"part {event.part} failed: {event.error.splitlines()[0]}")
+            case Notice():
+                self._say(event.text)
+            case Published():
+                self._clear()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        ready = self._ready
+        if ready is None or now - self._shown < (0.1 if self._live else LINE_EVERY_S):
+            return
+        self._shown = now
+        rate = self._rows / max(now - self._started, 1e-9)
+        left = (ready.rows - ready.rows_done - self._rows) / max(rate, 1e-9)
+        share = (ready.rows_done + self._rows) / max(ready.rows, 1)
+        text = f"{ready.done + self._parts:,}/{ready.parts:,} parts  {rate:,.0f} rows/s  {_seconds(left)} left"
+        text += f"  {self._quarantined:,} quarantined" if self._quarantined else ""
+        text += f"  {self._failed:,} failed" if self._failed else ""
+        if self._live:
+            full = int(share * _BAR)
+            self._stream.write(f"\r\x1b[K[{'#' * full}{'.' * (_BAR - full)}] {share:4.0%}  {text}")
+        else:
+            self._stream.write(f"{share:4.0%}  {text}\n")
+        self._stream.flush()
+
+    def _say(self, text: str) -> None:
+        self._clear()
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def _clear(self) -> None:
+        if self._live:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+
+def size(count: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:  # noqa: PLR2004 - SI
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def printable(text: str) -> str:
+    """Terminal escapes and other control characters of foreign names made visible."""
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _facts(lines: list[tuple[str, str]]) -> str:
+    return "\n".join(f"  {name:<11}{text}" for name, text in lines)
+
+
+def _names(names: tuple[str, ...] | list[str], limit: int = 8) -> str:
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _n(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 10:  # noqa: PLR2004 - a tenth matters only in short times
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,119 @@
+"""What was done: rows, times, sessions, forecast against fact; folded from receipts."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from scorer import html
+from scorer.events import Counts, Stages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from scorer.events import Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a run did; `to_dict` is report.json."""
+
+    output: str
+    already_done: bool
+    """Nothing was left to do."""
+    parts: int
+    parts_resumed: int
+    """Committed by an earlier, interrupted run."""
+    parts_failed: dict[int, str]
+    counts: Counts
+    seconds: float
+    rows_per_s: float
+    """Of this run: rows read by it over its wall time."""
+    stages: Stages
+    """Seconds of all threads."""
+    calls: int
+    output_bytes: int
+    input_bytes: int
+    peak_memory_bytes: int
+    """Of the driver's process; worker processes have their own."""
+    sessions: dict[str, int]
+    """Sessions made, by process."""
+    trial_sessions: int
+    device: str
+    batch_rows: int
+    halved: tuple[int, ...]
+    """Parts in which a batch was halved: their scores may differ in the last bits."""
+    model: str
+    plan: str
+    asked: dict[str, Any]
+    """Options that were not at their default."""
+    versions: dict[str, str]
+    forecast: dict[str, Any] | None
+    notes: tuple[str, ...] = ()
+    quarantine: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As data."""
+        data = asdict(self)
+        return data | {
+            "counts": self.counts.to_dict(),
+            "stages": self.stages.to_dict(),
+            "seconds": round(self.seconds, 3),
+            "rows_per_s": round(self.rows_per_s),
+            "parts_failed": {str(part): text for part, text in self.parts_failed.items()},
+            "bottleneck": self.bottleneck,
+        }
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that took the most time, with its share."""
+        spent = asdict(self.stages)
+        total = sum(spent.values())
+        if not total:
+            return ""
+        name = max(spent, key=lambda stage: spent[stage])
+        return f"{name}: {spent[name] / total:.0%} of the threads' time"
+
+    def _repr_html_(self) -> str:
+        return html.facts("Report", self.to_dict())
+
+
+def fold(receipts: Iterable[Receipt], ours: Mapping[int, Receipt], **facts: Any) -> Report:  # noqa: ANN401 - Report's own fields
+    """The report over all receipts, timed over those of this run."""
+    everything = list(receipts)
+    counts, stages = Counts(), Stages()
+    sessions: dict[str, int] = dict(facts.pop("sessions", {}))
+    for receipt in everything:
+        counts += receipt.proof.counts
+    for receipt in ours.values():
+        stages += receipt.stages
+        if receipt.worker:
+            sessions[receipt.worker] = max(sessions.get(receipt.worker, 0), receipt.sessions)
+    read = sum(receipt.proof.counts.rows for receipt in ours.values())
+    return Report(
+        parts_resumed=len(everything) - len(ours),
+        counts=counts,
+        rows_per_s=read / facts["seconds"] if facts["seconds"] else 0.0,
+        stages=stages,
+        calls=sum(receipt.calls for receipt in ours.values()),
+        output_bytes=sum(receipt.size for receipt in everything),
+        input_bytes=sum(receipt.bytes_read for receipt in ours.values()),
+        sessions=sessions,
+        halved=tuple(i for i, r in ours.items() if 0 < r.batch_rows < facts["batch_rows"]),
+        **facts,
+    )
+
+
+def versions() -> dict[str, str]:
+    """What decides bits besides the plan."""
+    names = {"scorer": "dask-scorer"} | {
+        n: n for n in ("onnxruntime", "pyarrow", "pandas", "dask", "distributed", "numpy")
+    }
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name, distribution in names.items():
+        with suppress(Exception):
+            found[name] = version(distribution)
+    return found

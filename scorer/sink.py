@@ -1,0 +1,270 @@
+"""Write one part to staging and commit it, first wins; return its receipt.
+
+work-<plan8>/tmp/part-….<attempt>.parquet   written, checked, then linked to
+work-<plan8>/parts/…/part-00000.parquet     its one final name
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import errno
+import hashlib
+import os
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from scorer.dataset import open_parquet
+from scorer.errors import CommitError, OutputFull
+from scorer.events import Proof, Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from scorer.reader import Source
+
+PROOF_KEY = b"scorer"
+ERROR_COLUMNS = ("_error", "_stage", "_file", "_row")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG}
+_ROW_GROUP = 1 << 20
+_HERE = -100  # AT_FDCWD
+NO_REPLACE, EXCHANGE = 1, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staging:
+    """Where the parts of one plan are made, before they are published."""
+
+    root: Path
+
+    @property
+    def tmp(self) -> Path:
+        """Attempts; never published."""
+        return self.root / "tmp"
+
+    @property
+    def parts(self) -> Path:
+        """Committed parts; becomes the output in one rename."""
+        return self.root / "parts"
+
+    @property
+    def quarantine(self) -> Path:
+        """Rows that could not be scored."""
+        return self.root / "quarantine"
+
+
+def write_part(
+    staging: Staging, name: str, attempt: str, table: pa.Table, proof: Proof, codec: str, dictionaries: Sequence[str]
+) -> None:
+    """Commit the table under its final name, unless another attempt was first."""
+    final = staging.parts / name
+    metadata = {**(table.schema.metadata or {}), PROOF_KEY: proof.to_json().encode()}
+    tmp = staging.tmp / f"{final.stem}.{attempt}.parquet"
+    _write(tmp, table.replace_schema_metadata(metadata), codec, dictionaries)
+    _commit(tmp, final, table.num_rows)
+
+
+def write_quarantine(
+    staging: Staging, name: str, attempt: str, source: Source, rows: Sequence[int], why: Sequence[tuple[str, str]]
+) -> str:
+    """Commit the bad rows with all columns of their file and the reason; returns the file's name."""
+    own = name.replace("/", "__").removesuffix(".parquet") + f".{attempt}.parquet"
+    table = _rows_of(source, rows)
+    table = table.drop_columns([c for c in ERROR_COLUMNS if c in table.column_names])
+    count = len(rows)
+    for column, values in zip(
+        ERROR_COLUMNS,
+        (
+            pa.array([reason for _, reason in why], pa.string()),
+            pa.array([stage for stage, _ in why], pa.string()),
+            pa.array([source.path] * count, pa.string()),
+            pa.array(list(rows), pa.int64()),
+        ),
+        strict=True,
+    ):
+        table = table.append_column(column, values)
+    tmp = staging.tmp / own
+    _write(tmp, table, "zstd", ())
+    _commit(tmp, staging.quarantine / own, count)
+    return own
+
+
+def read_proof(path: str | Path) -> Proof | None:
+    """What a committed part's footer says, or None when it is not ours."""
+    with open_parquet(str(path)) as parquet:
+        text = (parquet.metadata.metadata or {}).get(PROOF_KEY)
+    return Proof.from_json(text) if text else None
+
+
+def receipt_of(staging: Staging, name: str) -> Receipt:
+    """What a committed part proves about itself."""
+    path = staging.parts / name
+    proof = read_proof(path)
+    if proof is None:
+        what, hint = "a staged part is not one of ours", "remove it, and repeat the command"
+        raise CommitError(what, str(path), f"{PROOF_KEY.decode()!r} in its footer", "nothing", hint)
+    return Receipt(proof=proof, name=name, size=path.stat().st_size)
+
+
+def against(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table in the planned schema, nullability and metadata included; anything else is an error."""
+    columns = []
+    for field in schema:
+        column = table[field.name]
+        if column.type != field.type:
+            column = column.cast(field.type)
+        if column.null_count and not field.nullable:
+            what = f"column {field.name!r} has nulls and the input's schema says it has none"
+            raise CommitError(what, "", "no nulls", f"{column.null_count} nulls", "drop the column with --keep")
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def digest(column: pa.ChunkedArray | pa.Array) -> str:
+    """A digest of the values alone: the same however they are chunked, encoded or stored."""
+    hasher = hashlib.sha256()
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    _feed_digest(array, hasher)
+    return hasher.hexdigest()[:32]
+
+
+def encode_schema(schema: pa.Schema) -> str:
+    """An Arrow schema as text."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def decode_schema(text: str) -> pa.Schema:
+    """The inverse of `encode_schema`."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+@contextmanager
+def map_write_errors(path: str | Path) -> Iterator[None]:
+    """A disk's complaints as ours."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in _FULL:
+            hint = "make room or check the rights, then repeat the command; committed parts are kept"
+            raise OutputFull("the output cannot be written", str(path), "room and rights", reason, hint) from error
+        what, hint = "the output cannot be written", "repeat the command; committed parts are kept"
+        raise CommitError(what, str(path), "a working file system", reason, hint) from error
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write(path: Path, table: pa.Table, codec: str, dictionaries: Sequence[str]) -> None:
+    """One complete, checked, durable file."""
+    with map_write_errors(path):
+        try:
+            with path.open("wb") as file:
+                with pq.ParquetWriter(
+                    file,
+                    table.schema,
+                    compression=codec,
+                    use_dictionary=list(dictionaries) or False,
+                    write_page_checksum=True,
+                ) as writer:
+                    writer.write_table(table, row_group_size=_ROW_GROUP)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                path.unlink()
+            raise
+
+
+def _commit(tmp: Path, final: Path, rows: int) -> None:
+    """Give the file its one name; whoever is second leaves the first in place."""
+    with open_parquet(str(tmp)) as parquet:
+        got = parquet.metadata.num_rows
+    if got != rows:
+        msg = f"wrote {rows} rows to {tmp} and found {got}"
+        raise AssertionError(msg)
+    with map_write_errors(final):
+        try:
+            os.link(tmp, final)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}:
+                raise
+            _commit_without_links(tmp, final)
+        tmp.unlink(missing_ok=True)
+
+
+def rename(source: Path, target: Path, flag: int) -> None:
+    """Linux's renameat2: NO_REPLACE or EXCHANGE, or OSError where the system has neither."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if libc.renameat2(_HERE, os.fsencode(source), _HERE, os.fsencode(target), flag):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(target))
+
+
+def _commit_without_links(tmp: Path, final: Path) -> None:
+    """For file systems without hard links; without renameat2 too, equal attempts may replace each other."""
+    try:
+        rename(tmp, final, NO_REPLACE)
+    except FileExistsError:
+        pass
+    except OSError:
+        if not final.exists():
+            tmp.rename(final)
+
+
+def _rows_of(source: Source, rows: Sequence[int]) -> pa.Table:
+    """Single rows of a file with all its columns."""
+    wanted = np.asarray(rows)
+    pieces = []
+    with open_parquet(source.path) as parquet:
+        first = 0
+        for g in range(parquet.metadata.num_row_groups):
+            count = parquet.metadata.row_group(g).num_rows
+            here = wanted[(wanted >= first) & (wanted < first + count)] - first
+            if len(here):
+                at = 0
+                for batch in parquet.iter_batches(row_groups=[g], use_threads=False):
+                    inside = here[(here >= at) & (here < at + batch.num_rows)] - at
+                    pieces.append(pa.Table.from_batches([batch]).take(pa.array(inside)))
+                    at += batch.num_rows
+            first += count
+    return pa.concat_tables(pieces)
+
+
+def _feed_digest(array: pa.Array, hasher: hashlib._Hash) -> None:
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return _feed_digest(array.cast(kind.value_type), hasher)
+    hasher.update(f"{kind}:{len(array)}:{array.null_count};".encode())
+    if array.null_count:
+        hasher.update(np.packbits(array.is_null().to_numpy(zero_copy_only=False)).tobytes())
+        array = array.drop_null()
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        hasher.update(pc.list_value_length(array).cast(pa.int64()).to_numpy().tobytes())
+        return _feed_digest(array.flatten(), hasher)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        hasher.update(pc.binary_length(array).cast(pa.int64()).to_numpy().tobytes())
+        for text in array.to_pylist():
+            hasher.update(text.encode())
+        return None
+    hasher.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).data)
+    return None

@@ -1,0 +1,175 @@
+"""Try a few hundred rows through the real path: output shapes, batch rows, the forecast."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer import partition
+from scorer.binding import fetch_of
+from scorer.dataset import open_parquet, unreadable
+from scorer.errors import BatchError, BindingError, ScorerError
+from scorer.plan import BATCH_ROWS, Forecast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scorer.binding import Binding
+    from scorer.dataset import Dataset
+    from scorer.features import Fetch
+    from scorer.model import ModelSpec
+    from scorer.session import Session
+
+SAMPLE_ROWS = 256
+PROBE_ROWS = 16_384
+PROBED_FROM = 50_000  # rows: below, a probe costs more than it can save
+_CANDIDATES = (256, 1024, 4096, 16_384)
+_ROUNDS = 5
+_TIE = 1.03  # a larger batch must be this much faster
+_BUDGET_S = 0.5
+_SPREAD = (0.7, 2.0)  # a sample of the first rows on a shared machine says no more
+_BASE_BYTES = 250 * 2**20  # the process with its imports
+_COPIES = 3  # a part decoded, packed and encoded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What tuning found."""
+
+    batch_rows: int
+    rows_per_s: float | None
+    """Of scoring, one thread; None when nothing was timed."""
+    trials: tuple[str, ...] = ()
+
+
+def sample(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
+    """The first rows of the input, planned columns only; keys of paths included."""
+    pieces: list[pa.Table] = []
+    left = rows
+    for file in dataset.files:
+        if left <= 0 or len(pieces) > _ROUNDS:
+            break
+        own = [name for name in schema.names if name in dataset.schema.names]
+        try:
+            with open_parquet(file.path) as parquet:
+                batch = next(parquet.iter_batches(batch_size=left, columns=own, use_threads=False), None)
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(file.path, error) from error
+        if batch is None or not batch.num_rows:
+            continue
+        columns = []
+        for field in schema:
+            if field.name in own:
+                columns.append(pa.chunked_array([batch[field.name]]).cast(field.type))
+            else:
+                value = file.hive.get(field.name)
+                scalar = pa.scalar(None, field.type) if value is None else pa.scalar(value).cast(field.type)
+                columns.append(pa.chunked_array([pa.repeat(scalar, batch.num_rows)]))
+        pieces.append(pa.Table.from_arrays(columns, schema=schema))
+        left -= batch.num_rows
+    return pa.concat_tables(pieces) if pieces else schema.empty_table()
+
+
+def outputs(
+    session: Session, binding: Binding, wanted: Mapping[str, str], table: pa.Table, model: ModelSpec, prefix: str
+) -> tuple[tuple[Fetch, ...], list[ScorerError]]:
+    """How each wanted output becomes columns, learnt from rows that really went through."""
+    rows = binding.fixed_batch or max(2, min(SAMPLE_ROWS, table.num_rows))
+    feeds = _good_rows(binding, table, rows) or partition.fabricated(binding, rows)
+    try:
+        results = session.run(list(wanted), feeds)
+    except BatchError as first:
+        try:
+            results = session.run(list(wanted), partition.fabricated(binding, rows))
+        except BatchError:
+            what, hint = (
+                "the model refuses the first rows of the input",
+                "check --feed: order, types and values of the columns",
+            )
+            raise BindingError(what, model.path, "a batch that runs", first.found, hint) from first
+    problems: list[ScorerError] = []
+    fetches: list[Fetch] = []
+    for (tensor, column), values in zip(wanted.items(), results, strict=True):
+        try:
+            fetches.append(fetch_of(tensor, column, values, rows, model, prefix))
+        except ScorerError as error:
+            problems.append(error)
+    return tuple(fetches), problems
+
+
+def probe(session: Session, binding: Binding, table: pa.Table) -> Probe:
+    """The batch rows that score the sample fastest: interleaved, one thread, best of five."""
+    best = dict.fromkeys((n for n in _CANDIDATES if n <= max(table.num_rows, _CANDIDATES[0])), float("inf"))
+    began = time.perf_counter()
+    for turn in range(_ROUNDS):
+        for batch_rows in best:
+            rows = min(table.num_rows, max(batch_rows, 4 * _CANDIDATES[0]))
+            started = time.perf_counter()
+            partition.score(table.slice(0, rows), partition.grid(rows, batch_rows), binding, session)
+            best[batch_rows] = min(best[batch_rows], (time.perf_counter() - started) / rows)
+        if time.perf_counter() - began > _BUDGET_S and turn:
+            break
+    chosen = min(best)
+    for batch_rows in sorted(best):
+        if best[batch_rows] * _TIE < best[chosen]:
+            chosen = batch_rows
+    trials = tuple(f"{n} rows: {1 / seconds:,.0f} rows/s" for n, seconds in best.items())
+    return Probe(batch_rows=chosen, rows_per_s=1 / best[chosen], trials=trials)
+
+
+def untuned(binding: Binding, asked: int | None) -> Probe:
+    """What is used when nothing is probed."""
+    return Probe(batch_rows=binding.fixed_batch or asked or BATCH_ROWS, rows_per_s=None)
+
+
+def forecast(
+    rows: int, row_bytes: float, out: pa.Table, codec: str, rows_per_s: float, threads: int, part_rows: int
+) -> Forecast:
+    """Ranges for the whole run, given the sample's speed and its encoded size."""
+    encoded = pa.BufferOutputStream()
+    started = time.perf_counter()
+    pq.write_table(out, encoded, compression=codec, use_dictionary=False)
+    write_s = (time.perf_counter() - started) / max(out.num_rows, 1)
+    seconds = rows * (1 / rows_per_s + write_s) / threads
+    out_bytes = encoded.tell() / max(out.num_rows, 1) * rows
+    memory = _BASE_BYTES + threads * part_rows * row_bytes * _COPIES
+    low, high = _SPREAD
+    return Forecast(
+        seconds=(seconds * low, seconds * high),
+        memory_bytes=(int(memory * low), int(memory * high)),
+        output_bytes=(int(out_bytes * low), int(out_bytes * 1.3)),
+        rows_per_s=rows_per_s,
+    )
+
+
+def string_dictionaries(table: pa.Table, names: Sequence[str]) -> list[str]:
+    """Text columns that repeat themselves in the sample, and dictionary columns always."""
+    chosen = []
+    for name in names:
+        kind = table.schema.field(name).type
+        if pa.types.is_dictionary(kind):
+            chosen.append(name)
+        elif (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and table.num_rows:
+            distinct = len(table[name].unique())
+            if distinct < table.num_rows / 2:
+                chosen.append(name)
+    return chosen
+
+
+def _good_rows(binding: Binding, table: pa.Table, rows: int) -> dict[str, object] | None:
+    """Tensors of the sample's rows that can be fed, if there are any."""
+    from scorer.features import pack  # noqa: PLC0415 - the only use
+
+    if not table.num_rows:
+        return None
+    packs = {feed.tensor: pack(feed, table) for feed in binding.feeds}
+    bad = {row for packed in packs.values() for row in packed.bad}
+    good = [row for row in range(table.num_rows) if row not in bad]
+    if not good:
+        return None
+    picked = [good[i % len(good)] for i in range(rows)]
+    return {name: packed.batch(0, table.num_rows)[picked] for name, packed in packs.items()}

@@ -1,0 +1,171 @@
+"""Prove an output again from its own files: rows in = scored + quarantined + filtered.
+
+Trusts nothing but the ledger's digest in the manifest; with `deep` every value is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer import html
+from scorer.commit import LEDGER, file_digest, load_plan
+from scorer.dataset import open_parquet
+from scorer.errors import CommitError
+from scorer.events import Counts, Proof
+from scorer.sink import PROOF_KEY, decode_schema, digest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scorer.commit import Place
+    from scorer.plan import FrozenPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What `verify` checked and found."""
+
+    output: str
+    parts: int
+    counts: Counts
+    deep: bool
+    faults: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.faults
+
+    def to_dict(self) -> dict[str, Any]:
+        """As data."""
+        return {
+            "output": self.output, "whole": self.whole, "parts": self.parts, "deep": self.deep,
+            **self.counts.to_dict(), "faults": list(self.faults),
+        }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        return html.facts("Verdict", self.to_dict())
+
+
+def verify(place: Place, *, deep: bool = False) -> Verdict:
+    """The published output against its plan, manifest and ledger."""
+    plan = load_plan(place.folder / "plan.json")
+    ledger_path, manifest_path = place.folder / "ledger.parquet", place.folder / "manifest.json"
+    if plan is None or not ledger_path.exists() or not manifest_path.exists():
+        what, hint = (
+            "there is no proof beside the output",
+            "name the output of a finished run; give --work-dir if it had one",
+        )
+        raise CommitError(what, str(place.folder), "plan.json, ledger.parquet, manifest.json", "not all of them", hint)
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        ledger = pq.read_table(ledger_path, schema=LEDGER).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        what, hint = "the proof beside the output cannot be read", "restore it, or score again with --overwrite"
+        raise CommitError(what, str(place.folder), "a manifest and a ledger", str(error)[:200], hint) from error
+    faults = _manifest_faults(manifest, plan, ledger, ledger_path)
+    total = Counts()
+    schema = decode_schema(plan.output_schema)
+    for row in ledger:
+        counts = Counts(**{name: row[name] for name in Counts().to_dict()})
+        total += counts
+        faults += [f"{row['name']}: {fault}" for fault in _part_faults(place, plan, row, counts, schema, deep)]
+    faults += _strays(place.output, {row["name"] for row in ledger})
+    return Verdict(output=str(place.output), parts=len(ledger), counts=total, deep=deep, faults=tuple(faults))
+
+
+def _manifest_faults(manifest: dict[str, Any], plan: FrozenPlan, ledger: list[dict[str, Any]], path: Path) -> list[str]:
+    """The manifest against the ledger and the plan."""
+    sums = {name: sum(row[name] for row in ledger) for name in Counts().to_dict()}
+    expected = {
+        "ledger": file_digest(path), "plan": plan.plan_hash, "request": plan.request_hash,
+        "model": plan.session.digest, "parts": len(ledger), "size": sum(row["size"] for row in ledger), **sums,
+    }  # fmt: skip
+    faults = [
+        f"manifest: {name} is {manifest.get(name)!r}, and the files say {value!r}"
+        for name, value in expected.items()
+        if manifest.get(name) != value
+    ]
+    planned = {part.name: part.rows for part in plan.parts()}
+    listed = {row["name"]: row["rows"] for row in ledger}
+    faults += [f"ledger: {name} is not listed" for name in sorted(planned.keys() - listed.keys())]
+    faults += [f"ledger: {name} was not planned" for name in sorted(listed.keys() - planned.keys())]
+    faults += [
+        f"ledger: {name} has {listed[name]} rows of {planned[name]} planned"
+        for name in sorted(planned.keys() & listed.keys())
+        if listed[name] != planned[name]
+    ]
+    return faults
+
+
+def _part_faults(
+    place: Place,
+    plan: FrozenPlan,
+    row: dict[str, Any],
+    counts: Counts,
+    schema: pa.Schema,
+    deep: bool,  # noqa: FBT001 - passed on
+) -> list[str]:
+    """One part's file against its row of the ledger."""
+    path = place.output / row["name"]
+    if not path.exists():
+        return ["the part is gone"]
+    try:
+        with open_parquet(str(path)) as parquet:
+            text = (parquet.metadata.metadata or {}).get(PROOF_KEY)
+            found_rows, found_schema = parquet.metadata.num_rows, parquet.schema_arrow
+        proof = Proof.from_json(text) if text else None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        return [f"the part cannot be read: {str(error)[:120]}"]
+    if proof is None:
+        return ["the footer is not one of ours"]
+    checks = [
+        ("rows do not balance", counts.balanced, True),
+        ("size", os.path.getsize(path), row["size"]),
+        ("rows", found_rows, counts.scored),
+        ("part number", proof.part, row["part"]),
+        ("plan", proof.plan, plan.plan_hash),
+        ("model", proof.model, plan.session.digest),
+        ("counts", proof.counts, counts),
+        ("digests", proof.digests, dict(row["digests"])),
+        ("quarantine", proof.quarantine, row["quarantine"]),
+        ("schema", found_schema.equals(schema, check_metadata=False), True),
+    ]
+    faults = [f"{what}: {found}, and the ledger says {said}" for what, found, said in checks if found != said]
+    if row["quarantine"]:
+        faults += _quarantine_faults(place.folder / "quarantine" / row["quarantine"], counts.quarantined)
+    return faults + (_value_faults(path, proof) if deep else [])
+
+
+def _quarantine_faults(path: Path, rows: int) -> list[str]:
+    try:
+        found = pq.read_metadata(path).num_rows
+    except (OSError, pa.ArrowException):
+        return [f"its quarantine {path.name} is gone or cannot be read"]
+    return [] if found == rows else [f"its quarantine has {found} rows of {rows}"]
+
+
+def _value_faults(path: Path, proof: Proof) -> list[str]:
+    """Every page read with its checksum, every score against its digest."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        found = {name: digest(table[name]) for name in proof.digests}
+    except (OSError, KeyError, pa.ArrowException) as error:
+        return [f"its values cannot be read: {str(error)[:120]}"]
+    return [f"column {name!r} holds other values" for name in found if found[name] != proof.digests[name]]
+
+
+def _strays(output: Path, names: set[str]) -> list[str]:
+    """Files in the output that the ledger does not know."""
+    there = {
+        os.path.relpath(os.path.join(folder, name), output).replace(os.sep, "/")
+        for folder, _, files in os.walk(output)
+        for name in files
+    }
+    return [f"{name}: not in the ledger" for name in sorted(there - names)]

@@ -1,0 +1,120 @@
+"""Run parts as Dask DataFrames, in waves, and hand back receipts as they come.
+
+    dd.from_map(read) → map_partitions(score) → map_partitions(write)      one fused task per part
+
+Submission stays linear because each wave is a small collection of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.dataframe as dd
+import pandas as pd
+from distributed import as_completed, futures_of
+
+from scorer.worker import REGISTRY, ScorerPlugin, read_meta, read_part, score_part, write_part_
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from distributed import Client
+
+    from scorer.cluster import Crew
+    from scorer.events import Receipt
+    from scorer.plan import Part
+    from scorer.worker import Spec
+
+WAVE = 128
+_REFILL = 3  # unfinished parts per thread below which the next wave goes in
+
+Outcome = tuple["Part", "Receipt | BaseException | None"]
+"""A part with its receipt, its error, or None when it was left for the next run."""
+
+
+def drive(crew: Crew, spec: Spec, parts: Iterator[Part]) -> Iterator[Outcome]:
+    """Every part's outcome, in the order they end."""
+    meta = read_meta(spec)
+    if crew.client is None:
+        yield from _here(spec, parts, meta)
+        return
+    plugin = ScorerPlugin(spec)
+    crew.client.register_plugin(plugin)
+    try:
+        yield from _Waves(crew.client, crew, spec, parts, meta).outcomes()
+    finally:
+        if crew.client.status == "running":
+            crew.client.unregister_worker_plugin(plugin.name)
+
+
+def collection(parts: list[Part], key: str, meta: pd.DataFrame) -> Any:  # noqa: ANN401 - dask is untyped
+    """Read, score and write as one Dask series of receipts; meta is given, never inferred."""
+    receipts = pd.Series([], dtype=object)
+    return (
+        dd.from_map(read_part, parts, args=[key], meta=meta, enforce_metadata=False, label="scorer-read")
+        .map_partitions(score_part, key, meta=meta, enforce_metadata=False)
+        .map_partitions(write_part_, key, meta=receipts, enforce_metadata=False)
+    )
+
+
+def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame) -> Iterator[Outcome]:
+    """One part at a time in this thread, so that a debugger can follow."""
+    REGISTRY.prime(spec)
+    try:
+        for part in parts:
+            try:
+                with dask.config.set(scheduler="synchronous"):
+                    boxed = collection([part], spec.key, meta).compute()
+            except Exception as error:  # noqa: BLE001 - the worker boundary: the driver decides
+                yield part, error
+            else:
+                yield part, boxed.iloc[0]
+    finally:
+        REGISTRY.drop(spec.key)
+
+
+class _Waves:
+    """Waves of one execution on a Dask client."""
+
+    def __init__(self, client: Client, crew: Crew, spec: Spec, parts: Iterator[Part], meta: pd.DataFrame) -> None:
+        self._client, self._crew, self._spec = client, crew, spec
+        self._parts, self._meta = parts, meta
+        self._running: dict[Any, Part] = {}
+        self._sent = 0
+        self._threads = crew.threads()
+        self._ended = as_completed([], with_results=True, raise_errors=False, loop=client.loop)
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Send waves so that no thread waits, and yield what ends."""
+        more = self._send()
+        while self._running:
+            for batch in self._ended.batches():
+                for future, result in batch:
+                    yield self._running.pop(future.key), _outcome(future, result)
+                    future.release()
+                if more and len(self._running) < _REFILL * self._threads:
+                    more = self._send()
+
+    def _send(self) -> bool:
+        """Send the next wave; False when no part was left."""
+        self._threads = self._crew.threads()
+        wave = list(itertools.islice(self._parts, max(WAVE, 2 * self._threads)))
+        if not wave:
+            return False
+        lazy = collection(wave, self._spec.key, self._meta).optimize()
+        sent = self._client.persist(lazy, priority=-self._sent)
+        self._sent += 1
+        futures = sorted(futures_of(sent), key=lambda future: future.key[1])
+        for future, part in zip(futures, wave, strict=True):
+            self._running[future.key] = part
+        self._ended.update(futures)
+        return True
+
+
+def _outcome(future: Any, result: Any) -> Receipt | BaseException | None:  # noqa: ANN401 - distributed is untyped
+    """A finished future's receipt, or why there is none."""
+    if future.status == "finished":
+        return result.iloc[0]  # type: ignore[no-any-return]
+    return result[1] if isinstance(result, tuple) else RuntimeError(f"a task ended as {future.status}")
