@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from scorer.errors import CommitError, OptionsError, ScorerError
+from scorer.errors import CommitError, Interrupted, OptionsError, ScorerError
 from scorer.options import FIELDS, build, did_you_mean, read_toml
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from scorer.options import Options
 
-_SIGTERM_EXIT = 143
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _WORK_DIR = click.option("--work-dir", metavar="DIR", help="Where the run kept its proof; default: OUT.scorer.")
 _FLAGS = {name: f"--{name.replace('_', '-')}" for name in FIELDS}
@@ -78,10 +76,10 @@ def reporting(body: Callable[..., None]) -> Callable[..., None]:
             if kwargs.get("debug"):
                 raise
             _fail(error, as_json=kwargs.get("as_json", False))
-        except KeyboardInterrupt as stop:
+        except KeyboardInterrupt:
             click.echo("stopped at once; committed parts are kept, repeat the command to go on", err=True)
             sys.stderr.flush()
-            os._exit(getattr(stop, "exit_code", 130))
+            os._exit(Interrupted.exit_code)  # threads of the runtime must not hold us back
 
     return wrapped
 
@@ -168,7 +166,6 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
     from scorer.pipeline import execute, prepare_options  # noqa: PLC0415 - start-up
     from scorer.render import Progress, plan_text, report_text  # noqa: PLC0415 - start-up
 
-    signal.signal(signal.SIGTERM, _terminate)
     plan = prepare_options(options)
     if verbose and not plan.problems:
         click.echo(plan_text(plan), err=True)
@@ -176,13 +173,6 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
     observers = () if quiet else (Progress(sys.stderr, live=live),)
     report = execute(plan, observers=observers)
     _show(report.to_dict(), report_text(report), as_json=as_json)
-
-
-def _terminate(number: int, frame: object) -> None:  # noqa: ARG001 - the signal's signature
-    """SIGTERM drains like Ctrl-C and exits with 143."""
-    stop = KeyboardInterrupt("terminated")
-    stop.exit_code = _SIGTERM_EXIT  # type: ignore[attr-defined]
-    raise stop
 
 
 @main.command(cls=_Command)

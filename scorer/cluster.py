@@ -11,6 +11,7 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
+from scorer import signals
 from scorer.errors import ClusterError, NoWorkers
 
 if TYPE_CHECKING:
@@ -97,7 +98,21 @@ def _local(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
     processes = options.cluster == "processes"
     workers, threads = _processes(options) if processes else (1, options.threads or CPU_COUNT)
     before = dict(os.environ)
-    cluster = LocalCluster(
+    with signals.ignored_by_children():
+        cluster = _start(workers, threads, processes=processes)
+    for name in os.environ.keys() - before.keys():  # nannies set thread counts in the parent too
+        del os.environ[name]
+    os.environ.update(before)
+    words = f"{workers} processes x {threads} threads" if processes else f"{threads} threads of this process"
+    try:
+        with Client(cluster, set_as_default=False) as client:
+            yield client, words
+    finally:
+        cluster.close(timeout=10)
+
+
+def _start(workers: int, threads: int, *, processes: bool) -> LocalCluster:
+    return LocalCluster(
         processes=processes,
         n_workers=workers,
         threads_per_worker=threads,
@@ -108,15 +123,6 @@ def _local(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
         worker_dashboard_address=f"{LOOPBACK}:0",
         silence_logs=50,
     )
-    for name in os.environ.keys() - before.keys():  # nannies set thread counts in the parent too
-        del os.environ[name]
-    os.environ.update(before)
-    words = f"{workers} processes x {threads} threads" if processes else f"{threads} threads of this process"
-    try:
-        with Client(cluster, set_as_default=False) as client:
-            yield client, words
-    finally:
-        cluster.close(timeout=10)
 
 
 def _processes(options: ClusterOptions) -> tuple[int, int]:

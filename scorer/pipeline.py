@@ -7,9 +7,9 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from scorer import commit, lock, preflight, report, waves
+from scorer import commit, lock, preflight, report, signals, waves
 from scorer.cluster import connect
 from scorer.commit import Place
 from scorer.errors import (
@@ -21,17 +21,17 @@ from scorer.errors import (
     RunFailed,
     ScorerError,
 )
-from scorer.events import Notice, PartFailed, PartFinished, PlanReady, Published
+from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published
 from scorer.options import Options, build, within
 from scorer.worker import REGISTRY, Spec, name_of_process
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from distributed import Client
 
     from scorer.cluster import Crew
-    from scorer.events import Counts, Event, Observer, Receipt
+    from scorer.events import Event, Observer, Receipt
     from scorer.options import Asked
     from scorer.plan import FrozenPlan, Part, Plan
     from scorer.report import Report
@@ -169,27 +169,24 @@ class _Run:
             journal.close()
             REGISTRY.drop(spec.key)
 
-    def gather(self, crew: Crew, spec: Spec, todo: Any, journal: commit.Journal, held: lock.Lock) -> None:  # noqa: ANN401 - an iterator of parts
-        """Take outcomes as they come; an interrupt drains what has started."""
-        outcomes = waves.drive(crew, spec, todo)
-        interrupted: KeyboardInterrupt | None = None
-        while True:
-            try:
-                for part, outcome in outcomes:
-                    self.take(part, outcome, journal)
-                    counts = commit.totals(self.ours.values())
-                    held.progress(parts=self.frozen.n_parts, done=len(self.receipts), **counts.to_dict())
-                    if self.fatal is not None or self.hopeless(counts):
-                        _touch(spec.stop_file)
-                break
-            except KeyboardInterrupt as again:
-                if interrupted is not None:
-                    raise
-                interrupted = again
-                _touch(spec.stop_file)
-                self.tell("stopping: parts that have started are finished; interrupt again to stop at once")
-        if interrupted is not None:
-            raise _interrupted(interrupted, len(self.receipts), self.frozen.n_parts) from None
+    def gather(self, crew: Crew, spec: Spec, todo: Iterator[Part], journal: commit.Journal, held: lock.Lock) -> None:
+        """Take outcomes as they come; a signal drains what has started."""
+
+        def drain() -> None:
+            _touch(spec.stop_file)
+            self.tell("stopping: parts that have started are finished; interrupt again to stop at once")
+
+        counts = Counts()
+        with signals.draining(drain) as stop:
+            for part, outcome in waves.drive(crew, spec, todo):
+                self.take(part, outcome, journal)
+                if part.index in self.ours:
+                    counts += self.ours[part.index].proof.counts
+                held.progress(parts=self.frozen.n_parts, done=len(self.receipts), **counts.to_dict())
+                if self.fatal is not None or self.hopeless(counts):
+                    _touch(spec.stop_file)
+        if stop and len(self.receipts) < self.frozen.n_parts:
+            raise _interrupted(stop.exit_code, len(self.receipts), self.frozen.n_parts)
 
     def take(self, part: Part, outcome: Receipt | BaseException | None, journal: commit.Journal) -> None:
         """One part's outcome."""
@@ -316,10 +313,10 @@ def _too_many_bad(counts: Counts, budget: str, quarantine: str, left: int) -> Ru
     return RunFailed(what, "--max-bad-rows", f"at most {budget}", found, hint)
 
 
-def _interrupted(cause: KeyboardInterrupt, done: int, parts: int) -> Interrupted:
+def _interrupted(exit_code: int, done: int, parts: int) -> Interrupted:
     what, hint = "stopped on request; nothing was published", "repeat the same command to finish the rest"
     error = Interrupted(what, "", "", f"{done:,} of {parts:,} parts are done and kept", hint)
-    error.exit_code = getattr(cause, "exit_code", Interrupted.exit_code)
+    error.exit_code = exit_code
     return error
 
 

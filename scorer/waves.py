@@ -15,7 +15,7 @@ import dask.dataframe as dd
 import pandas as pd
 from distributed import as_completed, futures_of
 
-from scorer.worker import REGISTRY, ScorerPlugin, read_meta, read_part, score_part, write_part_
+from scorer.worker import REGISTRY, ScorerPlugin, commit_part, read_meta, read_part, score_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,12 +50,12 @@ def drive(crew: Crew, spec: Spec, parts: Iterator[Part]) -> Iterator[Outcome]:
 
 
 def collection(parts: list[Part], key: str, meta: pd.DataFrame) -> Any:  # noqa: ANN401 - dask is untyped
-    """Read, score and write as one Dask series of receipts; meta is given, never inferred."""
+    """Read, score and write as one collection whose partitions are receipts; meta is given, never inferred."""
     receipts = pd.Series([], dtype=object)
     return (
         dd.from_map(read_part, parts, args=[key], meta=meta, enforce_metadata=False, label="scorer-read")
         .map_partitions(score_part, key, meta=meta, enforce_metadata=False)
-        .map_partitions(write_part_, key, meta=receipts, enforce_metadata=False)
+        .map_partitions(commit_part, key, meta=receipts, enforce_metadata=False)
     )
 
 
@@ -65,12 +65,12 @@ def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame) -> Iterator[Out
     try:
         for part in parts:
             try:
-                with dask.config.set(scheduler="synchronous"):
-                    boxed = collection([part], spec.key, meta).compute()
+                lazy = collection([part], spec.key, meta).optimize()
+                (receipt,) = dask.get(dict(lazy.__dask_graph__()), lazy.__dask_keys__())
             except Exception as error:  # noqa: BLE001 - the worker boundary: the driver decides
                 yield part, error
             else:
-                yield part, boxed.iloc[0]
+                yield part, receipt
     finally:
         REGISTRY.drop(spec.key)
 
@@ -116,5 +116,5 @@ class _Waves:
 def _outcome(future: Any, result: Any) -> Receipt | BaseException | None:  # noqa: ANN401 - distributed is untyped
     """A finished future's receipt, or why there is none."""
     if future.status == "finished":
-        return result.iloc[0]  # type: ignore[no-any-return]
+        return result  # type: ignore[no-any-return]
     return result[1] if isinstance(result, tuple) else RuntimeError(f"a task ended as {future.status}")

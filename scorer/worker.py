@@ -246,14 +246,17 @@ def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     return result
 
 
-def write_part_(frame: pd.DataFrame, key: str) -> pd.Series:
-    """Commit the good rows as the part and the bad ones to quarantine; one receipt, or the reason why not."""
+def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
+    """Commit the good rows as the part and the bad ones to quarantine; None if the part was left for later.
+
+    The receipt travels bare: boxed in a series it would be more than twice its size on the wire.
+    """
     job = REGISTRY.job(key)
     tally: Tally = frame.attrs["scorer"]
     if tally.skip == "stopped":
-        return _boxed(None)
+        return None
     if tally.skip == "committed":
-        return _boxed(receipt_of(job.staging, tally.part.name))
+        return receipt_of(job.staging, tally.part.name)
     started = time.perf_counter()
     spec, part = job.spec, tally.part
     table = _output_table(frame, job, part)
@@ -285,12 +288,12 @@ def write_part_(frame: pd.DataFrame, key: str) -> pd.Series:
     )
     write_part(job.staging, part.name, tally.attempt, table, proof, spec.frozen.codec, spec.frozen.dictionaries)
     stages = tally.stages + Stages(write=time.perf_counter() - started)
-    return _boxed(replace(
+    return replace(
         receipt_of(job.staging, part.name),
         bytes_read=tally.bytes_read, stages=stages, calls=tally.calls, attempt=tally.attempt,
         worker=name_of_process(), sessions=REGISTRY.made, device=spec.frozen.session.device,
         batch_rows=tally.smallest or spec.frozen.batch_rows,
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
 def read_meta(spec: Spec) -> pd.DataFrame:
@@ -358,11 +361,6 @@ def _verify_model(spec: SessionSpec) -> None:
         hint = "restore it, or start again with --overwrite; workers must see the same file"
         where_ = f"{spec.path} on {name_of_process()}"
         raise ModelError(what, where_, f"sha256 {spec.digest[:16]}", found[:16], hint)
-
-
-def _boxed(receipt: Receipt | None) -> pd.Series:
-    """One receipt as a partition of a Dask series."""
-    return pd.Series([receipt], dtype=object)
 
 
 def _series(column: pa.Array | pa.ChunkedArray) -> pd.Series:

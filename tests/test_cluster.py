@@ -1,0 +1,225 @@
+"""Sessions, sockets, signals, and what crosses the wire."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dask
+import numpy as np
+import psutil
+import pytest
+from conftest import MODELS, command, read, write
+from dask.distributed import Client, LocalCluster
+
+import scorer
+from scorer.plan import Part
+from scorer.reader import Source
+from scorer.waves import collection
+from scorer.worker import Spec, read_meta
+
+DENSE = MODELS / "dense28.onnx"
+LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+
+
+def start(*arguments):
+    """The command line, running."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "scorer", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_parts(output, many, process):
+    """Until so many parts are committed."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None:
+        if len(list(Path(f"{output}.scorer").glob("work-*/parts/*.parquet"))) >= many:
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate())
+
+
+def test_one_session_per_process_with_four_threads(floats28, tmp_path):
+    done = command(
+        "run", floats28, "--model", DENSE, "--output", tmp_path / "out", "--threads", 4, "--no-tune", "--json"
+    )
+    assert list(json.loads(done.stdout)["sessions"].values()) == [1], done.stderr
+
+
+def test_tuning_makes_one_session_and_the_trials_the_plan_names(floats28, tmp_path):
+    planned = command("plan", floats28, "--model", DENSE, "--output", tmp_path / "out", "--json")
+    plan = json.loads(planned.stdout)
+    assert len(plan["trials"]) >= 3, planned.stderr
+    done = command("run", floats28, "--model", DENSE, "--output", tmp_path / "out", "--json")
+    report = json.loads(done.stdout)
+    assert list(report["sessions"].values()) == [1 + plan["trial_sessions"]]
+
+
+def test_one_session_in_each_of_two_processes(floats28, tmp_path):
+    done = command(
+        "run", floats28, "--model", DENSE, "--output", tmp_path / "out", "--cluster", "processes",
+        "--workers", 2, "--threads", 2, "--part-bytes", "1MiB", "--no-tune", "--json",
+    )  # fmt: skip
+    sessions = json.loads(done.stdout)["sessions"]
+    assert sorted(sessions.values()) == [1, 1, 1], done.stderr  # two workers, and the driver's preflight
+
+
+def test_a_worker_that_joins_late_loads_the_model_once_too(floats28, tmp_path):
+    with LocalCluster(n_workers=1, threads_per_worker=1, **LOOPBACK) as cluster, Client(cluster) as client:
+
+        def grow(event):
+            if isinstance(event, scorer.events.PlanReady):
+                cluster.scale(2)
+
+        report = scorer.run(
+            floats28, DENSE, tmp_path / "out", client=client, observers=[grow], batch_rows=1, tune=False,
+            part_bytes="512KiB",
+        )  # fmt: skip
+        assert client.status == "running"
+        assert client.run(lambda dask_worker: [n for n in dask_worker.plugins if n.startswith("scorer")]) == {
+            address: [] for address in client.scheduler_info()["workers"]
+        }
+    workers = {name: made for name, made in report.sessions.items() if not name.endswith(f":{os.getpid()}")}
+    assert list(workers.values()) == [1, 1]
+    assert read(tmp_path / "out").num_rows == 200_000
+
+
+def test_a_scheduler_by_address_is_used_and_left_running(floats28, tmp_path):
+    with LocalCluster(n_workers=1, threads_per_worker=2, **LOOPBACK) as cluster:
+        done = command(
+            "run", floats28, "--model", DENSE, "--output", tmp_path / "out", "--scheduler", cluster.scheduler_address
+        )
+        assert done.returncode == 0, done.stderr
+        assert cluster.scheduler_address in done.stderr
+        with Client(cluster) as client:
+            assert client.submit(sum, [1, 2]).result() == 3
+    assert read(tmp_path / "out").num_rows == 200_000
+
+
+def test_read_score_and_write_are_one_task_per_part(floats28, tmp_path):
+    plan = scorer.prepare(floats28, DENSE, tmp_path / "out", part_bytes="1MiB")
+    spec = Spec.of(plan.frozen, scorer.commit.Place.of(plan.output, plan.work_dir).staging(plan.frozen.plan_hash))
+    parts = list(plan.frozen.parts())
+    with dask.config.set({"dataframe.convert-string": False}):
+        graph = dict(collection(parts, spec.key, read_meta(spec)).optimize().__dask_graph__())
+    assert len(graph) == len(parts)
+
+
+def test_the_model_is_not_in_what_a_task_carries(tmp_path):
+    from distributed.protocol.pickle import dumps
+
+    source = Source(path="/data/some/folder/input.parquet", size=1, mtime_ns=2**60, start=10**9, stop=10**9 + 5)
+    assert len(dumps(Part(index=10**6, name="part-1000000.parquet", source=source))) < 500
+
+
+def test_a_thousand_parts_send_less_than_a_kilobyte_each():
+    script = Path(__file__).parent / "benchmarks" / "bytes_to_scheduler.py"
+    done = subprocess.run([sys.executable, script, "300"], capture_output=True, text=True, timeout=100, check=True)
+    assert json.loads(done.stdout)["from_driver_per_part"] < 1000
+
+
+@pytest.mark.parametrize("mode", ["embedded", "processes", "synchronous"])
+def test_every_listening_socket_is_on_loopback(floats28, tmp_path, mode):
+    run = start(
+        "run", floats28, "--model", DENSE, "--output", tmp_path / "out", "--cluster", mode,
+        "--batch-rows", 8, "--part-bytes", "256KiB",
+    )  # fmt: skip
+    try:
+        wait_for_parts(tmp_path / "out", 1, run)
+        family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+        sockets = [s for process in family for s in process.net_connections("inet") if s.status == psutil.CONN_LISTEN]
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert {s.laddr.ip for s in sockets} == ({"127.0.0.1"} if mode != "synchronous" else set())
+
+
+@pytest.mark.parametrize("mode", ["embedded", "processes"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_drains_and_the_same_command_finishes(floats28, tmp_path, mode, number, code):
+    arguments = (
+        "run", floats28, "--model", DENSE, "--output", tmp_path / "out", "--cluster", mode, "--threads", 1,
+        "--batch-rows", 8, "--part-bytes", "256KiB",
+    )  # fmt: skip
+    run = start(*arguments)
+    wait_for_parts(tmp_path / "out", 3, run)
+    os.killpg(run.pid, number) if number == signal.SIGINT else run.send_signal(number)
+    _, text = run.communicate(timeout=60)
+    assert run.returncode == code, text
+    assert "repeat the same command" in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out.scorer").glob("work-*/tmp/*"))
+    again = command(*arguments, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["parts_resumed"] >= 3
+    assert read(tmp_path / "out")["id"].to_pylist() == list(range(200_000))
+
+
+def test_killed_between_two_parts_the_rest_is_scored_with_other_threads(floats28, tmp_path):
+    arguments = (
+        "run", floats28, "--model", DENSE, "--output", tmp_path / "out", "--batch-rows", 64, "--part-bytes", "256KiB",
+    )  # fmt: skip
+    run = start(*arguments, "--threads", 2)
+    wait_for_parts(tmp_path / "out", 5, run)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (tmp_path / "out").exists()
+    again = command(*arguments, "--threads", 1, "--json")
+    report = json.loads(again.stdout)
+    assert report["parts_resumed"] >= 5, again.stderr
+    scorer.run(floats28, DENSE, tmp_path / "whole", batch_rows=64, part_bytes="256KiB")
+    whole, resumed = read(tmp_path / "whole"), read(tmp_path / "out")
+    assert np.array_equal(whole["score"].to_numpy().view(np.int32), resumed["score"].to_numpy().view(np.int32))
+    assert whole["id"].equals(resumed["id"])
+    assert not list((tmp_path / "out.scorer").glob("work-*"))
+
+
+def test_a_second_driver_is_refused_while_the_first_runs(floats28, tmp_path):
+    arguments = (
+        "run",
+        floats28,
+        "--model",
+        DENSE,
+        "--output",
+        tmp_path / "out",
+        "--batch-rows",
+        1,
+        "--part-bytes",
+        "256KiB",
+    )
+    run = start(*arguments)
+    wait_for_parts(tmp_path / "out", 1, run)
+    second = command(*arguments)
+    status = command("status", tmp_path / "out", "--json")
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert second.returncode == 3
+    assert f"process {run.pid}" in second.stderr
+    assert json.loads(status.stdout)["state"] == "running"
+    after = command("status", tmp_path / "out", "--json")
+    assert json.loads(after.stdout)["state"] == "unfinished"
+
+
+def test_importing_scorer_and_its_help_is_light():
+    heavy = ("pandas", "dask", "pyarrow", "onnxruntime", "distributed", "numpy", "onnx")
+    code = (
+        "import sys, scorer\nfrom click.testing import CliRunner\nfrom scorer.cli import main\n"
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0\n"
+        "assert CliRunner().invoke(main, ['run', '--help']).exit_code == 0\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_run_is_silent_on_stderr_when_asked(tmp_path):
+    write(tmp_path / "in.parquet", {"a": np.ones(10, np.float32), "b": np.ones(10, np.float32)})
+    done = command("run", tmp_path / "in.parquet", "--model", MODELS / "lying.onnx", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
