@@ -5,7 +5,6 @@ Automatic where it is certain; an error with a line to paste where it is not.
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from scorer.errors import (
 )
 from scorer.features import Feed, Fetch
 from scorer.features.columns import arrow_name
+from scorer.naming import expand, parse_feed, split_known
 from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
@@ -33,15 +33,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from scorer.model import ModelSpec, TensorSpec
-    from scorer.options import BindingOptions, FeedText
+    from scorer.options import BindingOptions
+    from scorer.rules import FeedText
 
 FLAT = 16  # wider outputs become one list column: two to ten times faster to read than as many columns
 _NUMBERS = {"float16", "float32", "float64", "bool"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 _MATRIX = 2
-_RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
-_TOKEN = re.compile(r"\s*(?:'((?:[^']|'')*)'|([^,']+?))\s*(?:,|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +100,7 @@ def fetched(options: BindingOptions, model: ModelSpec) -> tuple[dict[str, str], 
     wanted: dict[str, str] = {}
     problems: list[ScorerError] = []
     for text in options.fetch:
-        tensor, column = _split_known(text, names)
+        tensor, column = split_known(text, names)
         if tensor is None:
             what = f"--fetch names an output that the model does not have: {text!r}"
             hint = did_you_mean(text.split("=")[0], names)
@@ -169,34 +168,12 @@ def output_schema(binding: Binding, columns: pa.Schema, where: str) -> tuple[pa.
     return pa.schema(fields, metadata=columns.metadata), problems
 
 
-def expand(tokens: Sequence[str], columns: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Columns that names, ranges and globs stand for, and the tokens that match nothing."""
-    found: list[str] = []
-    unknown: list[str] = []
-    for token in tokens:
-        if token in columns:
-            found.append(token)
-            continue
-        match = _RANGE.match(token)
-        if match and match[1] == match[3]:
-            width = len(match[2]) if match[2].startswith("0") else 0
-            names = [f"{match[1]}{n:0{width}}" for n in range(int(match[2]), int(match[4]) + 1)]
-            found += [name for name in names if name in columns]
-            unknown += [name for name in names if name not in columns]
-            unknown += [] if names else [token]
-            continue
-        hits = [name for name in columns if fnmatch.fnmatchcase(name, token)]
-        found += hits
-        unknown += [] if hits else [token]
-    return found, unknown
-
-
 def _asked(feeds: Sequence[FeedText], model: ModelSpec, problems: list[ScorerError]) -> dict[str, list[str]]:
     """Column tokens by tensor, from --feed."""
     names = [tensor.name for tensor in model.inputs]
     asked: dict[str, list[str]] = {}
     for feed in feeds:
-        tensor, tokens = (feed[0], list(feed[1])) if isinstance(feed, tuple) else _parsed(feed, names)
+        tensor, tokens = (feed[0], list(feed[1])) if isinstance(feed, tuple) else parse_feed(feed, names)
         if tensor not in names:
             text = feed if isinstance(feed, str) else feed[0]
             what = f"--feed names an input that the model does not have: {text!r}"
@@ -207,29 +184,13 @@ def _asked(feeds: Sequence[FeedText], model: ModelSpec, problems: list[ScorerErr
     return asked
 
 
-def _parsed(text: str, names: Sequence[str]) -> tuple[str | None, list[str]]:
-    tensor, rest = _split_known(text, names)
-    found = [m[1].replace("''", "'") if m[1] is not None else m[2] for m in _TOKEN.finditer(rest)]
-    return tensor if found else None, found
-
-
-def _split_known(text: str, names: Sequence[str]) -> tuple[str | None, str]:
-    """Cut at the first '=' that leaves a known name; the whole text may be one."""
-    if text in names:
-        return text, ""
-    for match in re.finditer("=", text):
-        if text[: match.start()].strip() in names:
-            return text[: match.start()].strip(), text[match.end() :].strip()
-    return None, text
-
-
 def _policies(texts: Sequence[str], model: ModelSpec, problems: list[ScorerError]) -> dict[str, str]:
     """Null policy by tensor."""
     names = [tensor.name for tensor in model.inputs]
-    common = [text for text in texts if _split_known(text, names)[0] is None and "=" not in text]
+    common = [text for text in texts if split_known(text, names)[0] is None and "=" not in text]
     policies = dict.fromkeys(names, common[-1]) if common else {}
     for text in texts:
-        tensor, policy = _split_known(text, names)
+        tensor, policy = split_known(text, names)
         if tensor is not None:
             policies[tensor] = policy
         elif "=" in text:

@@ -10,26 +10,23 @@ Publishing is recorded before it begins, so a run that finds it half done finish
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer import lock
 from scorer.errors import CommitError, InputError, ScorerError
-from scorer.events import Counts, Proof, Receipt
+from scorer.events import Receipt
+from scorer.ledger import write_json
 from scorer.plan import FrozenPlan
 from scorer.sink import EXCHANGE, Staging, map_write_errors, read_proof, receipt_of, rename, sync_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "quarantine")
 _INTENT = "publish.json"
@@ -109,7 +106,7 @@ def begin(place: Place, plan: FrozenPlan) -> Staging:
         for old in staging.root.glob("stop-*"):
             old.unlink(missing_ok=True)
         if not (staging.root / "plan.json").exists():
-            _write_json(staging.root / "plan.json", plan.to_dict())
+            write_json(staging.root / "plan.json", plan.to_dict())
     return staging
 
 
@@ -179,49 +176,12 @@ def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
     return found
 
 
-def totals(receipts: Iterable[Receipt]) -> Counts:
-    """All counts added up."""
-    total = Counts()
-    for receipt in receipts:
-        total += receipt.proof.counts
-    return total
-
-
-def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any]) -> None:
-    """The ledger, the manifest over it and the report; refuses an incomplete or unbalanced ledger."""
-    parts = list(plan.parts())
-    absent = [part.index for part in parts if part.index not in receipts]
-    uneven = [i for i, receipt in receipts.items() if not receipt.proof.counts.balanced]
-    counts = totals(receipts.values())
-    if absent or uneven or counts.rows != plan.rows:
-        what, hint = "the ledger does not add up", "this is a bug; nothing was published, and the parts are kept"
-        found = f"{counts.rows} rows, {len(absent)} parts without a receipt, {len(uneven)} uneven"
-        raise CommitError(what, str(staging.root), f"{plan.rows} rows in {len(parts)} parts", found, hint)
-    with map_write_errors(staging.root):
-        ledger = staging.root / "ledger.parquet"
-        rows = [_ledger_row(part, receipts[part.index]) for part in parts]
-        pq.write_table(pa.Table.from_pylist(rows, LEDGER), ledger, compression="zstd")
-        _sync(ledger)
-        manifest = {
-            "scorer": plan.versions.get("scorer", ""),
-            "plan": plan.plan_hash,
-            "request": plan.request_hash,
-            "model": plan.session.digest,
-            "parts": len(parts),
-            "size": sum(receipt.size for receipt in receipts.values()),
-            **counts.to_dict(),
-            "ledger": file_digest(ledger),
-        }
-        _write_json(staging.root / "manifest.json", manifest)
-        _write_json(staging.root / "report.json", report)
-
-
 def publish(place: Place, plan: FrozenPlan) -> None:
     """Make the staged parts the output; safe to repeat from any point."""
     staging = place.staging(plan.plan_hash)
     with map_write_errors(place.output):
         _sweep_quarantine(staging)
-        _write_json(staging.root / _INTENT, {"plan": plan.plan_hash})
+        write_json(staging.root / _INTENT, {"plan": plan.plan_hash})
         if not _is_published(place, plan):
             for folder, _, _ in os.walk(staging.parts):
                 sync_folder(folder)
@@ -243,12 +203,6 @@ def finish_half_published(place: Place) -> bool:
     return False
 
 
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def not_parquet(output: Path) -> list[str]:
     """Files in a folder that are not Parquet by name."""
     return [
@@ -257,18 +211,6 @@ def not_parquet(output: Path) -> list[str]:
         for name in names
         if not name.endswith(".parquet")
     ]
-
-
-def published_receipts(place: Place) -> dict[int, Receipt]:
-    """Receipts of a finished run, from its ledger."""
-    found = {}
-    for row in pq.read_table(place.folder / "ledger.parquet").to_pylist():
-        proof = Proof(
-            part=row["part"], plan="", model="", digests=dict(row["digests"]), quarantine=row["quarantine"],
-            counts=Counts(**{name: row[name] for name in Counts().to_dict()}),
-        )  # fmt: skip
-        found[proof.part] = Receipt(proof=proof, name=row["name"], size=row["size"])
-    return found
 
 
 def room_problem(place: Place, needed: int) -> ScorerError | None:
@@ -281,40 +223,6 @@ def room_problem(place: Place, needed: int) -> ScorerError | None:
         return None
     what, hint = "there is not enough room for the output", "make room, or choose another --output"
     return InputError(what, str(at), f"{needed / 1e9:.1f} GB free", f"{free / 1e9:.1f} GB", hint)
-
-
-LEDGER = pa.schema([
-    ("part", pa.int64()), ("name", pa.string()), ("file", pa.string()),
-    ("row_start", pa.int64()), ("row_stop", pa.int64()),
-    ("rows", pa.int64()), ("scored", pa.int64()), ("quarantined", pa.int64()), ("filtered", pa.int64()),
-    ("lossy", pa.int64()), ("nan", pa.int64()), ("size", pa.int64()),
-    ("digests", pa.map_(pa.string(), pa.string())), ("quarantine", pa.string()),
-    ("batch_rows", pa.int64()), ("calls", pa.int64()), ("device", pa.string()),
-    ("worker", pa.string()), ("attempt", pa.string()), ("bytes_read", pa.int64()),
-    ("read_s", pa.float64()), ("pack_s", pa.float64()), ("infer_s", pa.float64()),
-    ("unpack_s", pa.float64()), ("write_s", pa.float64()),
-])  # fmt: skip
-"""A row per part."""
-
-
-def _ledger_row(part: Any, receipt: Receipt) -> dict[str, Any]:  # noqa: ANN401 - a Part; plan is imported for one name
-    proof = receipt.proof
-    return {
-        "part": part.index,
-        "name": part.name,
-        "file": part.source.path,
-        "row_start": part.source.start,
-        "row_stop": part.source.stop,
-        **proof.counts.to_dict(),
-        "size": receipt.size,
-        "digests": list(proof.digests.items()),
-        "quarantine": proof.quarantine,
-        **{
-            name: getattr(receipt, name)
-            for name in ("batch_rows", "calls", "device", "worker", "attempt", "bytes_read")
-        },
-        **{f"{name}_s": value for name, value in receipt.stages.to_dict().items()},
-    }
 
 
 def _is_published(place: Place, plan: FrozenPlan) -> bool:
@@ -373,19 +281,6 @@ def _sweep_quarantine(staging: Staging) -> None:
             path.unlink()
     if not any(staging.quarantine.iterdir()):
         staging.quarantine.rmdir()
-
-
-def _write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
-    """Whole or not at all."""
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    _sync(tmp)
-    tmp.replace(path)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def state_of(place: Place) -> dict[str, Any]:

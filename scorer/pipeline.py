@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from scorer import commit, lock, preflight, report, signals, waves
+from scorer import commit, ledger, lock, preflight, report, signals, waves
 from scorer.cluster import connect
 from scorer.commit import Place
 from scorer.errors import (
@@ -22,7 +22,8 @@ from scorer.errors import (
     ScorerError,
 )
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published
-from scorer.options import Options, build, within
+from scorer.options import Options, build
+from scorer.rules import within
 from scorer.worker import REGISTRY, Spec, name_of_process
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class _Run:
             self.score(client, staging, held)
             self.judge()
             finished = self.report(already_done=False)
-            commit.write_proof(staging, self.frozen, self.receipts, finished.to_dict())
+            ledger.write_proof(staging, self.frozen, self.receipts, finished.to_dict())
             commit.publish(self.place, self.frozen)
         self.emit(Published(output=str(self.place.output)))
         return finished
@@ -216,7 +217,7 @@ class _Run:
             raise self.fatal
         if self.failed:
             raise _parts_failed(self.failed, self.frozen.n_parts)
-        counts = commit.totals(self.receipts.values())
+        counts = ledger.totals(self.receipts.values())
         staged = self.place.staging(self.frozen.plan_hash)
         budget = self.options.scoring.max_bad_rows
         if self.left or not within(budget, counts.quarantined, self.frozen.rows):
@@ -235,9 +236,9 @@ class _Run:
         """What was done so far."""
         if already_done:
             with suppress(OSError, ValueError):
-                self.receipts = commit.published_receipts(self.place)
+                self.receipts = ledger.read_receipts(self.place.folder / "ledger.parquet")
         made = {name_of_process(): REGISTRY.made} if REGISTRY.made else {}
-        counts = commit.totals(self.receipts.values())
+        counts = ledger.totals(self.receipts.values())
         return report.fold(
             self.receipts.values(),
             self.ours,
@@ -262,7 +263,7 @@ class _Run:
 
     def announce(self, crew: Crew) -> None:
         """Tell the observers what is about to happen."""
-        done = commit.totals(self.receipts.values()).rows
+        done = ledger.totals(self.receipts.values()).rows
         self.emit(
             PlanReady(
                 parts=self.frozen.n_parts, done=len(self.receipts), rows=self.frozen.rows, rows_done=done,

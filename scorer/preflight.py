@@ -30,11 +30,12 @@ from scorer.errors import (
     some,
 )
 from scorer.model import inspect_model
-from scorer.options import PART_BYTES, BindingOptions, within
+from scorer.options import PART_BYTES, BindingOptions
 from scorer.partition import grid
 from scorer.partition import score as score_table
 from scorer.plan import FrozenPlan, Plan, part_rows, plan_files, refuse_different, request_of
 from scorer.report import versions
+from scorer.rules import within
 from scorer.session import SessionSpec, settle_device
 from scorer.sink import encode_schema
 from scorer.worker import REGISTRY

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer import html
-from scorer.commit import LEDGER, file_digest, load_plan
+from scorer.commit import load_plan
 from scorer.dataset import open_parquet
 from scorer.errors import CommitError
 from scorer.events import Counts, Proof
+from scorer.ledger import LEDGER, file_digest
 from scorer.sink import PROOF_KEY, decode_schema, digest
 
 if TYPE_CHECKING:

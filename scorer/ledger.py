@@ -1,0 +1,123 @@
+"""The ledger: a row per part, and the manifest over all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer.errors import CommitError
+from scorer.events import Counts, Proof, Receipt
+from scorer.sink import Staging, map_write_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from scorer.plan import FrozenPlan, Part
+
+LEDGER = pa.schema([
+    ("part", pa.int64()), ("name", pa.string()), ("file", pa.string()),
+    ("row_start", pa.int64()), ("row_stop", pa.int64()),
+    ("rows", pa.int64()), ("scored", pa.int64()), ("quarantined", pa.int64()), ("filtered", pa.int64()),
+    ("lossy", pa.int64()), ("nan", pa.int64()), ("size", pa.int64()),
+    ("digests", pa.map_(pa.string(), pa.string())), ("quarantine", pa.string()),
+    ("batch_rows", pa.int64()), ("calls", pa.int64()), ("device", pa.string()),
+    ("worker", pa.string()), ("attempt", pa.string()), ("bytes_read", pa.int64()),
+    ("read_s", pa.float64()), ("pack_s", pa.float64()), ("infer_s", pa.float64()),
+    ("unpack_s", pa.float64()), ("write_s", pa.float64()),
+])  # fmt: skip
+"""A row per part."""
+
+
+def totals(receipts: Iterable[Receipt]) -> Counts:
+    """All counts added up."""
+    total = Counts()
+    for receipt in receipts:
+        total += receipt.proof.counts
+    return total
+
+
+def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any]) -> None:
+    """The ledger, the manifest over it and the report; refuses an incomplete or unbalanced ledger."""
+    parts = list(plan.parts())
+    absent = [part.index for part in parts if part.index not in receipts]
+    uneven = [i for i, receipt in receipts.items() if not receipt.proof.counts.balanced]
+    counts = totals(receipts.values())
+    if absent or uneven or counts.rows != plan.rows:
+        what, hint = "the ledger does not add up", "this is a bug; nothing was published, and the parts are kept"
+        found = f"{counts.rows} rows, {len(absent)} parts without a receipt, {len(uneven)} uneven"
+        raise CommitError(what, str(staging.root), f"{plan.rows} rows in {len(parts)} parts", found, hint)
+    with map_write_errors(staging.root):
+        ledger = staging.root / "ledger.parquet"
+        rows = [_ledger_row(part, receipts[part.index]) for part in parts]
+        pq.write_table(pa.Table.from_pylist(rows, LEDGER), ledger, compression="zstd")
+        sync(ledger)
+        manifest = {
+            "scorer": plan.versions.get("scorer", ""),
+            "plan": plan.plan_hash,
+            "request": plan.request_hash,
+            "model": plan.session.digest,
+            "parts": len(parts),
+            "size": sum(receipt.size for receipt in receipts.values()),
+            **counts.to_dict(),
+            "ledger": file_digest(ledger),
+        }
+        write_json(staging.root / "manifest.json", manifest)
+        write_json(staging.root / "report.json", report)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_receipts(path: Path) -> dict[int, Receipt]:
+    """Receipts of a finished run, from its ledger."""
+    found = {}
+    for row in pq.read_table(path).to_pylist():
+        proof = Proof(
+            part=row["part"], plan="", model="", digests=dict(row["digests"]), quarantine=row["quarantine"],
+            counts=Counts(**{name: row[name] for name in Counts().to_dict()}),
+        )  # fmt: skip
+        found[proof.part] = Receipt(proof=proof, name=row["name"], size=row["size"])
+    return found
+
+
+def _ledger_row(part: Part, receipt: Receipt) -> dict[str, Any]:
+    proof = receipt.proof
+    return {
+        "part": part.index,
+        "name": part.name,
+        "file": part.source.path,
+        "row_start": part.source.start,
+        "row_stop": part.source.stop,
+        **proof.counts.to_dict(),
+        "size": receipt.size,
+        "digests": list(proof.digests.items()),
+        "quarantine": proof.quarantine,
+        **{
+            name: getattr(receipt, name)
+            for name in ("batch_rows", "calls", "device", "worker", "attempt", "bytes_read")
+        },
+        **{f"{name}_s": value for name, value in receipt.stages.to_dict().items()},
+    }
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Whole or not at all."""
+    tmp = path.with_name(path.name + ".tmp")
+    tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    sync(tmp)
+    tmp.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Make a file's contents durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,52 @@
+"""How columns and tensors are named in a request: names, lists, ranges, globs, quotes."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
+_TOKEN = re.compile(r"\s*(?:'((?:[^']|'')*)'|([^,']+?))\s*(?:,|$)")
+
+
+def expand(tokens: Sequence[str], columns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Columns that names, ranges and globs stand for, and the tokens that match nothing."""
+    found: list[str] = []
+    unknown: list[str] = []
+    for token in tokens:
+        if token in columns:
+            found.append(token)
+            continue
+        match = _RANGE.match(token)
+        if match and match[1] == match[3]:
+            width = len(match[2]) if match[2].startswith("0") else 0
+            names = [f"{match[1]}{n:0{width}}" for n in range(int(match[2]), int(match[4]) + 1)]
+            found += [name for name in names if name in columns]
+            unknown += [name for name in names if name not in columns]
+            unknown += [] if names else [token]
+            continue
+        hits = [name for name in columns if fnmatch.fnmatchcase(name, token)]
+        found += hits
+        unknown += [] if hits else [token]
+    return found, unknown
+
+
+def parse_feed(text: str, names: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The tensor and the column tokens of TENSOR=COLUMNS."""
+    tensor, rest = split_known(text, names)
+    found = [m[1].replace("''", "'") if m[1] is not None else m[2] for m in _TOKEN.finditer(rest)]
+    return tensor if found else None, found
+
+
+def split_known(text: str, names: Sequence[str]) -> tuple[str | None, str]:
+    """Cut at the first '=' that leaves a known name; the whole text may be one."""
+    if text in names:
+        return text, ""
+    for match in re.finditer("=", text):
+        if text[: match.start()].strip() in names:
+            return text[: match.start()].strip(), text[match.end() :].strip()
+    return None, text

@@ -1,0 +1,176 @@
+"""The house's own rules: sizes, public names, layers, and a README that cannot lie."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import pickle
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import scorer
+from scorer import errors, options
+from scorer.cli import main
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "scorer").rglob("*.py"))
+
+
+def functions():
+    """(place, lines without the docstring) of every function."""
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                first = node.body[0]
+                if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                    lines -= first.end_lineno - first.lineno + 1
+                yield f"{path.name}:{node.name}", lines
+
+
+def test_no_module_is_over_400_lines():
+    assert {path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > 400} == {}
+
+
+def test_no_function_is_over_60_lines_and_nine_in_ten_are_under_30():
+    lines = dict(functions())
+    assert {place: n for place, n in lines.items() if n > 60} == {}
+    assert sum(n < 30 for n in lines.values()) >= 0.9 * len(lines)
+
+
+def test_every_module_has_its_place_in_the_layers():
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    placed = {name.strip() for layer in contract["layers"] for name in layer.split("|")}
+    assert placed == {path.stem for path in (ROOT / "scorer").glob("*.py")} - {"__init__"} | {"features"}
+
+
+def test_public_names_are_there_sorted_and_none_is_a_module():
+    assert scorer.__all__ == sorted(scorer.__all__)
+    assert len(scorer.__all__) <= 20
+    modules = {path.stem for path in MODULES}
+    for name in scorer.__all__:
+        assert getattr(scorer, name) is not None
+        assert name not in modules
+    assert scorer.__version__
+
+
+def test_unknown_public_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        scorer.nonsense  # noqa: B018 - the access is the test
+
+
+def test_public_verbs_have_an_example_and_no_hidden_keywords():
+    for name in ("prepare", "execute", "run", "score", "inspect_model", "release"):
+        assert ">>>" in getattr(scorer, name).__doc__
+
+
+def test_flags_are_the_fields_and_the_keywords_of_run():
+    flags = {parameter.name for parameter in main.commands["run"].params}
+    extra = {"input", "config", "model", "as_json", "quiet", "verbose", "debug"}
+    assert flags - extra == set(options.FIELDS)
+    assert {p.name for p in main.commands["plan"].params} - {"input", "config", "model", "as_json", "debug"} == set(
+        options.FIELDS
+    )
+    assert set(options.Asked.__annotations__) == set(options.FIELDS) - {"output"}
+
+
+def test_every_command_has_help_with_an_example():
+    for name, command in main.commands.items():
+        text = CliRunner().invoke(main, [name, "--help"]).output
+        assert f"scorer {name}" in text.split("Example")[1], name
+        assert all(p.help for p in command.params if isinstance(p, click.Option)), name
+
+
+def every_error(kind=errors.ScorerError):
+    for child in kind.__subclasses__():
+        yield child
+        yield from every_error(child)
+
+
+def test_every_error_survives_pickle_and_has_its_own_code():
+    kinds = [kind for kind in every_error() if kind is not errors.PreflightError]
+    assert len({kind.code for kind in kinds}) == len(kinds)
+    for kind in kinds:
+        error = pickle.loads(pickle.dumps(kind("what", "where", "expected", "found", "hint")))
+        assert type(error) is kind
+        assert error.to_dict()["hint"] == "hint"
+    several = errors.PreflightError([errors.InputNotFound("a"), errors.OptionsError("b")])
+    back = pickle.loads(pickle.dumps(several))
+    assert [str(problem) for problem in back.problems] == ["a", "b"]
+    assert back.exit_code == 3
+
+
+def test_the_error_tree_in_the_docstring_is_the_tree():
+    drawn = set(re.findall(r"\b([A-Z]\w+)\b", errors.__doc__.split("\n", 1)[1]))
+    assert {kind.__name__ for kind in every_error()} <= drawn | {"ScorerError"}
+
+
+def test_values_are_frozen_and_keyword_only():
+    for name in ("Counts", "Forecast", "ModelSpec", "Plan", "Receipt", "Report", "TensorSpec"):
+        kind = getattr(scorer, name)
+        assert kind.__dataclass_params__.frozen, name
+        with pytest.raises(TypeError):
+            kind(1)
+
+
+def test_options_are_frozen():
+    for kind in options.GROUPS.values():
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(kind(), dataclasses.fields(kind)[0].name, 1)
+
+
+def test_every_public_docstring_example_runs(monkeypatch):
+    import doctest
+
+    monkeypatch.chdir(ROOT)
+    for module, name in (
+        ("pipeline", "prepare"),
+        ("model", "inspect_model"),
+        ("frames", "score"),
+        ("frames", "release"),
+    ):
+        home = importlib.import_module(f"scorer.{module}")
+        for test in doctest.DocTestFinder().find(getattr(home, name), name, globs=vars(home)):
+            assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_readme_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or (ROOT / target).exists(), target
+
+
+def test_readme_and_examples_name_only_flags_that_exist():
+    known = {o for command in main.commands.values() for p in command.params for o in (*p.opts, *p.secondary_opts)}
+    for path in (ROOT / "README.md", *(ROOT / "examples").rglob("README.md")):
+        for block in re.findall(
+            r"`([^`]*scorer [^`]*|--[^`]*)`|^ *\$? ?(scorer .*)$", path.read_text("utf-8"), re.MULTILINE
+        ):
+            for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", "".join(block)):
+                if flag not in {"--check", "--update-golden", "--help", "--version"}:
+                    assert flag in known, (path.name, flag)
+
+
+def test_the_readme_has_two_setup_commands():
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "readme_commands", ROOT / "README.md"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    run, test = done.stdout.splitlines()
+    assert "scorer run examples/" in run
+    assert test.endswith("pytest -q")
+
+
+def test_the_readme_s_first_screen_fits():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.split("\n## ")[0].splitlines()) <= 44
