@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, default_client
 
 from scorer import signals
 from scorer.errors import ClusterError, NoWorkers
@@ -70,6 +70,15 @@ def connect(options: ClusterOptions, client: Client | None = None) -> Iterator[C
         else:
             with _local(options) as (own, words):
                 yield Crew(client=own, words=words)
+
+
+def somebody_elses_client() -> bool:
+    """Whether this process has a current client, which we leave alone unless it is given to us."""
+    try:
+        default_client()
+    except ValueError:
+        return False
+    return True
 
 
 def _given(client: Client, words: str) -> Crew:

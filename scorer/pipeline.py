@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from scorer import commit, ledger, lock, preflight, report, signals, waves
-from scorer.cluster import connect
+from scorer.cluster import connect, somebody_elses_client
 from scorer.commit import Place
 from scorer.errors import (
     ClusterError,
@@ -124,6 +124,7 @@ class _Run:
     def __init__(self, plan: Plan, observers: Sequence[Observer]) -> None:
         self.frozen: FrozenPlan = plan.check()
         self.plan = plan
+        self.n_parts, self.rows = self.frozen.n_parts, self.frozen.rows
         self.options = plan.options
         self.place = Place.of(plan.output, plan.work_dir)
         self.observers = list(observers)
@@ -159,10 +160,12 @@ class _Run:
         """Run every part that is not committed yet."""
         spec = Spec.of(self.frozen, staging)
         todo = (part for part in self.frozen.parts() if part.index not in self.receipts)
-        if len(self.receipts) == self.frozen.n_parts:
+        if len(self.receipts) == self.n_parts:
             return
         journal = commit.Journal(staging)
         try:
+            if client is None and somebody_elses_client():
+                self.tell("a Dask client exists in this process and is not used; pass client= to use it")
             with connect(self.options.cluster, client) as crew:
                 self.announce(crew)
                 self.gather(crew, spec, todo, journal, held)
@@ -183,11 +186,11 @@ class _Run:
                 self.take(part, outcome, journal)
                 if part.index in self.ours:
                     counts += self.ours[part.index].proof.counts
-                held.progress(parts=self.frozen.n_parts, done=len(self.receipts), **counts.to_dict())
+                held.progress(parts=self.n_parts, done=len(self.receipts), **counts.to_dict())
                 if self.fatal is not None or self.hopeless(counts):
                     _touch(spec.stop_file)
-        if stop and len(self.receipts) < self.frozen.n_parts:
-            raise _interrupted(stop.exit_code, len(self.receipts), self.frozen.n_parts)
+        if stop and len(self.receipts) < self.n_parts:
+            raise _interrupted(stop.exit_code, len(self.receipts), self.n_parts)
 
     def take(self, part: Part, outcome: Receipt | BaseException | None, journal: commit.Journal) -> None:
         """One part's outcome."""
@@ -208,7 +211,7 @@ class _Run:
         """More than half bad, once enough rows were seen to believe it."""
         enough = len(self.ours) >= _EARLY_PARTS or counts.rows >= _EARLY_ROWS
         seen = counts.scored + counts.quarantined
-        over = not within(self.options.scoring.max_bad_rows, counts.quarantined, self.frozen.rows)
+        over = not within(self.options.scoring.max_bad_rows, counts.quarantined, self.rows)
         return enough and over and counts.quarantined > seen / 2
 
     def judge(self) -> None:
@@ -216,11 +219,11 @@ class _Run:
         if self.fatal is not None:
             raise self.fatal
         if self.failed:
-            raise _parts_failed(self.failed, self.frozen.n_parts)
+            raise _parts_failed(self.failed, self.n_parts)
         counts = ledger.totals(self.receipts.values())
         staged = self.place.staging(self.frozen.plan_hash)
         budget = self.options.scoring.max_bad_rows
-        if self.left or not within(budget, counts.quarantined, self.frozen.rows):
+        if self.left or not within(budget, counts.quarantined, self.rows):
             raise _too_many_bad(counts, budget, str(staged.quarantine), self.left)
         nans = self.options.scoring.max_nan_rows
         if nans is not None and not within(nans, counts.nan, max(counts.scored, 1)):
@@ -244,7 +247,7 @@ class _Run:
             self.ours,
             output=str(self.place.output),
             already_done=already_done,
-            parts=self.frozen.n_parts,
+            parts=self.n_parts,
             parts_failed={i: str(error) for i, error in self.failed.items()},
             seconds=time.monotonic() - self.started,
             sessions=made,
@@ -266,7 +269,7 @@ class _Run:
         done = ledger.totals(self.receipts.values()).rows
         self.emit(
             PlanReady(
-                parts=self.frozen.n_parts, done=len(self.receipts), rows=self.frozen.rows, rows_done=done,
+                parts=self.n_parts, done=len(self.receipts), rows=self.rows, rows_done=done,
                 output=str(self.place.output), where=crew.words,
             )
         )  # fmt: skip

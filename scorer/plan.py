@@ -52,6 +52,9 @@ class PlannedFile:
     hive: tuple[tuple[str, str | None], ...] = ()
 
 
+_FILE_FIELDS = tuple(field.name for field in dataclasses.fields(PlannedFile))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One unit of work: one Dask partition, one output file."""
@@ -89,18 +92,20 @@ class FrozenPlan:
     """Sessions that tuning made besides the resident one."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     """Recorded, not hashed."""
+    plan_hash: str = ""
+    """Names parts and staging; reckoned once, when it is not given."""
+
+    def __post_init__(self) -> None:
+        """Reckon the hash over everything but versions."""
+        if not self.plan_hash:
+            data = self.to_dict()
+            del data["versions"], data["plan_hash"]
+            object.__setattr__(self, "plan_hash", _hash(data))
 
     @property
     def request_hash(self) -> str:
         """Equal for equal requests on equal inputs."""
         return _hash(self.request)
-
-    @property
-    def plan_hash(self) -> str:
-        """Names parts and staging."""
-        data = self.to_dict()
-        del data["versions"]
-        return _hash(data)
 
     @property
     def n_parts(self) -> int:
@@ -130,12 +135,14 @@ class FrozenPlan:
                     index += 1
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+        """As JSON holds it; files are short lists, because there may be 100,000."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "files"}
+        plain |= {"binding": dataclasses.asdict(self.binding), "session": dataclasses.asdict(self.session)}
+        return {**plain, "files": [[getattr(file, name) for name in _FILE_FIELDS] for file in self.files]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FrozenPlan:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; ValueError when the data does not have the hash that it claims."""
         binding = data["binding"]
         feeds = tuple(Feed(**feed | {"columns": tuple(feed["columns"])}) for feed in binding["feeds"])
         fetches = tuple(
@@ -148,7 +155,10 @@ class FrozenPlan:
             "files": tuple(_file_from(file) for file in data["files"]),
             **{name: tuple(data[name]) for name in ("conditions", "dictionaries", "trials")},
         }
-        return cls(**data | changed)
+        plan = cls(**data | changed | {"plan_hash": ""})
+        if plan.plan_hash != data["plan_hash"]:
+            raise ValueError(data["plan_hash"])
+        return plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,7 +325,8 @@ def _slices(rows: int, target: int, grid: int) -> list[int]:
     return [step] * whole + ([rest] if rest else [])
 
 
-def _file_from(data: dict[str, Any]) -> PlannedFile:
+def _file_from(values: list[Any]) -> PlannedFile:
+    data = dict(zip(_FILE_FIELDS, values, strict=True))
     pairs = {name: tuple((a, b) for a, b in data[name]) for name in ("row_groups", "parts", "hive")}
     return PlannedFile(**data | pairs)
 

@@ -25,14 +25,13 @@ from scorer.errors import (
     OutputExists,
     OutputInsideInput,
     OutputLocked,
+    PlanError,
     PreflightError,
     ScorerError,
     some,
 )
 from scorer.model import inspect_model
 from scorer.options import PART_BYTES, BindingOptions
-from scorer.partition import grid
-from scorer.partition import score as score_table
 from scorer.plan import FrozenPlan, Plan, part_rows, plan_files, refuse_different, request_of
 from scorer.report import versions
 from scorer.rules import within
@@ -105,6 +104,7 @@ def prepare(options: Options) -> Plan:
         request = request_of(options, found.dataset, found.model)
         earlier = _earlier(found, request)
         if earlier is not None:
+            _check_versions(found, earlier[0])
             return found.plan(earlier[0], done=earlier[1], resumes=not earlier[1])
         _load(found)
         return found.plan(_freeze(found, found.dataset, found.model, request))
@@ -145,7 +145,9 @@ def _look(found: _Found) -> None:
             )
     if found.dataset is not None:
         found.problems += where.check(found.conditions, found.dataset.columns)
-        found.notes += _remarks(found.dataset, found.model)
+        found.notes += _remarks(found.dataset)
+    if found.model is not None and found.model.coupled:
+        _doubt(found, f"a row's score may depend on its batch: {some(found.model.coupled)}", found.model.path)
 
 
 def _load(found: _Found) -> None:
@@ -278,13 +280,10 @@ def _cut(
     target = part_rows(total, row_bytes, options.rows.part_bytes or PART_BYTES, threads, probed.rows_per_s)
     codec = dataset.codec if options.out.compression == "source" else options.out.compression
     if probed.rows_per_s is not None:
-        few = rows.slice(0, tuning.SAMPLE_ROWS)
-        found.forecast = tuning.forecast(
-            total, row_bytes, _as_output(few, binding, session, schema), codec, probed.rows_per_s, threads, target
-        )
+        few = tuning.as_output(rows.slice(0, tuning.SAMPLE_ROWS), binding, session, schema)
+        found.forecast = tuning.forecast(total, row_bytes, few, codec, probed.rows_per_s, threads, target)
         problem = commit.room_problem(found.place, found.forecast.output_bytes[0])
         found.problems += [problem] if problem else []
-    texts = tuning.string_dictionaries(rows, [n for n in binding.kept if n in rows.column_names])
     return FrozenPlan(
         request=request,
         files=plan_files(dataset.files, target, probed.batch_rows, options.rows.limit),
@@ -295,7 +294,7 @@ def _cut(
         read_schema=encode_schema(read_schema),
         output_schema=encode_schema(schema),
         codec=codec,
-        dictionaries=_dictionaries(dataset.dictionaries, texts, binding.kept),
+        dictionaries=tuning.dictionaries(dataset.dictionaries, rows, binding.kept),
         trials=probed.trials,
         versions=versions(),
     )
@@ -311,14 +310,6 @@ def _settled(found: _Found) -> tuple[Session, SessionSpec]:
 def _tunes(found: _Found) -> bool:
     """Whether a probe may pay: never below 50,000 rows."""
     return bool(found.options.scoring.tune and found.dataset and found.dataset.rows >= tuning.PROBED_FROM)
-
-
-def _as_output(few: pa.Table, binding: Binding, session: Session, schema: pa.Schema) -> pa.Table:
-    """A few rows as the output will hold them, to learn their encoded size."""
-    scored = score_table(few, grid(few.num_rows, max(few.num_rows, 1)), binding, session)
-    columns = {name: few[name] for name in binding.kept}
-    columns |= dict(zip(binding.outputs, scored.columns, strict=True))
-    return pa.table({name: columns[name] for name in schema.names if name in columns})
 
 
 def _without_keys(found: _Found, dataset: Dataset, kept: Sequence[str]) -> tuple[str, ...]:
@@ -352,13 +343,24 @@ def _known_nulls(found: _Found, dataset: Dataset, binding: Binding) -> list[Scor
     return problems
 
 
-def _dictionaries(fixed: Sequence[str], texts: Sequence[str], kept: Sequence[str]) -> tuple[str, ...]:
-    """Leaf paths that are worth a dictionary in the output, among the kept columns."""
-    leaves = [path for path in fixed if path in kept or path.split(".")[0] in kept]
-    return tuple(sorted({*leaves, *texts}))
+def _check_versions(found: _Found, frozen: FrozenPlan) -> None:
+    """A run that goes on with another runtime may round differently."""
+    now = versions()
+    changed = [f"{name} {old} -> {now[name]}" for name, old in frozen.versions.items() if now.get(name, old) != old]
+    if changed:
+        _doubt(found, f"the plan was made with other versions: {', '.join(changed)}", str(found.place.folder))
 
 
-def _remarks(dataset: Dataset, model: ModelSpec | None) -> list[str]:
+def _doubt(found: _Found, text: str, place: str) -> None:
+    """Something that questions the scores: a note, or with --strict a reason not to start."""
+    if found.options.scoring.strict:
+        hint = "run without --strict to accept it"
+        found.problems.append(PlanError(text, place, "no doubt about the scores (--strict)", "this one", hint))
+    else:
+        found.notes.append(text)
+
+
+def _remarks(dataset: Dataset) -> list[str]:
     """What a person should know, though nothing is wrong."""
     notes = []
     if dataset.skipped:
@@ -367,8 +369,6 @@ def _remarks(dataset: Dataset, model: ModelSpec | None) -> list[str]:
         notes.append("the input has no rows; the output will have none")
     if len(dataset.files) >= _TINY_FILES and dataset.rows / len(dataset.files) < _TINY_FILES:
         notes.append(f"{len(dataset.files):,} small files: opening them will take most of the time; compact them first")
-    if model is not None:
-        notes += [f"a row's score may depend on its batch: {reason}" for reason in model.coupled]
     return notes
 
 

@@ -146,18 +146,24 @@ def forecast(
     )
 
 
-def string_dictionaries(table: pa.Table, names: Sequence[str]) -> list[str]:
-    """Text columns that repeat themselves in the sample, and dictionary columns always."""
-    chosen = []
-    for name in names:
-        kind = table.schema.field(name).type
-        if pa.types.is_dictionary(kind):
-            chosen.append(name)
-        elif (pa.types.is_string(kind) or pa.types.is_large_string(kind)) and table.num_rows:
-            distinct = len(table[name].unique())
-            if distinct < table.num_rows / 2:
-                chosen.append(name)
-    return chosen
+def as_output(few: pa.Table, binding: Binding, session: Session, schema: pa.Schema) -> pa.Table:
+    """A few rows as the output will hold them, to learn their encoded size."""
+    scored = partition.score(few, partition.grid(few.num_rows, max(few.num_rows, 1)), binding, session)
+    columns = {name: few[name] for name in binding.kept}
+    columns |= dict(zip(binding.outputs, scored.columns, strict=True))
+    return pa.table({name: columns[name] for name in schema.names if name in columns})
+
+
+def dictionaries(fixed: Sequence[str], rows: pa.Table, kept: Sequence[str]) -> tuple[str, ...]:
+    """Leaf paths of kept columns worth a dictionary: it paid in the source, or the sample's texts repeat."""
+    chosen = {path for path in fixed if path in kept or path.split(".")[0] in kept}
+    for name in kept:
+        column = rows[name]
+        text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        repeats = text and len(column) and len(column.unique()) < len(column) / 2
+        if repeats or pa.types.is_dictionary(column.type):
+            chosen.add(name)
+    return tuple(sorted(chosen))
 
 
 def _good_rows(binding: Binding, table: pa.Table, rows: int) -> dict[str, object] | None:

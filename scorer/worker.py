@@ -53,8 +53,7 @@ class Spec:
     key: str
     """Unique to one execution."""
     frozen: FrozenPlan
-    """Without its files."""
-    plan_hash: str
+    """Without its files; its hash stays."""
     staging: str
     stop_file: str
     """Once this exists, parts that have not started are left for the next run."""
@@ -62,12 +61,10 @@ class Spec:
     @classmethod
     def of(cls, frozen: FrozenPlan, staging: Staging) -> Spec:
         """The spec of one execution of a plan."""
-        plan_hash = frozen.plan_hash
-        key = f"{plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
+        key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
         return cls(
             key=key,
             frozen=replace(frozen, files=(), request={}),
-            plan_hash=plan_hash,
             staging=str(staging.root),
             stop_file=str(staging.root / f"stop-{key}"),
         )
@@ -273,7 +270,7 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
     outputs = spec.frozen.binding.outputs
     proof = Proof(
         part=part.index,
-        plan=spec.plan_hash,
+        plan=spec.frozen.plan_hash,
         model=spec.frozen.session.digest,
         counts=Counts(
             rows=part.rows,
