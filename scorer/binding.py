@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from scorer.dataset import values_type
@@ -24,13 +25,11 @@ from scorer.errors import (
 )
 from scorer.features import Feed, Fetch
 from scorer.features.columns import arrow_name
-from scorer.naming import expand, parse_feed, split_known
+from scorer.naming import expand, feed_line, parse_feed, split_known
 from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import numpy as np
 
     from scorer.model import ModelSpec, TensorSpec
     from scorer.options import BindingOptions
@@ -80,7 +79,14 @@ def bind(options: BindingOptions, model: ModelSpec, columns: pa.Schema) -> tuple
         except ScorerError as error:
             problems.append(error)
     kept = _kept(options.keep, columns, problems)
-    fixed = {t.shape[0] for t in model.inputs if t.shape and isinstance(t.shape[0], int)}
+    fixed = {t.shape[0]: t.name for t in model.inputs if t.shape and isinstance(t.shape[0], int)}
+    if len(fixed) > 1:
+        what, hint = "the model's inputs insist on different numbers of rows", "export it with one batch size"
+        found = ", ".join(f"{name!r} on {rows}" for rows, name in fixed.items())
+        problems.append(UnsupportedTensor(what, model.path, "one number of rows", found, hint))
+    if not model.inputs:
+        what, hint = "the model takes no input", "score with a model that does"
+        problems.append(UnsupportedTensor(what, model.path, "at least one input", "none", hint))
     return (
         Binding(
             feeds=tuple(feeds),
@@ -117,7 +123,7 @@ def widths(binding: Binding, sample: pa.Table) -> Binding:
     feeds = []
     for feed in binding.feeds:
         if feed.width is None:
-            lists = sample[feed.columns[0]].drop_null().slice(0, 1).to_pylist()
+            lists = [values for values in sample[feed.columns[0]].to_pylist() if values]
             feeds.append(replace(feed, width=len(lists[0]) if lists else 1))
         else:
             feeds.append(feed)
@@ -164,6 +170,8 @@ def output_schema(binding: Binding, columns: pa.Schema, where: str) -> tuple[pa.
     if clashes:
         what = f"output columns would share a name: {some(clashes)}"
         hint = "--prefix score_ renames what the model adds; --keep or --fetch TENSOR=NAME change one column"
+        if not set(clashes) & set(binding.outputs):
+            hint = f"leave {some(clashes)} out with --keep, or do without --row-id"
         problems.append(BindingError(what, where, "each name once", some(names, 40), hint))
     return pa.schema(fields, metadata=columns.metadata), problems
 
@@ -174,11 +182,20 @@ def _asked(feeds: Sequence[FeedText], model: ModelSpec, problems: list[ScorerErr
     asked: dict[str, list[str]] = {}
     for feed in feeds:
         tensor, tokens = (feed[0], list(feed[1])) if isinstance(feed, tuple) else parse_feed(feed, names)
+        text = feed if isinstance(feed, str) else feed[0]
         if tensor not in names:
-            text = feed if isinstance(feed, str) else feed[0]
             what = f"--feed names an input that the model does not have: {text!r}"
             hint = did_you_mean(text.split("=")[0], names)
+            if "=" not in text:
+                hint = f"--feed '{names[0] if names else 'TENSOR'}={text}'"
             problems.append(OptionsError(what, f"--feed {text}", f"one of {some(names)}", repr(text), hint))
+            continue
+        if not tokens:
+            what, hint = f"--feed {text!r} names no columns", f"--feed '{tensor}=COLUMN,...'"
+            found = f"{text!r}, which is not a list of names" if "=" in text else "none"
+            problems.append(
+                OptionsError(what, f"--feed {text}", "columns: names, globs, ranges, 'quoted, names'", found, hint)
+            )
             continue
         asked.setdefault(str(tensor), []).extend(tokens)
     return asked
@@ -217,7 +234,12 @@ def _named(tokens: Sequence[str], tensor: TensorSpec, columns: pa.Schema) -> lis
     found, unknown = expand(tokens, columns.names)
     if unknown:
         what = f"--feed {tensor.name} names columns that the input does not have: {some(unknown)}"
-        hint = did_you_mean(unknown[0], columns.names)
+        hint = did_you_mean(unknown[0], columns.names) if len(unknown) < len(tokens) + 1 else ""
+        if ".." in unknown[0]:
+            hint = "ranges count up: f0..f27"
+        hint = (
+            hint if hint.startswith(("did", "ranges")) else "names, globs (x_*) and ranges (f0..f27) must match columns"
+        )
         raise MissingColumns(what, f"tensor {tensor.name!r}, {tensor}", some(unknown), some(columns.names), hint)
     return found
 
@@ -247,13 +269,15 @@ def _automatic(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list
 def _no_guess(
     tensor: TensorSpec, width: int | None, floats: list[str], lists: list[str], columns: pa.Schema
 ) -> BindingError:
-    needed = f"{width} columns" if width else "columns"
+    needed = _columns(width) if width else "columns"
     numbers = [f.name for f in columns if _is_number(values_type(f.type))]
-    pick = numbers if width and len(numbers) == width else (floats or numbers or columns.names)
-    shown = ",".join(pick[: width or 3])
+    whole = bool(width) and len(numbers) == width
+    shown = numbers if whole else (floats or numbers)[: width or 3]
+    shown = shown if whole or len(shown) == width else [*shown, "..."]
     what = f"it is not certain which columns feed {tensor.name!r}"
-    found = f"{len(floats)} float columns ({some(floats)}), {len(lists)} lists that fit, of {len(columns)} columns"
-    hint = f"--feed '{tensor.name}={shown}', with the columns in the model's order"
+    found = f"{len(floats)} float columns ({some(floats)}), {len(lists)} lists that fit, of {_columns(len(columns))}"
+    hint = f"{feed_line(tensor.name, shown)}, with the columns in the model's order"
+    hint += ", if each of them is a feature" if whole else ""
     return ShapeMismatch(what, f"tensor {tensor.name!r}, {tensor}", needed, found, hint)
 
 
@@ -261,7 +285,8 @@ def _featured(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list[
     missing = [name for name in model.feature_names if name not in columns.names]
     if missing:
         what = f"the model's own feature names are not columns of the input: {some(missing)}"
-        hint = f"rename the columns, or --feed '{tensor.name}=…' with {len(model.feature_names)} columns in order"
+        needed = _columns(len(model.feature_names))
+        hint = f"rename the columns, or --feed '{tensor.name}=COLUMN,...' with {needed} in order"
         raise MissingColumns(what, f"tensor {tensor.name!r}, {tensor}", some(missing), some(columns.names), hint)
     return list(model.feature_names)
 
@@ -275,6 +300,10 @@ def _same_name(name: str, columns: Sequence[str]) -> str | None:
     return None
 
 
+def _columns(count: int) -> str:
+    return f"{count} column" + ("" if count == 1 else "s")
+
+
 def _underscored(name: str) -> str:
     """As converters name an input after a column."""
     return re.sub(r"\W", "_", name).lower()
@@ -284,7 +313,8 @@ def _feed(tensor: TensorSpec, names: Sequence[str], columns: pa.Schema, on_null:
     """The checked feed of one tensor."""
     types = {name: values_type(columns.field(name).type) for name in names}
     width, rank = _width(tensor), 1 if tensor.shape is not None and len(tensor.shape) == 1 else _MATRIX
-    policy = on_null or ("nan" if tensor.type.startswith("float") else "error")
+    default = "nan" if tensor.type.startswith("float") else "error"
+    policy = default if on_null is None else on_null
     where = f"tensor {tensor.name!r}, {tensor}"
     kind = "strings" if tensor.type == "string" else "numeric"
     if kind == "numeric" and len(names) == 1 and _is_list(types[names[0]]):
@@ -294,8 +324,9 @@ def _feed(tensor: TensorSpec, names: Sequence[str], columns: pa.Schema, on_null:
             raise ShapeMismatch(what, where, f"{width} values in a row", f"{own} in {names[0]!r}", hint)
         width = width or own
     elif width is not None and len(names) != width:
-        what, hint = f"{len(names)} columns for {tensor.name!r} instead of {width}", f"--feed '{tensor.name}=…'"
-        raise ShapeMismatch(what, where, f"{width} columns", f"{len(names)}: {some(names)}", hint)
+        what = f"{_columns(len(names))} for {tensor.name!r} instead of {width}"
+        hint = f"--feed '{tensor.name}=COLUMN,...' with {_columns(width)} in the model's order"
+        raise ShapeMismatch(what, where, _columns(width), f"{len(names)}: {some(names)}", hint)
     else:
         width = len(names)
     _check_types(types, kind, tensor, where)
@@ -321,17 +352,26 @@ def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec
 
 
 def _check_policy(policy: str, tensor: TensorSpec, where: str) -> None:
+    """Refuse a constant that the tensor cannot hold."""
     if policy == "error" or tensor.type == "string":
         return
+    floats = tensor.type.startswith("float")
     try:
         constant = float(policy)
-    except ValueError:
-        constant = None
-    whole = constant is not None and constant == constant and constant.is_integer()  # noqa: PLR0124 - NaN
-    if constant is None or (not tensor.type.startswith("float") and not whole):
+        fits = floats or (constant.is_integer() and _holds(tensor.type, int(constant)))
+    except (ValueError, OverflowError):
+        fits = False
+    if not fits:
         what, hint = f"the null policy does not fit {tensor.name!r}", f"--on-null '{tensor.name}=0'"
-        expected = "error, nan or a number" if tensor.type.startswith("float") else "error or a whole number"
+        expected = "error, nan or a number" if floats else f"error or a whole number that {tensor.type} holds"
         raise OptionsError(what, where, expected, repr(policy), hint)
+
+
+def _holds(kind: str, number: int) -> bool:
+    if kind == "bool":
+        return number in {0, 1}
+    info = np.iinfo(kind)
+    return bool(info.min <= number <= info.max)
 
 
 def _kept(tokens: Sequence[str], columns: pa.Schema, problems: list[ScorerError]) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from scorer.errors import CommitError, Interrupted, OptionsError, ScorerError
+from scorer.errors import CommitError, Interrupted, OptionsError, PreflightError, ScorerError
 from scorer.options import FIELDS, build, did_you_mean, read_toml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from scorer.options import Options
 
@@ -26,6 +26,16 @@ _FLAGS = {name: f"--{name.replace('_', '-')}" for name in FIELDS}
 class _Group(click.Group):
     """Knows what was meant."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's, in our form; flags belong behind the command."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            hint = f"flags follow the command: scorer run INPUT --model FILE {error.option_name} ..."
+            what = f"there is no option {error.option_name!r} before the command"
+            _fail(OptionsError(what, "scorer", "a command", repr(error.option_name), hint), given)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -33,7 +43,9 @@ class _Group(click.Group):
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in self.commands:
             what, hint = f"there is no command {name!r}", did_you_mean(name, sorted(self.commands))
-            _fail(OptionsError(what, "scorer", "a command", repr(name), hint), as_json=False)
+            if os.path.exists(name):
+                hint = f"scorer run {name} --model FILE"
+            _fail(OptionsError(what, "scorer", "a command", repr(name), hint), args)
         return super().resolve_command(ctx, args)
 
 
@@ -42,26 +54,23 @@ class _Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, with our text for what does not parse."""
+        given = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             known = [option for p in self.params for option in p.opts if option.startswith("--")]
             what, hint = f"there is no option {error.option_name!r}", did_you_mean(error.option_name, known)
-            _fail(OptionsError(what, f"scorer {self.name}", "a flag", repr(error.option_name), hint), as_json=False)
+            _fail(OptionsError(what, f"scorer {self.name}", "a flag", repr(error.option_name), hint), given)
         except click.UsageError as error:
             what, hint = error.format_message().rstrip("."), f"scorer {self.name} --help"
-            _fail(
-                OptionsError(what, f"scorer {self.name}", "see the help", " ".join(args) or "nothing", hint),
-                as_json=False,
-            )
+            usage = self.get_usage(ctx).removeprefix("Usage: ")
+            _fail(OptionsError(what, f"scorer {self.name}", usage, " ".join(given) or "nothing", hint), given)
 
 
-def _fail(error: ScorerError, *, as_json: bool) -> NoReturn:
-    from scorer.render import printable  # noqa: PLC0415 - start-up
-
-    if as_json:
+def _fail(error: ScorerError, args: Sequence[str] = (), *, as_json: bool = False) -> NoReturn:
+    if as_json or "--json" in args:
         click.echo(json.dumps({"error": error.to_dict()}))
-    click.echo(f"Error: {printable(str(error))}", err=True)
+    click.echo(f"Error: {error}", err=True)
     sys.exit(error.exit_code)
 
 
@@ -122,7 +131,7 @@ def _options(config: str | None, given: dict[str, Any]) -> Options:
 
 
 def _number(text: Any) -> Any:  # noqa: ANN401 - text that may be a number; `build` complains otherwise
-    return int(text) if isinstance(text, str) and text.strip().isdigit() else text
+    return int(text) if isinstance(text, str) and text.strip().isdecimal() else text
 
 
 def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
@@ -190,11 +199,9 @@ def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None: 
     from scorer.render import plan_text  # noqa: PLC0415 - start-up
 
     found = prepare_options(options)
-    if found.problems and not as_json:
-        found.check()
-    _show(found.to_dict(), plan_text(found), as_json=as_json)
     if found.problems:
-        found.check()
+        raise PreflightError(found.problems)
+    _show(found.to_dict(), plan_text(found), as_json=as_json)
 
 
 @main.command(cls=_Command)
@@ -214,13 +221,16 @@ def inspect(model: str, input_: tuple[str, ...], as_json: bool) -> None:  # noqa
 
     spec = inspect_model(model)
     text, value = model_text(spec), spec.to_dict()
+    problems: list[ScorerError] = []
     if input_:
         from scorer.preflight import suggest  # noqa: PLC0415 - start-up
 
         lines, problems = suggest(spec, input_)
         value |= {"feed": lines, "problems": [problem.to_dict() for problem in problems]}
-        text = "\n".join([text, *lines, *(str(problem) for problem in problems)])
+        text = "\n".join([text, *lines])
     _show(value, text, as_json=as_json)
+    if problems and not as_json:
+        raise PreflightError(problems)
 
 
 @main.command(cls=_Command)

@@ -59,13 +59,14 @@ class Place:
 
     def published(self) -> FrozenPlan | None:
         """The plan behind the output that is there."""
-        if not (self.folder / "manifest.json").exists() or not self.output.is_dir():
+        if not os.path.exists(self.folder / "manifest.json") or not os.path.isdir(self.output):
             return None
         return load_plan(self.folder / "plan.json")
 
     def unfinished(self) -> list[FrozenPlan]:
         """Plans of runs that were begun here and not published."""
-        plans = (load_plan(path) for path in sorted(self.folder.glob("work-*/plan.json")))
+        paths = sorted(self.folder.glob("work-*/plan.json")) if os.path.isdir(self.folder) else []
+        plans = map(load_plan, paths)
         return [plan for plan in plans if plan is not None]
 
 
@@ -153,6 +154,11 @@ class Journal:
         """Nothing more will come."""
         with suppress(OSError):
             self._file.close()
+
+
+def n_staged(staging: Staging) -> int:
+    """How many parts are in staging, by a listing alone."""
+    return sum(len(names) for _, _, names in os.walk(staging.parts))
 
 
 def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
@@ -293,7 +299,7 @@ def state_of(place: Place) -> dict[str, Any]:
     unfinished = place.unfinished()
     if unfinished:
         first = unfinished[0]
-        done = sum(len(names) for _, _, names in os.walk(place.staging(first.plan_hash).parts))
+        done = n_staged(place.staging(first.plan_hash))
         hint = "repeat the command to go on"
         return {"state": "unfinished", "output": str(place.output), "parts": first.n_parts, "done": done, "hint": hint}
     if plan is not None:

@@ -5,34 +5,29 @@ Reads footers only; knows nothing about models or Dask. `reader` reads the rows.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.errors import InputError, InputNotFound, ScorerError, UnreadableFile, some
+from scorer.errors import InputError, ScorerError, UnreadableFile, some
+from scorer.listing import files_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-SUFFIXES = (".parquet", ".parq", ".pq")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _FOOTER_THREADS = 8
 _SAMPLED_GROUPS = 4
 _DICTIONARY_PAYS = 0.8  # of the plain size; measured on flights: 0.00-0.21 pays, ids 1.26 do not
+_OFFSET_BYTES = 4  # where a text begins, for each
 _WIDTHS = {"BOOLEAN": 0.125, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}
-_TABLE_FORMATS = {
-    "_delta_log": ("a Delta table", "list its live files, for example with deltalake's DeltaTable(...).file_uris()"),
-    ".hoodie": ("a Hudi table", "list the files of its latest commit"),
-    "_temporary": ("an unfinished Spark or Hadoop job's output", "wait for that job, or remove _temporary"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +85,14 @@ class Dataset:
     @property
     def columns(self) -> pa.Schema:
         """What a feed or a filter may name: columns of files, then keys of paths."""
-        own = [f for f in self.hive if f.name not in self.schema.names]
-        return pa.schema([*self.schema, *own])
+        names, twice = set(self.schema.names), self.twice
+        keys = [field for field in self.hive if field.name not in names]
+        return pa.schema([*(f for f in self.schema if f.name not in twice), *keys], metadata=self.schema.metadata)
+
+    @property
+    def twice(self) -> set[str]:
+        """Names that several columns share: none of them can be asked for."""
+        return {name for name, count in Counter(self.schema.names).items() if count > 1}
 
 
 def look(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
@@ -99,12 +100,13 @@ def look(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
 
     Raises one `InputError`, or several as an ExceptionGroup-free list via `problems_of`.
     """
-    found, skipped = _listing(inputs, {os.path.realpath(path) for path in ignore})
+    found, skipped = files_of(inputs, {os.path.realpath(path) for path in ignore})
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
         footers = list(pool.map(lambda item: _footer(*item), found))
     problems = [footer for footer in footers if isinstance(footer, ScorerError)]
     if problems:
-        rest = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+        more = len(problems) - 1
+        rest = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
         first = problems[0]
         raise type(first)(first.what + rest, first.where, first.expected, first.found, first.hint)
     good = [footer for footer in footers if not isinstance(footer, ScorerError)]
@@ -139,134 +141,91 @@ def unreadable(path: str, error: Exception) -> UnreadableFile:
 
 
 def problems_of(dataset: Dataset, columns: Sequence[str]) -> list[ScorerError]:
-    """Columns in use that are not the same in every file."""
+    """Columns in use that are not the same in every file; one problem per file."""
+    first = dataset.files[0].path
     problems: list[ScorerError] = []
-    hint = "make the files agree, drop the column with --keep, or score the files apart"
+    hint = "make the files agree, drop the columns with --keep, or score the files apart"
+    types = {field.name: field.type for field in dataset.schema}
     for path, schema in dataset.variants:
-        for name in columns:
-            if name not in dataset.schema.names:
-                continue
-            ours, theirs = values_type(dataset.schema.field(name).type), None
-            if schema.get_field_index(name) >= 0:
-                theirs = values_type(schema.field(name).type)
-            if ours != theirs:
-                what = f"column {name!r} is not the same in every file"
-                expected = f"{ours}, as in {dataset.files[0].path}"
-                problems.append(InputError(what, path, expected, str(theirs or "no such column"), hint))
-    twice = {name for name in columns if dataset.schema.names.count(name) > 1}
-    if twice:
-        what, hint = f"columns share one name: {some(sorted(twice))}", "rename them, or leave them out with --keep"
-        problems.append(InputError(what, dataset.files[0].path, "one column of a name", "several", hint))
+        ours = {name: types[name] for name in columns if name in types}
+        other = Counter(schema.names)
+        theirs = {name: schema.field(name).type if other[name] == 1 else None for name in ours}
+        odd = [name for name in ours if theirs[name] is None or values_type(ours[name]) != values_type(theirs[name])]
+        if odd:
+            what = f"columns are not the same in every file: {some(odd)}"
+            expected = ", ".join(f"{name}: {ours[name]}" for name in odd[:3]) + f", as in {first}"
+            found = ", ".join(f"{name}: {theirs[name] or 'no such column'}" for name in odd[:3])
+            problems.append(InputError(what, path, expected, found, hint))
     return problems
+
+
+def shared_name(dataset: Dataset, tokens: Sequence[str], *, keep_all: bool) -> list[ScorerError]:
+    """A name that several columns have, if anything asks for it."""
+    asked = sorted(name for name in dataset.twice if keep_all or any(name in token for token in tokens))
+    if not asked:
+        return []
+    what, hint = f"columns share one name: {some(asked)}", "rename them, or leave them out with --keep"
+    return [InputError(what, dataset.files[0].path, "one column of a name", "several", hint)]
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """The type without Arrow's view layouts, which few of its own functions can handle."""
+    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    if kind in views:
+        return views[kind]
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(plain(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(plain(kind.key_type), kind.item_field.with_type(plain(kind.item_type)))
+    inner = kind.value_field.with_type(plain(kind.value_type)) if _is_listed(kind) else None
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(inner, kind.list_size)
+    if pa.types.is_large_list(kind):
+        return pa.large_list(inner)
+    return pa.list_(inner) if pa.types.is_list(kind) else kind
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Every column without view layouts."""
+    return pa.schema([field.with_type(plain(field.type)) for field in schema], metadata=schema.metadata)
+
+
+def plain_table(table: pa.Table) -> pa.Table:
+    """The table without view layouts; itself where it has none."""
+    schema = plain_schema(table.schema)
+    if schema.equals(table.schema, check_metadata=False):
+        return table
+    columns = [column.cast(field.type) for column, field in zip(table.columns, schema, strict=True)]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """As `plain_table`."""
+    schema = plain_schema(batch.schema)
+    if schema.equals(batch.schema, check_metadata=False):
+        return batch
+    columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def flat_leaves(schema: pa.Schema, metadata: pq.FileMetaData) -> dict[str, int]:
+    """Where in a row group the statistics of each flat top-level column are."""
+    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    nested = any(pa.types.is_nested(field.type) for field in schema)
+    if not nested:
+        return {path: i for i, path in enumerate(paths)}
+    once = Counter(paths)
+    flat = {field.name for field in schema if not pa.types.is_nested(field.type)}
+    return {path: i for i, path in enumerate(paths) if path in flat and once[path] == 1}
+
+
+def _is_listed(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def values_type(kind: pa.DataType) -> pa.DataType:
     """A dictionary's values, else the type itself."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def natural(path: str) -> list[list[tuple[int, int, str]]]:
-    """Sort key: folders first by name, digits as numbers."""
-    return [
-        [(1, int(bit), "") if bit.isdigit() else (0, 0, bit) for bit in re.split(r"([0-9]+)", part)]
-        for part in path.split("/")
-    ]
-
-
-def is_glob(text: str) -> bool:
-    """Whether a path is a pattern (and no file of that very name exists)."""
-    return any(c in text for c in "*?[") and not os.path.lexists(text)
-
-
-def _listing(inputs: Sequence[str], ignore: set[str]) -> tuple[list[tuple[str, str]], int]:
-    """(path, folder inside its input) of every file in order, and how many were passed over."""
-    found: list[tuple[str, str]] = []
-    skipped = 0
-    seen: dict[str, str] = {}
-    for text in inputs:
-        for path in _expand(text):
-            listed, passed = _under(path, ignore)
-            skipped += passed
-            found += listed
-        if not found:
-            what, hint = "there is no Parquet file in the input", f"files end in {', '.join(SUFFIXES)}"
-            raise InputNotFound(what, text, "at least one Parquet file", f"none; {skipped} others", hint)
-    for path, _ in found:
-        real = os.path.realpath(path)
-        if real in seen:
-            what, hint = "one file is reached twice", "every row would be scored twice; name it once"
-            raise InputError(what, path, "each file once", f"also as {seen[real]}", hint)
-        seen[real] = path
-    return found, skipped
-
-
-def _expand(text: str) -> list[str]:
-    if re.match(r"^[a-z][a-z0-9+.-]+://", text):
-        what, hint = "the input is a URL", "copy it to a local or shared file system first"
-        raise InputError(what, text, "a local path", text.split(":", 1)[0] + ":// is not supported yet", hint)
-    if is_glob(text):
-        matches = sorted(glob.glob(text, recursive=True), key=natural)
-        if not matches:
-            what, hint = "the pattern matches nothing", "quote the pattern, and check the folder"
-            raise InputNotFound(what, text, "at least one file", "none", hint)
-        return [os.path.abspath(match) for match in matches]
-    if not os.path.exists(text):
-        parent = Path(text).absolute().parent
-        near = some(sorted(p.name for p in parent.iterdir())[:5]) if parent.is_dir() else "no such folder"
-        what, hint = "the input is not there", "check the path; relative paths start at the current folder"
-        raise InputNotFound(
-            what, text, "a file, a folder or a pattern", f"nothing; beside it: {near or 'nothing'}", hint
-        )
-    return [os.path.abspath(text)]
-
-
-def _under(path: str, ignore: set[str]) -> tuple[list[tuple[str, str]], int]:
-    """The files of one input, sorted, and how many were passed over."""
-    if not os.path.isdir(path):
-        return [(path, "")], 0
-    found: list[tuple[str, str]] = []
-    skipped = 0
-    for folder, names in _walk(path, ignore):
-        inside = os.path.relpath(folder, path).replace(os.sep, "/")
-        inside = "" if inside == "." else inside
-        good = [n for n in names if n.lower().endswith(SUFFIXES) and n[0] not in "._"]
-        skipped += len(names) - len(good)
-        found += [(os.path.join(folder, name), inside) for name in good]
-    found.sort(key=lambda item: natural(os.path.relpath(item[0], path)))
-    return found, skipped
-
-
-def _walk(top: str, ignore: set[str]) -> Iterator[tuple[str, list[str]]]:
-    """Folders with their files, leaving out hidden ones and outputs of scorer."""
-    entered: set[str] = set()
-    for folder, folders, names in os.walk(top, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
-        _refuse_table_format(folder, folders)
-        ours = {name.removesuffix(".scorer") for name in folders if name.endswith(".scorer")}
-        folders[:] = [
-            name
-            for name in folders
-            if name[0] not in "._"
-            and not name.endswith(".scorer")
-            and name not in ours
-            and os.path.realpath(os.path.join(folder, name)) not in ignore
-        ]
-        yield folder, names
-
-
-def _refuse_table_format(folder: str, folders: list[str]) -> None:
-    """A folder that a table format manages holds deleted rows too: refuse it."""
-    kind, hint = next((_TABLE_FORMATS[name] for name in folders if name in _TABLE_FORMATS), ("", ""))
-    metadata = os.path.join(folder, "metadata")
-    if "metadata" in folders and glob.glob(os.path.join(glob.escape(metadata), "*.metadata.json")):
-        kind, hint = "an Iceberg table", "list its live files, for example with pyiceberg's table.scan().plan_files()"
-    if kind:
-        what = "the folder is managed by a table format; read plainly it may show deleted rows"
-        raise InputError(what, folder, "a plain folder of Parquet files", kind, hint)
 
 
 def _footer(path: str, folder: str) -> tuple[File, pa.Schema, pq.FileMetaData] | ScorerError:
@@ -332,10 +291,21 @@ def _column_bytes(schema: pa.Schema, sample: list[pq.FileMetaData]) -> dict[str,
             rows += group.num_rows
             for c in range(metadata.num_columns):
                 column = group.column(c)
-                width = _WIDTHS.get(column.physical_type, 0) * column.num_values
                 name = _top(column.path_in_schema, sizes)
-                sizes[name] = sizes.get(name, 0.0) + max(width, column.total_uncompressed_size if not width else 0)
+                sizes[name] = sizes.get(name, 0.0) + _decoded_bytes(column, metadata.schema.column(c).length)
     return {name: size / rows if rows else 8.0 for name, size in sizes.items()}
+
+
+def _decoded_bytes(column: pq.ColumnChunkMetaData, length: int) -> float:
+    """Bytes of a column chunk once decoded; texts by the longest that the footer tells, as a dictionary hides them."""
+    width = _WIDTHS.get(column.physical_type, 0)
+    if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
+        width = length
+    statistics = column.statistics if not width else None
+    if statistics is not None and statistics.has_min_max:
+        width = _OFFSET_BYTES + max(len(statistics.min_raw), len(statistics.max_raw))
+        return max(float(width * column.num_values), float(column.total_uncompressed_size))
+    return float(width * column.num_values) if width else float(column.total_uncompressed_size)
 
 
 def _top(path: str, names: dict[str, float]) -> str:

@@ -53,11 +53,11 @@ class ScorerError(Exception):
 
     def __str__(self) -> str:
         """One sentence, the facts a line each, the hint last."""
-        lines = [self.what]
+        lines = [visible(self.what)]
         facts = (("where", self.where), ("expected", self.expected), ("found", self.found))
-        lines += [f"  {name + ':':<10}{text}" for name, text in facts if text]
+        lines += [f"  {name + ':':<10}{visible(text)}" for name, text in facts if text]
         if self.hint:
-            lines.append(f"Hint: {self.hint}")
+            lines.append(f"Hint: {visible(self.hint)}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -286,6 +286,11 @@ class PreflightError(ScorerError):
             "exit_code": self.exit_code,
             "problems": [problem.to_dict() for problem in self.problems],
         }
+
+
+def visible(text: str) -> str:
+    """Line breaks, terminal escapes and other control characters of foreign names, made visible."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def some(names: Iterable[object], limit: int = 10) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from scorer import partition, tuning
 from scorer.binding import Binding, bind, fetched, output_schema, widths
-from scorer.errors import PreflightError, RunFailed, ScorerError
+from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, ScorerError, ShapeMismatch, some
 from scorer.model import inspect_model
 from scorer.options import build
 from scorer.plan import BATCH_ROWS
@@ -76,7 +77,9 @@ def score(  # noqa: PLR0913 - the binding's options, spelled out
         "input": "frame", "model": model, "feed": feed, "fetch": fetch, "keep": keep, "prefix": prefix,
         "on_null": on_null, "on_lossy": on_lossy, "batch_rows": batch_rows, "device": device,
     })  # fmt: skip
-    if isinstance(frame, pd.DataFrame):
+    lazy = hasattr(frame, "map_partitions") and isinstance(getattr(frame, "_meta", None), pd.DataFrame)
+    _check(frame, errors, lazy=lazy)
+    if not lazy:
         job = _job(options, frame)
         scored, bad = _score(frame, job)
         if errors == "return":
@@ -85,7 +88,7 @@ def score(  # noqa: PLR0913 - the binding's options, spelled out
             raise _bad_rows(bad)
         return scored
     example = frame._meta  # noqa: SLF001 - Dask's documented way to see columns without computing
-    job = _job(options, example)
+    job = _job(options, example, lazy=True)
     return frame.map_partitions(_score_or_raise, job, meta=_score(example, job)[0], enforce_metadata=False)
 
 
@@ -100,7 +103,29 @@ def release() -> None:
     REGISTRY.release()
 
 
-def _job(options: Options, frame: pd.DataFrame) -> _Job:
+def _check(frame: Any, errors: str, *, lazy: bool) -> None:  # noqa: ANN401 - whatever was given
+    """Refuse what is no frame, and what a frame cannot do."""
+    where = "scorer.score"
+    if not lazy and not isinstance(frame, pd.DataFrame):
+        what, hint = "only frames can be scored", "pass a pandas or a Dask DataFrame"
+        raise OptionsError(what, where, "a pandas or a Dask DataFrame", type(frame).__name__, hint)
+    if errors not in {"raise", "return"}:
+        what, hint = "errors is neither of its two words", 'errors="raise" or errors="return"'
+        raise OptionsError(what, where, "raise or return", repr(errors), hint)
+    if lazy and errors == "return":
+        what, hint = "a lazy frame has one result", "score a pandas frame, or use scorer.run with max_bad_rows"
+        raise OptionsError(what, where, 'errors="raise" for a Dask frame', 'errors="return"', hint)
+    names = frame.columns
+    if isinstance(names, pd.MultiIndex):
+        what, hint = "the frame's columns have several levels", "flatten them first"
+        raise PreflightError([InputError(what, where, "one level of names", f"{names.nlevels} levels", hint)])
+    twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
+    if twice:
+        what, hint = f"columns share one name: {some(twice)}", "rename them, or drop all but one"
+        raise PreflightError([InputError(what, where, "one column of a name", "several", hint)])
+
+
+def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
     """Bind and learn the output columns; every problem at once."""
     spec = inspect_model(options.model)
     columns = pa.schema([pa.field(str(name), _arrow(frame[name].iloc[:0]).type) for name in frame.columns])
@@ -111,6 +136,11 @@ def _job(options: Options, frame: pd.DataFrame) -> _Job:
     session_spec = SessionSpec(path=spec.path, digest=spec.digest, files=spec.files, device=device)
     if problems:
         raise PreflightError(problems)
+    unknown = [feed for feed in binding.feeds if feed.width is None]
+    if lazy and unknown:
+        what, hint = f"the width of {unknown[0].tensor!r} cannot be seen without computing", "use fixed-size lists"
+        found = f"lists of any length in {unknown[0].columns[0]!r}"
+        raise ShapeMismatch(what, "a Dask frame", "a column of fixed-size lists", found, hint)
     rows = _table(frame.iloc[: tuning.SAMPLE_ROWS], binding.fed)
     binding = widths(binding, rows)
     session = REGISTRY.session(session_spec)

@@ -82,7 +82,7 @@ def held(path: Path, tell: Callable[[str], None], stale_s: float = STALE_S) -> I
         with _only_us(path.parent):
             owner = read(path)
             if owner is not None and _alive(owner, path, tell, stale_s):
-                raise _locked(path, owner)
+                raise refused(path, owner)
             for left in path.parent.glob("lock.*"):
                 left.unlink(missing_ok=True)
             lock.start()
@@ -90,6 +90,8 @@ def held(path: Path, tell: Callable[[str], None], stale_s: float = STALE_S) -> I
         yield lock
     finally:
         lock.release()
+        with suppress(OSError):
+            path.parent.rmdir()  # only if nothing else was left there
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -143,7 +145,8 @@ def _only_us(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _locked(path: Path, owner: dict[str, Any]) -> OutputLocked:
+def refused(path: Path, owner: dict[str, Any]) -> OutputLocked:
+    """The error that names the owner."""
     what, hint = "another run is writing this output", "wait for it (`scorer status OUT`), or choose another --output"
     found = f"process {owner.get('pid')} on {owner.get('host')}"
     return OutputLocked(what, str(path), "no other run", found, hint)

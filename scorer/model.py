@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,14 @@ from scorer import html
 from scorer.errors import ModelError, ModelLoadError, ModelNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import onnx
 
 FEATURE_KEYS = ("feature_names", "features", "input_features", "columns")
 _BATCH_COUPLED = {"DynamicQuantizeLinear": "its scale is computed over the whole batch"}
 _MAX_PROTOBUF = 2**31 - 1
+_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +90,21 @@ def inspect_model(path: str | Path) -> ModelSpec:
     ['label', 'probabilities']
 
     """
+    if "://" in str(path):
+        what, hint = "the model is a URL", "copy it to a local or shared file system first"
+        raise ModelNotFound(what, str(path), "a local path", "a URL", hint)
     path = Path(path).absolute()
     proto = _parse(path)
+    try:
+        spec = _spec(proto, path)
+        json.dumps(spec.to_dict())  # names that are no text would fail later, on the way to a report
+    except (ValueError, TypeError, IndexError, UnicodeError) as error:
+        raise _broken(path, f"a protobuf whose parts do not fit: {error}") from error
+    return spec
+
+
+def _spec(proto: onnx.ModelProto, path: Path) -> ModelSpec:
+    """What the protobuf says."""
     external = _external(proto, path)
     graph = proto.graph
     weights = {weight.name for weight in graph.initializer}
@@ -121,8 +138,8 @@ def digest_of(path: str, files: tuple[str, ...]) -> str:
 
 def _parse(path: Path) -> onnx.ModelProto:
     hint = "check the path of --model"
-    if not path.is_file():
-        what, found = "the model is not there", "a folder" if path.is_dir() else "nothing"
+    if not os.path.isfile(path):
+        what, found = "the model is not there", "a folder" if os.path.isdir(path) else "nothing"
         raise ModelNotFound(what, str(path), "an .onnx file", found, hint)
     import onnx  # noqa: PLC0415 - 0.2 s, and only the driver reads protobufs
     from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with onnx
@@ -140,25 +157,52 @@ def _parse(path: Path) -> onnx.ModelProto:
 
 
 def _broken(path: Path, found: str) -> ModelLoadError:
-    what, hint = "the model is not an ONNX model", "export it again; `scorer inspect MODEL` shows what is in it"
+    what, hint = "the model is not an ONNX model", "export or copy it again"
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            hint = "this is a Git LFS pointer: `git lfs pull` fetches the model"
     return ModelLoadError(what, str(path), "an ONNX protobuf with a graph", found[:200], hint)
 
 
 def _external(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
     """Names of external data files, which must lie in the model's own folder."""
-    names: set[str] = set()
-    for tensor in proto.graph.initializer:
-        names |= {entry.value for entry in tensor.external_data if entry.key == "location"}
+    names = {
+        entry.value
+        for graph in _graphs(proto.graph)
+        for tensor in _tensors(graph)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
     folder = path.parent.resolve()
     for name in sorted(names):
         target = (folder / name).resolve()
         if not target.is_relative_to(folder):
             what, hint = "the model's external data lies outside its folder", "export the model into one folder"
             raise ModelError(what, str(path), f"files in {folder}", repr(name), hint)
-        if not target.is_file():
+        if not os.path.isfile(target):
             what, hint = "the model's external data is not there", "keep the data file beside the model"
             raise ModelNotFound(what, str(path), repr(name), "no such file", hint)
     return tuple(sorted(names))
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and those inside its nodes: branches and loop bodies."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    yield from _graphs(inner)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Weights and constants of one graph."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
 
 
 def _digest(paths: list[Path]) -> str:

@@ -6,11 +6,12 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING
 
+from scorer.rules import split_names
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
-_TOKEN = re.compile(r"\s*(?:'((?:[^']|'')*)'|([^,']+?))\s*(?:,|$)")
 
 
 def expand(tokens: Sequence[str], columns: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -36,10 +37,21 @@ def expand(tokens: Sequence[str], columns: Sequence[str]) -> tuple[list[str], li
 
 
 def parse_feed(text: str, names: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The tensor and the column tokens of TENSOR=COLUMNS."""
+    """The tensor and the column tokens of TENSOR=COLUMNS; no tokens when they cannot be understood."""
     tensor, rest = split_known(text, names)
-    found = [m[1].replace("''", "'") if m[1] is not None else m[2] for m in _TOKEN.finditer(rest)]
-    return tensor if found else None, found
+    return tensor, split_names(rest) or []
+
+
+def quoted(name: str) -> str:
+    """A column name as `parse_feed` reads it."""
+    plain = name and name == name.strip() and not set(name) & set(",'*?[") and ".." not in name
+    return name if plain else "'" + name.replace("'", "''") + "'"
+
+
+def feed_line(tensor: str, columns: Sequence[str]) -> str:
+    """A --feed that can be pasted into a shell."""
+    text = tensor + "=" + ",".join(map(quoted, columns))
+    return "--feed '" + text.replace("'", "'\"'\"'") + "'"
 
 
 def split_known(text: str, names: Sequence[str]) -> tuple[str | None, str]:

@@ -241,9 +241,12 @@ def _clean(name: str, value: Any, place: str) -> Any:  # noqa: ANN401 - TOML and
     expected, convert = EXPECTED[name]
     try:
         return convert(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         what = f"the value of {name!r} does not fit"
-        hint = f"see `scorer run --help`, --{name.replace('_', '-')}"
+        flag = f"--{name.replace('_', '-')}"
+        choices = expected.removeprefix("one of ").split(", ") if expected.startswith("one of ") else []
+        near = did_you_mean(str(value), choices) if choices else ""
+        hint = near if near.startswith("did") else f"see `scorer run --help` for {flag if name in FIELDS else name}"
         raise OptionsError(what, place, expected, repr(value), hint) from None
 
 
@@ -265,6 +268,8 @@ def _at_odds(clean: Mapping[str, Any]) -> list[ScorerError]:
         found.append(OptionsError(what, "--scheduler, --cluster", "one of them", both, hint))
     if (clean.get("workers") or 1) > 1 and clean.get("cluster", "embedded") != "processes":
         what, hint = "workers need processes", "add --cluster processes, or use --threads"
+        if clean.get("scheduler"):
+            hint = "leave --workers out: the workers of the scheduler are used"
         asked = f"--workers {clean['workers']} with --cluster {clean.get('cluster', 'embedded')}"
         found.append(OptionsError(what, "--workers", "--cluster processes", asked, hint))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -139,16 +139,18 @@ class _Run:
         """Take the lock, finish what is unfinished, publish."""
         if self.plan.done:
             return self.report(already_done=True)
-        with lock.held(self.place.lock, self.tell) as held:
+        staging = self.place.staging(self.frozen.plan_hash)
+        with ExitStack() as stack:  # somebody must be there to work before anything is written
+            crew = stack.enter_context(self.crew(client)) if commit.n_staged(staging) < self.n_parts else None
+            held = stack.enter_context(lock.held(self.place.lock, self.tell))
             commit.finish_half_published(self.place)
             done = self.place.published()
             if done is not None and done.plan_hash == self.frozen.plan_hash:
                 return self.report(already_done=True)
             commit.probe_rename(self.place)
-            commit.discard_others(self.place, self.frozen.plan_hash)
-            staging = commit.begin(self.place, self.frozen)
             self.receipts = commit.committed(staging, self.frozen)
-            self.score(client, staging, held)
+            if crew is not None:
+                self.score(crew, staging, held)
             self.judge()
             finished = self.report(already_done=False)
             ledger.write_proof(staging, self.frozen, self.receipts, finished.to_dict())
@@ -156,19 +158,22 @@ class _Run:
         self.emit(Published(output=str(self.place.output)))
         return finished
 
-    def score(self, client: Client | None, staging: Staging, held: lock.Lock) -> None:
+    def crew(self, client: Client | None) -> AbstractContextManager[Crew]:
+        """Who will work."""
+        if client is None and somebody_elses_client():
+            self.tell("a Dask client exists in this process and is not used; pass client= to use it")
+        return connect(self.options.cluster, client)
+
+    def score(self, crew: Crew, staging: Staging, held: lock.Lock) -> None:
         """Run every part that is not committed yet."""
         spec = Spec.of(self.frozen, staging)
         todo = (part for part in self.frozen.parts() if part.index not in self.receipts)
-        if len(self.receipts) == self.n_parts:
-            return
+        commit.discard_others(self.place, self.frozen.plan_hash)
+        commit.begin(self.place, self.frozen)
         journal = commit.Journal(staging)
         try:
-            if client is None and somebody_elses_client():
-                self.tell("a Dask client exists in this process and is not used; pass client= to use it")
-            with connect(self.options.cluster, client) as crew:
-                self.announce(crew)
-                self.gather(crew, spec, todo, journal, held)
+            self.announce(crew)
+            self.gather(crew, spec, todo, journal, held)
         finally:
             journal.close()
             REGISTRY.drop(spec.key)

@@ -241,14 +241,19 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def refuse_different(path: str, before: dict[str, Any], now: dict[str, Any]) -> DifferentPlan:
     """An unfinished run of another request, with what differs."""
-    facts = {name: (before.get(name), now.get(name)) for name in differences(before, now)}
-    words = {"input": "the input files, their sizes or times", "model": "the model's contents"}
-    old = ", ".join(words.get(name, f"{name} = {pair[0]!r}") for name, pair in facts.items())
-    new = ", ".join(
-        f"other {words[name]}" if name in words else f"{name} = {pair[1]!r}" for name, pair in facts.items()
-    )
+    words = {"input": "the input's files, sizes or times", "model": "the model's contents"}
+    old, new = (_described(differences(before, now), side, words) for side in (before, now))
     what, hint = "an unfinished run of a different plan is here", "repeat that command, or discard it with --overwrite"
-    return DifferentPlan(what, path, old, new, hint)
+    return DifferentPlan(what, path, f"the earlier request: {old}", f"this request: {new}", hint)
+
+
+def _described(names: Sequence[str], request: dict[str, Any], words: dict[str, str]) -> str:
+    """The fields of a request that another one does not share."""
+    told = (
+        words.get(name) or f"{name} = {request.get(name) if request.get(name) is not None else 'default'}"
+        for name in names
+    )
+    return ", ".join(told)
 
 
 def part_rows(rows: int, row_bytes: float, part_bytes: int, threads: int, rows_per_s: float | None) -> int:

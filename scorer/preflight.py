@@ -5,32 +5,27 @@ Writes nothing.
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from scorer import commit, lock, tuning, where
+from scorer import commit, placement, tuning, where
 from scorer.binding import bind, fetched, output_schema, widths
 from scorer.cluster import planned_threads
 from scorer.commit import Place
-from scorer.dataset import is_glob, look, problems_of
+from scorer.dataset import look, plain_schema, problems_of, shared_name
 from scorer.errors import (
     BindingError,
     CommitError,
-    OptionsError,
-    OutputExists,
-    OutputInsideInput,
-    OutputLocked,
     PlanError,
     PreflightError,
     ScorerError,
     some,
 )
 from scorer.model import inspect_model
+from scorer.naming import feed_line
 from scorer.options import PART_BYTES, BindingOptions
 from scorer.plan import FrozenPlan, Plan, part_rows, plan_files, refuse_different, request_of
 from scorer.report import versions
@@ -96,11 +91,12 @@ class _Found:
 
 def prepare(options: Options) -> Plan:
     """The plan of a checked request."""
-    output, problem = output_of(options)
+    output, problem = placement.output_of(options)
     found = _Found(options, Place.of(output, options.out.work_dir), [problem] if problem else [])
     _look(found)
-    _check_place(found)
-    if found.dataset is not None and found.model is not None:
+    misplaced = placement.problems_of(found.place, options.input)
+    found.problems += misplaced
+    if not misplaced and found.dataset is not None and found.model is not None:
         request = request_of(options, found.dataset, found.model)
         earlier = _earlier(found, request)
         if earlier is not None:
@@ -110,21 +106,6 @@ def prepare(options: Options) -> Plan:
         return found.plan(_freeze(found, found.dataset, found.model, request))
     _load(found)
     return found.plan(None)
-
-
-def output_of(options: Options) -> tuple[str, ScorerError | None]:
-    """Where the result goes; beside the input unless told."""
-    if options.out.output:
-        return options.out.output, None
-    first = options.input[0]
-    if len(options.input) > 1 or is_glob(first):
-        what, hint = "several inputs have no place of their own for the output", "--output DIR"
-        found = some(options.input) if len(options.input) > 1 else f"the pattern {first!r}"
-        return "scored", OptionsError(what, "--output", "a folder for the result", found, hint)
-    path = Path(os.path.abspath(first))
-    suffix = "" if path.is_dir() else path.suffix
-    stem = path.name.removesuffix(suffix) if suffix else path.name
-    return str(path.with_name(f"{stem}.scored{suffix}")), None
 
 
 def _look(found: _Found) -> None:
@@ -157,38 +138,6 @@ def _load(found: _Found) -> None:
             found.session = REGISTRY.session(found.session_spec)
 
 
-def _check_place(found: _Found) -> None:
-    """The output's place: never inside the input, writable, not held by another run."""
-    output, folder = found.place.output, found.place.folder
-    for text in found.options.input:
-        path = Path(os.path.realpath(text))
-        if output == path or output.is_relative_to(path) or path.is_relative_to(output):
-            what, hint = "the output lies inside the input", "choose an --output beside the input"
-            found.problems.append(OutputInsideInput(what, str(output), f"a folder outside {path}", str(output), hint))
-            return
-    owner = lock.read(found.place.lock)
-    if owner is not None and lock.is_alive(owner):
-        what, hint = (
-            "another run is writing this output",
-            "wait for it (`scorer status OUT`), or choose another --output",
-        )
-        who = f"process {owner.get('pid')} on {owner.get('host')}"
-        found.problems.append(OutputLocked(what, str(found.place.lock), "no other run", who, hint))
-    if output.exists() and not output.is_dir():
-        what, hint = "the output is a file", "choose another --output"
-        found.problems.append(OutputExists(what, str(output), "a folder, or nothing", "a file", hint))
-    for at in {_existing(output.parent), _existing(folder.parent)}:
-        if not os.access(at, os.W_OK | os.X_OK) or not at.is_dir():
-            what, hint = "the output cannot be written here", "choose another --output, or change the rights"
-            found.problems.append(CommitError(what, str(at), "a folder we may write to", "no right to write", hint))
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path
-
-
 def _earlier(found: _Found, request: dict[str, Any]) -> tuple[FrozenPlan, bool] | None:
     """The plan that an earlier run of this request froze, and whether it is done."""
     place, overwrite = found.place, found.options.out.overwrite
@@ -211,34 +160,21 @@ def _earlier(found: _Found, request: dict[str, Any]) -> tuple[FrozenPlan, bool] 
             found.problems.append(refuse_different(str(place.folder), unfinished.request, request))
             return None
     if place.output.is_dir() and any(place.output.iterdir()):
-        _check_existing(found, published, request)
+        problem = placement.existing_problem(place, published, request, overwrite=overwrite)
+        found.problems += [problem] if problem else []
     return None
-
-
-def _check_existing(found: _Found, published: FrozenPlan | None, request: dict[str, Any]) -> None:
-    """An output of something else: only --overwrite, and only over Parquet."""
-    place = found.place
-    if not found.options.out.overwrite:
-        what, hint = "the output exists", "choose another --output, or replace it with --overwrite"
-        old = "files that no run of scorer put there"
-        if published is not None:
-            differs = refuse_different("", published.request, request)
-            old = f"a run with {differs.expected}; now {differs.found}"
-        found.problems.append(OutputExists(what, str(place.output), "nothing, or this very run's output", old, hint))
-        return
-    strange = commit.not_parquet(place.output)
-    if published is None and strange:
-        what, hint = (
-            "the output holds files that are not Parquet",
-            "remove the folder yourself, or choose another --output",
-        )
-        found.problems.append(OutputExists(what, str(place.output), "nothing but Parquet", some(strange), hint))
 
 
 def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str, Any]) -> FrozenPlan | None:
     """Bind, look at a few rows, cut the parts; None when something is wrong."""
     options = found.options
-    binding, problems = bind(options.binding, model, dataset.columns)
+    columns = dataset.columns
+    tokens = [str(feed) for feed in options.binding.feed] + [*options.binding.keep, *options.rows.where]
+    shared = shared_name(dataset, tokens, keep_all=options.binding.keep == ("all",))
+    if shared:
+        found.problems += shared
+        return None
+    binding, problems = bind(options.binding, model, columns)
     wanted, more = fetched(options.binding, model)
     binding = replace(binding, kept=_without_keys(found, dataset, binding.kept))
     used = dict.fromkeys([*binding.fed, *binding.kept, *(c.column for c in found.conditions)])
@@ -246,8 +182,9 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
     if found.problems or found.session is None or found.session_spec is None:
         return None
     columns = dataset.columns
-    read_schema = pa.schema([columns.field(n) for n in columns.names if n in used], metadata=dataset.schema.metadata)
+    read_schema = pa.schema([field for field in columns if field.name in used], metadata=dataset.schema.metadata)
     with found.collecting():
+        read_schema = plain_schema(read_schema)
         rows = tuning.sample(dataset, read_schema, tuning.PROBE_ROWS if _tunes(found) else tuning.SAMPLE_ROWS)
         binding = widths(binding, rows)
         fetches, wrong = tuning.outputs(
@@ -376,10 +313,5 @@ def suggest(model: ModelSpec, inputs: Sequence[str]) -> tuple[list[str], list[Sc
     """The --feed lines that a run on this input would choose, and why it could not."""
     dataset = look(inputs)
     binding, problems = bind(BindingOptions(), model, dataset.columns)
-    lines = [f"--feed '{feed.tensor}={','.join(_quoted(name) for name in feed.columns)}'" for feed in binding.feeds]
+    lines = [feed_line(feed.tensor, feed.columns) for feed in binding.feeds]
     return lines, problems
-
-
-def _quoted(name: str) -> str:
-    """A column name as --feed reads it."""
-    return name if not set(name) & set(",'*?[ ") else '"\'"' + name.replace("'", "''") + '"\'"'

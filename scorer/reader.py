@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from scorer import where
-from scorer.dataset import open_parquet, unreadable, values_type
+from scorer.dataset import flat_leaves, open_parquet, plain, plain_batch, plain_table, unreadable, values_type
 from scorer.errors import InputChanged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pyarrow.parquet as pq
 
@@ -62,6 +62,11 @@ class _Piece:
     left: int
     batch: pa.RecordBatch
 
+    @property
+    def last(self) -> int:
+        """The row behind its last one."""
+        return self.first + int(self.batch.num_rows)
+
 
 class Cursor:
     """One pass over a large row group, shared by the slices that one process reads.
@@ -70,63 +75,53 @@ class Cursor:
     A late or repeated slice that finds its rows gone starts a pass of its own.
     """
 
-    def __init__(self, path: str, group: int, columns: Sequence[str]) -> None:
+    def __init__(self, path: str, group: int, columns: Sequence[str], first: int = 0) -> None:
         self._path, self._group, self._columns = path, group, list(columns)
         self._lock = threading.Lock()
         self._batches = self._open()
         self._decoded = 0
         self._kept: deque[_Piece] = deque()
+        self._taken: set[tuple[int, int]] = set()
+        self._advance(first, first, 0)
 
-    def _open(self) -> pa.RecordBatchReader:
+    def _open(self) -> Iterator[pa.RecordBatch]:
         parquet = open_parquet(self._path)
-        return parquet.iter_batches(
+        return parquet.iter_batches(  # type: ignore[no-any-return]  # pyarrow is untyped
             batch_size=_DECODE_ROWS, row_groups=[self._group], columns=self._columns, use_threads=False
         )
 
     def take(self, start: int, stop: int) -> pa.Table:
         """Rows start..stop of the row group."""
+        keep = _LOOK_AHEAD * max(stop - start, _DECODE_ROWS)
         with self._lock:
-            first = self._kept[0].first if self._kept else self._decoded
-            late = start < first
-            if not late:
-                self._advance(stop)
-                pieces = self._overlap(start, stop)
-                self._forget(_LOOK_AHEAD * max(stop - start, _DECODE_ROWS))
-        if late:
-            fresh = Cursor(self._path, self._group, self._columns)
-            fresh._skip(start)
-            return fresh.take(start, stop)
-        return pa.Table.from_batches(pieces)
+            self._advance(start, stop, keep)
+            pieces = self._overlap(start, stop)
+            self._forget((start, stop))
+        if sum(piece.num_rows for piece in pieces) == stop - start:
+            return pa.Table.from_batches(pieces)
+        return Cursor(self._path, self._group, self._columns, start).take(start, stop)
 
-    def _advance(self, stop: int) -> None:
+    def _advance(self, start: int, stop: int, keep: int) -> None:
+        """Decode up to `stop`; before `start`, keep no more rows than `keep`."""
         while self._decoded < stop:
-            batch = next(self._batches)
+            batch = plain_batch(next(self._batches))
             self._kept.append(_Piece(self._decoded, batch.num_rows, batch))
             self._decoded += batch.num_rows
-
-    def _skip(self, start: int) -> None:
-        """Decode and drop everything before `start`."""
-        while True:
-            batch = next(self._batches)
-            self._decoded += batch.num_rows
-            if self._decoded > start:
-                self._kept.append(_Piece(self._decoded - batch.num_rows, batch.num_rows, batch))
-                return
+            while self._kept and self._kept[0].last <= start and self._decoded - self._kept[0].first > keep:
+                self._kept.popleft()
 
     def _overlap(self, start: int, stop: int) -> list[pa.RecordBatch]:
-        pieces = []
-        for piece in self._kept:
-            low, high = max(start, piece.first), min(stop, piece.first + piece.batch.num_rows)
-            if low < high:
-                pieces.append(piece.batch.slice(low - piece.first, high - low))
-                piece.left -= high - low
-        return pieces
+        bounds = ((piece, max(start, piece.first), min(stop, piece.last)) for piece in self._kept)
+        return [piece.batch.slice(low - piece.first, high - low) for piece, low, high in bounds if low < high]
 
-    def _forget(self, rows: int) -> None:
-        """Drop what every slice has taken, and the oldest beyond `rows`."""
+    def _forget(self, taken: tuple[int, int]) -> None:
+        """Drop what every slice has taken, each counted once."""
+        if taken in self._taken:
+            return
+        self._taken.add(taken)
+        for piece in self._kept:
+            piece.left -= max(0, min(taken[1], piece.last) - max(taken[0], piece.first))
         self._kept = deque(piece for piece in self._kept if piece.left > 0)
-        while sum(piece.batch.num_rows for piece in self._kept) > rows:
-            self._kept.popleft()
 
 
 class Cursors:
@@ -186,7 +181,11 @@ def _rows(
     cursors: Cursors,
 ) -> Rows:
     metadata = parquet.metadata
-    own = [name for name in schema.names if name in parquet.schema_arrow.names]
+    there = set(parquet.schema_arrow.names)
+    missing = [field.name for field in schema if field.name not in there and field.name not in dict(source.hive)]
+    if missing:
+        raise changed(source, f"no column {missing[0]!r}")
+    own = [name for name in schema.names if name in there]
     pieces: list[pa.Table] = []
     spans: list[tuple[int, int, int]] = []  # first row of the group, and the rows of it in this part
     bytes_read = first = 0
@@ -196,7 +195,7 @@ def _rows(
         if low < high and not _excluded(parquet, g, conditions, own):
             whole = high - low == rows
             piece = (
-                parquet.read_row_groups([g], columns=own, use_threads=False)
+                plain_table(parquet.read_row_groups([g], columns=own, use_threads=False))
                 if whole
                 else cursors.of(source.path, g, own).take(low - first, high - first)
             )
@@ -233,6 +232,9 @@ def _assemble(
         keep = held.to_numpy()
         table, positions = table.filter(held), positions[keep]
         edges = np.concatenate(([0], np.cumsum(keep)))[edges]
+    if table.num_rows != len(positions):
+        msg = f"{table.num_rows} rows for {len(positions)} positions of {source}"
+        raise AssertionError(msg)
     total = source.stop - source.start
     return Rows(table, positions, np.unique(edges), total - table.num_rows, bytes_read)
 
@@ -244,10 +246,11 @@ def _as_planned(pieces: list[pa.Table], rows: int, schema: pa.Schema, source: So
     table = pa.concat_tables(pieces) if pieces else None
     columns = []
     hive = dict(source.hive)
+    names = set(table.column_names) if table is not None else set()
     for field in schema:
         if table is None or rows == 0:
             columns.append(pa.chunked_array([], field.type))
-        elif field.name in table.column_names:
+        elif field.name in names:
             columns.append(_typed(table[field.name], field, source))
         else:
             value = hive.get(field.name)
@@ -260,18 +263,18 @@ def _typed(column: pa.ChunkedArray, field: pa.Field, source: Source) -> pa.Chunk
     if column.type == field.type:
         return column
     if values_type(column.type) == values_type(field.type):
-        return column.cast(field.type)
+        return column.cast(plain(field.type)).cast(field.type)
     raise changed(source, f"column {field.name!r} of type {column.type} instead of {field.type}")
 
 
 def _excluded(parquet: pq.ParquetFile, group: int, conditions: Sequence[where.Condition], own: Sequence[str]) -> bool:
     """Whether the footer alone rules the row group out."""
-    metadata = parquet.metadata
     if not conditions:
         return False
-    leaves = {metadata.schema.column(i).path: i for i in range(metadata.num_columns)}
+    schema = parquet.schema_arrow
+    leaves = flat_leaves(schema, parquet.metadata)
     return any(
-        where.excludes(c, metadata.row_group(group), parquet.schema_arrow.field(c.column).type, leaves[c.column])
+        where.excludes(c, parquet.metadata.row_group(group), schema.field(c.column).type, leaves[c.column])
         for c in conditions
         if c.column in own and c.column in leaves
     )

@@ -10,6 +10,7 @@ CLUSTERS = ("embedded", "processes", "synchronous")
 COMPRESSIONS = ("source", "none", "snappy", "zstd", "lz4", "gzip", "brotli")
 MIN_PART_BYTES = 4096
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$", re.IGNORECASE)
+_NAME = re.compile(r"\s*(?:'((?:[^']|'')+)'|([^,'\s](?:[^,']*[^,'\s])?))\s*(?:,(?=.)|$)", re.DOTALL)
 _UNITS = {"": 1, "b": 1} | {
     f"{prefix}{tail}": (1024 if "i" in tail else 1000) ** power
     for power, prefix in enumerate("kmgt", 1)
@@ -25,14 +26,14 @@ def parse_size(text: str | int) -> int:
     match = _SIZE.match(str(text))
     if match is None:
         raise ValueError(text)
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    return _below_limit(int(float(match[1]) * _UNITS[match[2].lower()]))
 
 
 def parse_budget(text: str) -> tuple[float, bool]:
     """(amount, is a share) from N or P%."""
     share = text.endswith("%")
     amount = float(text[:-1]) / 100 if share else int(text)
-    if amount < 0 or (share and amount > 1):
+    if not amount >= 0 or (share and amount > 1):
         raise ValueError(text)
     return amount, share
 
@@ -57,25 +58,52 @@ def _feeds(value: Any) -> tuple[FeedText, ...]:  # noqa: ANN401 - TOML and Pytho
         return tuple((k, _texts(v)) if not isinstance(v, str) else f"{k}={v}" for k, v in value.items())
     if isinstance(value, str):
         return (value,)
-    feeds = tuple(v if isinstance(v, str) else (v[0], _texts(v[1])) for v in value)
-    if not all(isinstance(f, str) or isinstance(f[0], str) for f in feeds):
-        raise TypeError(value)
-    return feeds
+    feeds: list[FeedText] = []
+    for one in value:
+        if isinstance(one, str):
+            feeds.append(one)
+            continue
+        tensor, columns = one if isinstance(one, (list, tuple)) else ("", one)
+        if not isinstance(tensor, str) or not tensor:
+            raise TypeError(value)
+        feeds.append((tensor, _texts(columns)))
+    return tuple(feeds)
+
+
+def _paths(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
+    paths = _texts(value)
+    return tuple(_text(path) for path in paths)
+
+
+def _below_limit(number: int) -> int:
+    """What Arrow and numpy can count."""
+    if number >= 2**63:
+        raise ValueError(number)
+    return number
 
 
 def _keep(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
-    if isinstance(value, str):
-        return (value,) if value in {"all", "none"} else tuple(_split(value))
-    return tuple(token for text in _texts(value) for token in _split(text))
+    texts = _texts(value)
+    names = [split_names(text) for text in texts] if isinstance(value, (str, tuple)) else [list(texts)]
+    if not names or not all(names):
+        raise ValueError(value)
+    return tuple(name for some in names for name in some or ())
 
 
-def _split(text: str) -> list[str]:
-    """Comma-separated names; quotes keep a comma inside a name."""
-    return [m[1] or m[2] for m in re.finditer(r"\s*'([^']*)'\s*(?:,|$)|\s*([^,']+?)\s*(?:,|$)", text)]
+def split_names(text: str) -> list[str] | None:
+    """Comma-separated names, where 'a, name' is one; None when it cannot be understood."""
+    names, at = [], 0
+    while at < len(text):
+        match = _NAME.match(text, at)
+        if match is None:
+            return None
+        names.append(match[1].replace("''", "'") if match[1] is not None else match[2])
+        at = match.end()
+    return names
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
-    if not isinstance(value, (str, Path)) or not str(value):
+    if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise TypeError(value)
     return str(value)
 
@@ -83,7 +111,7 @@ def _text(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
 def _count(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
     if isinstance(value, bool) or int(value) != float(value) or int(value) < 1:
         raise ValueError(value)
-    return int(value)
+    return _below_limit(int(value))
 
 
 def _size(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
@@ -117,12 +145,12 @@ def _or_none(rule: tuple[str, Any]) -> tuple[str, Any]:
 
 _COUNT = ("a whole number from 1", _count)
 _LIMIT = ("a whole number from 0", lambda value: 0 if value == 0 and value is not False else _count(value))
-_TEXT = ("text", _text)
+_TEXT = ("text that is not empty", _text)
 _BOOL = ("true or false", _flag)
 _TEXTS = ("text, or a list of texts", _texts)
-_BUDGET = ("a number of rows or a share such as 1%", _budget)
+_BUDGET = ("a number of rows, or a share from 0% to 100%", _budget)
 EXPECTED: dict[str, tuple[str, Any]] = {
-    "input": ("paths", _texts),
+    "input": ("paths", _paths),
     "model": ("a path", _text),
     "where": _TEXTS,
     "limit": _or_none(_LIMIT),

@@ -28,8 +28,11 @@ PROVIDERS = {
     "coreml": "CoreMLExecutionProvider",
     "directml": "DmlExecutionProvider",
 }
+_ALIASES = {"gpu": "cuda", "nvidia": "cuda", "amd": "migraphx", "mps": "coreml", "dml": "directml", "trt": "tensorrt"}
+_SOURCE = re.compile(r"/\S*onnxruntime\S*:\d+ .*?\) ")
+"""Where in the runtime's own source an error arose: nothing a user can act on."""
 _MEMORY = re.compile(r"out of memory|failed to allocate|allocat\w+ .*fail|bad_alloc|BFCArena", re.IGNORECASE)
-_QUIET = 3  # errors only: a lying output shape warns once for every call
+_QUIET = 4  # what goes wrong is raised too; below, a lying output shape warns once for every call
 RUNTIME_ERRORS = tuple(
     getattr(ort_errors, name)
     for name in (
@@ -97,8 +100,8 @@ class Session:
 def parse_device(device: str) -> tuple[str, int]:
     """(name, id) of cuda:1."""
     name, _, number = device.lower().partition(":")
-    if name not in {"auto", *PROVIDERS} or (number and not number.isdigit()):
-        what, hint = f"there is no device {device!r}", did_you_mean(name, ["auto", *PROVIDERS])
+    if name not in {"auto", *PROVIDERS} or (number and not number.isdecimal()):
+        what, hint = f"there is no device {device!r}", did_you_mean(_ALIASES.get(name, name), ["auto", *PROVIDERS])
         raise OptionsError(what, "--device", f"one of auto, {', '.join(PROVIDERS)}, with :ID", repr(device), hint)
     return name, int(number or 0)
 
@@ -139,7 +142,7 @@ def map_load_errors(path: str) -> Iterator[None]:
 def one_line(text: str) -> str:
     """The runtime's complaint without its prefix, shortened."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(text.split()))
-    return text[:300]
+    return _SOURCE.sub("", text)[:300]
 
 
 def runtime() -> dict[str, Any]:

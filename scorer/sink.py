@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from scorer.dataset import open_parquet
+from scorer.dataset import open_parquet, plain_batch
 from scorer.errors import CommitError, OutputFull
 from scorer.events import Proof, Receipt
 
@@ -244,7 +244,7 @@ def _rows_of(source: Source, rows: Sequence[int]) -> pa.Table:
                 at = 0
                 for batch in parquet.iter_batches(row_groups=[g], use_threads=False):
                     inside = here[(here >= at) & (here < at + batch.num_rows)] - at
-                    pieces.append(pa.Table.from_batches([batch]).take(pa.array(inside)))
+                    pieces.append(pa.Table.from_batches([plain_batch(batch)]).take(pa.array(inside)))
                     at += batch.num_rows
             first += count
     return pa.concat_tables(pieces)
@@ -254,11 +254,13 @@ def _feed_digest(array: pa.Array, hasher: hashlib._Hash) -> None:
     kind = array.type
     if pa.types.is_dictionary(kind):
         return _feed_digest(array.cast(kind.value_type), hasher)
-    hasher.update(f"{kind}:{len(array)}:{array.null_count};".encode())
+    listed = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    name = "list" if listed else str(kind)  # a list's child is renamed on its way through Parquet
+    hasher.update(f"{name}:{len(array)}:{array.null_count};".encode())
     if array.null_count:
         hasher.update(np.packbits(array.is_null().to_numpy(zero_copy_only=False)).tobytes())
         array = array.drop_null()
-    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if listed:
         hasher.update(pc.list_value_length(array).cast(pa.int64()).to_numpy().tobytes())
         return _feed_digest(array.flatten(), hasher)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):

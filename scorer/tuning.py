@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from scorer import partition
 from scorer.binding import fetch_of
-from scorer.dataset import open_parquet, unreadable
+from scorer.dataset import open_parquet, plain_batch, unreadable
 from scorer.errors import BatchError, BindingError, ScorerError
 from scorer.plan import BATCH_ROWS, Forecast
 
@@ -49,11 +49,11 @@ class Probe:
 def sample(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
     """The first rows of the input, planned columns only; keys of paths included."""
     pieces: list[pa.Table] = []
-    left = rows
+    left, there = rows, set(dataset.schema.names)
     for file in dataset.files:
         if left <= 0 or len(pieces) > _ROUNDS:
             break
-        own = [name for name in schema.names if name in dataset.schema.names]
+        own = [name for name in schema.names if name in there]
         try:
             with open_parquet(file.path) as parquet:
                 batch = next(parquet.iter_batches(batch_size=left, columns=own, use_threads=False), None)
@@ -61,9 +61,10 @@ def sample(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
             raise unreadable(file.path, error) from error
         if batch is None or not batch.num_rows:
             continue
+        batch = plain_batch(batch)
         columns = []
         for field in schema:
-            if field.name in own:
+            if field.name in there:
                 columns.append(pa.chunked_array([batch[field.name]]).cast(field.type))
             else:
                 value = file.hive.get(field.name)

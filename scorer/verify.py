@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from scorer import html
 from scorer.commit import load_plan
 from scorer.dataset import open_parquet
-from scorer.errors import CommitError
+from scorer.errors import CommitError, some
 from scorer.events import Counts, Proof
 from scorer.ledger import LEDGER, file_digest
 from scorer.sink import PROOF_KEY, decode_schema, digest
@@ -58,18 +58,31 @@ def verify(place: Place, *, deep: bool = False) -> Verdict:
     """The published output against its plan, manifest and ledger."""
     plan = load_plan(place.folder / "plan.json")
     ledger_path, manifest_path = place.folder / "ledger.parquet", place.folder / "manifest.json"
-    if plan is None or not ledger_path.exists() or not manifest_path.exists():
+    missing = [path.name for path in (ledger_path, manifest_path) if not os.path.exists(path)]
+    if plan is None or missing:
         what, hint = (
             "there is no proof beside the output",
             "name the output of a finished run; give --work-dir if it had one",
         )
-        raise CommitError(what, str(place.folder), "plan.json, ledger.parquet, manifest.json", "not all of them", hint)
+        raise CommitError(
+            what,
+            str(place.folder),
+            "plan.json, ledger.parquet, manifest.json",
+            f"without {some(missing or ['plan.json'])}",
+            hint,
+        )
     try:
         manifest = json.loads(manifest_path.read_text())
-        ledger = pq.read_table(ledger_path, schema=LEDGER).to_pylist()
+        table = pq.read_table(ledger_path, schema=LEDGER)
+        ledger = table.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         what, hint = "the proof beside the output cannot be read", "restore it, or score again with --overwrite"
         raise CommitError(what, str(place.folder), "a manifest and a ledger", str(error)[:200], hint) from error
+    holes = [name for name in table.column_names if table[name].null_count]
+    if holes or not isinstance(manifest, dict):
+        what, hint = "the proof beside the output is damaged", "restore it, or score again with --overwrite"
+        found = f"nothing in {some(holes)} of the ledger" if holes else "a manifest without names"
+        raise CommitError(what, str(place.folder), "a manifest and a full ledger", found, hint)
     faults = _manifest_faults(manifest, plan, ledger, ledger_path)
     total = Counts()
     schema = decode_schema(plan.output_schema)
@@ -140,13 +153,15 @@ def _part_faults(
     ]
     faults = [f"{what}: {found}, and the ledger says {said}" for what, found, said in checks if found != said]
     if row["quarantine"]:
-        faults += _quarantine_faults(place.folder / "quarantine" / row["quarantine"], counts.quarantined)
+        faults += _quarantine_faults(place.folder / "quarantine" / row["quarantine"], counts.quarantined, deep=deep)
     return faults + (_value_faults(path, proof) if deep else [])
 
 
-def _quarantine_faults(path: Path, rows: int) -> list[str]:
+def _quarantine_faults(path: Path, rows: int, *, deep: bool) -> list[str]:
     try:
         found = pq.read_metadata(path).num_rows
+        if deep:
+            pq.read_table(path, page_checksum_verification=True, partitioning=None)
     except (OSError, pa.ArrowException):
         return [f"its quarantine {path.name} is gone or cannot be read"]
     return [] if found == rows else [f"its quarantine has {found} rows of {rows}"]

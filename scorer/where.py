@@ -72,7 +72,7 @@ def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerErro
             _scalars(condition, kind)
         except (ValueError, TypeError, ArithmeticError) as error:
             what = f"--where compares {condition.column!r} with something of another type"
-            hint = "quote texts and dates with '…'; leave numbers bare"
+            hint = "quote texts and dates with '…', leave numbers bare; other types can only be tested for null"
             problems.append(TypeMismatch(what, condition.text, f"a literal of type {kind}", str(error), hint))
     return problems
 
@@ -118,9 +118,10 @@ def _one(condition: Condition, column: pa.ChunkedArray, pc: Any) -> pa.ChunkedAr
         return pc.is_valid(column)
     values = [pa.scalar(x, column.type) for x in _scalars(condition, column.type)]
     if condition.op in {"in", "not in"}:
-        found = pc.is_in(column, pa.array([v.as_py() for v in values], column.type))
-        found = pc.invert(found) if condition.op == "not in" else found
-        return pc.and_(found, pc.is_valid(column))
+        found = pc.equal(column, values[0])  # one by one: is_in tells 0.0 from -0.0 and finds NaN
+        for value in values[1:]:
+            found = pc.or_(found, pc.equal(column, value))
+        return pc.invert(found) if condition.op == "not in" else found
     compare = {"==": pc.equal, "!=": pc.not_equal, "<": pc.less, "<=": pc.less_equal}
     compare |= {">": pc.greater, ">=": pc.greater_equal}
     return compare[condition.op](column, values[0])
@@ -174,26 +175,48 @@ def _scalars(condition: Condition, kind: pa.DataType) -> list[Any]:
 def _typed(value: Literal, kind: pa.DataType, types: Any) -> Any:  # noqa: ANN401 - a module; any Arrow scalar
     import pyarrow as pa  # noqa: PLC0415 - see `mask`
 
-    text = isinstance(value, str)
+    text, truth = isinstance(value, str), isinstance(value, bool)
+    number = types.is_integer(kind) or (types.is_floating(kind) and not types.is_float16(kind))
+    moment = types.is_timestamp(kind) or types.is_date(kind)
     fits = {
-        types.is_boolean(kind): isinstance(value, bool),
-        types.is_integer(kind) or types.is_floating(kind): not text and not isinstance(value, bool),
-        types.is_decimal(kind): not isinstance(value, bool),
-        _texty(kind, types) or types.is_temporal(kind): text,
+        types.is_boolean(kind): truth,
+        number: not text and not truth,
+        types.is_decimal(kind): not truth,
+        _texty(kind, types) or moment: text,
     }
-    if not fits.get(True, False):
+    if True not in fits:
+        raise TypeError(f"a column of type {kind} cannot be compared")
+    if not fits[True]:
         raise TypeError(repr(value))
-    if types.is_timestamp(kind) or types.is_date(kind):
-        moment = dt.datetime.fromisoformat(str(value))
-        if types.is_timestamp(kind) and kind.tz and moment.tzinfo is None:
-            moment = moment.replace(tzinfo=dt.UTC)
-        return pa.scalar(moment if types.is_timestamp(kind) else moment.date(), kind).as_py()
-    if types.is_integer(kind) and isinstance(value, float) and not value.is_integer():
-        raise ValueError(f"{value} is no whole number")
+    if moment:
+        return _moment(str(value), kind, types)
+    if types.is_integer(kind) and isinstance(value, float):
+        if not value.is_integer():
+            raise ValueError(f"{value} is no whole number")
+        value = int(value)
     try:
-        return pa.scalar(str(value) if types.is_decimal(kind) else value).cast(kind).as_py()
-    except pa.ArrowInvalid as error:
-        raise ValueError(str(error)) from error
+        if types.is_decimal(kind):
+            return pa.scalar(str(value)).cast(kind).as_py()
+        return pa.scalar(value, kind).as_py()
+    except (pa.ArrowInvalid, OverflowError):
+        raise ValueError(f"{value!r}, which {kind} cannot hold") from None
+
+
+def _moment(text: str, kind: pa.DataType, types: Any) -> Any:  # noqa: ANN401 - a module; a date or a datetime
+    """A date or time exactly; what the column's unit would cut off is refused."""
+    import pyarrow as pa  # noqa: PLC0415 - see `mask`
+
+    moment = dt.datetime.fromisoformat(text)
+    if types.is_date(kind):
+        if moment.time() != dt.time():
+            raise ValueError(f"{text!r}, which has a time of day")
+        return moment.date()
+    if kind.tz and moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    exact = pa.scalar(moment, kind).as_py()
+    if exact != moment:
+        raise ValueError(f"{text!r}, which {kind} cannot hold")
+    return exact
 
 
 def _texty(kind: pa.DataType, types: Any) -> bool:  # noqa: ANN401 - a module

@@ -267,6 +267,7 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
         ))  # fmt: skip
         quarantine = write_quarantine(job.staging, part.name, tally.attempt, part.source, rows, why)
         table = table.filter(good)
+    table = against(table, job.output_schema)
     outputs = spec.frozen.binding.outputs
     proof = Proof(
         part=part.index,
@@ -294,19 +295,18 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
 
 
 def read_meta(spec: Spec) -> pd.DataFrame:
-    """An empty frame as `read_part` gives it."""
-    job = Job.of(spec)
-    tally = Tally(part=None, attempt="", edges=partition.grid(0, 1))  # type: ignore[arg-type]  # only its frame is looked at
-    return to_frame(job, job.read_schema.empty_table(), [], tally)
+    """The columns of a part's frame, for Dask; their types are the plan's affair and not checked twice."""
+    binding = spec.frozen.binding
+    names = [*binding.fed, *([KEPT] if binding.kept else []), POSITION]
+    return pd.DataFrame({name: pd.Series(dtype=object) for name in names})
 
 
 def to_frame(job: Job, table: pa.Table, positions: Any, tally: Tally) -> pd.DataFrame:  # noqa: ANN401 - ints
     """A table as a frame of Arrow-backed columns, nothing converted."""
     binding = job.spec.frozen.binding
     columns = {name: _series(table[name]) for name in binding.fed}
-    kept = [name for name in binding.kept if name in table.column_names]
-    if kept:
-        columns[KEPT] = _series(table.select(kept).to_struct_array())
+    if binding.kept:
+        columns[KEPT] = _series(table.select(list(binding.kept)).to_struct_array())
     columns[POSITION] = _series(pa.array(positions, pa.int64()))
     frame = pd.DataFrame(columns, copy=False)
     frame.attrs["scorer"] = tally
@@ -319,7 +319,7 @@ def name_of_process() -> str:
 
 
 def _output_table(frame: pd.DataFrame, job: Job, part: Part) -> pa.Table:
-    """The frame as the planned table."""
+    """The frame as a table, bad rows and all."""
     binding = job.spec.frozen.binding
     columns: dict[str, pa.ChunkedArray] = {}
     if binding.kept:
@@ -330,7 +330,7 @@ def _output_table(frame: pd.DataFrame, job: Job, part: Part) -> pa.Table:
     if binding.row_id:
         columns["_file"] = pa.chunked_array([pa.repeat(pa.scalar(part.source.path), len(frame))])
         columns["_row"] = _chunked(frame[POSITION])
-    return against(pa.table(columns), job.output_schema)
+    return pa.table(columns)
 
 
 def _fields(struct: pa.ChunkedArray) -> list[pa.ChunkedArray]:

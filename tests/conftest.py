@@ -92,7 +92,7 @@ def oracle(model, feeds, batch_rows=None):
         for at in range(0, rows, step)
     ]
     return {
-        name: sum((list(b[i]) for b in batches), [])
+        name: [row for batch in batches for row in batch[i]]
         if isinstance(batches[0][i], list)
         else np.concatenate([b[i] for b in batches])
         for i, name in enumerate(names)

@@ -34,11 +34,12 @@ def unpack(fetch: Fetch, batches: Sequence[Any]) -> list[pa.Array]:
     if not batches:
         empty = pa.array([], kind)
         return [_lists(empty, fetch.width)] if fetch.kind == "list" else [empty] * len(fetch.columns)
-    values = batches[0] if len(batches) == 1 else np.concatenate(batches)
-    values = values.reshape(len(values), -1)
-    if values.shape[1] != fetch.width:
+    flat = [batch.reshape(len(batch), -1) for batch in batches]
+    strange = next((batch for batch in flat if batch.shape[1] != fetch.width), None)
+    if strange is not None:
         what = f"output {fetch.tensor!r} changed its width"
-        raise ShapeMismatch(what, "", f"{fetch.width} values in a row", str(values.shape[1]), _HINT)
+        raise ShapeMismatch(what, "", f"{fetch.width} values in a row", str(strange.shape[1]), _HINT)
+    values = flat[0] if len(flat) == 1 else np.concatenate(flat)
     if fetch.kind == "list":
         return [_lists(_array(np.ascontiguousarray(values).reshape(-1), kind), fetch.width)]
     return [_array(values[:, i], kind) for i in range(fetch.width)]

@@ -27,7 +27,8 @@ class Lists:
         for chunk in table[feed.columns[0]].chunks:
             pieces.append(self._matrix(chunk, at))
             at += len(chunk)
-        self._values = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
+        empty = np.empty((0, self._width), self._dtype)
+        self._values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [empty])
 
     def _matrix(self, chunk: pa.Array, at: int) -> np.ndarray:
         width = self._width

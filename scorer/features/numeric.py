@@ -71,36 +71,36 @@ class Check:
         self._feed, self._name = feed, name
         self._dtype = np.dtype(feed.dtype)
         self._source = values_type(column.type)
-        self._suspect = self._may_lose(column)
+        self._suspect = self._may_lose(column.cast(self._source))
 
     def view(self, array: pa.Array, at: int, bad: dict[int, str]) -> np.ndarray:
         """The chunk as numpy; rows that cannot be fed go to `bad`, counted from `at`."""
         if array.type != self._source:
             array = array.cast(self._source)
         if array.null_count:
-            array = self._without_nulls(array, at, bad)
+            return self._filled(array, at, bad)
         values = array.to_numpy(zero_copy_only=False)
         if self._suspect:
             self._check(values, at, bad)
         return values  # type: ignore[no-any-return]  # pyarrow is untyped
 
-    def _without_nulls(self, array: pa.Array, at: int, bad: dict[int, str]) -> pa.Array:
+    def _filled(self, array: pa.Array, at: int, bad: dict[int, str]) -> np.ndarray:
+        """A chunk with nulls, in the tensor's type, by the null policy."""
+        nulls = array.is_null().to_numpy(zero_copy_only=False)
+        values = pc.fill_null(array, pa.scalar(0).cast(array.type)).to_numpy(zero_copy_only=False)
+        if self._suspect:
+            self._check(values, at, bad)
+        with np.errstate(over="ignore", invalid="ignore"):
+            filled = values.astype(self._dtype)
         policy = self._feed.on_null
         if policy == "error":
             reason = f"null in column {self._name!r} (tensor {self._feed.tensor!r})"
-            for row in np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)):
+            for row in np.flatnonzero(nulls):
                 bad.setdefault(at + int(row), reason)
-            return pc.fill_null(array, pa.scalar(0).cast(array.type))
-        if policy == "nan":
-            if pa.types.is_floating(array.type):
-                return pc.fill_null(array, pa.scalar(float("nan")).cast(array.type))
-            kind = pa.float64() if _limit(array) <= _EXACT["float64"] else array.type
-            filled = pc.fill_null(array, pa.scalar(0).cast(array.type))
-            if kind == array.type:  # larger than a double holds: the check below sees the integers
-                self._check(filled.to_numpy(zero_copy_only=False), at, bad)
-                filled = filled.cast(pa.float64(), safe=False)
-            return pc.if_else(array.is_valid(), filled.cast(pa.float64()), pa.scalar(float("nan")))
-        return pc.fill_null(array, pa.scalar(float(policy)).cast(array.type))
+        else:
+            whole = self._dtype.kind in "iu"
+            filled[nulls] = int(float(policy)) if whole else float(policy)
+        return filled  # type: ignore[no-any-return]  # pyarrow is untyped
 
     def _may_lose(self, column: pa.ChunkedArray) -> bool:
         """Whether any value of the column might not survive the cast."""
@@ -108,32 +108,18 @@ class Check:
         if pa.types.is_boolean(source) or not len(column):
             return False
         if pa.types.is_floating(source):
-            if target.kind != "f":
-                return True
-            wide = source.bit_width > target.itemsize * 8
-            return bool(wide and _limit(column) > float(np.finfo(target).max))
-        if target.kind == "f":
-            return bool(_limit(column) > _EXACT[target.name])
+            wide = target.kind != "f" or source.bit_width > target.itemsize * 8
+            return bool(wide and (target.kind != "f" or _limit(column) > float(np.finfo(target).max)))
         low, high = _extremes(column)
+        if target.kind == "f":
+            return bool(max(-low, high) > _EXACT[target.name])
         info = np.iinfo(target)
         return bool(low < info.min or high > info.max)
 
     def _check(self, values: np.ndarray, at: int, bad: dict[int, str]) -> None:
         """Blame, or count, the values that change."""
         with np.errstate(over="ignore", invalid="ignore"):
-            cast = values.astype(self._dtype)
-            if self._dtype.kind == "f" and values.dtype.kind == "f":
-                changed = np.isinf(cast) & np.isfinite(values)
-            elif self._dtype.kind == "f":
-                changed = _differs_from_integers(cast, values)
-            else:
-                changed = cast.astype(values.dtype) != values
-                if values.dtype.kind in "iu":
-                    info = np.iinfo(self._dtype)
-                    changed |= (values < info.min) | (values > info.max)
-                else:
-                    top = float(np.iinfo(self._dtype).max)
-                    changed |= ~(np.abs(values) < top)
+            changed = _changed(values, self._dtype)
         if self._feed.on_lossy == "warn":
             self.lossy += int(np.count_nonzero(changed))
             return
@@ -145,17 +131,27 @@ class Check:
             )
 
 
+def _changed(values: np.ndarray, target: np.dtype) -> np.ndarray:
+    """Which values do not survive; rounding of fractions is what float types are for and does not count."""
+    if target.kind == "f":
+        cast = values.astype(target)
+        if values.dtype.kind == "f":
+            return np.asarray(np.isinf(cast) & np.isfinite(values))
+        back = cast.astype(np.float64)
+        info = np.iinfo(values.dtype)
+        held = np.isfinite(back) & (back >= float(info.min)) & (back < float(info.max + 1))
+        return np.asarray(~held | (np.where(held, back, 0).astype(values.dtype) != values))
+    info = np.iinfo(target)
+    if values.dtype.kind == "f":
+        exact = values.astype(np.float64)
+        return np.asarray(~((exact >= float(info.min)) & (exact < float(info.max + 1)) & (exact == np.trunc(exact))))
+    own = np.iinfo(values.dtype)
+    return np.asarray((values < max(info.min, own.min)) | (values > min(info.max, own.max)))
+
+
 def pack(feed: Feed, table: pa.Table) -> Numbers:
     """The numeric columns of one feed."""
     return Numbers(feed, table)
-
-
-def _differs_from_integers(cast: np.ndarray, values: np.ndarray) -> Any:  # noqa: ANN401 - a mask
-    """Whole numbers that the float type rounded; compared as Python integers where doubles end."""
-    rounded = np.abs(values.astype(np.float64)) > _EXACT[cast.dtype.name]
-    for row in np.flatnonzero(rounded):
-        rounded[row] = not np.isfinite(cast[row]) or int(cast[row]) != int(values[row])
-    return rounded
 
 
 def _extremes(column: pa.Array | pa.ChunkedArray) -> tuple[Any, Any]:

@@ -1,0 +1,232 @@
+"""A request makes sense by itself, or every error of it is told at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scorer.errors import OptionsError, PreflightError
+from scorer.options import (
+    FIELDS,
+    GROUPS,
+    KEYS,
+    Asked,
+    Options,
+    build,
+    read_toml,
+)
+from scorer.rules import parse_budget, parse_size, within
+
+BASE = {"input": "data", "model": "m.onnx"}
+
+
+def problems_of(**values):
+    with pytest.raises(PreflightError) as caught:
+        build({**BASE, **values})
+    assert all(isinstance(p, OptionsError) for p in caught.value.problems)
+    return caught.value.problems
+
+
+def problem_of(**values):
+    (problem,) = problems_of(**values)
+    return problem
+
+
+def test_every_error_is_told_at_once():
+    problems = problems_of(nope=1, batch_rows=0, device="", limit=-1, keep=5)
+    assert len(problems) == 5
+    with pytest.raises(PreflightError) as caught:
+        build({"limitt": 1})
+    assert [p.what.split()[-2:] for p in caught.value.problems] == [["option", "'limitt'"], ["was", "given"],
+                                                                    ["was", "given"]]  # fmt: skip
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("limitt", "limit"), ("batchrows", "batch_rows"), ("imput", "input"),
+                                              ("Feed", "feed"), ("outptu", "output")])  # fmt: skip
+def test_a_name_that_is_nearly_right_gets_a_suggestion(wrong, right):
+    assert f"did you mean '{right}'?" in problem_of(**{wrong: 1}).hint
+
+
+def test_a_name_that_is_like_none_gets_the_list():
+    hint = problem_of(zzzzzz=1).hint
+    assert all(repr(key) in hint for key in KEYS)
+
+
+def test_the_error_says_where_the_value_was_given():
+    with pytest.raises(PreflightError, match=r"job\.toml, threads"):
+        build({**BASE, "threads": "x"}, {"threads": "job.toml, threads"})
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("64MiB", 64 * 2**20), ("8MB", 8 * 10**6), (4096, 4096), ("1e0", None), ("1.5 KiB", 1536), ("2g", 2 * 10**9),
+     ("7", 7), ("3 Gi", 3 * 2**30), ("1TB", 10**12), (" 5 kb ", 5000), ("1tib", 2**40), ("9B", 9)],
+)  # fmt: skip
+def test_sizes_are_read_as_written(text, size):
+    if size is None:
+        with pytest.raises(ValueError, match=text):
+            parse_size(text)
+    else:
+        assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "MiB", "-5MiB", "5XB", "5 M B", "inf", "nan", "4095", "1KiB", 0, True, math.inf, [5]]
+)
+def test_a_size_that_makes_no_sense_is_refused(text):
+    assert "part_bytes" in problem_of(part_bytes=text).what
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("0", (0, False)), ("10", (10, False)), ("1%", (0.01, True)), ("100%", (1, True)), ("0.5%", (0.005, True))],
+)
+def test_budgets_are_numbers_or_shares(text, amount):
+    assert parse_budget(text) == amount
+    assert build({**BASE, "max_bad_rows": text}).scoring.max_bad_rows == text
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "101%", "-1%", "x", "%", "nan", "nan%", "inf%", None, True, [1]])
+def test_a_budget_that_makes_no_sense_is_refused(text):
+    assert "max_bad_rows" in problem_of(max_bad_rows=text).what
+
+
+@settings(max_examples=300, deadline=None)
+@given(count=st.integers(0, 1000), total=st.integers(0, 1000), amount=st.integers(0, 100))
+def test_a_budget_holds_exactly_up_to_its_amount(count, total, amount):
+    assert within(str(amount), count, total) == (count <= amount)
+    assert within(f"{amount}%", count, total) == (count * 100 <= amount * total)
+
+
+@pytest.mark.parametrize(
+    ("toml", "feed"),
+    [
+        ('feed = "x=f0..f27"', ("x=f0..f27",)),
+        ('feed = ["x=a,b", "y=c"]', ("x=a,b", "y=c")),
+        ('feed = {x = ["a,b", "c"], y = "d,e"}', (("x", ("a,b", "c")), "y=d,e")),
+        ('[feed]\nx = ["a"]\n"y:0" = "b"', (("x", ("a",)), "y:0=b")),
+        ('feed = [["x", ["a", "b"]]]', (("x", ("a", "b")),)),
+    ],
+)
+def test_feeds_come_as_text_list_or_table(toml, feed):
+    assert build(BASE | tomllib.loads(toml)).binding.feed == feed
+
+
+@pytest.mark.parametrize(
+    "toml",
+    ["feed = 5", "feed = [5]", "feed = [[]]", 'feed = [["x"]]', 'feed = [["x", 5]]', "feed = {x = 5}",
+     "feed = {x = [5]}", '[[feed]]\nx = ["a"]', 'feed = [[5, ["a"]]]', "feed = true"],
+)  # fmt: skip
+def test_a_feed_of_another_form_is_refused(toml):
+    with pytest.raises(PreflightError, match="'feed' does not fit"):
+        build(BASE | tomllib.loads(toml))
+
+
+WRONG = (None, True, 5, -1, 1.5, math.inf, math.nan, "", "x", [], [5], [[]], {}, {"x": 5}, [{}], object(), b"x")
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_no_value_of_any_kind_breaks_the_check(name):
+    """Whatever TOML or Python holds: it fits, or it is an error of ours."""
+    for value in WRONG:
+        try:
+            got = build({**BASE, name: value})
+        except PreflightError as error:
+            assert repr(name) in error.problems[0].what or name in error.problems[0].what  # noqa: PT017 - either may be
+        else:
+            assert isinstance(got, Options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("limit", 0, 0), ("limit", "5", 5), ("limit", 5.0, 5), ("limit", None, None), ("batch_rows", 1, 1),
+        ("keep", "a, b", ("a", "b")), ("keep", "'a,b',c", ("a,b", "c")), ("keep", ["a", "b,c"], ("a", "b,c")),
+        ("keep", "none", ("none",)), ("where", "a > 1", ("a > 1",)), ("where", ["a > 1", "b < 2"], ("a > 1", "b < 2")),
+        ("part_bytes", "64MiB", 2**26), ("output", Path("o"), "o"), ("work_dir", "w", "w"), ("prefix", "", ""),
+        ("max_bad_rows", 5, "5"), ("compression", "zstd", "zstd"), ("on_lossy", "warn", "warn"), ("row_id", True, True),
+        ("input", [Path("a"), "b"], ("a", "b")), ("input", Path("a"), ("a",)),
+    ],
+)  # fmt: skip
+def test_a_value_is_cleaned_to_its_fields_type(name, value, expected):
+    assert build({**BASE, name: value}).to_dict()[name] == (list(expected) if name == "input" else expected)
+
+
+@pytest.mark.parametrize("text", ["it's", "a,'b", "''", "a 'b'", "'a'b"])
+def test_a_keep_that_is_half_understood_is_refused(text):
+    """Dropping what does not parse would keep other columns in silence."""
+    assert problem_of(keep=text).where == "keep"
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"scheduler": "tcp://x:1", "cluster": "processes"}, "two clusters"),
+        ({"workers": 2}, "workers need processes"),
+        ({"workers": 2, "cluster": "synchronous"}, "workers need processes"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(values, word):
+    assert word in problem_of(**values).what
+
+
+def test_asked_shows_only_what_is_not_the_default():
+    assert build(BASE).asked() == {"input": ["data"], "model": "m.onnx"}
+    defaults = {name: field.default for name, field in FIELDS.items()}
+    assert build(BASE | defaults).asked() == {"input": ["data"], "model": "m.onnx"}
+    asked = build({**BASE, "limit": 0, "tune": False, "keep": "all", "feed": "x=a"}).asked()
+    assert asked == {"input": ["data"], "model": "m.onnx", "limit": 0, "tune": False, "feed": ("x=a",)}
+
+
+def test_python_arguments_are_the_flags_without_the_output():
+    assert set(Asked.__annotations__) == set(FIELDS) - {"output"}
+
+
+def test_to_dict_has_a_key_for_every_flag():
+    assert tuple(build(BASE).to_dict()) == KEYS
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_explains_itself(name):
+    text = FIELDS[name].metadata["help"]
+    assert text.endswith(".")
+    assert len(text) > 15
+    assert name.islower()
+
+
+def test_requests_are_frozen():
+    options = build(BASE)
+    for value in (options, *(getattr(options, group) for group in GROUPS)):
+        name = dataclasses.fields(value)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, name, None)
+        assert hash(value) is not None
+
+
+def test_no_name_stands_in_two_groups():
+    assert len(FIELDS) == sum(len(dataclasses.fields(kind)) for kind in GROUPS.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [(None, "not there"), (b"a = ", "cannot be read"), (b"\xff", "cannot be read")]
+)
+def test_a_job_file_that_cannot_be_read_is_refused(tmp_path, content, word):
+    path = tmp_path / "job.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OptionsError, match=word):
+        read_toml(path)
+
+
+def test_a_job_file_is_a_request(tmp_path):
+    path = tmp_path / "job.toml"
+    path.write_text('input = ["a", "b"]\nmodel = "m"\nlimit = 5\nkeep = ["x"]\n[feed]\nt = ["c"]\n', "utf-8")
+    options = build(read_toml(path))
+    assert options.asked() == {"input": ["a", "b"], "model": "m", "limit": 5, "keep": ("x",), "feed": (("t", ("c",)),)}

@@ -1,0 +1,292 @@
+"""Any stretch of any file gives exactly its rows, whoever reads what before."""
+
+from __future__ import annotations
+
+import os
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scorer import where
+from scorer.errors import InputChanged, UnreadableFile
+from scorer.reader import Cursor, Cursors, Source, read
+
+GROUPS = (10, 0, 1, 300, 0, 25, 64)
+ROWS = sum(GROUPS)
+BIG = 400_000
+
+
+def source_of(path, start=0, stop=ROWS, hive=()):
+    stat = os.stat(path)
+    return Source(path=str(path), size=stat.st_size, mtime_ns=stat.st_mtime_ns, start=start, stop=stop, hive=hive)
+
+
+def write_groups(path, table, groups):
+    """A file with exactly these row groups."""
+    with pq.ParquetWriter(path, table.schema) as writer:
+        at = 0
+        for rows in groups:
+            writer.write_table(table.slice(at, rows), row_group_size=max(rows, 1))
+            at += rows
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    rng = np.random.default_rng(3)
+    table = pa.table({
+        "id": np.arange(ROWS),
+        "x": pa.array(rng.standard_normal(ROWS), mask=rng.random(ROWS) < 0.1),
+        "color": pa.array(rng.choice(["red", "green", "blue"], ROWS)).dictionary_encode(),
+        "tags": pa.array([[i, i + 1] if i % 7 else None for i in range(ROWS)]),
+        "unused": np.zeros(ROWS),
+    })  # fmt: skip
+    path = write_groups(tmp_path_factory.mktemp("reader") / "data.parquet", table, GROUPS)
+    metadata = pq.ParquetFile(path).metadata
+    assert tuple(metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)) == GROUPS
+    return path
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """One row group of several decode batches."""
+    path = tmp_path_factory.mktemp("reader") / "big.parquet"
+    pq.write_table(pa.table({"id": np.arange(BIG)}), path, row_group_size=BIG)
+    return path
+
+
+def grid_edges(positions, groups, batch_rows):
+    """Where batches are cut, by a loop: a new batch wherever the row group or its grid cell changes."""
+    starts = np.cumsum([0, *groups])
+    cells = []
+    for position in positions:
+        group = max(g for g, first in enumerate(starts[:-1]) if first <= position and groups[g])
+        cells.append((group, (position - int(starts[group])) // batch_rows))
+    inner = [i for i in range(1, len(cells)) if cells[i] != cells[i - 1]]
+    return sorted({0, *inner, len(cells)})
+
+
+CONDITIONS = {
+    "": lambda table: pa.array([True] * len(table)),
+    "id < 40": lambda table: pc.less(table["id"], 40),
+    "id >= 311": lambda table: pc.greater_equal(table["id"], 311),
+    "x > 0": lambda table: pc.fill_null(pc.greater(table["x"], 0), fill_value=False),
+    "color = 'red'": lambda table: pc.equal(table["color"].cast(pa.string()), "red"),
+    "tags is null": lambda table: pc.is_null(table["tags"]),
+    "id < 0": lambda table: pc.less(table["id"], 0),
+}
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    bounds=st.tuples(st.integers(0, ROWS), st.integers(0, ROWS)).map(sorted),
+    batch_rows=st.sampled_from([1, 3, 7, 16, 64, 1000]),
+    conditions=st.lists(st.sampled_from([c for c in CONDITIONS if c]), max_size=2),
+)
+def test_any_stretch_gives_exactly_its_rows_positions_and_edges(file, bounds, batch_rows, conditions):
+    start, stop = bounds
+    schema = pq.read_schema(file)
+    schema = pa.schema([schema.field(name) for name in ("x", "id", "tags", "color")])
+    whole = pq.read_table(file).slice(start, stop - start)
+    keep = np.ones(len(whole), bool)
+    for text in conditions:
+        keep &= np.asarray(CONDITIONS[text](whole))
+    expected = whole.filter(pa.array(keep)).select(schema.names)
+    rows = read(source_of(file, start, stop), schema, [where.parse(c) for c in conditions], batch_rows, Cursors())
+    assert rows.table.schema.equals(schema)
+    assert rows.table.to_pylist() == expected.to_pylist()
+    assert rows.positions.tolist() == expected["id"].to_pylist()
+    assert rows.filtered == stop - start - len(expected)
+    assert rows.edges.tolist() == grid_edges(rows.positions.tolist(), GROUPS, batch_rows)
+
+
+def test_slices_that_start_on_the_grid_cut_the_same_batches_as_the_whole(file):
+    """A row's batch-mates never depend on where parts begin."""
+    schema = pa.schema([pq.read_schema(file).field("id")])
+
+    def batches(start, stop):
+        rows = read(source_of(file, start, stop), schema, [where.parse("x > 0")], 16, Cursors())
+        ids = rows.table["id"].to_pylist()
+        return [ids[a:b] for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)]
+
+    schema = pa.schema([pq.read_schema(file).field(name) for name in ("id", "x")])
+    whole = batches(0, ROWS)
+    parts = [(0, 11), (11, 11 + 160), (11 + 160, 11 + 256), (11 + 256, ROWS)]
+    assert [batch for start, stop in parts for batch in batches(start, stop)] == whole
+
+
+def test_a_part_without_rows_has_the_planned_columns(file):
+    schema = pq.read_schema(file)
+    rows = read(source_of(file, 5, 5), schema, [], 16, Cursors())
+    assert rows.table.schema.names == schema.names
+    assert rows.table.schema.types == schema.types
+    assert (rows.table.num_rows, rows.edges.tolist(), rows.filtered, len(rows.positions)) == (0, [0], 0, 0)
+
+
+def test_keys_of_the_path_are_columns(file):
+    schema = pa.schema([pa.field("year", pa.int64()), pa.field("id", pa.int64()), pa.field("who", pa.string())])
+    source = source_of(file, 8, 14, hive=(("year", "2020"), ("who", None)))
+    table = read(source, schema, [where.parse("year = 2020")], 4, Cursors()).table
+    assert table.to_pylist() == [{"year": 2020, "id": i, "who": None} for i in range(8, 14)]
+    assert read(source, schema, [where.parse("who = 'x'")], 4, Cursors()).filtered == 6
+
+
+@pytest.mark.parametrize("bounds", [(0, ROWS), (20, 30)])
+def test_a_part_may_need_nothing_but_keys_of_the_path(file, bounds):
+    schema = pa.schema([pa.field("year", pa.int64())])
+    table = read(source_of(file, *bounds, hive=(("year", "2020"),)), schema, [], 16, Cursors()).table
+    assert table["year"].to_pylist() == [2020] * (bounds[1] - bounds[0])
+
+
+def test_a_dictionary_column_is_read_as_planned_values_and_back(file):
+    for kind in (pa.string(), pa.dictionary(pa.int32(), pa.string())):
+        rows = read(source_of(file), pa.schema([pa.field("color", kind)]), [], 64, Cursors())
+        assert rows.table["color"].type == kind
+        assert rows.table["color"].to_pylist() == pq.read_table(file)["color"].to_pylist()
+
+
+def test_bytes_read_grow_with_the_rows(file):
+    schema = pa.schema([pq.read_schema(file).field("id")])
+    few, all_ = (read(source_of(file, 0, stop), schema, [], 64, Cursors()).bytes_read for stop in (5, ROWS))
+    assert 0 < few < all_
+
+
+def test_a_flat_column_is_not_ruled_out_by_a_struct_child_of_the_same_path(tmp_path):
+    """`s.x` is a column of its own, and the path of a child of `s`."""
+    path = tmp_path / "dots.parquet"
+    pq.write_table(pa.table({"s.x": [1, 2, 3], "s": [{"x": 100}, {"x": 200}, {"x": 300}]}), path)
+    schema = pa.schema([pa.field("s.x", pa.int64())])
+    rows = read(source_of(path, 0, 3), schema, [where.parse("'s.x' < 10")], 16, Cursors())
+    assert rows.table["s.x"].to_pylist() == [1, 2, 3]
+
+
+def ids(table):
+    return table["id"].to_numpy()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_cursor_gives_the_right_rows_in_any_order_and_again(big, seed):
+    chance = random.Random(seed)
+    step = chance.choice([20_000, 65_536, 50_000, 130_000])
+    slices = [(start, min(start + step, BIG)) for start in range(0, BIG, step)]
+    slices += chance.choices(slices, k=seed % 4)
+    chance.shuffle(slices)
+    cursor = Cursor(str(big), 0, ["id"])
+    for start, stop in slices:
+        assert np.array_equal(ids(cursor.take(start, stop)), np.arange(start, stop)), (start, stop, slices)
+
+
+def test_a_repeated_slice_behind_a_waiting_one_finds_its_rows(big):
+    """The rows before it still wait for their slice, so it does not look late."""
+    cursor = Cursor(str(big), 0, ["id"])
+    for _ in range(2):
+        assert np.array_equal(ids(cursor.take(65_536, 131_072)), np.arange(65_536, 131_072))
+
+
+def test_a_slice_read_twice_takes_nothing_from_its_neighbour(big):
+    """Half a decoded batch, twice, is not the whole batch."""
+    cursor = Cursor(str(big), 0, ["id"])
+    cursor.take(65_536, 98_304)
+    cursor.take(65_536, 98_304)
+    assert np.array_equal(ids(cursor.take(98_304, 131_072)), np.arange(98_304, 131_072))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_slices_read_by_many_threads_are_right_each_time(big, seed):
+    chance = random.Random(seed)
+    step = 28_672
+    slices = [(start, min(start + step, BIG)) for start in range(0, BIG, step)] * 2
+    slices.sort(key=lambda s: s[0] + chance.uniform(0, 4 * step))
+    schema, cursors = pa.schema([pa.field("id", pa.int64())]), Cursors()
+
+    def one(bounds):
+        rows = read(source_of(big, *bounds), schema, [], 4096, cursors)
+        return np.array_equal(ids(rows.table), np.arange(*bounds)) and np.array_equal(
+            rows.positions, np.arange(*bounds)
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(one, slices))
+
+
+def test_many_cursors_at_once_stay_right(tmp_path):
+    paths = [tmp_path / f"{i}.parquet" for i in range(7)]
+    for i, path in enumerate(paths):
+        pq.write_table(pa.table({"id": np.arange(1000) + i * 1000}), path)
+    schema, cursors = pa.schema([pa.field("id", pa.int64())]), Cursors()
+    for start in range(0, 1000, 250):
+        for i, path in enumerate(paths):
+            rows = read(source_of(path, start, start + 250), schema, [], 50, cursors)
+            assert ids(rows.table).tolist() == list(range(i * 1000 + start, i * 1000 + start + 250))
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.parquet"
+    pq.write_table(pa.table({"id": np.arange(100)}), path)
+    return path
+
+
+ID = pa.schema([pa.field("id", pa.int64())])
+
+
+def planned_then(path, columns, **changes):
+    """The source as if the file with other contents had been planned under its own size and time."""
+    pq.write_table(pa.table(columns), path)
+    return source_of(path, 0, 100, **changes)
+
+
+def test_another_size_is_a_changed_input(own):
+    source = source_of(own, 0, 100)
+    pq.write_table(pa.table({"id": np.arange(101)}), own)
+    os.utime(own, ns=(source.mtime_ns, source.mtime_ns))
+    with pytest.raises(InputChanged, match="changed after it was planned"):
+        read(source, ID, [], 16, Cursors())
+
+
+def test_another_time_is_a_changed_input(own):
+    source = source_of(own, 0, 100)
+    os.utime(own, ns=(source.mtime_ns, source.mtime_ns + 1))
+    with pytest.raises(InputChanged, match=str(own)):
+        read(source, ID, [], 16, Cursors())
+
+
+def test_a_file_that_is_gone_is_a_changed_input(own):
+    source = source_of(own, 0, 100)
+    own.unlink()
+    with pytest.raises(InputChanged, match="nothing"):
+        read(source, ID, [], 16, Cursors())
+
+
+def test_fewer_rows_than_planned_are_a_changed_input(own):
+    source = planned_then(own, {"id": np.arange(99)})
+    with pytest.raises(InputChanged, match="99 rows"):
+        read(source, ID, [], 16, Cursors())
+
+
+def test_a_column_of_another_type_is_a_changed_input(own):
+    source = planned_then(own, {"id": np.arange(100.0)})
+    with pytest.raises(InputChanged, match="double instead of int64"):
+        read(source, ID, [], 16, Cursors())
+
+
+def test_a_column_that_is_gone_is_a_changed_input(own):
+    source = planned_then(own, {"other": np.arange(100)})
+    with pytest.raises(InputChanged, match="id"):
+        read(source, ID, [], 16, Cursors())
+
+
+@pytest.mark.parametrize("bounds", [(0, 100), (10, 20)])
+def test_damaged_pages_are_an_unreadable_file(own, bounds):
+    data = bytearray(own.read_bytes())
+    data[4:200] = b"\xff" * 196
+    own.write_bytes(bytes(data))
+    with pytest.raises(UnreadableFile, match="cannot be read as Parquet"):
+        read(source_of(own, *bounds), ID, [], 16, Cursors())
