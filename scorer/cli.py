@@ -147,7 +147,9 @@ def _show(value: dict[str, Any], text: str, *, as_json: bool) -> None:
     click.echo(json.dumps(value) if as_json else printable(text))
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    name="scorer", cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="dask-scorer", message="scorer %(version)s")
 def main() -> None:
     """Score Parquet datasets with ONNX models, on Dask; and prove that no row was lost.

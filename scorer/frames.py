@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 
 from scorer import partition, tuning
-from scorer.binding import Binding, bind, fetched, output_schema, widths
+from scorer.binding import Binding, bind, widths
 from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, ScorerError, ShapeMismatch, some
+from scorer.fetching import fetched, output_schema
 from scorer.model import inspect_model
 from scorer.options import build
 from scorer.plan import BATCH_ROWS

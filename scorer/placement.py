@@ -47,7 +47,9 @@ def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
     if owner is not None and lock.is_alive(owner):
         problems.append(lock.refused(place.lock, owner))
     places = (
-        [(output, "--output")] if folder == output.with_name(output.name + ".scorer") else [(output, "--output"), (folder, "--work-dir")]
+        [(output, "--output")]
+        if folder == output.with_name(output.name + ".scorer")
+        else [(output, "--output"), (folder, "--work-dir")]
     )
     for path, flag in places:
         if os.path.lexists(path) and not os.path.isdir(path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from scorer import commit, placement, tuning, where
-from scorer.binding import bind, fetched, output_schema, widths
+from scorer.binding import bind, widths
 from scorer.cluster import planned_threads
 from scorer.commit import Place
 from scorer.dataset import look, plain_schema, problems_of, shared_name
@@ -24,6 +24,7 @@ from scorer.errors import (
     ScorerError,
     some,
 )
+from scorer.fetching import fetched, output_schema
 from scorer.model import inspect_model
 from scorer.naming import feed_line
 from scorer.options import PART_BYTES, BindingOptions

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer import partition
-from scorer.binding import fetch_of
 from scorer.dataset import open_parquet, plain_batch, unreadable
 from scorer.errors import BatchError, BindingError, ScorerError
+from scorer.fetching import fetch_of
 from scorer.plan import BATCH_ROWS, Forecast
 
 if TYPE_CHECKING:

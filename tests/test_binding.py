@@ -12,7 +12,7 @@ from conftest import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorer.binding import Binding, bind, fetch_of, fetched, output_schema, widths
+from scorer.binding import Binding, bind, widths
 from scorer.errors import (
     BindingError,
     MissingColumns,
@@ -21,6 +21,7 @@ from scorer.errors import (
     TypeMismatch,
     UnsupportedTensor,
 )
+from scorer.fetching import fetch_of, fetched, output_schema
 from scorer.model import ModelSpec, TensorSpec, inspect_model
 from scorer.naming import expand
 from scorer.options import BindingOptions, build

@@ -16,8 +16,9 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from scorer import partition, tuning
-from scorer.binding import bind, fetched, output_schema
+from scorer.binding import bind
 from scorer.errors import BindingError, ScorerError, ShapeMismatch
+from scorer.fetching import fetched, output_schema
 from scorer.model import inspect_model
 from scorer.options import BindingOptions
 from scorer.session import Session, SessionSpec

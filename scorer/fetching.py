@@ -1,0 +1,97 @@
+"""Which output tensor becomes which column, and what every part of the output looks like."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from scorer.errors import BindingError, OptionsError, ScorerError, ShapeMismatch, UnsupportedTensor, some
+from scorer.features import Fetch
+from scorer.features.columns import arrow_name
+from scorer.naming import split_known
+from scorer.options import did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scorer.binding import Binding
+    from scorer.model import ModelSpec
+    from scorer.options import BindingOptions
+
+FLAT = 16  # wider outputs become one list column: two to ten times faster to read than as many columns
+_MATRIX = 2
+
+
+def fetched(options: BindingOptions, model: ModelSpec) -> tuple[dict[str, str], list[ScorerError]]:
+    """Output tensors to ask for, with the column name each was given ('' if none)."""
+    names = [tensor.name for tensor in model.outputs]
+    if not options.fetch:
+        return dict.fromkeys(names, ""), []
+    wanted: dict[str, str] = {}
+    problems: list[ScorerError] = []
+    for text in options.fetch:
+        tensor, column = split_known(text, names)
+        if tensor is None:
+            what = f"--fetch names an output that the model does not have: {text!r}"
+            hint = did_you_mean(text.split("=")[0], names)
+            problems.append(OptionsError(what, f"--fetch {text}", f"one of {some(names)}", repr(text), hint))
+        else:
+            wanted[tensor] = column
+    return wanted, problems
+
+
+def fetch_of(tensor: str, column: str, values: object, rows: int, model: ModelSpec, prefix: str) -> Fetch:
+    """How an output becomes columns, judged by what really came back for `rows` rows."""
+    base = column or tensor
+    if isinstance(values, list):
+        return _zipmap(tensor, base, values, rows, model, prefix)
+    array: np.ndarray = values  # type: ignore[assignment]
+    kind = arrow_name(array.dtype)
+    if kind is None:
+        what, hint = f"output {tensor!r} is of a type that has no column", "leave it out with --fetch"
+        raise UnsupportedTensor(what, model.path, "numbers, truth values or text", str(array.dtype), hint)
+    if array.ndim == 0 or len(array) != rows:
+        what = f"output {tensor!r} does not have one row per input row"
+        hint = "such a model mixes its rows; export it without the reduction, or leave the output out with --fetch"
+        raise ShapeMismatch(what, model.path, f"{rows} rows for {rows} rows", f"shape {list(array.shape)}", hint)
+    width = array.size // rows if rows else 1
+    if width == 1:
+        return Fetch(tensor=tensor, kind="flat", columns=(prefix + base,), type=kind)
+    if array.ndim > _MATRIX or width > FLAT:
+        return Fetch(tensor=tensor, kind="list", columns=(prefix + base,), type=kind, width=width)
+    labels = model.class_labels if len(model.class_labels) == width else tuple(map(str, range(width)))
+    names = tuple(f"{prefix}{base}_{label}" for label in labels)
+    return Fetch(tensor=tensor, kind="flat", columns=names, type=kind, width=width)
+
+
+def output_schema(binding: Binding, columns: pa.Schema, where: str) -> tuple[pa.Schema, list[ScorerError]]:
+    """What every part of the output looks like, and names that clash."""
+    fields = [columns.field(name) for name in binding.kept]
+    for fetch in binding.fetches:
+        kind = pa.type_for_alias(fetch.type)
+        if fetch.kind == "list":
+            kind = pa.list_(pa.field("item", kind, nullable=False), fetch.width)
+        fields += [pa.field(name, kind) for name in fetch.columns]
+    if binding.row_id:
+        fields += [pa.field("_file", pa.string()), pa.field("_row", pa.int64())]
+    names = [field.name for field in fields]
+    clashes = sorted({name for name in names if names.count(name) > 1})
+    problems: list[ScorerError] = []
+    if clashes:
+        what = f"output columns would share a name: {some(clashes)}"
+        hint = "--prefix score_ renames what the model adds; --keep or --fetch TENSOR=NAME change one column"
+        if not set(clashes) & set(binding.outputs):
+            hint = f"leave {some(clashes)} out with --keep, or do without --row-id"
+        problems.append(BindingError(what, where, "each name once", some(names, 40), hint))
+    return pa.schema(fields, metadata=columns.metadata), problems
+
+
+def _zipmap(tensor: str, base: str, values: list[object], rows: int, model: ModelSpec, prefix: str) -> Fetch:
+    maps = [value for value in values if isinstance(value, dict)]
+    if len(maps) != rows or not maps:
+        what, hint = f"output {tensor!r} is a sequence that is not one map per row", "leave it out with --fetch"
+        raise UnsupportedTensor(what, model.path, f"{rows} maps", f"{len(values)} values", hint)
+    labels = model.zipmaps.get(tensor) or tuple(str(key) for key in maps[0])
+    names = tuple(f"{prefix}{base}_{label}" for label in labels)
+    return Fetch(tensor=tensor, kind="zipmap", columns=names, type="float", labels=labels, width=len(labels))
