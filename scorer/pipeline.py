@@ -133,7 +133,7 @@ class _Run:
         self.ours: dict[int, Receipt] = {}
         self.failed: dict[int, ScorerError] = {}
         self.fatal: ScorerError | None = None
-        self.left = 0
+        self.stopping = False
 
     def go(self, client: Client | None) -> Report:
         """Take the lock, finish what is unfinished, publish."""
@@ -167,41 +167,54 @@ class _Run:
     def score(self, crew: Crew, staging: Staging, held: lock.Lock) -> None:
         """Run every part that is not committed yet."""
         spec = Spec.of(self.frozen, staging)
-        todo = (part for part in self.frozen.parts() if part.index not in self.receipts)
         commit.discard_others(self.place, self.frozen.plan_hash)
         commit.begin(self.place, self.frozen)
         journal = commit.Journal(staging)
         try:
             self.announce(crew)
-            self.gather(crew, spec, todo, journal, held)
+            self.gather(crew, spec, journal, held)
         finally:
             journal.close()
             REGISTRY.drop(spec.key)
 
-    def gather(self, crew: Crew, spec: Spec, todo: Iterator[Part], journal: commit.Journal, held: lock.Lock) -> None:
+    def todo(self) -> Iterator[Part]:
+        """Parts that nobody has committed, until the run stops."""
+        for part in self.frozen.parts():
+            if self.stopping:
+                return
+            if part.index not in self.receipts:
+                yield part
+
+    def stop(self, spec: Spec) -> None:
+        """Start no more parts; those that were sent and have not begun see the stop file."""
+        self.stopping = True
+        with suppress(OSError):
+            Path(spec.stop_file).touch()
+
+    def gather(self, crew: Crew, spec: Spec, journal: commit.Journal, held: lock.Lock) -> None:
         """Take outcomes as they come; a signal drains what has started."""
 
         def drain() -> None:
-            _touch(spec.stop_file)
+            self.stop(spec)
             self.tell("stopping: parts that have started are finished; interrupt again to stop at once")
 
         counts = Counts()
         with signals.draining(drain) as stop:
-            for part, outcome in waves.drive(crew, spec, todo):
+            for part, outcome in waves.drive(crew, spec, self.todo()):
                 self.take(part, outcome, journal)
                 if part.index in self.ours:
                     counts += self.ours[part.index].proof.counts
                 held.progress(parts=self.n_parts, done=len(self.receipts), **counts.to_dict())
-                if self.fatal is not None or self.hopeless(counts):
-                    _touch(spec.stop_file)
+                if not self.stopping and (self.fatal is not None or self.hopeless(counts)):
+                    self.stop(spec)
         if stop and len(self.receipts) < self.n_parts:
             raise _interrupted(stop.exit_code, len(self.receipts), self.n_parts)
 
     def take(self, part: Part, outcome: Receipt | BaseException | None, journal: commit.Journal) -> None:
         """One part's outcome."""
-        if outcome is None:
-            self.left += 1
-        elif isinstance(outcome, BaseException):
+        if outcome is None:  # left for the next run
+            return
+        if isinstance(outcome, BaseException):
             error = _ours(outcome, part)
             self.failed[part.index] = error
             if isinstance(error, (ModelError, ClusterError, CommitError)):
@@ -228,8 +241,9 @@ class _Run:
         counts = ledger.totals(self.receipts.values())
         staged = self.place.staging(self.frozen.plan_hash)
         budget = self.options.scoring.max_bad_rows
-        if self.left or not within(budget, counts.quarantined, self.rows):
-            raise _too_many_bad(counts, budget, str(staged.quarantine), self.left)
+        left = self.n_parts - len(self.receipts)
+        if left or not within(budget, counts.quarantined, self.rows):
+            raise _too_many_bad(counts, budget, str(staged.quarantine), left)
         nans = self.options.scoring.max_nan_rows
         if nans is not None and not within(nans, counts.nan, max(counts.scored, 1)):
             what, hint = (
@@ -327,11 +341,6 @@ def _interrupted(exit_code: int, done: int, parts: int) -> Interrupted:
     error = Interrupted(what, "", "", f"{done:,} of {parts:,} parts are done and kept", hint)
     error.exit_code = exit_code
     return error
-
-
-def _touch(path: str) -> None:
-    with suppress(OSError):
-        Path(path).touch()
 
 
 def _peak_memory() -> int:
