@@ -6,7 +6,7 @@ Automatic where it is certain; an error with a line to paste where it is not.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ from scorer.errors import (
     UnsupportedTensor,
     some,
 )
-from scorer.features import Feed, Fetch
+from scorer.features import ASKED, BY_FEATURES, BY_LIST, BY_NAME, BY_POSITION, Feed, Fetch
 from scorer.naming import expand, feed_line, parse_feed, split_known
 from scorer.options import did_you_mean
 
@@ -71,9 +71,13 @@ def bind(options: BindingOptions, model: ModelSpec, columns: pa.Schema) -> tuple
     for tensor in model.inputs:
         try:
             _check_tensor(tensor)
-            names = _named(asked[tensor.name], tensor, columns) if tensor.name in asked else None
-            names = names or _automatic(tensor, model, columns)
-            feeds.append(_feed(tensor, names, columns, nulls.get(tensor.name), options.on_lossy))
+            names, rule = (
+                (_named(asked[tensor.name], tensor, columns), ASKED)
+                if tensor.name in asked
+                else _automatic(tensor, model, columns)
+            )
+            feed = _feed(tensor, names, columns, nulls.get(tensor.name), options.on_lossy)
+            feeds.append(replace(feed, rule=rule))
         except ScorerError as error:
             problems.append(error)
     kept = _kept(options.keep, columns, problems)
@@ -98,8 +102,6 @@ def bind(options: BindingOptions, model: ModelSpec, columns: pa.Schema) -> tuple
 
 def widths(binding: Binding, sample: pa.Table) -> Binding:
     """List columns of unknown length, measured on the first rows."""
-    from dataclasses import replace  # noqa: PLC0415 - the only use
-
     feeds = []
     for feed in binding.feeds:
         if feed.width is None:
@@ -170,21 +172,23 @@ def _named(tokens: Sequence[str], tensor: TensorSpec, columns: pa.Schema) -> lis
         what = f"--feed {tensor.name} names columns that the input does not have: {some(unknown)}"
         hint = did_you_mean(unknown[0], columns.names) if len(unknown) < len(tokens) + 1 else ""
         if ".." in unknown[0]:
-            hint = "ranges count up: f0..f27"
+            hint = "ranges count up over numbered columns: f0..f27; for others use globs: 'mean *'"
         hint = (
             hint if hint.startswith(("did", "ranges")) else "names, globs (x_*) and ranges (f0..f27) must match columns"
         )
-        raise MissingColumns(what, f"tensor {tensor.name!r}, {tensor}", some(unknown), some(columns.names), hint)
+        raise MissingColumns(
+            what, f"tensor {tensor.name!r}, {tensor}", "columns of the input", some(columns.names), hint
+        )
     return found
 
 
-def _automatic(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list[str]:
-    """The columns that can only be meant, or an error that shows the choice."""
+def _automatic(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> tuple[list[str], str]:
+    """The columns that are meant and why, or an error that shows the choice."""
     if len(model.inputs) == 1 and model.feature_names:
-        return _featured(tensor, model, columns)
+        return _featured(tensor, model, columns), BY_FEATURES
     by_name = _same_name(tensor.name, columns.names)
     if by_name and (len(model.inputs) > 1 or _width(tensor) == 1 or _is_list(columns.field(by_name).type)):
-        return [by_name]
+        return [by_name], BY_NAME
     if len(model.inputs) > 1:
         what = f"no column has the name of input {tensor.name!r}"
         expected = f"a column {tensor.name!r} for {tensor}"
@@ -193,10 +197,10 @@ def _automatic(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list
     width = _width(tensor)
     lists = [f.name for f in columns if _is_list(f.type) and _list_fits(f.type, width)]
     if len(lists) == 1 and width != 1:
-        return lists
+        return lists, BY_LIST
     floats = [f.name for f in columns if pa.types.is_floating(values_type(f.type))]
     if width is not None and len(floats) == width:
-        return floats
+        return floats, BY_POSITION
     raise _no_guess(tensor, width, floats, lists, columns)
 
 
@@ -211,7 +215,9 @@ def _no_guess(
     what = f"it is not certain which columns feed {tensor.name!r}"
     found = f"{len(floats)} float columns ({some(floats)}), {len(lists)} lists that fit, of {_columns(len(columns))}"
     hint = f"{feed_line(tensor.name, shown)}, with the columns in the model's order"
-    hint += ", if each of them is a feature" if whole else ""
+    if whole:
+        caution = "is a float column missing? Only if each of these is a feature, in the model's order"
+        hint = f"{caution}: {feed_line(tensor.name, shown)}"
     return ShapeMismatch(what, f"tensor {tensor.name!r}, {tensor}", needed, found, hint)
 
 
@@ -317,7 +323,7 @@ def _kept(tokens: Sequence[str], columns: pa.Schema, problems: list[ScorerError]
     if unknown:
         what = f"--keep names columns that the input does not have: {some(unknown)}"
         hint = did_you_mean(unknown[0], names)
-        problems.append(MissingColumns(what, f"--keep {','.join(tokens)}", some(unknown), some(names), hint))
+        problems.append(MissingColumns(what, f"--keep {','.join(tokens)}", "columns of the input", some(names), hint))
     return tuple(name for name in names if name in set(found))
 
 

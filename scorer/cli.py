@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -177,6 +178,7 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
     from scorer.pipeline import execute, prepare_options  # noqa: PLC0415 - start-up
     from scorer.render import Progress, plan_text, report_text  # noqa: PLC0415 - start-up
 
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a closing cluster's forgotten futures
     plan = prepare_options(options)
     if verbose and not plan.problems:
         click.echo(plan_text(plan), err=True)

@@ -107,12 +107,18 @@ def _local(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
     processes = options.cluster == "processes"
     workers, threads = _processes(options) if processes else (1, options.threads or CPU_COUNT)
     before = dict(os.environ)
-    with signals.ignored_by_children():
-        cluster = _start(workers, threads, processes=processes)
+    try:
+        with signals.ignored_by_children():
+            cluster = _start(workers, threads, processes=processes)
+    except (RuntimeError, OSError) as error:
+        what = "worker processes do not start"
+        hint = 'in a script, call scorer under `if __name__ == "__main__":`; each process imports the script'
+        raise ClusterError(what, f"{workers} processes", "processes that answer", str(error), hint) from error
     for name in os.environ.keys() - before.keys():  # nannies set thread counts in the parent too
         del os.environ[name]
     os.environ.update(before)
-    words = f"{workers} processes x {threads} threads" if processes else f"{threads} threads of this process"
+    many = f"{threads} thread{'s' if threads > 1 else ''}"
+    words = f"{workers} process{'es' if workers > 1 else ''} x {many}" if processes else f"{many} of this process"
     try:
         with Client(cluster, set_as_default=False) as client:
             yield client, words

@@ -16,17 +16,20 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer import lock
-from scorer.errors import CommitError, InputError, ScorerError
+from scorer.errors import CommitError, InputError, ScorerError, some
 from scorer.events import Receipt
 from scorer.ledger import write_json
 from scorer.plan import FrozenPlan
 from scorer.sink import EXCHANGE, Staging, map_write_errors, read_proof, receipt_of, rename, sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "quarantine")
 _INTENT = "publish.json"
@@ -57,11 +60,26 @@ class Place:
         """Where the parts of this plan are made."""
         return Staging(root=self.folder / f"work-{plan_hash[:8]}")
 
+    def pending(self) -> FrozenPlan | None:
+        """The plan of a publish that was begun and cut off."""
+        for intent in self.folder.glob(f"work-*/{_INTENT}") if os.path.isdir(self.folder) else ():
+            plan = load_plan(intent.parent / "plan.json") or load_plan(self.folder / "plan.json")
+            if plan is not None and intent.parent == self.staging(plan.plan_hash).root:
+                return plan
+        return None
+
     def published(self) -> FrozenPlan | None:
-        """The plan behind the output that is there."""
-        if not os.path.exists(self.folder / "manifest.json") or not os.path.isdir(self.output):
+        """The plan behind the output that is there, or that a pending publish is about to put there."""
+        pending = self.pending()
+        if pending is not None:
+            return pending
+        try:
+            manifest = json.loads((self.folder / "manifest.json").read_text())
+        except (OSError, ValueError):
             return None
-        return load_plan(self.folder / "plan.json")
+        plan = load_plan(self.folder / "plan.json")
+        fits = plan is not None and isinstance(manifest, dict) and manifest.get("plan") == plan.plan_hash
+        return plan if fits and os.path.isdir(self.output) else None
 
     def unfinished(self) -> list[FrozenPlan]:
         """Plans of runs that were begun here and not published."""
@@ -157,41 +175,61 @@ class Journal:
 
 
 def n_staged(staging: Staging) -> int:
-    """How many parts are in staging, by a listing alone."""
+    """How many files are in staging, by a listing alone."""
     return sum(len(names) for _, _, names in os.walk(staging.parts))
 
 
 def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
-    """Receipts of the parts that are in staging now, from the journal or their footers."""
+    """Receipts of the parts that are whole in staging now, from the journal or their footers.
+
+    What is damaged, or another part's file, counts as not there; `sweep` removes it.
+    """
     noted: dict[str, Receipt] = {}
     with suppress(OSError), (staging.root / _JOURNAL).open(encoding="utf-8") as lines:
         for line in lines:
             with suppress(ValueError, KeyError, TypeError):  # the last line may be torn
-                receipt = Receipt.from_json(line)
-                noted[receipt.name] = receipt
-    there = {
-        os.path.relpath(os.path.join(folder, name), staging.parts).replace(os.sep, "/")
-        for folder, _, names in os.walk(staging.parts)
-        for name in names
-    }
+                one = Receipt.from_json(line)
+                noted[one.name] = one
+    there = set(_files(staging.parts))
     found: dict[int, Receipt] = {}
-    if there:
-        for part in plan.parts():
-            if part.name in there:
-                found[part.index] = noted.get(part.name) or receipt_of(staging, part.name)
+    for part in plan.parts() if there else ():
+        if part.name not in there:
+            continue
+        receipt: Receipt | None = noted.get(part.name)
+        if receipt is None or receipt.size != os.path.getsize(staging.parts / part.name):
+            try:
+                receipt = receipt_of(staging, part.name)
+            except (ScorerError, OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+                continue
+        if (receipt.proof.plan, receipt.proof.part) == (plan.plan_hash, part.index):
+            found[part.index] = receipt
     return found
 
 
-def publish(place: Place, plan: FrozenPlan) -> None:
+def sweep(staging: Staging, receipts: Mapping[int, Receipt]) -> None:
+    """Remove from the staged parts whatever no receipt speaks for."""
+    known = {receipt.name for receipt in receipts.values()}
+    for name in _files(staging.parts):
+        if name not in known:
+            (staging.parts / name).unlink(missing_ok=True)
+
+
+def _files(top: Path) -> Iterator[str]:
+    for folder, _, names in os.walk(top):
+        for name in names:
+            yield os.path.relpath(os.path.join(folder, name), top).replace(os.sep, "/")
+
+
+def publish(place: Place, plan: FrozenPlan, *, overwrite: bool) -> None:
     """Make the staged parts the output; safe to repeat from any point."""
     staging = place.staging(plan.plan_hash)
     with map_write_errors(place.output):
         _sweep_quarantine(staging)
-        write_json(staging.root / _INTENT, {"plan": plan.plan_hash})
+        write_json(staging.root / _INTENT, {"plan": plan.plan_hash, "overwrite": overwrite})
         if not _is_published(place, plan):
             for folder, _, _ in os.walk(staging.parts):
                 sync_folder(folder)
-            _swap(place, staging)
+            _swap(place, staging, overwrite=overwrite)
             sync_folder(place.output.parent)
         _move_proof(place, staging)
         shutil.rmtree(place.folder / "old", ignore_errors=True)
@@ -199,14 +237,12 @@ def publish(place: Place, plan: FrozenPlan) -> None:
         sync_folder(place.folder)
 
 
-def finish_half_published(place: Place) -> bool:
-    """Complete a publish that was cut off; True if there was one."""
-    for intent in place.folder.glob(f"work-*/{_INTENT}"):
-        plan = load_plan(intent.parent / "plan.json") or load_plan(place.folder / "plan.json")
-        if plan is not None and intent.parent == place.staging(plan.plan_hash).root:
-            publish(place, plan)
-            return True
-    return False
+def finish_half_published(place: Place) -> None:
+    """Complete a publish that was cut off, if there was one."""
+    plan = place.pending()
+    if plan is not None:
+        intent = json.loads((place.staging(plan.plan_hash).root / _INTENT).read_text())
+        publish(place, plan, overwrite=bool(intent.get("overwrite")))
 
 
 def not_parquet(output: Path) -> list[str]:
@@ -241,14 +277,19 @@ def _is_published(place: Place, plan: FrozenPlan) -> bool:
     return proof is not None and proof.plan == plan.plan_hash
 
 
-def _swap(place: Place, staging: Staging) -> None:
+def _swap(place: Place, staging: Staging, *, overwrite: bool) -> None:
     """The one step that makes the output appear, or replaces it."""
     place.output.parent.mkdir(parents=True, exist_ok=True)
-    if not place.output.exists():
-        os.rename(staging.parts, place.output)
-        return
-    if not any(place.output.iterdir()):
-        os.rename(staging.parts, place.output)  # POSIX: replaces an empty folder
+    there = os.path.isdir(place.output) and any(place.output.iterdir())
+    strange = not_parquet(place.output) if there else []
+    if there and (not overwrite or strange):
+        (staging.root / _INTENT).unlink(missing_ok=True)
+        what = "something else has appeared where the output belongs; nothing was published"
+        hint = "move it away and repeat the command: the parts are kept, and only the publishing is left"
+        found = some(strange or sorted(path.name for path in place.output.iterdir()))
+        raise CommitError(what, str(place.output), "nothing, or an empty folder", found, hint)
+    if not there:
+        os.rename(staging.parts, place.output)  # POSIX: replaces an empty folder, refuses any other
         return
     old = place.folder / "old"
     shutil.rmtree(old, ignore_errors=True)
@@ -306,5 +347,8 @@ def state_of(place: Place) -> dict[str, Any]:
         manifest = json.loads((place.folder / "manifest.json").read_text())
         shown = ("parts", "rows", "scored", "quarantined", "filtered", "size")
         return {"state": "done", "output": str(place.output), **{n: manifest[n] for n in shown}}
+    if os.path.exists(place.folder / "manifest.json"):
+        what, hint = "the output is gone; its proof is here", "move both together, or score again with --overwrite"
+        raise InputError(what, str(place.output), "the output folder", f"only {place.folder}", hint)
     what, hint = "no run of scorer has written here", "name the output folder of a run; give --work-dir if it had one"
     raise InputError(what, str(place.output), f"{place.folder}", "nothing", hint)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.errors import CommitError
+from scorer.errors import CommitError, some
 from scorer.events import Counts, Proof, Receipt
 from scorer.sink import Staging, map_write_errors
 
@@ -46,6 +46,10 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
     """The ledger, the manifest over it and the report; refuses an incomplete or unbalanced ledger."""
     parts = list(plan.parts())
     absent = [part.index for part in parts if part.index not in receipts]
+    changed = [r.name for r in receipts.values() if _size(staging.parts / r.name) != r.size]
+    if changed:
+        what, hint = "staged parts changed while the run went on", "repeat the command: they are scored again"
+        raise CommitError(what, str(staging.parts), "the files of the receipts", some(changed), hint)
     uneven = [i for i, receipt in receipts.items() if not receipt.proof.counts.balanced]
     counts = totals(receipts.values())
     if absent or uneven or counts.rows != plan.rows:
@@ -69,6 +73,13 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
         }
         write_json(staging.root / "manifest.json", manifest)
         write_json(staging.root / "report.json", report)
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1
 
 
 def file_digest(path: Path) -> str:

@@ -49,7 +49,8 @@ class BindingOptions:
         "Repeatable.", metavar="TENSOR=COLUMNS", scores=True,
     )  # fmt: skip
     fetch: tuple[str, ...] = ask(
-        (), "Output tensors to write, with a new name if given. Repeatable; default: all.",
+        (), "Write only these outputs, renamed if you like; one of width n becomes NAME_0 to NAME_n-1. "
+        "Repeatable; default: all.",
         metavar="TENSOR[=COLUMN]", scores=True,
     )  # fmt: skip
     keep: tuple[str, ...] = ask(

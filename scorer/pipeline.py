@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from scorer import commit, ledger, lock, preflight, report, signals, waves
+from scorer import commit, ledger, lock, placement, preflight, report, signals, waves
 from scorer.cluster import connect, somebody_elses_client
 from scorer.commit import Place
 from scorer.errors import (
@@ -23,6 +24,7 @@ from scorer.errors import (
 )
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published
 from scorer.options import Options, build
+from scorer.plan import refuse_different
 from scorer.rules import within
 from scorer.worker import REGISTRY, Spec, name_of_process
 
@@ -139,24 +141,55 @@ class _Run:
         """Take the lock, finish what is unfinished, publish."""
         if self.plan.done:
             return self.report(already_done=True)
-        staging = self.place.staging(self.frozen.plan_hash)
-        with ExitStack() as stack:  # somebody must be there to work before anything is written
-            crew = stack.enter_context(self.crew(client)) if commit.n_staged(staging) < self.n_parts else None
+        with ExitStack() as stack:
+            crew = None
+            if len(commit.committed(self.staging, self.frozen)) < self.n_parts:
+                crew = stack.enter_context(self.crew(client))  # before anything is written
             held = stack.enter_context(lock.held(self.place.lock, self.tell))
             commit.finish_half_published(self.place)
-            done = self.place.published()
-            if done is not None and done.plan_hash == self.frozen.plan_hash:
+            if self.settle():
                 return self.report(already_done=True)
             commit.probe_rename(self.place)
-            self.receipts = commit.committed(staging, self.frozen)
-            if crew is not None:
-                self.score(crew, staging, held)
+            self.receipts = commit.committed(self.staging, self.frozen)
+            if len(self.receipts) < self.n_parts:
+                self.score(crew or stack.enter_context(self.crew(client)), held)
             self.judge()
+            commit.sweep(self.staging, self.receipts)
             finished = self.report(already_done=False)
-            ledger.write_proof(staging, self.frozen, self.receipts, finished.to_dict())
-            commit.publish(self.place, self.frozen)
+            ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict())
+            commit.publish(self.place, self.frozen, overwrite=self.options.out.overwrite)
         self.emit(Published(output=str(self.place.output)))
         return finished
+
+    @property
+    def staging(self) -> Staging:
+        """Where this plan's parts are made."""
+        return self.place.staging(self.frozen.plan_hash)
+
+    def settle(self) -> bool:
+        """Look again, now that nobody else can write: True when the output is there already.
+
+        Between the plan and the lock another run may have published here, or begun.
+        """
+        overwrite, request = self.options.out.overwrite, self.frozen.request
+        published = self.place.published()
+        if published is not None and published.request == request and not commit.missing_parts(self.place, published):
+            self.adopt(published)
+            return True
+        if os.path.isdir(self.place.output) and any(self.place.output.iterdir()):
+            problem = placement.existing_problem(self.place, published, request, overwrite=overwrite)
+            if problem is not None:
+                raise problem
+        for other in self.place.unfinished():
+            if other.request == request:
+                self.adopt(other)
+            elif not overwrite:
+                raise refuse_different(str(self.place.folder), other.request, request)
+        return False
+
+    def adopt(self, plan: FrozenPlan) -> None:
+        """Go on with a plan that was frozen before ours."""
+        self.frozen, self.n_parts, self.rows = plan, plan.n_parts, plan.rows
 
     def crew(self, client: Client | None) -> AbstractContextManager[Crew]:
         """Who will work."""
@@ -164,11 +197,12 @@ class _Run:
             self.tell("a Dask client exists in this process and is not used; pass client= to use it")
         return connect(self.options.cluster, client)
 
-    def score(self, crew: Crew, staging: Staging, held: lock.Lock) -> None:
+    def score(self, crew: Crew, held: lock.Lock) -> None:
         """Run every part that is not committed yet."""
-        spec = Spec.of(self.frozen, staging)
         commit.discard_others(self.place, self.frozen.plan_hash)
-        commit.begin(self.place, self.frozen)
+        staging = commit.begin(self.place, self.frozen)
+        commit.sweep(staging, self.receipts)
+        spec = Spec.of(self.frozen, staging)
         journal = commit.Journal(staging)
         try:
             self.announce(crew)
@@ -326,7 +360,8 @@ def _parts_failed(failed: dict[int, ScorerError], parts: int) -> RunFailed:
 
 
 def _too_many_bad(counts: Counts, budget: str, quarantine: str, left: int) -> RunFailed:
-    what = f"{counts.quarantined:,} rows could not be scored; nothing was published"
+    noun = "row" if counts.quarantined == 1 else "rows"
+    what = f"{counts.quarantined:,} {noun} could not be scored; nothing was published"
     if left:
         what += f", and {left:,} parts were not tried"
     found = (

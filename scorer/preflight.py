@@ -24,6 +24,7 @@ from scorer.errors import (
     ScorerError,
     some,
 )
+from scorer.features import BY_POSITION
 from scorer.fetching import fetched, output_schema
 from scorer.model import inspect_model
 from scorer.naming import feed_line
@@ -102,6 +103,8 @@ def prepare(options: Options) -> Plan:
         earlier = _earlier(found, request)
         if earlier is not None:
             _check_versions(found, earlier[0])
+            if options.rows.part_bytes is not None and not earlier[1]:
+                found.notes.append("--part-bytes is not used: the plan of the earlier, unfinished run is kept")
             return found.plan(earlier[0], done=earlier[1], resumes=not earlier[1])
         _load(found)
         return found.plan(_freeze(found, found.dataset, found.model, request))
@@ -144,6 +147,8 @@ def _earlier(found: _Found, request: dict[str, Any]) -> tuple[FrozenPlan, bool] 
     place, overwrite = found.place, found.options.out.overwrite
     published = place.published()
     if published is not None and published.request == request:
+        if place.pending() is not None:
+            return published, False
         gone = commit.missing_parts(place, published)
         if not gone:
             return published, True
@@ -154,15 +159,17 @@ def _earlier(found: _Found, request: dict[str, Any]) -> tuple[FrozenPlan, bool] 
             )
             found.problems.append(CommitError(what, str(place.output), "every part of its ledger", some(gone), hint))
             return None
+    if place.output.is_dir() and any(place.output.iterdir()):
+        problem = placement.existing_problem(place, published, request, overwrite=overwrite)
+        if problem is not None:
+            found.problems.append(problem)
+            return None
     for unfinished in place.unfinished():
         if unfinished.request == request:
             return unfinished, False
         if not overwrite and published is None:
             found.problems.append(refuse_different(str(place.folder), unfinished.request, request))
             return None
-    if place.output.is_dir() and any(place.output.iterdir()):
-        problem = placement.existing_problem(place, published, request, overwrite=overwrite)
-        found.problems += [problem] if problem else []
     return None
 
 
@@ -179,6 +186,9 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
     wanted, more = fetched(options.binding, model)
     binding = replace(binding, kept=_without_keys(found, dataset, binding.kept))
     used = dict.fromkeys([*binding.fed, *binding.kept, *(c.column for c in found.conditions)])
+    for feed in binding.feeds:
+        if feed.rule == BY_POSITION:
+            _doubt(found, f"{feed.tensor!r} is fed {feed.rule}; --feed says which", model.path)
     found.problems += [*problems, *more, *problems_of(dataset, list(used)), *_known_nulls(found, dataset, binding)]
     if found.problems or found.session is None or found.session_spec is None:
         return None
@@ -314,5 +324,5 @@ def suggest(model: ModelSpec, inputs: Sequence[str]) -> tuple[list[str], list[Sc
     """The --feed lines that a run on this input would choose, and why it could not."""
     dataset = look(inputs)
     binding, problems = bind(BindingOptions(), model, dataset.columns)
-    lines = [feed_line(feed.tensor, feed.columns) for feed in binding.feeds]
+    lines = [f"{feed_line(feed.tensor, feed.columns)}    {feed.rule}" for feed in binding.feeds]
     return lines, problems

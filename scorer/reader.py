@@ -82,6 +82,7 @@ class Cursor:
         self._decoded = 0
         self._kept: deque[_Piece] = deque()
         self._taken: set[tuple[int, int]] = set()
+        self._broken: Exception | None = None
         self._advance(first, first, 0)
 
     def _open(self) -> Iterator[pa.RecordBatch]:
@@ -104,11 +105,23 @@ class Cursor:
     def _advance(self, start: int, stop: int, keep: int) -> None:
         """Decode up to `stop`; before `start`, keep no more rows than `keep`."""
         while self._decoded < stop:
-            batch = plain_batch(next(self._batches))
+            batch = self._next()
             self._kept.append(_Piece(self._decoded, batch.num_rows, batch))
             self._decoded += batch.num_rows
             while self._kept and self._kept[0].last <= start and self._decoded - self._kept[0].first > keep:
                 self._kept.popleft()
+
+    def _next(self) -> pa.RecordBatch:
+        """The next rows; a broken page is the same complaint for every slice behind it."""
+        if self._broken is not None:
+            raise self._broken
+        try:
+            return plain_batch(next(self._batches))
+        except StopIteration:
+            self._broken = OSError(f"row group {self._group} ends after {self._decoded} rows")
+        except (OSError, pa.ArrowException) as error:
+            self._broken = error
+        raise self._broken
 
     def _overlap(self, start: int, stop: int) -> list[pa.RecordBatch]:
         bounds = ((piece, max(start, piece.first), min(stop, piece.last)) for piece in self._kept)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 5.0
 _BAR = 24
+_LABEL = 11
+_SHORT_S = 1.0  # below, the shares of the stages are noise
 
 
 def plan_text(plan: Plan) -> str:
@@ -28,7 +30,10 @@ def plan_text(plan: Plan) -> str:
             ("input", f"{source['rows']:,} rows in {_n(source['files'], 'file')}, {_n(source['parts'], 'part')}"),
             ("model", f"{plan.model.path if plan.model else ''} on {frozen.session.device}"),
         ]
-        lines += [("feed", f"{feed.tensor} ({feed.dtype}) = {_names(feed.columns)}") for feed in frozen.binding.feeds]
+        lines += [
+            ("feed", f"{feed.tensor} ({feed.dtype}) = {_names(feed.columns)}, {feed.rule}")
+            for feed in frozen.binding.feeds
+        ]
         lines += [("fetch", f"{fetch.tensor} -> {_names(fetch.columns)}") for fetch in frozen.binding.fetches]
         lines += [("keep", _names(frozen.binding.kept) or "none")]
         lines += [("where", text) for text in frozen.conditions]
@@ -58,15 +63,21 @@ def report_text(report: Report) -> str:
     lines = [
         ("output", f"{report.output} ({_n(report.parts, 'part')}, {size(report.output_bytes)})"),
         ("time", f"{_seconds(report.seconds)}, {report.rows_per_s:,.0f} rows/s"),
-        ("model", f"{report.device}, batches of {report.batch_rows:,}, {report.calls:,} calls"),
+        ("model", f"{report.device}, batches of {report.batch_rows:,}, {_n(report.calls, 'call')}"),
         ("memory", f"{size(report.peak_memory_bytes)} at the most in this process"),
     ]
     if report.parts_resumed:
         lines.insert(1, ("resumed", f"{report.parts_resumed:,} parts were done by an earlier run"))
-    if report.bottleneck:
+    if report.bottleneck and report.seconds >= _SHORT_S:
         lines.append(("bottleneck", report.bottleneck))
     if report.quarantine:
         lines.append(("quarantine", report.quarantine))
+    if counts.nan:
+        lines.append(("nan", f"{_n(counts.nan, 'scored row')} with a NaN score; --max-nan-rows limits them"))
+    if counts.lossy:
+        lines.append(("lossy", f"{_n(counts.lossy, 'value')} changed by a cast (--on-lossy warn)"))
+    if counts.rows and not counts.scored:
+        lines.append(("note", "not one row was scored"))
     lines += [("note", note) for note in report.notes]
     head = (
         f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined "
@@ -92,21 +103,30 @@ def model_text(spec: ModelSpec) -> str:
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """What `verify` found."""
+    """What `verify` found; the faults first."""
     counts = verdict.counts
     how = "every value read" if verdict.deep else "footers read"
-    head = (
+    sums = (
         f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined + "
-        f"{counts.filtered:,} filtered, in {_n(verdict.parts, 'part')} ({how})"
+        f"{counts.filtered:,} filtered, in {_n(verdict.parts, 'part')}"
     )
     if verdict.whole:
-        return f"{head}\nThe output is whole: {verdict.output}"
-    return "\n".join([head, f"{_n(len(verdict.faults), 'fault')} in {verdict.output}:", *verdict.faults[:20]])
+        return f"{sums} ({how})\nThe output is whole: {verdict.output}"
+    head = f"{_n(len(verdict.faults), 'fault')} in {verdict.output} ({how}):"
+    return "\n".join([head, *verdict.faults[:20], f"Its ledger says: {sums}"])
 
 
 def facts_text(values: dict[str, Any]) -> str:
     """A flat dict, a line each."""
-    return _facts([(name, str(value)) for name, value in values.items()])
+    shown = {
+        name: size(value)
+        if name == "size"
+        else f"{value:,}"
+        if isinstance(value, int) and name != "pid"
+        else str(value)
+        for name, value in values.items()
+    }
+    return _facts(list(shown.items()))
 
 
 class Progress:
@@ -183,7 +203,8 @@ def printable(text: str) -> str:
 
 
 def _facts(lines: list[tuple[str, str]]) -> str:
-    return "\n".join(f"  {name:<11}{text}" for name, text in lines)
+    width = max([_LABEL, *(len(name) + 1 for name, _ in lines)])
+    return "\n".join(f"  {name:<{width}}{text}" for name, text in lines)
 
 
 def _names(names: tuple[str, ...] | list[str], limit: int = 8) -> str:

@@ -59,6 +59,12 @@ def verify(place: Place, *, deep: bool = False) -> Verdict:
     plan = load_plan(place.folder / "plan.json")
     ledger_path, manifest_path = place.folder / "ledger.parquet", place.folder / "manifest.json"
     missing = [path.name for path in (ledger_path, manifest_path) if not os.path.exists(path)]
+    if (plan is None or missing) and place.unfinished():
+        what, hint = (
+            "the run is not finished",
+            "repeat its command, then verify; `scorer status OUT` says how far it is",
+        )
+        raise CommitError(what, str(place.folder), "a published output", "an unfinished run", hint)
     if plan is None or missing:
         what, hint = (
             "there is no proof beside the output",

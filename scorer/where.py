@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scorer.errors import MissingColumns, OptionsError, ScorerError, TypeMismatch, some
+from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,8 +65,9 @@ def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerErro
     for condition in conditions:
         if condition.column not in schema.names:
             what = f"--where names a column that the input does not have: {condition.column!r}"
-            found = some(schema.names)
-            problems.append(MissingColumns(what, condition.text, "a column of the input", found, _HINT))
+            hint = did_you_mean(condition.column, schema.names)
+            hint = hint if hint.startswith("did") else _HINT
+            problems.append(MissingColumns(what, condition.text, "a column of the input", some(schema.names), hint))
             continue
         kind = schema.field(condition.column).type
         try:
@@ -159,6 +161,12 @@ def _literal(text: str, whole: str) -> Literal:
             return kind(text)
         except ValueError:
             continue
+    if re.search(r"\s(and|or)\s", text, re.IGNORECASE):
+        what, hint = (
+            "a condition is one comparison",
+            "repeat --where: all must hold; for alternatives, for example --where \"kind in ('a', 'b')\"",
+        )
+        raise OptionsError(what, f"--where {whole!r}", "one comparison", repr(text), hint)
     what = "a value in a condition is neither a number nor quoted"
     raise OptionsError(what, f"--where {whole!r}", "a number, true, false or a quoted text", repr(text), _HINT)
 

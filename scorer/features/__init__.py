@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+ASKED, BY_FEATURES, BY_NAME = "as asked", "by the model's feature names", "by name"
+BY_LIST, BY_POSITION = "the one list that fits", "by position: every float column in file order, the model names none"
+"""Why columns feed a tensor, for whoever reads the plan."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feed:
     """One input tensor and the columns that fill it."""
@@ -33,6 +38,8 @@ class Feed:
     """error, nan, or a constant."""
     on_lossy: str
     """error or warn."""
+    rule: str = ASKED
+    """Why these columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
