@@ -128,9 +128,12 @@ def look(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
     )
 
 
-def open_parquet(path: str) -> pq.ParquetFile:
-    """The one way files are opened, so that plan and workers see one schema."""
-    return pq.ParquetFile(path, pre_buffer=False, coerce_int96_timestamp_unit="us")
+def open_parquet(path: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """The one way files are opened, so that plan and workers see one schema.
+
+    With its metadata at hand the footer is not parsed again.
+    """
+    return pq.ParquetFile(path, metadata=metadata, pre_buffer=False, coerce_int96_timestamp_unit="us")
 
 
 def unreadable(path: str, error: Exception) -> UnreadableFile:

@@ -7,26 +7,24 @@ so a row's batch-mates never depend on who scores it. Knows nothing about models
 from __future__ import annotations
 
 import os
-import threading
-from collections import OrderedDict, deque
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from scorer import where
-from scorer.dataset import flat_leaves, open_parquet, plain, plain_batch, plain_table, unreadable, values_type
+from scorer.dataset import flat_leaves, plain, plain_batch, plain_table, unreadable, values_type
 from scorer.errors import InputChanged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import pyarrow.parquet as pq
 
-_DECODE_ROWS = 65_536
-_OPEN_CURSORS = 4
-_LOOK_AHEAD = 8  # slices; two per thread on a common laptop, and memory stays bounded
+    from scorer.opened import Opened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,114 +52,12 @@ class Rows:
     bytes_read: int
 
 
-@dataclass(slots=True)
-class _Piece:
-    """Rows that a cursor has decoded and not every slice has taken."""
-
-    first: int
-    left: int
-    batch: pa.RecordBatch
-
-    @property
-    def last(self) -> int:
-        """The row behind its last one."""
-        return self.first + int(self.batch.num_rows)
-
-
-class Cursor:
-    """One pass over a large row group, shared by the slices that one process reads.
-
-    Slices are taken nearly in order; rows that were passed on the way are kept for a while.
-    A late or repeated slice that finds its rows gone starts a pass of its own.
-    """
-
-    def __init__(self, path: str, group: int, columns: Sequence[str], first: int = 0) -> None:
-        self._path, self._group, self._columns = path, group, list(columns)
-        self._lock = threading.Lock()
-        self._batches = self._open()
-        self._decoded = 0
-        self._kept: deque[_Piece] = deque()
-        self._taken: set[tuple[int, int]] = set()
-        self._broken: Exception | None = None
-        self._advance(first, first, 0)
-
-    def _open(self) -> Iterator[pa.RecordBatch]:
-        parquet = open_parquet(self._path)
-        return parquet.iter_batches(  # type: ignore[no-any-return]  # pyarrow is untyped
-            batch_size=_DECODE_ROWS, row_groups=[self._group], columns=self._columns, use_threads=False
-        )
-
-    def take(self, start: int, stop: int) -> pa.Table:
-        """Rows start..stop of the row group."""
-        keep = _LOOK_AHEAD * max(stop - start, _DECODE_ROWS)
-        with self._lock:
-            self._advance(start, stop, keep)
-            pieces = self._overlap(start, stop)
-            self._forget((start, stop))
-        if sum(piece.num_rows for piece in pieces) == stop - start:
-            return pa.Table.from_batches(pieces)
-        return Cursor(self._path, self._group, self._columns, start).take(start, stop)
-
-    def _advance(self, start: int, stop: int, keep: int) -> None:
-        """Decode up to `stop`; before `start`, keep no more rows than `keep`."""
-        while self._decoded < stop:
-            batch = self._next()
-            self._kept.append(_Piece(self._decoded, batch.num_rows, batch))
-            self._decoded += batch.num_rows
-            while self._kept and self._kept[0].last <= start and self._decoded - self._kept[0].first > keep:
-                self._kept.popleft()
-
-    def _next(self) -> pa.RecordBatch:
-        """The next rows; a broken page is the same complaint for every slice behind it."""
-        if self._broken is not None:
-            raise self._broken
-        try:
-            return plain_batch(next(self._batches))
-        except StopIteration:
-            self._broken = OSError(f"row group {self._group} ends after {self._decoded} rows")
-        except (OSError, pa.ArrowException) as error:
-            self._broken = error
-        raise self._broken
-
-    def _overlap(self, start: int, stop: int) -> list[pa.RecordBatch]:
-        bounds = ((piece, max(start, piece.first), min(stop, piece.last)) for piece in self._kept)
-        return [piece.batch.slice(low - piece.first, high - low) for piece, low, high in bounds if low < high]
-
-    def _forget(self, taken: tuple[int, int]) -> None:
-        """Drop what every slice has taken, each counted once."""
-        if taken in self._taken:
-            return
-        self._taken.add(taken)
-        for piece in self._kept:
-            piece.left -= max(0, min(taken[1], piece.last) - max(taken[0], piece.first))
-        self._kept = deque(piece for piece in self._kept if piece.left > 0)
-
-
-class Cursors:
-    """The open cursors of one run in one process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: OrderedDict[tuple[str, int], Cursor] = OrderedDict()
-
-    def of(self, path: str, group: int, columns: Sequence[str]) -> Cursor:
-        """The cursor of a row group, made at its first slice."""
-        with self._lock:
-            key = (path, group)
-            if key not in self._open:
-                self._open[key] = Cursor(path, group, columns)
-            self._open.move_to_end(key)
-            while len(self._open) > _OPEN_CURSORS:
-                self._open.popitem(last=False)
-            return self._open[key]
-
-
 def read(
     source: Source,
     schema: pa.Schema,
     conditions: Sequence[where.Condition],
     batch_rows: int,
-    cursors: Cursors,
+    opened: Opened,
 ) -> Rows:
     """The part's rows with the columns of `schema`, filtered.
 
@@ -171,12 +67,29 @@ def read(
         stat = os.stat(source.path)
         if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):
             raise changed(source, f"{stat.st_size} bytes, changed since")
-        with open_parquet(source.path) as parquet:
-            return _rows(parquet, source, schema, conditions, batch_rows, cursors)
+        return _rows(source, schema, conditions, batch_rows, opened)
     except FileNotFoundError:
         raise changed(source, "nothing") from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise unreadable(source.path, error) from error
+
+
+def rows_at(source: Source, rows: Sequence[int], opened: Opened) -> pa.Table:
+    """Single rows of a file, in ascending order, with all its columns."""
+    wanted = np.asarray(rows)
+    pieces = []
+    file = opened.file(source.path)
+    with file.parquet as parquet:
+        for group, (first, end) in enumerate(pairwise(file.starts)):
+            here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, end)] - first
+            if not len(here):
+                continue
+            at = 0
+            for batch in parquet.iter_batches(row_groups=[group], use_threads=False):
+                inside = here[(here >= at) & (here < at + batch.num_rows)] - at
+                pieces.append(pa.Table.from_batches([plain_batch(batch)]).take(pa.array(inside)))
+                at += batch.num_rows
+    return pa.concat_tables(pieces)
 
 
 def changed(source: Source, found: str) -> InputChanged:
@@ -186,38 +99,35 @@ def changed(source: Source, found: str) -> InputChanged:
 
 
 def _rows(
-    parquet: pq.ParquetFile,
-    source: Source,
-    schema: pa.Schema,
-    conditions: Sequence[where.Condition],
-    batch_rows: int,
-    cursors: Cursors,
+    source: Source, schema: pa.Schema, conditions: Sequence[where.Condition], batch_rows: int, opened: Opened
 ) -> Rows:
-    metadata = parquet.metadata
-    there = set(parquet.schema_arrow.names)
-    missing = [field.name for field in schema if field.name not in there and field.name not in dict(source.hive)]
-    if missing:
-        raise changed(source, f"no column {missing[0]!r}")
-    own = [name for name in schema.names if name in there]
-    pieces: list[pa.Table] = []
-    spans: list[tuple[int, int, int]] = []  # first row of the group, and the rows of it in this part
-    bytes_read = first = 0
-    for g in range(metadata.num_row_groups):
-        rows = metadata.row_group(g).num_rows
-        low, high = max(source.start, first), min(source.stop, first + rows)
-        if low < high and not _excluded(parquet, g, conditions, own):
-            whole = high - low == rows
-            piece = (
-                plain_table(parquet.read_row_groups([g], columns=own, use_threads=False))
-                if whole
-                else cursors.of(source.path, g, own).take(low - first, high - first)
-            )
-            pieces.append(piece.select(own))
-            spans.append((first, low, high))
-            bytes_read += metadata.row_group(g).total_byte_size * (high - low) // rows
-        first += rows
-    if first < source.stop:
-        raise changed(source, f"{first} rows")
+    file = opened.file(source.path)
+    with file.parquet as parquet:
+        there = set(parquet.schema_arrow.names)
+        missing = [field.name for field in schema if field.name not in there and field.name not in dict(source.hive)]
+        if missing:
+            raise changed(source, f"no column {missing[0]!r}")
+        if file.starts[-1] < source.stop:
+            raise changed(source, f"{file.starts[-1]} rows")
+        own = [name for name in schema.names if name in there]
+        pieces: list[pa.Table] = []
+        spans: list[tuple[int, int, int]] = []  # first row of the group, and the rows of it in this part
+        bytes_read = 0
+        for group in range(bisect_right(file.starts, source.start) - 1, len(file.starts) - 1):
+            first, end = file.starts[group : group + 2]
+            low, high = max(source.start, first), min(source.stop, end)
+            if low >= source.stop:
+                break
+            if low < high and not _excluded(parquet, group, conditions, own):
+                whole = high - low == end - first
+                piece = (
+                    plain_table(parquet.read_row_groups([group], columns=own, use_threads=False))
+                    if whole
+                    else opened.cursor(source.path, group, own).take(low - first, high - first)
+                )
+                pieces.append(piece.select(own))
+                spans.append((first, low, high))
+                bytes_read += parquet.metadata.row_group(group).total_byte_size * (high - low) // (end - first)
     return _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read)
 
 

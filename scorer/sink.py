@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from scorer.dataset import open_parquet, plain_batch
+from scorer.dataset import open_parquet
 from scorer.errors import CommitError, OutputFull
 from scorer.events import Proof, Receipt
 
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from scorer.reader import Source
-
 PROOF_KEY = b"scorer"
-ERROR_COLUMNS = ("_error", "_stage", "_file", "_row")
+BadRow = tuple[str, str, str, int]
+"""Reason, stage, file and row number."""
+_ERRORS = pa.schema([("_error", pa.string()), ("_stage", pa.string()), ("_file", pa.string()), ("_row", pa.int64())])
+ERROR_COLUMNS = tuple(_ERRORS.names)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG}
 _ROW_GROUP = 1 << 20
 _HERE = -100  # AT_FDCWD
@@ -71,28 +72,15 @@ def write_part(
     _commit(tmp, final, table.num_rows)
 
 
-def write_quarantine(
-    staging: Staging, name: str, attempt: str, source: Source, rows: Sequence[int], why: Sequence[tuple[str, str]]
-) -> str:
-    """Commit the bad rows with all columns of their file and the reason; returns the file's name."""
+def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table, bad: Sequence[BadRow]) -> str:
+    """Commit the bad rows, as their file has them, with the reason; returns the file's name."""
     own = name.replace("/", "__").removesuffix(".parquet") + f".{attempt}.parquet"
-    table = _rows_of(source, rows)
     table = table.drop_columns([c for c in ERROR_COLUMNS if c in table.column_names])
-    count = len(rows)
-    for column, values in zip(
-        ERROR_COLUMNS,
-        (
-            pa.array([reason for _, reason in why], pa.string()),
-            pa.array([stage for stage, _ in why], pa.string()),
-            pa.array([source.path] * count, pa.string()),
-            pa.array(list(rows), pa.int64()),
-        ),
-        strict=True,
-    ):
-        table = table.append_column(column, values)
+    for field, values in zip(_ERRORS, zip(*bad, strict=True), strict=True):
+        table = table.append_column(field, pa.array(values, field.type))
     tmp = staging.tmp / own
     _write(tmp, table, "zstd", ())
-    _commit(tmp, staging.quarantine / own, count)
+    _commit(tmp, staging.quarantine / own, len(bad))
     return own
 
 
@@ -229,25 +217,6 @@ def _commit_without_links(tmp: Path, final: Path) -> None:
     except OSError:
         if not final.exists():
             tmp.rename(final)
-
-
-def _rows_of(source: Source, rows: Sequence[int]) -> pa.Table:
-    """Single rows of a file with all its columns."""
-    wanted = np.asarray(rows)
-    pieces = []
-    with open_parquet(source.path) as parquet:
-        first = 0
-        for g in range(parquet.metadata.num_row_groups):
-            count = parquet.metadata.row_group(g).num_rows
-            here = wanted[(wanted >= first) & (wanted < first + count)] - first
-            if len(here):
-                at = 0
-                for batch in parquet.iter_batches(row_groups=[g], use_threads=False):
-                    inside = here[(here >= at) & (here < at + batch.num_rows)] - at
-                    pieces.append(pa.Table.from_batches([plain_batch(batch)]).take(pa.array(inside)))
-                    at += batch.num_rows
-            first += count
-    return pa.concat_tables(pieces)
 
 
 def _feed_digest(array: pa.Array, hasher: hashlib._Hash) -> None:

@@ -24,6 +24,7 @@ from scorer import partition, reader, where
 from scorer.errors import ModelError, ModelNotResident
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.model import digest_of
+from scorer.opened import Opened
 from scorer.session import Session
 from scorer.sink import (
     Staging,
@@ -78,7 +79,7 @@ class Job:
     read_schema: pa.Schema
     output_schema: pa.Schema
     conditions: tuple[where.Condition, ...]
-    cursors: reader.Cursors
+    opened: Opened
     staging: Staging
 
     @classmethod
@@ -89,7 +90,7 @@ class Job:
             decode_schema(spec.frozen.read_schema),
             decode_schema(spec.frozen.output_schema),
             tuple(where.parse(text) for text in spec.frozen.conditions),
-            reader.Cursors(),
+            Opened(),
             Staging(root=Path(spec.staging)),
         )
 
@@ -213,7 +214,7 @@ def read_part(part: Part, key: str) -> pd.DataFrame:
         return to_frame(job, job.read_schema.empty_table(), [], tally)
     started = time.perf_counter()
     frozen = job.spec.frozen
-    rows = reader.read(part.source, job.read_schema, job.conditions, frozen.batch_rows, job.cursors)
+    rows = reader.read(part.source, job.read_schema, job.conditions, frozen.batch_rows, job.opened)
     tally.edges, tally.filtered, tally.bytes_read = rows.edges, rows.filtered, rows.bytes_read
     frame = to_frame(job, rows.table, rows.positions, tally)
     tally.stages += Stages(read=time.perf_counter() - started)
@@ -262,10 +263,10 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
     if bad.null_count < len(bad):
         good = bad.is_null()
         rows = _chunked(frame[POSITION]).filter(bad.is_valid()).to_pylist()
-        why = list(zip(
-            _chunked(frame["_stage"]).drop_null().to_pylist(), bad.drop_null().to_pylist(), strict=True
-        ))  # fmt: skip
-        quarantine = write_quarantine(job.staging, part.name, tally.attempt, part.source, rows, why)
+        reasons, stages = bad.drop_null().to_pylist(), _chunked(frame["_stage"]).drop_null().to_pylist()
+        why = list(zip(reasons, stages, [part.source.path] * len(rows), rows, strict=True))
+        found = reader.rows_at(part.source, rows, job.opened)
+        quarantine = write_quarantine(job.staging, part.name, tally.attempt, found, why)
         table = table.filter(good)
     table = against(table, job.output_schema)
     outputs = spec.frozen.binding.outputs
@@ -285,10 +286,10 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
         quarantine=quarantine,
     )
     write_part(job.staging, part.name, tally.attempt, table, proof, spec.frozen.codec, spec.frozen.dictionaries)
-    stages = tally.stages + Stages(write=time.perf_counter() - started)
+    spent = tally.stages + Stages(write=time.perf_counter() - started)
     return replace(
         receipt_of(job.staging, part.name),
-        bytes_read=tally.bytes_read, stages=stages, calls=tally.calls, attempt=tally.attempt,
+        bytes_read=tally.bytes_read, stages=spent, calls=tally.calls, attempt=tally.attempt,
         worker=name_of_process(), sessions=REGISTRY.made, device=spec.frozen.session.device,
         batch_rows=tally.smallest or spec.frozen.batch_rows,
     )  # fmt: skip

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from scorer.errors import CommitError, OutputFull
 from scorer.events import Counts, Proof
-from scorer.reader import Source
+from scorer.opened import Opened
+from scorer.reader import Source, rows_at
 from scorer.sink import (
     Staging,
     against,
@@ -294,7 +295,8 @@ def source(tmp_path):
 @pytest.mark.parametrize("rows", [[100], [119, 120, 121], [100, 239, 240, 360, 399], list(range(100, 400))])
 def test_bad_rows_keep_all_columns_and_say_why(staging, source, rows):
     why = [("feed" if row % 2 else "infer", f"row {row}") for row in rows]
-    name = write_quarantine(staging, "k=1/part-00001.parquet", "abc", source, rows, why)
+    bad = [(reason, stage, source.path, row) for row, (stage, reason) in zip(rows, why, strict=True)]
+    name = write_quarantine(staging, "k=1/part-00001.parquet", "abc", rows_at(source, rows, Opened()), bad)
     assert name == "k=1__part-00001.abc.parquet"
     got = pq.ParquetFile(staging.quarantine / name).read()
     assert got.column_names == ["id", "text", "tags", "color", "_error", "_stage", "_file", "_row"]
