@@ -13,6 +13,7 @@ import click
 
 from scorer.errors import CommitError, Interrupted, OptionsError, PreflightError, ScorerError
 from scorer.options import FIELDS, build, did_you_mean, read_toml
+from scorer.rules import beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,9 +121,11 @@ def _options(config: str | None, given: dict[str, Any]) -> Options:
     flags = {name: value for name, value in given.items() if value not in (None, ())}
     toml = read_toml(config) if config else {}
     folder = os.path.dirname(os.path.abspath(config)) if config else ""
-    for name in ("input", "model", "output", "work_dir"):
+    for name in ("input", "model", "output", "work_dir", "ort_library"):
         if name in toml:
             toml[name] = _beside(folder, toml[name])
+    if "feed" in toml:
+        toml["feed"] = _feeds_beside(folder, toml["feed"])
     places = {name: f"{name} in {config}" for name in toml} | {n: _FLAGS.get(n, n) for n in flags}
     whole = {
         name: _number(value) if name in {"limit", "batch_rows", "workers", "threads"} else value
@@ -140,6 +143,17 @@ def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `bui
     if isinstance(value, str):
         return value if "://" in value else os.path.join(folder, value)
     return [_beside(folder, one) for one in value] if isinstance(value, list) else value
+
+
+def _feeds_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
+    """Converters may name files, relative to the job file too."""
+    if isinstance(value, str):
+        return beside(folder, value)
+    if isinstance(value, list):
+        return [_feeds_beside(folder, one) for one in value]
+    if isinstance(value, dict):
+        return {name: beside(folder, one) if isinstance(one, str) else one for name, one in value.items()}
+    return value
 
 
 def _show(value: dict[str, Any], text: str, *, as_json: bool) -> None:

@@ -78,6 +78,13 @@ class Dataset:
     """Nulls by flat column, where every sampled footer counts them."""
 
     @property
+    def folder(self) -> str:
+        """Where the (first) input begins; paths that stand in columns are relative to it."""
+        first = self.files[0]
+        here = os.path.dirname(first.path)
+        return here.removesuffix(first.folder).rstrip("/") or "/" if first.folder else here
+
+    @property
     def rows(self) -> int:
         """All rows of the input."""
         return sum(file.rows for file in self.files)

@@ -23,6 +23,8 @@ class Counts:
     """Values that a cast changed, under --on-lossy warn."""
     nan: int = 0
     """Scored rows with a NaN in any score."""
+    truncated: int = 0
+    """Rows whose text was cut at max_length."""
 
     def __add__(self, other: Counts) -> Counts:
         """Field by field."""

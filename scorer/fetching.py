@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from scorer.errors import BindingError, OptionsError, ScorerError, ShapeMismatch, UnsupportedTensor, some
-from scorer.features import Fetch
-from scorer.features.columns import arrow_name
+from scorer.features import Fetch, steps
+from scorer.features.columns import arrow_name, column_types
 from scorer.naming import split_known
 from scorer.options import did_you_mean
+from scorer.rules import split_pipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,27 +27,56 @@ FLAT = 16  # wider outputs become one list column: two to ten times faster to re
 _MATRIX = 2
 
 
-def fetched(options: BindingOptions, model: ModelSpec) -> tuple[dict[str, str], list[ScorerError]]:
-    """Output tensors to ask for, with the column name each was given ('' if none)."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output tensor that was asked for."""
+
+    tensor: str
+    steps: tuple[str, ...] = ()
+    column: str = ""
+    """The name it was given, '' if none."""
+
+
+def fetched(options: BindingOptions, model: ModelSpec) -> tuple[tuple[Wanted, ...], list[ScorerError]]:
+    """Output tensors to ask for: TENSOR|step|step=COLUMN."""
     names = [tensor.name for tensor in model.outputs]
     if not options.fetch:
-        return dict.fromkeys(names, ""), []
-    wanted: dict[str, str] = {}
+        return tuple(Wanted(name) for name in names), []
+    wanted: list[Wanted] = []
     problems: list[ScorerError] = []
     for text in options.fetch:
-        tensor, column = split_known(text, names)
-        if tensor is None:
-            what = f"--fetch names an output that the model does not have: {text!r}"
-            hint = did_you_mean(text.split("=")[0], names)
-            problems.append(OptionsError(what, f"--fetch {text}", f"one of {some(names)}", repr(text), hint))
+        try:
+            wanted.append(_wanted(text, names, model))
+        except ScorerError as error:
+            problems.append(error)
+    return tuple(dict.fromkeys(wanted)), problems
+
+
+def _wanted(text: str, names: list[str], model: ModelSpec) -> Wanted:
+    tensor, column = split_known(text, names)
+    pieces: list[str] = []
+    if tensor is None:
+        head, *pieces = split_pipe(text)
+        tensor = head if head in names else None
+        last, equals, name = pieces[-1].rpartition("=") if pieces else ("", "", "")
+        if equals and name.strip() and last.count("(") == last.count(")"):
+            pieces[-1], column = last.strip(), name.strip()
         else:
-            wanted[tensor] = column
-    return wanted, problems
+            column = ""
+    if tensor is None:
+        what = f"--fetch names an output that the model does not have: {text!r}"
+        hint = did_you_mean(re.split(r"[=|]", text)[0], names)
+        raise OptionsError(what, f"--fetch {text}", f"one of {some(names)}", repr(text), hint)
+    inputs = [given.name for given in model.inputs]
+    return Wanted(tensor, tuple(steps.resolved(step, model.class_labels, inputs) for step in pieces), column)
 
 
-def fetch_of(tensor: str, column: str, values: object, rows: int, model: ModelSpec, prefix: str) -> Fetch:
+def fetch_of(
+    wanted: Wanted, values: object, rows: int, model: ModelSpec, prefix: str, *, ragged: bool = False
+) -> Fetch:
     """How an output becomes columns, judged by what really came back for `rows` rows."""
-    base = column or tensor
+    tensor = wanted.tensor
+    base = wanted.column or tensor
     if isinstance(values, list):
         return _zipmap(tensor, base, values, rows, model, prefix)
     array: np.ndarray = values  # type: ignore[assignment]
@@ -55,24 +88,28 @@ def fetch_of(tensor: str, column: str, values: object, rows: int, model: ModelSp
         what = f"output {tensor!r} does not have one row per input row"
         hint = "such a model mixes its rows; export it without the reduction, or leave the output out with --fetch"
         raise ShapeMismatch(what, model.path, f"{rows} rows for {rows} rows", f"shape {list(array.shape)}", hint)
+    if wanted.steps and wanted.steps[-1].startswith("topk"):
+        names = [f"{prefix}{base}_{i}" for i in range(1, array.shape[1] + 1)]
+        columns = tuple(name + more for name in names for more in ("", "_score"))
+        return Fetch(tensor=tensor, kind="topk", columns=columns, type="double", steps=wanted.steps)
+    if ragged:
+        width = prod(array.shape[2:])
+        return Fetch(tensor=tensor, kind="ragged", columns=(prefix + base,), type=kind, width=width, steps=wanted.steps)
     width = array.size // rows if rows else 1
     if width == 1:
-        return Fetch(tensor=tensor, kind="flat", columns=(prefix + base,), type=kind)
+        return Fetch(tensor=tensor, kind="flat", columns=(prefix + base,), type=kind, steps=wanted.steps)
     if array.ndim > _MATRIX or width > FLAT:
-        return Fetch(tensor=tensor, kind="list", columns=(prefix + base,), type=kind, width=width)
+        return Fetch(tensor=tensor, kind="list", columns=(prefix + base,), type=kind, width=width, steps=wanted.steps)
     labels = model.class_labels if len(model.class_labels) == width else tuple(map(str, range(width)))
-    names = tuple(f"{prefix}{base}_{label}" for label in labels)
-    return Fetch(tensor=tensor, kind="flat", columns=names, type=kind, width=width)
+    flat = tuple(f"{prefix}{base}_{label}" for label in labels)
+    return Fetch(tensor=tensor, kind="flat", columns=flat, type=kind, width=width, steps=wanted.steps)
 
 
 def output_schema(binding: Binding, columns: pa.Schema, where: str) -> tuple[pa.Schema, list[ScorerError]]:
     """What every part of the output looks like, and names that clash."""
     fields = [columns.field(name) for name in binding.kept]
     for fetch in binding.fetches:
-        kind = pa.type_for_alias(fetch.type)
-        if fetch.kind == "list":
-            kind = pa.list_(pa.field("item", kind, nullable=False), fetch.width)
-        fields += [pa.field(name, kind) for name in fetch.columns]
+        fields += [pa.field(name, kind) for name, kind in zip(fetch.columns, column_types(fetch), strict=True)]
     if binding.row_id:
         fields += [pa.field("_file", pa.string()), pa.field("_row", pa.int64())]
     names = [field.name for field in fields]

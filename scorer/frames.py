@@ -11,13 +11,13 @@ import pandas as pd
 import pyarrow as pa
 
 from scorer import partition, tuning
-from scorer.binding import Binding, bind, widths
+from scorer.binding import Binding, bind, shapes
 from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, ScorerError, ShapeMismatch, some
 from scorer.fetching import fetched, output_schema
 from scorer.model import inspect_model
 from scorer.options import build
 from scorer.plan import BATCH_ROWS
-from scorer.session import SessionSpec, settle_device
+from scorer.session import SessionSpec, library_for, settle_device
 from scorer.worker import REGISTRY
 
 if TYPE_CHECKING:
@@ -134,16 +134,17 @@ def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
     wanted, more = fetched(options.binding, spec)
     problems += more
     device = settle_device(options.session.device)
-    session_spec = SessionSpec(path=spec.path, digest=spec.digest, files=spec.files, device=device)
+    library = library_for(options.session.ort_library, spec.opsets)
+    session_spec = SessionSpec(path=spec.path, digest=spec.digest, files=spec.files, device=device, library=library)
     if problems:
         raise PreflightError(problems)
-    unknown = [feed for feed in binding.feeds if feed.width is None]
+    unknown = [feed for feed in binding.feeds if feed.kind == "nested" and None in feed.shape]
     if lazy and unknown:
         what, hint = f"the width of {unknown[0].tensor!r} cannot be seen without computing", "use fixed-size lists"
         found = f"lists of any length in {unknown[0].columns[0]!r}"
         raise ShapeMismatch(what, "a Dask frame", "a column of fixed-size lists", found, hint)
     rows = _table(frame.iloc[: tuning.SAMPLE_ROWS], binding.fed)
-    binding = widths(binding, rows)
+    binding = shapes(binding, rows)
     session = REGISTRY.session(session_spec)
     fetches, wrong = tuning.outputs(session, binding, wanted, rows, spec, options.binding.prefix)
     binding = replace(binding, fetches=fetches)

@@ -24,7 +24,7 @@ LEDGER = pa.schema([
     ("part", pa.int64()), ("name", pa.string()), ("file", pa.string()),
     ("row_start", pa.int64()), ("row_stop", pa.int64()),
     ("rows", pa.int64()), ("scored", pa.int64()), ("quarantined", pa.int64()), ("filtered", pa.int64()),
-    ("lossy", pa.int64()), ("nan", pa.int64()), ("size", pa.int64()),
+    ("lossy", pa.int64()), ("nan", pa.int64()), ("truncated", pa.int64()), ("size", pa.int64()),
     ("digests", pa.map_(pa.string(), pa.string())), ("quarantine", pa.string()),
     ("batch_rows", pa.int64()), ("calls", pa.int64()), ("device", pa.string()),
     ("worker", pa.string()), ("attempt", pa.string()), ("bytes_read", pa.int64()),

@@ -222,9 +222,16 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
     tensor = value.type.tensor_type
     shape = None
     if tensor.HasField("shape"):
-        shape = tuple(d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim)
+        shape = tuple(_size(d) for d in tensor.shape.dim)
     name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     return TensorSpec(name=value.name, type={"float": "float32", "double": "float64"}.get(name, name), shape=shape)
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    """A dimension; PaddlePaddle writes -1 where it is free."""
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
+    return dim.dim_param or None
 
 
 def _labels(graph: onnx.GraphProto) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:

@@ -6,10 +6,12 @@ import fnmatch
 import re
 from typing import TYPE_CHECKING
 
-from scorer.rules import split_names
+from scorer.rules import parse_call, split_names, split_pipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from scorer.rules import Call
 
 _RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
 
@@ -36,15 +38,25 @@ def expand(tokens: Sequence[str], columns: Sequence[str]) -> tuple[list[str], li
     return found, unknown
 
 
-def parse_feed(text: str, names: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The tensor and the column tokens of TENSOR=COLUMNS; no tokens when they cannot be understood."""
+def parse_feed(text: str, names: Sequence[str], converters: Sequence[str]) -> tuple[str | None, list[str], Call | None]:
+    """The tensor, the column tokens and the converter of TENSOR=COLUMNS|converter(...).
+
+    Without tokens and without a converter it cannot be understood.
+    """
     tensor, rest = split_known(text, names)
-    return tensor, split_names(rest) or []
+    columns, *calls = split_pipe(rest)
+    if not calls:
+        call = parse_call(columns)
+        if call is not None and call.name in converters and "(" in columns:
+            return tensor, [], call
+        return tensor, split_names(columns) or [], None
+    call = parse_call(calls[0]) if len(calls) == 1 else None
+    return tensor, (split_names(columns) or []) if call is not None else [], call
 
 
 def quoted(name: str) -> str:
     """A column name as `parse_feed` reads it."""
-    plain = name and name == name.strip() and not set(name) & set(",'*?[") and ".." not in name
+    plain = name and name == name.strip() and not set(name) & set(",'*?[|") and ".." not in name
     return name if plain else "'" + name.replace("'", "''") + "'"
 
 
@@ -62,3 +74,17 @@ def split_known(text: str, names: Sequence[str]) -> tuple[str | None, str]:
         if text[: match.start()].strip() in names:
             return text[: match.start()].strip(), text[match.end() :].strip()
     return None, text
+
+
+def same_name(name: str, columns: Sequence[str]) -> str | None:
+    """Exactly, then without case, then with spaces as underscores, each only if unique."""
+    for view in (str, str.lower, _underscored):
+        hits = [column for column in columns if view(column) == view(name)]
+        if len(hits) == 1:
+            return hits[0]
+    return None
+
+
+def _underscored(name: str) -> str:
+    """As converters name an input after a column."""
+    return re.sub(r"\W", "_", name).lower()

@@ -93,6 +93,11 @@ class SessionOptions:
         "what runs, or an error.", metavar="DEVICE", scores=True,
     )  # fmt: skip
 
+    ort_library: str | None = ask(
+        None, "A shared library with custom operators for ONNX Runtime; every worker must see it.",
+        metavar="PATH", scores=True,
+    )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
@@ -168,6 +173,7 @@ class Asked(TypedDict, total=False):
     max_nan_rows: int | str | None
     work_dir: str | Path | None
     device: str
+    ort_library: str | Path | None
     threads: int | None
     workers: int | None
     cluster: str

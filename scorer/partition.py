@@ -16,13 +16,15 @@ import pyarrow.compute as pc
 
 from scorer.errors import BatchError, OutOfMemory, ShapeMismatch
 from scorer.events import Stages
-from scorer.features import pack
+from scorer.features import pack, steps
 from scorer.features.columns import unpack
+from scorer.features.numeric import numpy_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from scorer.binding import Binding
+    from scorer.features import Feed, Fetch, Packed
     from scorer.session import Session
 
 
@@ -38,6 +40,7 @@ class Scored:
     nan: int
     """Good rows with a NaN in any score."""
     lossy: int
+    truncated: int
     calls: int
     smallest: int
     """Rows in the smallest halved batch, 0 if none was halved."""
@@ -49,17 +52,17 @@ class _Caller:
     """Runs batches, padding and halving as needed, and keeps count."""
 
     session: Session
-    outputs: Sequence[str]
-    fixed: int | None
+    binding: Binding
+    packs: dict[str, Packed]
     calls: int = 0
     smallest: int = 0
     infer_s: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)
 
-    def run(self, feeds: dict[str, np.ndarray], rows: np.ndarray) -> Iterator[list[Any]]:
-        """Outputs of the good rows in order; `rows` are their numbers, failures go to `failed`."""
+    def run(self, feeds: dict[str, np.ndarray], rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[Any]]]:
+        """Good rows with what each fetch made of them; `rows` are their numbers, failures go to `failed`."""
         try:
-            yield self._call(feeds, len(rows))
+            yield rows, self._call(feeds, rows)
         except BatchError as error:
             if len(rows) == 1:
                 if isinstance(error, OutOfMemory):
@@ -69,73 +72,106 @@ class _Caller:
             half = len(rows) // 2
             self.smallest = min(self.smallest or half, half)
             for part in (slice(0, half), slice(half, None)):
-                yield from self.run({name: value[part] for name, value in feeds.items()}, rows[part])
+                yield from self.run(cut(feeds, part, self.packs), rows[part])
 
-    def _call(self, feeds: dict[str, np.ndarray], n: int) -> list[Any]:
-        if self.fixed is not None and n < self.fixed:
-            feeds = {name: _padded(value, self.fixed) for name, value in feeds.items()}
+    def _call(self, feeds: dict[str, np.ndarray], rows: np.ndarray) -> list[Any]:
+        n, fixed = len(rows), self.binding.fixed_batch
+        if fixed is not None and n < fixed:
+            feeds = {name: v if self.packs[name].shared else _padded(v, fixed) for name, v in feeds.items()}
         start = time.perf_counter()
-        results = self.session.run(self.outputs, feeds)
+        results = call(self.session, self.binding.fetches, feeds, fixed or n)
         self.infer_s += time.perf_counter() - start
         self.calls += 1
-        expected = self.fixed or n
-        for name, result in zip(self.outputs, results, strict=True):
-            got = len(result) if isinstance(result, list) or result.ndim else 0
-            if got != expected:
-                what = f"output {name!r} gave another number of rows than it got"
-                hint = "such a model mixes its rows; leave the output out with --fetch"
-                raise ShapeMismatch(what, self.session.spec.path, f"{expected} rows", f"{got} rows", hint)
-        return [result[:n] for result in results] if expected != n else results
+        lengths = next((packed.lengths[rows] for packed in self.packs.values() if packed.lengths is not None), None)
+        return [
+            _trimmed(values[:n], lengths) if fetch.kind == "ragged" else values[:n]
+            for fetch, values in zip(self.binding.fetches, results, strict=True)
+        ]
+
+
+def call(session: Session, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray], rows: int | None) -> list[Any]:
+    """What each fetch gives for one batch of so many rows, unless that is to be seen; its steps taken."""
+    names = list(dict.fromkeys(fetch.tensor for fetch in fetches))
+    results = dict(zip(names, session.run(names, feeds), strict=True))
+    for name, result in results.items():
+        got = len(result) if isinstance(result, list) or result.ndim else 0
+        if rows is not None and got != rows:
+            what = f"output {name!r} gave another number of rows than it got"
+            hint = "such a model mixes its rows; leave the output out with --fetch"
+            raise ShapeMismatch(what, session.spec.path, f"{rows} rows", f"{got} rows", hint)
+    return [steps.apply(fetch.steps, results[fetch.tensor], feeds) for fetch in fetches]
 
 
 def score(table: pa.Table, edges: np.ndarray, binding: Binding, session: Session) -> Scored:
-    """Every row of `table`, in batches cut at `edges`."""
+    """Every row of `table`, in batches cut at `edges`; rows whose lengths differ are sorted by them first."""
     started = time.perf_counter()
-    packs = {feed.tensor: pack(feed, table) for feed in binding.feeds}
-    bad = {row: ("feed", reason) for packed in packs.values() for row, reason in packed.bad.items()}
-    good = np.ones(table.num_rows, bool)
-    good[list(bad)] = False
-    names = [fetch.tensor for fetch in binding.fetches]
-    caller = _Caller(session, names, binding.fixed_batch)
-    results: list[list[Any]] = [[] for _ in names]
+    packs = pack(binding.feeds, table)
+    order = by_length(packs)
+    caller = _Caller(session, binding, packs)
+    bad: dict[int, str] = {}
+    done: list[np.ndarray] = []
+    results: list[list[Any]] = [[] for _ in binding.fetches]
     pack_s = time.perf_counter() - started
     for start, stop in pairwise(edges.tolist()):
         began = time.perf_counter()
-        feeds = {name: packed.batch(start, stop) for name, packed in packs.items()}
-        rows = np.arange(start, stop)
-        if bad and not good[start:stop].all():
-            pick = good[start:stop]
-            feeds, rows = {name: value[pick] for name, value in feeds.items()}, rows[pick]
+        rows = np.arange(start, stop) if order is None else order[start:stop]
+        feeds = {name: p.batch(slice(start, stop) if order is None else rows) for name, p in packs.items()}
+        lost = [row for packed in packs.values() for row in packed.bad]
+        if lost:
+            good = ~np.isin(rows, lost)
+            if not good.all():
+                feeds, rows = cut(feeds, good, packs), rows[good]
         pack_s += time.perf_counter() - began
         if len(rows):
-            for result in caller.run(feeds, rows):
+            for scored, result in caller.run(feeds, rows):
+                done.append(scored)
                 for into, values in zip(results, result, strict=True):
                     into.append(values)
     began = time.perf_counter()
-    bad |= {row: ("infer", reason) for row, reason in caller.failed.items()}
-    good[list(caller.failed)] = False
+    for packed in packs.values():
+        bad = packed.bad | bad
     columns = [c for fetch, batches in zip(binding.fetches, results, strict=True) for c in unpack(fetch, batches)]
     nan = _nan_rows(columns)
+    whys = {row: ("feed", reason) for row, reason in bad.items()}
+    whys |= {row: ("infer", reason) for row, reason in caller.failed.items()}
     return Scored(
-        columns=_spread(columns, good) if bad else columns,
-        bad=bad,
+        columns=_spread(columns, done, table.num_rows) if whys or order is not None else columns,
+        bad=whys,
         rows=table.num_rows,
         nan=nan,
         lossy=sum(packed.lossy for packed in packs.values()),
+        truncated=sum(packed.truncated for packed in packs.values()),
         calls=caller.calls,
         smallest=caller.smallest,
         stages=Stages(pack=pack_s, infer=caller.infer_s, unpack=time.perf_counter() - began),
     )
 
 
+def by_length(packs: dict[str, Packed]) -> np.ndarray | None:
+    """Rows in the order in which they are scored; None when that is their own."""
+    lengths = next((packed.lengths for packed in packs.values() if packed.lengths is not None), None)
+    return None if lengths is None else np.argsort(lengths, kind="stable")
+
+
+def cut(feeds: dict[str, np.ndarray], rows: slice | np.ndarray, packs: dict[str, Packed]) -> dict[str, np.ndarray]:
+    """Some rows of a batch; what all rows share stays whole."""
+    return {name: value if packs[name].shared else value[rows] for name, value in feeds.items()}
+
+
 def fabricated(binding: Binding, rows: int) -> dict[str, np.ndarray]:
     """Tensors of zeros and empty texts, to learn output shapes where there is no row to show."""
-    return {
-        feed.tensor: np.full((rows,) if feed.rank == 1 else (rows, feed.width or 1), "", dtype=object)
-        if feed.dtype == "string"
-        else np.zeros((rows,) if feed.rank == 1 else (rows, feed.width or 1), feed.dtype)
-        for feed in binding.feeds
-    }
+    empty = pa.table({name: pa.nulls(0) for name in binding.fed})
+    return {feed.tensor: _fabricated(feed, rows, empty) for feed in binding.feeds}
+
+
+def _fabricated(feed: Feed, rows: int, empty: pa.Table) -> np.ndarray:
+    if feed.kind == "const":
+        return pack([feed], empty)[feed.tensor].batch(slice(0, rows))
+    shape = (rows, *(size or 1 for size in feed.shape))
+    if feed.dtype == "string":
+        return np.full(shape, "", dtype=object)
+    fill = 1 if feed.kind == "text" else 0  # a token, attended to
+    return np.full(shape, fill, numpy_type(feed.dtype))
 
 
 def grid(rows: int, batch_rows: int) -> np.ndarray:
@@ -148,20 +184,37 @@ def _padded(value: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([value, np.repeat(value[-1:], rows - len(value), axis=0)])
 
 
-def _spread(columns: list[pa.Array], good: np.ndarray) -> list[pa.Array]:
+def _trimmed(values: np.ndarray, lengths: np.ndarray | None) -> list[np.ndarray]:
+    """Rows without what only padding gave them."""
+    if lengths is None or values.shape[1] != lengths.max():
+        return list(values)
+    return [row[:length] for row, length in zip(values, lengths, strict=True)]
+
+
+def _spread(columns: list[pa.Array], done: list[np.ndarray], rows: int) -> list[pa.Array]:
     """Values back at their rows, with nulls where a row is bad."""
-    places = pa.array(np.cumsum(good) - 1, mask=~good)
-    return [column.take(places) for column in columns]
+    scored = np.concatenate(done) if done else np.empty(0, np.int64)
+    places, bad = np.zeros(rows, np.int64), np.ones(rows, bool)
+    places[scored], bad[scored] = np.arange(len(scored)), False
+    where = pa.array(places, mask=bad)
+    return [column.take(where) for column in columns]
 
 
 def _nan_rows(columns: list[pa.Array]) -> int:
-    found = None
+    """Rows with a NaN in any column, at any depth."""
+    found: set[int] = set()
     for column in columns:
-        flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
-        if not pa.types.is_floating(flat.type) or not len(flat):
+        levels = [column]
+        while pa.types.is_list(levels[-1].type) or pa.types.is_fixed_size_list(levels[-1].type):
+            levels.append(levels[-1].flatten())
+        if not pa.types.is_floating(levels[-1].type):
             continue
-        nan = pc.is_nan(flat).to_numpy(zero_copy_only=False)
-        if flat is not column:
-            nan = nan.reshape(len(column), -1).any(axis=1)
-        found = nan if found is None else found | nan
-    return 0 if found is None else int(np.count_nonzero(found))
+        places = np.flatnonzero(pc.is_nan(levels[-1]).to_numpy(zero_copy_only=False))
+        for lists in reversed(levels[:-1]) if len(places) else ():
+            if pa.types.is_fixed_size_list(lists.type):
+                places //= lists.type.list_size
+            else:
+                offsets = lists.offsets.to_numpy()
+                places = np.searchsorted(offsets - offsets[0], places, side="right") - 1
+        found.update(places.tolist())
+    return len(found)

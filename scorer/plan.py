@@ -16,6 +16,7 @@ from scorer import html
 from scorer.binding import Binding
 from scorer.errors import DifferentPlan, PreflightError, ScorerError
 from scorer.features import Feed, Fetch
+from scorer.feeding import files_of
 from scorer.options import FIELDS
 from scorer.reader import Source
 from scorer.session import SessionSpec
@@ -144,11 +145,8 @@ class FrozenPlan:
     def from_dict(cls, data: dict[str, Any]) -> FrozenPlan:
         """The inverse of `to_dict`; ValueError when the data does not have the hash that it claims."""
         binding = data["binding"]
-        feeds = tuple(Feed(**feed | {"columns": tuple(feed["columns"])}) for feed in binding["feeds"])
-        fetches = tuple(
-            Fetch(**fetch | {"columns": tuple(fetch["columns"]), "labels": tuple(fetch["labels"])})
-            for fetch in binding["fetches"]
-        )
+        feeds = tuple(Feed(**_frozen(feed)) for feed in binding["feeds"])
+        fetches = tuple(Fetch(**_frozen(fetch)) for fetch in binding["fetches"])
         changed = {
             "binding": Binding(**binding | {"feeds": feeds, "fetches": fetches, "kept": tuple(binding["kept"])}),
             "session": SessionSpec(**data["session"] | {"files": tuple(data["session"]["files"])}),
@@ -184,6 +182,8 @@ class Plan:
     frozen: FrozenPlan | None = None
     """None when there are problems."""
     model: ModelSpec | None = None
+    canary: str = ""
+    """Whether rows depend on their neighbours, in words."""
     forecast: Forecast | None = None
     done: bool = False
     """The output is there already, from this very request."""
@@ -206,6 +206,7 @@ class Plan:
             "output": self.output,
             "problems": [problem.to_dict() for problem in self.problems],
             "notes": list(self.notes),
+            "canary": self.canary,
             "done": self.done,
             "resumes": self.resumes,
             "asked": {name: _plain(value) for name, value in self.options.asked().items()},
@@ -231,7 +232,8 @@ def request_of(options: Options, dataset: Dataset, model: ModelSpec) -> dict[str
     asked = options.to_dict()
     inputs = [[f.path, f.folder, f.size, f.mtime_ns, _hash(f.row_groups)] for f in dataset.files]
     chosen = {name: _plain(asked[name]) for name, field in FIELDS.items() if field.metadata["scores"]}
-    return {"format": FORMAT, "input": _hash(inputs), "model": model.digest, **chosen}
+    files = files_of(options.binding.feed)
+    return {"format": FORMAT, "input": _hash(inputs), "model": model.digest, "files": files, **chosen}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -241,7 +243,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def refuse_different(path: str, before: dict[str, Any], now: dict[str, Any]) -> DifferentPlan:
     """An unfinished run of another request, with what differs."""
-    words = {"input": "the input's files, sizes or times", "model": "the model's contents"}
+    words = {
+        "input": "the input's files, sizes or times",
+        "model": "the model's contents",
+        "files": "the contents of files that --feed names",
+    }
     old, new = (_described(differences(before, now), side, words) for side in (before, now))
     what, hint = "an unfinished run of a different plan is here", "repeat that command, or discard it with --overwrite"
     return DifferentPlan(what, path, f"the earlier request: {old}", f"this request: {new}", hint)
@@ -328,6 +334,13 @@ def _slices(rows: int, target: int, grid: int) -> list[int]:
     step = max(grid, math.ceil(rows / many / grid) * grid)
     whole, rest = divmod(rows, step)
     return [step] * whole + ([rest] if rest else [])
+
+
+def _frozen(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """Lists as tuples, all the way down; a mapping stays one at its top."""
+    if isinstance(value, dict):
+        return {name: _frozen(one) for name, one in value.items()}
+    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
 
 
 def _file_from(values: list[Any]) -> PlannedFile:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from scorer import commit, placement, tuning, where
-from scorer.binding import bind, widths
+from scorer import canary, commit, placement, tuning, where
+from scorer.binding import bind, shapes
 from scorer.cluster import planned_threads
 from scorer.commit import Place
 from scorer.dataset import look, plain_schema, problems_of, shared_name
@@ -32,7 +32,7 @@ from scorer.options import PART_BYTES, BindingOptions
 from scorer.plan import FrozenPlan, Plan, part_rows, plan_files, refuse_different, request_of
 from scorer.report import versions
 from scorer.rules import within
-from scorer.session import SessionSpec, settle_device
+from scorer.session import SessionSpec, library_for, settle_device
 from scorer.sink import encode_schema
 from scorer.worker import REGISTRY
 
@@ -63,6 +63,7 @@ class _Found:
     session: Session | None = None
     session_spec: SessionSpec | None = None
     conditions: list[Condition] = field(default_factory=list)
+    verdict: canary.Verdict | None = None
     forecast: Forecast | None = None
 
     @contextmanager
@@ -85,6 +86,7 @@ class _Found:
             notes=tuple(self.notes),
             frozen=None if self.problems else frozen,
             model=self.model,
+            canary="" if self.verdict is None else str(self.verdict),
             forecast=self.forecast,
             done=done,
             resumes=resumes,
@@ -126,13 +128,12 @@ def _look(found: _Found) -> None:
         device = settle_device(options.session.device)
         if found.model is not None:
             found.session_spec = SessionSpec(
-                path=found.model.path, digest=found.model.digest, files=found.model.files, device=device
-            )
+                path=found.model.path, digest=found.model.digest, files=found.model.files, device=device,
+                library=library_for(options.session.ort_library, found.model.opsets),
+            )  # fmt: skip
     if found.dataset is not None:
         found.problems += where.check(found.conditions, found.dataset.columns)
         found.notes += _remarks(found.dataset)
-    if found.model is not None and found.model.coupled:
-        _doubt(found, f"a row's score may depend on its batch: {some(found.model.coupled)}", found.model.path)
 
 
 def _load(found: _Found) -> None:
@@ -182,7 +183,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
     if shared:
         found.problems += shared
         return None
-    binding, problems = bind(options.binding, model, columns)
+    binding, problems = bind(options.binding, model, columns, dataset.folder)
     wanted, more = fetched(options.binding, model)
     binding = replace(binding, kept=_without_keys(found, dataset, binding.kept))
     used = dict.fromkeys([*binding.fed, *binding.kept, *(c.column for c in found.conditions)])
@@ -197,7 +198,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
     with found.collecting():
         read_schema = plain_schema(read_schema)
         rows = tuning.sample(dataset, read_schema, tuning.PROBE_ROWS if _tunes(found) else tuning.SAMPLE_ROWS)
-        binding = widths(binding, rows)
+        binding = shapes(binding, rows)
         fetches, wrong = tuning.outputs(
             found.session, binding, wanted, rows.slice(0, tuning.SAMPLE_ROWS), model, options.binding.prefix
         )
@@ -206,7 +207,19 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         found.problems += [*wrong, *clashes]
     if found.problems:
         return None
-    return _cut(found, dataset, binding, request, (read_schema, schema), rows)
+    with found.collecting():
+        _watch(found, model, binding, rows)
+    return None if found.problems else _cut(found, dataset, binding, request, (read_schema, schema), rows)
+
+
+def _watch(found: _Found, model: ModelSpec, binding: Binding, rows: pa.Table) -> None:
+    """Send the canary in; without rows to send, doubt what the operators alone make doubtful."""
+    found.verdict = canary.look(_settled(found)[0], binding, rows)
+    if found.verdict is None and model.coupled and binding.fixed_batch != 1:
+        _doubt(found, f"a row's score may depend on its batch: {some(model.coupled)}", model.path)
+    if found.verdict is not None and not found.verdict.independent:
+        cause = f" ({some(model.coupled)})" if model.coupled else ""
+        _doubt(found, f"{found.verdict}{cause}", model.path)
 
 
 def _cut(
@@ -216,8 +229,9 @@ def _cut(
     """Batch rows, parts and forecast, once nothing is wrong."""
     options = found.options
     session, spec = _settled(found)
-    probed = tuning.untuned(binding, options.scoring.batch_rows)
-    if _tunes(found):
+    row_s = found.verdict.row_s if found.verdict is not None else None
+    probed = tuning.untuned(binding, options.scoring.batch_rows, row_s)
+    if _tunes(found) and not tuning.heavy(binding, row_s):
         timed = tuning.probe(session, binding, rows)
         pinned = binding.fixed_batch or options.scoring.batch_rows
         probed = replace(timed, batch_rows=pinned) if pinned else timed
@@ -228,7 +242,9 @@ def _cut(
     target = part_rows(total, row_bytes, options.rows.part_bytes or PART_BYTES, threads, probed.rows_per_s)
     codec = dataset.codec if options.out.compression == "source" else options.out.compression
     if probed.rows_per_s is not None:
-        few = tuning.as_output(rows.slice(0, tuning.SAMPLE_ROWS), binding, session, schema)
+        few = tuning.as_output(
+            rows.slice(0, found.verdict.rows if found.verdict else tuning.SAMPLE_ROWS), binding, session, schema
+        )
         found.forecast = tuning.forecast(total, row_bytes, few, codec, probed.rows_per_s, threads, target)
         problem = commit.room_problem(found.place, found.forecast.output_bytes[0])
         found.problems += [problem] if problem else []

@@ -47,6 +47,8 @@ def plan_text(plan: Plan) -> str:
             ("memory", f"{size(fore.memory_bytes[0])} to {size(fore.memory_bytes[1])}"),
             ("disk", f"{size(fore.output_bytes[0])} to {size(fore.output_bytes[1])}"),
         ]
+    if plan.canary and plan.canary not in plan.notes:
+        lines.append(("canary", plan.canary))
     lines += [("note", note) for note in plan.notes]
     if plan.done:
         lines += [("state", "done already: nothing would be scored")]
@@ -74,6 +76,8 @@ def report_text(report: Report) -> str:
         lines.append(("quarantine", report.quarantine))
     if counts.nan:
         lines.append(("nan", f"{_n(counts.nan, 'scored row')} with a NaN score; --max-nan-rows limits them"))
+    if counts.truncated:
+        lines.append(("cut", f"{_n(counts.truncated, 'text')} longer than max_length"))
     if counts.lossy:
         lines.append(("lossy", f"{_n(counts.lossy, 'value')} changed by a cast (--on-lossy warn)"))
     if counts.rows and not counts.scored:

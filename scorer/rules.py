@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,15 @@ COMPRESSIONS = ("source", "none", "snappy", "zstd", "lz4", "gzip", "brotli")
 MIN_PART_BYTES = 4096
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$", re.IGNORECASE)
 _NAME = re.compile(r"\s*(?:'((?:[^']|'')+)'|([^,'\s](?:[^,']*[^,'\s])?))\s*(?:,(?=.)|$)", re.DOTALL)
+_CALL = re.compile(r"^\s*([a-z_]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 _UNITS = {"": 1, "b": 1} | {
     f"{prefix}{tail}": (1024 if "i" in tail else 1000) ** power
     for power, prefix in enumerate("kmgt", 1)
     for tail in ("", "b", "i", "ib")
 }
+
+Setting = str | int | float | bool | None | tuple[str, ...] | tuple[float, ...]
+"""One thing that a converter or a step was told; goes to plan.json and back."""
 
 FeedText = str | tuple[str, tuple[str, ...]]
 """`TENSOR=COLUMNS` as typed, or the tensor with a list of exact column tokens."""
@@ -102,6 +108,65 @@ def split_names(text: str) -> list[str] | None:
     return names
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A converter or a step with its arguments, as in topk(3) or text(tokenizer.json, max_length=256)."""
+
+    name: str
+    args: tuple[str, ...] = ()
+    named: tuple[tuple[str, str], ...] = ()
+
+
+def split_pipe(text: str) -> list[str]:
+    """The pieces between bars that are neither quoted nor inside brackets."""
+    pieces, start, depth, quoted = [], 0, 0, False
+    for at, letter in enumerate(text):
+        quoted ^= letter == "'"
+        depth += 0 if quoted else (letter == "(") - (letter == ")")
+        if letter == "|" and not quoted and depth <= 0:
+            pieces.append(text[start:at].strip())
+            start = at + 1
+    return [*pieces, text[start:].strip()]
+
+
+def parse_call(text: str) -> Call | None:
+    """A converter or a step; None when it is not written as one."""
+    match = _CALL.match(text)
+    if match is None:
+        return None
+    args, named = [], []
+    inside = match[2] or ""
+    names = split_names(inside)
+    if names is None:
+        return None
+    for name in names:
+        key, equals, value = name.partition("=")
+        if equals and key.strip().isidentifier():
+            named.append((key.strip(), value.strip().strip("'")))
+        elif named:
+            return None
+        else:
+            args.append(name)
+    return Call(match[1], tuple(args), tuple(named))
+
+
+def call_in(feed: str) -> Call | None:
+    """The converter of TENSOR=COLUMNS|converter(...), whatever the tensor's name."""
+    last = split_pipe(feed)[-1]
+    cuts = [0, *(at + 1 for at, letter in enumerate(last) if letter == "=")]
+    return next((call for cut in cuts if (call := parse_call(last[cut:])) is not None), None)
+
+
+def beside(folder: str, feed: str) -> str:
+    """The feed with the file that its converter names, if that lies in `folder`."""
+    call = call_in(feed)
+    for name in call.args if call is not None else ():
+        if os.path.isfile(os.path.join(folder, name)):
+            head, bar, tail = feed.rpartition(call.name + "(") if call is not None else ("", "", feed)
+            return head + bar + tail.replace(name, os.path.join(folder, name), 1)
+    return feed
+
+
 def _text(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise TypeError(value)
@@ -168,6 +233,7 @@ EXPECTED: dict[str, tuple[str, Any]] = {
     "strict": _BOOL,
     "tune": _BOOL,
     "device": _TEXT,
+    "ort_library": _or_none(_TEXT),
     "output": _or_none(_TEXT),
     "overwrite": _BOOL,
     "compression": _one_of(COMPRESSIONS),

@@ -5,19 +5,32 @@ The only room, with `bench`, that knows ONNX Runtime.
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from scorer.errors import BatchError, ModelLoadError, OptionsError, OutOfMemory, ProviderUnavailable, some
+from scorer.errors import (
+    BatchError,
+    ModelLoadError,
+    ModelNotFound,
+    OptionsError,
+    OutOfMemory,
+    ProviderUnavailable,
+    some,
+)
 from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -32,6 +45,9 @@ _ALIASES = {"gpu": "cuda", "nvidia": "cuda", "amd": "migraphx", "mps": "coreml",
 _SOURCE = re.compile(r"/\S*onnxruntime\S*:\d+ .*?\) ")
 """Where in the runtime's own source an error arose: nothing a user can act on."""
 _MEMORY = re.compile(r"out of memory|failed to allocate|allocat\w+ .*fail|bad_alloc|BFCArena", re.IGNORECASE)
+_MISSING = re.compile(r"is not a registered function/op|Could not find an implementation|custom op", re.IGNORECASE)
+EXTENSIONS, _CONTRIB = "onnxruntime_extensions", "ai.onnx.contrib"
+_BFLOAT16 = 16  # ONNX's number for it
 _QUIET = 4  # what goes wrong is raised too; below, a lying output shape warns once for every call
 RUNTIME_ERRORS = tuple(
     getattr(ort_errors, name)
@@ -55,11 +71,13 @@ class SessionSpec:
     device: str
     """Settled: never 'auto'."""
     intra_op: int = 1
+    library: str = ""
+    """Custom operators; 'onnxruntime_extensions' for those of that package."""
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> tuple[str, str, int, str]:
         """What tells one resident session from another."""
-        return self.digest, self.device, self.intra_op
+        return self.digest, self.device, self.intra_op, self.library
 
 
 class Session:
@@ -80,9 +98,13 @@ class Session:
         own = {"device_id": str(device_id)} if name in {"cuda", "tensorrt", "migraphx"} else {}
         fallback = [] if name == "cpu" else [PROVIDERS["cpu"]]
         with map_load_errors(spec.path):
+            if spec.library:
+                options.register_custom_ops_library(_library(spec.library))
             self._session = ort.InferenceSession(
                 spec.path, options, providers=[(provider, own), *fallback], enable_fallback=0
             )
+        tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
+        self._small = any(tensor.type == "tensor(bfloat16)" for tensor in tensors)
         got = self._session.get_providers()
         if got[0] != provider:
             raise unavailable(spec.device, got)
@@ -90,11 +112,34 @@ class Session:
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """What the model gives for one batch, in the order of `outputs`."""
         try:
+            if self._small:
+                return self._run_small(outputs, feeds)
             return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
         except RUNTIME_ERRORS as error:
             text = one_line(str(error))
             kind = OutOfMemory if _MEMORY.search(text) else BatchError
             raise kind("the runtime refused a batch", "", "", text) from error
+
+    def _run_small(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """With bfloat16, which the runtime's numpy side does not know, as two-byte words."""
+        given = {name: _ort_value(value) for name, value in feeds.items()}
+        return [_numpy(value) for value in self._session.run_with_ort_values(outputs, given)]
+
+
+def _ort_value(array: np.ndarray) -> ort.OrtValue:
+    if array.dtype.name != "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
+
+
+def _numpy(value: ort.OrtValue) -> Any:  # noqa: ANN401 - an array, or what a sequence holds
+    if value.data_type() != "tensor(bfloat16)":
+        return value.numpy()
+    import ml_dtypes  # noqa: PLC0415 - few models need it
+
+    shape = value.shape()
+    words = (ctypes.c_uint16 * prod(shape)).from_address(value.data_ptr())
+    return np.frombuffer(words, ml_dtypes.bfloat16).reshape(shape).copy()
 
 
 def parse_device(device: str) -> tuple[str, int]:
@@ -136,7 +181,35 @@ def map_load_errors(path: str) -> Iterator[None]:
         what, hint = "the model does not load", "check it with `scorer inspect MODEL`, or export it again"
         if "locale" in text.lower():
             hint = "install the locale that the text names, or export the model without lower-casing"
+        if _MISSING.search(text):
+            hint = (
+                "--ort-library PATH loads custom operators; or install a newer onnxruntime, or export the model again"
+            )
         raise ModelLoadError(what, path, f"a model that onnxruntime {ort.__version__} runs", text, hint) from error
+
+
+def _library(name: str) -> str:
+    """The path of a library with custom operators."""
+    if name != EXTENSIONS:
+        return name
+    from onnxruntime_extensions import get_library_path  # noqa: PLC0415 - an extra of the user's
+
+    return str(get_library_path())
+
+
+def library_for(asked: str | None, domains: Iterable[str]) -> str:
+    """The custom operators to load: what was asked, else the well-known package where the model needs it."""
+    if asked is not None:
+        if not os.path.isfile(asked):
+            what, hint = "the library of custom operators is not there", "check --ort-library"
+            raise ModelNotFound(what, asked, "a shared library", "nothing", hint)
+        return os.path.abspath(asked)
+    if _CONTRIB not in domains:
+        return ""
+    if importlib.util.find_spec(EXTENSIONS) is None:
+        what, hint = "the model needs operators that are not installed", f"pip install {EXTENSIONS.replace('_', '-')}"
+        raise ModelLoadError(what, "the model", f"operators of {_CONTRIB}", "no onnxruntime-extensions", hint)
+    return EXTENSIONS
 
 
 def one_line(text: str) -> str:

@@ -6,25 +6,28 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer import partition
 from scorer.dataset import open_parquet, plain_batch, unreadable
 from scorer.errors import BatchError, BindingError, ScorerError
+from scorer.features import Fetch, pack
 from scorer.fetching import fetch_of
 from scorer.plan import BATCH_ROWS, Forecast
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from scorer.binding import Binding
     from scorer.dataset import Dataset
-    from scorer.features import Fetch
+    from scorer.fetching import Wanted
     from scorer.model import ModelSpec
     from scorer.session import Session
 
 SAMPLE_ROWS = 256
+_FEW = 8  # rows show an output's shape
 PROBE_ROWS = 16_384
 PROBED_FROM = 50_000  # rows: below, a probe costs more than it can save
 _CANDIDATES = (256, 1024, 4096, 16_384)
@@ -32,6 +35,8 @@ _ROUNDS = 5
 _TIE = 1.03  # a larger batch must be this much faster
 _BUDGET_S = 0.5
 _SPREAD = (0.7, 2.0)  # a sample of the first rows on a shared machine says no more
+HEAVY_BATCH_ROWS = 8
+_HEAVY_S = 0.5e-3  # a row
 _BASE_BYTES = 250 * 2**20  # the process with its imports
 _COPIES = 3  # a part decoded, packed and encoded
 
@@ -76,27 +81,32 @@ def sample(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
 
 
 def outputs(
-    session: Session, binding: Binding, wanted: Mapping[str, str], table: pa.Table, model: ModelSpec, prefix: str
+    session: Session, binding: Binding, wanted: Sequence[Wanted], table: pa.Table, model: ModelSpec, prefix: str
 ) -> tuple[tuple[Fetch, ...], list[ScorerError]]:
     """How each wanted output becomes columns, learnt from rows that really went through."""
-    rows = binding.fixed_batch or max(2, min(SAMPLE_ROWS, table.num_rows))
-    feeds = _good_rows(binding, table, rows) or partition.fabricated(binding, rows)
+    few = table.slice(0, SAMPLE_ROWS if all(feed.kind != "image" for feed in binding.feeds) else _FEW)
+    rows = binding.fixed_batch or max(2, min(_FEW, few.num_rows))
+    asked = [Fetch(tensor=one.tensor, kind="", columns=(), type="", steps=one.steps) for one in wanted]
+    tried = _tried(binding, few, rows)
     try:
-        results = session.run(list(wanted), feeds)
+        results = partition.call(session, asked, tried[0], None)
     except BatchError as first:
+        tried = [partition.fabricated(binding, rows)]
         try:
-            results = session.run(list(wanted), partition.fabricated(binding, rows))
+            results = partition.call(session, asked, tried[0], None)
         except BatchError:
             what, hint = (
                 "the model refuses the first rows of the input",
                 "check --feed: order, types and values of the columns",
             )
             raise BindingError(what, model.path, "a batch that runs", first.found, hint) from first
+    others = [partition.call(session, asked, feeds, None) for feeds in tried[1:]]
     problems: list[ScorerError] = []
     fetches: list[Fetch] = []
-    for (tensor, column), values in zip(wanted.items(), results, strict=True):
+    for i, (one, values) in enumerate(zip(wanted, results, strict=True)):
+        ragged = any(values.shape[1:] != other[i].shape[1:] for other in others if not isinstance(values, list))
         try:
-            fetches.append(fetch_of(tensor, column, values, rows, model, prefix))
+            fetches.append(fetch_of(one, values, rows, model, prefix, ragged=ragged))
         except ScorerError as error:
             problems.append(error)
     return tuple(fetches), problems
@@ -122,9 +132,16 @@ def probe(session: Session, binding: Binding, table: pa.Table) -> Probe:
     return Probe(batch_rows=chosen, rows_per_s=1 / best[chosen], trials=trials)
 
 
-def untuned(binding: Binding, asked: int | None) -> Probe:
-    """What is used when nothing is probed."""
-    return Probe(batch_rows=binding.fixed_batch or asked or BATCH_ROWS, rows_per_s=None)
+def untuned(binding: Binding, asked: int | None, row_s: float | None) -> Probe:
+    """What is used when nothing is probed: heavy rows want small batches, which need less memory and padding."""
+    usual = HEAVY_BATCH_ROWS if heavy(binding, row_s) else BATCH_ROWS
+    return Probe(batch_rows=binding.fixed_batch or asked or usual, rows_per_s=1 / row_s if row_s else None)
+
+
+def heavy(binding: Binding, row_s: float | None) -> bool:
+    """Whether a row is so much work that a large batch gains nothing."""
+    converted = any(feed.kind in {"text", "image"} for feed in binding.feeds)
+    return converted or (row_s or 0) > _HEAVY_S
 
 
 def forecast(
@@ -167,16 +184,20 @@ def dictionaries(fixed: Sequence[str], rows: pa.Table, kept: Sequence[str]) -> t
     return tuple(sorted(chosen))
 
 
-def _good_rows(binding: Binding, table: pa.Table, rows: int) -> dict[str, object] | None:
-    """Tensors of the sample's rows that can be fed, if there are any."""
-    from scorer.features import pack  # noqa: PLC0415 - the only use
-
+def _tried(binding: Binding, table: pa.Table, rows: int) -> list[dict[str, np.ndarray]]:
+    """Batches to learn shapes from: the first rows that can be fed; of texts, the shortest ones and the longest."""
     if not table.num_rows:
-        return None
-    packs = {feed.tensor: pack(feed, table) for feed in binding.feeds}
-    bad = {row for packed in packs.values() for row in packed.bad}
-    good = [row for row in range(table.num_rows) if row not in bad]
+        return [partition.fabricated(binding, rows)]
+    packs = pack(binding.feeds, table)
+    for packed in packs.values():
+        packed.batch(slice(0, table.num_rows))  # some find out only now that a row is bad
+    lost = {row for packed in packs.values() for row in packed.bad}
+    good = [row for row in range(table.num_rows) if row not in lost]
     if not good:
-        return None
-    picked = [good[i % len(good)] for i in range(rows)]
-    return {name: packed.batch(0, table.num_rows)[picked] for name, packed in packs.items()}
+        return [partition.fabricated(binding, rows)]
+    order = partition.by_length(packs)
+    chosen = [[good[i % len(good)] for i in range(rows)]]
+    if order is not None:
+        ranked = [row for row in order.tolist() if row not in lost]
+        chosen = [[ranked[0]] * rows, [ranked[-1]] * rows]
+    return [{name: packed.batch(np.array(some)) for name, packed in packs.items()} for some in chosen]

@@ -107,6 +107,7 @@ class Tally:
     stages: Stages = field(default_factory=Stages)
     lossy: int = 0
     nan: int = 0
+    truncated: int = 0
     calls: int = 0
     smallest: int = 0
     skip: str = ""
@@ -119,7 +120,7 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._sessions: dict[tuple[str, str, int], Future[Session]] = {}
+        self._sessions: dict[tuple[str, str, int, str], Future[Session]] = {}
         self._jobs: dict[str, Job] = {}
         self.made = 0
 
@@ -232,7 +233,7 @@ def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     fed = pa.table({name: _chunked(frame[name]) for name in binding.fed})
     scored = partition.score(fed, tally.edges, binding, session)
     tally.stages += scored.stages
-    tally.lossy, tally.nan = scored.lossy, scored.nan
+    tally.lossy, tally.nan, tally.truncated = scored.lossy, scored.nan, scored.truncated
     tally.calls, tally.smallest = scored.calls, scored.smallest
     columns = {name: frame[name] for name in frame.columns if name in {KEPT, POSITION}}
     columns |= {
@@ -281,6 +282,7 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
             filtered=tally.filtered,
             lossy=tally.lossy,
             nan=tally.nan,
+            truncated=tally.truncated,
         ),
         digests={name: digest(table[name]) for name in outputs},
         quarantine=quarantine,

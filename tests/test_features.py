@@ -40,9 +40,13 @@ FRACTIONS = [
 
 def feed(dtype="float32", kind="numeric", columns=("a",), rank=1, width=None, on_null="error", on_lossy="error"):
     return Feed(
-        tensor="x", kind=kind, dtype=dtype, columns=tuple(columns), rank=rank,
-        width=width or len(columns), on_null=on_null, on_lossy=on_lossy,
+        tensor="x", kind=kind, dtype=dtype, columns=tuple(columns),
+        shape=(width or len(columns),) if rank > 1 else (), on_null=on_null, on_lossy=on_lossy,
     )  # fmt: skip
+
+
+def packed_of(feed, table):
+    return pack([feed], table)[feed.tensor]
 
 
 def table(**columns):
@@ -88,7 +92,7 @@ def same(got, wanted):
 
 def check(packed, rows, target, on_null, on_lossy):
     """The packed column against a loop over its values."""
-    got = packed.batch(0, len(rows))
+    got = packed.batch(slice(0, len(rows)))
     assert got.dtype == np.dtype(target)
     bad, changed = set(), 0
     for i, value in enumerate(rows):
@@ -118,7 +122,11 @@ def policies(target):
 def test_every_value_survives_or_is_named_with_column_and_tensor(source, target, on_lossy):
     rows = [value for value in values_for(source) if value is not None]
     check(
-        pack(feed(target, on_lossy=on_lossy), table(a=pa.array(rows, arrow(source)))), rows, target, "error", on_lossy
+        packed_of(feed(target, on_lossy=on_lossy), table(a=pa.array(rows, arrow(source)))),
+        rows,
+        target,
+        "error",
+        on_lossy,
     )
 
 
@@ -127,7 +135,7 @@ def test_every_value_survives_or_is_named_with_column_and_tensor(source, target,
 @pytest.mark.parametrize("on_lossy", ["error", "warn"])
 def test_nulls_among_the_values_change_nothing_but_themselves(source, target, on_null, on_lossy):
     rows = values_for(source)
-    packed = pack(feed(target, on_null=on_null, on_lossy=on_lossy), table(a=pa.array(rows, arrow(source))))
+    packed = packed_of(feed(target, on_null=on_null, on_lossy=on_lossy), table(a=pa.array(rows, arrow(source))))
     check(packed, rows, target, on_null, on_lossy)
 
 
@@ -139,7 +147,7 @@ def test_a_dictionary_column_feeds_its_values(source, target):
     rows = [0, 1, None, 1, 0]
     rows = [None if v is None else {"b": bool, "f": float}.get(source[0], int)(v) for v in rows]
     column = pa.array(rows, arrow(source)).dictionary_encode()
-    check(pack(feed(target, on_null="7"), table(a=column)), rows, target, "7", "error")
+    check(packed_of(feed(target, on_null="7"), table(a=column)), rows, target, "7", "error")
 
 
 @pytest.mark.parametrize(
@@ -151,15 +159,15 @@ def test_a_dictionary_column_feeds_its_values(source, target):
 )  # fmt: skip
 def test_a_null_constant_need_only_fit_the_tensor(source, target, constant):
     """The user names a value for the model; the column's own type is an accident of storage."""
-    packed = pack(
+    packed = packed_of(
         feed(target, on_null=constant), table(a=pa.array([True if source == pa.bool_() else 1, None], source))
     )
     assert not packed.bad
-    assert packed.batch(0, 2).tolist() == [1, np.dtype(target).type(float(constant)).item()]
+    assert packed.batch(slice(0, 2)).tolist() == [1, np.dtype(target).type(float(constant)).item()]
 
 
 def test_an_integer_beyond_the_float_is_named_though_a_null_stands_beside_it():
-    packed = pack(feed("float32", on_null="nan"), table(a=pa.array([2**24, 2**24 + 1, None], pa.int64())))
+    packed = packed_of(feed("float32", on_null="nan"), table(a=pa.array([2**24, 2**24 + 1, None], pa.int64())))
     assert list(packed.bad) == [1]
     assert "16777217" in packed.bad[1]
 
@@ -167,44 +175,48 @@ def test_an_integer_beyond_the_float_is_named_though_a_null_stands_beside_it():
 @pytest.mark.parametrize(("target", "limit"), [("float16", 2**11), ("float32", 2**24), ("float64", 2**53)])
 def test_the_first_integer_that_a_float_rounds_is_found(target, limit):
     rows = [limit, limit + 1, -limit, -limit - 1, limit + 2]
-    assert set(pack(feed(target), table(a=pa.array(rows, pa.int64()))).bad) == {1, 3}
+    assert set(packed_of(feed(target), table(a=pa.array(rows, pa.int64()))).bad) == {1, 3}
 
 
 @pytest.mark.parametrize("target", INTEGERS)
 def test_an_integer_types_own_ends_survive_when_they_come_as_doubles(target):
     info = np.iinfo(target)
     rows = [float(v) for v in (info.min, info.max) if int(float(v)) == v]
-    assert not pack(feed(target), table(a=pa.array(rows, pa.float64()))).bad
+    assert not packed_of(feed(target), table(a=pa.array(rows, pa.float64()))).bad
 
 
 def test_nothing_is_lost_where_the_types_already_fit():
     for source in SOURCES[:-1]:
         rows = [v for v in values_for(source) if v is not None]
-        packed = pack(feed(source), table(a=pa.array(rows, arrow(source))))
+        packed = packed_of(feed(source), table(a=pa.array(rows, arrow(source))))
         assert (packed.bad, packed.lossy) == ({}, 0)
 
 
 def test_flags_feed_truth_values():
-    packed = pack(feed("bool"), table(a=[True, None, False]))
-    assert packed.batch(0, 3).dtype == np.bool_
-    assert (list(packed.bad), packed.batch(0, 1).tolist(), packed.batch(2, 3).tolist()) == ([1], [True], [False])
+    packed = packed_of(feed("bool"), table(a=[True, None, False]))
+    assert packed.batch(slice(0, 3)).dtype == np.bool_
+    assert (list(packed.bad), packed.batch(slice(0, 1)).tolist(), packed.batch(slice(2, 3)).tolist()) == (
+        [1],
+        [True],
+        [False],
+    )
 
 
 def test_a_fixed_rank_gives_columns_where_the_model_wants_a_matrix():
-    flat, matrix = (pack(feed(rank=rank), table(a=[1.0, 2.0])) for rank in (1, 2))
-    assert flat.batch(0, 2).shape == (2,)
-    assert matrix.batch(0, 2).shape == (2, 1)
+    flat, matrix = (packed_of(feed(rank=rank), table(a=[1.0, 2.0])) for rank in (1, 2))
+    assert flat.batch(slice(0, 2)).shape == (2,)
+    assert matrix.batch(slice(0, 2)).shape == (2, 1)
 
 
 def test_batches_are_c_ordered_and_in_the_feeds_order():
     columns = {name: np.arange(3) + 10 * i for i, name in enumerate("abc")}
-    got = pack(feed(columns="cab", rank=2), table(**columns)).batch(1, 3)
+    got = packed_of(feed(columns="cab", rank=2), table(**columns)).batch(slice(1, 3))
     assert got.flags.c_contiguous
     assert got.tolist() == [[21, 1, 11], [22, 2, 12]]
 
 
 def test_a_bad_row_says_which_of_several_columns():
-    packed = pack(feed(columns="ab", rank=2), table(a=[1.0, 2.0], b=[2**24 + 1, None]))
+    packed = packed_of(feed(columns="ab", rank=2), table(a=[1.0, 2.0], b=[2**24 + 1, None]))
     assert "16777217" in packed.bad[0]
     assert "'b'" in packed.bad[0]
     assert packed.bad[1] == "null in column 'b' (tensor 'x')"
@@ -221,12 +233,12 @@ def test_batches_that_straddle_chunks_equal_one_stack(a, b, data):
     if not rows:
         return
     both = pa.table({"a": a[0].slice(0, rows), "b": b[0].slice(0, rows)})
-    packed = pack(feed(columns="ab", rank=2, on_null="nan"), both)
+    packed = packed_of(feed(columns="ab", rank=2, on_null="nan"), both)
     assert not packed.bad
     plain = [[math.nan if v is None else v for v in values[:rows]] for values in (a[1], b[1])]
     expected = np.array(plain, np.float32).T
     cuts = data.draw(strategies.edges(rows))
-    got = np.concatenate([packed.batch(start, stop) for start, stop in pairwise(cuts)])
+    got = np.concatenate([packed.batch(slice(start, stop)) for start, stop in pairwise(cuts)])
     assert np.array_equal(got, expected, equal_nan=True)
 
 
@@ -248,10 +260,10 @@ def test_a_list_column_is_the_matrix_of_its_good_rows(form, on_null, data):
     column, rows = data.draw(strategies.chunked(LISTS[form](pa.float32()), lists, max_rows=15))
     if not rows:
         return
-    packed = pack(feed(kind="list", rank=2, width=3, on_null=on_null), pa.table({"a": column}))
+    packed = packed_of(feed(kind="nested", rank=2, width=3, on_null=on_null), pa.table({"a": column}))
     whole = [r is not None and len(r) == 3 and (on_null != "error" or None not in r) for r in rows]
     assert set(packed.bad) == {i for i, good in enumerate(whole) if not good}
-    got = packed.batch(0, len(rows))
+    got = packed.batch(slice(0, len(rows)))
     assert (got.shape, got.dtype) == ((len(rows), 3), np.float32)
     for i, row in enumerate(rows):
         if whole[i]:
@@ -262,25 +274,25 @@ def test_a_list_column_is_the_matrix_of_its_good_rows(form, on_null, data):
 @pytest.mark.parametrize("form", LISTS)
 def test_values_in_lists_are_checked_like_columns(form):
     rows = [[1, 2, 3], [2**24 + 1, 0, 0], [4, 5, 2**24 + 1], None, [7, 8, 9]]
-    packed = pack(feed(kind="list", rank=2, width=3), table(a=pa.array(rows, LISTS[form](pa.int64()))))
+    packed = packed_of(feed(kind="nested", rank=2, width=3), table(a=pa.array(rows, LISTS[form](pa.int64()))))
     assert set(packed.bad) == {1, 2, 3}
     assert "16777217" in packed.bad[1]
     assert packed.bad[3] == "null in column 'a' (tensor 'x')"
-    assert packed.batch(4, 5).tolist() == [[7, 8, 9]]
+    assert packed.batch(slice(4, 5)).tolist() == [[7, 8, 9]]
 
 
 def test_a_list_of_the_wrong_length_says_both_lengths():
-    packed = pack(feed(kind="list", rank=2, width=3), table(a=[[1.0, 2.0], [1.0, 2.0, 3.0]]))
+    packed = packed_of(feed(kind="nested", rank=2, width=3), table(a=[[1.0, 2.0], [1.0, 2.0, 3.0]]))
     assert packed.bad == {0: "a list of 2 in column 'a' instead of 3 (tensor 'x')"}
 
 
-@pytest.mark.parametrize(("kind", "column"), [("list", pa.list_(pa.float32())), ("list", pa.list_(pa.float32(), 1)),
+@pytest.mark.parametrize(("kind", "column"), [("nested", pa.list_(pa.float32())), ("nested", pa.list_(pa.float32(), 1)),
                                               ("numeric", pa.float32()), ("strings", pa.string())])  # fmt: skip
 @pytest.mark.parametrize("chunks", [0, 1])
 def test_a_column_without_rows_is_packed(kind, column, chunks):
     dtype = "string" if kind == "strings" else "float32"
     empty = pa.chunked_array([pa.array([], column)] * chunks, column)
-    packed = pack(feed(dtype, kind=kind, rank=2, width=1), pa.table({"a": empty}))
+    packed = packed_of(feed(dtype, kind=kind, rank=2, width=1), pa.table({"a": empty}))
     assert (packed.bad, packed.lossy) == ({}, 0)
 
 
@@ -299,10 +311,10 @@ def test_texts_are_python_strings_and_never_none(form, on_null, rows, cut):
     if not rows:
         return
     chunks = [pa.array(part, FORMS[form]) for part in (rows[:cut], rows[cut:])]
-    packed = pack(
+    packed = packed_of(
         feed("string", kind="strings", on_null=on_null), pa.table({"a": pa.chunked_array(chunks, FORMS[form])})
     )
-    got = packed.batch(0, len(rows))
+    got = packed.batch(slice(0, len(rows)))
     assert got.dtype == object
     assert all(type(text) is str for text in got)
     assert set(packed.bad) == ({i for i, v in enumerate(rows) if v is None} if on_null == "error" else set())
@@ -311,8 +323,8 @@ def test_texts_are_python_strings_and_never_none(form, on_null, rows, cut):
 
 
 def test_several_text_columns_make_a_matrix():
-    packed = pack(feed("string", kind="strings", columns="ab", rank=2), table(a=["x", "y"], b=["1", None]))
-    assert packed.batch(0, 1).tolist() == [["x", "1"]]
+    packed = packed_of(feed("string", kind="strings", columns="ab", rank=2), table(a=["x", "y"], b=["1", None]))
+    assert packed.batch(slice(0, 1)).tolist() == [["x", "1"]]
     assert packed.bad == {1: "null in column 'b' (tensor 'x')"}
 
 
@@ -357,10 +369,10 @@ def test_maps_become_columns_by_label(labels):
     assert [c.to_pylist() for c in columns] == [[1, 3], [2, 4]]
 
 
-@pytest.mark.parametrize("widths", [(3, 3), (2, 3)])
-def test_an_output_that_changes_its_width_is_refused(widths):
+@pytest.mark.parametrize("shapes", [(3, 3), (2, 3)])
+def test_an_output_that_changes_its_width_is_refused(shapes):
     from scorer.errors import ShapeMismatch
 
-    batches = [np.zeros((2, width), np.float32) for width in widths]
+    batches = [np.zeros((2, width), np.float32) for width in shapes]
     with pytest.raises(ShapeMismatch, match="changed its width"):
         unpack(fetch(columns=("p", "q"), width=2), batches)

@@ -38,7 +38,7 @@ def test_scores_equal_the_bare_runtime_bit_for_bit(backend, floats28, tmp_path):
     report = scorer.run(floats28, DENSE, tmp_path / "out", batch_rows=4096, **backend)
     table = read(tmp_path / "out")
     assert report.counts.to_dict() == {
-        "rows": 200_000, "scored": 200_000, "quarantined": 0, "filtered": 0, "lossy": 0, "nan": 0,
+        "rows": 200_000, "scored": 200_000, "quarantined": 0, "filtered": 0, "lossy": 0, "nan": 0, "truncated": 0,
     }  # fmt: skip
     assert table["id"].to_pylist() == list(range(200_000))
     assert same_bits(table["score"].to_numpy(), dense_scores(floats28, 4096))

@@ -140,7 +140,7 @@ def test_a_limit_takes_the_first_rows_of_the_input(files, target, grid, limit):
 
 
 def frozen(files, **changes):
-    feed = Feed(tensor="x", kind="numeric", dtype="float32", columns=("a", "b"), rank=2, width=None, on_null="nan",
+    feed = Feed(tensor="x", kind="numeric", dtype="float32", columns=("a", "b"), shape=(2,), on_null="nan",
                 on_lossy="error")  # fmt: skip
     fetch = Fetch(tensor="y", kind="zipmap", columns=("y_0", "y_1"), type="float", labels=("0", "1"), width=2)
     values = {

@@ -1,68 +1,99 @@
-"""One list column whose every row is the tensor's row."""
+"""One list column, however deep, whose every row is the tensor's row."""
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.features.numeric import Check
+from scorer.features import Packed
+from scorer.features.numeric import Check, numpy_type
 
 if TYPE_CHECKING:
-    from scorer.features import Feed
+    from scorer.features import Feed, Rows
 
 
-class Lists:
-    """A list column as one matrix: a view where lists are whole, else a copy of the good rows."""
+class Lists(Packed):
+    """A list column as one array: a view where lists are whole, else a copy of the good rows."""
 
     def __init__(self, feed: Feed, table: pa.Table) -> None:
-        self.bad: dict[int, str] = {}
-        self.lossy = 0
-        self._dtype = np.dtype(feed.dtype)
+        super().__init__()
+        self._dtype = numpy_type(feed.dtype)
         self._feed = feed
-        self._width = feed.width or 0
+        self._shape = tuple(size or 0 for size in feed.shape)
+        column = table[feed.columns[0]]
+        self._dims = self._shape if depth(column.type) == len(self._shape) else (prod(self._shape),)
         pieces, at = [], 0
-        for chunk in table[feed.columns[0]].chunks:
+        for chunk in column.chunks:
             pieces.append(self._matrix(chunk, at))
             at += len(chunk)
-        empty = np.empty((0, self._width), self._dtype)
+        empty = np.empty((0, *self._shape), self._dtype)
         self._values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [empty])
 
     def _matrix(self, chunk: pa.Array, at: int) -> np.ndarray:
-        width = self._width
-        lengths = pc.fill_null(pc.list_value_length(chunk), -1).to_numpy(zero_copy_only=False)
-        wrong = lengths != width
-        for row in np.flatnonzero(wrong):
-            self.bad[at + int(row)] = self._reason(int(lengths[row]))
-        whole = chunk.filter(pa.array(~wrong)) if wrong.any() else chunk
-        flat = whole.flatten()
+        """The chunk as rows of the tensor; those that are bad stay zero."""
+        flat, rows = self._flat(chunk, at)
         found: dict[int, str] = {}
         check = Check(self._feed, self._feed.columns[0], pa.chunked_array([flat]))
-        values = check.view(flat, 0, found).reshape(-1, width)
+        values = check.view(flat, 0, found).reshape(-1, *self._shape)
         self.lossy += check.lossy
-        rows = np.flatnonzero(~wrong)
+        width = prod(self._shape)
         for place, reason in found.items():
             self.bad.setdefault(at + int(rows[place // width]), reason)
-        if not wrong.any():
+        if len(rows) == len(chunk):
             return values
-        matrix = np.zeros((len(chunk), width), dtype=values.dtype)
-        matrix[~wrong] = values
+        matrix = np.zeros((len(chunk), *self._shape), dtype=values.dtype)
+        matrix[rows] = values
         return matrix
 
-    def _reason(self, length: int) -> str:
+    def _flat(self, chunk: pa.Array, at: int) -> tuple[pa.Array, np.ndarray]:
+        """All values of the rows whose lists are as long as they must be, and which rows these are."""
+        rows = np.arange(len(chunk))
+        for level, size in enumerate(self._dims):
+            lists = prod(self._dims[:level])  # of this level in one row
+            lengths = pc.fill_null(pc.list_value_length(chunk), -1).to_numpy(zero_copy_only=False)
+            wrong = np.flatnonzero(lengths != size)
+            if len(wrong):
+                for place in wrong:
+                    self.bad.setdefault(at + int(rows[place // lists]), self._reason(int(lengths[place]), size))
+                good = np.ones(len(rows), bool)
+                good[wrong // lists] = False
+                chunk, rows = chunk.filter(pa.array(np.repeat(good, lists))), rows[good]
+            chunk = chunk.flatten()
+        return chunk, rows
+
+    def _reason(self, length: int, size: int) -> str:
         column, tensor = self._feed.columns[0], self._feed.tensor
         if length < 0:
             return f"null in column {column!r} (tensor {tensor!r})"
-        return f"a list of {length} in column {column!r} instead of {self._width} (tensor {tensor!r})"
+        return f"a list of {length} in column {column!r} instead of {size} (tensor {tensor!r})"
 
-    def batch(self, start: int, stop: int) -> np.ndarray:
-        """Rows start..stop."""
+    def batch(self, rows: Rows) -> np.ndarray:
+        """Those rows."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.ascontiguousarray(self._values[start:stop], dtype=self._dtype)
+            return np.ascontiguousarray(self._values[rows], dtype=self._dtype)
 
 
-def pack(feed: Feed, table: pa.Table) -> Lists:
-    """The list column of one feed."""
-    return Lists(feed, table)
+def is_list(kind: pa.DataType) -> bool:
+    """Whether each value is a list."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def depth(kind: pa.DataType) -> int:
+    """How many lists are inside each other."""
+    return 1 + depth(kind.value_type) if is_list(kind) else 0
+
+
+def values_in(kind: pa.DataType) -> pa.DataType:
+    """What the innermost lists hold."""
+    return values_in(kind.value_type) if is_list(kind) else kind
+
+
+def sizes(kind: pa.DataType) -> tuple[int | None, ...]:
+    """Fixed sizes by level, None where lists may be of any length."""
+    if not is_list(kind):
+        return ()
+    return (kind.list_size if pa.types.is_fixed_size_list(kind) else None, *sizes(kind.value_type))

@@ -13,24 +13,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scorer.dataset import values_type
+from scorer.features import Packed
 
 if TYPE_CHECKING:
-    from scorer.features import Feed
+    from scorer.features import Feed, Rows
 
-_EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
+_EXACT = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
 """Whole numbers up to here survive in the float type."""
+_LARGEST = {"bfloat16": 3.3895313892515355e38} | {
+    name: float(np.finfo(name).max) for name in ("float16", "float32", "float64")
+}
 
 
-class Numbers:
+class Numbers(Packed):
     """Numeric columns as numpy views, chunk by chunk."""
 
     def __init__(self, feed: Feed, table: pa.Table) -> None:
-        self.bad: dict[int, str] = {}
-        self.lossy = 0
-        self._dtype = np.dtype(feed.dtype)
-        self._rank = feed.rank
+        super().__init__()
+        self._dtype = numpy_type(feed.dtype)
+        self._flat = not feed.shape
         self._starts: list[int] = []
         self._chunks: list[list[np.ndarray]] = []
+        self._whole: list[np.ndarray] | None = None
         checks = [Check(feed, name, table[name]) for name in feed.columns]
         at = 0
         for batch in table.select(list(feed.columns)).to_batches():
@@ -41,8 +45,11 @@ class Numbers:
             at += batch.num_rows
         self.lossy = sum(check.lossy for check in checks)
 
-    def batch(self, start: int, stop: int) -> np.ndarray:
-        """Rows start..stop, C-ordered, in the tensor's type."""
+    def batch(self, rows: Rows) -> np.ndarray:
+        """Those rows, C-ordered, in the tensor's type."""
+        if not isinstance(rows, slice):
+            return self._stack([column[rows] for column in self._columns()])
+        start, stop = rows.start, rows.stop
         first = bisect_right(self._starts, start) - 1
         last = bisect_right(self._starts, max(stop - 1, start)) - 1
         if first == last:
@@ -55,12 +62,20 @@ class Numbers:
 
     def _cut(self, chunk: int, start: int, stop: int) -> np.ndarray:
         at = self._starts[chunk]
-        views = [view[start - at : stop - at] for view in self._chunks[chunk]]
+        return self._stack([view[start - at : stop - at] for view in self._chunks[chunk]])
+
+    def _columns(self) -> list[np.ndarray]:
+        """Each column in one piece, for rows in any order."""
+        if self._whole is None:
+            self._whole = [np.concatenate(views) for views in zip(*self._chunks, strict=True)]
+        return self._whole
+
+    def _stack(self, views: list[np.ndarray]) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows was counted by Check
             if len(views) > 1:
                 return np.stack(views, axis=1, dtype=self._dtype, casting="unsafe")
             one = np.ascontiguousarray(views[0], dtype=self._dtype)
-        return one if self._rank == 1 else one.reshape(-1, 1)
+        return one if self._flat else one.reshape(-1, 1)
 
 
 class Check:
@@ -69,7 +84,7 @@ class Check:
     def __init__(self, feed: Feed, name: str, column: pa.ChunkedArray) -> None:
         self.lossy = 0
         self._feed, self._name = feed, name
-        self._dtype = np.dtype(feed.dtype)
+        self._dtype = numpy_type(feed.dtype)
         self._source = values_type(column.type)
         self._suspect = self._may_lose(column.cast(self._source))
 
@@ -108,10 +123,10 @@ class Check:
         if pa.types.is_boolean(source) or not len(column):
             return False
         if pa.types.is_floating(source):
-            wide = target.kind != "f" or source.bit_width > target.itemsize * 8
-            return bool(wide and (target.kind != "f" or _limit(column) > float(np.finfo(target).max)))
+            wide = not is_float(target) or source.bit_width > target.itemsize * 8
+            return bool(wide and (not is_float(target) or _limit(column) > _LARGEST[target.name]))
         low, high = _extremes(column)
-        if target.kind == "f":
+        if is_float(target):
             return bool(max(-low, high) > _EXACT[target.name])
         info = np.iinfo(target)
         return bool(low < info.min or high > info.max)
@@ -133,7 +148,7 @@ class Check:
 
 def _changed(values: np.ndarray, target: np.dtype) -> np.ndarray:
     """Which values do not survive; rounding of fractions is what float types are for and does not count."""
-    if target.kind == "f":
+    if is_float(target):
         cast = values.astype(target)
         if values.dtype.kind == "f":
             return np.asarray(np.isinf(cast) & np.isfinite(values))
@@ -149,9 +164,18 @@ def _changed(values: np.ndarray, target: np.dtype) -> np.ndarray:
     return np.asarray((values < max(info.min, own.min)) | (values > min(info.max, own.max)))
 
 
-def pack(feed: Feed, table: pa.Table) -> Numbers:
-    """The numeric columns of one feed."""
-    return Numbers(feed, table)
+def numpy_type(name: str) -> np.dtype:
+    """The type in numpy; the small floats come with a package of their own."""
+    if name == "bfloat16":
+        import ml_dtypes  # noqa: PLC0415 - comes with onnx; few models need it
+
+        return np.dtype(ml_dtypes.bfloat16)  # type: ignore[no-any-return]  # untyped
+    return np.dtype(name)
+
+
+def is_float(kind: np.dtype) -> bool:
+    """Whether the type rounds; numpy itself does not know the small ones."""
+    return kind.name in _EXACT
 
 
 def _extremes(column: pa.Array | pa.ChunkedArray) -> tuple[Any, Any]:

@@ -8,18 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from scorer.features import Packed
+
 if TYPE_CHECKING:
-    from scorer.features import Feed
+    from scorer.features import Feed, Rows
 
 
-class Strings:
+class Strings(Packed):
     """Text columns as one object array."""
 
     def __init__(self, feed: Feed, table: pa.Table) -> None:
-        self.bad: dict[int, str] = {}
-        self.lossy = 0
+        super().__init__()
         columns = [self._column(feed, name, table[name]) for name in feed.columns]
-        self._values = columns[0] if feed.rank == 1 else np.stack(columns, axis=1)
+        self._values = columns[0] if not feed.shape else np.stack(columns, axis=1)
 
     def _column(self, feed: Feed, name: str, column: pa.ChunkedArray) -> np.ndarray:
         column = column.cast(pa.large_string())
@@ -33,11 +34,6 @@ class Strings:
         values[:] = column.to_pylist()
         return values
 
-    def batch(self, start: int, stop: int) -> np.ndarray:
-        """Rows start..stop."""
-        return self._values[start:stop]
-
-
-def pack(feed: Feed, table: pa.Table) -> Strings:
-    """The text columns of one feed."""
-    return Strings(feed, table)
+    def batch(self, rows: Rows) -> np.ndarray:
+        """Those rows."""
+        return self._values[rows]

@@ -1,0 +1,101 @@
+"""Whether a row's score depends on its neighbours: the same rows as one batch, as halves, and in another order."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from scorer import partition
+
+if TYPE_CHECKING:
+    from scorer.binding import Binding
+    from scorer.session import Session
+
+_FIRST, _MOST = 8, 256  # rows
+_BUDGET_S = 0.6
+TOLERANCE = 1e-4
+"""Of the largest score; kernels that round differently for another batch size stay below 1e-5."""
+_FLIPS = 0.01  # share of rows whose label may flip where two classes tie
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the canary saw."""
+
+    rows: int
+    column: str
+    """The output that moved most."""
+    difference: float
+    """Its largest change; of labels, the share that changed."""
+    allowed: float
+    manner: str
+    """What was done to the rows when it moved."""
+    row_s: float
+    """Seconds that a row took in one batch."""
+
+    @property
+    def independent(self) -> bool:
+        """Whether every score stayed where it was, within the tolerance."""
+        return self.difference <= self.allowed
+
+    def __str__(self) -> str:
+        """For the plan."""
+        if self.independent:
+            moved = f"largest difference {self.difference:.2g}"
+            return f"{self.rows} rows as one batch, as halves and in another order: {moved}"
+        return (
+            f"a row's score depends on its neighbours: {self.column!r} changes by {self.difference:.2g} "
+            f"(allowed: {self.allowed:.2g}) when {self.rows} rows are scored {self.manner}"
+        )
+
+
+def look(session: Session, binding: Binding, table: pa.Table) -> Verdict | None:
+    """The verdict on the first rows; None where there is nothing to compare."""
+    if binding.fixed_batch == 1 or table.num_rows < 2:  # noqa: PLR2004 - two rows are the fewest neighbours
+        return None
+    few = table.slice(0, _FIRST)
+    started = time.perf_counter()
+    whole = _scored(session, binding, few, few.num_rows)
+    row_s = (time.perf_counter() - started) / few.num_rows
+    rows = int(min(_MOST, table.num_rows, max(_FIRST, _BUDGET_S / 3 / max(row_s, 1e-9)))) // 2 * 2
+    if rows > few.num_rows:
+        few = table.slice(0, rows)
+        started = time.perf_counter()
+        whole = _scored(session, binding, few, rows)
+        row_s = (time.perf_counter() - started) / rows
+    rows = few.num_rows
+    turned = np.random.default_rng(rows).permutation(rows)
+    halves = _scored(session, binding, few, (rows + 1) // 2)
+    mixed = [column.take(pa.array(np.argsort(turned))) for column in _scored(session, binding, few.take(turned), rows)]
+    verdicts = [
+        Verdict(rows=rows, column=name, difference=moved, allowed=allowed, manner=manner, row_s=row_s)
+        for other, manner in ((halves, "in halves"), (mixed, "in another order"))
+        for name, a, b in zip(binding.outputs, whole, other, strict=True)
+        for moved, allowed in [_compare(a, b)]
+    ]
+    return max(verdicts, key=lambda verdict: verdict.difference / verdict.allowed, default=None)
+
+
+def _scored(session: Session, binding: Binding, table: pa.Table, batch_rows: int) -> list[pa.Array]:
+    edges = partition.grid(table.num_rows, binding.fixed_batch or batch_rows)
+    return partition.score(table, edges, binding, session).columns
+
+
+def _compare(one: pa.Array, other: pa.Array) -> tuple[float, float]:
+    """The largest change of a column, and what is allowed."""
+    while pa.types.is_list(one.type) or pa.types.is_fixed_size_list(one.type):
+        one, other = one.flatten(), other.flatten()
+    if len(one.drop_null()) != len(other.drop_null()):
+        return float("inf"), _FLIPS
+    if not pa.types.is_floating(one.type):
+        return sum(a != b for a, b in zip(one.to_pylist(), other.to_pylist(), strict=True)) / max(len(one), 1), _FLIPS
+    a, b = (array.drop_null().to_numpy(zero_copy_only=False).astype(np.float64) for array in (one, other))
+    both = np.isfinite(a) & np.isfinite(b)
+    allowed = TOLERANCE * (float(np.abs(a[both]).max(initial=0)) or 1.0)
+    if not np.array_equal(a[~both], b[~both], equal_nan=True):
+        return float("inf"), allowed
+    return float(np.abs(a[both] - b[both]).max(initial=0)), allowed

