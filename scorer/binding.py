@@ -85,9 +85,12 @@ class Binding:
 
 
 def bind(
-    options: BindingOptions, model: ModelSpec, columns: pa.Schema, folder: str = ""
+    options: BindingOptions, model: ModelSpec, columns: pa.Schema, folder: str = "", given: pa.Schema | None = None
 ) -> tuple[Binding, list[ScorerError]]:
-    """The input side, and everything that is wrong with it; paths in columns are relative to `folder`."""
+    """The input side, and everything that is wrong with it.
+
+    Paths in columns are relative to `folder`; after a transform, what it gives is fed instead of the input's columns.
+    """
     problems: list[ScorerError] = []
     asked = _asked(options.feed, model, problems)
     nulls = _policies(options.on_null, model, problems)
@@ -96,7 +99,7 @@ def bind(
         t.shape[0]: t.name for t in model.inputs if t.shape and isinstance(t.shape[0], int) and t.name not in constant
     }
     free = any(t.shape and not isinstance(t.shape[0], int) for t in model.inputs if t.name not in constant)
-    context = Context(columns=columns, folder=folder, on_lossy=options.on_lossy, free=free)
+    context = Context(columns=columns if given is None else given, folder=folder, on_lossy=options.on_lossy, free=free)
     feeds = []
     for tensor in model.inputs:
         try:

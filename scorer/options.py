@@ -48,6 +48,10 @@ class BindingOptions:
         (), "Columns for an input tensor: names, globs, ranges, lists (f0..f27, 'a b', x_*). "
         "Repeatable.", metavar="TENSOR=COLUMNS", scores=True,
     )  # fmt: skip
+    transform: str | None = ask(
+        None, "A Python function, frame in, frame out, the same rows: its columns are fed. Runs in worker "
+        "processes unless --cluster says otherwise.", metavar="MODULE:FUNCTION", scores=True,
+    )  # fmt: skip
     fetch: tuple[str, ...] = ask(
         (), "Write only these outputs, renamed if you like; one of width n becomes NAME_0 to NAME_n-1. "
         "Repeatable; default: all.",
@@ -164,6 +168,7 @@ class Asked(TypedDict, total=False):
     where: Sequence[str] | str
     limit: int | None
     row_id: bool
+    transform: str | None
     prefix: str
     batch_rows: int | None
     part_bytes: int | str | None
@@ -223,6 +228,10 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
             clean[name] = _clean(name, value, places.get(name, name))
         except OptionsError as error:
             problems.append(error)
+    if clean.get("transform") is not None and not clean.get("scheduler"):
+        clean.setdefault("cluster", "processes")  # Python code holds the interpreter's lock
+        if clean["cluster"] == "processes":
+            clean.setdefault("threads", 1)
     problems += _missing(clean, {*values})
     problems += _at_odds(clean)
     if problems:

@@ -21,7 +21,7 @@ from scorer.features.columns import unpack
 from scorer.features.numeric import numpy_type
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from scorer.binding import Binding
     from scorer.features import Feed, Fetch, Packed
@@ -102,8 +102,14 @@ def call(session: Session, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray
     return [steps.apply(fetch.steps, results[fetch.tensor], feeds) for fetch in fetches]
 
 
-def score(table: pa.Table, edges: np.ndarray, binding: Binding, session: Session) -> Scored:
-    """Every row of `table`, in batches cut at `edges`; rows whose lengths differ are sorted by them first."""
+def score(
+    table: pa.Table, edges: np.ndarray, binding: Binding, session: Session, spoilt: Mapping[int, str] | None = None
+) -> Scored:
+    """Every row of `table`, in batches cut at `edges`; rows whose lengths differ are sorted by them first.
+
+    Rows that a transform spoilt are bad already.
+    """
+    spoilt = spoilt or {}
     started = time.perf_counter()
     packs = pack(binding.feeds, table)
     order = by_length(packs)
@@ -116,7 +122,7 @@ def score(table: pa.Table, edges: np.ndarray, binding: Binding, session: Session
         began = time.perf_counter()
         rows = np.arange(start, stop) if order is None else order[start:stop]
         feeds = {name: p.batch(slice(start, stop) if order is None else rows) for name, p in packs.items()}
-        lost = [row for packed in packs.values() for row in packed.bad]
+        lost = [*spoilt, *(row for packed in packs.values() for row in packed.bad)]
         if lost:
             good = ~np.isin(rows, lost)
             if not good.all():
@@ -133,6 +139,7 @@ def score(table: pa.Table, edges: np.ndarray, binding: Binding, session: Session
     columns = [c for fetch, batches in zip(binding.fetches, results, strict=True) for c in unpack(fetch, batches)]
     nan = _nan_rows(columns)
     whys = {row: ("feed", reason) for row, reason in bad.items()}
+    whys |= {row: ("transform", reason) for row, reason in spoilt.items()}
     whys |= {row: ("infer", reason) for row, reason in caller.failed.items()}
     return Scored(
         columns=_spread(columns, done, table.num_rows) if whys or order is not None else columns,

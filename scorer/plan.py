@@ -16,10 +16,10 @@ from scorer import html
 from scorer.binding import Binding
 from scorer.errors import DifferentPlan, PreflightError, ScorerError
 from scorer.features import Feed, Fetch
-from scorer.feeding import files_of
 from scorer.options import FIELDS
 from scorer.reader import Source
 from scorer.session import SessionSpec
+from scorer.transforming import Transform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -87,6 +87,9 @@ class FrozenPlan:
     output_schema: str
     codec: str
     dictionaries: tuple[str, ...]
+    transform: Transform | None = None
+    fed_schema: str = ""
+    """Columns that the transform gives and that are fed; '' without one."""
     trials: tuple[str, ...] = ()
     """What tuning tried, in words."""
     trial_sessions: int = 0
@@ -139,6 +142,7 @@ class FrozenPlan:
         """As JSON holds it; files are short lists, because there may be 100,000."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "files"}
         plain |= {"binding": dataclasses.asdict(self.binding), "session": dataclasses.asdict(self.session)}
+        plain["transform"] = None if self.transform is None else dataclasses.asdict(self.transform)
         return {**plain, "files": [[getattr(file, name) for name in _FILE_FIELDS] for file in self.files]}
 
     @classmethod
@@ -149,6 +153,7 @@ class FrozenPlan:
         fetches = tuple(Fetch(**_frozen(fetch)) for fetch in binding["fetches"])
         changed = {
             "binding": Binding(**binding | {"feeds": feeds, "fetches": fetches, "kept": tuple(binding["kept"])}),
+            "transform": None if data["transform"] is None else Transform(**_frozen(data["transform"])),
             "session": SessionSpec(**data["session"] | {"files": tuple(data["session"]["files"])}),
             "files": tuple(_file_from(file) for file in data["files"]),
             **{name: tuple(data[name]) for name in ("conditions", "dictionaries", "trials")},
@@ -227,12 +232,11 @@ class Plan:
         return html.facts("Plan", self.to_dict())
 
 
-def request_of(options: Options, dataset: Dataset, model: ModelSpec) -> dict[str, Any]:
-    """What is hashed: inputs, model, and the options that change scores or output."""
+def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict[str, str]) -> dict[str, Any]:
+    """What is hashed: inputs, model, other files by digest, and the options that change scores or output."""
     asked = options.to_dict()
     inputs = [[f.path, f.folder, f.size, f.mtime_ns, _hash(f.row_groups)] for f in dataset.files]
     chosen = {name: _plain(asked[name]) for name, field in FIELDS.items() if field.metadata["scores"]}
-    files = files_of(options.binding.feed)
     return {"format": FORMAT, "input": _hash(inputs), "model": model.digest, "files": files, **chosen}
 
 
@@ -246,7 +250,7 @@ def refuse_different(path: str, before: dict[str, Any], now: dict[str, Any]) -> 
     words = {
         "input": "the input's files, sizes or times",
         "model": "the model's contents",
-        "files": "the contents of files that --feed names",
+        "files": "the contents of a file that the flags name",
     }
     old, new = (_described(differences(before, now), side, words) for side in (before, now))
     what, hint = "an unfinished run of a different plan is here", "repeat that command, or discard it with --overwrite"

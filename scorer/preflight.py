@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from scorer import canary, commit, placement, tuning, where
+from scorer import canary, commit, placement, transforming, tuning, where
 from scorer.binding import bind, shapes
 from scorer.cluster import planned_threads
 from scorer.commit import Place
@@ -25,6 +25,7 @@ from scorer.errors import (
     some,
 )
 from scorer.features import BY_POSITION
+from scorer.feeding import files_of
 from scorer.fetching import fetched, output_schema
 from scorer.model import inspect_model
 from scorer.naming import feed_line
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from scorer.options import Options
     from scorer.plan import Forecast
     from scorer.session import Session
+    from scorer.transforming import Transform
     from scorer.where import Condition
 
 _TINY_FILES = 10_000  # opening so many small files is most of the work
@@ -63,6 +65,9 @@ class _Found:
     session: Session | None = None
     session_spec: SessionSpec | None = None
     conditions: list[Condition] = field(default_factory=list)
+    transform: Transform | None = None
+    files: dict[str, str] = field(default_factory=dict)
+    """Digests of what the flags name besides input and model."""
     verdict: canary.Verdict | None = None
     forecast: Forecast | None = None
 
@@ -93,6 +98,14 @@ class _Found:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """The first rows, as they are kept and as they are fed."""
+
+    rows: pa.Table
+    fed: pa.Table
+
+
 def prepare(options: Options) -> Plan:
     """The plan of a checked request."""
     output, problem = placement.output_of(options)
@@ -101,7 +114,7 @@ def prepare(options: Options) -> Plan:
     misplaced = placement.problems_of(found.place, options.input)
     found.problems += misplaced
     if not misplaced and found.dataset is not None and found.model is not None:
-        request = request_of(options, found.dataset, found.model)
+        request = request_of(options, found.dataset, found.model, found.files)
         earlier = _earlier(found, request)
         if earlier is not None:
             _check_versions(found, earlier[0])
@@ -124,6 +137,11 @@ def _look(found: _Found) -> None:
     for text in options.rows.where:
         with found.collecting():
             found.conditions.append(where.parse(text))
+    with found.collecting():
+        found.files = files_of(options.binding.feed)
+        if options.binding.transform is not None:
+            found.transform = transforming.find(options.binding.transform)
+            found.files[found.transform.name] = found.transform.digest
     with found.collecting():
         device = settle_device(options.session.device)
         if found.model is not None:
@@ -183,33 +201,55 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
     if shared:
         found.problems += shared
         return None
-    binding, problems = bind(options.binding, model, columns, dataset.folder)
+    rows = fed = None
+    if options.binding.transform is not None:
+        with found.collecting():
+            rows, fed = _transformed(found, dataset)
+        if fed is None:
+            return None
+    binding, problems = bind(options.binding, model, columns, dataset.folder, None if fed is None else fed.schema)
     wanted, more = fetched(options.binding, model)
     binding = replace(binding, kept=_without_keys(found, dataset, binding.kept))
-    used = dict.fromkeys([*binding.fed, *binding.kept, *(c.column for c in found.conditions)])
+    reads = binding.fed if found.transform is None else found.transform.reads
+    used = dict.fromkeys([*reads, *binding.kept, *(c.column for c in found.conditions)])
     for feed in binding.feeds:
         if feed.rule == BY_POSITION:
             _doubt(found, f"{feed.tensor!r} is fed {feed.rule}; --feed says which", model.path)
     found.problems += [*problems, *more, *problems_of(dataset, list(used)), *_known_nulls(found, dataset, binding)]
     if found.problems or found.session is None or found.session_spec is None:
         return None
-    columns = dataset.columns
     read_schema = pa.schema([field for field in columns if field.name in used], metadata=dataset.schema.metadata)
     with found.collecting():
         read_schema = plain_schema(read_schema)
-        rows = tuning.sample(dataset, read_schema, tuning.PROBE_ROWS if _tunes(found) else tuning.SAMPLE_ROWS)
-        binding = shapes(binding, rows)
+        if rows is None or fed is None:
+            rows = fed = tuning.sample(dataset, read_schema, tuning.PROBE_ROWS if _tunes(found) else tuning.SAMPLE_ROWS)
+        few = _Sample(rows.select(read_schema.names), fed.select(list(binding.fed)))
+        binding = shapes(binding, few.fed)
         fetches, wrong = tuning.outputs(
-            found.session, binding, wanted, rows.slice(0, tuning.SAMPLE_ROWS), model, options.binding.prefix
+            found.session, binding, wanted, few.fed.slice(0, tuning.SAMPLE_ROWS), model, options.binding.prefix
         )
         binding = replace(binding, fetches=fetches)
         schema, clashes = output_schema(binding, columns, options.input[0])
         found.problems += [*wrong, *clashes]
-    if found.problems:
-        return None
-    with found.collecting():
-        _watch(found, model, binding, rows)
-    return None if found.problems else _cut(found, dataset, binding, request, (read_schema, schema), rows)
+        if not found.problems:
+            _watch(found, model, binding, few.fed)
+    return None if found.problems else _cut(found, dataset, binding, request, (read_schema, schema), few)
+
+
+def _transformed(found: _Found, dataset: Dataset) -> tuple[pa.Table, pa.Table | None]:
+    """The first rows and what the transform makes of them; rows for which it raises are left out."""
+    if found.transform is None:
+        return pa.table({}), None
+    schema = plain_schema(dataset.columns)
+    found.transform = replace(found.transform, reads=tuple(schema.names))
+    rows = tuning.sample(dataset, schema, tuning.PROBE_ROWS if _tunes(found) else tuning.SAMPLE_ROWS)
+    fed, bad = transforming.apply(found.transform, rows)
+    if bad and not fed.num_rows:
+        what, hint = "the transform fails for every row that was tried", "run it on the first rows in a notebook"
+        first = next(iter(bad.values()))
+        raise BindingError(what, found.transform.name, "a frame with the same rows", first, hint)
+    good = [row for row in range(rows.num_rows) if row not in bad]
+    return rows.take(pa.array(good, pa.int64())) if bad else rows, fed
 
 
 def _watch(found: _Found, model: ModelSpec, binding: Binding, rows: pa.Table) -> None:
@@ -224,7 +264,7 @@ def _watch(found: _Found, model: ModelSpec, binding: Binding, rows: pa.Table) ->
 
 def _cut(
     found: _Found, dataset: Dataset, binding: Binding, request: dict[str, Any],
-    schemas: tuple[pa.Schema, pa.Schema], rows: pa.Table,
+    schemas: tuple[pa.Schema, pa.Schema], few: _Sample,
 ) -> FrozenPlan:  # fmt: skip
     """Batch rows, parts and forecast, once nothing is wrong."""
     options = found.options
@@ -232,7 +272,7 @@ def _cut(
     row_s = found.verdict.row_s if found.verdict is not None else None
     probed = tuning.untuned(binding, options.scoring.batch_rows, row_s)
     if _tunes(found) and not tuning.heavy(binding, row_s):
-        timed = tuning.probe(session, binding, rows)
+        timed = tuning.probe(session, binding, few.fed)
         pinned = binding.fixed_batch or options.scoring.batch_rows
         probed = replace(timed, batch_rows=pinned) if pinned else timed
     total = min(dataset.rows, options.rows.limit if options.rows.limit is not None else dataset.rows)
@@ -242,10 +282,9 @@ def _cut(
     target = part_rows(total, row_bytes, options.rows.part_bytes or PART_BYTES, threads, probed.rows_per_s)
     codec = dataset.codec if options.out.compression == "source" else options.out.compression
     if probed.rows_per_s is not None:
-        few = tuning.as_output(
-            rows.slice(0, found.verdict.rows if found.verdict else tuning.SAMPLE_ROWS), binding, session, schema
-        )
-        found.forecast = tuning.forecast(total, row_bytes, few, codec, probed.rows_per_s, threads, target)
+        shown = found.verdict.rows if found.verdict else tuning.SAMPLE_ROWS
+        out = tuning.as_output(few.rows.slice(0, shown), few.fed.slice(0, shown), binding, session, schema)
+        found.forecast = tuning.forecast(total, row_bytes, out, codec, probed.rows_per_s, threads, target)
         problem = commit.room_problem(found.place, found.forecast.output_bytes[0])
         found.problems += [problem] if problem else []
     return FrozenPlan(
@@ -258,7 +297,9 @@ def _cut(
         read_schema=encode_schema(read_schema),
         output_schema=encode_schema(schema),
         codec=codec,
-        dictionaries=tuning.dictionaries(dataset.dictionaries, rows, binding.kept),
+        dictionaries=tuning.dictionaries(dataset.dictionaries, few.rows, binding.kept),
+        transform=found.transform,
+        fed_schema=encode_schema(few.fed.schema) if found.transform is not None else "",
         trials=probed.trials,
         versions=versions(),
     )
@@ -288,7 +329,7 @@ def _without_keys(found: _Found, dataset: Dataset, kept: Sequence[str]) -> tuple
 def _known_nulls(found: _Found, dataset: Dataset, binding: Binding) -> list[ScorerError]:
     """Nulls that the footers show where the feed allows none, if they alone break the budget."""
     options = found.options
-    if options.rows.where or options.rows.limit is not None:
+    if options.rows.where or options.rows.limit is not None or found.transform is not None:
         return []
     problems: list[ScorerError] = []
     for feed in binding.feeds:

@@ -222,6 +222,7 @@ EXPECTED: dict[str, tuple[str, Any]] = {
     "part_bytes": _or_none((f"a size from {MIN_PART_BYTES} bytes, such as 64MiB", _size)),
     "feed": ("TENSOR=COLUMNS, a list of them, or a table", _feeds),
     "fetch": _TEXTS,
+    "transform": _or_none(_TEXT),
     "keep": ("all, none, or column names", _keep),
     "row_id": _BOOL,
     "prefix": ("text", lambda value: "" if value == "" else _text(value)),

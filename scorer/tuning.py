@@ -164,9 +164,9 @@ def forecast(
     )
 
 
-def as_output(few: pa.Table, binding: Binding, session: Session, schema: pa.Schema) -> pa.Table:
+def as_output(few: pa.Table, fed: pa.Table, binding: Binding, session: Session, schema: pa.Schema) -> pa.Table:
     """A few rows as the output will hold them, to learn their encoded size."""
-    scored = partition.score(few, partition.grid(few.num_rows, max(few.num_rows, 1)), binding, session)
+    scored = partition.score(fed, partition.grid(fed.num_rows, max(fed.num_rows, 1)), binding, session)
     columns = {name: few[name] for name in binding.kept}
     columns |= dict(zip(binding.outputs, scored.columns, strict=True))
     return pa.table({name: columns[name] for name in schema.names if name in columns})

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 from distributed import WorkerPlugin
 
-from scorer import partition, reader, where
+from scorer import partition, reader, transforming, where
 from scorer.errors import ModelError, ModelNotResident
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.model import digest_of
@@ -81,6 +81,12 @@ class Job:
     conditions: tuple[where.Condition, ...]
     opened: Opened
     staging: Staging
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns that are fed, or go through the transform first."""
+        transform = self.spec.frozen.transform
+        return self.spec.frozen.binding.fed if transform is None else transform.reads
 
     @classmethod
     def of(cls, spec: Spec) -> Job:
@@ -230,8 +236,11 @@ def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
         return frame
     binding = job.spec.frozen.binding
     session = REGISTRY.session(job.spec.frozen.session)
-    fed = pa.table({name: _chunked(frame[name]) for name in binding.fed})
-    scored = partition.score(fed, tally.edges, binding, session)
+    began = time.perf_counter()
+    fed = pa.table({name: _chunked(frame[name]) for name in job.reads})
+    fed, bad = _transformed(fed, job) if job.spec.frozen.transform is not None else (fed, {})
+    tally.stages += Stages(pack=time.perf_counter() - began)
+    scored = partition.score(fed, tally.edges, binding, session, bad)
     tally.stages += scored.stages
     tally.lossy, tally.nan, tally.truncated = scored.lossy, scored.nan, scored.truncated
     tally.calls, tally.smallest = scored.calls, scored.smallest
@@ -300,14 +309,15 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
 def read_meta(spec: Spec) -> pd.DataFrame:
     """The columns of a part's frame, for Dask; their types are the plan's affair and not checked twice."""
     binding = spec.frozen.binding
-    names = [*binding.fed, *([KEPT] if binding.kept else []), POSITION]
+    reads = binding.fed if spec.frozen.transform is None else spec.frozen.transform.reads
+    names = [*reads, *([KEPT] if binding.kept else []), POSITION]
     return pd.DataFrame({name: pd.Series(dtype=object) for name in names})
 
 
 def to_frame(job: Job, table: pa.Table, positions: Any, tally: Tally) -> pd.DataFrame:  # noqa: ANN401 - ints
     """A table as a frame of Arrow-backed columns, nothing converted."""
     binding = job.spec.frozen.binding
-    columns = {name: _series(table[name]) for name in binding.fed}
+    columns = {name: _series(table[name]) for name in job.reads}
     if binding.kept:
         columns[KEPT] = _series(table.select(list(binding.kept)).to_struct_array())
     columns[POSITION] = _series(pa.array(positions, pa.int64()))
@@ -319,6 +329,17 @@ def to_frame(job: Job, table: pa.Table, positions: Any, tally: Tally) -> pd.Data
 def name_of_process() -> str:
     """Host and process id, for receipts and errors."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
+    """What the user's function makes of the part, as planned."""
+    transform = job.spec.frozen.transform
+    if transform is None or not table.num_rows:
+        return decode_schema(job.spec.frozen.fed_schema).empty_table(), {}
+    given, bad = transforming.apply(transform, table)
+    schema = decode_schema(job.spec.frozen.fed_schema)
+    good = transforming.against(given, schema, transform.name) if given.num_rows else schema.empty_table()
+    return transforming.spread(good, bad, table.num_rows), bad
 
 
 def _output_table(frame: pd.DataFrame, job: Job, part: Part) -> pa.Table:
