@@ -224,31 +224,37 @@ def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None: 
 
 @main.command(cls=_Command)
 @click.argument("model", metavar="MODEL")
-@click.option("--input", "input_", metavar="DATA", multiple=True, help="Show the feed it would get from this input.")
+@click.option("--input", "input_", metavar="DATA", multiple=True, help="Try some rows of this input.")
+@click.option("--feed", multiple=True, metavar="TENSOR=COLUMNS", help="As for run.")
+@click.option("--fetch", multiple=True, metavar="TENSOR[=COLUMN]", help="As for run.")
 @_JSON
 @reporting
-def inspect(model: str, input_: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001 - click's value
-    """Show what MODEL takes and gives, and what a --feed would look like.
+def inspect(
+    model: str,
+    input_: tuple[str, ...],
+    feed: tuple[str, ...],
+    fetch: tuple[str, ...],
+    as_json: bool,  # noqa: FBT001 - click's value
+) -> None:
+    """Show what MODEL takes and gives, and lines to paste.
+
+    With --input also what it would be fed, what would come out, and whether a row's score depends on its
+    neighbours.
 
     \b
     Example:
       scorer inspect late.onnx --input flights.parquet
     """
     from scorer.model import inspect_model  # noqa: PLC0415 - start-up
-    from scorer.render import model_text  # noqa: PLC0415 - start-up
+    from scorer.render import inspection_text  # noqa: PLC0415 - start-up
 
     spec = inspect_model(model)
-    text, value = model_text(spec), spec.to_dict()
-    problems: list[ScorerError] = []
-    if input_:
-        from scorer.preflight import suggest  # noqa: PLC0415 - start-up
+    from scorer import inspecting  # noqa: PLC0415 - start-up
 
-        lines, problems = suggest(spec, input_)
-        value |= {"feed": lines, "problems": [problem.to_dict() for problem in problems]}
-        text = "\n".join([text, *lines])
-    _show(value, text, as_json=as_json)
-    if problems and not as_json:
-        raise PreflightError(problems)
+    found = inspecting.inspect(spec, input_, feed, fetch)
+    _show(found.to_dict(), inspection_text(found), as_json=as_json)
+    if found.problems and not as_json:
+        raise PreflightError(found.problems)
 
 
 @main.command(cls=_Command)

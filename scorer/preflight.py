@@ -28,8 +28,7 @@ from scorer.features import BY_POSITION
 from scorer.feeding import files_of
 from scorer.fetching import fetched, output_schema
 from scorer.model import inspect_model
-from scorer.naming import feed_line
-from scorer.options import PART_BYTES, BindingOptions
+from scorer.options import PART_BYTES
 from scorer.plan import FrozenPlan, Plan, part_rows, plan_files, refuse_different, request_of
 from scorer.report import versions
 from scorer.rules import within
@@ -375,11 +374,3 @@ def _remarks(dataset: Dataset) -> list[str]:
     if len(dataset.files) >= _TINY_FILES and dataset.rows / len(dataset.files) < _TINY_FILES:
         notes.append(f"{len(dataset.files):,} small files: opening them will take most of the time; compact them first")
     return notes
-
-
-def suggest(model: ModelSpec, inputs: Sequence[str]) -> tuple[list[str], list[ScorerError]]:
-    """The --feed lines that a run on this input would choose, and why it could not."""
-    dataset = look(inputs)
-    binding, problems = bind(BindingOptions(), model, dataset.columns)
-    lines = [f"{feed_line(feed.tensor, feed.columns)}    {feed.rule}" for feed in binding.feeds]
-    return lines, problems

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from scorer.advice import in_words, out_words
 from scorer.events import Notice, PartFailed, PartFinished, PlanReady, Published
 
 if TYPE_CHECKING:
     from scorer.events import Event
-    from scorer.model import ModelSpec
+    from scorer.inspecting import Inspection
     from scorer.plan import Plan
     from scorer.report import Report
     from scorer.verify import Verdict
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 5.0
 _BAR = 24
 _LABEL = 11
+_VALUE = 60  # letters of a metadata entry
 _SHORT_S = 1.0  # below, the shares of the stages are noise
 
 
@@ -31,10 +33,9 @@ def plan_text(plan: Plan) -> str:
             ("model", f"{plan.model.path if plan.model else ''} on {frozen.session.device}"),
         ]
         lines += [
-            ("feed", f"{feed.tensor} ({feed.dtype}) = {_names(feed.columns)}, {feed.rule}")
-            for feed in frozen.binding.feeds
+            ("feed", f"{feed.tensor} ({feed.dtype}) = {in_words(feed)}, {feed.rule}") for feed in frozen.binding.feeds
         ]
-        lines += [("fetch", f"{fetch.tensor} -> {_names(fetch.columns)}") for fetch in frozen.binding.fetches]
+        lines += [("fetch", out_words(fetch)) for fetch in frozen.binding.fetches]
         lines += [("keep", _names(frozen.binding.kept) or "none")]
         lines += [("where", text) for text in frozen.conditions]
         tried = f" (tried {'; '.join(frozen.trials)})" if frozen.trials else ""
@@ -90,20 +91,35 @@ def report_text(report: Report) -> str:
     return head + "\n" + _facts(lines)
 
 
-def model_text(spec: ModelSpec) -> str:
-    """What a model takes and gives."""
+def inspection_text(found: Inspection) -> str:
+    """What a model takes and gives, and what a run would make of it."""
+    spec = found.model
     lines = [("model", f"{spec.path} ({size(spec.bytes)})"), ("digest", spec.digest[:16])]
     lines += [("input", f"{tensor.name}: {tensor}") for tensor in spec.inputs]
     lines += [("output", f"{tensor.name}: {tensor}") for tensor in spec.outputs]
     optional = [
         ("features", _names(spec.feature_names)),
         ("classes", _names(spec.class_labels)),
+        ("metadata", "; ".join(f"{name} = {_short(value)}" for name, value in spec.metadata.items())),
         ("made by", spec.producer),
         ("opsets", ", ".join(f"{k} {v}" for k, v in spec.opsets.items())),
         ("operators", ", ".join(f"{k} {v}" for k, v in spec.operators.items())),
         ("caution", "; ".join(spec.coupled)),
     ]
-    return _facts(lines + [(name, text) for name, text in optional if text])
+    lines += [(name, text) for name, text in optional if text]
+    lines += [("fed", f"{feed.tensor} = {in_words(feed)}, {feed.rule}") for feed in found.feeds]
+    lines += [("gives", out_words(fetch)) for fetch in found.fetches]
+    if not found.problems:
+        lines.append(("rows", found.rows))
+    lines += [("note", note) for note in found.notes]
+    lines += [("paste", line) for line in (*found.feed_lines, *found.fetch_lines)]
+    return _facts(lines)
+
+
+def _short(text: str) -> str:
+    """On one line, and not for long."""
+    text = " ".join(text.split())
+    return text if len(text) <= _VALUE else text[:_VALUE] + "..."
 
 
 def verdict_text(verdict: Verdict) -> str:

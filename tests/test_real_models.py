@@ -1,12 +1,16 @@
 """Real models by command line alone come out as the bare runtime gives them."""
 
+import json
+import re
+from itertools import pairwise
+
 import converted
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import real
-from conftest import command, read, write
+from conftest import cli, command, read, write
 
 READY = [
     real.minilm, real.minilm_first_token, real.paraphrase, real.orientation, real.page_lines, real.faces, real.notes,
@@ -78,3 +82,32 @@ def test_a_cluster_of_processes_reads_pictures_as_one_process_does(tmp_path):
     case = made(real.page_lines, tmp_path)
     out = scored(case, tmp_path, "--cluster", "processes", "--workers", 2)
     assert np.array_equal(values(out["codes"]), case.expected["codes"])
+
+
+def steady(text, case, folder, *, ours):
+    """What the inspection says without paths, digests, last bits and, of models made here, the makers' versions."""
+    text = text.replace(str(case.model.parent), "...").replace(str(folder), "...")
+    text = re.sub(r"(?m)^( +digest +).*$", r"\1...", re.sub(r"\d+ rows as one|difference \S+", "...", text))
+    if ours:
+        text = re.sub(r"(?m)^( +(made by|opsets|operators|metadata) +).*$", r"\1...", text)
+        text = re.sub(r"(?m)^( +model +\S+ ).*$", r"\1...", text)
+    return re.sub(r"[^ (,]*/(?=tokenizer\.json)", "", text)
+
+
+@pytest.mark.parametrize("make", READY + CONVERTED, ids=lambda make: make.__name__)
+def test_an_inspection_tells_what_a_run_would_do(make, tmp_path, golden):
+    case = made(make, tmp_path)
+    source = write(tmp_path / "input.parquet", case.table)
+    asked = [text for flag, value in pairwise(case.flags) if flag in {"--feed", "--fetch"} for text in (flag, value)]
+    code, text, error = cli("inspect", case.model, "--input", source, *asked)
+    assert (code, error) == (0, "")
+    golden(f"inspect/{make.__name__}.txt", steady(text, case, tmp_path, ours=make in CONVERTED))
+
+
+def test_an_inspection_is_data_too(tmp_path):
+    case = made(converted.penguins, tmp_path)
+    source = write(tmp_path / "input.parquet", case.table)
+    found = json.loads(cli("inspect", case.model, "--input", source, "--json")[1])
+    assert [feed["tensor"] for feed in found["feed"]] == [given["name"] for given in found["inputs"]]
+    assert found["rows"].startswith("256 rows as one batch")
+    assert found["problems"] == []
