@@ -52,6 +52,8 @@ _NUMBERS = {"bfloat16", "float16", "float32", "float64", "bool"} | {
 _MATRIX = 2
 _STATE = re.compile(r"past|state|hidden|cache|mem|(^|_)(h|c|hx|cx)(_|\d|$)", re.IGNORECASE)
 """Names that exporters give to what a model remembers."""
+_BATCH = re.compile(r"(n|batch([_ ]?size)?|batch[_ ]?dim|unk__batch)$", re.IGNORECASE)
+"""Names that exporters give to the dimension of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +147,12 @@ def _refused(model: ModelSpec, asked: Mapping[str, _Wish], fixed: Mapping[int, s
     if not model.inputs:
         what, hint = "the model takes no input", "score with a model that does"
         problems.append(UnsupportedTensor(what, model.path, "at least one input", "none", hint))
-    batch = next((t.shape[0] for t in model.inputs if t.shape and isinstance(t.shape[0], str)), None)
+    sizes_ = [size for tensor in model.inputs for size in tensor.shape or () if isinstance(size, str)]
+    first = [t.shape[0] for t in model.inputs if t.shape and isinstance(t.shape[0], str)]
+    batch = next((size for size in sizes_ if _BATCH.match(size)), next(iter(first), None))
     for tensor in model.inputs:
-        if tensor.name in asked:
+        wish = asked.get(tensor.name)
+        if wish is not None and wish.call is not None and wish.call.name == "const":
             continue
         twin = next((o for o in model.outputs if o.type == tensor.type and _carries(tensor.name, o.name)), None)
         if twin is not None:
@@ -158,6 +163,12 @@ def _refused(model: ModelSpec, asked: Mapping[str, _Wish], fixed: Mapping[int, s
             what = f"the rows of {tensor.name!r} are not on its first axis"
             hint = "export the model with the batch first"
             problems.append(UnsupportedTensor(what, model.path, f"[{batch}, ...]", str(tensor), hint))
+        elif first and tensor.shape and isinstance(tensor.shape[0], int):
+            what = f"input {tensor.name!r} has no dimension for rows, as the others have"
+            hint = (
+                f"--feed '{tensor.name}=const(...)' gives all rows the same, or export the model with the batch first"
+            )
+            problems.append(UnsupportedTensor(what, model.path, f"[{first[0]}, ...]", str(tensor), hint))
     return problems
 
 
