@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from scorer.asking import Wish, asked_feeds, null_policies
 from scorer.dataset import values_type
 from scorer.errors import (
     BindingError,
     MissingColumns,
-    OptionsError,
     ScorerError,
     ShapeMismatch,
     UnsupportedTensor,
@@ -24,9 +24,8 @@ from scorer.errors import (
 )
 from scorer.features import BY_FEATURES, BY_LIST, BY_NAME, BY_POSITION, Feed, Fetch
 from scorer.features import text as texts
-from scorer.features.nested import is_list, sizes, values_in
+from scorer.features.nested import as_lists, is_list, sizes, values_in
 from scorer.feeding import (
-    CONVERTERS,
     Context,
     columns_,
     converted_feed,
@@ -36,7 +35,7 @@ from scorer.feeding import (
     plain_feed,
     row_shape,
 )
-from scorer.naming import expand, feed_line, parse_feed, same_name, split_known
+from scorer.naming import expand, feed_line, same_name
 from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 
     from scorer.model import ModelSpec, TensorSpec
     from scorer.options import BindingOptions
-    from scorer.rules import Call, FeedText
 
 _NUMBERS = {"bfloat16", "float16", "float32", "float64", "bool"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
@@ -54,14 +52,6 @@ _STATE = re.compile(r"past|state|hidden|cache|mem|(^|_)(h|c|hx|cx)(_|\d|$)", re.
 """Names that exporters give to what a model remembers."""
 _BATCH = re.compile(r"(n|batch([_ ]?size)?|batch[_ ]?dim|unk__batch)$", re.IGNORECASE)
 """Names that exporters give to the dimension of rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """What --feed says of one tensor."""
-
-    tokens: tuple[str, ...] = ()
-    call: Call | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,16 +84,25 @@ def bind(
     Paths in columns are relative to `folder`; after a transform, what it gives is fed instead of the input's columns.
     """
     problems: list[ScorerError] = []
-    asked = _asked(options.feed, model, problems)
-    nulls = _policies(options.on_null, model, problems)
+    columns = pa.schema([field.with_type(as_lists(field.type)) for field in columns])
+    asked, unclear = asked_feeds(options.feed, model, problems)
+    nulls = null_policies(options.on_null, asked, model, problems)
     constant = {name for name, wish in asked.items() if wish.call is not None and wish.call.name == "const"}
     fixed = {
         t.shape[0]: t.name for t in model.inputs if t.shape and isinstance(t.shape[0], int) and t.name not in constant
     }
     free = any(t.shape and not isinstance(t.shape[0], int) for t in model.inputs if t.name not in constant)
-    context = Context(columns=columns if given is None else given, folder=folder, on_lossy=options.on_lossy, free=free)
+    context = Context(
+        columns=columns if given is None else given,
+        folder=folder,
+        on_lossy=options.on_lossy,
+        free=free,
+        fixed=tuple(fixed),
+    )
     feeds = []
     for tensor in model.inputs:
+        if tensor.name in unclear:
+            continue
         try:
             _check_tensor(tensor, asked.get(tensor.name))
             feeds.append(_feed(tensor, asked.get(tensor.name), model, context, nulls.get(tensor.name)))
@@ -127,7 +126,7 @@ def shapes(binding: Binding, sample: pa.Table) -> Binding:
     return replace(binding, feeds=tuple(measured(feed, sample) for feed in binding.feeds))
 
 
-def _feed(tensor: TensorSpec, wish: _Wish | None, model: ModelSpec, context: Context, on_null: str | None) -> Feed:
+def _feed(tensor: TensorSpec, wish: Wish | None, model: ModelSpec, context: Context, on_null: str | None) -> Feed:
     if wish is None:
         names, rule = _automatic(tensor, model, context.columns)
         return replace(plain_feed(tensor, names, context, on_null), rule=rule)
@@ -137,13 +136,17 @@ def _feed(tensor: TensorSpec, wish: _Wish | None, model: ModelSpec, context: Con
     return converted_feed(tensor, wish.call, names, context, on_null)
 
 
-def _refused(model: ModelSpec, asked: Mapping[str, _Wish], fixed: Mapping[int, str]) -> list[ScorerError]:
+def _refused(model: ModelSpec, asked: Mapping[str, Wish], fixed: Mapping[int, str]) -> list[ScorerError]:
     """Models that cannot be fed row by row, whatever the columns."""
     problems: list[ScorerError] = []
     if len(fixed) > 1:
         what, hint = "the model's inputs insist on different numbers of rows", "export it with one batch size"
         found = ", ".join(f"{name!r} on {rows}" for rows, name in fixed.items())
         problems.append(UnsupportedTensor(what, model.path, "one number of rows", found, hint))
+    calls = [wish.call.name for wish in asked.values() if wish.call is not None]
+    if model.inputs and calls.count("const") == len(model.inputs):
+        what, hint = "no column is fed: every input is a constant", "feed a column to at least one input"
+        problems.append(BindingError(what, model.path, "at least one column", "none", hint))
     if not model.inputs:
         what, hint = "the model takes no input", "score with a model that does"
         problems.append(UnsupportedTensor(what, model.path, "at least one input", "none", hint))
@@ -154,8 +157,9 @@ def _refused(model: ModelSpec, asked: Mapping[str, _Wish], fixed: Mapping[int, s
         wish = asked.get(tensor.name)
         if wish is not None and wish.call is not None and wish.call.name == "const":
             continue
+        deep = wish is None and len(tensor.shape or ()) > _MATRIX
         twin = next((o for o in model.outputs if o.type == tensor.type and _carries(tensor.name, o.name)), None)
-        if twin is not None:
+        if deep and twin is not None:
             what = f"the model carries state from call to call: {tensor.name!r} comes back as {twin.name!r}"
             hint = f"export it for whole sequences, or start each row from --feed '{tensor.name}=const(0)'"
             problems.append(UnsupportedTensor(what, model.path, "rows that do not depend on others", str(tensor), hint))
@@ -182,61 +186,15 @@ def _carries(name: str, output: str) -> bool:
     return plain == other and name != output
 
 
-def _asked(feeds: Sequence[FeedText], model: ModelSpec, problems: list[ScorerError]) -> dict[str, _Wish]:
-    """Columns and converter by tensor, from --feed; a text feeds every tensor that its tokens can fill."""
-    names = [tensor.name for tensor in model.inputs]
-    asked: dict[str, _Wish] = {}
-    for feed in feeds:
-        tensor, tokens, call = (
-            (feed[0], list(feed[1]), None) if isinstance(feed, tuple) else parse_feed(feed, names, CONVERTERS)
-        )
-        text = feed if isinstance(feed, str) else feed[0]
-        if tensor not in names:
-            what = f"--feed names an input that the model does not have: {text!r}"
-            hint = did_you_mean(text.split("=")[0], names)
-            if "=" not in text:
-                hint = f"--feed '{names[0] if names else 'TENSOR'}={text}'"
-            problems.append(OptionsError(what, f"--feed {text}", f"one of {some(names)}", repr(text), hint))
-            continue
-        if not tokens and call is None:
-            what, hint = f"--feed {text!r} names no columns", f"--feed '{tensor}=COLUMN,...'"
-            found = f"{text!r}, which is not a list of names" if "=" in text else "none"
-            problems.append(
-                OptionsError(what, f"--feed {text}", "columns: names, globs, ranges, 'quoted, names'", found, hint)
-            )
-            continue
-        before = asked.get(str(tensor), _Wish())
-        asked[str(tensor)] = _Wish((*before.tokens, *tokens), call or before.call)
-    read = [wish for wish in asked.values() if wish.call is not None and wish.call.name == "text"]
-    if len(read) == 1:
-        asked |= {name: read[0] for name in texts.roles(names) if name not in asked}
-    return asked
-
-
-def _policies(texts: Sequence[str], model: ModelSpec, problems: list[ScorerError]) -> dict[str, str]:
-    """Null policy by tensor."""
-    names = [tensor.name for tensor in model.inputs]
-    common = [text for text in texts if split_known(text, names)[0] is None and "=" not in text]
-    policies = dict.fromkeys(names, common[-1]) if common else {}
-    for text in texts:
-        tensor, policy = split_known(text, names)
-        if tensor is not None:
-            policies[tensor] = policy
-        elif "=" in text:
-            what, hint = (
-                "--on-null names an input that the model does not have",
-                did_you_mean(text.split("=")[0], names),
-            )
-            problems.append(OptionsError(what, f"--on-null {text}", f"one of {some(names)}", repr(text), hint))
-    return policies
-
-
-def _check_tensor(tensor: TensorSpec, wish: _Wish | None) -> None:
+def _check_tensor(tensor: TensorSpec, wish: Wish | None) -> None:
     """Refuse what no column can fill."""
     hint = "see `scorer inspect MODEL`"
     if tensor.type not in _NUMBERS | {"string"}:
         what = f"input {tensor.name!r} is of a type that columns cannot fill"
         raise UnsupportedTensor(what, "the model", some(sorted(_NUMBERS | {"string"}), 20), str(tensor), hint)
+    if 0 in (tensor.shape or ()):
+        what = f"input {tensor.name!r} has a dimension of size 0"
+        raise UnsupportedTensor(what, "the model", "[N, ...]", str(tensor), "export it without this input")
     constant = wish is not None and wish.call is not None and wish.call.name == "const"
     if tensor.shape == () and not constant:
         what, hint = f"input {tensor.name!r} is one value for all rows", f"--feed '{tensor.name}=const(VALUE)'"

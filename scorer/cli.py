@@ -253,8 +253,8 @@ def inspect(
 
     found = inspecting.inspect(spec, input_, feed, fetch)
     _show(found.to_dict(), inspection_text(found), as_json=as_json)
-    if found.problems and not as_json:
-        raise PreflightError(found.problems)
+    if found.problems:
+        _fail(PreflightError(found.problems))
 
 
 @main.command(cls=_Command)

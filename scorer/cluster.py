@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 CORES_PER_PROCESS = 8
 WAIT_S = 60
+ANSWER_S = 10
 _CONFIG = {
     "distributed.scheduler.work-stealing": True,
     "distributed.scheduler.allowed-failures": 20,  # a lost node takes innocent parts with it
@@ -93,12 +95,16 @@ def _given(client: Client, words: str) -> Crew:
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
     try:
-        client = Client(address, timeout=10, set_as_default=False)
+        client = Client(address, timeout=ANSWER_S, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
-        what, hint = "the scheduler does not answer", "check the address and that the scheduler runs"
-        raise ClusterError(what, address, "a Dask scheduler", str(error) or type(error).__name__, hint) from error
-    with client:
-        yield client
+        found = str(error) or type(error).__name__
+    else:
+        with client:
+            yield client
+        return
+    gc.collect()  # the half-made client closes here; in the loop thread of the next one it would wait for itself
+    what, hint = "the scheduler does not answer", "check the address and that the scheduler runs"
+    raise ClusterError(what, address, "a Dask scheduler", found, hint)
 
 
 @contextmanager

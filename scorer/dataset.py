@@ -80,9 +80,12 @@ class Dataset:
     @property
     def folder(self) -> str:
         """Where the (first) input begins; paths that stand in columns are relative to it."""
-        first = self.files[0]
-        here = os.path.dirname(first.path)
-        return here.removesuffix(first.folder).rstrip("/") or "/" if first.folder else here
+        return _root(self.files[0])
+
+    @property
+    def folders(self) -> set[str]:
+        """Where the inputs begin."""
+        return {_root(file) for file in self.files}
 
     @property
     def rows(self) -> int:
@@ -133,6 +136,12 @@ def look(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
         dictionaries=_paid(sample),
         nulls=_nulls([metadata for _, _, metadata in good]) if len(good) <= _SAMPLED_GROUPS else {},
     )
+
+
+def _root(file: File) -> str:
+    """The input that a file was found in."""
+    here = os.path.dirname(file.path)
+    return here.removesuffix(file.folder).rstrip("/") or "/" if file.folder else here
 
 
 def open_parquet(path: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:

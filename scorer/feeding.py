@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -39,6 +40,8 @@ class Context:
     on_lossy: str
     free: bool = True
     """Whether the model takes any number of rows."""
+    fixed: tuple[int, ...] = ()
+    """Numbers of rows that it insists on."""
 
 
 def plain_feed(tensor: TensorSpec, names: Sequence[str], context: Context, on_null: str | None) -> Feed:
@@ -46,12 +49,11 @@ def plain_feed(tensor: TensorSpec, names: Sequence[str], context: Context, on_nu
     types = {name: values_type(context.columns.field(name).type) for name in names}
     where = f"tensor {tensor.name!r}, {tensor}"
     row = row_shape(tensor)
-    if tensor.type == "string":
-        kind, shape = "strings", _flat_shape(tensor, row, names, where)
-    elif len(names) == 1 and is_list(types[names[0]]):
+    if len(names) == 1 and is_list(types[names[0]]):
         kind, shape = "nested", _nested_shape(row, names[0], types[names[0]], where)
     else:
-        kind, shape = "numeric", _flat_shape(tensor, row, names, where)
+        kind = "strings" if tensor.type == "string" else "numeric"
+        shape = _flat_shape(tensor, row, names, where)
     _check_types(types, kind, tensor, where)
     return Feed(
         tensor=tensor.name, kind=kind, dtype=tensor.type, columns=tuple(names), shape=shape,
@@ -85,10 +87,9 @@ def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context
         shape = tuple(size if isinstance(size, int) else 1 for size in tensor.shape or ())
     if call.name == "text":
         shape = row[-1:] or (None,)
-    policy = "error" if call.name in {"text", "image"} and on_null is None else on_null
     return Feed(
         tensor=tensor.name, kind=call.name, dtype=tensor.type, columns=tuple(names), shape=shape,
-        on_null=policy if call.name == "text" and policy else _policy(policy, tensor, where),
+        on_null=_converted_policy(call.name, on_null, tensor, where),
         on_lossy=context.on_lossy, settings=settings,
     )  # fmt: skip
 
@@ -98,9 +99,10 @@ def files_of(feeds: Iterable[FeedText]) -> dict[str, str]:
     found = {}
     for feed in feeds:
         call = call_in(feed) if isinstance(feed, str) else None
-        for path in call.args if call is not None and call.name in {"text", "vocab"} else ():
+        for name in call.args if call is not None and call.name in {"text", "vocab"} else ():
+            path = os.path.expanduser(name)
             if os.path.isfile(path):
-                with open(path, "rb") as file:
+                with suppress(OSError), open(path, "rb") as file:  # who uses it will complain
                     found[path] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
@@ -138,7 +140,8 @@ def _settings(
         return codes.vocab_settings(call, tensor.name)
     if call.name == "epoch":
         return codes.epoch_settings(call, tensor.name)
-    shared = not tensor.shape or (isinstance(tensor.shape[0], int) and context.free)
+    first = tensor.shape[0] if tensor.shape else None
+    shared = not tensor.shape or (isinstance(first, int) and (context.free or first not in context.fixed))
     size = prod(size or 1 for size in (tensor.shape or () if shared else row) if isinstance(size, int))
     return constant.settings(call, tensor.name, tensor.type, size, shared=shared)
 
@@ -222,12 +225,12 @@ def _lengths(value: object, levels: int) -> list[int]:
 def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec, where: str) -> None:
     for name, column in types.items():
         value = values_in(column) if kind == "nested" else column
-        good = _is_text(value) if kind == "strings" else is_number(value)
+        good = _is_text(value) if tensor.type == "string" else is_number(value)
         if tensor.type == "bool" and not pa.types.is_boolean(value):
             good = False
         if not good:
-            wanted = {"strings": "text", "nested": "lists of numbers"}.get(kind, "numbers")
-            wanted = "truth values" if tensor.type == "bool" else wanted
+            wanted = {"string": "text", "bool": "truth values"}.get(tensor.type, "numbers")
+            wanted = f"lists of {wanted}" if kind == "nested" else wanted
             what = f"column {name!r} cannot become {tensor.type}"
             hint = "feed another column, or convert this one before"
             if kind == "numeric" and (_is_text(value) or pa.types.is_dictionary(value)):
@@ -255,7 +258,8 @@ def _check_converted(name: str, types: Mapping[str, pa.DataType], tensor: Tensor
     if len(types) > 1 and name in {"text", "image"}:
         what, hint = f"{name}(...) takes one column", f"--feed '{tensor.name}=COLUMN|{name}(...)'"
         raise ShapeMismatch(what, where, "one column", some(list(types)), hint)
-    if tensor.type in {"string", "bool"} and name != "const":
+    masked = name == "text" and tensor.type == "bool" and text.roles([tensor.name]).get(tensor.name) == "mask"
+    if tensor.type in {"string", "bool"} and name != "const" and not masked:
         what, hint = f"{name}(...) gives numbers", "feed the column as it is"
         raise TypeMismatch(what, where, "a tensor of numbers", tensor.type, hint)
 
@@ -277,6 +281,13 @@ def _policy(policy: str | None, tensor: TensorSpec, where: str) -> str:
         expected = "error, nan or a number" if floats else f"error or a whole number that {tensor.type} holds"
         raise OptionsError(what, where, expected, repr(policy), hint)
     return policy
+
+
+def _converted_policy(name: str, policy: str | None, tensor: TensorSpec, where: str) -> str:
+    """A text in its place, for text; nothing stands for a picture."""
+    if name == "image" or (name == "text" and policy in {None, "nan"}):
+        return "error"
+    return str(policy) if name == "text" else _policy(policy, tensor, where)
 
 
 def _holds(kind: str, number: int) -> bool:
@@ -301,9 +312,14 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_picture(kind: pa.DataType) -> bool:
-    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     faced = pa.types.is_struct(kind) and {field.name for field in kind} <= {"bytes", "path"}
-    return bool(binary or faced or _is_text(kind) or pa.types.is_fixed_size_binary(kind))
+    return bool(faced or is_encoded(kind) or _is_text(kind))
+
+
+def is_encoded(kind: pa.DataType) -> bool:
+    """Whether each value holds bytes."""
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return bool(binary or pa.types.is_fixed_size_binary(kind))
 
 
 def pictured(tensor: TensorSpec) -> bool:

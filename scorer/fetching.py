@@ -17,6 +17,8 @@ from scorer.options import did_you_mean
 from scorer.rules import split_pipe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from scorer.binding import Binding
@@ -67,8 +69,22 @@ def _wanted(text: str, names: list[str], model: ModelSpec) -> Wanted:
         what = f"--fetch names an output that the model does not have: {text!r}"
         hint = did_you_mean(re.split(r"[=|]", text)[0], names)
         raise OptionsError(what, f"--fetch {text}", f"one of {some(names)}", repr(text), hint)
+    if len(split_pipe(column)) > 1:
+        what, hint = "steps stand before the column", f"--fetch '{tensor}|step=COLUMN'"
+        raise OptionsError(what, f"--fetch {text}", "TENSOR|step=COLUMN", repr(text), hint)
+    _check_label(tensor, pieces, model)
     inputs = [given.name for given in model.inputs]
     return Wanted(tensor, tuple(steps.resolved(step, model.class_labels, inputs) for step in pieces), column)
+
+
+def _check_label(tensor: str, pieces: Sequence[str], model: ModelSpec) -> None:
+    """Refuse to number what holds the classes' own numbers already."""
+    kind = next(output.type for output in model.outputs if output.name == tensor)
+    numbered = model.class_labels == tuple(map(str, range(len(model.class_labels))))
+    if "int" in kind and pieces[:1] == ["label"] and model.class_labels and not numbered:
+        what = f"{tensor!r} may hold the classes' own labels already"
+        hint = "leave |label out, or name the classes: |label(cat, dog)"
+        raise OptionsError(what, f"--fetch {tensor}|label", "scores, or class numbers from 0", kind, hint)
 
 
 def fetch_of(
@@ -77,6 +93,9 @@ def fetch_of(
     """How an output becomes columns, judged by what really came back for `rows` rows."""
     tensor = wanted.tensor
     base = wanted.column or tensor
+    if values is None:
+        what, hint = f"output {tensor!r} is optional, and the model left it out", "leave it out with --fetch"
+        raise UnsupportedTensor(what, model.path, "a tensor", "nothing", hint)
     if isinstance(values, list):
         return _zipmap(tensor, base, values, rows, model, prefix)
     array: np.ndarray = values  # type: ignore[assignment]
@@ -88,6 +107,9 @@ def fetch_of(
         what = f"output {tensor!r} does not have one row per input row"
         hint = "such a model mixes its rows; export it without the reduction, or leave the output out with --fetch"
         raise ShapeMismatch(what, model.path, f"{rows} rows for {rows} rows", f"shape {list(array.shape)}", hint)
+    if rows and not array.size:
+        what, hint = f"output {tensor!r} has no values in a row", "leave it out with --fetch"
+        raise UnsupportedTensor(what, model.path, "at least one value in a row", f"shape {list(array.shape)}", hint)
     if wanted.steps and wanted.steps[-1].startswith("topk"):
         names = [f"{prefix}{base}_{i}" for i in range(1, array.shape[1] + 1)]
         columns = tuple(name + more for name in names for more in ("", "_score"))

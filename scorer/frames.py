@@ -16,7 +16,6 @@ from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, S
 from scorer.fetching import fetched, output_schema
 from scorer.model import inspect_model
 from scorer.options import build
-from scorer.plan import BATCH_ROWS
 from scorer.session import SessionSpec, library_for, settle_device
 from scorer.worker import REGISTRY
 
@@ -129,7 +128,7 @@ def _check(frame: Any, errors: str, *, lazy: bool) -> None:  # noqa: ANN401 - wh
 def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
     """Bind and learn the output columns; every problem at once."""
     spec = inspect_model(options.model)
-    columns = pa.schema([pa.field(str(name), _arrow(frame[name].iloc[:0]).type) for name in frame.columns])
+    columns = pa.schema([pa.field(str(name), _arrow(_few(frame[name])).type) for name in frame.columns])
     binding, problems = bind(options.binding, spec, columns)
     wanted, more = fetched(options.binding, spec)
     problems += more
@@ -152,7 +151,7 @@ def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
     problems = [*wrong, *clashes]
     if problems:
         raise PreflightError(problems)
-    batch_rows = binding.fixed_batch or options.scoring.batch_rows or BATCH_ROWS
+    batch_rows = tuning.untuned(binding, options.scoring.batch_rows, None).batch_rows
     return _Job(binding=binding, session=session_spec, batch_rows=batch_rows)
 
 
@@ -164,19 +163,17 @@ def _score(frame: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, pd.DataFrame]:
     arrow = _arrow_backed(frame)
     result = frame[[name for name in frame.columns if str(name) in binding.kept]]
     values = dict(zip(binding.outputs, scored.columns, strict=True))
-    outputs = pd.DataFrame({n: _pandas(c, arrow=arrow) for n, c in values.items()}, copy=False)
-    outputs.index = frame.index
-    result = pd.concat([result, outputs], axis=1)
     good = np.ones(len(frame), bool)
     good[list(scored.bad)] = False
-    if not scored.bad:
-        return result, frame.iloc[:0].assign(_error="", _stage="")
+    if scored.bad:
+        result, values = result[good], {n: c.filter(pa.array(good)) for n, c in values.items()}
+    outputs = pd.DataFrame({n: _pandas(c, arrow=arrow) for n, c in values.items()}, copy=False)
+    outputs.index = frame.index[good]
     reasons = [scored.bad[row] for row in sorted(scored.bad)]
     bad = frame[~good].assign(_error=[r for _, r in reasons], _stage=[s for s, _ in reasons])
-    kept = {n: _pandas(c.filter(pa.array(good)), arrow=arrow) for n, c in values.items()}
-    outputs = pd.DataFrame(kept, copy=False)
-    outputs.index = frame.index[good]
-    return pd.concat([result[good].drop(columns=list(values)), outputs], axis=1), bad
+    if not scored.bad:
+        bad = frame.iloc[:0].assign(_error="", _stage="")
+    return pd.concat([result, outputs], axis=1), bad
 
 
 def _score_or_raise(frame: pd.DataFrame, job: _Job) -> pd.DataFrame:
@@ -207,6 +204,11 @@ def _arrow(series: pd.Series) -> pa.ChunkedArray:
     if pa.types.is_null(array.type):  # an empty or all-missing column of Python objects
         array = array.cast(pa.string())
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
+
+
+def _few(series: pd.Series) -> pd.Series:
+    """As much of a column as tells its type: of Python objects, some that are there."""
+    return series.dropna().iloc[: tuning.SAMPLE_ROWS] if series.dtype == object else series.iloc[:0]
 
 
 def _arrow_backed(frame: pd.DataFrame) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorer import advice, preflight
+from scorer.errors import InputError, PreflightError
 from scorer.naming import feed_line
 from scorer.options import build
 
@@ -68,6 +69,8 @@ def inspect(model: ModelSpec, inputs: Sequence[str], feed: Sequence[str] = (), f
             "fetch": tuple(fetch), "keep": "none", "tune": False, "max_bad_rows": "100%",
         }))  # fmt: skip
     frozen = plan.frozen
+    if any(isinstance(problem, InputError) for problem in plan.problems):  # there is nothing to look at beside it
+        raise PreflightError(plan.problems)
     if frozen is None:
         return Inspection(model=model, problems=plan.problems, notes=plan.notes)
     return Inspection(

@@ -72,7 +72,7 @@ class _Caller:
             half = len(rows) // 2
             self.smallest = min(self.smallest or half, half)
             for part in (slice(0, half), slice(half, None)):
-                yield from self.run(cut(feeds, part, self.packs), rows[part])
+                yield from self.run(cut(feeds, part, rows[part], self.packs), rows[part])
 
     def _call(self, feeds: dict[str, np.ndarray], rows: np.ndarray) -> list[Any]:
         n, fixed = len(rows), self.binding.fixed_batch
@@ -82,9 +82,11 @@ class _Caller:
         results = call(self.session, self.binding.fetches, feeds, fixed or n)
         self.infer_s += time.perf_counter() - start
         self.calls += 1
-        lengths = next((packed.lengths[rows] for packed in self.packs.values() if packed.lengths is not None), None)
+        padded = next((name for name, packed in self.packs.items() if packed.lengths is not None), "")
         return [
-            _trimmed(values[:n], lengths) if fetch.kind == "ragged" else values[:n]
+            _trimmed(values[:n], self.packs[padded], rows, feeds[padded].shape[1])
+            if padded and fetch.kind == "ragged"
+            else values[:n]
             for fetch, values in zip(self.binding.fetches, results, strict=True)
         ]
 
@@ -94,7 +96,7 @@ def call(session: Session, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray
     names = list(dict.fromkeys(fetch.tensor for fetch in fetches))
     results = dict(zip(names, session.run(names, feeds), strict=True))
     for name, result in results.items():
-        got = len(result) if isinstance(result, list) or result.ndim else 0
+        got = 0 if result is None else len(result) if isinstance(result, list) or result.ndim else 0
         if rows is not None and got != rows:
             what = f"output {name!r} gave another number of rows than it got"
             hint = "such a model mixes its rows; leave the output out with --fetch"
@@ -126,7 +128,7 @@ def score(
         if lost:
             good = ~np.isin(rows, lost)
             if not good.all():
-                feeds, rows = cut(feeds, good, packs), rows[good]
+                feeds, rows = cut(feeds, good, rows[good], packs), rows[good]
         pack_s += time.perf_counter() - began
         if len(rows):
             for scored, result in caller.run(feeds, rows):
@@ -160,21 +162,29 @@ def by_length(packs: dict[str, Packed]) -> np.ndarray | None:
     return None if lengths is None else np.argsort(lengths, kind="stable")
 
 
-def cut(feeds: dict[str, np.ndarray], rows: slice | np.ndarray, packs: dict[str, Packed]) -> dict[str, np.ndarray]:
-    """Some rows of a batch; what all rows share stays whole."""
-    return {name: value if packs[name].shared else value[rows] for name, value in feeds.items()}
+def cut(
+    feeds: dict[str, np.ndarray], pick: slice | np.ndarray, rows: np.ndarray, packs: dict[str, Packed]
+) -> dict[str, np.ndarray]:
+    """Some rows of a batch: what all rows share stays whole, what was padded is padded anew to what is left."""
+    fewer = {}
+    for name, value in feeds.items():
+        if packs[name].shared or not len(rows):
+            fewer[name] = value if packs[name].shared else value[:0]
+        else:
+            fewer[name] = value[pick] if packs[name].lengths is None else packs[name].batch(rows)
+    return fewer
 
 
-def fabricated(binding: Binding, rows: int) -> dict[str, np.ndarray]:
-    """Tensors of zeros and empty texts, to learn output shapes where there is no row to show."""
+def fabricated(binding: Binding, rows: int, length: int = 1) -> dict[str, np.ndarray]:
+    """Tensors of zeros, empty texts and so many tokens, to learn output shapes where there is no row to show."""
     empty = pa.table({name: pa.nulls(0) for name in binding.fed})
-    return {feed.tensor: _fabricated(feed, rows, empty) for feed in binding.feeds}
+    return {feed.tensor: _fabricated(feed, rows, length, empty) for feed in binding.feeds}
 
 
-def _fabricated(feed: Feed, rows: int, empty: pa.Table) -> np.ndarray:
+def _fabricated(feed: Feed, rows: int, length: int, empty: pa.Table) -> np.ndarray:
     if feed.kind == "const":
         return pack([feed], empty)[feed.tensor].batch(slice(0, rows))
-    shape = (rows, *(size or 1 for size in feed.shape))
+    shape = (rows, *(size or (length if feed.kind == "text" else 1) for size in feed.shape))
     if feed.dtype == "string":
         return np.full(shape, "", dtype=object)
     fill = 1 if feed.kind == "text" else 0  # a token, attended to
@@ -191,11 +201,14 @@ def _padded(value: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([value, np.repeat(value[-1:], rows - len(value), axis=0)])
 
 
-def _trimmed(values: np.ndarray, lengths: np.ndarray | None) -> list[np.ndarray]:
-    """Rows without what only padding gave them."""
-    if lengths is None or values.shape[1] != lengths.max():
+def _trimmed(values: np.ndarray, packed: Packed, rows: np.ndarray, width: int) -> list[np.ndarray]:
+    """Rows without what only padding gave them; `width` is that of the padded tensor."""
+    if packed.lengths is None or values.shape[1] != width:
         return list(values)
-    return [row[:length] for row, length in zip(values, lengths, strict=True)]
+    return [
+        row[width - length :] if packed.left else row[:length]
+        for row, length in zip(values, packed.lengths[rows].tolist(), strict=True)
+    ]
 
 
 def _spread(columns: list[pa.Array], done: list[np.ndarray], rows: int) -> list[pa.Array]:

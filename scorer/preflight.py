@@ -5,6 +5,7 @@ Writes nothing.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,9 @@ from scorer.errors import (
     some,
 )
 from scorer.features import BY_POSITION
-from scorer.feeding import files_of
+from scorer.feeding import files_of, is_encoded
 from scorer.fetching import fetched, output_schema
-from scorer.model import inspect_model
+from scorer.model import digest_of, inspect_model
 from scorer.options import PART_BYTES
 from scorer.plan import FrozenPlan, Plan, part_rows, plan_files, refuse_different, request_of
 from scorer.report import versions
@@ -141,6 +142,8 @@ def _look(found: _Found) -> None:
         if options.binding.transform is not None:
             found.transform = transforming.find(options.binding.transform)
             found.files[found.transform.name] = found.transform.digest
+        if options.session.ort_library is not None and os.path.isfile(options.session.ort_library):
+            found.files[options.session.ort_library] = digest_of(options.session.ort_library, ())
     with found.collecting():
         device = settle_device(options.session.device)
         if found.model is not None:
@@ -214,6 +217,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
     for feed in binding.feeds:
         if feed.rule == BY_POSITION:
             _doubt(found, f"{feed.tensor!r} is fed {feed.rule}; --feed says which", model.path)
+    found.problems += _strewn_pictures(dataset, binding)
     found.problems += [*problems, *more, *problems_of(dataset, list(used)), *_known_nulls(found, dataset, binding)]
     if found.problems or found.session is None or found.session_spec is None:
         return None
@@ -345,6 +349,16 @@ def _known_nulls(found: _Found, dataset: Dataset, binding: Binding) -> list[Scor
                 )
             )
     return problems
+
+
+def _strewn_pictures(dataset: Dataset, binding: Binding) -> list[ScorerError]:
+    """Paths of pictures that could mean files in several folders."""
+    paths = [f for f in binding.feeds if f.kind == "image" and f.columns[0] in dataset.columns.names]
+    paths = [f for f in paths if not is_encoded(dataset.columns.field(f.columns[0]).type)]
+    if not paths or len(dataset.folders) <= 1:
+        return []
+    what, hint = f"the paths in {paths[0].columns[0]!r} may begin in several folders", "score the folders apart"
+    return [BindingError(what, f"tensor {paths[0].tensor!r}", "one folder", some(sorted(dataset.folders)), hint)]
 
 
 def _check_versions(found: _Found, frozen: FrozenPlan) -> None:

@@ -110,7 +110,7 @@ def fold(receipts: Iterable[Receipt], ours: Mapping[int, Receipt], **facts: Any)
 def versions() -> dict[str, str]:
     """What decides bits besides the plan."""
     names = {"scorer": "dask-scorer"} | {
-        n: n for n in ("onnxruntime", "pyarrow", "pandas", "dask", "distributed", "numpy")
+        n: n for n in ("onnxruntime", "pyarrow", "pandas", "dask", "distributed", "numpy", "tokenizers", "pillow")
     }
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name, distribution in names.items():

@@ -13,7 +13,7 @@ COMPRESSIONS = ("source", "none", "snappy", "zstd", "lz4", "gzip", "brotli")
 MIN_PART_BYTES = 4096
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$", re.IGNORECASE)
 _NAME = re.compile(r"\s*(?:'((?:[^']|'')+)'|([^,'\s](?:[^,']*[^,'\s])?))\s*(?:,(?=.)|$)", re.DOTALL)
-_CALL = re.compile(r"^\s*([a-z_]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
+_CALL = re.compile(r"^\s*([A-Za-z_]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 _UNITS = {"": 1, "b": 1} | {
     f"{prefix}{tail}": (1024 if "i" in tail else 1000) ** power
     for power, prefix in enumerate("kmgt", 1)
@@ -98,12 +98,19 @@ def _keep(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python valu
 
 def split_names(text: str) -> list[str] | None:
     """Comma-separated names, where 'a, name' is one; None when it cannot be understood."""
+    names = _names(text)
+    return None if names is None else [name for name, _ in names]
+
+
+def _names(text: str) -> list[tuple[str, bool]] | None:
+    """As `split_names`, each with whether it was quoted."""
     names, at = [], 0
     while at < len(text):
         match = _NAME.match(text, at)
         if match is None:
             return None
-        names.append(match[1].replace("''", "'") if match[1] is not None else match[2])
+        quoted = match[1] is not None
+        names.append((match[1].replace("''", "'") if quoted else match[2], quoted))
         at = match.end()
     return names
 
@@ -136,12 +143,12 @@ def parse_call(text: str) -> Call | None:
         return None
     args, named = [], []
     inside = match[2] or ""
-    names = split_names(inside)
+    names = _names(inside)
     if names is None:
         return None
-    for name in names:
+    for name, quoted in names:
         key, equals, value = name.partition("=")
-        if equals and key.strip().isidentifier():
+        if equals and not quoted and key.strip().isidentifier():
             named.append((key.strip(), value.strip().strip("'")))
         elif named:
             return None
@@ -152,19 +159,22 @@ def parse_call(text: str) -> Call | None:
 
 def call_in(feed: str) -> Call | None:
     """The converter of TENSOR=COLUMNS|converter(...), whatever the tensor's name."""
-    last = split_pipe(feed)[-1]
-    cuts = [0, *(at + 1 for at, letter in enumerate(last) if letter == "=")]
-    return next((call for cut in cuts if (call := parse_call(last[cut:])) is not None), None)
+    cuts = [0, *(at + 1 for at, letter in enumerate(feed) if letter in "=|")]
+    return next((call for cut in cuts if (call := parse_call(feed[cut:])) is not None), None)
 
 
 def beside(folder: str, feed: str) -> str:
     """The feed with the file that its converter names, if that lies in `folder`."""
     call = call_in(feed)
-    for name in call.args if call is not None else ():
-        if os.path.isfile(os.path.join(folder, name)):
-            head, bar, tail = feed.rpartition(call.name + "(") if call is not None else ("", "", feed)
-            return head + bar + tail.replace(name, os.path.join(folder, name), 1)
-    return feed
+    if call is None or len(call.args) != 1 or call.name not in {"text", "vocab"}:
+        return feed
+    path = os.path.join(folder, call.args[0])
+    if not os.path.isfile(path):
+        return feed
+    head, _, _ = feed.rpartition(call.name + "(")
+    quoted = path.replace("'", "''")
+    inside = ", ".join([f"'{quoted}'", *(f"{name}={value}" for name, value in call.named)])
+    return f"{head}{call.name}({inside})"
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - TOML and Python values

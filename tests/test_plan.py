@@ -261,7 +261,7 @@ MODEL = inspect_model(MODELS / "sum3.onnx")
 
 
 def request(*files, spec=MODEL, **options):
-    return request_of(build({"input": "i", "model": "m", **options}), dataset(*files), spec)
+    return request_of(build({"input": "i", "model": "m", **options}), dataset(*files), spec, {})
 
 
 @pytest.mark.parametrize(

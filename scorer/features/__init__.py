@@ -75,6 +75,8 @@ class Packed:
 
     lengths: np.ndarray | None = None
     """Of each row, where rows of like length should be scored together."""
+    left = False
+    """Whether padding comes before a row's own values, where lengths differ."""
     shared = False
     """Whether `batch` is the same for every batch and has no row of its own for each row."""
 

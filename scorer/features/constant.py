@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,9 +60,21 @@ def _value(text: str, dtype: str) -> str | float | int | bool:
         return _TRUTH[text.lower()]
     kind = numpy_type(dtype)
     if is_float(kind):
-        return float(text)
+        return _float(text, kind)
     number = int(text)
     info = np.iinfo(kind)
     if not info.min <= number <= info.max:
+        raise OverflowError(text)
+    return number
+
+
+def _float(text: str, kind: np.dtype) -> float:
+    """A number that the type holds: finite where it was, and exact where it is whole."""
+    number = float(text)
+    with np.errstate(over="ignore"):
+        held = float(np.float64(number).astype(kind))
+    if not math.isfinite(held) and math.isfinite(number):
+        raise OverflowError(text)
+    if text.strip().lstrip("+-").isdecimal() and held != int(text):
         raise OverflowError(text)
     return number

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from scorer.dataset import values_type
 from scorer.features import Packed
 from scorer.features.numeric import Check, numpy_type
+from scorer.features.strings import texts
 
 if TYPE_CHECKING:
     from scorer.features import Feed, Rows
@@ -21,14 +23,17 @@ class Lists(Packed):
 
     def __init__(self, feed: Feed, table: pa.Table) -> None:
         super().__init__()
-        self._dtype = numpy_type(feed.dtype)
+        self._text = feed.dtype == "string"
+        self._dtype = np.dtype(object) if self._text else numpy_type(feed.dtype)
         self._feed = feed
         self._shape = tuple(size or 0 for size in feed.shape)
         column = table[feed.columns[0]]
-        self._dims = self._shape if depth(column.type) == len(self._shape) else (prod(self._shape),)
+        self._stored, self._axes = _layout(column.type, self._shape)
         pieces, at = [], 0
         for chunk in column.chunks:
-            pieces.append(self._matrix(chunk, at))
+            lists = _lists_of(chunk)
+            self._dims = self._shape if depth(lists.type) == len(self._shape) else (prod(self._shape),)
+            pieces.append(self._matrix(lists, at))
             at += len(chunk)
         empty = np.empty((0, *self._shape), self._dtype)
         self._values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [empty])
@@ -37,17 +42,25 @@ class Lists(Packed):
         """The chunk as rows of the tensor; those that are bad stay zero."""
         flat, rows = self._flat(chunk, at)
         found: dict[int, str] = {}
-        check = Check(self._feed, self._feed.columns[0], pa.chunked_array([flat]))
-        values = check.view(flat, 0, found).reshape(-1, *self._shape)
-        self.lossy += check.lossy
+        values = self._values_of(flat, found).reshape(-1, *self._stored).transpose(self._axes)
         width = prod(self._shape)
         for place, reason in found.items():
             self.bad.setdefault(at + int(rows[place // width]), reason)
         if len(rows) == len(chunk):
             return values
-        matrix = np.zeros((len(chunk), *self._shape), dtype=values.dtype)
+        matrix = np.full((len(chunk), *self._shape), "" if self._text else 0, dtype=values.dtype)
         matrix[rows] = values
         return matrix
+
+    def _values_of(self, flat: pa.Array, found: dict[int, str]) -> np.ndarray:
+        """The innermost values as numpy; those that cannot be fed go to `found`."""
+        name, column = self._feed.columns[0], pa.chunked_array([flat])
+        if self._text:
+            return texts(self._feed, name, column, found)
+        check = Check(self._feed, name, column)
+        values = check.view(flat, 0, found)
+        self.lossy += check.lossy
+        return values
 
     def _flat(self, chunk: pa.Array, at: int) -> tuple[pa.Array, np.ndarray]:
         """All values of the rows whose lists are as long as they must be, and which rows these are."""
@@ -77,6 +90,30 @@ class Lists(Packed):
             return np.ascontiguousarray(self._values[rows], dtype=self._dtype)
 
 
+def as_lists(kind: pa.DataType) -> pa.DataType:
+    """A tensor column as the fixed-size lists that it stands for; any other type as it is."""
+    if not isinstance(kind, pa.FixedShapeTensorType):
+        return kind
+    lists = kind.value_type
+    for axis in reversed(kind.permutation or range(len(kind.shape))):
+        lists = pa.list_(lists, kind.shape[axis])
+    return lists
+
+
+def _lists_of(chunk: pa.Array) -> pa.Array:
+    """The lists of a chunk, without what stands around them."""
+    if isinstance(chunk, pa.ExtensionArray):
+        return chunk.storage
+    return chunk.dictionary_decode() if isinstance(chunk, pa.DictionaryArray) else chunk
+
+
+def _layout(kind: pa.DataType, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape in which a row is stored, and the axes that make it the tensor's."""
+    if not isinstance(kind, pa.FixedShapeTensorType) or not kind.permutation:
+        return shape, tuple(range(len(shape) + 1))
+    return tuple(kind.shape), (0, *(axis + 1 for axis in kind.permutation))
+
+
 def is_list(kind: pa.DataType) -> bool:
     """Whether each value is a list."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
@@ -89,7 +126,7 @@ def depth(kind: pa.DataType) -> int:
 
 def values_in(kind: pa.DataType) -> pa.DataType:
     """What the innermost lists hold."""
-    return values_in(kind.value_type) if is_list(kind) else kind
+    return values_in(kind.value_type) if is_list(kind) else values_type(kind)
 
 
 def sizes(kind: pa.DataType) -> tuple[int | None, ...]:

@@ -18,7 +18,7 @@ from scorer.features import Packed
 if TYPE_CHECKING:
     from scorer.features import Feed, Rows
 
-_EXACT = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
+EXACT = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
 """Whole numbers up to here survive in the float type."""
 _LARGEST = {"bfloat16": 3.3895313892515355e38} | {
     name: float(np.finfo(name).max) for name in ("float16", "float32", "float64")
@@ -31,7 +31,7 @@ class Numbers(Packed):
     def __init__(self, feed: Feed, table: pa.Table) -> None:
         super().__init__()
         self._dtype = numpy_type(feed.dtype)
-        self._flat = not feed.shape
+        self._shape = tuple(size or 1 for size in feed.shape)
         self._starts: list[int] = []
         self._chunks: list[list[np.ndarray]] = []
         self._whole: list[np.ndarray] | None = None
@@ -67,15 +67,20 @@ class Numbers(Packed):
     def _columns(self) -> list[np.ndarray]:
         """Each column in one piece, for rows in any order."""
         if self._whole is None:
-            self._whole = [np.concatenate(views) for views in zip(*self._chunks, strict=True)]
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows was counted by Check
+                self._whole = [
+                    np.concatenate([view.astype(self._dtype, copy=False) for view in views])
+                    for views in zip(*self._chunks, strict=True)
+                ]
         return self._whole
 
     def _stack(self, views: list[np.ndarray]) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows was counted by Check
             if len(views) > 1:
-                return np.stack(views, axis=1, dtype=self._dtype, casting="unsafe")
-            one = np.ascontiguousarray(views[0], dtype=self._dtype)
-        return one if self._flat else one.reshape(-1, 1)
+                rows = np.stack(views, axis=1, dtype=self._dtype, casting="unsafe")
+            else:
+                rows = np.ascontiguousarray(views[0], dtype=self._dtype)
+        return rows.reshape(-1, *self._shape)
 
 
 class Check:
@@ -127,7 +132,7 @@ class Check:
             return bool(wide and (not is_float(target) or _limit(column) > _LARGEST[target.name]))
         low, high = _extremes(column)
         if is_float(target):
-            return bool(max(-low, high) > _EXACT[target.name])
+            return bool(max(-low, high) > EXACT[target.name])
         info = np.iinfo(target)
         return bool(low < info.min or high > info.max)
 
@@ -175,7 +180,7 @@ def numpy_type(name: str) -> np.dtype:
 
 def is_float(kind: np.dtype) -> bool:
     """Whether the type rounds; numpy itself does not know the small ones."""
-    return kind.name in _EXACT
+    return kind.name in EXACT
 
 
 def _extremes(column: pa.Array | pa.ChunkedArray) -> tuple[Any, Any]:

@@ -18,17 +18,24 @@ if TYPE_CHECKING:
 
     Feeds = Mapping[str, np.ndarray]
 
-_SEQUENCE = 3  # axes of [N, tokens, values]
+_MATRIX, _SEQUENCE = 2, 3  # axes of [N, values] and [N, tokens, values]
+_DIGITS = 400  # more than any double has
+OVER_VALUES = ("softmax", "argmax", "label", "topk", "normalize")
+"""Steps that look at all values of the last axis together."""
 
 
 def apply(steps: Sequence[str], values: np.ndarray, feeds: Feeds) -> np.ndarray:
     """The tensor after all steps, in order."""
     for step in steps:
         call = _parsed(step)
+        what, hint = f"step {step} does not fit the tensor", "see `scorer inspect MODEL` for its shape"
+        if not isinstance(values, np.ndarray) or values.dtype.kind in "OUST":
+            found = "text" if isinstance(values, np.ndarray) else "a sequence of maps"
+            raise ShapeMismatch(what, "--fetch", _STEPS[call.name][0], found, hint)
         try:
-            values = _STEPS[call.name][1](values, call, feeds)
+            with np.errstate(invalid="ignore", over="ignore"):  # NaN scores are counted
+                values = _STEPS[call.name][1](values, call, feeds)
         except (IndexError, ValueError, TypeError) as error:
-            what, hint = f"step {step} does not fit the tensor", "see `scorer inspect MODEL` for its shape"
             found = f"{values.dtype} {list(values.shape)}"
             raise ShapeMismatch(what, "--fetch", _STEPS[call.name][0], f"{found}: {error}", hint) from error
     return values
@@ -83,47 +90,59 @@ def _parsed(step: str) -> Call:
 
 
 def _softmax(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step is called alike
+    values = _floats(_rows(values))
     powers = np.exp(values - values.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def _sigmoid(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step is called alike
+    values = _floats(values)
     small = np.exp(-np.abs(values))  # of a power that cannot overflow
-    return np.asarray(np.where(values >= 0, 1 / (1 + small), small / (1 + small)).astype(values.dtype))
+    return np.asarray(np.where(values >= 0, 1 / (1 + small), small / (1 + small)))
 
 
 def _argmax(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step is called alike
-    return np.asarray(values.argmax(axis=-1))
+    return np.asarray(_rows(values).argmax(axis=-1))
 
 
 def _label(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step is called alike
     labels = np.array(call.args, dtype=object)
-    found = values if values.dtype.kind in "iu" else values.argmax(axis=-1)
-    if values.dtype.kind not in "iu" and values.shape[-1] != len(labels):
+    found = values.astype(np.int64) if values.dtype.kind in "iub" else _rows(values).argmax(axis=-1)
+    if values.dtype.kind not in "iub" and values.shape[-1] != len(labels):
         raise ValueError(f"{len(labels)} labels for {values.shape[-1]} values")
+    strange = found[(found < 0) | (found >= len(labels))]
+    if strange.size:
+        raise ValueError(f"{len(labels)} labels for class number {strange[0]}")
     return np.asarray(labels[found])
 
 
 def _topk(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step is called alike
-    """Class and score of the best, the next best and so on: [N, k, 2] as objects."""
-    count = min(int(call.args[0]), values.shape[-1])
-    order = np.argsort(-values, axis=-1, kind="stable")[..., :count]
-    labels = call.args[1:] if len(call.args) - 1 == values.shape[-1] else range(values.shape[-1])
+    """Class and score of the best, the next best and so on: [N, k, 2] as objects; of equals, the first comes first."""
+    if values.ndim != _MATRIX:
+        raise ValueError(f"{values.ndim} axes")
+    width = values.shape[1]
+    if values.dtype.kind in "iub":  # the least number has no negative
+        order = width - 1 - np.argsort(values[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    else:
+        order = np.argsort(-_floats(values), axis=1, kind="stable")
+    order = order[:, : int(call.args[0])]
+    labels = call.args[1:] if len(call.args) - 1 == width else range(width)
     best = np.empty((*order.shape, 2), dtype=object)
     best[..., 0] = np.array([str(label) for label in labels], dtype=object)[order]
-    best[..., 1] = np.take_along_axis(values, order, axis=-1)
+    best[..., 1] = np.take_along_axis(_floats(values), order, axis=1)
     return best
 
 
 def _mean_pool(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:
     """The mean over tokens that are no padding; summed token by token, so padding changes not one bit."""
-    mask = feeds[call.args[0]].astype(values.dtype)
+    mask = feeds[call.args[0]] != 0
     if values.ndim != _SEQUENCE or mask.shape != values.shape[:2]:
         raise ValueError(f"mask {list(mask.shape)}")
+    values = _floats(values)
     total = np.zeros((values.shape[0], values.shape[2]), values.dtype)
     for at in range(values.shape[1]):
-        total += values[:, at] * mask[:, at, None]
-    return np.asarray(total / np.maximum(mask.sum(axis=1), 1)[:, None])
+        total += np.where(mask[:, at, None], values[:, at], 0)
+    return np.asarray(total / np.maximum(mask.sum(axis=1), 1)[:, None].astype(values.dtype))
 
 
 def _cls(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step is called alike
@@ -133,12 +152,34 @@ def _cls(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: A
 
 
 def _normalize(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step is called alike
+    """Rows of length 1; scaled by a power of two first, which rounds nothing, so that no square overflows."""
+    values = _floats(_rows(values))
+    _, power = np.frexp(np.abs(values).max(axis=-1, keepdims=True))
+    values = np.ldexp(values, -power)
     length = np.sqrt(np.square(values).sum(axis=-1, keepdims=True))
-    return np.asarray(values / np.maximum(length, np.finfo(values.dtype).tiny))
+    return np.asarray(values / np.where(length == 0, 1, length))
 
 
 def _round(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step is called alike
-    return np.asarray(np.round(values, int(call.args[0])))
+    if values.dtype.kind in "iub":
+        return values
+    exact = values.astype(np.float64)
+    rounded = np.round(exact, min(int(call.args[0]), _DIGITS))
+    return np.where(np.isfinite(rounded), rounded, exact).astype(_floats(values).dtype)
+
+
+def _floats(values: np.ndarray) -> np.ndarray:
+    """Whole numbers and small floats in a type in which sums and powers neither wrap nor overflow."""
+    if values.dtype.kind in "iub":
+        return values.astype(np.float64)
+    return values.astype(np.float32) if values.dtype.itemsize < np.dtype(np.float32).itemsize else values
+
+
+def _rows(values: np.ndarray) -> np.ndarray:
+    """Values of which each row has some: the last axis must not be that of the rows."""
+    if values.ndim < _MATRIX:
+        raise ValueError("one value in a row")
+    return values
 
 
 _STEPS: dict[str, tuple[str, Callable[[np.ndarray, Call, Feeds], np.ndarray]]] = {

@@ -17,6 +17,7 @@ import numpy as np
 
 from scorer.errors import ModelError, OptionsError, ShapeMismatch, TypeMismatch, some
 from scorer.features import Packed
+from scorer.features.numeric import EXACT, numpy_type
 from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
@@ -122,8 +123,8 @@ class Tokens(Packed):
         place = f"in column {feed.columns[0]!r} (tensor {feed.tensor!r})"
         self.bad = {row: f"{reason} {place}" for row, reason in found.reasons.items()}
         self.lengths = found.lengths
-        self._found, self._left = found, found.loaded.left
-        self._dtype = np.dtype(feed.dtype)
+        self._found, self.left = found, found.loaded.left
+        self._dtype = numpy_type(feed.dtype)
         self._width = feed.shape[-1] if feed.shape else None
         give, loaded = feed.setting("give"), found.loaded
         self._values = {"ids": found.ids, "types": found.types}.get(str(give))
@@ -137,9 +138,9 @@ class Tokens(Packed):
             what, hint = "texts may be longer than the tensor", f"text(..., max_length={self._width})"
             raise ShapeMismatch(what, where, f"at most {self._width} tokens", f"max_length={max_length}", hint)
         values = self._values
-        if values is not None and values.size and self._dtype.kind in "iu":
-            most = int(values.max())
-            if most > np.iinfo(self._dtype).max:
+        if values is not None and values.size:
+            most, held = int(values.max()), EXACT.get(feed.dtype, 2**63)
+            if most > (np.iinfo(self._dtype).max if self._dtype.kind in "iu" else held):
                 what, hint = "the tensor's type does not hold the tokenizer's ids", "is it the model's own tokenizer?"
                 raise TypeMismatch(what, where, self._dtype.name, str(most), hint)
 
@@ -147,7 +148,7 @@ class Tokens(Packed):
         """Those rows, padded to the longest of them, or to the width that the model fixes."""
         lengths = self._found.lengths[rows]
         width = self._width if self._width is not None else max(1, int(lengths.max(initial=0)))
-        places = np.arange(width) - (width - lengths[:, None] if self._left else 0)
+        places = np.arange(width) - (width - lengths[:, None] if self.left else 0)
         inside = (places >= 0) & (places < lengths[:, None])
         if self._values is None:
             return inside.astype(self._dtype)
