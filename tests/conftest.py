@@ -48,20 +48,28 @@ def golden(request):
     return compare
 
 
-@pytest.fixture
-def floats28(tmp_path):
-    """200,000 rows of 28 random floats and an id, in 3 files of 3 row groups."""
+def _floats28(folder, *files):
     rng = np.random.default_rng(7)
-    folder = tmp_path / "input"
     folder.mkdir()
-    total, first = 200_000, 0
-    for i, rows in enumerate((70_000, 70_000, 60_000)):
+    first = 0
+    for i, rows in enumerate(files):
         columns = {f"f{j}": rng.standard_normal(rows).astype(np.float32) for j in range(28)}
         table = pa.table({"id": np.arange(first, first + rows), **columns})
         pq.write_table(table, folder / f"data-{i}.parquet", row_group_size=-(-rows // 3))
         first += rows
-    assert first == total
     return folder
+
+
+@pytest.fixture
+def floats28(tmp_path):
+    """200,000 rows of 28 random floats and an id, in 3 files of 3 row groups."""
+    return _floats28(tmp_path / "input", 70_000, 70_000, 60_000)
+
+
+@pytest.fixture
+def fewer28(tmp_path):
+    """The same with 60,000 rows."""
+    return _floats28(tmp_path / "input", 21_000, 21_000, 18_000)
 
 
 def write(path, columns, **options):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -11,7 +10,7 @@ import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import MODELS
+from conftest import MODELS, cli, command
 
 SOURCE = """
 import pandas as pd
@@ -70,11 +69,23 @@ def place(tmp_path):
     return tmp_path
 
 
-def run(place, function, *flags, fed="x=a,b,c"):
-    command = [sys.executable, "-m", "scorer", "run", "in.parquet", "--model", str(MODELS / "sum3.onnx"), "--feed", fed,
-               "--transform", f"mine:{function}", "--output", "out", "--quiet", *flags]  # fmt: skip
-    done = subprocess.run(command, check=False, cwd=place, capture_output=True, text=True, timeout=100)
+def asked(function, fed="x=a,b,c"):
+    return ("run", "in.parquet", "--model", MODELS / "sum3.onnx", "--feed", fed, "--transform", f"mine:{function}",
+            "--output", "out", "--quiet")  # fmt: skip
+
+
+def run(place, function, *flags):
+    done = command(*asked(function), *flags, cwd=place)
     return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    """The place as the current folder, from which modules are imported."""
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
+    yield place
+    sys.modules.pop("mine", None)
 
 
 def expected(table):
@@ -128,17 +139,17 @@ def test_a_row_for_which_it_raises_costs_only_itself(place):
         ("always_fails", 3, ["fails for every row", "KeyError"]),
     ],
 )
-def test_a_function_that_cannot_do_is_refused_before_the_start(place, function, code, words):
-    found, _, text = run(place, function)
+def test_a_function_that_cannot_do_is_refused_before_the_start(here, function, code, words):
+    found, _, text = cli(*asked(function))
     assert "Traceback" not in text
     assert all(word in text for word in words), text
     assert found == code
-    assert not (place / "out").exists()
-    assert not (place / "out.scorer").exists()
+    assert not (here / "out").exists()
+    assert not (here / "out.scorer").exists()
 
 
-def test_a_column_that_it_does_not_give_is_refused_with_what_it_gives(place):
-    code, _, text = run(place, "features", fed="x=a,b,zz")
+def test_a_column_that_it_does_not_give_is_refused_with_what_it_gives(here):
+    code, _, text = cli(*asked("features", fed="x=a,b,zz"))
     assert code == 3
     assert "'zz'" in text
     assert "'a', 'b', 'c'" in text
