@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from scorer.features import Feed, Fetch, Packed
     from scorer.session import Session
 
+_ENOUGH_BAD = 4  # rows before their share is believed
+_GOOD_LUCK = 0.7  # bad rows expected in a group that fails every second time
+
 
 @dataclass(slots=True)
 class Scored:
@@ -61,27 +64,48 @@ class _Caller:
 
     def run(self, feeds: dict[str, np.ndarray], rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[Any]]]:
         """Good rows with what each fetch made of them; `rows` are their numbers, failures go to `failed`."""
-        try:
-            yield rows, self._call(feeds, rows)
-        except BatchError as error:
-            if len(rows) == 1:
-                if isinstance(error, OutOfMemory):
+        waiting = [slice(0, len(rows))]
+        good = bad = 0
+        while waiting:
+            span = waiting.pop()
+            some = rows[span]
+            if len(some) > (self.session.fits or len(some)):
+                waiting += self._cut(span, self.session.fits or 1)
+                continue
+            try:
+                result = self._call(feeds if len(some) == len(rows) else cut(feeds, span, some, self.packs), some)
+            except OutOfMemory:
+                if len(some) == 1:
                     raise
-                self.failed[int(rows[0])] = error.found
-                return
-            half = len(rows) // 2
-            self.smallest = min(self.smallest or half, half)
-            for part in (slice(0, half), slice(half, None)):
-                yield from self.run(cut(feeds, part, rows[part], self.packs), rows[part])
+                self.session.fits = min(self.session.fits or len(some), len(some) // 2)
+                waiting.append(span)
+            except BatchError as error:
+                if len(some) > 1:
+                    waiting += self._cut(span, _smaller(len(some), bad, good))
+                    continue
+                self.failed[int(some[0])] = error.found
+                bad += 1
+            else:
+                good += len(some)
+                yield some, result
+
+    def _cut(self, span: slice, step: int) -> list[slice]:
+        """The span in pieces of at most `step` rows, the first one last."""
+        if step < span.stop - span.start:
+            self.smallest = min(self.smallest or step, step)
+        starts = range(span.start, span.stop, step)
+        return [slice(at, min(at + step, span.stop)) for at in reversed(starts)]
 
     def _call(self, feeds: dict[str, np.ndarray], rows: np.ndarray) -> list[Any]:
         n, fixed = len(rows), self.binding.fixed_batch
         if fixed is not None and n < fixed:
             feeds = {name: v if self.packs[name].shared else _padded(v, fixed) for name, v in feeds.items()}
         start = time.perf_counter()
-        results = call(self.session, self.binding.fetches, feeds, fixed or n)
-        self.infer_s += time.perf_counter() - start
         self.calls += 1
+        try:
+            results = call(self.session, self.binding.fetches, feeds, fixed or n)
+        finally:
+            self.infer_s += time.perf_counter() - start
         padded = next((name for name, packed in self.packs.items() if packed.lengths is not None), "")
         return [
             _trimmed(values[:n], self.packs[padded], rows, feeds[padded].shape[1])
@@ -154,6 +178,12 @@ def score(
         smallest=caller.smallest,
         stages=Stages(pack=pack_s, infer=caller.infer_s, unpack=time.perf_counter() - began),
     )
+
+
+def _smaller(rows: int, bad: int, good: int) -> int:
+    """Rows to try together next: half of them, or fewer where so many are bad that halves would fail again."""
+    half = -(-rows // 2)
+    return half if bad < _ENOUGH_BAD else max(1, min(half, int(_GOOD_LUCK * (bad + good) / bad)))
 
 
 def by_length(packs: dict[str, Packed]) -> np.ndarray | None:

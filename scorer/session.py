@@ -85,6 +85,8 @@ class Session:
 
     def __init__(self, spec: SessionSpec) -> None:
         self.spec = spec
+        self.fits: int | None = None
+        """Rows that a batch may have since memory ran out once; None while it never did."""
         name, device_id = parse_device(spec.device)
         provider = PROVIDERS[name]
         options = ort.SessionOptions()

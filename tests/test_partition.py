@@ -17,7 +17,7 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 
 from scorer import partition, tuning
 from scorer.binding import bind
-from scorer.errors import BindingError, ScorerError, ShapeMismatch
+from scorer.errors import BindingError, OutOfMemory, ScorerError, ShapeMismatch
 from scorer.fetching import fetched, output_schema
 from scorer.model import inspect_model
 from scorer.options import BindingOptions
@@ -104,8 +104,49 @@ def test_isolating_one_row_takes_about_two_calls_per_halving():
     idx[700] = 99
     got, _ = scored("gather", pa.table({"idx": idx}), [0, 1024])
     assert list(got.bad) == [700]
-    assert got.calls <= 2 * 10
+    assert got.calls <= 1 + 2 * 10
     assert got.smallest == 1
+
+
+@pytest.mark.parametrize(("every", "most"), [(1, 1.03), (2, 2.1), (3, 3.6), (10, 8), (100, 17)])
+def test_calls_for_each_bad_row_when_there_are_many(every, most):
+    """One bad row in `every`; asking for each row alone would take `every` calls, halving alone up to twice that."""
+    idx = [99 if i % every == 0 else 5 for i in range(1024)]
+    got, columns = scored("gather", pa.table({"idx": idx}), [0, 1024])
+    assert sorted(got.bad) == list(range(0, 1024, every))
+    assert columns["value"] == [None if i % every == 0 else 50 for i in range(1024)]
+    assert got.calls / len(got.bad) <= most
+
+
+class Cramped:
+    """A session whose memory holds so many rows and no more."""
+
+    def __init__(self, session, rows):
+        self.session, self.rows, self.spec, self.fits, self.tried = session, rows, session.spec, None, []
+
+    def run(self, outputs, feeds):
+        rows = len(next(iter(feeds.values())))
+        self.tried.append(rows)
+        if rows > self.rows:
+            raise OutOfMemory("the runtime refused a batch", "", "", "bad allocation")
+        return self.session.run(outputs, feeds)
+
+
+def test_when_memory_runs_out_batches_are_halved_and_stay_so():
+    table = pa.table({"idx": pa.array([5] * 300, pa.int64())})
+    binding, session = bound(MODELS / "gather.onnx", table)
+    cramped = Cramped(session, 30)
+    got = partition.score(table, np.array([0, 100, 200, 300]), binding, cramped)
+    assert (got.bad, got.smallest) == ({}, 25)
+    assert cramped.tried == [100, 50, *[25] * 12]
+    assert got.columns[0].to_pylist() == [50] * 300
+
+
+def test_a_row_that_does_not_fit_into_memory_alone_ends_the_part():
+    table = pa.table({"idx": pa.array([5, 5], pa.int64())})
+    binding, session = bound(MODELS / "gather.onnx", table)
+    with pytest.raises(OutOfMemory):
+        partition.score(table, np.array([0, 2]), binding, Cramped(session, 0))
 
 
 def test_rows_that_cannot_be_fed_and_rows_that_are_refused_are_told_apart():
