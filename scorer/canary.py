@@ -75,7 +75,7 @@ def look(session: Session, binding: Binding, table: pa.Table) -> Verdict | None:
         Verdict(rows=rows, column=name, difference=moved, allowed=allowed, manner=manner, row_s=row_s)
         for other, manner in ((halves, "in halves"), (mixed, "in another order"))
         for name, a, b in zip(binding.outputs, whole, other, strict=True)
-        for moved, allowed in [_compare(a, b)]
+        for moved, allowed in [changed(a, b)]
     ]
     return max(verdicts, key=lambda verdict: verdict.difference / verdict.allowed, default=None)
 
@@ -85,7 +85,7 @@ def _scored(session: Session, binding: Binding, table: pa.Table, batch_rows: int
     return partition.score(table, edges, binding, session).columns
 
 
-def _compare(one: pa.Array, other: pa.Array) -> tuple[float, float]:
+def changed(one: pa.Array, other: pa.Array) -> tuple[float, float]:
     """The largest change of a column, and what is allowed."""
     while pa.types.is_list(one.type) or pa.types.is_fixed_size_list(one.type):
         one, other = one.flatten(), other.flatten()

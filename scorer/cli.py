@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from scorer.errors import CommitError, Interrupted, OptionsError, PreflightError, ScorerError
+from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
 from scorer.options import FIELDS, build, did_you_mean, read_toml
 from scorer.rules import beside
 
@@ -86,7 +86,13 @@ def reporting(body: Callable[..., None]) -> Callable[..., None]:
         except ScorerError as error:
             if kwargs.get("debug"):
                 raise
-            _fail(error, as_json=kwargs.get("as_json", False))
+            try:
+                _fail(error, as_json=kwargs.get("as_json", False))
+            finally:
+                if isinstance(error, BatchStalled):  # a thread is in native code for good
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("stopped at once; committed parts are kept, repeat the command to go on", err=True)
             sys.stderr.flush()
@@ -260,10 +266,14 @@ def inspect(
 @main.command(cls=_Command)
 @click.argument("output", metavar="OUT")
 @click.option("--deep", is_flag=True, help="Read every page and value, not only the footers.")
+@click.option(
+    "--rescore", type=click.IntRange(min=0), default=0, metavar="N",
+    help="Score N random rows again, each with its part, and compare; needs the input and the model.",
+)  # fmt: skip
 @_WORK_DIR
 @_JSON
 @reporting
-def verify(output: str, deep: bool, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
+def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
     """Prove OUT again from its files: rows in = scored + quarantined + filtered.
 
     \b
@@ -274,7 +284,7 @@ def verify(output: str, deep: bool, work_dir: str | None, as_json: bool) -> None
     from scorer.render import verdict_text  # noqa: PLC0415 - start-up
     from scorer.verify import verify as check  # noqa: PLC0415 - start-up
 
-    verdict = check(Place.of(output, work_dir), deep=deep)
+    verdict = check(Place.of(output, work_dir), deep=deep, rescore=rescore)
     _show(verdict.to_dict(), verdict_text(verdict), as_json=as_json)
     if not verdict.whole:
         sys.exit(CommitError.exit_code)

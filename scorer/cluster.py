@@ -13,7 +13,7 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, default_client
 
 from scorer import signals
-from scorer.errors import ClusterError, NoWorkers
+from scorer.errors import BatchStalled, ClusterError, NoWorkers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,11 +125,17 @@ def _local(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
     os.environ.update(before)
     many = f"{threads} thread{'s' if threads > 1 else ''}"
     words = f"{workers} process{'es' if workers > 1 else ''} x {many}" if processes else f"{many} of this process"
+    client = Client(cluster, set_as_default=False)
+    hangs = False
     try:
-        with Client(cluster, set_as_default=False) as client:
-            yield client, words
+        yield client, words
+    except BatchStalled:  # one of our threads is in native code for good: closing would wait for it
+        hangs = True
+        raise
     finally:
-        cluster.close(timeout=10)
+        if not hangs:
+            client.close()
+            cluster.close(timeout=10)
 
 
 def _start(workers: int, threads: int, *, processes: bool) -> LocalCluster:

@@ -29,7 +29,7 @@ from scorer.plan import FrozenPlan
 from scorer.sink import EXCHANGE, Staging, map_write_errors, read_proof, receipt_of, rename, sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "quarantine")
 _INTENT = "publish.json"
@@ -118,7 +118,7 @@ def begin(place: Place, plan: FrozenPlan) -> Staging:
     staging = place.staging(plan.plan_hash)
     with map_write_errors(staging.root):
         shutil.rmtree(staging.tmp, ignore_errors=True)
-        for folder in (staging.tmp, staging.parts, staging.quarantine):
+        for folder in (staging.tmp, staging.parts, staging.started, staging.quarantine):
             folder.mkdir(parents=True, exist_ok=True)
         for name in {file.folder for file in plan.files}:
             (staging.parts / name).mkdir(parents=True, exist_ok=True)
@@ -243,6 +243,17 @@ def finish_half_published(place: Place) -> None:
     if plan is not None:
         intent = json.loads((place.staging(plan.plan_hash).root / _INTENT).read_text())
         publish(place, plan, overwrite=bool(intent.get("overwrite")))
+
+
+def tidy(place: Place, tell: Callable[[str], None]) -> None:
+    """Behind a finished run: remove what a process that died just then could not."""
+    owner = lock.read(place.lock)
+    left = [folder for folder in place.folder.glob("work-*") if not (folder / "plan.json").exists()]
+    if (owner is None and not left) or (owner is not None and lock.is_alive(owner) is not False):
+        return
+    with suppress(ScorerError, OSError), lock.held(place.lock, tell):
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def not_parquet(output: Path) -> list[str]:

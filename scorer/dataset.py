@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scorer.crash import doing
 from scorer.errors import InputError, ScorerError, UnreadableFile, some
 from scorer.listing import files_of
 
@@ -248,6 +249,7 @@ def values_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _footer(path: str, folder: str) -> tuple[File, pa.Schema, pq.FileMetaData] | ScorerError:
+    doing(f"reading the footer of {path}")
     try:
         stat = os.stat(path)
         with open_parquet(path) as parquet:

@@ -15,6 +15,8 @@ ScorerError
   BatchError              the runtime refused a batch              (isolated, never shown alone)
     OutOfMemory
   PartError               one part failed                          exit 1
+  BatchStalled            a batch hangs                            exit 1
+  NativeCrash             native code ended the process            exit 1, or 3 before a row is scored
   RunFailed               rows or parts failed beyond the budget   exit 1
   CommitError             cannot write or publish                  exit 5
     OutputFull, VerifyFailed
@@ -227,6 +229,18 @@ class PartError(ScorerError):
     """One part failed; `where` names the file and its rows."""
 
     code = "part"
+
+
+class BatchStalled(ScorerError):
+    """A batch took longer than --batch-timeout; the thread it is in cannot be ended."""
+
+    code = "batch-stalled"
+
+
+class NativeCrash(ScorerError):
+    """The process is gone; only the one that waited for it can say so."""
+
+    code = "native-crash"
 
 
 class RunFailed(ScorerError):

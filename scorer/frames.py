@@ -16,8 +16,8 @@ from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, S
 from scorer.fetching import fetched, output_schema
 from scorer.model import inspect_model
 from scorer.options import build
+from scorer.registry import REGISTRY
 from scorer.session import SessionSpec, library_for, settle_device
-from scorer.worker import REGISTRY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

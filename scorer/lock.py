@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
+_ENDED = "ZX"  # states of a process that nobody has buried yet
 
 
 class Lock:
@@ -35,9 +36,7 @@ class Lock:
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
         self._state: dict[str, Any] = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "born": _born(os.getpid()),
+            **myself(),
             "token": self._token,
             "started": time.time(),
             "beat": 0,
@@ -103,6 +102,11 @@ def read(path: Path) -> dict[str, Any] | None:
     return state if isinstance(state, dict) else None
 
 
+def myself() -> dict[str, Any]:
+    """What tells this process from every other one."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
+
+
 def is_alive(owner: dict[str, Any]) -> bool | None:
     """Whether a lock's owner lives; None when it is on another host."""
     if owner.get("host") != socket.gethostname():
@@ -114,7 +118,10 @@ def is_alive(owner: dict[str, Any]) -> bool | None:
         return False
     except PermissionError:
         return True
-    return owner.get("born") in {None, _born(pid)}
+    stat = _stat(pid)
+    if stat is not None and stat[0] in _ENDED:
+        return False
+    return owner.get("born") in {None, stat[1] if stat else None}
 
 
 def _alive(owner: dict[str, Any], path: Path, tell: Callable[[str], None], stale_s: float) -> bool:
@@ -153,9 +160,16 @@ def refused(path: Path, owner: dict[str, Any]) -> OutputLocked:
 
 
 def _born(pid: int) -> str | None:
-    """When a process started, so that a recycled process id is not taken for it."""
+    """When a process started, so that a recycled process id is not taken for it; None where the system does not say."""
+    stat = _stat(pid)
+    return stat[1] if stat else None
+
+
+def _stat(pid: int) -> tuple[str, str] | None:
+    """State and time of birth."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[19]
+            fields = stat.read().rpartition(")")[2].split()
+        return fields[0], fields[19]
     except (OSError, IndexError):
         return None

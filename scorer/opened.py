@@ -167,6 +167,13 @@ class Opened:
                 self._cursors.popitem(last=False)
             return self._cursors[key]
 
+    def forget(self, path: str) -> None:
+        """Open the file anew next time: something went wrong while it was read."""
+        with self._lock:
+            self._footers.pop(path, None)
+            for key in [key for key in self._cursors if key[0] == path]:
+                del self._cursors[key]
+
     def _trim(self) -> None:
         """Forget the footers that were not asked for of late; the newest stays, however large."""
         with self._lock:

@@ -84,6 +84,10 @@ class ScoringOptions:
     max_nan_rows: str | None = ask(
         None, "Fail beyond this many NaN scores (N or P%); default: warn above half.", metavar="N|P%"
     )
+    batch_timeout: float | None = ask(
+        None, "Seconds that one ONNX call may take; one that hangs longer ends its worker process, or the run if it "
+        "scores in its own process. Default: no limit.", metavar="SECONDS",
+    )  # fmt: skip
     strict: bool = ask(default=False, help_="Warnings that question the scores become errors.")
     tune: bool = ask(default=True, help_="Choose the batch rows by a short probe.")
 
@@ -176,6 +180,7 @@ class Asked(TypedDict, total=False):
     on_lossy: str
     max_bad_rows: int | str
     max_nan_rows: int | str | None
+    batch_timeout: float | None
     work_dir: str | Path | None
     device: str
     ort_library: str | Path | None

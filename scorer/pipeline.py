@@ -7,10 +7,12 @@ import resource
 import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from scorer import commit, ledger, lock, placement, preflight, report, signals, waves
+from scorer import commit, crash, ledger, lock, placement, preflight, report, signals, waves
+from scorer.attempts import crash_seen
 from scorer.cluster import connect, somebody_elses_client
 from scorer.commit import Place
 from scorer.errors import (
@@ -25,8 +27,8 @@ from scorer.errors import (
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published
 from scorer.options import Options, build
 from scorer.plan import refuse_different
+from scorer.registry import REGISTRY, Spec, name_of_process
 from scorer.rules import within
-from scorer.worker import REGISTRY, Spec, name_of_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -140,6 +142,7 @@ class _Run:
     def go(self, client: Client | None) -> Report:
         """Take the lock, finish what is unfinished, publish."""
         if self.plan.done:
+            commit.tidy(self.place, self.tell)
             return self.report(already_done=True)
         with ExitStack() as stack:
             crew = None
@@ -154,6 +157,7 @@ class _Run:
             if len(self.receipts) < self.n_parts:
                 self.score(crew or stack.enter_context(self.crew(client)), held)
             self.judge()
+            crash.doing(f"publishing {self.place.output}")
             commit.sweep(self.staging, self.receipts)
             finished = self.report(already_done=False)
             ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict())
@@ -195,14 +199,20 @@ class _Run:
         """Who will work."""
         if client is None and somebody_elses_client():
             self.tell("a Dask client exists in this process and is not used; pass client= to use it")
-        return connect(self.options.cluster, client)
+        asked = self.options.cluster
+        if asked.cluster == "embedded" and client is None and not asked.scheduler and crash_seen(self.staging):
+            self.tell("an earlier run of this plan ended in native code: parts are scored in worker processes")
+            asked = replace(asked, cluster="processes")
+        return connect(asked, client)
 
     def score(self, crew: Crew, held: lock.Lock) -> None:
         """Run every part that is not committed yet."""
         commit.discard_others(self.place, self.frozen.plan_hash)
         staging = commit.begin(self.place, self.frozen)
         commit.sweep(staging, self.receipts)
-        spec = Spec.of(self.frozen, staging)
+        crash.scoring(str(staging.started))
+        limit = None if crew.client is None else self.options.scoring.batch_timeout  # one thread cannot watch itself
+        spec = Spec.of(self.frozen, staging, limit)
         journal = commit.Journal(staging)
         try:
             self.announce(crew)

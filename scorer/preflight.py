@@ -16,6 +16,7 @@ from scorer import canary, commit, placement, transforming, tuning, where
 from scorer.binding import bind, shapes
 from scorer.cluster import planned_threads
 from scorer.commit import Place
+from scorer.crash import doing
 from scorer.dataset import look, plain_schema, problems_of, shared_name
 from scorer.errors import (
     BindingError,
@@ -31,11 +32,11 @@ from scorer.fetching import fetched, output_schema
 from scorer.model import digest_of, inspect_model
 from scorer.options import PART_BYTES
 from scorer.plan import FrozenPlan, Plan, part_rows, plan_files, refuse_different, request_of
+from scorer.registry import REGISTRY
 from scorer.report import versions
 from scorer.rules import within
 from scorer.session import SessionSpec, library_for, settle_device
 from scorer.sink import encode_schema
-from scorer.worker import REGISTRY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,6 +132,7 @@ def _look(found: _Found) -> None:
     """Model, dataset, device and filter, each by itself."""
     options = found.options
     with found.collecting():
+        doing(f"reading the model {options.model}")
         found.model = inspect_model(options.model)
     with found.collecting():
         found.dataset = look(options.input, [str(found.place.output), str(found.place.folder)])
@@ -160,6 +162,7 @@ def _load(found: _Found) -> None:
     """The resident session of this process; a model that parses may still not load."""
     if found.session_spec is not None:
         with found.collecting():
+            doing(f"loading the model {found.session_spec.path}")
             found.session = REGISTRY.session(found.session_spec)
 
 
@@ -223,6 +226,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         return None
     read_schema = pa.schema([field for field in columns if field.name in used], metadata=dataset.schema.metadata)
     with found.collecting():
+        doing(f"sending the first rows of {dataset.files[0].path if dataset.files else 'nothing'} through the model")
         read_schema = plain_schema(read_schema)
         if rows is None or fed is None:
             rows = fed = tuning.sample(dataset, read_schema, tuning.PROBE_ROWS if _tunes(found) else tuning.SAMPLE_ROWS)

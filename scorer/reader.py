@@ -18,6 +18,7 @@ import pyarrow as pa
 from scorer import where
 from scorer.dataset import flat_leaves, plain, plain_batch, plain_table, unreadable, values_type
 from scorer.errors import InputChanged
+from scorer.patience import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +68,9 @@ def read(
         stat = os.stat(source.path)
         if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):
             raise changed(source, f"{stat.st_size} bytes, changed since")
-        return _rows(source, schema, conditions, batch_rows, opened)
+        return patiently(
+            lambda: _rows(source, schema, conditions, batch_rows, opened), lambda: opened.forget(source.path)
+        )
     except FileNotFoundError:
         raise changed(source, "nothing") from None
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
@@ -76,7 +79,10 @@ def read(
 
 def rows_at(source: Source, rows: Sequence[int], opened: Opened) -> pa.Table:
     """Single rows of a file, in ascending order, with all its columns."""
-    wanted = np.asarray(rows)
+    return patiently(lambda: _rows_at(source, np.asarray(rows), opened), lambda: opened.forget(source.path))
+
+
+def _rows_at(source: Source, wanted: np.ndarray, opened: Opened) -> pa.Table:
     pieces = []
     file = opened.file(source.path)
     with file.parquet as parquet:

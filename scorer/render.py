@@ -130,10 +130,14 @@ def verdict_text(verdict: Verdict) -> str:
         f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined + "
         f"{counts.filtered:,} filtered, in {_n(verdict.parts, 'part')}"
     )
+    again = [f"scored again: {verdict.rescored}"] if verdict.rescored else []
     if verdict.whole:
-        return f"{sums} ({how})\nThe output is whole: {verdict.output}"
+        return "\n".join([f"{sums} ({how})", *again, f"The output is whole: {verdict.output}"])
     head = f"{_n(len(verdict.faults), 'fault')} in {verdict.output} ({how}):"
-    return "\n".join([head, *verdict.faults[:20], f"Its ledger says: {sums}"])
+    if verdict.unchecked:
+        left = "\n".join(["This could not be checked:", *(f"  {text}" for text in verdict.unchecked)])
+        return "\n".join([head, *verdict.faults[:20], f"Its parts say: {sums}", left])
+    return "\n".join([head, *verdict.faults[:20], *again, f"Its ledger says: {sums}"])
 
 
 def facts_text(values: dict[str, Any]) -> str:

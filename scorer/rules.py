@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -196,6 +197,12 @@ def _size(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
     return size
 
 
+def _seconds(value: Any) -> float:  # noqa: ANN401 - TOML and Python values
+    if isinstance(value, bool) or not 0 < float(value) < math.inf:
+        raise ValueError(value)
+    return float(value)
+
+
 def _flag(value: Any) -> bool:  # noqa: ANN401 - TOML and Python values
     if not isinstance(value, bool):
         raise TypeError(value)
@@ -241,6 +248,7 @@ EXPECTED: dict[str, tuple[str, Any]] = {
     "batch_rows": _or_none(_COUNT),
     "max_bad_rows": _BUDGET,
     "max_nan_rows": _or_none(_BUDGET),
+    "batch_timeout": _or_none(("seconds above 0", _seconds)),
     "strict": _BOOL,
     "tune": _BOOL,
     "device": _TEXT,

@@ -9,6 +9,8 @@ import ctypes
 import importlib.util
 import os
 import re
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -87,6 +89,8 @@ class Session:
         self.spec = spec
         self.fits: int | None = None
         """Rows that a batch may have since memory ran out once; None while it never did."""
+        self.calling: dict[int, float] = {}
+        """Threads inside `run`, with the time at which they went in."""
         name, device_id = parse_device(spec.device)
         provider = PROVIDERS[name]
         options = ort.SessionOptions()
@@ -113,6 +117,8 @@ class Session:
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """What the model gives for one batch, in the order of `outputs`."""
+        thread = threading.get_ident()
+        self.calling[thread] = time.monotonic()
         try:
             if self._small:
                 return self._run_small(outputs, feeds)
@@ -121,6 +127,8 @@ class Session:
             text = one_line(str(error))
             kind = OutOfMemory if _MEMORY.search(text) else BatchError
             raise kind("the runtime refused a batch", "", "", text) from error
+        finally:
+            del self.calling[thread]
 
     def _run_small(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """With bfloat16, which the runtime's numpy side does not know, as two-byte words."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+_ECHO_S = 0.3
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -23,6 +25,7 @@ class Stop:
 
     def __init__(self, first: Callable[[], None]) -> None:
         self._first = first
+        self._at = 0.0
         self.exit_code = 0
 
     def __bool__(self) -> bool:
@@ -31,8 +34,12 @@ class Stop:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
         """The signal handler."""
+        now = time.monotonic()
+        if self and now - self._at < _ECHO_S:
+            return  # a job's end is told to the whole group: this is the same signal, passed on
         if self:
             raise KeyboardInterrupt
+        self._at = now
         self.exit_code = EXIT_CODES[signal.Signals(number)]
         self._first()
 

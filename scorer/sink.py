@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from scorer.dataset import open_parquet
 from scorer.errors import CommitError, OutputFull
 from scorer.events import Proof, Receipt
+from scorer.patience import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,6 +55,11 @@ class Staging:
     def parts(self) -> Path:
         """Committed parts; becomes the output in one rename."""
         return self.root / "parts"
+
+    @property
+    def started(self) -> Path:
+        """A mark for each part in flight."""
+        return self.root / "started"
 
     @property
     def quarantine(self) -> Path:
@@ -162,21 +168,21 @@ def _write(path: Path, table: pa.Table, codec: str, dictionaries: Sequence[str])
     """One complete, checked, durable file."""
     with map_write_errors(path):
         try:
-            with path.open("wb") as file:
-                with pq.ParquetWriter(
-                    file,
-                    table.schema,
-                    compression=codec,
-                    use_dictionary=list(dictionaries) or False,
-                    write_page_checksum=True,
-                ) as writer:
-                    writer.write_table(table, row_group_size=_ROW_GROUP)
-                file.flush()
-                os.fsync(file.fileno())
+            patiently(lambda: _write_once(path, table, codec, dictionaries))
         except BaseException:
             with suppress(OSError):
                 path.unlink()
             raise
+
+
+def _write_once(path: Path, table: pa.Table, codec: str, dictionaries: Sequence[str]) -> None:
+    with path.open("wb") as file:
+        with pq.ParquetWriter(
+            file, table.schema, compression=codec, use_dictionary=list(dictionaries) or False, write_page_checksum=True
+        ) as writer:
+            writer.write_table(table, row_group_size=_ROW_GROUP)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _commit(tmp: Path, final: Path, rows: int) -> None:
@@ -188,7 +194,7 @@ def _commit(tmp: Path, final: Path, rows: int) -> None:
         raise AssertionError(msg)
     with map_write_errors(final):
         try:
-            os.link(tmp, final)
+            patiently(lambda: os.link(tmp, final))
         except FileExistsError:
             pass
         except OSError as error:

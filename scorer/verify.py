@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from scorer import html
 from scorer.commit import load_plan
+from scorer.crash import doing
 from scorer.dataset import open_parquet
 from scorer.errors import CommitError, some
 from scorer.events import Counts, Proof
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from scorer.commit import Place
     from scorer.plan import FrozenPlan
+    from scorer.rescoring import Rescored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,25 +40,30 @@ class Verdict:
     counts: Counts
     deep: bool
     faults: tuple[str, ...]
+    unchecked: tuple[str, ...] = ()
+    """What could not be proven without the folder beside the output."""
+    rescored: str = ""
+    """What scoring some rows again showed."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.faults
+        """Whether nothing is wrong, and nothing is left open."""
+        return not self.faults and not self.unchecked
 
     def to_dict(self) -> dict[str, Any]:
         """As data."""
         return {
             "output": self.output, "whole": self.whole, "parts": self.parts, "deep": self.deep,
-            **self.counts.to_dict(), "faults": list(self.faults),
+            **self.counts.to_dict(), "faults": list(self.faults), "unchecked": list(self.unchecked),
+            "rescored": self.rescored,
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
         return html.facts("Verdict", self.to_dict())
 
 
-def verify(place: Place, *, deep: bool = False) -> Verdict:
-    """The published output against its plan, manifest and ledger."""
+def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
+    """The published output against its plan, manifest and ledger; some rows scored again if asked."""
     plan = load_plan(place.folder / "plan.json")
     ledger_path, manifest_path = place.folder / "ledger.parquet", place.folder / "manifest.json"
     missing = [path.name for path in (ledger_path, manifest_path) if not os.path.exists(path)]
@@ -65,6 +73,9 @@ def verify(place: Place, *, deep: bool = False) -> Verdict:
             "repeat its command, then verify; `scorer status OUT` says how far it is",
         )
         raise CommitError(what, str(place.folder), "a published output", "an unfinished run", hint)
+    moved = not any(os.path.exists(place.folder / name) for name in ("plan.json", ledger_path.name, manifest_path.name))
+    if moved and not rescore and (alone := _without_proof(place, deep=deep)) is not None:
+        return alone
     if plan is None or missing:
         what, hint = (
             "there is no proof beside the output",
@@ -97,7 +108,74 @@ def verify(place: Place, *, deep: bool = False) -> Verdict:
         total += counts
         faults += [f"{row['name']}: {fault}" for fault in _part_faults(place, plan, row, counts, schema, deep)]
     faults += _strays(place.output, {row["name"] for row in ledger})
-    return Verdict(output=str(place.output), parts=len(ledger), counts=total, deep=deep, faults=tuple(faults))
+    again = _rescoring(place, plan, ledger, rescore) if rescore and not faults else None
+    return Verdict(
+        output=str(place.output),
+        parts=len(ledger),
+        counts=total,
+        deep=deep,
+        faults=(*faults, *(again.faults if again else ())),
+        rescored=str(again) if again else "",
+    )
+
+
+def _rescoring(place: Place, plan: FrozenPlan, ledger: list[dict[str, Any]], rows: int) -> Rescored:
+    from scorer.rescoring import rescore  # noqa: PLC0415 - start-up: the runtime is needed only here
+
+    return rescore(place, plan, ledger, rows)
+
+
+def _without_proof(place: Place, *, deep: bool) -> Verdict | None:
+    """What the parts say about themselves and each other; None where no part of ours is."""
+    proofs: dict[str, Proof] = {}
+    faults: list[str] = []
+    total = Counts()
+    for name in sorted(_files(place.output)):
+        proof, wrong = _footer(place.output / name)
+        if proof is None:
+            faults += [f"{name}: {fault}" for fault in wrong]
+            continue
+        proofs[name] = proof
+        total += proof.counts
+        wrong += [] if proof.counts.balanced else ["rows do not balance"]
+        wrong += _value_faults(place.output / name, proof) if deep else []
+        faults += [f"{name}: {fault}" for fault in wrong]
+    if not proofs:
+        return None
+    faults += _odd_ones(proofs)
+    unchecked = (
+        f"whether {len(proofs)} parts are all: the plan and the ledger are not in {place.folder}",
+        "the size of each file and its row of the ledger",
+        *(["the quarantined rows"] if total.quarantined else []),
+    )
+    return Verdict(
+        output=str(place.output), parts=len(proofs), counts=total, deep=deep, faults=tuple(faults), unchecked=unchecked
+    )
+
+
+def _odd_ones(proofs: dict[str, Proof]) -> list[str]:
+    """Parts of another run, numbers that are missing, and numbers that several parts have."""
+    runs = Counter((proof.plan, proof.model) for proof in proofs.values())
+    (usual, _), *_ = runs.most_common(1)
+    faults = [f"{name}: of another run" for name, proof in proofs.items() if (proof.plan, proof.model) != usual]
+    numbers = Counter(proof.part for proof in proofs.values() if (proof.plan, proof.model) == usual)
+    faults += [f"part number {n} is missing" for n in range(max(numbers)) if n not in numbers]
+    return faults + [f"part number {n} is there {many} times" for n, many in sorted(numbers.items()) if many > 1]
+
+
+def _footer(path: Path) -> tuple[Proof | None, list[str]]:
+    """What a file proves about itself, and how that fails."""
+    doing(f"reading {path}")
+    try:
+        with open_parquet(str(path)) as parquet:
+            text = (parquet.metadata.metadata or {}).get(PROOF_KEY)
+            rows = parquet.metadata.num_rows
+        proof = Proof.from_json(text) if text else None
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        return None, [f"cannot be read: {str(error)[:120]}"]
+    if proof is None:
+        return None, ["not one of ours"]
+    return proof, [] if rows == proof.counts.scored else [f"rows: {rows}, and its footer says {proof.counts.scored}"]
 
 
 def _manifest_faults(manifest: dict[str, Any], plan: FrozenPlan, ledger: list[dict[str, Any]], path: Path) -> list[str]:
@@ -136,6 +214,7 @@ def _part_faults(
     path = place.output / row["name"]
     if not path.exists():
         return ["the part is gone"]
+    doing(f"reading {path}")
     try:
         with open_parquet(str(path)) as parquet:
             text = (parquet.metadata.metadata or {}).get(PROOF_KEY)
@@ -185,9 +264,12 @@ def _value_faults(path: Path, proof: Proof) -> list[str]:
 
 def _strays(output: Path, names: set[str]) -> list[str]:
     """Files in the output that the ledger does not know."""
-    there = {
+    return [f"{name}: not in the ledger" for name in sorted(_files(output) - names)]
+
+
+def _files(output: Path) -> set[str]:
+    return {
         os.path.relpath(os.path.join(folder, name), output).replace(os.sep, "/")
         for folder, _, files in os.walk(output)
         for name in files
     }
-    return [f"{name}: not in the ledger" for name in sorted(there - names)]

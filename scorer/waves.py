@@ -8,14 +8,16 @@ Submission stays linear because each wave is a small collection of its own.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import dask
 import dask.dataframe as dd
 import pandas as pd
-from distributed import as_completed, futures_of
+from distributed import KilledWorker, as_completed, futures_of
 
-from scorer.worker import REGISTRY, ScorerPlugin, commit_part, read_meta, read_part, score_part
+from scorer.registry import REGISTRY
+from scorer.worker import ScorerPlugin, commit_part, read_meta, read_part, score_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
     from scorer.cluster import Crew
     from scorer.events import Receipt
     from scorer.plan import Part
-    from scorer.worker import Spec
+    from scorer.registry import Spec
 
 WAVE = 128
+_TICK_S = 0.1
+_LOST_WORKERS = 10  # times that the scheduler may blame a part for the end of workers; marks on disk know better
 _REFILL = 3  # unfinished parts per thread below which the next wave goes in
 
 Outcome = tuple["Part", "Receipt | BaseException | None"]
@@ -49,11 +53,14 @@ def drive(crew: Crew, spec: Spec, parts: Iterator[Part]) -> Iterator[Outcome]:
             crew.client.unregister_worker_plugin(plugin.name)
 
 
-def collection(parts: list[Part], key: str, meta: pd.DataFrame) -> Any:  # noqa: ANN401 - dask is untyped
-    """Read, score and write as one collection whose partitions are receipts; meta is given, never inferred."""
+def collection(parts: list[Part], key: str, meta: pd.DataFrame, wave: int = 0) -> Any:  # noqa: ANN401 - dask is untyped
+    """Read, score and write as one collection whose partitions are receipts; meta is given, never inferred.
+
+    The wave's number makes its keys its own: a part that is sent again must run again.
+    """
     receipts = pd.Series([], dtype=object)
     return (
-        dd.from_map(read_part, parts, args=[key], meta=meta, enforce_metadata=False, label="scorer-read")
+        dd.from_map(read_part, parts, args=[key, wave], meta=meta, enforce_metadata=False, label="scorer-read")
         .map_partitions(score_part, key, meta=meta, enforce_metadata=False)
         .map_partitions(commit_part, key, meta=receipts, enforce_metadata=False)
     )
@@ -83,27 +90,44 @@ class _Waves:
         self._parts, self._meta = parts, meta
         self._running: dict[Any, Part] = {}
         self._sent = 0
+        self._lost: Counter[int] = Counter()
+        self._again: list[Part] = []
         self._threads = crew.threads()
         self._ended = as_completed([], with_results=True, raise_errors=False, loop=client.loop)
 
     def outcomes(self) -> Iterator[Outcome]:
         """Send waves so that no thread waits, and yield what ends."""
         more = self._send()
-        while self._running:
-            for batch in self._ended.batches():
-                for future, result in batch:
-                    yield self._running.pop(future.key), _outcome(future, result)
-                    future.release()
-                if more and len(self._running) < _REFILL * self._threads:
-                    more = self._send()
+        while self._running or self._again:
+            for future, result in self._next():
+                part, outcome = self._running.pop(future.key), _outcome(future, result)
+                future.release()
+                if isinstance(outcome, KilledWorker) and self._lost[part.index] < _LOST_WORKERS:
+                    self._lost[part.index] += 1
+                    self._again.append(part)
+                else:
+                    yield part, outcome
+            if (more or self._again) and len(self._running) < _REFILL * self._threads:
+                more = self._send()
+
+    def _next(self) -> list[tuple[Any, Any]]:
+        """What has ended, after a short wait if nothing has; raises when a thread of this process hangs."""
+        with self._ended.thread_condition:
+            if not self._ended.has_ready():
+                self._ended.thread_condition.wait(_TICK_S)
+        stalled = REGISTRY.stalled(self._spec.key)
+        if stalled is not None:
+            raise stalled
+        return self._ended.next_batch(block=False)  # type: ignore[no-any-return]
 
     def _send(self) -> bool:
         """Send the next wave; False when no part was left."""
         self._threads = self._crew.threads()
-        wave = list(itertools.islice(self._parts, max(WAVE, 2 * self._threads)))
+        again, self._again = self._again, []
+        wave = [*again, *itertools.islice(self._parts, max(WAVE, 2 * self._threads))]
         if not wave:
             return False
-        lazy = collection(wave, self._spec.key, self._meta).optimize()
+        lazy = collection(wave, self._spec.key, self._meta, self._sent).optimize()
         sent = self._client.persist(lazy, priority=-self._sent)
         self._sent += 1
         futures = sorted(futures_of(sent), key=lambda future: future.key[1])

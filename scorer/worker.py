@@ -1,104 +1,37 @@
-"""What runs on a Dask worker: the plugin, the registry of sessions, and the three functions tasks call.
-
-The registry is the one piece of mutable state in the product. The plugin only primes it; a task that
-finds no session waits for the load, or gets its recorded cause as `ModelNotResident`.
-"""
+"""What runs on a Dask worker: the plugin, and the three functions that tasks call."""
 
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 import uuid
-from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
 from distributed import WorkerPlugin
 
-from scorer import partition, reader, transforming, where
-from scorer.errors import ModelError, ModelNotResident
+from scorer import attempts, isolated, partition, reader, transforming
+from scorer.errors import PartError
 from scorer.events import Counts, Proof, Receipt, Stages
-from scorer.model import digest_of
-from scorer.opened import Opened
-from scorer.session import Session
-from scorer.sink import (
-    Staging,
-    against,
-    decode_schema,
-    digest,
-    receipt_of,
-    write_part,
-    write_quarantine,
-)
+from scorer.registry import REGISTRY, name_of_process
+from scorer.sink import against, decode_schema, digest, receipt_of, write_part, write_quarantine
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
 
-    from scorer.plan import FrozenPlan, Part
-    from scorer.session import SessionSpec
+    from scorer.attempts import Mark
+    from scorer.plan import Part
+    from scorer.registry import Job, Spec
 
 KEPT, POSITION = "\0kept", "\0position"
 """Frame columns of ours; no Parquet column can be named so by accident."""
-_LOAD_TIMEOUT_S = 600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """What every part of a run has in common; travels once per worker, with the plugin."""
-
-    key: str
-    """Unique to one execution."""
-    frozen: FrozenPlan
-    """Without its files; its hash stays."""
-    staging: str
-    stop_file: str
-    """Once this exists, parts that have not started are left for the next run."""
-
-    @classmethod
-    def of(cls, frozen: FrozenPlan, staging: Staging) -> Spec:
-        """The spec of one execution of a plan."""
-        key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
-        return cls(
-            key=key,
-            frozen=replace(frozen, files=(), request={}),
-            staging=str(staging.root),
-            stop_file=str(staging.root / f"stop-{key}"),
-        )
-
-
-@dataclass(slots=True)
-class Job:
-    """A spec, unpacked once per process."""
-
-    spec: Spec
-    read_schema: pa.Schema
-    output_schema: pa.Schema
-    conditions: tuple[where.Condition, ...]
-    opened: Opened
-    staging: Staging
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Columns that are fed, or go through the transform first."""
-        transform = self.spec.frozen.transform
-        return self.spec.frozen.binding.fed if transform is None else transform.reads
-
-    @classmethod
-    def of(cls, spec: Spec) -> Job:
-        """Schemas decoded, conditions parsed."""
-        return cls(
-            spec,
-            decode_schema(spec.frozen.read_schema),
-            decode_schema(spec.frozen.output_schema),
-            tuple(where.parse(text) for text in spec.frozen.conditions),
-            Opened(),
-            Staging(root=Path(spec.staging)),
-        )
+_ALONE = threading.Lock()  # one process beside this one at a time: each loads the model
 
 
 @dataclass(slots=True)
@@ -118,79 +51,8 @@ class Tally:
     smallest: int = 0
     skip: str = ""
     """'committed' or 'stopped': why nothing was read."""
-
-
-class Registry:
-    """Sessions and jobs of this process, behind one lock."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._sessions: dict[tuple[str, str, int, str], Future[Session]] = {}
-        self._jobs: dict[str, Job] = {}
-        self.made = 0
-
-    def prime(self, spec: Spec) -> None:
-        """Remember the job and start loading its model; returns at once."""
-        with self._lock:
-            self._jobs[spec.key] = Job.of(spec)
-        self._future(spec.frozen.session)
-
-    def drop(self, key: str) -> None:
-        """Forget a job, and its session unless another job uses it; running calls keep theirs."""
-        with self._lock:
-            job = self._jobs.pop(key, None)
-            if job is None:
-                return
-            own = job.spec.frozen.session.key
-            if all(other.spec.frozen.session.key != own for other in self._jobs.values()):
-                self._sessions.pop(own, None)
-
-    def job(self, key: str) -> Job:
-        """The job of an execution that this worker was told about."""
-        job = self._jobs.get(key)
-        if job is None:
-            what, hint = "a worker was never told about this run", "repeat the command"
-            raise ModelNotResident(what, name_of_process(), f"the plugin of run {key}", "none", hint)
-        return job
-
-    def session(self, spec: SessionSpec) -> Session:
-        """The resident session, loaded now if nobody did; its load error if it failed."""
-        try:
-            return self._future(spec).result(_LOAD_TIMEOUT_S)
-        except TimeoutError:
-            what, hint = "the model is still loading", "check the file system that holds the model"
-            waited = f"{_LOAD_TIMEOUT_S} s without an answer"
-            raise ModelNotResident(what, name_of_process(), "a loaded model", waited, hint) from None
-
-    def release(self) -> None:
-        """Forget every session; those in use live until their call ends."""
-        with self._lock:
-            self._sessions.clear()
-
-    def _future(self, spec: SessionSpec) -> Future[Session]:
-        with self._lock:
-            if self._pid != os.getpid():  # a fork inherits sessions without their threads
-                self._pid, self.made = os.getpid(), 0
-                self._sessions.clear()
-            future = self._sessions.get(spec.key)
-            if future is None or (future.done() and future.exception() is not None):
-                future = self._sessions[spec.key] = Future()
-                threading.Thread(target=self._load, args=(spec, future), daemon=True, name="scorer-load").start()
-            return future
-
-    def _load(self, spec: SessionSpec, future: Future[Session]) -> None:
-        try:
-            _verify_model(spec)
-            session = Session(spec)
-            with self._lock:
-                self.made += 1
-            future.set_result(session)
-        except BaseException as error:  # noqa: BLE001 - the worker boundary: whoever asks gets the cause
-            future.set_exception(error)
-
-
-REGISTRY = Registry()
+    mark: Mark | None = None
+    """On disk while the part is in flight."""
 
 
 class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
@@ -209,7 +71,7 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
         REGISTRY.drop(self.spec.key)
 
 
-def read_part(part: Part, key: str) -> pd.DataFrame:
+def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG001 - the wave tells Dask's keys apart
     """A part as a frame: fed columns as they are, kept ones as one struct column."""
     job = REGISTRY.job(key)
     tally = Tally(part, uuid.uuid4().hex[:12], edges=partition.grid(0, 1))
@@ -219,13 +81,12 @@ def read_part(part: Part, key: str) -> pd.DataFrame:
         tally.skip = "stopped"
     if tally.skip:
         return to_frame(job, job.read_schema.empty_table(), [], tally)
-    started = time.perf_counter()
-    frozen = job.spec.frozen
-    rows = reader.read(part.source, job.read_schema, job.conditions, frozen.batch_rows, job.opened)
-    tally.edges, tally.filtered, tally.bytes_read = rows.edges, rows.filtered, rows.bytes_read
-    frame = to_frame(job, rows.table, rows.positions, tally)
-    tally.stages += Stages(read=time.perf_counter() - started)
-    return frame
+    tally.mark = attempts.begin(job.staging, part.name)
+    with _in_flight(job, tally):
+        if tally.mark.suspect:
+            _score_apart(job, tally)
+            return to_frame(job, job.read_schema.empty_table(), [], tally)
+        return _read(job, tally)
 
 
 def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -234,6 +95,88 @@ def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     tally: Tally = frame.attrs["scorer"]
     if tally.skip:
         return frame
+    with _in_flight(job, tally):
+        return _score(job, tally, frame)
+
+
+def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
+    """Commit the good rows as the part and the bad ones to quarantine; None if the part was left for later.
+
+    The receipt travels bare: boxed in a series it would be more than twice its size on the wire.
+    """
+    job = REGISTRY.job(key)
+    tally: Tally = frame.attrs["scorer"]
+    if tally.skip == "stopped":
+        return None
+    if tally.skip == "committed":
+        return receipt_of(job.staging, tally.part.name)
+    with _in_flight(job, tally):
+        receipt = _commit(job, tally, frame)
+    if tally.mark is not None:
+        attempts.end(tally.mark)
+    return receipt
+
+
+def whole_part(spec: Spec, part: Part) -> None:
+    """Read, score and commit in this process, which has nothing else to do and nothing to lose."""
+    REGISTRY.prime(spec)
+    try:
+        job, tally = REGISTRY.job(spec.key), Tally(part, uuid.uuid4().hex[:12], edges=partition.grid(0, 1))
+        with _in_flight(job, tally):
+            _commit(job, tally, _score(job, tally, _read(job, tally)))
+    finally:
+        REGISTRY.drop(spec.key)
+
+
+def rescored(key: str, part: Part) -> pa.Table:
+    """The part's rows scored again and written nowhere."""
+    job = REGISTRY.job(key)
+    tally = Tally(part, "", edges=partition.grid(0, 1))
+    return _good(job, part, _score(job, tally, _read(job, tally)))
+
+
+@contextmanager
+def _in_flight(job: Job, tally: Tally) -> Iterator[None]:
+    """The watchdog knows what this thread does; a part that fails is no longer in flight."""
+    thread = threading.get_ident()
+    job.scoring[thread] = tally.part
+    try:
+        yield
+    except BaseException:
+        if tally.mark is not None:
+            attempts.end(tally.mark)
+        raise
+    finally:
+        job.scoring.pop(thread, None)
+
+
+def _score_apart(job: Job, tally: Tally) -> None:
+    """In a process of its own: this part may have ended one before."""
+    part = tally.part
+    try:
+        with _ALONE:
+            isolated.call("scorer.worker:whole_part", job.spec, part)
+    except isolated.Died as died:
+        what = "a part ends the process that scores it; it is set aside"
+        place = f"part {part.index}: {part.source.path}, rows {part.source.start} to {part.source.stop}"
+        hint = "find the row with --where, and leave it out or mend it; or ask the maker of the model"
+        raise PartError(what, place, "a process that lives on", str(died), hint) from died
+    tally.skip = "committed"
+    if tally.mark is not None:
+        attempts.end(tally.mark)
+    attempts.forgive(job.staging, part.name)
+
+
+def _read(job: Job, tally: Tally) -> pd.DataFrame:
+    started = time.perf_counter()
+    rows = reader.read(tally.part.source, job.read_schema, job.conditions, job.spec.frozen.batch_rows, job.opened)
+    tally.edges, tally.filtered, tally.bytes_read = rows.edges, rows.filtered, rows.bytes_read
+    frame = to_frame(job, rows.table, rows.positions, tally)
+    tally.stages += Stages(read=time.perf_counter() - started)
+    return frame
+
+
+def _score(job: Job, tally: Tally, frame: pd.DataFrame) -> pd.DataFrame:
     binding = job.spec.frozen.binding
     session = REGISTRY.session(job.spec.frozen.session)
     began = time.perf_counter()
@@ -254,31 +197,11 @@ def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     return result
 
 
-def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
-    """Commit the good rows as the part and the bad ones to quarantine; None if the part was left for later.
-
-    The receipt travels bare: boxed in a series it would be more than twice its size on the wire.
-    """
-    job = REGISTRY.job(key)
-    tally: Tally = frame.attrs["scorer"]
-    if tally.skip == "stopped":
-        return None
-    if tally.skip == "committed":
-        return receipt_of(job.staging, tally.part.name)
+def _commit(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt:
     started = time.perf_counter()
     spec, part = job.spec, tally.part
-    table = _output_table(frame, job, part)
-    quarantine = ""
-    bad = _chunked(frame["_error"])
-    if bad.null_count < len(bad):
-        good = bad.is_null()
-        rows = _chunked(frame[POSITION]).filter(bad.is_valid()).to_pylist()
-        reasons, stages = bad.drop_null().to_pylist(), _chunked(frame["_stage"]).drop_null().to_pylist()
-        why = list(zip(reasons, stages, [part.source.path] * len(rows), rows, strict=True))
-        found = reader.rows_at(part.source, rows, job.opened)
-        quarantine = write_quarantine(job.staging, part.name, tally.attempt, found, why)
-        table = table.filter(good)
-    table = against(table, job.output_schema)
+    quarantine = _set_aside(job, tally, frame)
+    table = _good(job, part, frame)
     outputs = spec.frozen.binding.outputs
     proof = Proof(
         part=part.index,
@@ -306,6 +229,26 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
     )  # fmt: skip
 
 
+def _set_aside(job: Job, tally: Tally, frame: pd.DataFrame) -> str:
+    """Bad rows go to quarantine, with all they had; gives the name of their file, if there are any."""
+    bad, source = _chunked(frame["_error"]), tally.part.source
+    if bad.null_count == len(bad):
+        return ""
+    rows = _chunked(frame[POSITION]).filter(bad.is_valid()).to_pylist()
+    reasons, stages = bad.drop_null().to_pylist(), _chunked(frame["_stage"]).drop_null().to_pylist()
+    why = list(zip(reasons, stages, [source.path] * len(rows), rows, strict=True))
+    found = reader.rows_at(source, rows, job.opened)
+    return write_quarantine(job.staging, tally.part.name, tally.attempt, found, why)
+
+
+def _good(job: Job, part: Part, frame: pd.DataFrame) -> pa.Table:
+    """The rows that were scored, in the planned schema."""
+    table, bad = _output_table(frame, job, part), _chunked(frame["_error"])
+    if bad.null_count < len(bad):
+        table = table.filter(bad.is_null())
+    return against(table, job.output_schema)
+
+
 def read_meta(spec: Spec) -> pd.DataFrame:
     """The columns of a part's frame, for Dask; their types are the plan's affair and not checked twice."""
     binding = spec.frozen.binding
@@ -324,11 +267,6 @@ def to_frame(job: Job, table: pa.Table, positions: Any, tally: Tally) -> pd.Data
     frame = pd.DataFrame(columns, copy=False)
     frame.attrs["scorer"] = tally
     return frame
-
-
-def name_of_process() -> str:
-    """Host and process id, for receipts and errors."""
-    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
@@ -372,16 +310,6 @@ def _bad_columns(scored: partition.Scored) -> tuple[pd.Series, pd.Series]:
     pairs = [scored.bad.get(row, (None, None)) for row in range(scored.rows)]
     stages, reasons = zip(*pairs, strict=True)
     return _series(pa.array(stages, pa.string())), _series(pa.array(reasons, pa.string()))
-
-
-def _verify_model(spec: SessionSpec) -> None:
-    """The file this worker sees is the file that was planned."""
-    found = digest_of(spec.path, spec.files) if os.path.exists(spec.path) else "nothing"
-    if found != spec.digest:
-        what = "the model is not the one that was planned"
-        hint = "restore it, or start again with --overwrite; workers must see the same file"
-        where_ = f"{spec.path} on {name_of_process()}"
-        raise ModelError(what, where_, f"sha256 {spec.digest[:16]}", found[:16], hint)
 
 
 def _series(column: pa.Array | pa.ChunkedArray) -> pd.Series:

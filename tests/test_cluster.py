@@ -20,8 +20,9 @@ from dask.distributed import Client, LocalCluster
 import scorer
 from scorer.plan import Part
 from scorer.reader import Source
+from scorer.registry import Spec
 from scorer.waves import collection
-from scorer.worker import Spec, read_meta
+from scorer.worker import read_meta
 
 DENSE = MODELS / "dense28.onnx"
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
@@ -187,12 +188,13 @@ def test_a_second_driver_is_refused_while_the_first_runs(floats28, tmp_path):
     )  # fmt: skip
     run = start(*arguments)
     wait_for_parts(tmp_path / "out", 1, run)
+    driver = json.loads((tmp_path / "out.scorer" / "lock").read_text())["pid"]
     second = command(*arguments)
     status = command("status", tmp_path / "out", "--json")
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert second.returncode == 3
-    assert f"process {run.pid}" in second.stderr
+    assert f"process {driver}" in second.stderr
     assert json.loads(status.stdout)["state"] == "running"
     after = command("status", tmp_path / "out", "--json")
     assert json.loads(after.stdout)["state"] == "unfinished"

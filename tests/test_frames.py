@@ -20,7 +20,7 @@ from onnx.numpy_helper import from_array
 
 import scorer
 from scorer.errors import PreflightError, RunFailed, ShapeMismatch
-from scorer.worker import REGISTRY
+from scorer.registry import REGISTRY
 
 NAMED, SUM = MODELS / "named3.onnx", MODELS / "sum3.onnx"
 ROWS = 1000

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +20,7 @@ BAD, FILTERED = 5, 240
 
 
 @pytest.fixture(scope="module")
-def _made(tmp_path_factory):
+def made(tmp_path_factory):
     """A finished run with scores, bad rows and filtered rows, made once."""
     top = tmp_path_factory.mktemp("verify")
     idx = np.arange(ROWS) % 10
@@ -37,10 +39,10 @@ def _made(tmp_path_factory):
 
 
 @pytest.fixture
-def out(_made, tmp_path):
+def out(made, tmp_path):
     """A copy of the finished run to damage; its proof lies in out.scorer beside it."""
     for name in ("out", "out.scorer"):
-        shutil.copytree(_made / name, tmp_path / name)
+        shutil.copytree(made / name, tmp_path / name)
     return tmp_path / "out"
 
 
@@ -306,13 +308,86 @@ def test_a_broken_page_in_quarantine_is_found_with_deep(out):
     assert any("quarantine" in fault for fault in found)
 
 
-@pytest.mark.parametrize("lost", ["all", "plan.json", "manifest.json", "ledger.parquet"])
+def test_moved_away_from_its_proof_the_output_says_what_it_cannot_prove(out, tmp_path):
+    away = tmp_path / "elsewhere" / "out"
+    shutil.copytree(out, away)
+    code, text, _ = cli("verify", away, "--json")
+    found = json.loads(text)
+    whole = json.loads(cli("verify", out, "--json")[1])
+    assert (code, found["faults"], found["whole"]) == (5, [], False)
+    assert (found["scored"], found["parts"]) == (whole["scored"], whole["parts"])
+    assert "whether" in found["unchecked"][0]
+    assert str(away.with_name("out.scorer")) in found["unchecked"][0]
+    shutil.copy(parts(away)[0], parts(away)[1])
+    text = cli("verify", away)[1]
+    assert "part number 0 is there 2 times" in text
+    assert "part number 1 is missing" in text
+    (away / "stray.parquet").write_bytes(b"PAR1")
+    assert "stray.parquet: cannot be read" in cli("verify", away)[1]
+
+
+def test_moved_away_from_its_proof_deep_still_reads_every_score(out, tmp_path):
+    away = tmp_path / "elsewhere" / "out"
+    shutil.copytree(out, away)
+    assert json.loads(cli("verify", away, "--deep", "--json")[1])["faults"] == []
+    part = parts(away)[2]
+    table = pq.ParquetFile(part).read()
+    field = table.schema.field("value")
+    scores = pa.array([(v or 0) + 1 for v in table["value"].to_pylist()], field.type)
+    at = table.column_names.index("value")
+    pq.write_table(table.set_column(at, field, scores), part)
+    assert "column 'value' holds other values" in cli("verify", away, "--deep")[1]
+
+
+def test_rows_scored_again_have_the_same_bits(out):
+    code, text, _ = cli("verify", out, "--rescore", 40)
+    assert (code, "scored again: 40 rows" in text, "all have the same bits" in text) == (0, True, True), text
+    code, text, _ = cli("verify", out, "--rescore", 10**6, "--json")
+    found = json.loads(text)
+    assert (code, found["faults"]) == (0, [])
+    assert found["rescored"].startswith(f"{found['scored']:,} rows of ")
+    assert "all have the same bits" in found["rescored"]
+
+
+def test_rows_that_are_scored_otherwise_now_are_found(made, tmp_path):
+    """A ledger, a manifest and parts that agree with each other, and not with the model."""
+    shutil.copytree(made / "input", tmp_path / "input")
+    asked = {"feed": "idx=idx", "where": "tens < 96", "max_bad_rows": 100, "cluster": "synchronous"}
+    rng = np.random.default_rng(1)
+    model = onnx.load(MODELS / "gather.onnx")
+    onnx.save(model, tmp_path / "m.onnx")
+    scorer.run(tmp_path / "input", tmp_path / "m.onnx", tmp_path / "out", **asked)
+    assert cli("verify", tmp_path / "out", "--rescore", 5)[0] == 0
+    files = sorted((tmp_path / "input").rglob("*.parquet"))
+    table = pq.ParquetFile(files[0]).read()
+    changed = table.set_column(0, "idx", pa.array(rng.integers(0, 10, len(table))))
+    before = files[0].stat()
+    write(files[0], changed, row_group_size=GROUP, compression="none")
+    code, text, _ = cli("verify", tmp_path / "out", "--rescore", 2000)
+    assert code == 5, text
+    assert "cannot be scored again: the input changed" in text or "comes out otherwise" in text
+    data = files[0].read_bytes()
+    if len(data) == before.st_size:
+        os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert "comes out otherwise" in cli("verify", tmp_path / "out", "--rescore", 2000)[1]
+
+
+def test_without_the_model_nothing_is_scored_again_and_that_is_said(made, tmp_path):
+    shutil.copy(MODELS / "gather.onnx", tmp_path / "m.onnx")
+    shutil.copytree(made / "input", tmp_path / "input")
+    asked = {"feed": "idx=idx", "max_bad_rows": 100, "cluster": "synchronous"}
+    scorer.run(tmp_path / "input", tmp_path / "m.onnx", tmp_path / "out", **asked)
+    scorer.release()
+    (tmp_path / "m.onnx").unlink()
+    code, text, _ = cli("verify", tmp_path / "out", "--rescore", 5)
+    assert code == 5
+    assert "cannot be scored again: the model is not the one that was planned" in text
+
+
+@pytest.mark.parametrize("lost", ["plan.json", "manifest.json", "ledger.parquet"])
 def test_without_its_proof_the_output_proves_nothing(lost, out):
     folder = out.with_name("out.scorer")
-    if lost == "all":
-        folder.rename(folder.with_name("moved"))
-    else:
-        (folder / lost).unlink()
+    (folder / lost).unlink()
     code, text, error = cli("verify", out)
     assert (code, text) == (5, "")
     assert error.startswith("Error: there is no proof beside the output")
