@@ -35,7 +35,7 @@ from scorer.feeding import (
     plain_feed,
     row_shape,
 )
-from scorer.naming import expand, feed_line, same_name
+from scorer.naming import ERROR_COLUMNS, PLACE, WHY, expand, feed_line, same_name
 from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
@@ -108,13 +108,13 @@ def bind(
             feeds.append(_feed(tensor, asked.get(tensor.name), model, context, nulls.get(tensor.name)))
         except ScorerError as error:
             problems.append(error)
-    kept = _kept(options.keep, columns, problems)
+    kept, row_id = _placed(options, columns, _kept(options.keep, columns, problems))
     problems += _refused(model, asked, fixed)
     return (
         Binding(
             feeds=tuple(feeds),
             kept=kept,
-            row_id=options.row_id,
+            row_id=row_id,
             fixed_batch=next(iter(fixed)) if len(fixed) == 1 else None,
         ),
         problems,
@@ -287,6 +287,15 @@ def _kept(tokens: Sequence[str], columns: pa.Schema, problems: list[ScorerError]
         hint = did_you_mean(unknown[0], names)
         problems.append(MissingColumns(what, f"--keep {','.join(tokens)}", "columns of the input", some(names), hint))
     return tuple(name for name in names if name in set(found))
+
+
+def _placed(options: BindingOptions, columns: pa.Schema, kept: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+    """Rows of a quarantine say themselves where they came from, and why they failed then is no news."""
+    if not set(ERROR_COLUMNS) <= set(columns.names):
+        return kept, options.row_id
+    said = set(kept) - set(WHY if options.keep == ("all",) else ())
+    said |= set(PLACE if options.row_id else ())
+    return tuple(name for name in dict.fromkeys(columns.names) if name in said), False
 
 
 def _width(tensor: TensorSpec) -> int | None:

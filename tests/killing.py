@@ -38,7 +38,7 @@ ROWS, FILES = 24_000, 3
 PARTS = 57
 LEFT = {"plan.json", "ledger.parquet", "manifest.json", "report.json"}
 MOMENTS = ["before a part"] * 2 + ["after a part"] * 12 + ["after the last part"] * 7 + ["at the very end"] * 3
-END_S = 0.12  # about what is between the last part and the end of the process, proof and publishing included
+END_S = 0.03  # about what is between the last part and the end of publishing
 
 
 @dataclass
@@ -147,7 +147,7 @@ def wait_for(moment: str, run: subprocess.Popen, output: Path, draw: random.Rand
     else:
         while run.poll() is None and not list(Path(f"{output}.scorer").glob("work-*/publish.json")):
             time.sleep(0.0002)
-        time.sleep(draw.uniform(0, END_S / 4))
+        time.sleep(draw.uniform(0, END_S / 6))
 
 
 def kill(run: subprocess.Popen, *, only_driver: bool) -> bool:
