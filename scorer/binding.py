@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from scorer.asking import Wish, asked_feeds, null_policies
-from scorer.dataset import values_type
+from scorer.dataset import PLACE, WHY, from_quarantine, values_type
 from scorer.errors import (
     BindingError,
     MissingColumns,
@@ -35,7 +35,7 @@ from scorer.feeding import (
     plain_feed,
     row_shape,
 )
-from scorer.naming import ERROR_COLUMNS, PLACE, WHY, expand, feed_line, same_name
+from scorer.naming import expand, feed_line, same_name
 from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
@@ -291,10 +291,10 @@ def _kept(tokens: Sequence[str], columns: pa.Schema, problems: list[ScorerError]
 
 def _placed(options: BindingOptions, columns: pa.Schema, kept: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
     """Rows of a quarantine say themselves where they came from, and why they failed then is no news."""
-    if not set(ERROR_COLUMNS) <= set(columns.names):
+    if not from_quarantine(columns):
         return kept, options.row_id
-    said = set(kept) - set(WHY if options.keep == ("all",) else ())
-    said |= set(PLACE if options.row_id else ())
+    said = set(kept) - set(WHY.names if options.keep == ("all",) else ())
+    said |= set(PLACE.names if options.row_id else ())
     return tuple(name for name in dict.fromkeys(columns.names) if name in said), False
 
 

@@ -31,6 +31,12 @@ _OFFSET_BYTES = 4  # where a text begins, for each
 _WIDTHS = {"BOOLEAN": 0.125, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}
 
 
+WHY = pa.schema([("_error", pa.string()), ("_stage", pa.string())])
+PLACE = pa.schema([("_file", pa.string()), ("_row", pa.int64())])
+ERRORS = pa.schema([*WHY, *PLACE])
+"""What quarantine adds to a row."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     """One input file as the plan saw it."""
@@ -151,6 +157,13 @@ def open_parquet(path: str, metadata: pq.FileMetaData | None = None) -> pq.Parqu
     With its metadata at hand the footer is not parsed again.
     """
     return pq.ParquetFile(path, metadata=metadata, pre_buffer=False, coerce_int96_timestamp_unit="us")
+
+
+def from_quarantine(schema: pa.Schema) -> bool:
+    """Whether these are rows that could not be scored before."""
+    return all(
+        schema.get_field_index(field.name) >= 0 and schema.field(field.name).type == field.type for field in ERRORS
+    )
 
 
 def unreadable(path: str, error: Exception) -> UnreadableFile:

@@ -13,10 +13,6 @@ if TYPE_CHECKING:
 
     from scorer.rules import Call
 
-WHY = ("_error", "_stage")
-PLACE = ("_file", "_row")
-ERROR_COLUMNS = (*WHY, *PLACE)
-"""What quarantine adds to a row."""
 _RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
 
 

@@ -20,10 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from scorer.dataset import open_parquet
+from scorer.dataset import ERRORS, WHY, from_quarantine, open_parquet
 from scorer.errors import CommitError, OutputFull
 from scorer.events import Proof, Receipt
-from scorer.naming import ERROR_COLUMNS, WHY
 from scorer.patience import patiently
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 PROOF_KEY = b"scorer"
 BadRow = tuple[str, str, str, int]
 """Reason, stage, file and row number."""
-_ERRORS = pa.schema([("_error", pa.string()), ("_stage", pa.string()), ("_file", pa.string()), ("_row", pa.int64())])
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG}
 _ROW_GROUP = 1 << 20
 _HERE = -100  # AT_FDCWD
@@ -81,14 +79,12 @@ def write_part(
 def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table, bad: Sequence[BadRow]) -> str:
     """Commit the bad rows, as their file has them, with the reason; returns the file's name."""
     own = name.replace("/", "__").removesuffix(".parquet") + f".{attempt}.parquet"
-    old = [name for name in ERROR_COLUMNS if name in table.column_names]
-    again = len(old) == len(ERROR_COLUMNS)  # rows of an earlier quarantine: they stay where they came from
-    table = table.drop_columns([name for name in old if not again or name in WHY])
-    for field, values in zip(_ERRORS, zip(*bad, strict=True), strict=True):
-        if again and field.name not in WHY:
-            continue
-        table = table.append_column(field, pa.array(values, field.type))
-    table = table.select([name for name in table.column_names if name not in ERROR_COLUMNS] + list(ERROR_COLUMNS))
+    fresh = WHY if from_quarantine(table.schema) else ERRORS  # what was in one stays where it came from
+    table = table.drop_columns([name for name in fresh.names if name in table.column_names])
+    for field, values in zip(ERRORS, zip(*bad, strict=True), strict=True):
+        if field.name in fresh.names:
+            table = table.append_column(field, pa.array(values, field.type))
+    table = table.select([name for name in table.column_names if name not in ERRORS.names] + ERRORS.names)
     tmp = staging.tmp / own
     _write(tmp, table, "zstd", ())
     _commit(tmp, staging.quarantine / own, len(bad))

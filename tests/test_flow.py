@@ -86,7 +86,7 @@ def test_the_second_run_does_nothing_in_under_two_seconds(floats28, tmp_path):
 
 def test_other_threads_resume_the_same_plan_and_score_nothing_twice(floats28, tmp_path):
     """Interrupted by an observer after the third part, as a kill between two parts would."""
-    whole = scorer.run(floats28, DENSE, tmp_path / "whole", part_bytes="1MiB", threads=2)
+    whole = scorer.run(floats28, DENSE, tmp_path / "whole", part_bytes="1MiB", batch_rows=2048, threads=2)
 
     class Killed(BaseException):
         pass
@@ -99,14 +99,22 @@ def test_other_threads_resume_the_same_plan_and_score_nothing_twice(floats28, tm
 
     seen = 0
     with pytest.raises(Killed):
-        scorer.run(floats28, DENSE, tmp_path / "out", observers=[kill_after_three], part_bytes="1MiB", threads=2)
+        scorer.run(
+            floats28,
+            DENSE,
+            tmp_path / "out",
+            observers=[kill_after_three],
+            part_bytes="1MiB",
+            batch_rows=2048,
+            threads=2,
+        )
     assert not (tmp_path / "out").exists()
     (work,) = (tmp_path / "out.scorer").glob("work-*")
     frozen = load_plan(work / "plan.json")
     kept = {path: path.stat().st_ino for path in (work / "parts").rglob("*.parquet")}
     assert len(kept) >= 3
 
-    report = scorer.run(floats28, DENSE, tmp_path / "out", part_bytes="1MiB", threads=1)
+    report = scorer.run(floats28, DENSE, tmp_path / "out", part_bytes="1MiB", batch_rows=2048, threads=1)
     assert report.plan == frozen.plan_hash
     assert report.parts_resumed == len(kept)
     assert report.parts == whole.parts
