@@ -24,6 +24,8 @@ LOOPBACK = "127.0.0.1"
 CORES_PER_PROCESS = 8
 WAIT_S = 60
 ANSWER_S = 10
+NO_WORKERS_S = 300  # a queue may take a while to replace a lost job
+_OWN_S = 30  # our own processes are replaced at once, or never
 _CONFIG = {
     "distributed.scheduler.work-stealing": True,
     "distributed.scheduler.allowed-failures": 20,  # a lost node takes innocent parts with it
@@ -40,6 +42,8 @@ class Crew:
 
     client: Client | None
     words: str
+    alone_s: float = NO_WORKERS_S
+    """How long a run waits for a worker when none is left."""
 
     def threads(self) -> int:
         """Scoring threads there are right now."""
@@ -71,7 +75,7 @@ def connect(options: ClusterOptions, client: Client | None = None) -> Iterator[C
                 yield _given(remote, f"the scheduler at {options.scheduler}")
         else:
             with _local(options) as (own, words):
-                yield Crew(client=own, words=words)
+                yield Crew(client=own, words=words, alone_s=_OWN_S)
 
 
 def somebody_elses_client() -> bool:

@@ -275,7 +275,7 @@ def room_problem(place: Place, needed: int) -> ScorerError | None:
     if free >= needed:
         return None
     what, hint = "there is not enough room for the output", "make room, or choose another --output"
-    return InputError(what, str(at), f"{needed / 1e9:.1f} GB free", f"{free / 1e9:.1f} GB", hint)
+    return InputError(what, str(at), f"{needed / 1e6:,.1f} MB free", f"{free / 1e6:,.1f} MB", hint)
 
 
 def _is_published(place: Place, plan: FrozenPlan) -> bool:

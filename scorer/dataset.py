@@ -225,6 +225,7 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
 
 def plain_table(table: pa.Table) -> pa.Table:
     """The table without view layouts; itself where it has none."""
+    _check_categories(table)
     schema = plain_schema(table.schema)
     if schema.equals(table.schema, check_metadata=False):
         return table
@@ -234,11 +235,19 @@ def plain_table(table: pa.Table) -> pa.Table:
 
 def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     """As `plain_table`."""
+    _check_categories(batch)
     schema = plain_schema(batch.schema)
     if schema.equals(batch.schema, check_metadata=False):
         return batch
     columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _check_categories(rows: pa.Table | pa.RecordBatch) -> None:
+    """Codes that no category has come out of a damaged file unseen; whoever looks them up reads past the end."""
+    for column in rows.columns:
+        if pa.types.is_dictionary(column.type):
+            column.validate(full=True)
 
 
 def flat_leaves(schema: pa.Schema, metadata: pq.FileMetaData) -> dict[str, int]:

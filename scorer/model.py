@@ -260,7 +260,7 @@ def _feature_names(metadata: dict[str, str]) -> tuple[str, ...]:
             continue
         try:
             names = json.loads(text)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             names = [name.strip() for name in text.split(",")]
         if isinstance(names, list) and names and all(isinstance(name, str) and name for name in names):
             return tuple(names)

@@ -17,7 +17,7 @@ from scorer.binding import bind, shapes
 from scorer.cluster import planned_threads
 from scorer.commit import Place
 from scorer.crash import doing
-from scorer.dataset import look, plain_schema, problems_of, shared_name
+from scorer.dataset import look, plain_schema, problems_of, shared_name, unreadable
 from scorer.errors import (
     BindingError,
     CommitError,
@@ -81,6 +81,8 @@ class _Found:
             self.problems += several.problems
         except ScorerError as error:
             self.problems.append(error)
+        except (pa.ArrowException, UnicodeDecodeError, MemoryError) as error:  # a file that is damaged inside
+            self.problems.append(unreadable(", ".join(self.options.input), error))
 
     def plan(self, frozen: FrozenPlan | None, *, done: bool = False, resumes: bool = False) -> Plan:
         """The plan as it is now."""
@@ -240,7 +242,9 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         found.problems += [*wrong, *clashes]
         if not found.problems:
             _watch(found, model, binding, few.fed)
-    return None if found.problems else _cut(found, dataset, binding, request, (read_schema, schema), few)
+        if not found.problems:
+            return _cut(found, dataset, binding, request, (read_schema, schema), few)
+    return None
 
 
 def _transformed(found: _Found, dataset: Dataset) -> tuple[pa.Table, pa.Table | None]:

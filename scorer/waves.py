@@ -8,6 +8,7 @@ Submission stays linear because each wave is a small collection of its own.
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import dask.dataframe as dd
 import pandas as pd
 from distributed import KilledWorker, as_completed, futures_of
 
+from scorer.errors import ClusterError, NoWorkers
 from scorer.registry import REGISTRY
 from scorer.worker import ScorerPlugin, commit_part, read_meta, read_part, score_part
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 WAVE = 128
 _TICK_S = 0.1
+_LOOK_S = 2.0
 _LOST_WORKERS = 10  # times that the scheduler may blame a part for the end of workers; marks on disk know better
 _REFILL = 3  # unfinished parts per thread below which the next wave goes in
 
@@ -92,6 +95,7 @@ class _Waves:
         self._sent = 0
         self._lost: Counter[int] = Counter()
         self._again: list[Part] = []
+        self._looked = self._manned = time.monotonic()
         self._threads = crew.threads()
         self._ended = as_completed([], with_results=True, raise_errors=False, loop=client.loop)
 
@@ -118,7 +122,28 @@ class _Waves:
         stalled = REGISTRY.stalled(self._spec.key)
         if stalled is not None:
             raise stalled
-        return self._ended.next_batch(block=False)  # type: ignore[no-any-return]
+        ended = self._ended.next_batch(block=False)
+        now = time.monotonic()
+        if ended:
+            self._looked = self._manned = now
+        elif now - self._looked > _LOOK_S:
+            self._looked = now
+            self._look_for_workers(now)
+        return ended  # type: ignore[no-any-return]
+
+    def _look_for_workers(self, now: float) -> None:
+        """Raise when nobody has been there to do anything for too long."""
+        try:
+            there = self._crew.threads()
+        except (OSError, TimeoutError) as error:
+            what, hint = "the scheduler is gone", "repeat the command: committed parts are kept"
+            raise ClusterError(what, self._crew.words, "a scheduler that answers", str(error), hint) from error
+        if there:
+            self._manned = now
+        elif now - self._manned > self._crew.alone_s:
+            what, hint = "no worker is left", "start workers and repeat the command: committed parts are kept"
+            found = f"none for {now - self._manned:.0f} s"
+            raise NoWorkers(what, self._crew.words, "at least one worker", found, hint)
 
     def _send(self) -> bool:
         """Send the next wave; False when no part was left."""

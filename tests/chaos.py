@@ -62,8 +62,7 @@ def disturb(client: Client, draw: random.Random, done: Counter[str], stop: threa
                 os.kill(pids[address], signal.SIGCONT)
             else:
                 client.retire_workers([address], close_workers=True, remove=True)
-                client.cluster.scale(2)
-                client.cluster.scale(3)
+                client.cluster.scale(len(client.cluster.worker_spec) + 1)  # the retired one still counts
             done[what] += 1
 
 

@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -292,6 +293,9 @@ def commanded(arguments: list[str], folder: Path) -> tuple[int | None, str]:
         except SystemExit as end:
             sys.stderr.flush()
             os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
+        except BaseException:  # noqa: BLE001 - seen as a traceback
+            traceback.print_exc()
+            sys.stderr.flush()
         os._exit(99)
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
