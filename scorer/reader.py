@@ -162,8 +162,8 @@ def _assemble(
         table, positions = table.filter(held), positions[keep]
         edges = np.concatenate(([0], np.cumsum(keep)))[edges]
     if table.num_rows != len(positions):
-        msg = f"{table.num_rows} rows for {len(positions)} positions of {source}"
-        raise AssertionError(msg)
+        found = pa.ArrowInvalid(f"{table.num_rows} rows where the footer has {len(positions)}")
+        raise unreadable(source.path, found)
     total = source.stop - source.start
     return Rows(table, positions, np.unique(edges), total - table.num_rows, bytes_read)
 

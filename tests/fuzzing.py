@@ -285,6 +285,7 @@ def commanded(arguments: list[str], folder: Path) -> tuple[int | None, str]:
         with errors.open("wb") as file:
             os.dup2(file.fileno(), 2)
             os.dup2(file.fileno(), 1)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # whoever caught them before
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.argv = ["scorer", *arguments]
