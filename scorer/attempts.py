@@ -56,8 +56,9 @@ def begin(staging: Staging, name: str) -> Mark:
                 handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             except FileExistsError:
                 owner = lock.read(path)
-                if owner is not None and lock.is_alive(owner) is False:
-                    deaths, crashed = deaths + 1, crashed or _crashed(staging, owner)
+                alive = True if owner is None else lock.is_alive(owner)
+                if owner is not None and not alive:  # on another host: we cannot know, but it may have left its words
+                    deaths, crashed = deaths + (alive is False), crashed or _crashed(staging, owner)
                 continue
             with os.fdopen(handle, "w") as file:
                 file.write(me)

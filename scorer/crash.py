@@ -53,6 +53,7 @@ def survived(command: Callable[[], Any]) -> None:
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it may write to the terminal all the same
         _die_with(parent)
         command()
         return

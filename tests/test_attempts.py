@@ -182,6 +182,14 @@ def test_last_words_make_one_death_enough(staging):
     assert attempts.begin(staging, "part-1.parquet").suspect
 
 
+def test_another_host_s_part_is_suspected_only_after_its_last_words(staging):
+    left_by(staging, "part-1", 0, host="elsewhere")
+    left_by(staging, "part-1", 1, host="elsewhere")
+    assert attempts.begin(staging, "part-1.parquet").deaths == 0
+    (staging.started / f"elsewhere-{2**22 + 1}-1.crash").write_text("Fatal Python error: Floating point exception")
+    assert attempts.begin(staging, "part-1.parquet").suspect
+
+
 def test_a_mark_that_is_torn_is_nobody_s_death(staging):
     (staging.started / "part-1.0").write_text("{")
     assert attempts.begin(staging, "part-1.parquet").deaths == 0
