@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 STALLED = 75
@@ -64,6 +65,7 @@ def answer() -> None:
         result = getattr(importlib.import_module(module), name)(*args)
     except Exception as raised:  # noqa: BLE001 - the asker decides
         error = raised
-    pickle.dump((result, error), out)
-    out.flush()
+    with suppress(BrokenPipeError):  # the asker was killed
+        pickle.dump((result, error), out)
+        out.flush()
     os._exit(0)  # no thread of a runtime is waited for

@@ -33,7 +33,7 @@ from scorer.commit import Place
 from scorer.verify import verify
 
 MODEL = Path(__file__).parent / "models" / "sum3.onnx"
-ROWS, PARTS = 60_000, 60
+ROWS, PARTS, WORKERS = 60_000, 60, 3
 GIVEN_UP_S = 2
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
 
@@ -51,6 +51,8 @@ def disturb(client: Client, draw: random.Random, done: Counter[str], stop: threa
     while not stop.wait(draw.uniform(0.1, 0.8)):
         with suppress(Exception):  # a worker that is not there any more is no loss
             workers = client.scheduler_info(n_workers=-1)["workers"]
+            if len(workers) < WORKERS:  # those that were given up do not come back by themselves
+                client.cluster.scale(len(client.cluster.worker_spec) + 1)
             address = draw.choice(sorted(workers))
             pids = client.run(os.getpid, workers=[address])
             what = draw.choices(["kill", "pause", "retire"], [6 if done["kill"] < kills else 0, 1, 1])[0]
@@ -62,7 +64,6 @@ def disturb(client: Client, draw: random.Random, done: Counter[str], stop: threa
                 os.kill(pids[address], signal.SIGCONT)
             else:
                 client.retire_workers([address], close_workers=True, remove=True)
-                client.cluster.scale(len(client.cluster.worker_spec) + 1)  # the retired one still counts
             done[what] += 1
 
 
@@ -74,7 +75,7 @@ def one_run(folder: Path, number: int, draw: random.Random, done: Counter[str], 
     stop = threading.Event()
     with (
         dask.config.set(config),
-        LocalCluster(n_workers=3, threads_per_worker=1, silence_logs=50, **LOOPBACK) as cluster,
+        LocalCluster(n_workers=WORKERS, threads_per_worker=1, silence_logs=50, **LOOPBACK) as cluster,
         Client(cluster) as client,
     ):
         trouble = threading.Thread(target=disturb, args=(client, draw, done, stop, kills))
