@@ -6,7 +6,6 @@ outlive its parent. What it is about to do it writes to a page of memory that bo
 
 from __future__ import annotations
 
-import ctypes
 import json
 import mmap
 import os
@@ -16,14 +15,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from scorer.errors import NativeCrash
-from scorer.isolated import ending
+from scorer.isolated import die_with, ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SCORING = "scoring, with marks in "
 _PAGE_BYTES = 8192
-_PARENT_DIED = 1  # PR_SET_PDEATHSIG
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _ASKED_FOR = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 _page: mmap.mmap | None = None
@@ -54,19 +52,12 @@ def survived(command: Callable[[], Any]) -> None:
     if child == 0:
         os.setpgid(0, 0)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it may write to the terminal all the same
-        _die_with(parent)
+        die_with(parent)
         command()
         return
     with suppress(OSError):
         os.setpgid(child, child)  # whoever is first
     os._exit(_wait_for(child))
-
-
-def _die_with(parent: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PARENT_DIED, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _wait_for(child: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import pickle
@@ -11,6 +12,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+_PARENT_DIED = 1  # PR_SET_PDEATHSIG
 STALLED = 75
 """Exit code of a process whose watchdog ended it."""
 
@@ -38,9 +40,17 @@ def ending(code: int) -> str:
         return f"exit code {code}"
 
 
+def die_with(parent: int) -> None:
+    """Outlive nobody: end when the process that started this one does, where the system can see to that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def call(target: str, *args: Any) -> Any:  # noqa: ANN401 - whatever the function takes and gives
     """The result of package.module:function, or its exception; `Died` if the process gave neither."""
-    question = pickle.dumps((sys.path, target, args))
+    question = pickle.dumps((os.getpid(), sys.path, target, args))
     done = subprocess.run(
         [sys.executable, "-c", "from scorer.isolated import answer; answer()"],
         input=question, stdout=subprocess.PIPE, check=False, start_new_session=True,
@@ -57,7 +67,8 @@ def answer() -> None:
     """The other side: one question on stdin, one answer on what was stdout."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed must not spoil the answer
-    path, target, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own process
+    parent, path, target, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own process
+    die_with(parent)
     sys.path[:] = path
     module, _, name = target.partition(":")
     result, error = None, None

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from scorer.sink import Staging
 
 _EARLY_PARTS, _EARLY_ROWS = 4, 10_000  # beyond either, more than half bad stops a run
+_EARLY_FAILURES = 10  # parts
 
 
 def prepare(
@@ -270,7 +271,9 @@ class _Run:
             self.emit(PartFinished(receipt=outcome))
 
     def hopeless(self, counts: Counts) -> bool:
-        """More than half bad, once enough rows were seen to believe it."""
+        """More than half bad, once enough rows or parts were seen to believe it."""
+        if len(self.failed) >= _EARLY_FAILURES and len(self.failed) > len(self.ours):
+            return True
         enough = len(self.ours) >= _EARLY_PARTS or counts.rows >= _EARLY_ROWS
         seen = counts.scored + counts.quarantined
         over = not within(self.options.scoring.max_bad_rows, counts.quarantined, self.rows)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pyarrow as pa
 import pytest
 from conftest import MODELS, cli, command, read, write
@@ -203,6 +206,31 @@ def test_a_function_in_another_process_gives_its_result_its_error_or_its_end():
         isolated.call("os:abort")
     with pytest.raises(isolated.Died, match="exit code 3"):
         isolated.call("os:_exit", 3)
+
+
+def test_a_process_of_its_own_does_not_outlive_the_one_that_asked(tmp_path):
+    asker = subprocess.Popen([sys.executable, "-c", "from scorer import isolated; isolated.call('time:sleep', 100)"])
+    until = time.monotonic() + 20
+    while not (children := psutil.Process(asker.pid).children()) and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    asker.kill()
+    asker.wait()
+    _, alive = psutil.wait_procs([c for c in children if c.status() != psutil.STATUS_ZOMBIE], timeout=5)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_run_in_which_nothing_works_stops_early(tmp_path):
+    columns = {"id": np.arange(4000), **{c: np.ones(4000, np.float32) for c in "abc"}}
+    source = write(tmp_path / "in.parquet", columns, row_group_size=100)
+    plan = scorer.prepare(source, MODELS / "sum3.onnx", tmp_path / "out", feed="x=a,b,c", part_bytes=4096, threads=1,
+                          cluster="synchronous")  # fmt: skip
+    assert plan.frozen.n_parts >= 20
+    source.write_bytes(b"PAR1")
+    seen = []
+    with pytest.raises(scorer.RunFailed, match="10 of "):
+        scorer.execute(plan, observers=[seen.append])
+    assert sum(isinstance(event, scorer.events.PartFailed) for event in seen) == 10
 
 
 class Hesitant:
