@@ -67,7 +67,10 @@ def answer() -> None:
     """The other side: one question on stdin, one answer on what was stdout."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed must not spoil the answer
-    parent, path, target, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own process
+    try:
+        parent, path, target, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own process
+    except EOFError:  # the asker was killed
+        os._exit(1)
     die_with(parent)
     sys.path[:] = path
     module, _, name = target.partition(":")

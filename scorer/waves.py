@@ -85,6 +85,10 @@ def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame) -> Iterator[Out
         REGISTRY.drop(spec.key)
 
 
+class _Lost(Exception):
+    """The receipt was on a worker that is gone; what was committed is found again."""
+
+
 class _Waves:
     """Waves of one execution on a Dask client."""
 
@@ -106,7 +110,7 @@ class _Waves:
             for future, result in self._next():
                 part, outcome = self._running.pop(future.key), _outcome(future, result)
                 future.release()
-                if isinstance(outcome, KilledWorker) and self._lost[part.index] < _LOST_WORKERS:
+                if isinstance(outcome, (KilledWorker, _Lost)) and self._lost[part.index] < _LOST_WORKERS:
                     self._lost[part.index] += 1
                     self._again.append(part)
                 else:
@@ -166,4 +170,6 @@ def _outcome(future: Any, result: Any) -> Receipt | BaseException | None:  # noq
     """A finished future's receipt, or why there is none."""
     if future.status == "finished":
         return result  # type: ignore[no-any-return]
-    return result[1] if isinstance(result, tuple) else RuntimeError(f"a task ended as {future.status}")
+    if future.status == "error":
+        return result[1]  # type: ignore[no-any-return]
+    return _Lost(f"a task ended as {future.status}")
