@@ -168,8 +168,8 @@ class _Waves:
 
 def _outcome(future: Any, result: Any) -> Receipt | BaseException | None:  # noqa: ANN401 - distributed is untyped
     """A finished future's receipt, or why there is none."""
-    if future.status == "finished":
-        return result  # type: ignore[no-any-return]
-    if future.status == "error":
+    if isinstance(result, tuple):
         return result[1]  # type: ignore[no-any-return]
-    return _Lost(f"a task ended as {future.status}")
+    if future.status != "finished" or isinstance(result, BaseException):
+        return _Lost(f"a task ended as {future.status}")
+    return result  # type: ignore[no-any-return]

@@ -34,7 +34,7 @@ from scorer.verify import verify
 
 MODEL = Path(__file__).parent / "models" / "sum3.onnx"
 ROWS, PARTS, WORKERS = 60_000, 60, 3
-GIVEN_UP_S = 2
+GIVEN_UP_S = 4
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
 
 
@@ -48,11 +48,13 @@ def make_input(path: Path, seed: int) -> np.ndarray:
 
 def disturb(client: Client, draw: random.Random, done: Counter[str], stop: threading.Event, kills: int) -> None:
     """One thing after another happens to workers, until the run is over."""
+    grown = time.monotonic()
     while not stop.wait(draw.uniform(0.1, 0.8)):
         with suppress(Exception):  # a worker that is not there any more is no loss
             workers = client.scheduler_info(n_workers=-1)["workers"]
-            if len(workers) < WORKERS:  # those that were given up do not come back by themselves
-                client.cluster.scale(len(client.cluster.worker_spec) + 1)
+            if len(workers) < WORKERS and time.monotonic() - grown > GIVEN_UP_S:
+                client.cluster.scale(len(client.cluster.worker_spec) + 1)  # who was given up does not come back
+                grown = time.monotonic()
             address = draw.choice(sorted(workers))
             pids = client.run(os.getpid, workers=[address])
             what = draw.choices(["kill", "pause", "retire"], [6 if done["kill"] < kills else 0, 1, 1])[0]
@@ -60,7 +62,7 @@ def disturb(client: Client, draw: random.Random, done: Counter[str], stop: threa
                 os.kill(pids[address], signal.SIGKILL)
             elif what == "pause":
                 os.kill(pids[address], signal.SIGSTOP)
-                time.sleep(draw.choice([0.3, GIVEN_UP_S + 2]))
+                time.sleep(draw.choice([0.3, 0.3, GIVEN_UP_S + 2]))
                 os.kill(pids[address], signal.SIGCONT)
             else:
                 client.retire_workers([address], close_workers=True, remove=True)
