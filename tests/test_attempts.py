@@ -132,6 +132,7 @@ def test_a_batch_that_hangs_ends_the_run_and_is_set_aside_by_the_next(looping):
     all_but_one_part(folder)
 
 
+@pytest.mark.slow
 def test_a_worker_process_whose_batch_hangs_is_ended(looping):
     done = run(looping, "--batch-timeout", 1, *IN_PROCESSES)
     assert done.returncode == 1

@@ -63,7 +63,9 @@ def fill(disk, output):
             file.write(b"x" * 4096)
 
 
-@pytest.mark.parametrize("cluster", [("embedded",), ("processes", "--workers", 2)], ids=lambda c: c[0])
+@pytest.mark.parametrize(
+    "cluster", [("embedded",), pytest.param(("processes", "--workers", 2), marks=pytest.mark.slow)], ids=lambda c: c[0]
+)
 def test_a_disk_that_fills_loses_nothing_that_was_committed(cluster, source, small_disk):
     output = small_disk / "out"
     command_ = asked(source, output, "--batch-rows", 1, "--cluster", *cluster)
@@ -105,7 +107,9 @@ def test_an_output_on_a_read_only_file_system_is_refused_before_the_start(source
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("what", ["file", "folder", "shorter"])
+@pytest.mark.parametrize(
+    "what", ["file", *(pytest.param(what, marks=pytest.mark.slow) for what in ("folder", "shorter"))]
+)
 def test_an_input_that_goes_away_fails_its_parts_and_comes_back(what, source, tmp_path):
     output, away = tmp_path / "out", tmp_path / "away"
 

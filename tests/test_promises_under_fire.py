@@ -1,4 +1,7 @@
-"""Short versions of what `.ci/nightly` does for long: kills, faults at every step, disturbed workers, hostile files."""
+"""Short versions of what `.ci/nightly` does for long: kills, faults at every step, disturbed workers, hostile files.
+
+pytest -m slow
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import commit_steps
 import fuzzing
 import killing
 import pytest
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("cluster", ["embedded", "processes"])
