@@ -62,10 +62,9 @@ def survived(command: Callable[[], Any]) -> None:
 
 def _wait_for(child: int) -> int:
     """The command's exit code, after it ended."""
-    for number in _PASSED_ON:
-        signal.signal(number, lambda number, _: os.kill(child, number))
+    for number in (*_PASSED_ON, signal.SIGCONT):
+        signal.signal(number, lambda number, _: _tell(child, number))
     signal.signal(signal.SIGTSTP, lambda *_: _pause(child))
-    signal.signal(signal.SIGCONT, lambda *_: os.kill(child, signal.SIGCONT))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
@@ -79,8 +78,13 @@ def _wait_for(child: int) -> int:
     return error.exit_code
 
 
+def _tell(child: int, number: int) -> None:
+    with suppress(ProcessLookupError):  # it may just have ended
+        os.kill(child, number)
+
+
 def _pause(child: int) -> None:
-    os.kill(child, signal.SIGSTOP)
+    _tell(child, signal.SIGSTOP)
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
