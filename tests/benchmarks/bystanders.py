@@ -3,8 +3,8 @@
     python tests/benchmarks/bystanders.py 15
 
 Without: no marks of parts in flight, no halving, no error columns, no look for rows to set aside. Every pair is two
-runs of the same plan, one after the other, in random order; beside it pairs of identical runs, the machine's own
-noise. Ratios with their 90 % interval, as JSON.
+runs of each kind, the first kind last again so that drift cancels; beside it pairs of identical runs, the machine's
+own noise. Ratios with their 90 % interval, as JSON.
 """
 
 from __future__ import annotations
