@@ -13,13 +13,12 @@ import faulthandler
 import itertools
 import json
 import os
-import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from scorer import lock
-from scorer.sink import map_write_errors
+from scorer.sink import flat_name, map_write_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,11 +113,11 @@ class Witness:
 
 
 def _mark(staging: Staging, name: str, n: int) -> Path:
-    return staging.started / f"{name.removesuffix('.parquet').replace('/', '__')}.{n}"
+    return staging.started / f"{flat_name(name)}.{n}"
 
 
 def _witness(owner: dict[str, object]) -> str:
-    host = str(owner.get("host", socket.gethostname())).replace("/", "_")
+    host = str(owner.get("host")).replace("/", "_")
     return f"{host}-{owner.get('pid')}-{owner.get('born')}.crash"
 
 

@@ -190,7 +190,7 @@ def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
             with suppress(ValueError, KeyError, TypeError):  # the last line may be torn
                 one = Receipt.from_json(line)
                 noted[one.name] = one
-    there = set(_files(staging.parts))
+    there = set(files_in(staging.parts))
     found: dict[int, Receipt] = {}
     for part in plan.parts() if there else ():
         if part.name not in there:
@@ -209,12 +209,13 @@ def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
 def sweep(staging: Staging, receipts: Mapping[int, Receipt]) -> None:
     """Remove from the staged parts whatever no receipt speaks for."""
     known = {receipt.name for receipt in receipts.values()}
-    for name in _files(staging.parts):
+    for name in files_in(staging.parts):
         if name not in known:
             (staging.parts / name).unlink(missing_ok=True)
 
 
-def _files(top: Path) -> Iterator[str]:
+def files_in(top: Path) -> Iterator[str]:
+    """Every file at any depth, as the ledger would name it."""
     for folder, _, names in os.walk(top):
         for name in names:
             yield os.path.relpath(os.path.join(folder, name), top).replace(os.sep, "/")
@@ -258,12 +259,7 @@ def tidy(place: Place, tell: Callable[[str], None]) -> None:
 
 def not_parquet(output: Path) -> list[str]:
     """Files in a folder that are not Parquet by name."""
-    return [
-        os.path.relpath(os.path.join(folder, name), output)
-        for folder, _, names in os.walk(output)
-        for name in names
-        if not name.endswith(".parquet")
-    ]
+    return [name for name in files_in(output) if not name.endswith(".parquet")]
 
 
 def room_problem(place: Place, needed: int) -> ScorerError | None:

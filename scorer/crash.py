@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _SCORING = "scoring, with marks in "
 _PAGE_BYTES = 8192
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-_ASKED_FOR = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
 _page: mmap.mmap | None = None
 
 
@@ -69,7 +68,7 @@ def _wait_for(child: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return code
-    if -code in _ASKED_FOR:
+    if -code in _PASSED_ON:
         return 128 - code
     error = _explained(code, child)
     if "--json" in sys.argv:

@@ -356,13 +356,12 @@ class _Run:
 
 def _ours(error: BaseException, part: Part) -> ScorerError:
     """A part's failure with its place; what is no error of ours carries its own text along."""
-    place = f"part {part.index}: {part.source.path}, rows {part.source.start} to {part.source.stop}"
     if isinstance(error, ScorerError):
         if not isinstance(error, (ModelError, ClusterError, CommitError)):
-            return PartError(error.what, place, error.expected, error.found or error.where, error.hint)
+            return PartError(error.what, part.place, error.expected, error.found or error.where, error.hint)
         return error
     what, hint = "a part failed in a way that scorer does not know", "repeat the command; if it stays, report it"
-    return PartError(what, place, "a receipt", f"{type(error).__name__}: {str(error)[:300]}", hint)
+    return PartError(what, part.place, "a receipt", f"{type(error).__name__}: {str(error)[:300]}", hint)
 
 
 def _parts_failed(failed: dict[int, ScorerError], parts: int) -> RunFailed:

@@ -70,6 +70,11 @@ class Part:
         """Rows before any filter."""
         return self.source.stop - self.source.start
 
+    @property
+    def place(self) -> str:
+        """Where it is in the input, for errors."""
+        return f"part {self.index}: {self.source.path}, rows {self.source.start} to {self.source.stop}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrozenPlan:

@@ -204,7 +204,7 @@ REGISTRY = Registry()
 
 
 def _hanging(part: Part | None, seconds: float, limit: float | None) -> BatchStalled:
-    place = f"part {part.index}: {part.source.path}, rows {part.source.start} to {part.source.stop}" if part else ""
+    place = part.place if part else ""
     what = "a batch hangs in the model"
     hint = "repeat the command: that part is then scored in a process of its own; or raise --batch-timeout"
     return BatchStalled(what, place, f"an answer within {limit:g} s", f"none after {seconds:.1f} s", hint)

@@ -78,7 +78,7 @@ def write_part(
 
 def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table, bad: Sequence[BadRow]) -> str:
     """Commit the bad rows, as their file has them, with the reason; returns the file's name."""
-    own = name.replace("/", "__").removesuffix(".parquet") + f".{attempt}.parquet"
+    own = f"{flat_name(name)}.{attempt}.parquet"
     fresh = WHY if from_quarantine(table.schema) else ERRORS  # what was in one stays where it came from
     table = table.drop_columns([name for name in fresh.names if name in table.column_names])
     for field, values in zip(ERRORS, zip(*bad, strict=True), strict=True):
@@ -91,11 +91,22 @@ def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table,
     return own
 
 
-def read_proof(path: str | Path) -> Proof | None:
-    """What a committed part's footer says, or None when it is not ours."""
+def flat_name(name: str) -> str:
+    """A part's name for a file beside it, in a folder without subfolders."""
+    return name.replace("/", "__").removesuffix(".parquet")
+
+
+def read_footer(path: str | Path) -> tuple[Proof | None, int, pa.Schema]:
+    """What a committed part's footer says, None when it is not ours; its rows and its schema."""
     with open_parquet(str(path)) as parquet:
         text = (parquet.metadata.metadata or {}).get(PROOF_KEY)
-    return Proof.from_json(text) if text else None
+        rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
+    return Proof.from_json(text) if text else None, rows, schema
+
+
+def read_proof(path: str | Path) -> Proof | None:
+    """The proof alone."""
+    return read_footer(path)[0]
 
 
 def receipt_of(staging: Staging, name: str) -> Receipt:

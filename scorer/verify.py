@@ -15,13 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer import html
-from scorer.commit import load_plan
+from scorer.commit import files_in, load_plan
 from scorer.crash import doing
-from scorer.dataset import open_parquet
 from scorer.errors import CommitError, some
 from scorer.events import Counts, Proof
 from scorer.ledger import LEDGER, file_digest
-from scorer.sink import PROOF_KEY, decode_schema, digest
+from scorer.sink import decode_schema, digest, read_footer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
     from scorer.commit import Place
     from scorer.plan import FrozenPlan
     from scorer.rescoring import Rescored
+
+
+_BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
+"""What a damaged footer raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +133,7 @@ def _without_proof(place: Place, *, deep: bool) -> Verdict | None:
     proofs: dict[str, Proof] = {}
     faults: list[str] = []
     total = Counts()
-    for name in sorted(_files(place.output)):
+    for name in sorted(files_in(place.output)):
         proof, wrong = _footer(place.output / name)
         if proof is None:
             faults += [f"{name}: {fault}" for fault in wrong]
@@ -167,11 +170,8 @@ def _footer(path: Path) -> tuple[Proof | None, list[str]]:
     """What a file proves about itself, and how that fails."""
     doing(f"reading {path}")
     try:
-        with open_parquet(str(path)) as parquet:
-            text = (parquet.metadata.metadata or {}).get(PROOF_KEY)
-            rows = parquet.metadata.num_rows
-        proof = Proof.from_json(text) if text else None
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        proof, rows, _ = read_footer(path)
+    except _BROKEN as error:
         return None, [f"cannot be read: {str(error)[:120]}"]
     if proof is None:
         return None, ["not one of ours"]
@@ -216,11 +216,8 @@ def _part_faults(
         return ["the part is gone"]
     doing(f"reading {path}")
     try:
-        with open_parquet(str(path)) as parquet:
-            text = (parquet.metadata.metadata or {}).get(PROOF_KEY)
-            found_rows, found_schema = parquet.metadata.num_rows, parquet.schema_arrow
-        proof = Proof.from_json(text) if text else None
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        proof, found_rows, found_schema = read_footer(path)
+    except _BROKEN as error:
         return [f"the part cannot be read: {str(error)[:120]}"]
     if proof is None:
         return ["the footer is not one of ours"]
@@ -264,12 +261,4 @@ def _value_faults(path: Path, proof: Proof) -> list[str]:
 
 def _strays(output: Path, names: set[str]) -> list[str]:
     """Files in the output that the ledger does not know."""
-    return [f"{name}: not in the ledger" for name in sorted(_files(output) - names)]
-
-
-def _files(output: Path) -> set[str]:
-    return {
-        os.path.relpath(os.path.join(folder, name), output).replace(os.sep, "/")
-        for folder, _, files in os.walk(output)
-        for name in files
-    }
+    return [f"{name}: not in the ledger" for name in sorted(set(files_in(output)) - names)]

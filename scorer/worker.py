@@ -158,9 +158,8 @@ def _score_apart(job: Job, tally: Tally) -> None:
             isolated.call("scorer.worker:whole_part", job.spec, part)
     except isolated.Died as died:
         what = "a part ends the process that scores it; it is set aside"
-        place = f"part {part.index}: {part.source.path}, rows {part.source.start} to {part.source.stop}"
         hint = "find the row with --where, and leave it out or mend it; or ask the maker of the model"
-        raise PartError(what, place, "a process that lives on", str(died), hint) from died
+        raise PartError(what, part.place, "a process that lives on", str(died), hint) from died
     tally.skip = "committed"
     if tally.mark is not None:
         attempts.end(tally.mark)
