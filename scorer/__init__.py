@@ -10,19 +10,21 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the first import; 
 if TYPE_CHECKING:
     from scorer.errors import PreflightError, RunFailed, ScorerError
     from scorer.events import Counts, Event, Observer, Receipt
+    from scorer.forecast import Forecast
     from scorer.frames import release, score
     from scorer.model import ModelSpec, TensorSpec, inspect_model
     from scorer.pipeline import execute, prepare, run
-    from scorer.plan import Forecast, Plan
+    from scorer.plan import Plan
     from scorer.report import Report
 
 _HOMES = {
     "errors": ("PreflightError", "RunFailed", "ScorerError"),
     "events": ("Counts", "Event", "Observer", "Receipt"),
+    "forecast": ("Forecast",),
     "frames": ("release", "score"),
     "model": ("ModelSpec", "TensorSpec", "inspect_model"),
     "pipeline": ("execute", "prepare", "run"),
-    "plan": ("Forecast", "Plan"),
+    "plan": ("Plan",),
     "report": ("Report",),
 }
 

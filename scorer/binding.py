@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from scorer.asking import Wish, asked_feeds, null_policies
-from scorer.dataset import PLACE, WHY, from_quarantine, values_type
+from scorer.dataset import PLACE, WHY, from_quarantine
 from scorer.errors import (
     BindingError,
     MissingColumns,
@@ -35,6 +35,7 @@ from scorer.feeding import (
     plain_feed,
     row_shape,
 )
+from scorer.layouts import values_type
 from scorer.naming import expand, feed_line, same_name
 from scorer.options import did_you_mean
 

@@ -52,11 +52,29 @@ def survived(command: Callable[[], Any]) -> None:
         os.setpgid(0, 0)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it may write to the terminal all the same
         die_with(parent)
-        command()
+        _leave(command)
         return
     with suppress(OSError):
         os.setpgid(child, child)  # whoever is first
     os._exit(_wait_for(child))
+
+
+def _leave(command: Callable[[], Any]) -> None:
+    """Run the command and end at once: taking 1,500 modules apart again takes a fifth of a second."""
+    code: object = 0
+    try:
+        command()
+    except SystemExit as ending_:
+        code = ending_.code
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)  # noqa: T201 - as the interpreter does
+        code = 1
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # whoever read is gone
+        code = code or 1
+    os._exit(code or 0)
 
 
 def _wait_for(child: int) -> int:

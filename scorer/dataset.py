@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.crash import doing
-from scorer.errors import InputError, ScorerError, UnreadableFile, some
+from scorer.errors import InputError, ScorerError, some
+from scorer.footers import codec_of, column_bytes, null_counts, open_parquet, paid, unreadable
+from scorer.layouts import values_type
 from scorer.listing import files_of
 
 if TYPE_CHECKING:
@@ -25,10 +27,7 @@ if TYPE_CHECKING:
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _FOOTER_THREADS = 8
-_SAMPLED_GROUPS = 4
-_DICTIONARY_PAYS = 0.8  # of the plain size; measured on flights: 0.00-0.21 pays, ids 1.26 do not
-_OFFSET_BYTES = 4  # where a text begins, for each
-_WIDTHS = {"BOOLEAN": 0.125, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}
+_SAMPLED_FILES = 4
 
 
 WHY = pa.schema([("_error", pa.string()), ("_stage", pa.string())])
@@ -79,6 +78,8 @@ class Dataset:
     column_bytes: dict[str, float]
     """The same by top-level column."""
     codec: str
+    row_group_rows: int
+    """Of its largest row groups, as far as they were looked at."""
     dictionaries: tuple[str, ...]
     """Leaf paths of fixed width whose dictionary paid in the source."""
     nulls: dict[str, int]
@@ -118,19 +119,22 @@ def look(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
     Raises one `InputError`, or several as an ExceptionGroup-free list via `problems_of`.
     """
     found, skipped = files_of(inputs, {os.path.realpath(path) for path in ignore})
+    first = _footer(*found[0])
+    known = None if isinstance(first, ScorerError) else first.schema
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        footers = list(pool.map(lambda item: _footer(*item), found))
+        rest = pool.map(lambda item: _footer(item[0], item[1], known), found[1:])
+        footers = [first, *(footer if i < _SAMPLED_FILES else _light(footer) for i, footer in enumerate(rest, 1))]
     problems = [footer for footer in footers if isinstance(footer, ScorerError)]
     if problems:
         more = len(problems) - 1
-        rest = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
-        first = problems[0]
-        raise type(first)(first.what + rest, first.where, first.expected, first.found, first.hint)
+        rest_ = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
+        one = problems[0]
+        raise type(one)(one.what + rest_, one.where, one.expected, one.found, one.hint)
     good = [footer for footer in footers if not isinstance(footer, ScorerError)]
-    files = tuple(file for file, _, _ in good)
-    schema, variants = _one_schema([(file.path, schema) for file, schema, _ in good])
-    sample = [metadata for _, _, metadata in good[:_SAMPLED_GROUPS]]
-    sizes = _column_bytes(schema, sample)
+    files = tuple(footer.file for footer in good)
+    schema, variants = _one_schema(good)
+    sample = [footer.metadata for footer in good if footer.metadata is not None]
+    sizes = column_bytes(schema, sample)
     return Dataset(
         files=files,
         schema=schema,
@@ -139,9 +143,10 @@ def look(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
         skipped=skipped,
         row_bytes=sum(sizes.values()),
         column_bytes=sizes,
-        codec=_codec(sample),
-        dictionaries=_paid(sample),
-        nulls=_nulls([metadata for _, _, metadata in good]) if len(good) <= _SAMPLED_GROUPS else {},
+        codec=codec_of(sample),
+        row_group_rows=max((max(file.row_groups, default=0) for file in files[:_SAMPLED_FILES]), default=0),
+        dictionaries=paid(sample),
+        nulls=null_counts(sample) if len(good) == len(sample) else {},
     )
 
 
@@ -151,26 +156,11 @@ def _root(file: File) -> str:
     return here.removesuffix(file.folder).rstrip("/") or "/" if file.folder else here
 
 
-def open_parquet(path: str, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """The one way files are opened, so that plan and workers see one schema.
-
-    With its metadata at hand the footer is not parsed again.
-    """
-    return pq.ParquetFile(path, metadata=metadata, pre_buffer=False, coerce_int96_timestamp_unit="us")
-
-
 def from_quarantine(schema: pa.Schema) -> bool:
     """Whether these are rows that could not be scored before."""
     return all(
         schema.get_field_index(field.name) >= 0 and schema.field(field.name).type == field.type for field in ERRORS
     )
-
-
-def unreadable(path: str, error: Exception) -> UnreadableFile:
-    """What a library's complaint about a file means to a person."""
-    what, hint = "a file cannot be read as Parquet", "write it again, or leave it out of the input"
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UnreadableFile(what, path, "a complete Parquet file", first[:200], hint)
 
 
 def problems_of(dataset: Dataset, columns: Sequence[str]) -> list[ScorerError]:
@@ -201,76 +191,21 @@ def shared_name(dataset: Dataset, tokens: Sequence[str], *, keep_all: bool) -> l
     return [InputError(what, dataset.files[0].path, "one column of a name", "several", hint)]
 
 
-def plain(kind: pa.DataType) -> pa.DataType:
-    """The type without Arrow's view layouts, which few of its own functions can handle."""
-    views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
-    if kind in views:
-        return views[kind]
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(plain(field.type)) for field in kind])
-    if pa.types.is_map(kind):
-        return pa.map_(plain(kind.key_type), kind.item_field.with_type(plain(kind.item_type)))
-    inner = kind.value_field.with_type(plain(kind.value_type)) if _is_listed(kind) else None
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(inner, kind.list_size)
-    if pa.types.is_large_list(kind):
-        return pa.large_list(inner)
-    return pa.list_(inner) if pa.types.is_list(kind) else kind
+@dataclass(frozen=True, slots=True)
+class _Footer:
+    """What is kept of one file's footer; of most files little, for there may be 100,000."""
+
+    file: File
+    schema: pa.Schema | None
+    """None where it is the first file's."""
+    metadata: pq.FileMetaData | None
 
 
-def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Every column without view layouts."""
-    return pa.schema([field.with_type(plain(field.type)) for field in schema], metadata=schema.metadata)
+def _light(footer: _Footer | ScorerError) -> _Footer | ScorerError:
+    return footer if isinstance(footer, ScorerError) else replace(footer, metadata=None)
 
 
-def plain_table(table: pa.Table) -> pa.Table:
-    """The table without view layouts; itself where it has none."""
-    _check_categories(table)
-    schema = plain_schema(table.schema)
-    if schema.equals(table.schema, check_metadata=False):
-        return table
-    columns = [column.cast(field.type) for column, field in zip(table.columns, schema, strict=True)]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """As `plain_table`."""
-    _check_categories(batch)
-    schema = plain_schema(batch.schema)
-    if schema.equals(batch.schema, check_metadata=False):
-        return batch
-    columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _check_categories(rows: pa.Table | pa.RecordBatch) -> None:
-    """Codes that no category has come out of a damaged file unseen; whoever looks them up reads past the end."""
-    for column in rows.columns:
-        if pa.types.is_dictionary(column.type):
-            column.validate(full=True)
-
-
-def flat_leaves(schema: pa.Schema, metadata: pq.FileMetaData) -> dict[str, int]:
-    """Where in a row group the statistics of each flat top-level column are."""
-    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-    nested = any(pa.types.is_nested(field.type) for field in schema)
-    if not nested:
-        return {path: i for i, path in enumerate(paths)}
-    once = Counter(paths)
-    flat = {field.name for field in schema if not pa.types.is_nested(field.type)}
-    return {path: i for i, path in enumerate(paths) if path in flat and once[path] == 1}
-
-
-def _is_listed(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def values_type(kind: pa.DataType) -> pa.DataType:
-    """A dictionary's values, else the type itself."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _footer(path: str, folder: str) -> tuple[File, pa.Schema, pq.FileMetaData] | ScorerError:
+def _footer(path: str, folder: str, known: pa.Schema | None = None) -> _Footer | ScorerError:
     doing(f"reading the footer of {path}")
     try:
         stat = os.stat(path)
@@ -282,13 +217,15 @@ def _footer(path: str, folder: str) -> tuple[File, pa.Schema, pq.FileMetaData] |
     if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
         return unreadable(path, ValueError(f"row counts that do not add up: {groups[:5]}, {metadata.num_rows}"))
     file = File(path=path, folder=folder, size=stat.st_size, mtime_ns=stat.st_mtime_ns, row_groups=groups)
-    return file, schema, metadata
+    same = known is not None and schema.equals(known, check_metadata=False)
+    return _Footer(file, None if same else schema, metadata)
 
 
-def _one_schema(schemas: list[tuple[str, pa.Schema]]) -> tuple[pa.Schema, tuple[tuple[str, pa.Schema], ...]]:
+def _one_schema(footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[tuple[str, pa.Schema], ...]]:
     """The common schema, and the files that differ from the first."""
+    schemas = [(footer.file.path, footer.schema) for footer in footers if footer.schema is not None]
     first = schemas[0][1].remove_metadata().with_metadata(_own_metadata(schemas[0][1]))
-    variants = tuple((path, schema) for path, schema in schemas[1:] if not schema.equals(first, check_metadata=False))
+    variants = tuple(schemas[1:])
     fields = list(first)
     for _, schema in variants:
         for i, ours in enumerate(fields):
@@ -322,79 +259,3 @@ def _hive_schema(files: Sequence[File]) -> pa.Schema:
         whole = values and all(re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", v or "") for v in values)
         fields.append(pa.field(key, pa.int64() if whole else pa.string()))
     return pa.schema(fields)
-
-
-def _column_bytes(schema: pa.Schema, sample: list[pq.FileMetaData]) -> dict[str, float]:
-    """Decoded bytes of a row, by top-level column."""
-    sizes = dict.fromkeys(schema.names, 0.0)
-    rows = 0
-    for metadata in sample:
-        for g in range(min(metadata.num_row_groups, _SAMPLED_GROUPS)):
-            group = metadata.row_group(g)
-            rows += group.num_rows
-            for c in range(metadata.num_columns):
-                column = group.column(c)
-                name = _top(column.path_in_schema, sizes)
-                sizes[name] = sizes.get(name, 0.0) + _decoded_bytes(column, metadata.schema.column(c).length)
-    return {name: size / rows if rows else 8.0 for name, size in sizes.items()}
-
-
-def _decoded_bytes(column: pq.ColumnChunkMetaData, length: int) -> float:
-    """Bytes of a column chunk once decoded; texts by the longest that the footer tells, as a dictionary hides them."""
-    width = _WIDTHS.get(column.physical_type, 0)
-    if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
-        width = length
-    statistics = column.statistics if not width else None
-    if statistics is not None and statistics.has_min_max:
-        width = _OFFSET_BYTES + max(len(statistics.min_raw), len(statistics.max_raw))
-        return max(float(width * column.num_values), float(column.total_uncompressed_size))
-    return float(width * column.num_values) if width else float(column.total_uncompressed_size)
-
-
-def _top(path: str, names: dict[str, float]) -> str:
-    """The top-level column of a leaf; names may hold dots themselves."""
-    if path in names:
-        return path
-    parts = path.split(".")
-    return next((p for i in range(len(parts), 0, -1) if (p := ".".join(parts[:i])) in names), parts[0])
-
-
-def _codec(sample: list[pq.FileMetaData]) -> str:
-    """The codec of the source's first column, which is nearly always that of all."""
-    for metadata in sample:
-        if metadata.num_row_groups and metadata.num_columns:
-            codec = str(metadata.row_group(0).column(0).compression).lower()
-            return {"uncompressed": "none", "lz4_raw": "lz4", "unknown": "snappy"}.get(codec, codec)
-    return "snappy"
-
-
-def _paid(sample: list[pq.FileMetaData]) -> tuple[str, ...]:
-    """Fixed-width leaves that the source stored well below their plain size."""
-    stored: dict[str, float] = {}
-    plain: dict[str, float] = {}
-    for metadata in sample:
-        for g in range(min(metadata.num_row_groups, _SAMPLED_GROUPS)):
-            for c in range(metadata.num_columns):
-                column = metadata.row_group(g).column(c)
-                width = _WIDTHS.get(column.physical_type, 0)
-                if width and column.has_dictionary_page:
-                    path = column.path_in_schema
-                    stored[path] = stored.get(path, 0) + column.total_uncompressed_size
-                    plain[path] = plain.get(path, 0) + width * column.num_values
-    return tuple(sorted(path for path, size in stored.items() if size < _DICTIONARY_PAYS * plain[path]))
-
-
-def _nulls(footers: list[pq.FileMetaData]) -> dict[str, int]:
-    """Nulls by flat column, for those that every row group counts."""
-    nulls: dict[str, int] = {}
-    unknown: set[str] = set()
-    for metadata in footers:
-        for g in range(metadata.num_row_groups):
-            for c in range(metadata.num_columns):
-                column = metadata.row_group(g).column(c)
-                path, statistics = column.path_in_schema, column.statistics
-                if statistics is None or not statistics.has_null_count:
-                    unknown.add(path)
-                else:
-                    nulls[path] = nulls.get(path, 0) + statistics.null_count
-    return {path: count for path, count in nulls.items() if path not in unknown}

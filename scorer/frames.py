@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from scorer import partition, tuning
+from scorer import partition, sampling, tuning
 from scorer.binding import Binding, bind, shapes
 from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, ScorerError, ShapeMismatch, some
 from scorer.fetching import fetched, output_schema
@@ -33,6 +33,7 @@ class _Job:
     binding: Binding
     session: SessionSpec
     batch_rows: int
+    batch_tokens: int | None
 
 
 def score(  # noqa: PLR0913 - the binding's options, spelled out
@@ -142,24 +143,25 @@ def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
         what, hint = f"the width of {unknown[0].tensor!r} cannot be seen without computing", "use fixed-size lists"
         found = f"lists of any length in {unknown[0].columns[0]!r}"
         raise ShapeMismatch(what, "a Dask frame", "a column of fixed-size lists", found, hint)
-    rows = _table(frame.iloc[: tuning.SAMPLE_ROWS], binding.fed)
+    rows = _table(frame.iloc[: sampling.SAMPLE_ROWS], binding.fed)
     binding = shapes(binding, rows)
     session = REGISTRY.session(session_spec)
-    fetches, wrong = tuning.outputs(session, binding, wanted, rows, spec, options.binding.prefix)
+    fetches, wrong = sampling.outputs(session, binding, wanted, rows, spec, options.binding.prefix)
     binding = replace(binding, fetches=fetches)
     _, clashes = output_schema(binding, columns, "the frame")
     problems = [*wrong, *clashes]
     if problems:
         raise PreflightError(problems)
-    batch_rows = tuning.untuned(binding, options.scoring.batch_rows, None).batch_rows
-    return _Job(binding=binding, session=session_spec, batch_rows=batch_rows)
+    usual = tuning.untuned(binding, options.scoring.batch_rows, None)
+    return _Job(binding=binding, session=session_spec, batch_rows=usual.batch_rows, batch_tokens=usual.batch_tokens)
 
 
 def _score(frame: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Good rows with scores, and bad rows with their reasons."""
     binding = job.binding
     table = _table(frame, binding.fed)
-    scored = partition.score(table, partition.grid(len(frame), job.batch_rows), binding, REGISTRY.session(job.session))
+    edges, session = partition.grid(len(frame), job.batch_rows), REGISTRY.session(job.session)
+    scored = partition.score(table, edges, binding, session, tokens=job.batch_tokens)
     arrow = _arrow_backed(frame)
     result = frame[[name for name in frame.columns if str(name) in binding.kept]]
     values = dict(zip(binding.outputs, scored.columns, strict=True))
@@ -208,7 +210,7 @@ def _arrow(series: pd.Series) -> pa.ChunkedArray:
 
 def _few(series: pd.Series) -> pd.Series:
     """As much of a column as tells its type: of Python objects, some that are there."""
-    return series.dropna().iloc[: tuning.SAMPLE_ROWS] if series.dtype == object else series.iloc[:0]
+    return series.dropna().iloc[: sampling.SAMPLE_ROWS] if series.dtype == object else series.iloc[:0]
 
 
 def _arrow_backed(frame: pd.DataFrame) -> bool:

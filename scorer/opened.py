@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from scorer.dataset import open_parquet, plain_batch
+from scorer.footers import open_parquet
+from scorer.layouts import plain_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,9 +79,9 @@ class Cursor:
         self._broken: Exception | None = None
 
     def _open(self) -> Iterator[pa.RecordBatch]:
-        parquet = self._opened.file(self._path).parquet
+        parquet = self._opened.file(self._path, len(self._columns)).parquet
         return parquet.iter_batches(  # type: ignore[no-any-return]  # pyarrow is untyped
-            batch_size=_DECODE_ROWS, row_groups=[self._group], columns=self._columns, use_threads=False
+            batch_size=_DECODE_ROWS, row_groups=[self._group], columns=self._columns, use_threads=True
         )
 
     def take(self, start: int, stop: int) -> pa.Table:
@@ -141,13 +142,13 @@ class Opened:
         self._footers: OrderedDict[str, _Footer] = OrderedDict()
         self._cursors: OrderedDict[tuple[str, int], Cursor] = OrderedDict()
 
-    def file(self, path: str) -> OpenFile:
-        """The file, its footer parsed by the first part that asks."""
+    def file(self, path: str, columns: int = 1) -> OpenFile:
+        """The file, its footer parsed by the first part that asks; so many columns will be read at once."""
         with self._lock:
             footer = self._footers.setdefault(path, _Footer())
             self._footers.move_to_end(path)
         with footer.lock:
-            parquet = open_parquet(path, footer.metadata)
+            parquet = open_parquet(path, footer.metadata, columns)
             if footer.metadata is None:
                 metadata = parquet.metadata
                 rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))

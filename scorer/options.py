@@ -117,6 +117,10 @@ class OutputOptions:
         "source", "Parquet codec: source (as the input's), none, snappy, zstd, lz4, gzip, brotli.",
         metavar="CODEC", scores=True,
     )  # fmt: skip
+    row_group_rows: int | None = ask(
+        None, "Rows of a row group of the output; default: as the input's, from 16,384 to 1,048,576.",
+        metavar="N", scores=True,
+    )  # fmt: skip
     work_dir: str | None = ask(
         None, "Folder for staging and proof, on the output's file system; default: OUT.scorer.",
         metavar="DIR",
@@ -189,6 +193,7 @@ class Asked(TypedDict, total=False):
     cluster: str
     scheduler: str | None
     compression: str
+    row_group_rows: int | None
     strict: bool
     tune: bool
     overwrite: bool

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from scorer.session import Session
 
 _ENOUGH_BAD = 4  # rows before their share is believed
+_MOST_ROWS = 64  # of short texts in one batch
 _GOOD_LUCK = 0.7  # bad rows expected in a group that fails every second time
 
 
@@ -129,16 +130,20 @@ def call(session: Session, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray
 
 
 def score(
-    table: pa.Table, edges: np.ndarray, binding: Binding, session: Session, spoilt: Mapping[int, str] | None = None
-) -> Scored:
-    """Every row of `table`, in batches cut at `edges`; rows whose lengths differ are sorted by them first.
+    table: pa.Table, edges: np.ndarray, binding: Binding, session: Session, spoilt: Mapping[int, str] | None = None,
+    tokens: int | None = None,
+) -> Scored:  # fmt: skip
+    """Every row of `table`, in batches cut at `edges`.
 
+    Rows whose lengths differ are sorted by them first, and then a batch has so many tokens if that is given.
     Rows that a transform spoilt are bad already.
     """
     spoilt = spoilt or {}
     started = time.perf_counter()
     packs = pack(binding.feeds, table)
-    order = by_length(packs)
+    order, lengths = by_length(packs), _lengths(packs)
+    if order is not None and lengths is not None and tokens is not None:
+        edges = budgeted(lengths[order], tokens)
     caller = _Caller(session, binding, packs)
     bad: dict[int, str] = {}
     done: list[np.ndarray] = []
@@ -188,8 +193,22 @@ def _smaller(rows: int, bad: int, good: int) -> int:
 
 def by_length(packs: dict[str, Packed]) -> np.ndarray | None:
     """Rows in the order in which they are scored; None when that is their own."""
-    lengths = next((packed.lengths for packed in packs.values() if packed.lengths is not None), None)
+    lengths = _lengths(packs)
     return None if lengths is None else np.argsort(lengths, kind="stable")
+
+
+def budgeted(lengths: np.ndarray, tokens: int) -> np.ndarray:
+    """Edges of batches of rising lengths, padding counted: no more than so many tokens, nor too many rows, in each."""
+    edges = [0]
+    while edges[-1] < len(lengths):
+        start = edges[-1]
+        padded = np.arange(1, _MOST_ROWS + 1)[: len(lengths) - start] * lengths[start : start + _MOST_ROWS]
+        edges.append(start + max(1, int(np.searchsorted(padded, tokens, side="right"))))
+    return np.array(edges)
+
+
+def _lengths(packs: dict[str, Packed]) -> np.ndarray | None:
+    return next((packed.lengths for packed in packs.values() if packed.lengths is not None), None)
 
 
 def cut(

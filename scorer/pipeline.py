@@ -321,6 +321,7 @@ class _Run:
             peak_memory_bytes=_peak_memory(),
             device=self.frozen.session.device,
             batch_rows=self.frozen.batch_rows,
+            batch_tokens=self.frozen.batch_tokens,
             model=self.frozen.session.digest,
             plan=self.frozen.plan_hash,
             asked=self.plan.to_dict()["asked"],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,42 +16,21 @@ from scorer.binding import Binding
 from scorer.errors import DifferentPlan, PreflightError, ScorerError
 from scorer.features import Feed, Fetch
 from scorer.options import FIELDS
+from scorer.parts import PlannedFile
 from scorer.reader import Source
 from scorer.session import SessionSpec
+from scorer.storage import Storage
 from scorer.transforming import Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from scorer.dataset import Dataset, File
+    from scorer.dataset import Dataset
+    from scorer.forecast import Forecast
     from scorer.model import ModelSpec
     from scorer.options import Options
 
-FORMAT = 1
-BATCH_ROWS = 4096  # a dense net's best, a tree ensemble's good; used where nothing was probed
-PARTS_PER_THREAD = 4  # the last part may be late by a quarter of a thread's work
-MIN_SECONDS = 0.1  # of scoring in a part: 3 ms of Dask are then 3 %
-MAX_SECONDS = 10.0
-MIN_ROWS = 65_536  # of a part when the speed is unknown
-_SLICE = 1.5  # a row group is sliced when it is this much larger than a part
-
-Runs = tuple[tuple[int, int], ...]
-"""Run lengths: (value, times)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedFile:
-    """An input file and how it is cut; a million parts stay small as run lengths."""
-
-    path: str
-    folder: str
-    size: int
-    mtime_ns: int
-    row_groups: Runs
-    parts: Runs
-    hive: tuple[tuple[str, str | None], ...] = ()
-
-
+FORMAT = 2
 _FILE_FIELDS = tuple(field.name for field in dataclasses.fields(PlannedFile))
 
 
@@ -90,11 +68,12 @@ class FrozenPlan:
     read_schema: str
     """Columns that are read: fed, kept and filtered on (base64 of Arrow's own form)."""
     output_schema: str
-    codec: str
-    dictionaries: tuple[str, ...]
+    storage: Storage
     transform: Transform | None = None
     fed_schema: str = ""
     """Columns that the transform gives and that are fed; '' without one."""
+    batch_tokens: int | None = None
+    """What batches of texts are cut by instead."""
     trials: tuple[str, ...] = ()
     """What tuning tried, in words."""
     trial_sessions: int = 0
@@ -146,7 +125,7 @@ class FrozenPlan:
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it; files are short lists, because there may be 100,000."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "files"}
-        plain |= {"binding": dataclasses.asdict(self.binding), "session": dataclasses.asdict(self.session)}
+        plain |= {name: dataclasses.asdict(getattr(self, name)) for name in ("binding", "session", "storage")}
         plain["transform"] = None if self.transform is None else dataclasses.asdict(self.transform)
         return {**plain, "files": [[getattr(file, name) for name in _FILE_FIELDS] for file in self.files]}
 
@@ -159,25 +138,15 @@ class FrozenPlan:
         changed = {
             "binding": Binding(**binding | {"feeds": feeds, "fetches": fetches, "kept": tuple(binding["kept"])}),
             "transform": None if data["transform"] is None else Transform(**_frozen(data["transform"])),
+            "storage": Storage(**_frozen(data["storage"])),
             "session": SessionSpec(**data["session"] | {"files": tuple(data["session"]["files"])}),
             "files": tuple(_file_from(file) for file in data["files"]),
-            **{name: tuple(data[name]) for name in ("conditions", "dictionaries", "trials")},
+            **{name: tuple(data[name]) for name in ("conditions", "trials")},
         }
         plan = cls(**data | changed | {"plan_hash": ""})
         if plan.plan_hash != data["plan_hash"]:
             raise ValueError(data["plan_hash"])
         return plan
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
-    """What the run will take, each as a range; from a timed sample."""
-
-    seconds: tuple[float, float]
-    memory_bytes: tuple[int, int]
-    output_bytes: tuple[int, int]
-    rows_per_s: float
-    """Of scoring alone, one thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +194,7 @@ class Plan:
             "fetch": None if frozen is None else [dataclasses.asdict(fetch) for fetch in frozen.binding.fetches],
             "keep": None if frozen is None else list(frozen.binding.kept),
             "batch_rows": None if frozen is None else frozen.batch_rows,
+            "batch_tokens": None if frozen is None else frozen.batch_tokens,
             "trials": None if frozen is None else list(frozen.trials),
             "trial_sessions": None if frozen is None else frozen.trial_sessions,
             "device": None if frozen is None else frozen.session.device,
@@ -269,80 +239,6 @@ def _described(names: Sequence[str], request: dict[str, Any], words: dict[str, s
         for name in names
     )
     return ", ".join(told)
-
-
-def part_rows(rows: int, row_bytes: float, part_bytes: int, threads: int, rows_per_s: float | None) -> int:
-    """Rows of a part: memory first, then enough parts for all threads, then worthwhile ones."""
-    by_memory = max(1, int(part_bytes / max(row_bytes, 1e-9)))
-    shared = math.ceil(rows / (threads * PARTS_PER_THREAD))
-    worth = MIN_ROWS if rows_per_s is None else max(1, int(rows_per_s * MIN_SECONDS))
-    longest = max(worth, int(rows_per_s * MAX_SECONDS)) if rows_per_s else by_memory
-    return max(1, min(by_memory, max(shared, worth), longest))
-
-
-def cut(row_groups: Sequence[int], target: int, grid: int, limit: int | None = None) -> list[int]:
-    """Rows of each part of one file.
-
-    Parts are runs of row groups, or slices of one large row group that start on the batch grid:
-
-        row groups  |----|----|--|------------------------|
-        parts       |---------|--|-------|-------|--------|
-    """
-    parts: list[int] = []
-    held = 0
-    left = sum(row_groups) if limit is None else min(limit, sum(row_groups))
-    if left == 0:
-        return [0]
-    for full in row_groups:
-        group = min(full, left)
-        left -= group
-        if held and held + group > target:
-            parts.append(held)
-            held = 0
-        if group > target * _SLICE and group > grid:
-            parts += _slices(group, target, grid)
-        else:
-            held += group
-    return [*parts, held] if held else parts
-
-
-def run_lengths(values: Iterable[int]) -> Runs:
-    """Consecutive equal values as (value, times)."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and runs[-1][0] == value:
-            runs[-1][1] += 1
-        else:
-            runs.append([value, 1])
-    return tuple((value, times) for value, times in runs)
-
-
-def plan_files(files: Sequence[File], target: int, grid: int, limit: int | None) -> tuple[PlannedFile, ...]:
-    """Every file with its cuts; files beyond the limit are left out."""
-    planned = []
-    left = limit
-    for file in files:
-        parts = cut(file.row_groups, target, grid, left)
-        planned.append(
-            PlannedFile(
-                path=file.path, folder=file.folder, size=file.size, mtime_ns=file.mtime_ns,
-                row_groups=run_lengths(file.row_groups), parts=run_lengths(parts),
-                hive=tuple(file.hive.items()),
-            )
-        )  # fmt: skip
-        if left is not None:
-            left -= sum(parts)
-            if left <= 0:
-                break
-    return tuple(planned)
-
-
-def _slices(rows: int, target: int, grid: int) -> list[int]:
-    """Nearly equal slices on the batch grid."""
-    many = max(1, math.ceil(rows / target))
-    step = max(grid, math.ceil(rows / many / grid) * grid)
-    whole, rest = divmod(rows, step)
-    return [step] * whole + ([rest] if rest else [])
 
 
 def _frozen(value: Any) -> Any:  # noqa: ANN401 - JSON

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from scorer import canary, commit, placement, transforming, tuning, where
+from scorer import canary, commit, freezing, placement, sampling, transforming, where
 from scorer.binding import bind, shapes
-from scorer.cluster import planned_threads
 from scorer.commit import Place
 from scorer.crash import doing
-from scorer.dataset import look, plain_schema, problems_of, shared_name, unreadable
+from scorer.dataset import look, problems_of, shared_name
 from scorer.errors import (
     BindingError,
     CommitError,
@@ -29,23 +28,24 @@ from scorer.errors import (
 from scorer.features import BY_POSITION
 from scorer.feeding import files_of, is_encoded
 from scorer.fetching import fetched, output_schema
+from scorer.footers import unreadable
+from scorer.freezing import Settled
+from scorer.layouts import plain_schema
 from scorer.model import digest_of, inspect_model
-from scorer.options import PART_BYTES
-from scorer.plan import FrozenPlan, Plan, part_rows, plan_files, refuse_different, request_of
+from scorer.plan import FrozenPlan, Plan, refuse_different, request_of
 from scorer.registry import REGISTRY
 from scorer.report import versions
 from scorer.rules import within
 from scorer.session import SessionSpec, library_for, settle_device
-from scorer.sink import encode_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from scorer.binding import Binding
     from scorer.dataset import Dataset
+    from scorer.forecast import Forecast
     from scorer.model import ModelSpec
     from scorer.options import Options
-    from scorer.plan import Forecast
     from scorer.session import Session
     from scorer.transforming import Transform
     from scorer.where import Condition
@@ -99,14 +99,6 @@ class _Found:
             done=done,
             resumes=resumes,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """The first rows, as they are kept and as they are fed."""
-
-    rows: pa.Table
-    fed: pa.Table
 
 
 def prepare(options: Options) -> Plan:
@@ -231,19 +223,23 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         doing(f"sending the first rows of {dataset.files[0].path if dataset.files else 'nothing'} through the model")
         read_schema = plain_schema(read_schema)
         if rows is None or fed is None:
-            rows = fed = tuning.sample(dataset, read_schema, tuning.PROBE_ROWS if _tunes(found) else tuning.SAMPLE_ROWS)
-        few = _Sample(rows.select(read_schema.names), fed.select(list(binding.fed)))
-        binding = shapes(binding, few.fed)
-        fetches, wrong = tuning.outputs(
-            found.session, binding, wanted, few.fed.slice(0, tuning.SAMPLE_ROWS), model, options.binding.prefix
+            rows = fed = sampling.sample(dataset, read_schema, freezing.sample_rows(found.options, dataset))
+        rows, fed = rows.select(read_schema.names), fed.select(list(binding.fed))
+        binding = shapes(binding, fed)
+        fetches, wrong = sampling.outputs(
+            found.session, binding, wanted, fed.slice(0, sampling.SAMPLE_ROWS), model, options.binding.prefix
         )
         binding = replace(binding, fetches=fetches)
         schema, clashes = output_schema(binding, columns, options.input[0])
         found.problems += [*wrong, *clashes]
         if not found.problems:
-            _watch(found, model, binding, few.fed)
+            _watch(found, found.session, model, binding, fed)
         if not found.problems:
-            return _cut(found, dataset, binding, request, (read_schema, schema), few)
+            known = Settled(
+                dataset=dataset, binding=binding, session=found.session, spec=found.session_spec, request=request,
+                read_schema=read_schema, output_schema=schema, rows=rows, fed=fed, transform=found.transform,
+            )  # fmt: skip
+            return _cut(found, known)
     return None
 
 
@@ -253,7 +249,7 @@ def _transformed(found: _Found, dataset: Dataset) -> tuple[pa.Table, pa.Table | 
         return pa.table({}), None
     schema = plain_schema(dataset.columns)
     found.transform = replace(found.transform, reads=tuple(schema.names))
-    rows = tuning.sample(dataset, schema, tuning.PROBE_ROWS if _tunes(found) else tuning.SAMPLE_ROWS)
+    rows = sampling.sample(dataset, schema, freezing.sample_rows(found.options, dataset))
     fed, bad = transforming.apply(found.transform, rows)
     if bad and not fed.num_rows:
         what, hint = "the transform fails for every row that was tried", "run it on the first rows in a notebook"
@@ -263,9 +259,9 @@ def _transformed(found: _Found, dataset: Dataset) -> tuple[pa.Table, pa.Table | 
     return rows.take(pa.array(good, pa.int64())) if bad else rows, fed
 
 
-def _watch(found: _Found, model: ModelSpec, binding: Binding, rows: pa.Table) -> None:
+def _watch(found: _Found, session: Session, model: ModelSpec, binding: Binding, rows: pa.Table) -> None:
     """Send the canary in; without rows to send, doubt what the operators alone make doubtful."""
-    found.verdict = canary.look(_settled(found)[0], binding, rows)
+    found.verdict = canary.look(session, binding, rows)
     if found.verdict is None and model.coupled and binding.fixed_batch != 1:
         _doubt(found, f"a row's score may depend on its batch: {some(model.coupled)}", model.path)
     if found.verdict is not None and not found.verdict.independent:
@@ -273,59 +269,14 @@ def _watch(found: _Found, model: ModelSpec, binding: Binding, rows: pa.Table) ->
         _doubt(found, f"{found.verdict}{cause}", model.path)
 
 
-def _cut(
-    found: _Found, dataset: Dataset, binding: Binding, request: dict[str, Any],
-    schemas: tuple[pa.Schema, pa.Schema], few: _Sample,
-) -> FrozenPlan:  # fmt: skip
+def _cut(found: _Found, known: Settled) -> FrozenPlan:
     """Batch rows, parts and forecast, once nothing is wrong."""
-    options = found.options
-    session, spec = _settled(found)
     row_s = found.verdict.row_s if found.verdict is not None else None
-    probed = tuning.untuned(binding, options.scoring.batch_rows, row_s)
-    if _tunes(found) and not tuning.heavy(binding, row_s):
-        timed = tuning.probe(session, binding, few.fed)
-        pinned = binding.fixed_batch or options.scoring.batch_rows
-        probed = replace(timed, batch_rows=pinned) if pinned else timed
-    total = min(dataset.rows, options.rows.limit if options.rows.limit is not None else dataset.rows)
-    read_schema, schema = schemas
-    row_bytes = sum(dataset.column_bytes.get(name, 8.0) for name in read_schema.names)
-    threads = planned_threads(options.cluster)
-    target = part_rows(total, row_bytes, options.rows.part_bytes or PART_BYTES, threads, probed.rows_per_s)
-    codec = dataset.codec if options.out.compression == "source" else options.out.compression
-    if probed.rows_per_s is not None:
-        shown = found.verdict.rows if found.verdict else tuning.SAMPLE_ROWS
-        out = tuning.as_output(few.rows.slice(0, shown), few.fed.slice(0, shown), binding, session, schema)
-        found.forecast = tuning.forecast(total, row_bytes, out, codec, probed.rows_per_s, threads, target)
+    frozen, found.forecast = freezing.freeze(found.options, known, freezing.probed(found.options, known, row_s))
+    if found.forecast is not None:
         problem = commit.room_problem(found.place, found.forecast.output_bytes[0])
         found.problems += [problem] if problem else []
-    return FrozenPlan(
-        request=request,
-        files=plan_files(dataset.files, target, probed.batch_rows, options.rows.limit),
-        conditions=tuple(options.rows.where),
-        binding=binding,
-        session=spec,
-        batch_rows=probed.batch_rows,
-        read_schema=encode_schema(read_schema),
-        output_schema=encode_schema(schema),
-        codec=codec,
-        dictionaries=tuning.dictionaries(dataset.dictionaries, few.rows, binding.kept),
-        transform=found.transform,
-        fed_schema=encode_schema(few.fed.schema) if found.transform is not None else "",
-        trials=probed.trials,
-        versions=versions(),
-    )
-
-
-def _settled(found: _Found) -> tuple[Session, SessionSpec]:
-    if found.session is None or found.session_spec is None:
-        msg = "a plan is cut only after its model was loaded"
-        raise AssertionError(msg)
-    return found.session, found.session_spec
-
-
-def _tunes(found: _Found) -> bool:
-    """Whether a probe may pay: never below 50,000 rows."""
-    return bool(found.options.scoring.tune and found.dataset and found.dataset.rows >= tuning.PROBED_FROM)
+    return frozen
 
 
 def _without_keys(found: _Found, dataset: Dataset, kept: Sequence[str]) -> tuple[str, ...]:

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from scorer import where
-from scorer.dataset import flat_leaves, plain, plain_batch, plain_table, unreadable, values_type
 from scorer.errors import InputChanged
+from scorer.footers import flat_leaves, unreadable
+from scorer.layouts import plain, plain_batch, plain_table, values_type
 from scorer.patience import patiently
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
     from scorer.opened import Opened
+
+_MANY_COLUMNS = 100  # where all are read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +87,7 @@ def rows_at(source: Source, rows: Sequence[int], opened: Opened) -> pa.Table:
 
 def _rows_at(source: Source, wanted: np.ndarray, opened: Opened) -> pa.Table:
     pieces = []
-    file = opened.file(source.path)
+    file = opened.file(source.path, _MANY_COLUMNS)
     with file.parquet as parquet:
         for group, (first, end) in enumerate(pairwise(file.starts)):
             here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, end)] - first

@@ -39,13 +39,16 @@ def plan_text(plan: Plan) -> str:
         lines += [("keep", _names(frozen.binding.kept) or "none")]
         lines += [("where", text) for text in frozen.conditions]
         tried = f" (tried {'; '.join(frozen.trials)})" if frozen.trials else ""
-        lines += [("batch rows", f"{frozen.batch_rows:,}{tried}")]
+        rows = (
+            f"{frozen.batch_rows:,}" if frozen.batch_tokens is None else f"as many as have {frozen.batch_tokens} tokens"
+        )
+        lines += [("batch rows", f"{rows}{tried}")]
         lines += [("plan", frozen.plan_hash[:16])]
     if plan.forecast is not None:
         fore = plan.forecast
         lines += [
             ("time", f"{_seconds(fore.seconds[0])} to {_seconds(fore.seconds[1])}"),
-            ("memory", f"{size(fore.memory_bytes[0])} to {size(fore.memory_bytes[1])}"),
+            ("memory", f"{size(fore.memory_bytes[0])} to {size(fore.memory_bytes[1])}: {fore.memory}"),
             ("disk", f"{size(fore.output_bytes[0])} to {size(fore.output_bytes[1])}"),
         ]
     if plan.canary and plan.canary not in plan.notes:
@@ -66,7 +69,7 @@ def report_text(report: Report) -> str:
     lines = [
         ("output", f"{report.output} ({_n(report.parts, 'part')}, {size(report.output_bytes)})"),
         ("time", f"{_seconds(report.seconds)}, {report.rows_per_s:,.0f} rows/s"),
-        ("model", f"{report.device}, batches of {report.batch_rows:,}, {_n(report.calls, 'call')}"),
+        ("model", f"{report.device}, batches of {_batch(report)}, {_n(report.calls, 'call')}"),
         ("memory", f"{size(report.peak_memory_bytes)} at the most in this process"),
     ]
     if report.parts_resumed:
@@ -246,3 +249,7 @@ def _seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _batch(report: Report) -> str:
+    return f"{report.batch_tokens} tokens" if report.batch_tokens is not None else f"{report.batch_rows:,}"

@@ -44,6 +44,7 @@ class Report:
     trial_sessions: int
     device: str
     batch_rows: int
+    batch_tokens: int | None
     halved: tuple[int, ...]
     """Parts in which a batch was halved: their scores may differ in the last bits."""
     model: str

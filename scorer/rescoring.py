@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from scorer.canary import changed
-from scorer.dataset import open_parquet
 from scorer.errors import ScorerError
+from scorer.footers import open_parquet
 from scorer.registry import REGISTRY, Spec
 from scorer.sink import digest
 from scorer.worker import rescored

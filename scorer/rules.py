@@ -256,6 +256,7 @@ EXPECTED: dict[str, tuple[str, Any]] = {
     "output": _or_none(_TEXT),
     "overwrite": _BOOL,
     "compression": _one_of(COMPRESSIONS),
+    "row_group_rows": _or_none(_COUNT),
     "work_dir": _or_none(_TEXT),
     "cluster": _one_of(CLUSTERS),
     "scheduler": _or_none(_TEXT),

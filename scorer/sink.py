@@ -20,20 +20,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from scorer.dataset import ERRORS, WHY, from_quarantine, open_parquet
+from scorer.dataset import ERRORS, WHY, from_quarantine
 from scorer.errors import CommitError, OutputFull
 from scorer.events import Proof, Receipt
+from scorer.footers import open_parquet
 from scorer.patience import patiently
+from scorer.storage import QUARANTINE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from scorer.storage import Storage
+
 PROOF_KEY = b"scorer"
 BadRow = tuple[str, str, str, int]
 """Reason, stage, file and row number."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG}
-_ROW_GROUP = 1 << 20
 _HERE = -100  # AT_FDCWD
 NO_REPLACE, EXCHANGE = 1, 2
 
@@ -65,15 +68,16 @@ class Staging:
         return self.root / "quarantine"
 
 
-def write_part(
-    staging: Staging, name: str, attempt: str, table: pa.Table, proof: Proof, codec: str, dictionaries: Sequence[str]
-) -> None:
-    """Commit the table under its final name, unless another attempt was first."""
+def write_part(staging: Staging, name: str, attempt: str, table: pa.Table, proof: Proof, storage: Storage) -> Receipt:
+    """Commit the table under its final name, unless another attempt was first; what the one that counts proves."""
     final = staging.parts / name
     metadata = {**(table.schema.metadata or {}), PROOF_KEY: proof.to_json().encode()}
     tmp = staging.tmp / f"{final.stem}.{attempt}.parquet"
-    _write(tmp, table.replace_schema_metadata(metadata), codec, dictionaries)
-    _commit(tmp, final, table.num_rows)
+    _write(tmp, table.replace_schema_metadata(metadata), storage)
+    size = tmp.stat().st_size
+    return (
+        Receipt(proof=proof, name=name, size=size) if _commit(tmp, final, table.num_rows) else receipt_of(staging, name)
+    )
 
 
 def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table, bad: Sequence[BadRow]) -> str:
@@ -86,7 +90,7 @@ def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table,
             table = table.append_column(field, pa.array(values, field.type))
     table = table.select([name for name in table.column_names if name not in ERRORS.names] + ERRORS.names)
     tmp = staging.tmp / own
-    _write(tmp, table, "zstd", ())
+    _write(tmp, table, QUARANTINE)
     _commit(tmp, staging.quarantine / own, len(bad))
     return own
 
@@ -176,44 +180,50 @@ def sync_folder(folder: str | Path) -> None:
         os.close(handle)
 
 
-def _write(path: Path, table: pa.Table, codec: str, dictionaries: Sequence[str]) -> None:
+def _write(path: Path, table: pa.Table, storage: Storage) -> None:
     """One complete, checked, durable file."""
     with map_write_errors(path):
         try:
-            patiently(lambda: _write_once(path, table, codec, dictionaries))
+            patiently(lambda: write_once(path, table, storage))
         except BaseException:
             with suppress(OSError):
                 path.unlink()
             raise
 
 
-def _write_once(path: Path, table: pa.Table, codec: str, dictionaries: Sequence[str]) -> None:
-    with path.open("wb") as file:
-        with pq.ParquetWriter(
-            file, table.schema, compression=codec, use_dictionary=list(dictionaries) or False, write_page_checksum=True
-        ) as writer:
-            writer.write_table(table, row_group_size=_ROW_GROUP)
-        file.flush()
-        os.fsync(file.fileno())
+def write_once(path: str | Path, table: pa.Table, storage: Storage) -> None:
+    """The file, on the disk when this returns; Arrow writes it without asking the interpreter for each page."""
+    with (
+        pa.OSFile(str(path), "wb") as file,
+        pq.ParquetWriter(file, table.schema, **storage.options()) as writer,
+    ):
+        writer.write_table(table, row_group_size=storage.row_group_rows)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
-def _commit(tmp: Path, final: Path, rows: int) -> None:
-    """Give the file its one name; whoever is second leaves the first in place."""
+def _commit(tmp: Path, final: Path, rows: int) -> bool:
+    """Give the file its one name; False, and the first one left in place, for whoever is second."""
     with open_parquet(str(tmp)) as parquet:
         got = parquet.metadata.num_rows
     if got != rows:
         msg = f"wrote {rows} rows to {tmp} and found {got}"
         raise AssertionError(msg)
+    first = True
     with map_write_errors(final):
         try:
             patiently(lambda: os.link(tmp, final))
         except FileExistsError:
-            pass
+            first = False
         except OSError as error:
             if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}:
                 raise
-            _commit_without_links(tmp, final)
+            first = _commit_without_links(tmp, final)
         tmp.unlink(missing_ok=True)
+    return first
 
 
 def rename(source: Path, target: Path, flag: int) -> None:
@@ -226,15 +236,17 @@ def rename(source: Path, target: Path, flag: int) -> None:
         raise OSError(code, os.strerror(code), str(target))
 
 
-def _commit_without_links(tmp: Path, final: Path) -> None:
+def _commit_without_links(tmp: Path, final: Path) -> bool:
     """For file systems without hard links; without renameat2 too, equal attempts may replace each other."""
     try:
         rename(tmp, final, NO_REPLACE)
     except FileExistsError:
-        pass
+        return False
     except OSError:
-        if not final.exists():
-            tmp.rename(final)
+        if final.exists():
+            return False
+        tmp.rename(final)
+    return True
 
 
 def _feed_digest(array: pa.Array, hasher: hashlib._Hash) -> None:

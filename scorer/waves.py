@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -43,7 +44,7 @@ Outcome = tuple["Part", "Receipt | BaseException | None"]
 
 def drive(crew: Crew, spec: Spec, parts: Iterator[Part]) -> Iterator[Outcome]:
     """Every part's outcome, in the order they end."""
-    meta = read_meta(spec)
+    meta = read_meta()
     if crew.client is None:
         yield from _here(spec, parts, meta)
         return
@@ -85,6 +86,21 @@ def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame) -> Iterator[Out
         REGISTRY.drop(spec.key)
 
 
+@dataclass(frozen=True, slots=True)
+class InOrder:
+    """The priority of a task by its number in its wave: Dask's own order is that of the keys as texts, backwards.
+
+    The last parts are small so that nobody waits long at the end, and slices of one row group share a pass over it.
+    """
+
+    first: int
+    """Parts that were sent before."""
+
+    def __call__(self, key: tuple[str, int]) -> int:
+        """Higher is earlier."""
+        return -self.first - key[1]
+
+
 class _Lost(Exception):
     """The receipt was on a worker that is gone; what was committed is found again."""
 
@@ -96,7 +112,7 @@ class _Waves:
         self._client, self._crew, self._spec = client, crew, spec
         self._parts, self._meta = parts, meta
         self._running: dict[Any, Part] = {}
-        self._sent = 0
+        self._sent = self._parts_sent = 0
         self._lost: Counter[int] = Counter()
         self._again: list[Part] = []
         self._looked = self._manned = time.monotonic()
@@ -157,8 +173,9 @@ class _Waves:
         if not wave:
             return False
         lazy = collection(wave, self._spec.key, self._meta, self._sent).optimize()
-        sent = self._client.persist(lazy, priority=-self._sent)
+        sent = self._client.persist(lazy, priority=InOrder(self._parts_sent))
         self._sent += 1
+        self._parts_sent += len(wave)
         futures = sorted(futures_of(sent), key=lambda future: future.key[1])
         for future, part in zip(futures, wave, strict=True):
             self._running[future.key] = part

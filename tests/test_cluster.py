@@ -108,7 +108,7 @@ def test_read_score_and_write_are_one_task_per_part(fewer28, tmp_path):
     spec = Spec.of(plan.frozen, scorer.commit.Place.of(plan.output, plan.work_dir).staging(plan.frozen.plan_hash))
     parts = list(plan.frozen.parts())
     with dask.config.set({"dataframe.convert-string": False}):
-        graph = dict(collection(parts, spec.key, read_meta(spec)).optimize().__dask_graph__())
+        graph = dict(collection(parts, spec.key, read_meta()).optimize().__dask_graph__())
     assert len(graph) == len(parts)
 
 

@@ -17,8 +17,8 @@ import pytest
 from conftest import MODELS, cli, read, report_of, write
 
 import scorer
-from scorer.dataset import open_parquet
 from scorer.errors import PreflightError
+from scorer.footers import open_parquet
 
 MODEL = MODELS / "named3.onnx"
 GROUPS = ((300, 0, 900, 7), (), (0, 650, 1))

@@ -25,7 +25,7 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 import scorer
-from scorer import partition, tuning
+from scorer import partition, sampling
 from scorer.binding import bind, shapes
 from scorer.errors import PreflightError
 from scorer.fetching import Wanted
@@ -323,7 +323,7 @@ def through_a_binding(table, model, policy):
     )
     assert problems == []
     binding = shapes(binding, table)
-    fetches, problems = tuning.outputs(session, binding, (Wanted("y"),), table, spec, "")
+    fetches, problems = sampling.outputs(session, binding, (Wanted("y"),), table, spec, "")
     assert problems == []
     scored = partition.score(table, partition.grid(ROWS, 4), replace(binding, fetches=fetches), session)
     good = pa.array([row not in scored.bad for row in range(ROWS)])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from scorer import partition, tuning
+from scorer import partition, sampling
 from scorer.binding import bind
 from scorer.errors import BindingError, OutOfMemory, ScorerError, ShapeMismatch
 from scorer.fetching import fetched, output_schema
@@ -42,7 +42,7 @@ def bound(path, table, **options):
     binding, problems = bind(asked, spec, table.schema)
     wanted, more = fetched(asked, spec)
     assert [*problems, *more] == []
-    fetches, wrong = tuning.outputs(session, binding, wanted, table, spec, asked.prefix)
+    fetches, wrong = sampling.outputs(session, binding, wanted, table, spec, asked.prefix)
     if wrong:
         raise wrong[0]
     return replace(binding, fetches=fetches), session

@@ -21,19 +21,10 @@ from scorer.errors import DifferentPlan, OptionsError, PreflightError
 from scorer.features import Feed, Fetch
 from scorer.model import inspect_model
 from scorer.options import build
-from scorer.plan import (
-    FrozenPlan,
-    Plan,
-    PlannedFile,
-    cut,
-    differences,
-    part_rows,
-    plan_files,
-    refuse_different,
-    request_of,
-    run_lengths,
-)
+from scorer.parts import PlannedFile, Size, cut, part_rows, plan_files, run_lengths
+from scorer.plan import FrozenPlan, Plan, differences, refuse_different, request_of
 from scorer.session import SessionSpec
+from scorer.storage import Storage
 
 TARGETS = st.integers(1, 6_000)
 GRIDS = st.sampled_from([1, 2, 7, 64, 256, 4096]) | st.integers(1, 500)
@@ -61,14 +52,14 @@ def verify(groups, parts, target, grid, limit):
 @settings(max_examples=3_000, deadline=None)
 @given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS)
 def test_parts_cover_every_row_once_and_in_order(groups, target, grid, limit):
-    verify(groups, cut(groups, target, grid, limit), target, grid, limit)
+    verify(groups, cut(groups, Size(target, grid), limit), target, grid, limit)
 
 
 @settings(max_examples=500, deadline=None)
 @given(group=st.integers(1, 50_000), target=TARGETS, grid=GRIDS)
 def test_a_large_row_group_is_cut_into_nearly_equal_slices(group, target, grid):
-    parts = cut([group], target, grid)
-    assert len(set(parts[:-1])) <= 1
+    parts = cut([group], Size(target, grid))
+    assert max(parts[:-1], default=0) - min(parts[:-1], default=0) <= grid
     assert parts[-1] <= parts[0]
     if grid == 1:
         assert len(parts) <= max(1, -(-group // target))
@@ -76,13 +67,13 @@ def test_a_large_row_group_is_cut_into_nearly_equal_slices(group, target, grid):
 
 def test_a_single_row_group_makes_work_for_all_threads():
     rows = part_rows(1_000_000, 100, 64 * 2**20, threads=16, rows_per_s=1e6)
-    assert len(cut([1_000_000], rows, 4096)) >= 9
+    assert len(cut([1_000_000], Size(rows, 4096))) >= 9
 
 
 @settings(max_examples=1_000, deadline=None)
 @given(groups=strategies.row_groups(100), target=TARGETS, grid=GRIDS)
 def test_small_row_groups_share_a_part_up_to_the_target(groups, target, grid):
-    parts = cut(groups, target, grid)
+    parts = cut(groups, Size(target, grid))
     for one, following in pairwise(parts):
         assert one + following > min(target, max(groups)) or following <= max(groups)
     if sum(groups) <= target:
@@ -117,6 +108,21 @@ def test_parts_are_worth_their_overhead_when_memory_allows():
     assert part_rows(10**7, 8, 2**30, 8, rows_per_s=1e6) <= 10**7 / (8 * 4) + 1
 
 
+@settings(max_examples=1_000, deadline=None)
+@given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS, threads=st.integers(1, 64))
+def test_parts_that_shrink_towards_the_end_cover_every_row_too(groups, target, grid, limit, threads):
+    least = max(1, target // 4)
+    parts = cut(groups, Size(target, grid, threads, least), limit)
+    verify(groups, parts, target, grid, limit)
+
+
+def test_the_last_parts_are_a_quarter_of_the_others():
+    parts = cut([10_000], Size(1_000, 10, 2, 250))
+    assert parts[0] > 900
+    assert parts[-3:] == [250, 250, 250] or max(parts[-3:]) <= 300
+    assert parts == sorted(parts, reverse=True)
+
+
 def file(rows, folder="", name="a", groups=None):
     path = "/data/" + (f"{folder}/" if folder else "") + name
     return File(path=path, folder=folder, size=rows * 8, mtime_ns=5, row_groups=tuple(groups or [rows]))
@@ -129,7 +135,7 @@ def file(rows, folder="", name="a", groups=None):
 )  # fmt: skip
 def test_a_limit_takes_the_first_rows_of_the_input(files, target, grid, limit):
     inputs = [file(0, name=str(i), groups=groups) for i, groups in enumerate(files)]
-    planned = plan_files(inputs, target, grid, limit)
+    planned = plan_files(inputs, Size(target, grid), limit)
     total = sum(map(sum, files))
     got = [sum(v * n for v, n in f.parts) for f in planned]
     assert sum(got) == (total if limit is None else min(limit, total))
@@ -152,8 +158,7 @@ def frozen(files, **changes):
         "batch_rows": 4096,
         "read_schema": "AA==",
         "output_schema": "BB==",
-        "codec": "zstd",
-        "dictionaries": ("a",),
+        "storage": Storage(codec="zstd", row_group_rows=9, dictionaries=("a",), encodings=(("b", "PLAIN"),)),
         "trials": ("256 rows",),
         "versions": {"numpy": "2"},
     }
@@ -183,7 +188,7 @@ def test_a_frozen_plan_comes_back_from_json_with_the_same_hash(cuts, hive, limit
 def test_whatever_decides_the_scores_changes_the_plan_hash():
     plan = frozen([planned([1, 2])])
     others = {
-        "conditions": (), "batch_rows": 256, "codec": "none", "dictionaries": (), "read_schema": "",
+        "conditions": (), "batch_rows": 256, "storage": Storage(codec="none", row_group_rows=9), "read_schema": "",
         "output_schema": "", "files": (planned([2, 1]),), "request": {},
         "session": dataclasses.replace(plan.session, device="cpu"),
         "binding": dataclasses.replace(plan.binding, kept=()),
@@ -233,7 +238,7 @@ def test_part_names_are_unique_deterministic_and_sorted(many):
 def test_a_million_parts_are_planned_in_seconds_and_stay_small():
     """Two million row groups of a thousand files, cut into a million parts."""
     started = time.perf_counter()
-    files = plan_files([file(0, name=str(i), groups=[100] * 2_000) for i in range(1_000)], 200, 64, None)
+    files = plan_files([file(0, name=str(i), groups=[100] * 2_000) for i in range(1_000)], Size(200, 64), None)
     plan = frozen(files)
     size = len(json.dumps(plan.to_dict()))
     assert plan.n_parts == 1_000_000
@@ -243,7 +248,7 @@ def test_a_million_parts_are_planned_in_seconds_and_stay_small():
 
 
 def test_one_huge_row_group_stays_a_pair_of_run_lengths():
-    (got,) = plan_files([file(10**9)], 1_000, 100, None)
+    (got,) = plan_files([file(10**9)], Size(1_000, 100), None)
     assert got.parts == ((1_000, 10**6),)
 
 
@@ -253,7 +258,7 @@ def test_one_huge_row_group_stays_a_pair_of_run_lengths():
 def dataset(*files):
     return Dataset(
         files=files or (file(10),), schema=pa.schema([]), hive=pa.schema([]), variants=(), skipped=0, row_bytes=1,
-        column_bytes={}, codec="none", dictionaries=(), nulls={},
+        column_bytes={}, codec="none", row_group_rows=9, dictionaries=(), nulls={},
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from scorer.sink import (
     write_part,
     write_quarantine,
 )
+from scorer.storage import Storage
 
 PROOF = Proof(part=3, plan="p", model="m", counts=Counts(rows=3, scored=3), digests={"y": "d"}, quarantine="ü")
 
@@ -47,7 +48,14 @@ def table(*values):
 
 
 def write(staging, values=None, attempt="a", name="part-00003.parquet", codec="zstd", dictionaries=(), proof=PROOF):
-    write_part(staging, name, attempt, table() if values is None else values, proof, codec, dictionaries)
+    write_part(
+        staging,
+        name,
+        attempt,
+        table() if values is None else values,
+        proof,
+        Storage(codec=codec, row_group_rows=1 << 20, dictionaries=dictionaries),
+    )
     return staging.parts / name
 
 

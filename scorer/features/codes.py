@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.dataset import values_type
 from scorer.errors import OptionsError, some
 from scorer.features.numeric import EXACT, Numbers, is_float, numpy_type
+from scorer.layouts import values_type
 
 if TYPE_CHECKING:
     from scorer.features import Feed

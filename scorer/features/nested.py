@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.dataset import values_type
 from scorer.features import Packed
 from scorer.features.numeric import Check, numpy_type
 from scorer.features.strings import texts
+from scorer.layouts import values_type
 
 if TYPE_CHECKING:
     from scorer.features import Feed, Rows

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.dataset import values_type
 from scorer.features import Packed
+from scorer.layouts import values_type
 
 if TYPE_CHECKING:
     from scorer.features import Feed, Rows

@@ -1,0 +1,103 @@
+"""What a run will take: time, memory and disk, from a timed sample and the plan's own sizes."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scorer.storage import encoded_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from scorer.storage import Storage
+
+_SPREAD = (0.7, 2.0)  # a sample of the first rows on a shared machine says no more
+_DISK = (0.7, 1.3)
+_MEMORY = (0.8, 1.2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What the run will take, each as a range; from a timed sample."""
+
+    seconds: tuple[float, float]
+    memory_bytes: tuple[int, int]
+    output_bytes: tuple[int, int]
+    rows_per_s: float
+    """Of scoring alone, one thread."""
+    memory: str
+    """How the memory is reckoned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """What one thread holds at the most, in bytes, and what the process holds besides.
+
+    A part's rows stay until it is written. Its scores are there twice while batches become columns. The writer
+    keeps one encoded row group.
+    """
+
+    process: int
+    """Imports, model, what the probe left behind."""
+    rows: float
+    scores: float
+    encoded: float
+
+    def thread(self) -> float:
+        """Of one thread."""
+        return self.rows + 2 * self.scores + self.encoded
+
+    def total(self, threads: int) -> float:
+        """Of one process with so many threads."""
+        return self.process + threads * self.thread()
+
+    def words(self, threads: int) -> str:
+        """The formula with its figures."""
+        parts = f"{_mb(self.rows)} of rows + 2 x {_mb(self.scores)} of scores + {_mb(self.encoded)} encoded"
+        return f"{_mb(self.process)} MB process and model + {threads} x ({parts})"
+
+
+def footprint(part: int, rows: pa.Table, out: pa.Table, scores: int, storage: Storage, *, filtered: bool) -> Footprint:
+    """The footprint of parts of so many rows, by samples of what is read and of what is written."""
+    per_row = rows.nbytes / max(rows.num_rows, 1)
+    score = out.select(out.column_names[out.num_columns - scores :]).nbytes / max(out.num_rows, 1)
+    encoded = encoded_bytes(out, storage) / max(out.num_rows, 1) * min(storage.row_group_rows, part)
+    return Footprint(
+        process=_resident(), rows=part * per_row * (2 if filtered else 1), scores=part * score, encoded=encoded
+    )
+
+
+def forecast(rows: int, out: pa.Table, storage: Storage, rows_per_s: float, threads: int, held: Footprint) -> Forecast:
+    """Ranges for the whole run, given the sample's speed and its encoded size."""
+    started = time.perf_counter()
+    out_bytes = encoded_bytes(out, storage) / max(out.num_rows, 1) * rows
+    write_s = (time.perf_counter() - started) / max(out.num_rows, 1)
+    seconds = rows * (1 / rows_per_s + write_s) / threads
+    low, high = _SPREAD
+    less, more = _DISK
+    memory = held.total(threads)
+    return Forecast(
+        seconds=(seconds * low, seconds * high),
+        memory_bytes=(int(memory * _MEMORY[0]), int(memory * _MEMORY[1])),
+        output_bytes=(int(out_bytes * less), int(out_bytes * more)),
+        rows_per_s=rows_per_s,
+        memory=held.words(threads),
+    )
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:  # elsewhere the most it ever held will do
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:,.0f}"

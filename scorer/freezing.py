@@ -1,0 +1,99 @@
+"""Once nothing is wrong: batch rows, parts, how the output is stored, and the forecast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scorer import sampling, storage, tuning
+from scorer.cluster import planned_threads
+from scorer.forecast import footprint, forecast
+from scorer.options import PART_BYTES
+from scorer.parts import Size, least_rows, part_rows, plan_files
+from scorer.plan import FrozenPlan
+from scorer.report import versions
+from scorer.sink import encode_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from scorer.binding import Binding
+    from scorer.dataset import Dataset
+    from scorer.forecast import Forecast
+    from scorer.options import Options
+    from scorer.session import Session, SessionSpec
+    from scorer.transforming import Transform
+    from scorer.tuning import Probe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What is settled before the parts are cut."""
+
+    dataset: Dataset
+    binding: Binding
+    session: Session
+    spec: SessionSpec
+    request: dict[str, Any]
+    read_schema: pa.Schema
+    output_schema: pa.Schema
+    rows: pa.Table
+    """The first rows of the input, as they are kept."""
+    fed: pa.Table
+    """And as they are fed."""
+    transform: Transform | None = None
+
+
+def sample_rows(options: Options, dataset: Dataset) -> int:
+    """How many first rows to look at."""
+    return tuning.PROBE_ROWS if _tunes(options, dataset) else sampling.SAMPLE_ROWS
+
+
+def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
+    """The batch rows: as asked, as the model has them fixed, or as they were fastest."""
+    if not _tunes(options, known.dataset) or tuning.heavy(known.binding, row_s):
+        return tuning.untuned(known.binding, options.scoring.batch_rows, row_s)
+    timed = tuning.probe(known.session, known.binding, known.fed)
+    pinned = known.binding.fixed_batch or options.scoring.batch_rows
+    return replace(timed, batch_rows=pinned) if pinned else timed
+
+
+def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, Forecast | None]:
+    """The plan, and what it will take where the probe tells."""
+    dataset, binding = known.dataset, known.binding
+    total = min(dataset.rows, options.rows.limit if options.rows.limit is not None else dataset.rows)
+    row_bytes = sum(dataset.column_bytes.get(name, 8.0) for name in known.read_schema.names)
+    threads = planned_threads(options.cluster)
+    target = part_rows(total, row_bytes, options.rows.part_bytes or PART_BYTES, threads, probe.rows_per_s)
+    size = Size(target, probe.batch_rows, threads, least_rows(target, probe.rows_per_s))
+    shown = tuning.worth_showing(known.fed.num_rows, probe.rows_per_s)
+    first, fed = known.rows.slice(0, shown), known.fed.slice(0, shown)
+    out = sampling.as_output(first, fed, binding, known.session, known.output_schema)
+    kept, scores = known.rows.select(list(binding.kept)), out.select(list(binding.outputs))
+    stored = storage.choose(dataset, options.out, kept, scores)
+    frozen = FrozenPlan(
+        request=known.request,
+        files=plan_files(dataset.files, size, options.rows.limit),
+        conditions=tuple(options.rows.where),
+        binding=binding,
+        session=known.spec,
+        batch_rows=probe.batch_rows,
+        batch_tokens=probe.batch_tokens,
+        read_schema=encode_schema(known.read_schema),
+        output_schema=encode_schema(known.output_schema),
+        storage=stored,
+        transform=known.transform,
+        fed_schema=encode_schema(known.fed.schema) if known.transform is not None else "",
+        trials=probe.trials,
+        versions=versions(),
+    )
+    if probe.rows_per_s is None:
+        return frozen, None
+    filtered = bool(options.rows.where)
+    held = footprint(min(target, total), known.rows, out, len(binding.outputs), stored, filtered=filtered)
+    return frozen, forecast(total, out, stored, probe.rows_per_s, threads, held)
+
+
+def _tunes(options: Options, dataset: Dataset) -> bool:
+    """Whether a probe may pay: never below 50,000 rows."""
+    return bool(options.scoring.tune and dataset.rows >= tuning.PROBED_FROM)

@@ -1,0 +1,140 @@
+"""How the input is cut into parts: numbers only."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from scorer.dataset import File
+
+BATCH_ROWS = 4096  # a dense net's best, a tree ensemble's good; used where nothing was probed
+PARTS_PER_THREAD = 4  # the last part may be late by a quarter of a thread's work
+MIN_SECONDS = 0.1  # of scoring in a part: 3 ms of Dask are then 3 %
+MAX_SECONDS = 10.0
+MIN_ROWS = 65_536  # of a part when the speed is unknown
+_SHRINK = 4
+_SLICE = 1.5  # a row group is sliced when it is this much larger than a part
+
+Runs = tuple[tuple[int, int], ...]
+"""Run lengths: (value, times)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedFile:
+    """An input file and how it is cut; a million parts stay small as run lengths."""
+
+    path: str
+    folder: str
+    size: int
+    mtime_ns: int
+    row_groups: Runs
+    parts: Runs
+    hive: tuple[tuple[str, str | None], ...] = ()
+
+
+def part_rows(rows: int, row_bytes: float, part_bytes: int, threads: int, rows_per_s: float | None) -> int:
+    """Rows of a part: memory first, then enough parts for all threads, then worthwhile ones."""
+    by_memory = max(1, int(part_bytes / max(row_bytes, 1e-9)))
+    shared = math.ceil(rows / (threads * PARTS_PER_THREAD))
+    longest = max(_worth(rows_per_s), int(rows_per_s * MAX_SECONDS)) if rows_per_s else by_memory
+    return max(1, min(by_memory, max(shared, _worth(rows_per_s)), longest))
+
+
+def least_rows(target: int, rows_per_s: float | None) -> int:
+    """Rows of the last parts, when the others have so many: Dask must still be small beside them."""
+    return max(1, min(target // _SHRINK, _worth(rows_per_s)))
+
+
+def _worth(rows_per_s: float | None) -> int:
+    return MIN_ROWS if rows_per_s is None else max(1, int(rows_per_s * MIN_SECONDS))
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many rows a part should have: fewer towards the end, so that no thread is left alone with a large one."""
+
+    target: int
+    grid: int = 1
+    threads: int = 0
+    """0: as many to the end."""
+    least: int = 1
+
+    def at(self, left: int) -> int:
+        """Rows of the next part when so many rows of the input are left."""
+        if not self.threads:
+            return self.target
+        return max(self.least, min(self.target, math.ceil(left / (2 * self.threads))))
+
+
+def cut(row_groups: Sequence[int], size: Size, limit: int | None = None, after: int = 0) -> list[int]:
+    """Rows of each part of one file, after which so many rows of the input follow.
+
+    Parts are runs of row groups, or slices of one large row group that start on the batch grid:
+
+        row groups  |----|----|--|------------------------|
+        parts       |---------|--|-------|-------|--------|
+    """
+    parts: list[int] = []
+    held = 0
+    left = sum(row_groups) if limit is None else min(limit, sum(row_groups))
+    if left == 0:
+        return [0]
+    for full in row_groups:
+        group = min(full, left)
+        target = size.at(left + after + held)
+        left -= group
+        if held and held + group > target:
+            parts.append(held)
+            held = 0
+        if group > target * _SLICE and group > size.grid:
+            parts += _slices(group, size, left + after)
+        else:
+            held += group
+    return [*parts, held] if held else parts
+
+
+def run_lengths(values: Iterable[int]) -> Runs:
+    """Consecutive equal values as (value, times)."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and runs[-1][0] == value:
+            runs[-1][1] += 1
+        else:
+            runs.append([value, 1])
+    return tuple((value, times) for value, times in runs)
+
+
+def plan_files(files: Sequence[File], size: Size, limit: int | None) -> tuple[PlannedFile, ...]:
+    """Every file with its cuts; files beyond the limit are left out."""
+    planned = []
+    total = sum(file.rows for file in files)
+    left = total if limit is None else min(limit, total)
+    for file in files:
+        rows = min(left, file.rows)
+        left -= rows
+        parts = cut(file.row_groups, size, rows, left)
+        planned.append(
+            PlannedFile(
+                path=file.path, folder=file.folder, size=file.size, mtime_ns=file.mtime_ns,
+                row_groups=run_lengths(file.row_groups), parts=run_lengths(parts),
+                hive=tuple(file.hive.items()),
+            )
+        )  # fmt: skip
+        if limit is not None and left <= 0:
+            break
+    return tuple(planned)
+
+
+def _slices(rows: int, size: Size, after: int) -> list[int]:
+    """Nearly equal slices on the batch grid."""
+    slices = []
+    while rows:
+        many = math.ceil(rows / size.at(rows + after))
+        step = min(rows, max(size.grid, math.ceil(rows / many / size.grid) * size.grid))
+        slices.append(step)
+        rows -= step
+    return slices

@@ -1,0 +1,175 @@
+"""The first rows of the input, and what they show when they go through the model: the shapes of its outputs."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from scorer import partition
+from scorer.errors import BatchError, BindingError, ScorerError, ShapeMismatch
+from scorer.features import Fetch, pack, steps
+from scorer.fetching import fetch_of
+from scorer.footers import open_parquet, unreadable
+from scorer.layouts import plain_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scorer.binding import Binding
+    from scorer.dataset import Dataset
+    from scorer.features import Packed
+    from scorer.fetching import Wanted
+    from scorer.model import ModelSpec
+    from scorer.session import Session
+
+SAMPLE_ROWS = 256
+_FEW = 8  # rows show an output's shape
+_FILES = 6  # that are opened for a sample
+
+
+def sample(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
+    """The first rows of the input, planned columns only; keys of paths included."""
+    pieces: list[pa.Table] = []
+    left, there = rows, set(dataset.schema.names)
+    for file in dataset.files:
+        if left <= 0 or len(pieces) >= _FILES:
+            break
+        own = [name for name in schema.names if name in there]
+        try:
+            with open_parquet(file.path, columns=len(own)) as parquet:
+                batch = next(parquet.iter_batches(batch_size=left, columns=own, use_threads=False), None)
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(file.path, error) from error
+        if batch is None or not batch.num_rows:
+            continue
+        batch = plain_batch(batch)
+        columns = []
+        for field in schema:
+            if field.name in there:
+                columns.append(pa.chunked_array([batch[field.name]]).cast(field.type))
+            else:
+                value = file.hive.get(field.name)
+                scalar = pa.scalar(None, field.type) if value is None else pa.scalar(value).cast(field.type)
+                columns.append(pa.chunked_array([pa.repeat(scalar, batch.num_rows)]))
+        pieces.append(pa.Table.from_arrays(columns, schema=schema))
+        left -= batch.num_rows
+    return pa.concat_tables(pieces) if pieces else schema.empty_table()
+
+
+def outputs(
+    session: Session, binding: Binding, wanted: Sequence[Wanted], table: pa.Table, model: ModelSpec, prefix: str
+) -> tuple[tuple[Fetch, ...], list[ScorerError]]:
+    """How each wanted output becomes columns, learnt from rows that really went through."""
+    few = table.slice(0, SAMPLE_ROWS if all(feed.kind != "image" for feed in binding.feeds) else _FEW)
+    rows = binding.fixed_batch or max(2, min(_FEW, few.num_rows))
+    asked = [Fetch(tensor=one.tensor, kind="", columns=(), type="") for one in wanted]
+    tried = _tried(binding, few, rows)
+    batches = _ran(session, asked, tried, many=any(feed.kind == "text" for feed in binding.feeds))
+    if not batches:
+        what, hint = (
+            "the model refuses the first rows of the input",
+            "check --feed: order, types and values of the columns",
+        )
+        raise BindingError(what, model.path, "a batch that runs", _complaint(session, asked, tried[0]), hint)
+    problems: list[ScorerError] = []
+    fetches: list[Fetch] = []
+    for i, one in enumerate(wanted):
+        raw = [(feeds, results[i]) for feeds, results in batches]
+        try:
+            _check_padding(one, [values for _, values in raw])
+            stepped = [(feeds, steps.apply(one.steps, values, feeds)) for feeds, values in raw]
+            ragged = _ragged(one, binding, stepped)
+            fetches.append(fetch_of(one, stepped[0][1], rows, model, prefix, ragged=ragged))
+        except ScorerError as error:
+            problems.append(error)
+    return tuple(fetches), problems
+
+
+def _ran(
+    session: Session, asked: Sequence[Fetch], tried: Sequence[dict[str, np.ndarray]], *, many: bool
+) -> list[tuple[dict[str, np.ndarray], list[Any]]]:
+    """Batches that the model takes, with what it gave: the first, or all; rows that it refuses are the run's affair."""
+    ran: list[tuple[dict[str, np.ndarray], list[Any]]] = []
+    for feeds in tried:
+        if many or not ran:
+            with suppress(BatchError):
+                ran.append((feeds, partition.call(session, asked, feeds, None)))
+    return ran
+
+
+def _complaint(session: Session, asked: Sequence[Fetch], feeds: dict[str, np.ndarray]) -> str:
+    try:
+        partition.call(session, asked, feeds, None)
+    except BatchError as error:
+        return error.found
+    return ""
+
+
+def _ragged(one: Wanted, binding: Binding, batches: Sequence[tuple[dict[str, np.ndarray], Any]]) -> bool:
+    """Whether rows are as long as their texts; refused where no single axis says how long."""
+    texts = {
+        (f.columns, f.setting("tokenizer"), f.setting("max_length")): f.tensor
+        for f in binding.feeds
+        if f.kind == "text"
+    }
+    arrays = [(feeds, values) for feeds, values in batches if isinstance(values, np.ndarray)]
+    if not texts or len({values.shape[1:] for _, values in arrays}) <= 1:
+        return False
+    tensor = next(iter(texts.values()))
+    second = all(v.ndim > 1 and v.shape[1] == feeds[tensor].shape[-1] for feeds, v in arrays)
+    others = {values.shape[2:] for _, values in arrays}
+    if len(texts) > 1 or not second or len(others) > 1:
+        what, hint = (
+            f"output {one.tensor!r} changes its shape with the length of the texts",
+            "pool it, or leave it out with --fetch",
+        )
+        shapes = " and ".join(sorted({str(list(values.shape)) for _, values in arrays}))
+        raise ShapeMismatch(what, f"--fetch {one.tensor}", "[N, tokens, ...] of one text", shapes, hint)
+    return True
+
+
+def _check_padding(one: Wanted, batches: Sequence[Any]) -> None:
+    """Refuse steps that would take padding for values: those over a last axis that is as long as the longest row."""
+    step = next((step for step in one.steps if step.startswith(steps.OVER_VALUES)), None)
+    lengths = {batch.shape[-1] for batch in batches if isinstance(batch, np.ndarray) and batch.ndim > 1}
+    if step is not None and len(lengths) > 1:
+        what = f"step {step} would count padding: the last axis of {one.tensor!r} is that of tokens"
+        hint = "leave the step out: rows come without their padding"
+        raise ShapeMismatch(what, f"--fetch {one.tensor}|{step}", "[N, ..., k]", f"k from {sorted(lengths)}", hint)
+
+
+def as_output(few: pa.Table, fed: pa.Table, binding: Binding, session: Session, schema: pa.Schema) -> pa.Table:
+    """A few rows as the output will hold them, to learn their encoded size."""
+    scored = partition.score(fed, partition.grid(fed.num_rows, max(fed.num_rows, 1)), binding, session)
+    columns = {name: few[name] for name in binding.kept}
+    columns |= dict(zip(binding.outputs, scored.columns, strict=True))
+    return pa.table({name: columns[name] for name in schema.names if name in columns})
+
+
+def _tried(binding: Binding, table: pa.Table, rows: int) -> list[dict[str, np.ndarray]]:
+    """Batches to learn shapes from: the first rows that can be fed, then made-up ones; of texts, several lengths."""
+    made = [partition.fabricated(binding, rows, length) for length in (2, 3)]
+    if all(feed.kind != "text" or feed.shape != (None,) for feed in binding.feeds):
+        del made[1:]
+    if not table.num_rows:
+        return made
+    packs = pack(binding.feeds, table)
+    for packed in packs.values():
+        packed.batch(slice(0, table.num_rows))  # some find out only now that a row is bad
+    lost = {row for packed in packs.values() for row in packed.bad}
+    good = [row for row in range(table.num_rows) if row not in lost]
+    if not good:
+        return made
+    order = partition.by_length(packs)
+    if order is None:
+        chosen = [[good[i % len(good)] for i in range(rows)]]
+        return [*_batches(packs, chosen), *made]
+    ranked = [row for row in order.tolist() if row not in lost]
+    return [*_batches(packs, [[ranked[0]] * rows, [ranked[-1]] * rows]), *made]
+
+
+def _batches(packs: dict[str, Packed], chosen: list[list[int]]) -> list[dict[str, np.ndarray]]:
+    return [{name: packed.batch(np.array(some)) for name, packed in packs.items()} for some in chosen]
