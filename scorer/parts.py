@@ -16,7 +16,9 @@ PARTS_PER_THREAD = 4  # the last part may be late by a quarter of a thread's wor
 MIN_SECONDS = 0.1  # of scoring in a part: 3 ms of Dask are then 3 %
 MAX_SECONDS = 10.0
 MIN_ROWS = 65_536  # of a part when the speed is unknown
-_SHRINK = 4
+_LAST_SECONDS = 0.05  # of the last parts, everything counted
+_BYTES_PER_S = 500e6  # that a thread reads, packs and writes
+_USUAL_SPEED = 1e6  # rows/s, when nobody knows
 _SLICE = 1.5  # a row group is sliced when it is this much larger than a part
 
 Runs = tuple[tuple[int, int], ...]
@@ -44,9 +46,10 @@ def part_rows(rows: int, row_bytes: float, part_bytes: int, threads: int, rows_p
     return max(1, min(by_memory, max(shared, _worth(rows_per_s)), longest))
 
 
-def least_rows(target: int, rows_per_s: float | None) -> int:
+def least_rows(target: int, row_bytes: float, rows_per_s: float | None) -> int:
     """Rows of the last parts, when the others have so many: Dask must still be small beside them."""
-    return max(1, min(target // _SHRINK, _worth(rows_per_s)))
+    row_s = row_bytes / _BYTES_PER_S + 1 / (rows_per_s or _USUAL_SPEED)
+    return max(1, min(target, int(_LAST_SECONDS / row_s)))
 
 
 def _worth(rows_per_s: float | None) -> int:

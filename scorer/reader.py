@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -44,12 +44,31 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Which rows of the file a part's rows are; as stretches, for hardly anybody asks for each number."""
+
+    stretches: tuple[tuple[int, int], ...] = ()
+    held: np.ndarray | None = None
+    """Of their rows, those for which the conditions hold."""
+
+    def __len__(self) -> int:
+        """As many as there are rows."""
+        if self.held is not None:
+            return int(np.count_nonzero(self.held))
+        return sum(high - low for low, high in self.stretches)
+
+    def numbers(self) -> np.ndarray:
+        """Row number in the file, for each row."""
+        every = np.concatenate([np.empty(0, np.int64), *(np.arange(low, high) for low, high in self.stretches)])
+        return every if self.held is None else every[self.held]
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """What was read: a table in input order, and what batches and counts need to know."""
 
     table: pa.Table
-    positions: np.ndarray
-    """Row number in the file, for each row of the table."""
+    places: Places
     edges: np.ndarray
     """Where batches are cut, from 0 to the number of rows."""
     filtered: int
@@ -158,17 +177,17 @@ def _assemble(
         np.clip(cut - low, 0, None) + offset for cut, (_, low, _), offset in zip(cuts, spans, offsets, strict=False)
     ]
     edges = np.append(np.concatenate(grid), rows) if grid else np.zeros(1, np.int64)
-    positions = np.concatenate([np.arange(low, high) for _, low, high in spans]) if spans else np.empty(0, np.int64)
+    places = Places(tuple((low, high) for _, low, high in spans))
     if conditions and rows:
         held = where.mask(conditions, table)
         keep = held.to_numpy()
-        table, positions = table.filter(held), positions[keep]
+        table, places = table.filter(held), replace(places, held=keep)
         edges = np.concatenate(([0], np.cumsum(keep)))[edges]
-    if table.num_rows != len(positions):
-        found = pa.ArrowInvalid(f"{table.num_rows} rows where the footer has {len(positions)}")
+    if table.num_rows != len(places):
+        found = pa.ArrowInvalid(f"{table.num_rows} rows where the footer has {len(places)}")
         raise unreadable(source.path, found)
     total = source.stop - source.start
-    return Rows(table, positions, np.unique(edges), total - table.num_rows, bytes_read)
+    return Rows(table, places, np.unique(edges), total - table.num_rows, bytes_read)
 
 
 def _as_planned(pieces: list[pa.Table], rows: int, schema: pa.Schema, source: Source) -> pa.Table:

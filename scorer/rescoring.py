@@ -62,8 +62,6 @@ def rescore(place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]],
             except (ScorerError, OSError, KeyError, pa.ArrowException) as error:
                 faults.append(f"{part.name}: cannot be scored again: {str(error).splitlines()[0]}")
                 continue
-            at = pa.array(sorted(chosen[part.index]))
-            faults += [] if len(old) == len(new) else [f"{part.name}: {len(new)} rows are scored now, {len(old)} then"]
             if len(old) == len(new):
                 at = pa.array(sorted(chosen[part.index]))
                 same, moved, wrong = _compared(old.take(at), new.take(at))

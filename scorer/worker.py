@@ -8,7 +8,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from scorer.plan import Part
     from scorer.registry import Job, Spec
 
-ROWS, SCORES, POSITION = "\0rows", "\0scores", "\0position"
-"""A part's frame: what was read and what the model gave, each as one struct column, and where the rows were.
+ROWS, SCORES = "\0rows", "\0scores"
+"""A part's frame: what was read and what the model gave, each as one struct column.
 
 One column, because pandas takes 0.25 ms for each that it is given: 7 ms a part with 28 of them.
 """
@@ -44,6 +44,7 @@ class Tally:
     part: Part
     attempt: str
     edges: np.ndarray
+    places: reader.Places = field(default_factory=reader.Places)
     filtered: int = 0
     bytes_read: int = 0
     stages: Stages = field(default_factory=Stages)
@@ -87,12 +88,12 @@ def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG
     elif os.path.exists(job.spec.stop_file):
         tally.skip = "stopped"
     if tally.skip:
-        return to_frame(job.read_schema.empty_table(), [], tally)
+        return to_frame(job.read_schema.empty_table(), tally)
     tally.mark = attempts.begin(job.staging, part.name)
     with _in_flight(job, tally):
         if tally.mark.suspect:
             _score_apart(job, tally)
-            return to_frame(job.read_schema.empty_table(), [], tally)
+            return to_frame(job.read_schema.empty_table(), tally)
         return _read(job, tally)
 
 
@@ -139,7 +140,7 @@ def rescored(key: str, part: Part) -> pa.Table:
     """The part's rows scored again and written nowhere."""
     job = REGISTRY.job(key)
     tally = Tally(part, "", edges=partition.grid(0, 1))
-    return _good(job, part, _score(job, tally, _read(job, tally)))
+    return _good(job, tally, _score(job, tally, _read(job, tally)))
 
 
 @contextmanager
@@ -176,8 +177,9 @@ def _score_apart(job: Job, tally: Tally) -> None:
 def _read(job: Job, tally: Tally) -> pd.DataFrame:
     started = time.perf_counter()
     rows = reader.read(tally.part.source, job.read_schema, job.conditions, job.spec.frozen.batch_rows, job.opened)
-    tally.edges, tally.filtered, tally.bytes_read = rows.edges, rows.filtered, rows.bytes_read
-    frame = to_frame(rows.table, rows.positions, tally)
+    tally.edges, tally.places = rows.edges, rows.places
+    tally.filtered, tally.bytes_read = rows.filtered, rows.bytes_read
+    frame = to_frame(rows.table, tally)
     tally.stages += Stages(read=time.perf_counter() - started)
     return frame
 
@@ -195,7 +197,7 @@ def _score(job: Job, tally: Tally, frame: pd.DataFrame) -> pd.DataFrame:
     tally.calls, tally.smallest = scored.calls, scored.smallest
     stages, reasons = _bad_columns(scored)
     scores = _series(pa.StructArray.from_arrays(scored.columns, list(binding.outputs)))
-    columns = {ROWS: frame[ROWS], POSITION: frame[POSITION], SCORES: scores, "_error": reasons, "_stage": stages}
+    columns = {ROWS: frame[ROWS], SCORES: scores, "_error": reasons, "_stage": stages}
     result = pd.DataFrame(columns, copy=False)
     result.attrs["scorer"] = tally
     return result
@@ -205,7 +207,7 @@ def _commit(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt:
     started = time.perf_counter()
     spec, part = job.spec, tally.part
     quarantine = _set_aside(job, tally, frame)
-    table = _good(job, part, frame)
+    table = _good(job, tally, frame)
     outputs = spec.frozen.binding.outputs
     proof = Proof(
         part=part.index,
@@ -238,16 +240,16 @@ def _set_aside(job: Job, tally: Tally, frame: pd.DataFrame) -> str:
     bad, source = _chunked(frame["_error"]), tally.part.source
     if bad.null_count == len(bad):
         return ""
-    rows = _chunked(frame[POSITION]).filter(bad.is_valid()).to_pylist()
+    rows = tally.places.numbers()[bad.is_valid().to_numpy()].tolist()
     reasons, stages = bad.drop_null().to_pylist(), _chunked(frame["_stage"]).drop_null().to_pylist()
     why = list(zip(reasons, stages, [source.path] * len(rows), rows, strict=True))
     found = reader.rows_at(source, rows, job.opened)
     return write_quarantine(job.staging, tally.part.name, tally.attempt, found, why)
 
 
-def _good(job: Job, part: Part, frame: pd.DataFrame) -> pa.Table:
+def _good(job: Job, tally: Tally, frame: pd.DataFrame) -> pa.Table:
     """The rows that were scored, in the planned schema."""
-    table, bad = _output_table(frame, job, part), _chunked(frame["_error"])
+    table, bad = _output_table(frame, job, tally), _chunked(frame["_error"])
     if bad.null_count < len(bad):
         table = table.filter(bad.is_null())
     return against(table, job.output_schema)
@@ -255,13 +257,12 @@ def _good(job: Job, part: Part, frame: pd.DataFrame) -> pa.Table:
 
 def read_meta() -> pd.DataFrame:
     """The columns of a part's frame, for Dask; their types are the plan's affair and not checked twice."""
-    return pd.DataFrame({name: pd.Series(dtype=object) for name in (ROWS, POSITION)})
+    return pd.DataFrame({name: pd.Series(dtype=object) for name in (ROWS,)})
 
 
-def to_frame(table: pa.Table, positions: Any, tally: Tally) -> pd.DataFrame:  # noqa: ANN401 - ints
+def to_frame(table: pa.Table, tally: Tally) -> pd.DataFrame:
     """A table as a frame, nothing converted."""
-    columns = {ROWS: _series(table.to_struct_array()), POSITION: _series(pa.array(positions, pa.int64()))}
-    frame = pd.DataFrame(columns, copy=False)
+    frame = pd.DataFrame({ROWS: _series(table.to_struct_array())}, copy=False)
     frame.attrs["scorer"] = tally
     return frame
 
@@ -277,15 +278,15 @@ def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
     return transforming.spread(good, bad, table.num_rows), bad
 
 
-def _output_table(frame: pd.DataFrame, job: Job, part: Part) -> pa.Table:
+def _output_table(frame: pd.DataFrame, job: Job, tally: Tally) -> pa.Table:
     """The frame as a table, bad rows and all."""
     binding = job.spec.frozen.binding
     table = _struct(frame, ROWS, binding.kept)
     columns = dict(zip(table.column_names, table.columns, strict=True))
     columns |= dict(zip(binding.outputs, _struct(frame, SCORES, binding.outputs).columns, strict=True))
     if binding.row_id:
-        columns["_file"] = pa.chunked_array([pa.repeat(pa.scalar(part.source.path), len(frame))])
-        columns["_row"] = _chunked(frame[POSITION])
+        columns["_file"] = pa.chunked_array([pa.repeat(pa.scalar(tally.part.source.path), len(frame))])
+        columns["_row"] = pa.chunked_array([tally.places.numbers()])
     return pa.table(columns)
 
 
@@ -300,7 +301,7 @@ def _struct(frame: pd.DataFrame, name: str, wanted: Sequence[str]) -> pa.Table:
 def _bad_columns(scored: partition.Scored) -> tuple[pd.Series, pd.Series]:
     """`_stage` and `_error`, null for good rows."""
     if not scored.bad:
-        nothing = _series(pa.nulls(scored.rows, pa.string()))
+        nothing = _series(pa.nulls(scored.rows))
         return nothing, nothing
     pairs = [scored.bad.get(row, (None, None)) for row in range(scored.rows)]
     stages, reasons = zip(*pairs, strict=True)

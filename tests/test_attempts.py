@@ -277,7 +277,7 @@ def test_an_error_for_good_is_raised_at_once(number, at_once):
 def test_a_run_outlives_a_file_system_that_hesitates(tmp_path, monkeypatch, at_once):
     rows = {"id": np.arange(900), **{c: np.arange(900, dtype=np.float32) for c in "abc"}}
     source = write(tmp_path / "in.parquet", rows, row_group_size=300)
-    reading, linking, writing = reader._rows, os.link, sink._write_once
+    reading, linking, writing = reader._rows, os.link, sink.write_once
     calls = {"read": 0, "link": 0, "write": 0}
 
     def now_and_then(name, real, number):
@@ -291,7 +291,7 @@ def test_a_run_outlives_a_file_system_that_hesitates(tmp_path, monkeypatch, at_o
 
     monkeypatch.setattr("scorer.reader._rows", now_and_then("read", reading, errno.ESTALE))
     monkeypatch.setattr(os, "link", now_and_then("link", linking, errno.EIO))
-    monkeypatch.setattr("scorer.sink._write_once", now_and_then("write", writing, errno.ETIMEDOUT))
+    monkeypatch.setattr("scorer.sink.write_once", now_and_then("write", writing, errno.ETIMEDOUT))
     scorer.run(source, MODELS / "sum3.onnx", tmp_path / "out", feed="x=a,b,c", cluster="synchronous", part_bytes=8192)
     table = read(tmp_path / "out")
     assert table["id"].to_pylist() == list(range(900))

@@ -104,9 +104,9 @@ def test_any_stretch_gives_exactly_its_rows_positions_and_edges(file, bounds, ba
     rows = read(source_of(file, start, stop), schema, [where.parse(c) for c in conditions], batch_rows, Opened())
     assert rows.table.schema.equals(schema)
     assert rows.table.to_pylist() == expected.to_pylist()
-    assert rows.positions.tolist() == expected["id"].to_pylist()
+    assert rows.places.numbers().tolist() == expected["id"].to_pylist()
     assert rows.filtered == stop - start - len(expected)
-    assert rows.edges.tolist() == grid_edges(rows.positions.tolist(), GROUPS, batch_rows)
+    assert rows.edges.tolist() == grid_edges(rows.places.numbers().tolist(), GROUPS, batch_rows)
 
 
 def test_slices_that_start_on_the_grid_cut_the_same_batches_as_the_whole(file):
@@ -129,7 +129,7 @@ def test_a_part_without_rows_has_the_planned_columns(file):
     rows = read(source_of(file, 5, 5), schema, [], 16, Opened())
     assert rows.table.schema.names == schema.names
     assert rows.table.schema.types == schema.types
-    assert (rows.table.num_rows, rows.edges.tolist(), rows.filtered, len(rows.positions)) == (0, [0], 0, 0)
+    assert (rows.table.num_rows, rows.edges.tolist(), rows.filtered, len(rows.places)) == (0, [0], 0, 0)
 
 
 def test_keys_of_the_path_are_columns(file):
@@ -211,7 +211,7 @@ def test_slices_read_by_many_threads_are_right_each_time(big, seed):
     def one(bounds):
         rows = read(source_of(big, *bounds), schema, [], 4096, opened)
         return np.array_equal(ids(rows.table), np.arange(*bounds)) and np.array_equal(
-            rows.positions, np.arange(*bounds)
+            rows.places.numbers(), np.arange(*bounds)
         )
 
     with ThreadPoolExecutor(4) as pool:
@@ -298,7 +298,7 @@ def test_a_footer_is_parsed_once_for_all_parts_of_a_process(tmp_path, monkeypatc
     path, parsed = write_groups(tmp_path / "a.parquet", pa.table({"id": range(4000)}), [10] * 400), []
     plain = scorer.opened.open_parquet
     monkeypatch.setattr(
-        scorer.opened, "open_parquet", lambda path, md=None: (parsed.append(md is None), plain(path, md))[1]
+        scorer.opened, "open_parquet", lambda path, md=None, n=1: (parsed.append(md is None), plain(path, md, n))[1]
     )
     opened = Opened()
     with ThreadPoolExecutor(8) as pool:
