@@ -269,6 +269,13 @@ def _spread(columns: list[pa.Array], done: list[np.ndarray], rows: int) -> list[
     return [column.take(where) for column in columns]
 
 
+def _has_nan(values: pa.Array) -> bool:
+    """A quick look: the smallest of values is NaN if one of them is."""
+    if values.null_count or not len(values):
+        return bool(pc.any(pc.is_nan(values)).as_py())
+    return bool(np.isnan(values.to_numpy().min()))
+
+
 def _nan_rows(columns: list[pa.Array]) -> int:
     """Rows with a NaN in any column, at any depth."""
     found: set[int] = set()
@@ -276,7 +283,7 @@ def _nan_rows(columns: list[pa.Array]) -> int:
         levels = [column]
         while pa.types.is_list(levels[-1].type) or pa.types.is_fixed_size_list(levels[-1].type):
             levels.append(levels[-1].flatten())
-        if not pa.types.is_floating(levels[-1].type):
+        if not pa.types.is_floating(levels[-1].type) or not _has_nan(levels[-1]):
             continue
         places = np.flatnonzero(pc.is_nan(levels[-1]).to_numpy(zero_copy_only=False))
         for lists in reversed(levels[:-1]) if len(places) else ():
