@@ -244,6 +244,35 @@ def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None: 
 
 
 @main.command(cls=_Command)
+@asking
+@click.option(
+    "--turns", type=click.IntRange(min=1), default=5, metavar="N", help="How often everybody runs; default 5."
+)
+@click.option("--peers", type=click.Path(exists=True, file_okay=False), metavar="DIR", help="Scripts of other tools.")
+@click.option("--peers-python", default=sys.executable, metavar="FILE", help="The Python that has the other tools.")
+@reporting
+def bench(
+    config: str | None, as_json: bool, debug: bool, turns: int, peers: str | None, peers_python: str, **given: Any,  # noqa: ANN401, ARG001, FBT001
+) -> None:  # fmt: skip
+    """Measure what `run` with the same flags costs beside a loop written by hand, and beside other tools.
+
+    Whole processes in turns, on a copy of the job beside the input (or --output); their scores are compared first.
+
+    \b
+    Example:
+      scorer bench flights.parquet --model late.onnx --turns 15
+    """
+    options = _options(config, given)
+    from pathlib import Path  # noqa: PLC0415 - start-up
+
+    from scorer.bench import bench as measure  # noqa: PLC0415 - start-up
+    from scorer.render import bench_text  # noqa: PLC0415 - start-up
+
+    found = measure(options, turns, Path(peers) if peers else None, peers_python)
+    _show(found.to_dict(), bench_text(found), as_json=as_json)
+
+
+@main.command(cls=_Command)
 @click.argument("model", metavar="MODEL")
 @click.option("--input", "input_", metavar="DATA", multiple=True, help="Try some rows of this input.")
 @click.option("--feed", multiple=True, metavar="TENSOR=COLUMNS", help="As for run.")

@@ -126,7 +126,12 @@ def call(session: Session, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray
             what = f"output {name!r} gave another number of rows than it got"
             hint = "such a model mixes its rows; leave the output out with --fetch"
             raise ShapeMismatch(what, session.spec.path, f"{rows} rows", f"{got} rows", hint)
-    return [steps.apply(fetch.steps, results[fetch.tensor], feeds) for fetch in fetches]
+    return [stepped(fetch, results, feeds) for fetch in fetches]
+
+
+def stepped(fetch: Fetch, results: Mapping[str, Any], feeds: Mapping[str, np.ndarray]) -> Any:  # noqa: ANN401 - arrays or maps
+    """What one fetch makes of what the model gave."""
+    return steps.apply(fetch.steps, results[fetch.tensor], feeds)
 
 
 def score(
@@ -141,7 +146,7 @@ def score(
     spoilt = spoilt or {}
     started = time.perf_counter()
     packs = pack(binding.feeds, table)
-    order, lengths = by_length(packs), _lengths(packs)
+    order, lengths = by_length(packs), lengths_of(packs)
     if order is not None and lengths is not None and tokens is not None:
         edges = budgeted(lengths[order], tokens)
     caller = _Caller(session, binding, packs)
@@ -193,7 +198,7 @@ def _smaller(rows: int, bad: int, good: int) -> int:
 
 def by_length(packs: dict[str, Packed]) -> np.ndarray | None:
     """Rows in the order in which they are scored; None when that is their own."""
-    lengths = _lengths(packs)
+    lengths = lengths_of(packs)
     return None if lengths is None else np.argsort(lengths, kind="stable")
 
 
@@ -207,7 +212,8 @@ def budgeted(lengths: np.ndarray, tokens: int) -> np.ndarray:
     return np.array(edges)
 
 
-def _lengths(packs: dict[str, Packed]) -> np.ndarray | None:
+def lengths_of(packs: dict[str, Packed]) -> np.ndarray | None:
+    """Of each row, where rows of like length should be scored together."""
     return next((packed.lengths for packed in packs.values() if packed.lengths is not None), None)
 
 

@@ -9,6 +9,7 @@ from scorer.advice import in_words, out_words
 from scorer.events import Notice, PartFailed, PartFinished, PlanReady, Published
 
 if TYPE_CHECKING:
+    from scorer.bench import Bench
     from scorer.events import Event
     from scorer.inspecting import Inspection
     from scorer.plan import Plan
@@ -141,6 +142,37 @@ def verdict_text(verdict: Verdict) -> str:
         left = "\n".join(["This could not be checked:", *(f"  {text}" for text in verdict.unchecked)])
         return "\n".join([head, *verdict.faults[:20], f"Its parts say: {sums}", left])
     return "\n".join([head, *verdict.faults[:20], *again, f"Its ledger says: {sums}"])
+
+
+def bench_text(found: Bench) -> str:
+    """Who is how fast, a line each."""
+    widths = (16, 10, 10, 14, 8, 15, 10)
+    head = ("", "seconds", "few rows", "rows/s beyond", "ratio", "90 % of it", "memory")
+    rows = [
+        (
+            c.name, f"{c.seconds:.2f}", f"{c.few_seconds:.2f}", f"{c.rows_per_s:,.0f}", f"{c.ratio:.2f}",
+            f"{c.low:.2f} to {c.high:.2f}", size(c.peak_bytes),
+        )
+        for c in found.contenders
+    ]  # fmt: skip
+    table = [
+        "".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in (head, *rows)
+    ]
+    lines = [("scores", "; ".join(f"{c.name}: {c.agrees}" for c in found.contenders[1:]))]
+    for c in found.contenders:
+        total = sum(c.stages.values())
+        if total:
+            shares = ", ".join(f"{name} {spent / total:.0%}" for name, spent in c.stages.items())
+            lines.append(("time in", f"{c.name}: {shares}"))
+    lines += [("not run", f"{name}: {why}") for name, why in found.left_out.items()]
+    if found.curve:
+        lines.append(("batches", "; ".join(f"{rows:,} rows: {rate:,.0f} rows/s" for rows, rate in found.curve.items())))
+    lines.append(
+        ("machine", ", ".join(f"{name} {value}" for name, value in found.machine.items() if name != "memory_bytes"))
+    )
+    top = f"{found.rows:,} rows, {found.turns} turns, in whole processes. Ratio: 1 is as fast as the ceiling"
+    return "\n".join([top, *table, _facts(lines)])
 
 
 def facts_text(values: dict[str, Any]) -> str:
