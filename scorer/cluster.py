@@ -32,6 +32,9 @@ _CONFIG = {
     "distributed.worker.memory.target": False,  # receipts are small: nothing is worth spilling
     "distributed.worker.memory.spill": False,
     "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.admin.system-monitor.interval": "5s",  # with the next two: 53 ms of every second become 5
+    "distributed.admin.tick.interval": "1s",
+    "distributed.worker.profile.enabled": False,
     "dataframe.convert-string": False,
 }
 
