@@ -107,7 +107,7 @@ def bench(options: Options, turns: int, peers: Path | None = None, python: str =
         plans = _plans(options, at)
         runs = {name: _Runs(command) for name, command in _loops(options, plans, at).items()}
         left_out: dict[str, str] = {}
-        for script in sorted(peers.glob("*.py")) if peers else ():
+        for script in sorted(peers.glob("[!_]*.py")) if peers else ():
             runs[script.stem.replace("_", " ")] = _Runs(_peer(script, python, plans, at))
         for name in list(runs):
             complaint = _warm(name, runs[name], at)
