@@ -119,8 +119,8 @@ def _part(
     else:
         pq.write_table(table, path, compression=plan.storage.codec)
     times.append(time.perf_counter())
-    read, packed_, unpacked, written = (b - a for a, b in pairwise(times))
-    return Stages(read=read, pack=packed_ - infer, infer=infer, unpack=unpacked, write=written)
+    decode, packed_, unpacked, written = (b - a for a, b in pairwise(times))
+    return Stages(decode=decode, pack=packed_ - infer, infer=infer, unpack=unpacked, write=written)
 
 
 def refuse_what_a_loop_cannot(plan: FrozenPlan) -> None:

@@ -45,6 +45,9 @@ class Stages:
     """Seconds of one thread, by what it was doing."""
 
     read: float = 0.0
+    """Waiting for the input."""
+    decode: float = 0.0
+    """Making columns of what was read."""
     pack: float = 0.0
     infer: float = 0.0
     unpack: float = 0.0

@@ -11,16 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from scorer import commit, crash, ledger, lock, placement, preflight, report, signals, waves
+from scorer import commit, crash, failing, ledger, lock, placement, preflight, report, signals, waves
 from scorer.attempts import crash_seen
 from scorer.cluster import connect, somebody_elses_client
 from scorer.commit import Place
 from scorer.errors import (
     ClusterError,
     CommitError,
-    Interrupted,
     ModelError,
-    PartError,
     RunFailed,
     ScorerError,
 )
@@ -139,6 +137,7 @@ class _Run:
         self.failed: dict[int, ScorerError] = {}
         self.fatal: ScorerError | None = None
         self.stopping = False
+        self.threads, self.scoring_s = 0, 0.0
 
     def go(self, client: Client | None) -> Report:
         """Take the lock, finish what is unfinished, publish."""
@@ -243,7 +242,8 @@ class _Run:
             self.stop(spec)
             self.tell("stopping: parts that have started are finished; interrupt again to stop at once")
 
-        counts = Counts()
+        counts, began = Counts(), time.monotonic()
+        self.threads = crew.threads()
         with signals.draining(drain) as stop:
             for part, outcome in waves.drive(crew, spec, self.todo()):
                 self.take(part, outcome, journal)
@@ -252,15 +252,16 @@ class _Run:
                 held.progress(parts=self.n_parts, done=len(self.receipts), **counts.to_dict())
                 if not self.stopping and (self.fatal is not None or self.hopeless(counts)):
                     self.stop(spec)
+        self.scoring_s = time.monotonic() - began
         if stop and len(self.receipts) < self.n_parts:
-            raise _interrupted(stop.exit_code, len(self.receipts), self.n_parts)
+            raise failing.interrupted(stop.exit_code, len(self.receipts), self.n_parts)
 
     def take(self, part: Part, outcome: Receipt | BaseException | None, journal: commit.Journal) -> None:
         """One part's outcome."""
         if outcome is None:  # left for the next run
             return
         if isinstance(outcome, BaseException):
-            error = _ours(outcome, part)
+            error = failing.ours(outcome, part)
             self.failed[part.index] = error
             if isinstance(error, (ModelError, ClusterError, CommitError)):
                 self.fatal = self.fatal or error
@@ -284,13 +285,13 @@ class _Run:
         if self.fatal is not None:
             raise self.fatal
         if self.failed:
-            raise _parts_failed(self.failed, self.n_parts)
+            raise failing.parts_failed(self.failed, self.n_parts)
         counts = ledger.totals(self.receipts.values())
         staged = self.place.staging(self.frozen.plan_hash)
         budget = self.options.scoring.max_bad_rows
         left = self.n_parts - len(self.receipts)
         if left or not within(budget, counts.quarantined, self.rows):
-            raise _too_many_bad(counts, budget, str(staged.quarantine), left)
+            raise failing.too_many_bad(counts, budget, str(staged.quarantine), left)
         nans = self.options.scoring.max_nan_rows
         if nans is not None and not within(nans, counts.nan, max(counts.scored, 1)):
             what, hint = (
@@ -316,6 +317,8 @@ class _Run:
             parts=self.n_parts,
             parts_failed={i: str(error) for i, error in self.failed.items()},
             seconds=time.monotonic() - self.started,
+            threads=self.threads,
+            scoring_s=self.scoring_s,
             sessions=made,
             trial_sessions=self.frozen.trial_sessions,
             peak_memory_bytes=_peak_memory(),
@@ -353,42 +356,6 @@ class _Run:
             except Exception as error:  # noqa: BLE001 - whoever watches must not end the run
                 self.observers.remove(observer)
                 print(f"scorer: an observer was dropped: {error!r}", file=sys.stderr)  # noqa: T201 - nobody else is left to tell
-
-
-def _ours(error: BaseException, part: Part) -> ScorerError:
-    """A part's failure with its place; what is no error of ours carries its own text along."""
-    if isinstance(error, ScorerError):
-        if not isinstance(error, (ModelError, ClusterError, CommitError)):
-            return PartError(error.what, part.place, error.expected, error.found or error.where, error.hint)
-        return error
-    what, hint = "a part failed in a way that scorer does not know", "repeat the command; if it stays, report it"
-    return PartError(what, part.place, "a receipt", f"{type(error).__name__}: {str(error)[:300]}", hint)
-
-
-def _parts_failed(failed: dict[int, ScorerError], parts: int) -> RunFailed:
-    first = next(iter(failed.values()))
-    what = f"{len(failed)} of {parts} parts failed; nothing was published"
-    hint = f"{first.hint}; the other parts are kept, and the same command goes on from there"
-    return RunFailed(what, first.where, first.expected or "every part scored", f"{first.what}: {first.found}", hint)
-
-
-def _too_many_bad(counts: Counts, budget: str, quarantine: str, left: int) -> RunFailed:
-    noun = "row" if counts.quarantined == 1 else "rows"
-    what = f"{counts.quarantined:,} {noun} could not be scored; nothing was published"
-    if left:
-        what += f", and {left:,} parts were not tried"
-    found = (
-        f"{counts.quarantined:,} of {counts.scored + counts.quarantined:,}; they are in {quarantine} with the reason"
-    )
-    hint = f"--max-bad-rows {counts.quarantined} publishes without them; what was scored is kept"
-    return RunFailed(what, "--max-bad-rows", f"at most {budget}", found, hint)
-
-
-def _interrupted(exit_code: int, done: int, parts: int) -> Interrupted:
-    what, hint = "stopped on request; nothing was published", "repeat the same command to finish the rest"
-    error = Interrupted(what, "", "", f"{done:,} of {parts:,} parts are done and kept", hint)
-    error.exit_code = exit_code
-    return error
 
 
 def _peak_memory() -> int:

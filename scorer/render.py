@@ -76,7 +76,7 @@ def report_text(report: Report) -> str:
     if report.parts_resumed:
         lines.insert(1, ("resumed", f"{report.parts_resumed:,} parts were done by an earlier run"))
     if report.bottleneck and report.seconds >= _SHORT_S:
-        lines.append(("bottleneck", report.bottleneck))
+        lines.append(("bottleneck", str(report.bottleneck)))
     if report.quarantine:
         lines.append(("quarantine", report.quarantine))
     if counts.nan:

@@ -9,11 +9,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from scorer import html
+from scorer.bottleneck import verdict
 from scorer.events import Counts, Stages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from scorer.bottleneck import Bottleneck
     from scorer.events import Receipt
 
 
@@ -32,6 +34,10 @@ class Report:
     seconds: float
     rows_per_s: float
     """Of this run: rows read by it over its wall time."""
+    threads: int
+    """That scored when the run began."""
+    scoring_s: float
+    """Of the wall time, from the first part sent to the last one ended."""
     stages: Stages
     """Seconds of all threads."""
     calls: int
@@ -65,18 +71,14 @@ class Report:
             "seconds": round(self.seconds, 3),
             "rows_per_s": round(self.rows_per_s),
             "parts_failed": {str(part): text for part, text in self.parts_failed.items()},
-            "bottleneck": self.bottleneck,
+            "scoring_s": round(self.scoring_s, 3),
+            "bottleneck": None if self.bottleneck is None else asdict(self.bottleneck),
         }
 
     @property
-    def bottleneck(self) -> str:
-        """The stage that took the most time, with its share."""
-        spent = asdict(self.stages)
-        total = sum(spent.values())
-        if not total:
-            return ""
-        name = max(spent, key=lambda stage: spent[stage])
-        return f"{name}: {spent[name] / total:.0%} of the threads' time"
+    def bottleneck(self) -> Bottleneck | None:
+        """Where the time went, and what would save the most of it."""
+        return verdict(self.stages, self.scoring_s, self.threads)
 
     def _repr_html_(self) -> str:
         return html.facts("Report", self.to_dict())

@@ -175,12 +175,13 @@ def _score_apart(job: Job, tally: Tally) -> None:
 
 
 def _read(job: Job, tally: Tally) -> pd.DataFrame:
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.thread_time()
     rows = reader.read(tally.part.source, job.read_schema, job.conditions, job.spec.frozen.batch_rows, job.opened)
     tally.edges, tally.places = rows.edges, rows.places
     tally.filtered, tally.bytes_read = rows.filtered, rows.bytes_read
     frame = to_frame(rows.table, tally)
-    tally.stages += Stages(read=time.perf_counter() - started)
+    decode = time.thread_time() - busy
+    tally.stages += Stages(read=max(0.0, time.perf_counter() - started - decode), decode=decode)
     return frame
 
 
