@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
+def _shallow(value: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass of ours
+    """Its fields as they are: `asdict` copies every value, and takes a tenth of a millisecond for a receipt."""
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """Rows of one part or of a run; `rows` = scored + quarantined + filtered (+ set aside)."""
@@ -28,7 +33,7 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         """Field by field."""
-        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Counts)})
+        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in Counts.__slots__})
 
     @property
     def balanced(self) -> bool:
@@ -55,7 +60,7 @@ class Stages:
 
     def __add__(self, other: Stages) -> Stages:
         """Field by field."""
-        return Stages(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in dataclasses.fields(Stages)})
+        return Stages(**{name: getattr(self, name) + getattr(other, name) for name in Stages.__slots__})
 
     def to_dict(self) -> dict[str, float]:
         """As data."""
@@ -79,7 +84,7 @@ class Proof:
 
     def to_json(self) -> str:
         """As one line, byte-stable."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        return json.dumps(_shallow(self) | {"counts": _shallow(self.counts)}, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Proof:
@@ -112,7 +117,8 @@ class Receipt:
 
     def to_json(self) -> str:
         """As one line of the journal."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        proof = _shallow(self.proof) | {"counts": _shallow(self.proof.counts)}
+        return json.dumps(_shallow(self) | {"proof": proof, "stages": _shallow(self.stages)}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Receipt:

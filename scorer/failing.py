@@ -22,6 +22,7 @@ def ours(error: BaseException, part: Part) -> ScorerError:
 
 
 def parts_failed(failed: dict[int, ScorerError], parts: int) -> RunFailed:
+    """Some parts failed for good; the first of them speaks for all."""
     first = next(iter(failed.values()))
     what = f"{len(failed)} of {parts} parts failed; nothing was published"
     hint = f"{first.hint}; the other parts are kept, and the same command goes on from there"
@@ -29,6 +30,7 @@ def parts_failed(failed: dict[int, ScorerError], parts: int) -> RunFailed:
 
 
 def too_many_bad(counts: Counts, budget: str, quarantine: str, left: int) -> RunFailed:
+    """More bad rows than the budget allows."""
     noun = "row" if counts.quarantined == 1 else "rows"
     what = f"{counts.quarantined:,} {noun} could not be scored; nothing was published"
     if left:
@@ -41,6 +43,7 @@ def too_many_bad(counts: Counts, budget: str, quarantine: str, left: int) -> Run
 
 
 def interrupted(exit_code: int, done: int, parts: int) -> Interrupted:
+    """Somebody asked us to stop."""
     what, hint = "stopped on request; nothing was published", "repeat the same command to finish the rest"
     error = Interrupted(what, "", "", f"{done:,} of {parts:,} parts are done and kept", hint)
     error.exit_code = exit_code

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _SPREAD = (0.7, 2.0)  # a sample of the first rows on a shared machine says no more
 _DISK = (0.7, 1.3)
 _MEMORY = (0.8, 1.2)
+_KEPT = 1.4  # of a part's rows, what Arrow's allocator holds; measured, like the next
+_RUN_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,38 +39,45 @@ class Forecast:
 class Footprint:
     """What one thread holds at the most, in bytes, and what the process holds besides.
 
-    A part's rows stay until it is written. Its scores are there twice while batches become columns. The writer
-    keeps one encoded row group.
+    A part's rows stay until it is written, and Arrow's allocator keeps half as much again. Its scores are there
+    twice while batches become columns. The writer keeps one encoded row group.
     """
 
     process: int
-    """Imports, model, what the probe left behind."""
+    """Imports, model, and what the first batches left behind, now; Dask and the files of the run come on top."""
     rows: float
     scores: float
     encoded: float
-
-    def thread(self) -> float:
-        """Of one thread."""
-        return self.rows + 2 * self.scores + self.encoded
+    batch: float
+    """What the first batches, in one thread, added to the process."""
 
     def total(self, threads: int) -> float:
         """Of one process with so many threads."""
-        return self.process + threads * self.thread()
+        each = _KEPT * self.rows + 2 * self.scores + self.encoded
+        return self.process + _RUN_BYTES + threads * each + (threads - 1) * self.batch
 
     def words(self, threads: int) -> str:
         """The formula with its figures."""
-        parts = f"{_mb(self.rows)} of rows + 2 x {_mb(self.scores)} of scores + {_mb(self.encoded)} encoded"
-        return f"{_mb(self.process)} MB process and model + {threads} x ({parts})"
+        parts = f"{_KEPT} x {_mb(self.rows)} of rows + 2 x {_mb(self.scores)} of scores + {_mb(self.encoded)} encoded"
+        batch = f" + {threads - 1} x {_mb(self.batch)} for a batch" if threads > 1 else ""
+        return f"{_mb(self.process)} MB now + {_mb(_RUN_BYTES)} for the run + {threads} x ({parts}){batch}"
 
 
-def footprint(part: int, rows: pa.Table, out: pa.Table, scores: int, storage: Storage, *, filtered: bool) -> Footprint:
-    """The footprint of parts of so many rows, by samples of what is read and of what is written."""
+def footprint(
+    part: int, rows: pa.Table, out: pa.Table, scores: int, storage: Storage, *, filtered: bool, loaded: int
+) -> Footprint:
+    """The footprint of parts of so many rows, by samples of what is read and of what is written.
+
+    `loaded` is what the process held before its first batch.
+    """
     per_row = rows.nbytes / max(rows.num_rows, 1)
     score = out.select(out.column_names[out.num_columns - scores :]).nbytes / max(out.num_rows, 1)
     encoded = encoded_bytes(out, storage) / max(out.num_rows, 1) * min(storage.row_group_rows, part)
+    process = resident()
     return Footprint(
-        process=_resident(), rows=part * per_row * (2 if filtered else 1), scores=part * score, encoded=encoded
-    )
+        process=process, rows=part * per_row * (2 if filtered else 1), scores=part * score, encoded=encoded,
+        batch=max(0, process - loaded - rows.nbytes),
+    )  # fmt: skip
 
 
 def forecast(rows: int, out: pa.Table, storage: Storage, rows_per_s: float, threads: int, held: Footprint) -> Forecast:
@@ -89,7 +98,7 @@ def forecast(rows: int, out: pa.Table, storage: Storage, rows_per_s: float, thre
     )
 
 
-def _resident() -> int:
+def resident() -> int:
     """Bytes of memory that this process holds."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:

@@ -41,6 +41,8 @@ class Settled:
     """The first rows of the input, as they are kept."""
     fed: pa.Table
     """And as they are fed."""
+    loaded: int
+    """Bytes that the process held before the model saw its first batch."""
     transform: Transform | None = None
 
 
@@ -90,7 +92,9 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
     if probe.rows_per_s is None:
         return frozen, None
     filtered = bool(options.rows.where)
-    held = footprint(min(target, total), known.rows, out, len(binding.outputs), stored, filtered=filtered)
+    held = footprint(
+        min(target, total), known.rows, out, len(binding.outputs), stored, filtered=filtered, loaded=known.loaded
+    )
     return frozen, forecast(total, out, stored, probe.rows_per_s, threads, held)
 
 

@@ -28,7 +28,7 @@ LEDGER = pa.schema([
     ("digests", pa.map_(pa.string(), pa.string())), ("quarantine", pa.string()),
     ("batch_rows", pa.int64()), ("calls", pa.int64()), ("device", pa.string()),
     ("worker", pa.string()), ("attempt", pa.string()), ("bytes_read", pa.int64()),
-    ("read_s", pa.float64()), ("pack_s", pa.float64()), ("infer_s", pa.float64()),
+    ("read_s", pa.float64()), ("decode_s", pa.float64()), ("pack_s", pa.float64()), ("infer_s", pa.float64()),
     ("unpack_s", pa.float64()), ("write_s", pa.float64()),
 ])  # fmt: skip
 """A row per part."""

@@ -29,6 +29,7 @@ from scorer.features import BY_POSITION
 from scorer.feeding import files_of, is_encoded
 from scorer.fetching import fetched, output_schema
 from scorer.footers import unreadable
+from scorer.forecast import resident
 from scorer.freezing import Settled
 from scorer.layouts import plain_schema
 from scorer.model import digest_of, inspect_model
@@ -225,6 +226,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         if rows is None or fed is None:
             rows = fed = sampling.sample(dataset, read_schema, freezing.sample_rows(found.options, dataset))
         rows, fed = rows.select(read_schema.names), fed.select(list(binding.fed))
+        loaded = resident()
         binding = shapes(binding, fed)
         fetches, wrong = sampling.outputs(
             found.session, binding, wanted, fed.slice(0, sampling.SAMPLE_ROWS), model, options.binding.prefix
@@ -237,7 +239,8 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         if not found.problems:
             known = Settled(
                 dataset=dataset, binding=binding, session=found.session, spec=found.session_spec, request=request,
-                read_schema=read_schema, output_schema=schema, rows=rows, fed=fed, transform=found.transform,
+                read_schema=read_schema, output_schema=schema, rows=rows, fed=fed, loaded=loaded,
+                transform=found.transform,
             )  # fmt: skip
             return _cut(found, known)
     return None

@@ -122,6 +122,7 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
         receipt = _commit(job, tally, frame)
     if tally.mark is not None:
         attempts.end(tally.mark)
+    pa.default_memory_pool().release_unused()
     return receipt
 
 
