@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -79,6 +80,13 @@ def connect(options: ClusterOptions, client: Client | None = None) -> Iterator[C
         else:
             with _local(options) as (own, words):
                 yield Crew(client=own, words=words, alone_s=_OWN_S)
+
+
+def spawns() -> bool:
+    """Whether worker processes can start without a guard: they import the main module, which must not be a script."""
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    return file is None or os.path.basename(file) == "scorer" or os.path.dirname(file) == os.path.dirname(__file__)
 
 
 def somebody_elses_client() -> bool:

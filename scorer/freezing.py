@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scorer import sampling, storage, tuning
+from scorer import remembered, sampling, storage, tuning
 from scorer.cluster import planned_threads
 from scorer.forecast import footprint, forecast
 from scorer.options import PART_BYTES
@@ -13,6 +13,7 @@ from scorer.parts import Size, least_rows, part_rows, plan_files
 from scorer.plan import FrozenPlan
 from scorer.report import versions
 from scorer.sink import encode_schema
+from scorer.tuning import Probe
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from scorer.options import Options
     from scorer.session import Session, SessionSpec
     from scorer.transforming import Transform
-    from scorer.tuning import Probe
+
+_PROBE_S, _PROBE_SHARE = 0.5, 0.03  # at the most, and of the work that is forecast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +54,21 @@ def sample_rows(options: Options, dataset: Dataset) -> int:
 
 
 def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
-    """The batch rows: as asked, as the model has them fixed, or as they were fastest."""
-    if not _tunes(options, known.dataset) or tuning.heavy(known.binding, row_s):
-        return tuning.untuned(known.binding, options.scoring.batch_rows, row_s)
-    timed = tuning.probe(known.session, known.binding, known.fed)
-    pinned = known.binding.fixed_batch or options.scoring.batch_rows
+    """The batch rows: as asked, as the model has them fixed, or as they were fastest, now or the last time."""
+    binding, asked = known.binding, options.scoring.batch_rows
+    if row_s is None or not _tunes(options, known.dataset) or tuning.heavy(binding, row_s):
+        return tuning.untuned(binding, asked, row_s)
+    key = remembered.key_of(
+        known.spec.key, asdict(binding), known.fed.schema.to_string(), versions(), tuning.PROBE_ROWS
+    )
+    found = remembered.recall(key)
+    if found is None:
+        budget = min(_PROBE_S, _PROBE_SHARE * known.dataset.rows * row_s / planned_threads(options.cluster))
+        timed = tuning.probe(known.session, binding, known.fed, row_s, budget)
+        remembered.keep(key, asdict(timed))
+    else:
+        timed = Probe(**{**found, "trials": (*found["trials"], "as remembered")})
+    pinned = binding.fixed_batch or asked
     return replace(timed, batch_rows=pinned) if pinned else timed
 
 
@@ -87,6 +99,7 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
         transform=known.transform,
         fed_schema=encode_schema(known.fed.schema) if known.transform is not None else "",
         trials=probe.trials,
+        together=probe.together,
         versions=versions(),
     )
     if probe.rows_per_s is None:

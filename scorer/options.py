@@ -131,9 +131,9 @@ class OutputOptions:
 class ClusterOptions:
     """Who does the work."""
 
-    cluster: str = ask(
-        "embedded", "embedded (threads in this process), processes, or synchronous (one thread, "
-        "for a debugger).", metavar="KIND",
+    cluster: str | None = ask(
+        None, "embedded (threads in this process), processes, or synchronous (one thread, for a debugger). Default: "
+        "embedded, or processes where a probe shows that threads hold each other up.", metavar="KIND",
     )  # fmt: skip
     scheduler: str | None = ask(None, "Address of a running Dask scheduler.", metavar="ADDRESS")
     workers: int | None = ask(None, "Worker processes; default: by the cores.", metavar="N")
@@ -190,7 +190,7 @@ class Asked(TypedDict, total=False):
     ort_library: str | Path | None
     threads: int | None
     workers: int | None
-    cluster: str
+    cluster: str | None
     scheduler: str | None
     compression: str
     row_group_rows: int | None
@@ -239,7 +239,7 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
         except OptionsError as error:
             problems.append(error)
     if clean.get("transform") is not None and not clean.get("scheduler"):
-        clean.setdefault("cluster", "processes")  # Python code holds the interpreter's lock
+        clean["cluster"] = clean.get("cluster") or "processes"  # Python code holds the interpreter's lock
         if clean["cluster"] == "processes":
             clean.setdefault("threads", 1)
     problems += _missing(clean, {*values})
@@ -288,14 +288,14 @@ def _missing(clean: Mapping[str, Any], given: set[str]) -> list[ScorerError]:
 def _at_odds(clean: Mapping[str, Any]) -> list[ScorerError]:
     """Options that contradict each other."""
     found: list[ScorerError] = []
-    if clean.get("scheduler") and clean.get("cluster", "embedded") != "embedded":
+    if clean.get("scheduler") and (clean.get("cluster") or "embedded") != "embedded":
         what, hint = "two clusters were asked for", "give --scheduler or --cluster, not both"
         both = f"--scheduler {clean['scheduler']} and --cluster {clean['cluster']}"
         found.append(OptionsError(what, "--scheduler, --cluster", "one of them", both, hint))
-    if (clean.get("workers") or 1) > 1 and clean.get("cluster", "embedded") != "processes":
+    if (clean.get("workers") or 1) > 1 and (clean.get("cluster") or "embedded") != "processes":
         what, hint = "workers need processes", "add --cluster processes, or use --threads"
         if clean.get("scheduler"):
             hint = "leave --workers out: the workers of the scheduler are used"
-        asked = f"--workers {clean['workers']} with --cluster {clean.get('cluster', 'embedded')}"
+        asked = f"--workers {clean['workers']} with --cluster {clean.get('cluster') or 'embedded'}"
         found.append(OptionsError(what, "--workers", "--cluster processes", asked, hint))
     return found

@@ -199,7 +199,9 @@ class _Run:
         """Who will work."""
         if client is None and somebody_elses_client():
             self.tell("a Dask client exists in this process and is not used; pass client= to use it")
-        asked = self.options.cluster
+        asked = replace(self.options.cluster, cluster=self.plan.cluster)
+        if asked.cluster == "processes" and self.options.cluster.cluster is None:
+            asked = replace(asked, threads=1)
         if asked.cluster == "embedded" and client is None and not asked.scheduler and crash_seen(self.staging):
             self.tell("an earlier run of this plan ended in native code: parts are scored in worker processes")
             asked = replace(asked, cluster="processes")

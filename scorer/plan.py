@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from scorer.options import Options
 
 FORMAT = 2
+_HELD_UP = 1.3  # times as much by two threads as by one: less, and the interpreter's lock is why
 _FILE_FIELDS = tuple(field.name for field in dataclasses.fields(PlannedFile))
 
 
@@ -76,6 +77,8 @@ class FrozenPlan:
     """What batches of texts are cut by instead."""
     trials: tuple[str, ...] = ()
     """What tuning tried, in words."""
+    together: float | None = None
+    """How much more two threads score than one, where that was tried."""
     trial_sessions: int = 0
     """Sessions that tuning made besides the resident one."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -168,6 +171,18 @@ class Plan:
     """The output is there already, from this very request."""
     resumes: bool = False
     """An earlier run of this plan is unfinished."""
+    spawns: bool = False
+    """Whether worker processes can start here unasked: they import the script that asks, again."""
+
+    @property
+    def cluster(self) -> str:
+        """Who does the work, as asked; unasked, processes where threads hold each other up."""
+        asked = self.options.cluster.cluster
+        if asked is not None:
+            return asked
+        together = None if self.frozen is None else self.frozen.together
+        free = not self.options.cluster.scheduler and self.options.cluster.threads is None
+        return "processes" if together is not None and together < _HELD_UP and free and self.spawns else "embedded"
 
     def check(self) -> FrozenPlan:
         """The frozen plan, or all problems at once."""
@@ -198,6 +213,7 @@ class Plan:
             "trials": None if frozen is None else list(frozen.trials),
             "trial_sessions": None if frozen is None else frozen.trial_sessions,
             "device": None if frozen is None else frozen.session.device,
+            "cluster": self.cluster,
             "model": None if self.model is None else {"path": self.model.path, "digest": self.model.digest},
             "plan": None if frozen is None else frozen.plan_hash,
             "forecast": None if self.forecast is None else dataclasses.asdict(self.forecast),

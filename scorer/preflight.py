@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from scorer import canary, commit, freezing, placement, sampling, transforming, where
 from scorer.binding import bind, shapes
+from scorer.cluster import spawns
 from scorer.commit import Place
 from scorer.crash import doing
 from scorer.dataset import look, problems_of, shared_name
@@ -99,6 +100,7 @@ class _Found:
             forecast=self.forecast,
             done=done,
             resumes=resumes,
+            spawns=spawns(),
         )
 
 

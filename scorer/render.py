@@ -44,7 +44,7 @@ def plan_text(plan: Plan) -> str:
             f"{frozen.batch_rows:,}" if frozen.batch_tokens is None else f"as many as have {frozen.batch_tokens} tokens"
         )
         lines += [("batch rows", f"{rows}{tried}")]
-        lines += [("plan", frozen.plan_hash[:16])]
+        lines += [("cluster", plan.options.cluster.scheduler or plan.cluster), ("plan", frozen.plan_hash[:16])]
     if plan.forecast is not None:
         fore = plan.forecast
         lines += [

@@ -258,7 +258,7 @@ EXPECTED: dict[str, tuple[str, Any]] = {
     "compression": _one_of(COMPRESSIONS),
     "row_group_rows": _or_none(_COUNT),
     "work_dir": _or_none(_TEXT),
-    "cluster": _one_of(CLUSTERS),
+    "cluster": _or_none(_one_of(CLUSTERS)),
     "scheduler": _or_none(_TEXT),
     "workers": _or_none(_COUNT),
     "threads": _or_none(_COUNT),

