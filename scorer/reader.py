@@ -132,7 +132,8 @@ def _rows(
 ) -> Rows:
     file = opened.file(source.path)
     with file.parquet as parquet:
-        there = set(parquet.schema_arrow.names)
+        written = parquet.schema_arrow  # made anew each time that it is asked for
+        there = set(written.names)
         missing = [field.name for field in schema if field.name not in there and field.name not in dict(source.hive)]
         if missing:
             raise changed(source, f"no column {missing[0]!r}")
@@ -144,7 +145,7 @@ def _rows(
         whole: list[int] = []
         bytes_read = 0
 
-        alone = any(pa.types.is_nested(parquet.schema_arrow.field(name).type) for name in own)
+        alone = any(pa.types.is_nested(written.field(name).type) for name in own)
 
         def decode() -> None:
             if whole:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -36,14 +35,8 @@ def measured(source, output, *flags):
     """Peak bytes of a run's process, and what its plan forecast."""
     command = [sys.executable, "-m", "scorer", "run", str(source), "--model", str(MODELS / "dense28.onnx"),
                "--output", str(output), "--threads", "2", "--keep", "none", "--quiet", "--json", *flags]  # fmt: skip
-    with open(str(output) + ".json", "w+") as said:
-        process = subprocess.Popen(command, stdout=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        said.seek(0)
-        report = json.load(said)
-    return usage.ru_maxrss * 1024, report["forecast"]["memory_bytes"], report
+    report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return report["peak_memory_bytes"], report["forecast"]["memory_bytes"], report
 
 
 def ratios(tmp_path, times, *flags, part=PART):
