@@ -1,0 +1,141 @@
+"""What is tried before a run: bounded, remembered for this machine, and it tells threads that hold each other up."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import MODELS, write
+
+import scorer
+from scorer import freezing, remembered, tuning
+from scorer.bottleneck import verdict
+from scorer.events import Stages
+from scorer.plan import Plan
+
+ROWS = 60_000
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "scorer" / "tuning"
+
+
+@pytest.fixture
+def floats(tmp_path):
+    rng = np.random.default_rng(0)
+    return write(tmp_path / "in.parquet", {f"f{i}": rng.standard_normal(ROWS).astype(np.float32) for i in range(28)})
+
+
+def test_what_was_found_is_remembered_and_said(floats, cache, tmp_path, monkeypatch):
+    first = scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
+    (kept,) = cache.iterdir()
+    assert json.loads(kept.read_text())["batch_rows"] == first.batch_rows
+    monkeypatch.setattr(tuning, "probe", lambda *_: pytest.fail("probed again"))
+    again = scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out2").check()
+    assert again.batch_rows == first.batch_rows
+    assert again.trials == (*first.trials, "as remembered")
+
+
+def test_another_model_is_tried_anew(floats, cache, tmp_path):
+    scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
+    scorer.prepare(floats, MODELS / "sum3.onnx", tmp_path / "out", feed="x=f0..f2").check()
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_damaged_memory_is_no_memory(floats, cache, tmp_path):
+    scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
+    next(cache.iterdir()).write_text("{")
+    assert "as remembered" not in scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check().trials
+
+
+def test_nothing_is_kept_where_the_folder_cannot_be_written(floats, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
+
+
+def test_nothing_is_kept_on_a_file_system_that_others_share(cache, monkeypatch):
+    monkeypatch.setattr(remembered, "_is_remote", lambda _: True)
+    remembered.keep("key", {"batch_rows": 1})
+    assert remembered.recall("key") is None
+    assert not cache.exists()
+
+
+class Slow:
+    """A session whose calls hold the interpreter's lock for as long as they take, or do not."""
+
+    def __init__(self, *, holds):
+        self.holds, self.fits = holds, None
+
+    def run(self, _, feeds):
+        (x,) = feeds.values()
+        until = time.perf_counter() + 0.004
+        if not self.holds:
+            time.sleep(0.004)
+        while time.perf_counter() < until:
+            pass
+        return [x[:, :1]]
+
+
+def bound():
+    from scorer.binding import Binding
+    from scorer.features import Feed, Fetch
+
+    feed = Feed(
+        tensor="x", kind="numeric", dtype="float32", columns=("a", "b"), shape=(2,), on_null="nan", on_lossy="error"
+    )
+    return Binding(feeds=(feed,), fetches=(Fetch(tensor="y", kind="flat", columns=("y",), type="float"),))
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_threads_that_hold_each_other_up_are_noticed(holds):
+    table = pa.table({name: np.zeros(4096, np.float32) for name in "ab"})
+    found = tuning.probe(Slow(holds=holds), bound(), table, 1e-6, 0.5)
+    assert (found.together < 1.3) == holds
+    assert any("two threads" in trial for trial in found.trials)
+
+
+def test_a_heavy_model_is_not_tried_with_large_batches():
+    table = pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
+    found = tuning.probe(Slow(holds=False), bound(), table, 1e-4, 0.01)
+    assert [trial.split()[0] for trial in found.trials] == ["256"]
+
+
+@pytest.mark.parametrize(("together", "spawns", "threads", "expected"), [
+    (1.0, True, None, "processes"), (1.9, True, None, "embedded"), (None, True, None, "embedded"),
+    (1.0, False, None, "embedded"), (1.0, True, 2, "embedded"),
+])  # fmt: skip
+def test_processes_are_chosen_only_where_they_help_and_can_start(floats, together, spawns, threads, expected, tmp_path):
+    from dataclasses import replace
+
+    plan = scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out", threads=threads)
+    changed = replace(plan, frozen=replace(plan.check(), together=together, plan_hash=""), spawns=spawns)
+    assert isinstance(changed, Plan)
+    assert changed.cluster == expected
+
+
+def test_the_probe_takes_a_small_share_of_the_work():
+    assert freezing._PROBE_SHARE <= 0.05
+    assert freezing._PROBE_S <= 1
+
+
+@pytest.mark.parametrize(("spent", "seconds", "stage", "gain"), [
+    ({"infer": 8.0, "decode": 1.0, "write": 1.0}, 5.0, "infer", 5.0),
+    ({"infer": 2.0}, 5.0, "wait", 5.0),
+    ({"read": 6.0, "infer": 4.0}, 5.0, "read", 2.5),
+])  # fmt: skip
+def test_the_bottleneck_is_what_takes_the_most_of_the_threads_time(spent, seconds, stage, gain):
+    found = verdict(Stages(**spent), seconds, 2)
+    assert found.stage == stage
+    assert found.gain == pytest.approx(gain)
+    assert sum(found.shares.values()) == pytest.approx(1, abs=1e-3)
+    assert found.change in str(found)
+
+
+def test_nothing_done_has_no_bottleneck():
+    assert verdict(Stages(), 1.0, 2) is None
