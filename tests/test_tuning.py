@@ -96,7 +96,10 @@ def bound():
 def test_threads_that_hold_each_other_up_are_noticed(holds):
     table = pa.table({name: np.zeros(4096, np.float32) for name in "ab"})
     found = tuning.probe(Slow(holds=holds), bound(), table, 1e-6, 0.5)
-    assert (found.together < 1.3) == holds
+    if found.together is None:  # other tests run beside this one
+        assert "two threads: the machine is busy" in found.trials
+    else:
+        assert (found.together < 1.3) == holds
     assert any("two threads" in trial for trial in found.trials)
 
 
