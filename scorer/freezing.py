@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from scorer.session import Session, SessionSpec
     from scorer.transforming import Transform
 
-_PROBE_S, _PROBE_SHARE = 0.5, 0.03  # at the most, and of the work that is forecast
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
@@ -63,8 +61,8 @@ def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
     )
     found = remembered.recall(key)
     if found is None:
-        budget = min(_PROBE_S, _PROBE_SHARE * known.dataset.rows * row_s / planned_threads(options.cluster))
-        timed = tuning.probe(known.session, binding, known.fed, row_s, budget)
+        ahead = known.dataset.rows / planned_threads(options.cluster)
+        timed = tuning.probe(known.session, binding, known.fed, row_s, ahead)
         remembered.keep(key, asdict(timed))
     else:
         timed = Probe(**{**found, "trials": (*found["trials"], "as remembered")})

@@ -25,7 +25,8 @@ _CANDIDATES = (256, 1024, 4096, 16_384)
 _ROUNDS = 5
 _TIE = 1.03  # a larger batch must be this much faster
 _LONG_S = 0.05  # of one trial
-_ENOUGH_S = 0.2
+_MOST_S, _SHARE = 0.5, 0.02  # of the probe, and of the work ahead
+_LONG_RUN_S = 10.0
 _TWO_CORES = 1.6  # times as much by two threads as by one, where nothing stands in their way
 HEAVY_BATCH_ROWS = 8
 BATCH_TOKENS = 512  # MiniLM on reviews, rows/s at 128 to 2,048: 35.8, 35.9, 36.3, 35.2, 32.1; at 32 rows: 26.5
@@ -48,10 +49,11 @@ class Probe:
     """How much more two threads score than one; None where that was not tried."""
 
 
-def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, budget_s: float) -> Probe:
+def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahead: float) -> Probe:
     """The batch rows that score the sample fastest: interleaved, one thread, best of five.
 
-    Batches that would take long are not tried: a model so heavy gains nothing by them.
+    Batches that would take long are not tried: a model so heavy gains nothing by them. A row took about `row_s`
+    so far, and so many rows are `ahead` of each thread: the probe takes a small share of that work.
     """
     fitting = [n for n in _CANDIDATES if n <= table.num_rows and n * row_s <= _LONG_S]
     best = dict.fromkeys(fitting or _CANDIDATES[:1], float("inf"))
@@ -61,7 +63,7 @@ def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, bud
             rows = min(table.num_rows, max(batch_rows, min(4 * _CANDIDATES[0], int(_LONG_S / row_s))))
             seconds = _scored(session, binding, table.slice(0, rows), batch_rows)
             best[batch_rows] = min(best[batch_rows], seconds / rows)
-        if time.perf_counter() - began > budget_s and turn:
+        if turn and time.perf_counter() - began > min(_MOST_S, _SHARE * ahead * min(best.values())):
             break
     chosen = min(best)
     for batch_rows in sorted(best):
@@ -69,7 +71,7 @@ def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, bud
             chosen = batch_rows
     trials = [f"{n} rows: {1 / seconds:,.0f} rows/s" for n, seconds in best.items()]
     together = None
-    if budget_s >= _ENOUGH_S:  # as in runs of some seconds: below, processes take longer to start than they save
+    if ahead * best[chosen] >= _LONG_RUN_S:  # below, processes take longer to start than they save
         few = table.slice(0, max(chosen, min(table.num_rows, int(_LONG_S / best[chosen]))))
         together = _together(session, binding, few, chosen)
         trials.append("two threads: " + ("the machine is busy" if together is None else f"{together:.1f} times one"))

@@ -16,7 +16,8 @@ import numpy as np, onnxruntime as ort, pyarrow as pa, pyarrow.parquet as pq
 job = json.load(open(sys.argv[1]))
 table = pa.concat_tables(pq.read_table(path) for path in job["input"])
 x = np.stack([table[name].to_numpy() for name in job["feeds"][0]["columns"]], axis=1)
-scores = ort.InferenceSession(job["model"], providers=["CPUExecutionProvider"]).run(None, {job["feeds"][0]["tensor"]: x})[0].reshape(-1)
+session = ort.InferenceSession(job["model"], providers=["CPUExecutionProvider"])
+scores = session.run(None, {job["feeds"][0]["tensor"]: x})[0].reshape(-1)
 import os
 os.makedirs(job["output"])
 pq.write_table(pa.table({job["fetches"][0]["columns"][0]: scores + %s}), job["output"] + "/0.parquet")
