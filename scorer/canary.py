@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scorer.binding import Binding
     from scorer.session import Session
 
-_FIRST, _MOST = 8, 256  # rows
+_FIRST, _FIRST_TEXTS, _MOST = 8, 4, 256  # rows
 _BUDGET_S = 0.6
 TOLERANCE = 1e-4
 """Of the largest score; kernels that round differently for another batch size stay below 1e-5."""
@@ -57,11 +57,12 @@ def look(session: Session, binding: Binding, table: pa.Table) -> Verdict | None:
     """The verdict on the first rows; None where there is nothing to compare."""
     if binding.fixed_batch == 1 or table.num_rows < 2:  # noqa: PLR2004 - two rows are the fewest neighbours
         return None
-    few = table.slice(0, _FIRST)
+    first = _FIRST_TEXTS if any(feed.kind == "text" for feed in binding.feeds) else _FIRST
+    few = table.slice(0, first)
     started = time.perf_counter()
     whole = _scored(session, binding, few, few.num_rows)
     row_s = (time.perf_counter() - started) / few.num_rows
-    rows = int(min(_MOST, table.num_rows, max(_FIRST, _BUDGET_S / 3 / max(row_s, 1e-9)))) // 2 * 2
+    rows = int(min(_MOST, table.num_rows, max(first, _BUDGET_S / 3 / max(row_s, 1e-9)))) // 2 * 2
     if rows > few.num_rows:
         few = table.slice(0, rows)
         started = time.perf_counter()

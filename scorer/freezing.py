@@ -77,7 +77,10 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
     row_bytes = sum(dataset.column_bytes.get(name, 8.0) for name in known.read_schema.names)
     threads = planned_threads(options.cluster)
     target = part_rows(total, row_bytes, options.rows.part_bytes or PART_BYTES, threads, probe.rows_per_s)
-    size = Size(target, probe.batch_rows, threads, least_rows(target, row_bytes, probe.rows_per_s))
+    least = least_rows(target, row_bytes, probe.rows_per_s)
+    if probe.batch_tokens is not None:
+        least = max(least, target // 4)  # texts are sorted by length inside a part
+    size = Size(target, probe.batch_rows, threads, least)
     shown = tuning.worth_showing(known.fed.num_rows, probe.rows_per_s)
     first, fed = known.rows.slice(0, shown), known.fed.slice(0, shown)
     out = sampling.as_output(first, fed, binding, known.session, known.output_schema)

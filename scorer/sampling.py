@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scorer.session import Session
 
 SAMPLE_ROWS = 256
-_FEW = 8  # rows show an output's shape
+_FEW, _FEW_TEXTS = 8, 2  # rows show an output's shape; long texts are work and take room
 _FILES = 6  # that are opened for a sample
 
 
@@ -64,10 +64,11 @@ def outputs(
 ) -> tuple[tuple[Fetch, ...], list[ScorerError]]:
     """How each wanted output becomes columns, learnt from rows that really went through."""
     few = table.slice(0, SAMPLE_ROWS if all(feed.kind != "image" for feed in binding.feeds) else _FEW)
-    rows = binding.fixed_batch or max(2, min(_FEW, few.num_rows))
+    texts = any(feed.kind == "text" for feed in binding.feeds)
+    rows = binding.fixed_batch or max(2, min(_FEW_TEXTS if texts else _FEW, few.num_rows))
     asked = [Fetch(tensor=one.tensor, kind="", columns=(), type="") for one in wanted]
     tried = _tried(binding, few, rows)
-    batches = _ran(session, asked, tried, many=any(feed.kind == "text" for feed in binding.feeds))
+    batches = _ran(session, asked, tried, many=texts)
     if not batches:
         what, hint = (
             "the model refuses the first rows of the input",

@@ -30,7 +30,7 @@ _LONG_RUN_S = 10.0
 _TWO_CORES = 1.6  # times as much by two threads as by one, where nothing stands in their way
 HEAVY_BATCH_ROWS = 8
 BATCH_TOKENS = 512  # MiniLM on reviews, rows/s at 128 to 2,048: 35.8, 35.9, 36.3, 35.2, 32.1; at 32 rows: 26.5
-_FEW = 8
+_FEW = 2
 _MOMENT_S = 0.02
 _HEAVY_S = 0.5e-3  # a row
 
