@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from scorer import where
-from scorer.errors import InputChanged
+from scorer.errors import InputChanged, UnreadableFile
 from scorer.footers import flat_leaves, unreadable
 from scorer.layouts import plain, plain_batch, plain_table, values_type
 from scorer.patience import patiently
@@ -88,16 +88,27 @@ def read(
     Columns that the file does not have are keys of its path.
     """
     try:
-        stat = os.stat(source.path)
-        if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):
-            raise changed(source, f"{stat.st_size} bytes, changed since")
+        _check_unchanged(source)
         return patiently(
             lambda: _rows(source, schema, conditions, batch_rows, opened), lambda: opened.forget(source.path)
         )
     except FileNotFoundError:
         raise changed(source, "nothing") from None
+    except UnreadableFile:
+        _check_unchanged(source)
+        raise
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        _check_unchanged(source)  # it may have changed while it was read
         raise unreadable(source.path, error) from error
+
+
+def _check_unchanged(source: Source) -> None:
+    try:
+        stat = os.stat(source.path)
+    except FileNotFoundError:
+        raise changed(source, "nothing") from None
+    if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):
+        raise changed(source, f"{stat.st_size} bytes, changed since")
 
 
 def rows_at(source: Source, rows: Sequence[int], opened: Opened) -> pa.Table:

@@ -86,8 +86,9 @@ def main():
     job = _shared.read_job("pyspark", "pandas")
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         _shared.cannot("Java is not installed")
-    if any(fetch["type"] == "bool" for fetch in job["fetches"]):
-        _shared.cannot("predict_batch_udf gives no truth values")
+    odd = {fetch["type"] for fetch in job["fetches"] if fetch["type"] == "bool" or fetch["type"].startswith("uint")}
+    if odd:
+        _shared.cannot(f"predict_batch_udf gives no {' '.join(sorted(odd))}")
     _shared.reachable()
     os.environ |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     from pyspark.sql.functions import struct
