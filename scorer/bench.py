@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from scorer import ceiling, partition, sampling, tuning
 from scorer.cluster import planned_threads
 from scorer.errors import BatchError, ModelError, PlanError
+from scorer.footers import open_parquet
 from scorer.options import FIELDS
 from scorer.pipeline import prepare_options
 from scorer.registry import REGISTRY
@@ -132,7 +133,8 @@ def curve(plan: FrozenPlan) -> dict[int, float]:
     """Rows/s by batch rows, of scoring alone, in one thread; up to what the first rows and a moment allow."""
     session = REGISTRY.session(plan.session)
     first = next(plan.parts())
-    table = pq.ParquetFile(first.source.path, pre_buffer=False).read_row_groups([0], use_threads=False)
+    with open_parquet(first.source.path) as parquet:
+        table = parquet.read_row_groups([0], use_threads=False)
     table = table.slice(0, tuning.PROBE_ROWS * 4).select([n for n in plan.binding.fed if n in table.column_names])
     if plan.transform is not None or set(plan.binding.fed) - set(table.column_names) or not table.num_rows:
         return {}
@@ -168,7 +170,7 @@ def _plans(options: Options, at: Path) -> dict[str, FrozenPlan]:
         what, hint = "there are too few rows to tell a speed", "bench on more of them"
         raise PlanError(what, ", ".join(options.input), f"at least {2 * FEW_ROWS:,}", f"{plan.rows:,} rows", hint)
     first = plan.files[0].path
-    with pq.ParquetFile(first) as parquet:
+    with open_parquet(first) as parquet:
         rows = next(parquet.iter_batches(batch_size=FEW_ROWS))
         pq.write_table(pa.Table.from_batches([rows]), at / "few.parquet")
     few = replace(whole, input=(str(at / "few.parquet"),), rows=replace(whole.rows, limit=None))

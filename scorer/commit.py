@@ -26,7 +26,7 @@ from scorer.errors import CommitError, InputError, ScorerError, some
 from scorer.events import Receipt
 from scorer.ledger import write_json
 from scorer.plan import FrozenPlan
-from scorer.sink import EXCHANGE, Staging, map_write_errors, read_proof, receipt_of, rename, sync_folder
+from scorer.sink import EXCHANGE, Staging, map_write_errors, read_proof, receipt_of, rename, sync
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -229,13 +229,13 @@ def publish(place: Place, plan: FrozenPlan, *, overwrite: bool) -> None:
         write_json(staging.root / _INTENT, {"plan": plan.plan_hash, "overwrite": overwrite})
         if not _is_published(place, plan):
             for folder, _, _ in os.walk(staging.parts):
-                sync_folder(folder)
+                sync(folder)
             _swap(place, staging, overwrite=overwrite)
-            sync_folder(place.output.parent)
+            sync(place.output.parent)
         _move_proof(place, staging)
         shutil.rmtree(place.folder / "old", ignore_errors=True)
         shutil.rmtree(staging.root)
-        sync_folder(place.folder)
+        sync(place.folder)
 
 
 def finish_half_published(place: Place) -> None:

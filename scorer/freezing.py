@@ -11,7 +11,6 @@ from scorer.forecast import footprint, forecast
 from scorer.options import PART_BYTES
 from scorer.parts import Size, least_rows, part_rows, plan_files
 from scorer.plan import FrozenPlan
-from scorer.report import versions
 from scorer.sink import encode_schema
 from scorer.tuning import Probe
 
@@ -41,6 +40,7 @@ class Settled:
     """The first rows of the input, as they are kept."""
     fed: pa.Table
     """And as they are fed."""
+    versions: dict[str, str]
     loaded: int
     """Bytes that the process held before the model saw its first batch."""
     transform: Transform | None = None
@@ -57,7 +57,7 @@ def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
     if row_s is None or not _tunes(options, known.dataset) or tuning.heavy(binding, row_s):
         return tuning.untuned(binding, asked, row_s)
     key = remembered.key_of(
-        known.spec.key, asdict(binding), known.fed.schema.to_string(), versions(), tuning.PROBE_ROWS
+        known.spec.key, asdict(binding), known.fed.schema.to_string(), known.versions, tuning.PROBE_ROWS
     )
     found = remembered.recall(key)
     if found is None:
@@ -101,7 +101,7 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
         fed_schema=encode_schema(known.fed.schema) if known.transform is not None else "",
         trials=probe.trials,
         together=probe.together,
-        versions=versions(),
+        versions=known.versions,
     )
     if probe.rows_per_s is None:
         return frozen, None

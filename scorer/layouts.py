@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 
@@ -32,24 +34,14 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema([field.with_type(plain(field.type)) for field in schema], metadata=schema.metadata)
 
 
-def plain_table(table: pa.Table) -> pa.Table:
-    """The table without view layouts; itself where it has none."""
-    _check_categories(table)
-    schema = plain_schema(table.schema)
-    if schema.equals(table.schema, check_metadata=False):
-        return table
-    columns = [column.cast(field.type) for column, field in zip(table.columns, schema, strict=True)]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """As `plain_table`."""
-    _check_categories(batch)
-    schema = plain_schema(batch.schema)
-    if schema.equals(batch.schema, check_metadata=False):
-        return batch
-    columns = [column.cast(field.type) for column, field in zip(batch.columns, schema, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+def plain_rows(rows: pa.Table | pa.RecordBatch) -> Any:  # noqa: ANN401 - a table for a table, a batch for a batch
+    """The rows without view layouts; themselves where they have none."""
+    _check_categories(rows)
+    schema = plain_schema(rows.schema)
+    if schema.equals(rows.schema, check_metadata=False):
+        return rows
+    columns = [column.cast(field.type) for column, field in zip(rows.columns, schema, strict=True)]
+    return type(rows).from_arrays(columns, schema=schema)
 
 
 def _check_categories(rows: pa.Table | pa.RecordBatch) -> None:

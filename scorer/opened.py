@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from scorer.footers import open_parquet
-from scorer.layouts import plain_batch
+from scorer.layouts import plain_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,7 +114,7 @@ class Cursor:
         try:
             batch = next(self._batches or iter(()), None)
             if batch is not None:
-                return plain_batch(batch)
+                return plain_rows(batch)
             self._broken = OSError(f"row group {self._group} ends after {self._decoded} rows")
         except (OSError, pa.ArrowException) as error:
             self._broken = error

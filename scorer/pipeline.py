@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import time
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -11,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from scorer import commit, crash, failing, ledger, lock, placement, preflight, report, signals, waves
+from scorer import commit, crash, failing, forecast, ledger, lock, placement, preflight, report, signals, waves
 from scorer.attempts import crash_seen
 from scorer.cluster import connect, somebody_elses_client
 from scorer.commit import Place
@@ -323,7 +322,7 @@ class _Run:
             scoring_s=self.scoring_s,
             sessions=made,
             trial_sessions=self.frozen.trial_sessions,
-            peak_memory_bytes=_peak_memory(),
+            peak_memory_bytes=forecast.peak(),
             device=self.frozen.session.device,
             batch_rows=self.frozen.batch_rows,
             batch_tokens=self.frozen.batch_tokens,
@@ -358,12 +357,3 @@ class _Run:
             except Exception as error:  # noqa: BLE001 - whoever watches must not end the run
                 self.observers.remove(observer)
                 print(f"scorer: an observer was dropped: {error!r}", file=sys.stderr)  # noqa: T201 - nobody else is left to tell
-
-
-def _peak_memory() -> int:
-    with suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):  # getrusage would count who started us, too
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

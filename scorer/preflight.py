@@ -241,7 +241,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         if not found.problems:
             known = Settled(
                 dataset=dataset, binding=binding, session=found.session, spec=found.session_spec, request=request,
-                read_schema=read_schema, output_schema=schema, rows=rows, fed=fed, loaded=loaded,
+                read_schema=read_schema, output_schema=schema, rows=rows, fed=fed, loaded=loaded, versions=versions(),
                 transform=found.transform,
             )  # fmt: skip
             return _cut(found, known)

@@ -18,7 +18,7 @@ import pyarrow as pa
 from scorer import where
 from scorer.errors import InputChanged, UnreadableFile
 from scorer.footers import flat_leaves, unreadable
-from scorer.layouts import plain, plain_batch, plain_table, values_type
+from scorer.layouts import plain, plain_rows, values_type
 from scorer.patience import patiently
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _rows_at(source: Source, wanted: np.ndarray, opened: Opened) -> pa.Table:
             at = 0
             for batch in parquet.iter_batches(row_groups=[group], use_threads=False):
                 inside = here[(here >= at) & (here < at + batch.num_rows)] - at
-                pieces.append(pa.Table.from_batches([plain_batch(batch)]).take(pa.array(inside)))
+                pieces.append(pa.Table.from_batches([plain_rows(batch)]).take(pa.array(inside)))
                 at += batch.num_rows
     return pa.concat_tables(pieces)
 
@@ -160,7 +160,7 @@ def _rows(
 
         def decode() -> None:
             if whole:
-                pieces.append(plain_table(_decoded(parquet, whole, own)))
+                pieces.append(plain_rows(_decoded(parquet, whole, own)))
                 whole.clear()
 
         for group in range(bisect_right(file.starts, source.start) - 1, len(file.starts) - 1):

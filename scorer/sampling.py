@@ -13,7 +13,7 @@ from scorer.errors import BatchError, BindingError, ScorerError, ShapeMismatch
 from scorer.features import Fetch, pack, steps
 from scorer.fetching import fetch_of
 from scorer.footers import open_parquet, unreadable
-from scorer.layouts import plain_batch
+from scorer.layouts import plain_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def sample(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
             raise unreadable(file.path, error) from error
         if batch is None or not batch.num_rows:
             continue
-        batch = plain_batch(batch)
+        batch = plain_rows(batch)
         columns = []
         for field in schema:
             if field.name in there:

@@ -171,9 +171,9 @@ def map_write_errors(path: str | Path) -> Iterator[None]:
         raise CommitError(what, str(path), "a working file system", reason, hint) from error
 
 
-def sync_folder(folder: str | Path) -> None:
-    """Make renames in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: str | Path) -> None:
+    """Make a file's contents, or the renames in a folder, durable."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -198,11 +198,7 @@ def write_once(path: str | Path, table: pa.Table, storage: Storage) -> None:
         pq.ParquetWriter(file, table.schema, **storage.options()) as writer,
     ):
         writer.write_table(table, row_group_size=storage.row_group_rows)
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(path)
 
 
 def _commit(tmp: Path, final: Path, rows: int) -> bool:
