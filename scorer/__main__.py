@@ -1,5 +1,9 @@
 """`scorer`, and `python -m scorer`."""
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads would spin for a while, beside ours, for nothing
+
 from scorer import cli
 from scorer.crash import survived
 

@@ -94,7 +94,7 @@ class Witness:
         if not faulthandler.is_enabled():
             with suppress(OSError):
                 self._file = self._path.open("w", encoding="utf-8")
-                faulthandler.enable(self._file)
+                faulthandler.enable(self._file, all_threads=False)  # the others run on: to walk their frames crashes
 
     def accuse(self, text: str) -> None:
         """Write the last words now: the process is about to be ended by us."""

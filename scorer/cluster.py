@@ -48,12 +48,15 @@ class Crew:
     words: str
     alone_s: float = NO_WORKERS_S
     """How long a run waits for a worker when none is left."""
+    turns: int | None = None
+    """Scoring threads of each worker, where we gave it one more to wait for the disk."""
 
     def threads(self) -> int:
         """Scoring threads there are right now."""
         if self.client is None:
             return 1
-        return sum(self.client.nthreads().values())
+        each = self.client.nthreads().values()
+        return sum(each) if self.turns is None else self.turns * len(each)
 
 
 def planned_threads(options: ClusterOptions) -> int:
@@ -78,8 +81,8 @@ def connect(options: ClusterOptions, client: Client | None = None) -> Iterator[C
             with _remote(options.scheduler) as remote:
                 yield _given(remote, f"the scheduler at {options.scheduler}")
         else:
-            with _local(options) as (own, words):
-                yield Crew(client=own, words=words, alone_s=_OWN_S)
+            with _local(options) as crew:
+                yield crew
 
 
 def spawns() -> bool:
@@ -123,7 +126,7 @@ def _remote(address: str) -> Iterator[Client]:
 
 
 @contextmanager
-def _local(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
+def _local(options: ClusterOptions) -> Iterator[Crew]:
     """Our own cluster, on loopback only."""
     processes = options.cluster == "processes"
     workers, threads = _processes(options) if processes else (1, options.threads or CPU_COUNT)
@@ -143,7 +146,7 @@ def _local(options: ClusterOptions) -> Iterator[tuple[Client, str]]:
     client = Client(cluster, set_as_default=False)
     hangs = False
     try:
-        yield client, words
+        yield Crew(client=client, words=words, alone_s=_OWN_S, turns=threads)
     except BatchStalled:  # one of our threads is in native code for good: closing would wait for it
         hangs = True
         raise
@@ -157,7 +160,7 @@ def _start(workers: int, threads: int, *, processes: bool) -> LocalCluster:
     return LocalCluster(
         processes=processes,
         n_workers=workers,
-        threads_per_worker=threads,
+        threads_per_worker=threads + 1,  # one waits for the disk
         host=LOOPBACK if processes else None,
         protocol="tcp://" if processes else "inproc://",
         memory_limit=None if not processes else "auto",

@@ -107,6 +107,7 @@ class _Caller:
             results = call(self.session, self.binding.fetches, feeds, fixed or n)
         finally:
             self.infer_s += time.perf_counter() - start
+        results = [_own(values, feeds) for values in results]
         padded = next((name for name, packed in self.packs.items() if packed.lengths is not None), "")
         return [
             _trimmed(values[:n], self.packs[padded], rows, feeds[padded].shape[1])
@@ -149,6 +150,8 @@ def score(
     order, lengths = by_length(packs), lengths_of(packs)
     if order is not None and lengths is not None and tokens is not None:
         edges = budgeted(lengths[order], tokens)
+    for packed in packs.values():
+        packed.one_place = True
     caller = _Caller(session, binding, packs)
     bad: dict[int, str] = {}
     done: list[np.ndarray] = []
@@ -254,6 +257,13 @@ def grid(rows: int, batch_rows: int) -> np.ndarray:
 def _padded(value: np.ndarray, rows: int) -> np.ndarray:
     """The last row repeated: neutral for every model whose rows do not mix."""
     return np.concatenate([value, np.repeat(value[-1:], rows - len(value), axis=0)])
+
+
+def _own(values: Any, feeds: Mapping[str, np.ndarray]) -> Any:  # noqa: ANN401 - arrays or maps
+    """The values, away from what was fed: the next batch is made there."""
+    if isinstance(values, np.ndarray) and any(np.may_share_memory(values, fed) for fed in feeds.values()):
+        return values.copy()
+    return values
 
 
 def _trimmed(values: np.ndarray, packed: Packed, rows: np.ndarray, width: int) -> list[np.ndarray]:

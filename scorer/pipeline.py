@@ -213,7 +213,7 @@ class _Run:
         commit.sweep(staging, self.receipts)
         crash.scoring(str(staging.started))
         limit = None if crew.client is None else self.options.scoring.batch_timeout  # one thread cannot watch itself
-        spec = Spec.of(self.frozen, staging, limit)
+        spec = Spec.of(self.frozen, staging, limit, crew.turns)
         journal = commit.Journal(staging)
         try:
             self.announce(crew)

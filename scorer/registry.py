@@ -49,9 +49,13 @@ class Spec:
     driver: str = ""
     """The process that plans and publishes."""
     batch_timeout: float | None = None
+    turns: int | None = None
+    """Parts that a worker works on at once, where it has one thread more: that one waits for the disk."""
 
     @classmethod
-    def of(cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None) -> Spec:
+    def of(
+        cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None, turns: int | None = None
+    ) -> Spec:
         """The spec of one execution of a plan."""
         key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
         return cls(
@@ -61,6 +65,7 @@ class Spec:
             stop_file=str(staging.root / f"stop-{key}"),
             driver=name_of_process(),
             batch_timeout=batch_timeout,
+            turns=turns,
         )
 
 
@@ -75,8 +80,10 @@ class Job:
     opened: Opened
     staging: Staging
     witness: Witness
+    turns: threading.Semaphore | None = None
     scoring: dict[int, Part] = field(default_factory=dict)
     """Threads that score, and what."""
+    parts_done: int = 0
     watchdog: Watchdog | None = None
     stalled: ScorerError | None = None
     """In the driver's own process, which cannot end a thread: what hangs."""
@@ -99,6 +106,7 @@ class Job:
             Opened(),
             staging,
             Witness(staging),
+            None if spec.turns is None else threading.Semaphore(spec.turns),
         )
 
     def bark(self, thread: int, seconds: float) -> None:

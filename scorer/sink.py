@@ -28,7 +28,7 @@ from scorer.patience import patiently
 from scorer.storage import QUARANTINE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from scorer.storage import Storage
@@ -68,12 +68,18 @@ class Staging:
         return self.root / "quarantine"
 
 
-def write_part(staging: Staging, name: str, attempt: str, table: pa.Table, proof: Proof, storage: Storage) -> Receipt:
-    """Commit the table under its final name, unless another attempt was first; what the one that counts proves."""
+def write_part(
+    staging: Staging, name: str, attempt: str, table: pa.Table, proof: Proof, storage: Storage,
+    encoded: Callable[[], None] | None = None,
+) -> Receipt:  # fmt: skip
+    """Commit the table under its final name, unless another attempt was first; what the one that counts proves.
+
+    `encoded` is called when only the disk is left to wait for.
+    """
     final = staging.parts / name
     metadata = {**(table.schema.metadata or {}), PROOF_KEY: proof.to_json().encode()}
     tmp = staging.tmp / f"{final.stem}.{attempt}.parquet"
-    _write(tmp, table.replace_schema_metadata(metadata), storage)
+    _write(tmp, table.replace_schema_metadata(metadata), storage, encoded)
     size = tmp.stat().st_size
     return (
         Receipt(proof=proof, name=name, size=size) if _commit(tmp, final, table.num_rows) else receipt_of(staging, name)
@@ -180,24 +186,26 @@ def sync(path: str | Path) -> None:
         os.close(handle)
 
 
-def _write(path: Path, table: pa.Table, storage: Storage) -> None:
+def _write(path: Path, table: pa.Table, storage: Storage, encoded: Callable[[], None] | None = None) -> None:
     """One complete, checked, durable file."""
     with map_write_errors(path):
         try:
-            patiently(lambda: write_once(path, table, storage))
+            patiently(lambda: write_once(path, table, storage, encoded))
         except BaseException:
             with suppress(OSError):
                 path.unlink()
             raise
 
 
-def write_once(path: str | Path, table: pa.Table, storage: Storage) -> None:
+def write_once(path: str | Path, table: pa.Table, storage: Storage, encoded: Callable[[], None] | None = None) -> None:
     """The file, on the disk when this returns; Arrow writes it without asking the interpreter for each page."""
     with (
         pa.OSFile(str(path), "wb") as file,
         pq.ParquetWriter(file, table.schema, **storage.options()) as writer,
     ):
         writer.write_table(table, row_group_size=storage.row_group_rows)
+    if encoded is not None:
+        encoded()
     sync(path)
 
 

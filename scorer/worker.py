@@ -34,6 +34,8 @@ ROWS, SCORES = "\0rows", "\0scores"
 
 One column, because pandas takes 0.25 ms for each that it is given: 7 ms a part with 28 of them.
 """
+_RELEASED_AFTER = 8
+"""Parts, before Arrow's allocator gives back what it holds: to touch new memory costs more than to keep some."""
 _ALONE = threading.Lock()  # one process beside this one at a time: each loads the model
 
 
@@ -57,6 +59,14 @@ class Tally:
     """'committed' or 'stopped': why nothing was read."""
     mark: Mark | None = None
     """On disk while the part is in flight."""
+    turn: threading.Semaphore | None = None
+    """Held while there is something to compute; whoever waits for the disk lets another part begin."""
+
+    def end_turn(self) -> None:
+        """What is left is waiting."""
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn.release()
 
     def __deepcopy__(self, memo: object) -> Tally:
         """Itself: pandas copies the attrs with every column that is looked at."""
@@ -83,16 +93,20 @@ def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG
     """A part as a frame: fed columns as they are, kept ones as one struct column."""
     job = REGISTRY.job(key)
     tally = Tally(part, uuid.uuid4().hex[:12], edges=partition.grid(0, 1))
-    if (job.staging.parts / part.name).exists():
-        tally.skip = "committed"
-    elif os.path.exists(job.spec.stop_file):
-        tally.skip = "stopped"
-    if tally.skip:
-        return to_frame(job.read_schema.empty_table(), tally)
-    tally.mark = attempts.begin(job.staging, part.name)
     with _in_flight(job, tally):
-        if tally.mark.suspect:
-            _score_apart(job, tally)
+        if job.turns is not None:
+            job.turns.acquire()
+            tally.turn = job.turns
+        if (job.staging.parts / part.name).exists():
+            tally.skip = "committed"
+        elif os.path.exists(job.spec.stop_file):
+            tally.skip = "stopped"
+        else:
+            tally.mark = attempts.begin(job.staging, part.name)
+            if tally.mark.suspect:
+                _score_apart(job, tally)
+        if tally.skip:
+            tally.end_turn()
             return to_frame(job.read_schema.empty_table(), tally)
         return _read(job, tally)
 
@@ -120,9 +134,12 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
         return receipt_of(job.staging, tally.part.name)
     with _in_flight(job, tally):
         receipt = _commit(job, tally, frame)
+        tally.end_turn()
     if tally.mark is not None:
         attempts.end(tally.mark)
-    pa.default_memory_pool().release_unused()
+    job.parts_done += 1
+    if job.parts_done % _RELEASED_AFTER == 0:
+        pa.default_memory_pool().release_unused()
     return receipt
 
 
@@ -152,6 +169,7 @@ def _in_flight(job: Job, tally: Tally) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        tally.end_turn()
         if tally.mark is not None:
             attempts.end(tally.mark)
         raise
@@ -227,7 +245,7 @@ def _commit(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt:
         digests={name: digest(table[name]) for name in outputs},
         quarantine=quarantine,
     )
-    receipt = write_part(job.staging, part.name, tally.attempt, table, proof, spec.frozen.storage)
+    receipt = write_part(job.staging, part.name, tally.attempt, table, proof, spec.frozen.storage, tally.end_turn)
     spent = tally.stages + Stages(write=time.perf_counter() - started)
     return replace(
         receipt,

@@ -77,6 +77,8 @@ class Packed:
     """Of each row, where rows of like length should be scored together."""
     left = False
     """Whether padding comes before a row's own values, where lengths differ."""
+    one_place = False
+    """Whether a batch may be made where the one before it lay."""
     shared = False
     """Whether `batch` is the same for every batch and has no row of its own for each row."""
 

@@ -35,6 +35,7 @@ class Numbers(Packed):
         self._starts: list[int] = []
         self._chunks: list[list[np.ndarray]] = []
         self._whole: list[np.ndarray] | None = None
+        self._place = np.empty(0, self._dtype)
         checks = [Check(feed, name, table[name]) for name in feed.columns]
         at = 0
         for batch in table.select(list(feed.columns)).to_batches():
@@ -53,16 +54,16 @@ class Numbers(Packed):
         first = bisect_right(self._starts, start) - 1
         last = bisect_right(self._starts, max(stop - 1, start)) - 1
         if first == last:
-            return self._cut(first, start, stop)
+            return self._cut(first, start, stop, again=self.one_place)
         pieces = []
         for i in range(first, last + 1):
             end = self._starts[i + 1] if i + 1 < len(self._starts) else stop
             pieces.append(self._cut(i, max(start, self._starts[i]), min(stop, end)))
         return np.concatenate(pieces)
 
-    def _cut(self, chunk: int, start: int, stop: int) -> np.ndarray:
+    def _cut(self, chunk: int, start: int, stop: int, *, again: bool = False) -> np.ndarray:
         at = self._starts[chunk]
-        return self._stack([view[start - at : stop - at] for view in self._chunks[chunk]])
+        return self._stack([view[start - at : stop - at] for view in self._chunks[chunk]], again=again)
 
     def _columns(self) -> list[np.ndarray]:
         """Each column in one piece, for rows in any order."""
@@ -74,13 +75,22 @@ class Numbers(Packed):
                 ]
         return self._whole
 
-    def _stack(self, views: list[np.ndarray]) -> np.ndarray:
+    def _stack(self, views: list[np.ndarray], *, again: bool = False) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows was counted by Check
             if len(views) > 1:
-                rows = np.stack(views, axis=1, dtype=self._dtype, casting="unsafe")
+                rows = np.stack(views, axis=1, out=self._room(len(views[0]), len(views), again=again), casting="unsafe")
             else:
                 rows = np.ascontiguousarray(views[0], dtype=self._dtype)
         return rows.reshape(-1, *self._shape)
+
+    def _room(self, rows: int, columns: int, *, again: bool) -> np.ndarray:
+        """Where a batch goes: new pages cost more than filling them."""
+        size = rows * columns
+        if not again:
+            return np.empty((rows, columns), self._dtype)
+        if len(self._place) < size:
+            self._place = np.empty(size, self._dtype)
+        return self._place[:size].reshape(rows, columns)
 
 
 class Check:
