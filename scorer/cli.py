@@ -14,17 +14,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
-from scorer.options import FIELDS, build, did_you_mean, read_toml
-from scorer.rules import beside
+from scorer.flags import JSON, asking, asking_cluster, cluster_of, options_of
+from scorer.options import did_you_mean
+from scorer.rules import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from scorer.options import Options
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _WORK_DIR = click.option("--work-dir", metavar="DIR", help="Where the run kept its proof; default: OUT.scorer.")
-_FLAGS = {name: f"--{name.replace('_', '-')}" for name in FIELDS}
 
 
 class _Group(click.Group):
@@ -103,67 +100,6 @@ def reporting(body: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def asking(command: Callable[..., None]) -> Callable[..., None]:
-    """Every field of the options as a flag, and the flags about the flags."""
-    for name, field in reversed(FIELDS.items()):
-        meta = field.metadata
-        if isinstance(field.default, bool):
-            off = f"/--no-{name.replace('_', '-')}" if field.default else ""
-            option = click.option(_FLAGS[name] + off, name, default=None, is_flag=True, help=meta["help"])
-        else:
-            many = isinstance(field.default, tuple)
-            option = click.option(
-                _FLAGS[name], name, multiple=many, default=() if many else None,
-                metavar=meta["metavar"], help=meta["help"],
-            )  # fmt: skip
-        command = option(command)
-    command = click.option("--config", metavar="FILE", help="A job.toml with the same keys; flags win.")(command)
-    command = click.option("--model", metavar="FILE", help="The ONNX model.")(command)
-    command = _JSON(command)
-    command = click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
-    return click.argument("input", nargs=-1, metavar="INPUT...")(command)
-
-
-def _options(config: str | None, given: dict[str, Any]) -> Options:
-    """Defaults < job.toml < flags."""
-    flags = {name: value for name, value in given.items() if value not in (None, ())}
-    toml = read_toml(config) if config else {}
-    folder = os.path.dirname(os.path.abspath(config)) if config else ""
-    for name in ("input", "model", "output", "work_dir", "ort_library"):
-        if name in toml:
-            toml[name] = _beside(folder, toml[name])
-    if "feed" in toml:
-        toml["feed"] = _feeds_beside(folder, toml["feed"])
-    places = {name: f"{name} in {config}" for name in toml} | {n: _FLAGS.get(n, n) for n in flags}
-    whole = {
-        name: _number(value) if name in {"limit", "batch_rows", "row_group_rows", "workers", "threads"} else value
-        for name, value in flags.items()
-    }
-    return build({**toml, **whole}, places)
-
-
-def _number(text: Any) -> Any:  # noqa: ANN401 - text that may be a number; `build` complains otherwise
-    return int(text) if isinstance(text, str) and text.strip().isdecimal() else text
-
-
-def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
-    """Paths in a job file are relative to the file."""
-    if isinstance(value, str):
-        return value if "://" in value else os.path.join(folder, value)
-    return [_beside(folder, one) for one in value] if isinstance(value, list) else value
-
-
-def _feeds_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
-    """Converters may name files, relative to the job file too."""
-    if isinstance(value, str):
-        return beside(folder, value)
-    if isinstance(value, list):
-        return [_feeds_beside(folder, one) for one in value]
-    if isinstance(value, dict):
-        return {name: beside(folder, one) if isinstance(one, str) else one for name, one in value.items()}
-    return value
-
-
 @contextmanager
 def quickly() -> Iterator[None]:
     """Import without looking for garbage: there is none, and looking takes a tenth of the time."""
@@ -207,7 +143,7 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
       scorer run flights.parquet --model late.onnx
       scorer run data/ --model m.onnx --output scores --feed 'x=f0..f27' --keep id
     """
-    options = _options(config, given)
+    options = options_of(config, given)
     with quickly():
         from scorer.pipeline import execute, prepare_options  # noqa: PLC0415 - start-up
         from scorer.render import Progress, plan_text, report_text  # noqa: PLC0415 - start-up
@@ -232,7 +168,7 @@ def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None: 
     Example:
       scorer plan flights.parquet --model late.onnx
     """
-    options = _options(config, given)
+    options = options_of(config, given)
     with quickly():
         from scorer.pipeline import prepare_options  # noqa: PLC0415 - start-up
         from scorer.render import plan_text  # noqa: PLC0415 - start-up
@@ -262,7 +198,7 @@ def bench(
     Example:
       scorer bench flights.parquet --model late.onnx --turns 15
     """
-    options = _options(config, given)
+    options = options_of(config, given)
     from pathlib import Path  # noqa: PLC0415 - start-up
 
     from scorer.bench import bench as measure  # noqa: PLC0415 - start-up
@@ -277,7 +213,7 @@ def bench(
 @click.option("--input", "input_", metavar="DATA", multiple=True, help="Try some rows of this input.")
 @click.option("--feed", multiple=True, metavar="TENSOR=COLUMNS", help="As for run.")
 @click.option("--fetch", multiple=True, metavar="TENSOR[=COLUMN]", help="As for run.")
-@_JSON
+@JSON
 @reporting
 def inspect(
     model: str,
@@ -315,7 +251,7 @@ def inspect(
     help="Score N random rows again, each with its part, and compare; needs the input and the model.",
 )  # fmt: skip
 @_WORK_DIR
-@_JSON
+@JSON
 @reporting
 def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
     """Prove OUT again from its files: rows in = scored + quarantined + filtered.
@@ -337,7 +273,7 @@ def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json:
 @main.command(cls=_Command)
 @click.argument("output", metavar="OUT")
 @_WORK_DIR
-@_JSON
+@JSON
 @reporting
 def status(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's value
     """Say how far the run that writes OUT is.
@@ -354,7 +290,7 @@ def status(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: F
 
 
 @main.command(cls=_Command)
-@_JSON
+@JSON
 @reporting
 def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value
     """Show what is installed, which devices are there and what to type where something is missing.
@@ -368,3 +304,22 @@ def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value
 
     value = examine()
     _show(value, facts_text(value), as_json=as_json)
+
+
+@main.command(cls=_Command)
+@asking_cluster
+@reporting
+def cluster_script(**given: Any) -> None:  # noqa: ANN401 - click's values
+    """Print what `run` would submit to a job queue for each of its jobs.
+
+    \b
+    Example:
+      scorer cluster-script --cluster slurm --queue batch --threads 16 --memory 64GiB --walltime 02:00:00
+    """
+    options = cluster_of(given)
+    if options.cluster not in QUEUES:
+        what, hint = "only a job queue has a script", f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ..."
+        raise OptionsError(what, "--cluster", f"one of {', '.join(QUEUES)}", str(options.cluster), hint)
+    from scorer.queues import script  # noqa: PLC0415 - start-up
+
+    click.echo(script(options))

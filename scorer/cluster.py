@@ -1,11 +1,13 @@
-"""Get a client: embedded threads, local processes, or somebody's scheduler."""
+"""Get a client: embedded threads, local processes, jobs of a queue, or somebody's scheduler."""
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,11 +15,13 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, default_client
 
-from scorer import signals
+from scorer import queues, signals
 from scorer.errors import BatchStalled, ClusterError, NoWorkers
+from scorer.rules import QUEUES, parse_span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from scorer.options import ClusterOptions
 
@@ -27,6 +31,7 @@ WAIT_S = 60
 ANSWER_S = 10
 NO_WORKERS_S = 300  # a queue may take a while to replace a lost job
 _OWN_S = 30  # our own processes are replaced at once, or never
+_QUEUED_S = 24 * 3600  # jobs may wait for their turn
 _CONFIG = {
     "distributed.scheduler.work-stealing": True,
     "distributed.scheduler.allowed-failures": 20,  # a lost node takes innocent parts with it
@@ -50,6 +55,12 @@ class Crew:
     """How long a run waits for a worker when none is left."""
     turns: int | None = None
     """Scoring threads of each worker, where we gave it one more to wait for the disk."""
+    far: bool = False
+    """Whether its workers may be on other machines, or differ from this process."""
+    ours: bool = False
+    """Whether we made it, and may end its workers."""
+    refill: Callable[[], None] | None = None
+    """Asks again for workers that are gone; called from time to time."""
 
     def threads(self) -> int:
         """Scoring threads there are right now."""
@@ -66,20 +77,31 @@ def planned_threads(options: ClusterOptions) -> int:
     if options.cluster == "processes":
         workers, threads = _processes(options)
         return workers * threads
+    if options.cluster in QUEUES:
+        return queues.jobs_of(options) * queues.threads_of(options)
     return options.threads or CPU_COUNT
 
 
 @contextmanager
-def connect(options: ClusterOptions, client: Client | None = None) -> Iterator[Crew]:
-    """The crew; a cluster that we made is closed, one that we were given is left as it is."""
+def connect(
+    options: ClusterOptions, folder: Path, client: Client | None = None, tell: Callable[[str], None] = print
+) -> Iterator[Crew]:
+    """The crew; a cluster that we made is closed, one that we were given is left as it is.
+
+    Jobs keep their logs and keys in `folder`; `tell` hears what they wait for.
+    """
     with dask.config.set(_CONFIG):
         if client is not None:
             yield _given(client, "the given client")
         elif options.cluster == "synchronous":
             yield Crew(client=None, words="this thread")
-        elif options.scheduler:
-            with _remote(options.scheduler) as remote:
-                yield _given(remote, f"the scheduler at {options.scheduler}")
+        elif options.scheduler or options.scheduler_file:
+            address = options.scheduler or _address_in(options.scheduler_file or "")
+            with _remote(address) as remote:
+                yield _given(remote, f"the scheduler at {address}")
+        elif options.cluster in QUEUES:
+            with _queued(options, folder, tell) as crew:
+                yield crew
         else:
             with _local(options) as crew:
                 yield crew
@@ -107,7 +129,62 @@ def _given(client: Client, words: str) -> Crew:
     except TimeoutError:
         what, hint = "no worker is there", "start workers, or choose another cluster"
         raise NoWorkers(what, words, "at least one worker", f"none after {WAIT_S} s", hint) from None
-    return Crew(client=client, words=words)
+    return Crew(client=client, words=words, far=not all(a.startswith("inproc://") for a in client.nthreads()))
+
+
+def _address_in(path: str) -> str:
+    """What a scheduler left in its file; it may still be starting."""
+    until, found = time.monotonic() + ANSWER_S, "nothing"
+    while time.monotonic() < until:
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # not there yet, or half written
+            return str(json.loads(_text_of(path))["address"])
+        time.sleep(0.2)
+    if os.path.exists(path):
+        found = "a file without an address"
+    what, hint = "the scheduler has left no address", "start it with the same --scheduler-file, on a shared file system"
+    raise ClusterError(what, path, f"its address within {ANSWER_S} s", found, hint)
+
+
+def _text_of(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        what, hint = "the scheduler's file cannot be read", "check --scheduler-file"
+        raise ClusterError(what, path, "a file", error.strerror or str(error), hint) from error
+
+
+@contextmanager
+def _queued(options: ClusterOptions, folder: Path, tell: Callable[[str], None]) -> Iterator[Crew]:
+    """Jobs of a queue; nothing of them is left afterwards."""
+    with signals.term_interrupts(), queues.start(options, folder) as jobs:
+        threads = queues.threads_of(options)
+        many = f"{jobs.asked} job{'s' if jobs.asked > 1 else ''} x {threads} thread{'s' if threads > 1 else ''}"
+        words = f"{jobs.system}: {'up to ' if jobs.adapts else ''}{many}"
+        with Client(jobs.cluster, set_as_default=False) as client:
+            if not jobs.adapts:
+                _await_first(client, jobs, tell)
+            yield Crew(
+                client=client, words=words, alone_s=_QUEUED_S, turns=threads, far=True, ours=True, refill=jobs.refill
+            )
+
+
+def _await_first(client: Client, jobs: queues.Jobs, tell: Callable[[str], None]) -> None:
+    """Until a job has brought a worker; jobs that end without one are asked for again, a few times."""
+    until, told = time.monotonic() + _QUEUED_S, False
+    while not client.nthreads():
+        if time.monotonic() > until:
+            what, hint = "no job has started", f"look at the queue of {jobs.system}, and repeat the command"
+            raise NoWorkers(what, jobs.system, "at least one worker", f"none after {_QUEUED_S // 3600} h", hint)
+        with suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=5)
+            return
+        if not told:
+            tell(f"waiting for {jobs.system} to start a job")
+            told = True
+        jobs.refill()
 
 
 @contextmanager
@@ -133,7 +210,7 @@ def _local(options: ClusterOptions) -> Iterator[Crew]:
     before = dict(os.environ)
     try:
         with signals.ignored_by_children():
-            cluster = _start(workers, threads, processes=processes)
+            cluster = _start(workers, threads, processes=processes, tls=bool(options.tls))
     except (RuntimeError, OSError) as error:
         what = "worker processes do not start"
         hint = 'in a script, call scorer under `if __name__ == "__main__":`; each process imports the script'
@@ -141,12 +218,15 @@ def _local(options: ClusterOptions) -> Iterator[Crew]:
     for name in os.environ.keys() - before.keys():  # nannies set thread counts in the parent too
         del os.environ[name]
     os.environ.update(before)
+    if options.adapt:
+        least, most = parse_span(options.adapt)
+        cluster.adapt(minimum=least, maximum=most)
     many = f"{threads} thread{'s' if threads > 1 else ''}"
     words = f"{workers} process{'es' if workers > 1 else ''} x {many}" if processes else f"{many} of this process"
     client = Client(cluster, set_as_default=False)
     hangs = False
     try:
-        yield Crew(client=client, words=words, alone_s=_OWN_S, turns=threads)
+        yield Crew(client=client, words=words, alone_s=_OWN_S, turns=threads, far=processes, ours=True)
     except BatchStalled:  # one of our threads is in native code for good: closing would wait for it
         hangs = True
         raise
@@ -156,21 +236,25 @@ def _local(options: ClusterOptions) -> Iterator[Crew]:
             cluster.close(timeout=10)
 
 
-def _start(workers: int, threads: int, *, processes: bool) -> LocalCluster:
+def _start(workers: int, threads: int, *, processes: bool, tls: bool) -> LocalCluster:
+    encrypted = {"security": queues.keys()} if processes and tls else {}
+    protocol = "tls://" if encrypted else "tcp://"
     return LocalCluster(
         processes=processes,
         n_workers=workers,
         threads_per_worker=threads + 1,  # one waits for the disk
         host=LOOPBACK if processes else None,
-        protocol="tcp://" if processes else "inproc://",
+        protocol=protocol if processes else "inproc://",
         memory_limit=None if not processes else "auto",
         dashboard_address=f"{LOOPBACK}:0",
         worker_dashboard_address=f"{LOOPBACK}:0",
         silence_logs=50,
+        **encrypted,
     )
 
 
 def _processes(options: ClusterOptions) -> tuple[int, int]:
     """Worker processes and the threads of each, within the usable cores."""
-    workers = options.workers or max(1, CPU_COUNT // (options.threads or min(CORES_PER_PROCESS, CPU_COUNT)))
+    most = parse_span(options.adapt)[1] if options.adapt else None
+    workers = options.workers or most or max(1, CPU_COUNT // (options.threads or min(CORES_PER_PROCESS, CPU_COUNT)))
     return workers, options.threads or max(1, CPU_COUNT // workers)

@@ -11,7 +11,7 @@ ScorerError
   PlanError               it would not fit or would destroy        exit 3
     OutputExists, OutputInsideInput, DifferentPlan, OutputLocked
   ClusterError            retry or repair the cluster              exit 4
-    NoWorkers, ModelNotResident
+    NoWorkers, ModelNotResident, WorkerUnfit
   BatchError              the runtime refused a batch              (isolated, never shown alone)
     OutOfMemory
   PartError               one part failed                          exit 1
@@ -211,6 +211,12 @@ class ModelNotResident(ClusterError):
     """A worker has no loaded model; carries the recorded cause."""
 
     code = "model-not-resident"
+
+
+class WorkerUnfit(ClusterError):
+    """One worker cannot score; `where` is its address. Others may."""
+
+    code = "worker-unfit"
 
 
 class BatchError(ScorerError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from scorer.errors import OptionsError, PreflightError, ScorerError, some
-from scorer.rules import EXPECTED, FeedText
+from scorer.rules import EXPECTED, QUEUES, FeedText
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,10 @@ PART_BYTES = 64 * 2**20  # decoded; large enough that 3 ms of Dask per part disa
 
 
 def ask(default: Any, help_: str, *, metavar: str = "", scores: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
-    """A field that is also a flag; `scores` when another value gives another output."""
+    """A field that is also a flag; `scores` when another value gives another output.
+
+    One without a metavar is a switch.
+    """
     return field(default=default, metadata={"help": help_, "metavar": metavar, "scores": scores})
 
 
@@ -132,12 +135,32 @@ class ClusterOptions:
     """Who does the work."""
 
     cluster: str | None = ask(
-        None, "embedded (threads in this process), processes, or synchronous (one thread, for a debugger). Default: "
-        "embedded, or processes where a probe shows that threads hold each other up.", metavar="KIND",
+        None, "embedded (threads in this process), processes, synchronous (one thread, for a debugger), or jobs of a "
+        "queue: slurm, pbs, sge, lsf, htcondor, oar. Default: embedded, or processes where a probe shows that threads "
+        "hold each other up.", metavar="KIND",
     )  # fmt: skip
     scheduler: str | None = ask(None, "Address of a running Dask scheduler.", metavar="ADDRESS")
-    workers: int | None = ask(None, "Worker processes; default: by the cores.", metavar="N")
+    scheduler_file: str | None = ask(
+        None, "File in which a running Dask scheduler left its address, as under MPI.", metavar="FILE"
+    )
+    workers: int | None = ask(None, "Worker processes, or jobs; default: by the cores, or one job.", metavar="N")
     threads: int | None = ask(None, "Scoring threads per worker; default: usable cores.", metavar="N")
+    adapt: str | None = ask(
+        None, "Between so many processes or jobs, as there is work; instead of --workers.", metavar="MIN:MAX"
+    )
+    queue: str | None = ask(None, "Queue or partition for the jobs; default: Dask's jobqueue.yaml.", metavar="NAME")
+    walltime: str | None = ask(
+        None, "Time limit of a job, as [DAYS-]HOURS:MINUTES:SECONDS; a worker takes no part that it would not end.",
+        metavar="TIME",
+    )  # fmt: skip
+    memory: int | None = ask(None, "Memory of a job, such as 16GiB.", metavar="SIZE")
+    interface: str | None = ask(
+        None, "Network interface that jobs and this machine share, such as ib0.", metavar="NAME"
+    )
+    job_extra: tuple[str, ...] = ask(
+        (), "A directive for the queue as its script takes it, such as --account=abc. Repeatable.", metavar="TEXT"
+    )
+    tls: bool | None = ask(None, "Encrypt between processes, with keys made for the run; default: for jobs.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +215,14 @@ class Asked(TypedDict, total=False):
     workers: int | None
     cluster: str | None
     scheduler: str | None
+    scheduler_file: str | Path | None
+    adapt: str | None
+    queue: str | None
+    walltime: str | None
+    memory: int | str | None
+    interface: str | None
+    job_extra: Sequence[str] | str
+    tls: bool | None
     compression: str
     row_group_rows: int | None
     strict: bool
@@ -238,7 +269,8 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
             clean[name] = _clean(name, value, places.get(name, name))
         except OptionsError as error:
             problems.append(error)
-    if clean.get("transform") is not None and not clean.get("scheduler"):
+    remote = clean.get("scheduler") or clean.get("scheduler_file")
+    if clean.get("transform") is not None and not remote:
         clean["cluster"] = clean.get("cluster") or "processes"  # Python code holds the interpreter's lock
         if clean["cluster"] == "processes":
             clean.setdefault("threads", 1)
@@ -251,6 +283,11 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
         for group, kind in GROUPS.items()
     }
     return Options(input=clean["input"], model=clean["model"], **groups)
+
+
+def build_cluster(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> ClusterOptions:
+    """The part of a request that says who works, checked by itself."""
+    return build({"input": "-", "model": "-", **values}, where).cluster
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -288,14 +325,31 @@ def _missing(clean: Mapping[str, Any], given: set[str]) -> list[ScorerError]:
 def _at_odds(clean: Mapping[str, Any]) -> list[ScorerError]:
     """Options that contradict each other."""
     found: list[ScorerError] = []
-    if clean.get("scheduler") and (clean.get("cluster") or "embedded") != "embedded":
-        what, hint = "two clusters were asked for", "give --scheduler or --cluster, not both"
-        both = f"--scheduler {clean['scheduler']} and --cluster {clean['cluster']}"
-        found.append(OptionsError(what, "--scheduler, --cluster", "one of them", both, hint))
-    if (clean.get("workers") or 1) > 1 and (clean.get("cluster") or "embedded") != "processes":
-        what, hint = "workers need processes", "add --cluster processes, or use --threads"
-        if clean.get("scheduler"):
-            hint = "leave --workers out: the workers of the scheduler are used"
-        asked = f"--workers {clean['workers']} with --cluster {clean.get('cluster') or 'embedded'}"
-        found.append(OptionsError(what, "--workers", "--cluster processes", asked, hint))
+    kind = clean.get("cluster") or "embedded"
+    given = [name for name in ("scheduler", "scheduler_file") if clean.get(name)]
+    if given and (kind != "embedded" or len(given) > 1):
+        what, hint = "two clusters were asked for", "give --scheduler, --scheduler-file or --cluster, only one of them"
+        both = [f"--{name.replace('_', '-')} {clean[name]}" for name in given]
+        both += [f"--cluster {kind}"] if kind != "embedded" else []
+        found.append(OptionsError(what, "--scheduler, --cluster", "one of them", " and ".join(both), hint))
+    ours = kind == "processes" or kind in QUEUES
+    for name in ("workers", "adapt"):
+        asked = clean.get(name)
+        if asked is None or ours or (name == "workers" and asked == 1):
+            continue
+        what, hint = "workers need processes", f"add --cluster processes or {QUEUES[0]}, or use --threads"
+        if given:
+            hint = f"leave --{name} out: the workers of the scheduler are used"
+        wish = f"--{name} {asked} with --cluster {kind}"
+        found.append(OptionsError(what, f"--{name}", "--cluster processes, or a job queue", wish, hint))
+    if clean.get("workers") and clean.get("adapt"):
+        pair = f"--workers {clean['workers']} and --adapt {clean['adapt']}"
+        what, hint = "the number of workers is fixed or adapted", "give --workers or --adapt, not both"
+        found.append(OptionsError(what, "--workers, --adapt", "one of them", pair, hint))
+    jobs = [name for name in ("queue", "walltime", "memory", "interface", "job_extra") if clean.get(name)]
+    if jobs and kind not in QUEUES:
+        what = f"{some(jobs)} asked of a job queue, and none was chosen"
+        hint = f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ..."
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in jobs)
+        found.append(OptionsError(what, flags, "a job queue", f"--cluster {kind}", hint))
     return found

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from scorer import commit, crash, failing, forecast, ledger, lock, placement, preflight, report, signals, waves
+from scorer import census, commit, crash, failing, forecast, ledger, lock, placement, preflight, report, signals, waves
 from scorer.attempts import crash_seen
 from scorer.cluster import connect, somebody_elses_client
 from scorer.commit import Place
@@ -25,7 +25,7 @@ from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, P
 from scorer.options import Options, build
 from scorer.plan import refuse_different
 from scorer.registry import REGISTRY, Spec, name_of_process
-from scorer.rules import within
+from scorer.rules import QUEUES, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -145,7 +145,8 @@ class _Run:
             return self.report(already_done=True)
         with ExitStack() as stack:
             crew = None
-            if len(commit.committed(self.staging, self.frozen)) < self.n_parts:
+            queued = self.options.cluster.cluster in QUEUES and client is None  # jobs are not asked for in vain
+            if not queued and len(commit.committed(self.staging, self.frozen)) < self.n_parts:
                 crew = stack.enter_context(self.crew(client))  # before anything is written
             held = stack.enter_context(lock.held(self.place.lock, self.tell))
             commit.finish_half_published(self.place)
@@ -204,16 +205,20 @@ class _Run:
         if asked.cluster == "embedded" and client is None and not asked.scheduler and crash_seen(self.staging):
             self.tell("an earlier run of this plan ended in native code: parts are scored in worker processes")
             asked = replace(asked, cluster="processes")
-        return connect(asked, client)
+        return connect(asked, self.place.folder, client, self.tell)
 
     def score(self, crew: Crew, held: lock.Lock) -> None:
         """Run every part that is not committed yet."""
+        if crew.client is not None and crew.far and crew.client.nthreads():
+            supplied = census.refuse_unfit(crew.client, self.frozen, self.place.folder)
+            if supplied:
+                self.tell(f"the model was brought to {supplied} host{'s' if supplied > 1 else ''} that did not see it")
         commit.discard_others(self.place, self.frozen.plan_hash)
         staging = commit.begin(self.place, self.frozen)
         commit.sweep(staging, self.receipts)
         crash.scoring(str(staging.started))
         limit = None if crew.client is None else self.options.scoring.batch_timeout  # one thread cannot watch itself
-        spec = Spec.of(self.frozen, staging, limit, crew.turns)
+        spec = Spec.of(self.frozen, staging, limit, crew.turns, far=crew.far)
         journal = commit.Journal(staging)
         try:
             self.announce(crew)
@@ -246,7 +251,7 @@ class _Run:
         counts, began = Counts(), time.monotonic()
         self.threads = crew.threads()
         with signals.draining(drain) as stop:
-            for part, outcome in waves.drive(crew, spec, self.todo()):
+            for part, outcome in waves.drive(crew, spec, self.todo(), self.tell):
                 self.take(part, outcome, journal)
                 if part.index in self.ours:
                     counts += self.ours[part.index].proof.counts

@@ -10,18 +10,20 @@ import os
 import socket
 import sys
 import threading
+import time
 import uuid
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scorer import where
+from scorer import shelf, where
 from scorer.attempts import Witness
-from scorer.errors import BatchStalled, ModelError, ModelNotResident, ScorerError
+from scorer.errors import BatchStalled, ModelError, ModelNotResident, ScorerError, WorkerUnfit
 from scorer.isolated import STALLED
 from scorer.model import digest_of
 from scorer.opened import Opened
+from scorer.report import differing
 from scorer.session import Session
 from scorer.sink import Staging, decode_schema
 from scorer.watchdog import Watchdog
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from scorer.session import SessionSpec
 
 _LOAD_TIMEOUT_S = 600
+_DELIVERY_S = 60.0  # the driver looks for new hosts every few seconds
+_DELIVERY_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +55,14 @@ class Spec:
     batch_timeout: float | None = None
     turns: int | None = None
     """Parts that a worker works on at once, where it has one thread more: that one waits for the disk."""
+    far: bool = False
+    """Whether workers may be on other machines."""
 
     @classmethod
     def of(
-        cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None, turns: int | None = None
-    ) -> Spec:
+        cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None, turns: int | None = None,
+        *, far: bool = False,
+    ) -> Spec:  # fmt: skip
         """The spec of one execution of a plan."""
         key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
         return cls(
@@ -66,6 +73,7 @@ class Spec:
             driver=name_of_process(),
             batch_timeout=batch_timeout,
             turns=turns,
+            far=far,
         )
 
 
@@ -84,6 +92,12 @@ class Job:
     scoring: dict[int, Part] = field(default_factory=dict)
     """Threads that score, and what."""
     parts_done: int = 0
+    longest_s: float = 0.0
+    """That a part took in this process."""
+    address: str = ""
+    """Of this worker, where the driver may have to name it."""
+    differs: str = ""
+    """Packages whose versions are not the planned ones."""
     watchdog: Watchdog | None = None
     stalled: ScorerError | None = None
     """In the driver's own process, which cannot end a thread: what hangs."""
@@ -136,11 +150,13 @@ class Registry:
         self._jobs: dict[str, Job] = {}
         self.made = 0
 
-    def prime(self, spec: Spec) -> None:
+    def prime(self, spec: Spec, address: str = "") -> None:
         """Remember the job and start loading its model; returns at once."""
         with self._lock:
             job = self._jobs[spec.key] = Job.of(spec)
-        future = self._future(spec.frozen.session)
+        job.address = address
+        job.differs = differing(spec.frozen.versions) if spec.far else ""
+        future = self._future(spec.frozen.session, _DELIVERY_S if spec.far else 0.0)
         if spec.batch_timeout is not None:
 
             def calling() -> dict[int, float]:
@@ -167,6 +183,18 @@ class Registry:
             raise ModelNotResident(what, name_of_process(), f"the plugin of run {key}", "none", hint)
         return job
 
+    def fit(self, key: str) -> None:
+        """Raise `WorkerUnfit` where this worker can already be seen to be no use to the run."""
+        job = self.job(key)
+        if not job.spec.far:
+            return
+        with self._lock:
+            future = self._sessions.get(job.spec.frozen.session.key)
+        if job.differs:
+            raise unfit(job, job.differs)
+        if future is not None and future.done() and future.exception() is not None:
+            raise unfit(job, str(future.exception()))
+
     def stalled(self, key: str) -> ScorerError | None:
         """What hangs in this process, if anything does."""
         job = self._jobs.get(key)
@@ -186,7 +214,7 @@ class Registry:
         with self._lock:
             self._sessions.clear()
 
-    def _future(self, spec: SessionSpec) -> Future[Session]:
+    def _future(self, spec: SessionSpec, patience_s: float = 0.0) -> Future[Session]:
         with self._lock:
             if self._pid != os.getpid():  # a fork inherits sessions without their threads
                 self._pid, self.made = os.getpid(), 0
@@ -194,13 +222,14 @@ class Registry:
             future = self._sessions.get(spec.key)
             if future is None or (future.done() and future.exception() is not None):
                 future = self._sessions[spec.key] = Future()
-                threading.Thread(target=self._load, args=(spec, future), daemon=True, name="scorer-load").start()
+                threading.Thread(
+                    target=self._load, args=(spec, future, patience_s), daemon=True, name="scorer-load"
+                ).start()
             return future
 
-    def _load(self, spec: SessionSpec, future: Future[Session]) -> None:
+    def _load(self, spec: SessionSpec, future: Future[Session], patience_s: float) -> None:
         try:
-            _verify_model(spec)
-            session = Session(spec)
+            session = Session(_as_planned(spec, patience_s))
             with self._lock:
                 self.made += 1
             future.set_result(session)
@@ -218,14 +247,27 @@ def _hanging(part: Part | None, seconds: float, limit: float | None) -> BatchSta
     return BatchStalled(what, place, f"an answer within {limit:g} s", f"none after {seconds:.1f} s", hint)
 
 
-def _verify_model(spec: SessionSpec) -> None:
-    """The file this worker sees is the file that was planned."""
-    found = digest_of(spec.path, spec.files) if os.path.exists(spec.path) else "nothing"
-    if found != spec.digest:
-        what = "the model is not the one that was planned"
-        hint = "restore it, or start again with --overwrite; workers must see the same file"
-        where_ = f"{spec.path} on {name_of_process()}"
-        raise ModelError(what, where_, f"sha256 {spec.digest[:16]}", found[:16], hint)
+def unfit(job: Job, found: str) -> WorkerUnfit:
+    """The error that names this worker."""
+    what, hint = "a worker cannot score", "mend it, or start others"
+    return WorkerUnfit(what, job.address, "the planned versions, and the model", f"{found} ({name_of_process()})", hint)
+
+
+def _as_planned(spec: SessionSpec, patience_s: float) -> SessionSpec:
+    """The model where this process sees it, once the driver has brought it if need be."""
+    until = time.monotonic() + patience_s
+    while True:
+        found = shelf.found(spec)
+        if found is not None:
+            return found
+        if time.monotonic() >= until:
+            break
+        time.sleep(_DELIVERY_LOOK_S)
+    there = digest_of(spec.path, spec.files) if os.path.exists(spec.path) else "nothing"
+    what = "the model is not the one that was planned"
+    hint = "restore it, or start again with --overwrite; workers must see the same file"
+    where_ = f"{spec.path} on {name_of_process()}"
+    raise ModelError(what, where_, f"sha256 {spec.digest[:16]}", there[:16], hint)
 
 
 def name_of_process() -> str:

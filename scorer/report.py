@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from scorer.bottleneck import Bottleneck
     from scorer.events import Receipt
 
+MUST_AGREE = ("scorer", "onnxruntime", "pyarrow")
+"""What must be of one version wherever parts are scored."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -120,3 +123,10 @@ def versions() -> dict[str, str]:
         with suppress(Exception):
             found[name] = version(distribution)
     return found
+
+
+def differing(planned: Mapping[str, str]) -> str:
+    """What is installed here in another version than planned and must not be, in words."""
+    here = versions()
+    wrong = [name for name in MUST_AGREE if name in planned and here.get(name) != planned[name]]
+    return ", ".join(f"{name} {here.get(name, 'missing')}, planned with {planned[name]}" for name in wrong)

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CLUSTERS = ("embedded", "processes", "synchronous")
+QUEUES = ("slurm", "pbs", "sge", "lsf", "htcondor", "oar")
+"""Job queues that a cluster can be asked of."""
+CLUSTERS = ("embedded", "processes", "synchronous", *QUEUES)
 COMPRESSIONS = ("source", "none", "snappy", "zstd", "lz4", "gzip", "brotli")
 MIN_PART_BYTES = 4096
+_WALLTIME = re.compile(r"^(?:(\d+)-)?(\d{1,3}):([0-5]\d):([0-5]\d)$")
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$", re.IGNORECASE)
 _NAME = re.compile(r"\s*(?:'((?:[^']|'')+)'|([^,'\s](?:[^,']*[^,'\s])?))\s*(?:,(?=.)|$)", re.DOTALL)
 _CALL = re.compile(r"^\s*([A-Za-z_]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
@@ -34,6 +37,23 @@ def parse_size(text: str | int) -> int:
     if match is None:
         raise ValueError(text)
     return _below_limit(int(float(match[1]) * _UNITS[match[2].lower()]))
+
+
+def parse_walltime(text: str) -> int:
+    """Seconds of [DAYS-]HOURS:MINUTES:SECONDS."""
+    match = _WALLTIME.match(text)
+    if match is None:
+        raise ValueError(text)
+    days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def parse_span(text: str) -> tuple[int, int]:
+    """(least, most) of MIN:MAX."""
+    least, _, most = text.partition(":")
+    if not (least.isdecimal() and most.isdecimal() and int(least) <= int(most) > 0):
+        raise ValueError(text)
+    return int(least), _below_limit(int(most))
 
 
 def parse_budget(text: str) -> tuple[float, bool]:
@@ -209,6 +229,17 @@ def _flag(value: Any) -> bool:  # noqa: ANN401 - TOML and Python values
     return value
 
 
+def _walltime(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
+    if not parse_walltime(_text(value)):
+        raise ValueError(value)
+    return str(value)
+
+
+def _span(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
+    parse_span(_text(value))
+    return str(value)
+
+
 def _budget(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
     parse_budget(str(value))
     return str(value)
@@ -260,6 +291,14 @@ EXPECTED: dict[str, tuple[str, Any]] = {
     "work_dir": _or_none(_TEXT),
     "cluster": _or_none(_one_of(CLUSTERS)),
     "scheduler": _or_none(_TEXT),
+    "scheduler_file": _or_none(_TEXT),
     "workers": _or_none(_COUNT),
     "threads": _or_none(_COUNT),
+    "adapt": _or_none(("MIN:MAX, such as 0:20", _span)),
+    "queue": _or_none(_TEXT),
+    "walltime": _or_none(("[DAYS-]HOURS:MINUTES:SECONDS, such as 01:30:00", _walltime)),
+    "memory": _or_none((f"a size from {MIN_PART_BYTES} bytes, such as 16GiB", _size)),
+    "interface": _or_none(_TEXT),
+    "job_extra": _TEXTS,
+    "tls": _or_none(_BOOL),
 }

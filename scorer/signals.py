@@ -70,3 +70,16 @@ def ignored_by_children() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def term_interrupts() -> Iterator[None]:
+    """SIGTERM is a Ctrl-C while nothing drains, so that what was asked of others is taken back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -18,12 +18,13 @@ import dask.dataframe as dd
 import pandas as pd
 from distributed import KilledWorker, as_completed, futures_of
 
-from scorer.errors import ClusterError, NoWorkers
+from scorer.census import Late
+from scorer.errors import ClusterError, NoWorkers, WorkerUnfit
 from scorer.registry import REGISTRY
 from scorer.worker import ScorerPlugin, commit_part, read_meta, read_part, score_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from distributed import Client
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 WAVE = 128
 _TICK_S = 0.1
 _LOOK_S = 2.0
+_TEND_S = 5.0
+_UNFIT = 10  # workers, one after the other, before new ones are no longer hoped for
 _LOST_WORKERS = 10  # times that the scheduler may blame a part for the end of workers; marks on disk know better
 _REFILL = 3  # unfinished parts per thread below which the next wave goes in
 
@@ -42,8 +45,10 @@ Outcome = tuple["Part", "Receipt | BaseException | None"]
 """A part with its receipt, its error, or None when it was left for the next run."""
 
 
-def drive(crew: Crew, spec: Spec, parts: Iterator[Part]) -> Iterator[Outcome]:
-    """Every part's outcome, in the order they end."""
+def drive(
+    crew: Crew, spec: Spec, parts: Iterator[Part], tell: Callable[[str], None] | None = None
+) -> Iterator[Outcome]:
+    """Every part's outcome, in the order they end; `tell` hears what a person should know meanwhile."""
     meta = read_meta()
     if crew.client is None:
         yield from _here(spec, parts, meta)
@@ -51,7 +56,7 @@ def drive(crew: Crew, spec: Spec, parts: Iterator[Part]) -> Iterator[Outcome]:
     plugin = ScorerPlugin(spec)
     crew.client.register_plugin(plugin)
     try:
-        yield from _Waves(crew.client, crew, spec, parts, meta).outcomes()
+        yield from _Waves(crew.client, crew, spec, parts, meta, tell or (lambda _: None)).outcomes()
     finally:
         if crew.client.status == "running":
             crew.client.unregister_worker_plugin(plugin.name)
@@ -108,14 +113,19 @@ class _Lost(Exception):
 class _Waves:
     """Waves of one execution on a Dask client."""
 
-    def __init__(self, client: Client, crew: Crew, spec: Spec, parts: Iterator[Part], meta: pd.DataFrame) -> None:
+    def __init__(
+        self, client: Client, crew: Crew, spec: Spec, parts: Iterator[Part], meta: pd.DataFrame,
+        tell: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self._client, self._crew, self._spec = client, crew, spec
-        self._parts, self._meta = parts, meta
+        self._parts, self._meta, self._tell = parts, meta, tell
+        self._unfit: set[str] = set()
+        self._late = Late(client, spec.frozen.session) if spec.far else None
         self._running: dict[Any, Part] = {}
         self._sent = self._parts_sent = 0
         self._lost: Counter[int] = Counter()
         self._again: list[Part] = []
-        self._looked = self._manned = time.monotonic()
+        self._looked = self._manned = self._tended = time.monotonic()
         self._threads = crew.threads()
         self._ended = as_completed([], with_results=True, raise_errors=False, loop=client.loop)
 
@@ -126,7 +136,9 @@ class _Waves:
             for future, result in self._next():
                 part, outcome = self._running.pop(future.key), _outcome(future, result)
                 future.release()
-                if isinstance(outcome, (KilledWorker, _Lost)) and self._lost[part.index] < _LOST_WORKERS:
+                if isinstance(outcome, WorkerUnfit) and self._others_than(outcome):
+                    self._again.append(part)
+                elif isinstance(outcome, (KilledWorker, _Lost)) and self._lost[part.index] < _LOST_WORKERS:
                     self._lost[part.index] += 1
                     self._again.append(part)
                 else:
@@ -144,12 +156,39 @@ class _Waves:
             raise stalled
         ended = self._ended.next_batch(block=False)
         now = time.monotonic()
+        if now - self._tended > _TEND_S:
+            self._tended = now
+            self._tend()
         if ended:
             self._looked = self._manned = now
         elif now - self._looked > _LOOK_S:
             self._looked = now
             self._look_for_workers(now)
         return ended  # type: ignore[no-any-return]
+
+    def _tend(self) -> None:
+        """What the crew needs from time to time: jobs that are over asked for again, the model for new hosts."""
+        if self._crew.refill is not None:
+            self._crew.refill()
+        if self._late is not None:
+            self._late.look()
+        if self._unfit and self._running and not self._fit():  # those that could are gone: whoever came since may
+            self._again += self._running.values()
+            self._running.clear()
+            self._unfit &= set(self._client.nthreads())
+
+    def _others_than(self, error: WorkerUnfit) -> bool:
+        """Feed that worker no more; False when nobody else is there."""
+        if error.where not in self._unfit:
+            self._unfit.add(error.where)
+            self._tell(f"worker {error.where} gets no more parts: {error.found}")
+            if self._crew.ours:
+                self._client.retire_workers([error.where], close_workers=True)
+        return bool(self._fit()) or (self._crew.refill is not None and len(self._unfit) < _UNFIT)
+
+    def _fit(self) -> list[str]:
+        """Workers that may be fed."""
+        return [address for address in self._client.nthreads() if address not in self._unfit]
 
     def _look_for_workers(self, now: float) -> None:
         """Raise when nobody has been there to do anything for too long."""
@@ -173,7 +212,8 @@ class _Waves:
         if not wave:
             return False
         lazy = collection(wave, self._spec.key, self._meta, self._sent).optimize()
-        sent = self._client.persist(lazy, priority=InOrder(self._parts_sent))
+        only = {"workers": self._fit()} if self._unfit and not self._crew.ours else {}
+        sent = self._client.persist(lazy, priority=InOrder(self._parts_sent), **only)
         self._sent += 1
         self._parts_sent += len(wave)
         futures = sorted(futures_of(sent), key=lambda future: future.key[1])

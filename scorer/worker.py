@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
 from distributed import WorkerPlugin
 
-from scorer import attempts, isolated, partition, reader, transforming
-from scorer.errors import PartError
+from scorer import attempts, deadline, isolated, partition, reader, transforming
+from scorer.errors import PartError, ScorerError
 from scorer.events import Counts, Proof, Receipt, Stages
-from scorer.registry import REGISTRY, name_of_process
+from scorer.registry import REGISTRY, name_of_process, unfit
 from scorer.sink import against, decode_schema, digest, receipt_of, write_part, write_quarantine
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Tally:
     truncated: int = 0
     calls: int = 0
     smallest: int = 0
+    began: float = field(default_factory=time.monotonic)
     skip: str = ""
     """'committed' or 'stopped': why nothing was read."""
     mark: Mark | None = None
@@ -80,9 +82,13 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
         self.spec = spec
         self.name = f"scorer-{spec.key}"
 
-    def setup(self, worker: object) -> None:  # noqa: ARG002 - distributed's signature
-        """Called in the worker's event loop: only starts the load."""
-        REGISTRY.prime(self.spec)
+    def setup(self, worker: Any) -> None:  # noqa: ANN401 - distributed is untyped
+        """Called in the worker's event loop: only starts the load, and the watch on the job's end."""
+        REGISTRY.prime(self.spec, worker.address)
+        ends = deadline.of_this_job()
+        if ends is not None:
+            job = REGISTRY.job(self.spec.key)
+            self._watch = asyncio.ensure_future(deadline.leave_in_time(worker, ends, lambda: job.longest_s))
 
     def teardown(self, worker: object) -> None:  # noqa: ARG002 - distributed's signature
         """Called at unregistration and at the worker's end."""
@@ -92,6 +98,7 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
 def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG001 - the wave tells Dask's keys apart
     """A part as a frame: fed columns as they are, kept ones as one struct column."""
     job = REGISTRY.job(key)
+    REGISTRY.fit(key)
     tally = Tally(part, uuid.uuid4().hex[:12], edges=partition.grid(0, 1))
     with _in_flight(job, tally):
         if job.turns is not None:
@@ -138,6 +145,7 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
     if tally.mark is not None:
         attempts.end(tally.mark)
     job.parts_done += 1
+    job.longest_s = max(job.longest_s, time.monotonic() - tally.began)
     if job.parts_done % _RELEASED_AFTER == 0:
         pa.default_memory_pool().release_unused()
     return receipt
@@ -206,7 +214,12 @@ def _read(job: Job, tally: Tally) -> pd.DataFrame:
 
 def _score(job: Job, tally: Tally, frame: pd.DataFrame) -> pd.DataFrame:
     binding = job.spec.frozen.binding
-    session = REGISTRY.session(job.spec.frozen.session)
+    try:
+        session = REGISTRY.session(job.spec.frozen.session)
+    except ScorerError as error:
+        if not job.spec.far:
+            raise
+        raise unfit(job, str(error)) from error
     began = time.perf_counter()
     fed = _struct(frame, ROWS, job.reads)
     fed, bad = _transformed(fed, job) if job.spec.frozen.transform is not None else (fed, {})
@@ -220,6 +233,7 @@ def _score(job: Job, tally: Tally, frame: pd.DataFrame) -> pd.DataFrame:
     columns = {ROWS: frame[ROWS], SCORES: scores, "_error": reasons, "_stage": stages}
     result = pd.DataFrame(columns, copy=False)
     result.attrs["scorer"] = tally
+    _let_go(frame)
     return result
 
 
@@ -245,6 +259,7 @@ def _commit(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt:
         digests={name: digest(table[name]) for name in outputs},
         quarantine=quarantine,
     )
+    _let_go(frame)
     receipt = write_part(job.staging, part.name, tally.attempt, table, proof, spec.frozen.storage, tally.end_turn)
     spent = tally.stages + Stages(write=time.perf_counter() - started)
     return replace(
@@ -285,6 +300,12 @@ def to_frame(table: pa.Table, tally: Tally) -> pd.DataFrame:
     frame = pd.DataFrame({ROWS: _series(table.to_struct_array())}, copy=False)
     frame.attrs["scorer"] = tally
     return frame
+
+
+def _let_go(frame: pd.DataFrame) -> None:
+    """Dask holds a frame until its part is done; what is not written need not lie in memory so long."""
+    for name in list(frame.columns):
+        del frame[name]
 
 
 def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:

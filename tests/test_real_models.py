@@ -121,5 +121,5 @@ def test_an_inspection_is_data_too(made, tmp_path):
     source = write(tmp_path / "input.parquet", case.table)
     found = json.loads(cli("inspect", case.model, "--input", source, "--json")[1])
     assert [feed["tensor"] for feed in found["feed"]] == [given["name"] for given in found["inputs"]]
-    assert found["rows"].startswith("256 rows as one batch")
+    assert " rows as one batch, as halves and in another order" in found["rows"]  # fewer on a busy machine
     assert found["problems"] == []

@@ -393,7 +393,10 @@ OPTIONS = [
             "on-lossy": ["ignore"],
             "compression": ["lzma"],
             "device": ["gpu", "cuda:x", ""],
-            "cluster": ["slurm"],
+            "cluster": ["spark"],
+            "walltime": ["90", "00:00:00"],
+            "adapt": ["3", "5:2", "0:0"],
+            "memory": ["much"],
             "scheduler": [""],
             "workers": ["0"],
             "threads": ["-2"],
@@ -401,7 +404,7 @@ OPTIONS = [
         }.items()
         for number, value in enumerate(values, 1)
     ),
-    Case("many-bad-values", RUN + " --batch-rows 0 --cluster slurm --max-bad-rows 200%", "options " * 3, exit_code=2),
+    Case("many-bad-values", RUN + " --batch-rows 0 --cluster spark --max-bad-rows 200%", "options " * 3, exit_code=2),
     Case("workers-without-processes", RUN + " --workers 2", "options", exit_code=2),
     Case("workers-with-scheduler", RUN + " --workers 2 --scheduler tcp://127.0.0.1:1", "options", exit_code=2),
     Case("scheduler-and-cluster", RUN + " --scheduler h:1 --cluster processes", "options", exit_code=2),
