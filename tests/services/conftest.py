@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from services import hosts, mpi, slurm
+from services import grid_engine, hosts, mpi, slurm
 from services.processes import Missing, importable
 from services.work import Work
 
@@ -50,6 +50,13 @@ def mpi_():
     """A scheduler and two workers under mpirun."""
     with present(mpi.mpi(3), "dask_mpi", "mpi4py") as cluster:
         yield cluster
+
+
+@pytest.fixture(name="grid_engine")
+def grid_engine_():
+    """A Grid Engine on four hosts, of which three run a job each."""
+    with present(grid_engine.grid_engine(3), "dask_jobqueue") as queue:
+        yield queue
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ class GridEngine:
         (self._common / "bootstrap").write_text(_BOOTSTRAP.format(**parameters))
         self._fill()
         self.first.start("sge_qmaster", SGE_ND="true", **self.environment)
-        wait_until(self._answers, 30, lambda: f"the master\n{self.log()}")
+        wait_until(self._answers, 15, lambda: f"the master\n{self.log()}")
         self._changed(
             "-ssconf", "-Msconf", {"schedule_interval": "0:0:1", "flush_submit_sec": 1, "flush_finish_sec": 1}
         )
@@ -101,14 +101,15 @@ class GridEngine:
             host.start("sge_execd", SGE_ND="true", **self.environment)
         wait_until(self._has_all_hosts, 60, lambda: f"the hosts\n{self.log()}")
         names = " ".join(host.name for host in self._others)
-        queue = {"qname": "debug", "hostlist": names, "slots": 1, "load_thresholds": "NONE", "priority": 0}
-        self._changed("-sq", "-Aq", queue | {"shell_start_mode": "unix_behavior", "seq_no": 0})
+        queue = {"qname": "debug", "hostlist": names, "slots": 1, "load_thresholds": "NONE", "pe_list": "NONE"}
+        self._changed("-sq", "-Aq", queue | {"shell_start_mode": "unix_behavior"})
 
     def _fill(self):
         """The database as the installer leaves it."""
         self.ask(_LIBRARY / "spoolinit", "classic", "libspoolc", f"{self._common};{self._spool}", "init")
         text = (_SHARED / "default-configuration").read_text()
-        for name, value in {"execd_spool_dir": self.folder / "execd", "gid_range": "20000-20100"}.items():
+        ours = {"execd_spool_dir": self.folder / "execd", "gid_range": "20000-20100", "min_uid": 0, "min_gid": 0}
+        for name, value in ours.items():
             text = re.sub(rf"(?m)^{name}\s.*$", f"{name} {value}", text)
         (self.folder / "configuration").write_text(text)
         self.ask(_LIBRARY / "spooldefaults", "configuration", self.folder / "configuration")
@@ -127,7 +128,7 @@ class GridEngine:
 
     def _answers(self):
         with suppress(RuntimeError):
-            return self.ask("qconf", "-ss") or True
+            return self.ask("qconf", "-sh") or True
         return False
 
     def _has_all_hosts(self):
