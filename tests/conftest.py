@@ -28,6 +28,11 @@ def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Services fill the machine: their tests run one after the other."""
+    return 0 if config.option.markexpr.startswith("service") else None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def nothing_remembered(tmp_path_factory):
     """What tuning keeps for the next time goes nowhere near the user's."""

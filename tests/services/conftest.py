@@ -1,0 +1,102 @@
+"""Services as fixtures; one that is missing skips the test, or fails it where SCORER_SERVICES=required."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from services import grid_engine, hosts, mpi, slurm
+from services.processes import Missing, importable
+from services.work import Work
+
+PORT = 8786
+_WAIT = "import sys; from distributed import Client; Client(sys.argv[1]).wait_for_workers(int(sys.argv[2]), timeout=60)"
+
+
+@contextmanager
+def present(service, *modules):
+    """The service, entered; or the test is skipped or fails, with the reason."""
+    with ExitStack() as stack:
+        try:
+            importable(*modules)
+            entered = stack.enter_context(service)
+        except Missing as reason:
+            if os.environ.get("SCORER_SERVICES") == "required":
+                pytest.fail(str(reason), pytrace=False)
+            pytest.skip(str(reason))
+        yield entered
+
+
+@pytest.fixture(scope="session")
+def _slurm():
+    with present(slurm.slurm(), "dask_jobqueue") as queue:
+        yield queue
+
+
+@pytest.fixture(name="slurm")
+def slurm_(_slurm, monkeypatch):
+    """A Slurm of four nodes whose queue is empty, for programs started from here and for this process."""
+    monkeypatch.setenv("SLURM_CONF", str(_slurm.conf))
+    yield _slurm
+    _slurm.cancel()
+    _slurm.wait_empty()
+
+
+@pytest.fixture(name="mpi")
+def mpi_():
+    """A scheduler and two workers under mpirun."""
+    with present(mpi.mpi(3), "dask_mpi", "mpi4py") as cluster:
+        yield cluster
+
+
+@pytest.fixture(name="grid_engine")
+def grid_engine_():
+    """A Grid Engine on four hosts, of which three run a job each."""
+    with present(grid_engine.grid_engine(3), "dask_jobqueue") as queue:
+        yield queue
+
+
+@pytest.fixture
+def lan():
+    """Four hosts on one switch."""
+    with present(hosts.lan(4)) as hosts_:
+        yield hosts_
+
+
+@pytest.fixture
+def scattered(lan):
+    """Four hosts: a scheduler on the first, a worker on each of the next two; and the scheduler's address."""
+    first, *workers, last = lan
+    address = f"tcp://{first.address}:{PORT}"
+    dask = (sys.executable, "-m", "dask")
+    first.start(*dask, "scheduler", "--interface", "eth0", "--port", PORT, "--no-dashboard")
+    for host in workers:
+        host.start(
+            *dask, "worker", address, "--interface", "eth0", "--nthreads", 1, "--no-dashboard", "--name", host.name,
+            "--local-directory", lan.folder,
+        )  # fmt: skip
+    try:
+        last.run(sys.executable, "-c", _WAIT, address, len(workers), cwd=lan.folder, timeout=100)
+    except RuntimeError as error:
+        raise RuntimeError(lan.log()) from error
+    return lan, address
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Sixty parts of half a second each."""
+    return Work(tmp_path / "work", parts=60, part_s=0.5)
+
+
+@pytest.fixture
+def shown(capsys):
+    """Say a figure on the terminal, whatever is captured."""
+
+    def show(text):
+        with capsys.disabled():
+            print(f"\n  {text}")
+
+    return show

@@ -1,0 +1,156 @@
+"""`scorer run --cluster slurm` on a real queue: jobs that are cancelled, end and come back; and a queue left empty."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+
+from services.processes import wait_until
+from services.work import Clock, Work
+
+pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
+ON_SLURM = (
+    "--cluster", "slurm", "--queue", "debug", "--memory", "2GB", "--interface", "lo", "--job-extra=--exclusive",
+    "--threads", 1,
+)  # fmt: skip
+FOUR = ("--workers", 4, "--walltime", "00:10:00")
+FOLLOW_S = 60
+"""How long jobs may take to leave the queue after their driver."""
+
+
+class Watch:
+    """Looks at the queue again and again while a run goes on."""
+
+    def __init__(self, slurm, driver):
+        self._slurm, self._driver = slurm, driver
+        self.seen = {}
+        """Jobs by their number, as they were seen last."""
+        self.at_once = 0
+        """The most jobs that were there at the same time, those that were ending left out."""
+
+    def until_the_end(self, seconds=240):
+        """The exit code."""
+        until = time.monotonic() + seconds
+        while self._driver.poll() is None and time.monotonic() < until:
+            jobs = self._slurm.jobs()
+            self.seen |= {job.id: job for job in jobs}
+            self.at_once = max(self.at_once, sum(job.state in {"PENDING", "RUNNING"} for job in jobs))
+            time.sleep(0.2)
+        return self._driver.poll()
+
+
+def running(slurm, work, *flags, parts=4):
+    """A run that has got as far as its first parts, and its jobs."""
+    driver = work.start(*ON_SLURM, *flags)
+    work.wait_for_parts(parts, driver)
+    return driver, slurm.jobs("RUNNING")
+
+
+def longest_pause(moments):
+    """Seconds between two commits."""
+    return max(later - sooner for sooner, later in itertools.pairwise(moments))
+
+
+def test_four_jobs_score_and_leave_the_queue_empty(slurm, work, shown):
+    driver, jobs = running(slurm, work, *FOUR)
+    jobs = slurm.wait_for_jobs(4, "RUNNING", seconds=20)
+    assert sorted(job.node for job in jobs) == ["n1", "n2", "n3", "n4"]
+    assert work.finish(driver) == 0, work.said
+    assert slurm.jobs("RUNNING", "PENDING") == []  # the command does not end before its jobs
+    emptied = slurm.wait_empty()
+    work.exact()
+    assert len(work.workers()) == 4, work.workers()
+    shown(f"four jobs: parts by worker {sorted(work.workers().values())}; queue empty {emptied:.1f} s after the end")
+
+
+def test_a_job_cancelled_in_mid_run_is_replaced_and_costs_no_row(slurm, work, shown):
+    driver, jobs = running(slurm, work, *FOUR)
+    slurm.cancel(jobs[0])
+    watch = Watch(slurm, driver)
+    assert watch.until_the_end() == 0, work.said
+    slurm.wait_empty()
+    work.exact()
+    assert set(watch.seen) - {job.id for job in jobs}, "no job came in its place"
+    shown(f"one of four jobs cancelled: {len(watch.seen)} jobs in all, {longest_pause(work.commits()):.1f} s at most "
+          "without a commit")  # fmt: skip
+
+
+def test_adaptive_jobs_stay_within_their_bounds(slurm, work, shown):
+    driver = work.start(*ON_SLURM, "--adapt", "0:3", "--walltime", "00:10:00")
+    watch = Watch(slurm, driver)
+    assert watch.until_the_end() == 0, work.said
+    slurm.wait_empty()
+    work.exact()
+    assert 1 <= watch.at_once <= 3
+    shown(f"adapt 0:3: {watch.at_once} jobs at once, {len(watch.seen)} in all")
+
+
+def test_after_a_driver_is_killed_its_jobs_end_and_the_same_command_goes_on(slurm, work, shown):
+    driver, _ = running(slurm, work, *FOUR, parts=8)
+    work.kill(driver)
+    emptied = slurm.wait_empty(FOLLOW_S)
+    assert not work.output.exists()
+    before = work.parts()
+    assert 8 <= before < 60
+    work.run(*ON_SLURM, *FOUR)
+    slurm.wait_empty()
+    work.exact()
+    assert f"{before}" in work.said
+    shown(f"driver killed: its jobs were gone after {emptied:.1f} s; {before} parts were not scored again")
+
+
+def test_the_same_command_may_come_while_the_jobs_of_a_killed_driver_are_still_there(slurm, work):
+    driver, _ = running(slurm, work, *FOUR, parts=8)
+    work.kill(driver)
+    work.run(*ON_SLURM, *FOUR)
+    work.exact()
+    slurm.wait_empty(FOLLOW_S)
+
+
+def test_a_driver_that_drains_takes_its_jobs_along(slurm, work):
+    driver, _ = running(slurm, work, *FOUR)
+    driver.terminate()
+    assert work.finish(driver, 60) == 143, work.said
+    slurm.wait_empty(20)
+    work.run(*ON_SLURM, *FOUR)
+    work.exact()
+
+
+def test_a_queue_that_does_not_exist_is_said_and_nothing_is_submitted(slurm, work):
+    flags = [flag if flag != "debug" else "nonsense" for flag in ON_SLURM]
+    clock = Clock()
+    assert work.finish(work.start(*flags, *FOUR)) == 4, work.said
+    assert clock() < 60
+    assert "nonsense" in work.said
+    assert "Traceback" not in work.said
+    assert slurm.jobs() == []
+
+
+def test_a_driver_may_itself_be_a_job(slurm, tmp_path):
+    work = Work(tmp_path / "work", parts=30, part_s=0.3)
+    script = tmp_path / "driver.sh"
+    command = " ".join(work.asked(*ON_SLURM, "--workers", 3, "--walltime", "00:10:00"))
+    script.write_text(f"#!/bin/sh\ncd {work.folder}\nexec {command}\n")
+    submitted = slurm.ask(
+        "sbatch", "--parsable", "--exclusive", f"--chdir={work.folder}", f"--output={work.folder}/driver.log", script
+    )
+    driver = int(submitted)
+    wait_until(lambda: driver not in {job.id for job in slurm.jobs()}, 120, lambda: f"the driver's end\n{work.said}")
+    slurm.wait_empty()
+    work.exact()
+
+
+@pytest.mark.minutes
+@pytest.mark.timeout(600)
+def test_jobs_whose_walltime_ends_in_mid_run_are_replaced(slurm, tmp_path, shown):
+    work = Work(tmp_path / "work", parts=300, part_s=1.5)  # 225 s of two workers; a walltime is at least a minute
+    driver, jobs = running(slurm, work, "--workers", 2, "--walltime", "00:01:00")
+    watch = Watch(slurm, driver)
+    assert watch.until_the_end(500) == 0, work.said
+    slurm.wait_empty()
+    work.exact()
+    assert len(watch.seen) >= len(jobs) + 2, watch.seen
+    shown(f"walltime of one minute: {len(watch.seen)} jobs for two workers, {longest_pause(work.commits()):.1f} s at "
+          "most without a commit")  # fmt: skip

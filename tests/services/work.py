@@ -1,0 +1,143 @@
+"""Something to score that takes long but little of the machine, and the exact answer by the bare runtime."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from conftest import MODELS, cli, oracle, read, write
+from killing import LEFT, n_parts
+
+from services.processes import environment, kill, wait_until
+
+MODEL = MODELS / "sum3.onnx"
+ROWS = 1000
+"""Of a row group, and so of a part but the last ones, which are smaller."""
+_SLOWLY = """\
+import time
+
+
+def slowly(frame):
+    time.sleep({row_s} * len(frame))
+    return frame
+"""
+
+
+class Work:
+    """A dataset in a folder of its own, the flags of its run, and what must come out."""
+
+    def __init__(self, folder, parts, part_s):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.source, self.output = self.folder / "in.parquet", self.folder / "out"
+        self.seconds = parts * part_s
+        """Of one thread."""
+        values = np.random.default_rng(11).integers(-1000, 1000, (parts * ROWS, 3)).astype(np.float32)
+        columns = dict(zip("abc", values.T, strict=True))  # whole numbers, whose sums are exact
+        write(self.source, {"id": np.arange(len(values)), **columns}, row_group_size=ROWS)
+        (self.folder / "pace.py").write_text(_SLOWLY.format(row_s=part_s / ROWS))
+        self.expected = oracle(MODEL, {"x": values})["total"]
+
+    @property
+    def options(self):
+        """The keywords of `scorer.run`, from this folder as the current one."""
+        return {"feed": "x=a,b,c", "keep": "id", "transform": "pace:slowly", "part_bytes": "20KiB", "tune": False}
+
+    def asked(self, *more):
+        """The command line."""
+        return [
+            sys.executable, "-m", "scorer", "run", str(self.source), "--model", str(MODEL), "--output",
+            str(self.output), "--feed", "x=a,b,c", "--keep", "id", "--transform", "pace:slowly", "--part-bytes",
+            "20KiB", "--no-tune", *map(str, more),
+        ]  # fmt: skip
+
+    def start(self, *more, through=(), env=None):
+        """The command line, running; `through` goes before it, such as the prefix of a host."""
+        log = (self.folder / "driver.log").open("ab")
+        with log:
+            return subprocess.Popen(
+                [*through, *self.asked(*more)], cwd=self.folder, env=env or environment(), start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def finish(self, driver, seconds=200):
+        """The exit code of a started run; one that takes longer is ended."""
+        try:
+            return driver.wait(seconds)
+        finally:
+            if driver.poll() is None:
+                kill(driver)
+
+    def run(self, *more, through=(), env=None, seconds=200):
+        """The command line from beginning to end; an error with what it said unless it exits with 0."""
+        code = self.finish(self.start(*more, through=through, env=env), seconds)
+        assert code == 0, self.said
+        return code
+
+    @property
+    def said(self):
+        """What all runs wrote."""
+        return (self.folder / "driver.log").read_text()
+
+    def kill(self, driver):
+        """SIGKILL for the driver alone, as a login node that goes down."""
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+
+    def parts(self):
+        """Parts that are committed now."""
+        return n_parts(self.output)
+
+    def wait_for_parts(self, many, driver, seconds=100):
+        """Until so many parts are committed, and the run still goes on."""
+        wait_until(
+            lambda: self.parts() >= many or driver.poll() is not None, seconds, lambda: f"{many} parts\n{self.said}"
+        )
+        assert driver.poll() is None, self.said
+
+    def commits(self):
+        """When each part was committed, in order, by the clock of time.time."""
+        folder = self.output if self.output.exists() else self.folder
+        return sorted(path.stat().st_mtime for path in folder.rglob("part-*.parquet"))
+
+    def receipts(self):
+        """The ledger of a finished run."""
+        return pq.read_table(f"{self.output}.scorer/ledger.parquet")
+
+    def workers(self):
+        """Parts by the worker that committed them."""
+        return Counter(self.receipts()["worker"].to_pylist())
+
+    def exact(self):
+        """Every row once, in order, with the same bits; proved again by verify; nothing left behind."""
+        table = read(self.output)
+        assert table["id"].to_pylist() == list(range(len(self.expected)))
+        assert np.array_equal(table["total"].to_numpy().view(np.int32), self.expected.view(np.int32))
+        assert cli("verify", self.output, "--deep")[0] == 0
+        assert set(os.listdir(f"{self.output}.scorer")) <= LEFT
+
+    def clear(self):
+        """Forget what was scored, for the same work once more."""
+        for place in (self.output, f"{self.output}.scorer"):
+            with suppress(FileNotFoundError):
+                shutil.rmtree(place)
+        (self.folder / "driver.log").unlink(missing_ok=True)
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self):
+        self._begun = time.monotonic()
+
+    def __call__(self):
+        return time.monotonic() - self._begun
