@@ -100,7 +100,7 @@ def connect(
             with _remote(address) as remote:
                 yield _given(remote, f"the scheduler at {address}")
         elif options.cluster in QUEUES:
-            with _queued(options, folder, tell) as crew:
+            with dask.config.set(queues.SCHEDULER_CONFIG), _queued(options, folder, tell) as crew:
                 yield crew
         else:
             with _local(options) as crew:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
+import time
 import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
+from distributed.core import Status
 
 from scorer.deadline import ENDS
 from scorer.errors import ClusterError, NoWorkers, OptionsError
 from scorer.rules import QUEUES, parse_span, parse_walltime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from scorer.options import ClusterOptions
 
@@ -49,10 +51,23 @@ _SUBMITTERS = {
     "htcondor": "condor_submit",
     "oar": "oarsub",
 }
+LOST_S = 12  # seconds without an answer, and a connection is lost; by default 30, and below 11 Dask refuses
+SCHEDULER_CONFIG = {
+    "distributed.comm.timeouts.tcp": f"{LOST_S}s",
+    "distributed.scheduler.worker-ttl": "20s",
+}
+WORKER_CONFIG = {
+    "distributed.comm.timeouts.tcp": f"{LOST_S}s",
+    "distributed.worker.memory.spill": "False",
+    "distributed.worker.memory.target": "False",
+    "distributed.worker.profile.enabled": "False",
+}
+"""What our jobs and their scheduler need of Dask."""
 _NODE_LOCAL = '"${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"'  # the job's shell knows; a shared folder would be slow
 _SHARE = 0.87  # of a job's memory, what Dask may let its worker use: the rest is the nanny's, and native memory
 _HOPELESS = 3  # jobs that end before a worker came, for each that was asked for
 _LOG_BYTES = 2000
+_ANSWER_S = 30.0  # until a queue has said which number a job has
 
 
 @dataclass(slots=True)
@@ -69,10 +84,18 @@ class Jobs:
     """Jobs that ended before their worker came."""
     seen: set[str] = field(default_factory=set)
     """Names of workers that came."""
+    asked_for: dict[int, float] = field(default_factory=dict)
+    """When jobs without a number were first met."""
+
+    def submit(self) -> None:
+        """Ask for all of them, and wait until the queue has taken them; it may refuse."""
+        for _ in range(self.asked):
+            self.cluster.worker_spec.update(self.cluster.new_worker_spec())
+        self._asking(self.cluster._correct_state)  # noqa: SLF001 - scale() does not tell what goes wrong
 
     def refill(self) -> None:
         """Ask again for jobs that are over; raises when they never bring a worker."""
-        self.cluster.sync(self._refill)
+        self._asking(self._refill)
         if self.ended > _HOPELESS * self.asked and not self.seen:
             what, hint = (
                 "the jobs end before their workers come",
@@ -80,11 +103,20 @@ class Jobs:
             )
             raise NoWorkers(what, self.system, "workers that connect", self.last_words(), hint)
 
+    def _asking(self, what: Callable[[], Any]) -> None:
+        try:
+            self.cluster.sync(what)
+        except RuntimeError as error:
+            for job in self.cluster._created:  # noqa: SLF001 - closing the cluster insists that all have started
+                if not job.job_id:
+                    job.status = Status.closed
+            raise _refused(self.system, " ".join(str(error).split())) from error
+
     async def _refill(self) -> None:
         there = {str(worker.name) for worker in self.cluster.scheduler.workers.values()}
         self.seen |= there
         for name, job in list(self.cluster.workers.items()):
-            if str(name) in there or not job.job_id or await self._is_queued(job):
+            if str(name) in there or await self._is_queued(job):
                 continue
             if self.cluster.workers.get(name) is job:
                 del self.cluster.workers[name]
@@ -94,6 +126,8 @@ class Jobs:
 
     async def _is_queued(self, job: Any) -> bool:  # noqa: ANN401 - dask-jobqueue is untyped
         """Whether the queue still has the job, waiting or running; a queue that does not answer is believed to."""
+        if not job.job_id:  # it is being asked for, or was refused
+            return time.monotonic() - self.asked_for.setdefault(id(job), time.monotonic()) < _ANSWER_S
         command = _LOOKS[self.system].format(job.job_id).split()
         try:
             said = await job._call(command)  # noqa: SLF001 - as it calls its own
@@ -143,19 +177,19 @@ def start(options: ClusterOptions, folder: Path) -> Iterator[Jobs]:
         raise ClusterError(what, "this machine", f"the command {_SUBMITTERS[system]}", "none on the PATH", hint)
     logs = folder / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("keys-*"):  # of a driver that was killed: the lock is ours
+        shutil.rmtree(old, ignore_errors=True)
     keys = Path(tempfile.mkdtemp(prefix="keys-", dir=folder))  # 0700
     try:
         with _made(options, logs, keys) as cluster:
             jobs = Jobs(system, cluster, jobs_of(options), adapts=options.adapt is not None, logs=logs)
-            try:
-                if options.adapt:
-                    least, most = parse_span(options.adapt)
-                    cluster.adapt(minimum_jobs=least, maximum_jobs=most)
-                else:
-                    cluster.scale(jobs=jobs.asked)
-            except RuntimeError as error:
-                raise _refused(system, str(error)) from error
+            if options.adapt:
+                least, most = parse_span(options.adapt)
+                cluster.adapt(minimum_jobs=least, maximum_jobs=most)
+            else:
+                jobs.submit()
             yield jobs
+        shutil.rmtree(logs, ignore_errors=True)  # nothing went wrong: nobody needs them
     finally:
         shutil.rmtree(keys, ignore_errors=True)
         for left in (logs, folder):
@@ -239,10 +273,16 @@ def _settings(options: ClusterOptions, logs: Path) -> dict[str, Any]:
 def _prologue(options: ClusterOptions, configured: dict[str, Any]) -> list[str]:
     """What a job does before its worker: one thread for every library, and when the job must end."""
     lines = ["export ORT_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1"]
+    lines.append(" ".join(["export", *(f"{variable(name)}={value}" for name, value in WORKER_CONFIG.items())]))
     with suppress(ValueError, TypeError, KeyError):  # HTCondor knows none
         seconds = parse_walltime(options.walltime or configured["walltime"])
         lines.append(f'export {ENDS}="${{SLURM_JOB_END_TIME:-$(( $(date +%s) + {seconds} ))}}"')
     return lines
+
+
+def variable(name: str) -> str:
+    """Dask's environment variable for a setting."""
+    return f"DASK_{name.replace('.', '__').replace('-', '_').upper()}"
 
 
 def _as_written(system: str, walltime: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
 
@@ -67,22 +68,41 @@ def lan():
 
 
 @pytest.fixture
-def scattered(lan):
-    """Four hosts: a scheduler on the first, a worker on each of the next two; and the scheduler's address."""
+def scattered(lan, request):
+    """Four hosts: a scheduler on the first, a worker on each of the next two; and the scheduler's address.
+
+    Its parameter, if it has one, is Dask's settings.
+    """
     first, *workers, last = lan
-    address = f"tcp://{first.address}:{PORT}"
-    dask = (sys.executable, "-m", "dask")
-    first.start(*dask, "scheduler", "--interface", "eth0", "--port", PORT, "--no-dashboard")
+    settings = getattr(request, "param", {})
+    address = started(first, **settings)
     for host in workers:
-        host.start(
-            *dask, "worker", address, "--interface", "eth0", "--nthreads", 1, "--no-dashboard", "--name", host.name,
-            "--local-directory", lan.folder,
-        )  # fmt: skip
-    try:
-        last.run(sys.executable, "-c", _WAIT, address, len(workers), cwd=lan.folder, timeout=100)
-    except RuntimeError as error:
-        raise RuntimeError(lan.log()) from error
+        join(host, address, host.name, **settings)
+    come(last, address, len(workers))
     return lan, address
+
+
+def started(host, **environment):
+    """The address of a scheduler on the host."""
+    dask = (sys.executable, "-m", "dask", "scheduler")
+    host.start(*dask, "--interface", "eth0", "--port", PORT, "--no-dashboard", **environment)
+    return f"tcp://{host.address}:{PORT}"
+
+
+def join(host, address, name, **environment):
+    """A worker on the host."""
+    host.start(
+        sys.executable, "-m", "dask", "worker", address, "--interface", "eth0", "--nthreads", 1, "--no-dashboard",
+        "--name", name, "--local-directory", host.lan.folder, **environment,
+    )  # fmt: skip
+
+
+def come(host, address, many):
+    """Wait on this host until so many workers are there."""
+    try:
+        host.run(sys.executable, "-c", _WAIT, address, many, cwd=host.lan.folder, timeout=100)
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(host.lan.log()) from error
 
 
 @pytest.fixture

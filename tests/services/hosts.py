@@ -30,7 +30,7 @@ class Host:
 
     def __init__(self, number, holder, first, lan):
         self.name, self.address = f"h{number}", f"{_NETWORK}.{number}"
-        self._number, self._holder, self._first, self._lan = number, holder, first, lan
+        self._number, self._holder, self._first, self.lan = number, holder, first, lan
         self._started = 0
 
     def prefix(self, cwd=None):
@@ -45,20 +45,20 @@ class Host:
     def start(self, *command, cwd=None, **more):
         """A command that goes on; it ends with the host, and `log()` has what it wrote."""
         self._started += 1
-        log = self._lan.folder / f"{self.name}-{self._started}.log"
-        return started([*self.prefix(cwd or self._lan.folder), *command], log, env=environment(**more))
+        log = self.lan.folder / f"{self.name}-{self._started}.log"
+        return started([*self.prefix(cwd or self.lan.folder), *command], log, env=environment(**more))
 
     def log(self):
         """What the started commands wrote."""
-        return "\n".join(path.read_text() for path in sorted(self._lan.folder.glob(f"{self.name}-*.log")))
+        return "\n".join(path.read_text() for path in sorted(self.lan.folder.glob(f"{self.name}-*.log")))
 
     def cut(self):
         """Pull the cable: packets are lost, nobody is told."""
-        self._lan._switch("ip", "link", "set", f"p{self._number}", "down")
+        self.lan._switch("ip", "link", "set", f"p{self._number}", "down")
 
     def mend(self):
         """Put the cable back."""
-        self._lan._switch("ip", "link", "set", f"p{self._number}", "up")
+        self.lan._switch("ip", "link", "set", f"p{self._number}", "up")
 
     def private(self, folder):
         """An empty folder of this host's own over one that all hosts see; returns the path."""

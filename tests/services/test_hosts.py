@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from services.work import Clock, Work
+from scorer import queues
+from services.conftest import come, join, started
+from services.work import MODEL, Clock, Work
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
 
@@ -53,6 +55,62 @@ def test_a_cable_cut_for_good_in_mid_run_costs_time_and_no_row(scattered, work, 
 
 def test_a_cable_cut_for_five_seconds_costs_no_row(scattered, work, shown):
     shown(cut_in_mid_run(scattered, work, 5))
+
+
+OURS = {queues.variable(name): value for name, value in {**queues.WORKER_CONFIG, **queues.SCHEDULER_CONFIG}.items()}
+
+
+@pytest.mark.parametrize("scattered", [OURS], ids=["settings of our jobs"], indirect=True)
+def test_with_the_settings_of_our_jobs_a_cut_cable_costs_less(scattered, work, shown):
+    shown(cut_in_mid_run(scattered, work))
+
+
+def test_the_model_is_brought_once_to_each_host_that_does_not_see_it(lan, work, shown):
+    first, second, third, client = lan
+    address = started(first)
+    for host, many in ((second, 2), (third, 1)):
+        scratch = lan.folder / f"scratch-{host.name}"
+        scratch.mkdir()
+        host.private(MODEL.parent)
+        for i in range(many):
+            join(host, address, f"{host.name}-{i}", TMPDIR=str(scratch))
+    come(client, address, 3)
+    work.run("--scheduler", address, through=client.prefix(work.folder))
+    work.exact()
+    assert "the model was brought to 2 hosts that did not see it" in work.said
+    for host in (second, third):
+        shelf = next((lan.folder / f"scratch-{host.name}").glob("scorer-*/models"))
+        assert len(list(shelf.iterdir())) == 1
+    shown("a model that two hosts of three workers do not see: brought to each of them once")
+
+
+def test_a_host_without_the_model_that_comes_late_gets_it_too(lan, work):
+    first, second, third, client = lan
+    address = started(first)
+    join(second, address, "early")
+    come(client, address, 1)
+    driver = work.start("--scheduler", address, through=client.prefix(work.folder))
+    work.wait_for_parts(4, driver)
+    scratch = lan.folder / "scratch"
+    scratch.mkdir()
+    third.private(MODEL.parent)
+    join(third, address, "late", TMPDIR=str(scratch))
+    assert work.finish(driver) == 0, work.said + lan.log()
+    work.exact()
+    assert {worker.partition(":")[0] for worker in work.workers()} == {"h2", "h3"}
+
+
+def test_an_input_that_workers_do_not_see_is_refused_with_a_way_out(lan, work):
+    first, second, _, client = lan
+    address = started(first)
+    second.private(work.folder)
+    join(second, address, "blind")
+    come(client, address, 1)
+    assert work.finish(work.start("--scheduler", address, through=client.prefix(work.folder))) == 4
+    assert "workers do not see the input" in work.said
+    assert "workers cannot write the output" in work.said
+    assert "a file system that every worker mounts at the same path" in work.said
+    assert not list(work.folder.glob("out*"))
 
 
 @pytest.mark.minutes
