@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from scorer.advice import in_words, out_words
 from scorer.events import Notice, PartFailed, PartFinished, PlanReady, Published
+from scorer.quantities import duration, many, size
 
 if TYPE_CHECKING:
     from scorer.bench import Bench
@@ -30,7 +31,7 @@ def plan_text(plan: Plan) -> str:
     if plan.frozen is not None:
         source, frozen = facts["input"], plan.frozen
         lines += [
-            ("input", f"{source['rows']:,} rows in {_n(source['files'], 'file')}, {_n(source['parts'], 'part')}"),
+            ("input", f"{source['rows']:,} rows in {many(source['files'], 'file')}, {many(source['parts'], 'part')}"),
             ("model", f"{plan.model.path if plan.model else ''} on {frozen.session.device}"),
         ]
         lines += [
@@ -48,7 +49,7 @@ def plan_text(plan: Plan) -> str:
     if plan.forecast is not None:
         fore = plan.forecast
         lines += [
-            ("time", f"{_seconds(fore.seconds[0])} to {_seconds(fore.seconds[1])}"),
+            ("time", f"{duration(fore.seconds[0])} to {duration(fore.seconds[1])}"),
             ("memory", f"{size(fore.memory_bytes[0])} to {size(fore.memory_bytes[1])}: {fore.memory}"),
             ("disk", f"{size(fore.output_bytes[0])} to {size(fore.output_bytes[1])}"),
         ]
@@ -68,9 +69,9 @@ def report_text(report: Report) -> str:
         return f"Done already: {report.counts.scored:,} rows are scored in {report.output}; nothing was done."
     counts = report.counts
     lines = [
-        ("output", f"{report.output} ({_n(report.parts, 'part')}, {size(report.output_bytes)})"),
-        ("time", f"{_seconds(report.seconds)}, {report.rows_per_s:,.0f} rows/s"),
-        ("model", f"{report.device}, batches of {_batch(report)}, {_n(report.calls, 'call')}"),
+        ("output", f"{report.output} ({many(report.parts, 'part')}, {size(report.output_bytes)})"),
+        ("time", f"{duration(report.seconds)}, {report.rows_per_s:,.0f} rows/s"),
+        ("model", f"{report.device}, batches of {_batch(report)}, {many(report.calls, 'call')}"),
         ("memory", f"{size(report.peak_memory_bytes)} at the most in this process"),
     ]
     if report.parts_resumed:
@@ -80,11 +81,11 @@ def report_text(report: Report) -> str:
     if report.quarantine:
         lines.append(("quarantine", report.quarantine))
     if counts.nan:
-        lines.append(("nan", f"{_n(counts.nan, 'scored row')} with a NaN score; --max-nan-rows limits them"))
+        lines.append(("nan", f"{many(counts.nan, 'scored row')} with a NaN score; --max-nan-rows limits them"))
     if counts.truncated:
-        lines.append(("cut", f"{_n(counts.truncated, 'text')} longer than max_length"))
+        lines.append(("cut", f"{many(counts.truncated, 'text')} longer than max_length"))
     if counts.lossy:
-        lines.append(("lossy", f"{_n(counts.lossy, 'value')} changed by a cast (--on-lossy warn)"))
+        lines.append(("lossy", f"{many(counts.lossy, 'value')} changed by a cast (--on-lossy warn)"))
     if counts.rows and not counts.scored:
         lines.append(("note", "not one row was scored"))
     lines += [("note", note) for note in report.notes]
@@ -132,12 +133,12 @@ def verdict_text(verdict: Verdict) -> str:
     how = "every value read" if verdict.deep else "footers read"
     sums = (
         f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined + "
-        f"{counts.filtered:,} filtered, in {_n(verdict.parts, 'part')}"
+        f"{counts.filtered:,} filtered, in {many(verdict.parts, 'part')}"
     )
     again = [f"scored again: {verdict.rescored}"] if verdict.rescored else []
     if verdict.whole:
         return "\n".join([f"{sums} ({how})", *again, f"The output is whole: {verdict.output}"])
-    head = f"{_n(len(verdict.faults), 'fault')} in {verdict.output} ({how}):"
+    head = f"{many(len(verdict.faults), 'fault')} in {verdict.output} ({how}):"
     if verdict.unchecked:
         left = "\n".join(["This could not be checked:", *(f"  {text}" for text in verdict.unchecked)])
         return "\n".join([head, *verdict.faults[:20], f"Its parts say: {sums}", left])
@@ -203,7 +204,7 @@ class Progress:
             case PlanReady():
                 self._ready, self._started = event, time.monotonic()
                 done = f", {event.done:,} of them done before" if event.done else ""
-                self._say(f"scoring {event.rows:,} rows in {_n(event.parts, 'part')}{done}, on {event.where}")
+                self._say(f"scoring {event.rows:,} rows in {many(event.parts, 'part')}{done}, on {event.where}")
             case PartFinished():
                 self._parts += 1
                 self._rows += event.receipt.proof.counts.rows
@@ -226,7 +227,7 @@ class Progress:
         rate = self._rows / max(now - self._started, 1e-9)
         left = (ready.rows - ready.rows_done - self._rows) / max(rate, 1e-9)
         share = (ready.rows_done + self._rows) / max(ready.rows, 1)
-        text = f"{ready.done + self._parts:,}/{ready.parts:,} parts  {rate:,.0f} rows/s  {_seconds(left)} left"
+        text = f"{ready.done + self._parts:,}/{ready.parts:,} parts  {rate:,.0f} rows/s  {duration(left)} left"
         text += f"  {self._quarantined:,} quarantined" if self._quarantined else ""
         text += f"  {self._failed:,} failed" if self._failed else ""
         if self._live:
@@ -247,15 +248,6 @@ class Progress:
             self._stream.flush()
 
 
-def size(count: float) -> str:
-    """Bytes for a person."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:  # noqa: PLR2004 - SI
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def printable(text: str) -> str:
     """Terminal escapes and other control characters of foreign names made visible."""
     return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -269,18 +261,6 @@ def _facts(lines: list[tuple[str, str]]) -> str:
 def _names(names: tuple[str, ...] | list[str], limit: int = 8) -> str:
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _n(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
-def _seconds(seconds: float) -> str:
-    if seconds < 10:  # noqa: PLR2004 - a tenth matters only in short times
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _batch(report: Report) -> str:
