@@ -114,6 +114,9 @@ class Receipt:
     batch_rows: int = 0
     """Smallest batch that was used; below the plan's after an out-of-memory."""
     attempt: str = ""
+    started: float = 0.0
+    """Seconds since 1970 by the worker's clock; 0 where nobody noted it."""
+    ended: float = 0.0
 
     def to_json(self) -> str:
         """As one line of the journal."""

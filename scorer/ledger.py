@@ -29,9 +29,11 @@ LEDGER = pa.schema([
     ("batch_rows", pa.int64()), ("calls", pa.int64()), ("device", pa.string()),
     ("worker", pa.string()), ("attempt", pa.string()), ("bytes_read", pa.int64()),
     ("read_s", pa.float64()), ("decode_s", pa.float64()), ("pack_s", pa.float64()), ("infer_s", pa.float64()),
-    ("unpack_s", pa.float64()), ("write_s", pa.float64()),
+    ("unpack_s", pa.float64()), ("write_s", pa.float64()), ("started", pa.float64()), ("ended", pa.float64()),
 ])  # fmt: skip
 """A row per part."""
+TIMES = ("started", "ended")
+"""Null where nobody noted them: in parts known by their footers alone, and in older ledgers."""
 
 
 def totals(receipts: Iterable[Receipt]) -> Counts:
@@ -58,8 +60,7 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
         raise CommitError(what, str(staging.root), f"{plan.rows} rows in {len(parts)} parts", found, hint)
     with map_write_errors(staging.root):
         ledger = staging.root / "ledger.parquet"
-        rows = [_ledger_row(part, receipts[part.index]) for part in parts]
-        pq.write_table(pa.Table.from_pylist(rows, LEDGER), ledger, compression="zstd")
+        pq.write_table(rows_of(plan, receipts), ledger, compression="zstd")
         sync(ledger)
         manifest = {
             "scorer": plan.versions.get("scorer", ""),
@@ -73,6 +74,12 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
         }
         write_json(staging.root / "manifest.json", manifest)
         write_json(staging.root / "report.json", report)
+
+
+def rows_of(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> pa.Table:
+    """The ledger of the parts that have a receipt."""
+    rows = [_ledger_row(part, receipts[part.index]) for part in plan.parts() if part.index in receipts]
+    return pa.Table.from_pylist(rows, LEDGER)
 
 
 def _size(path: Path) -> int:
@@ -117,6 +124,7 @@ def _ledger_row(part: Part, receipt: Receipt) -> dict[str, Any]:
             for name in ("batch_rows", "calls", "device", "worker", "attempt", "bytes_read")
         },
         **{f"{name}_s": value for name, value in receipt.stages.to_dict().items()},
+        **{name: getattr(receipt, name) or None for name in TIMES},
     }
 
 

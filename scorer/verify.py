@@ -19,7 +19,7 @@ from scorer.commit import files_in, load_plan
 from scorer.crash import doing
 from scorer.errors import CommitError, some
 from scorer.events import Counts, Proof
-from scorer.ledger import LEDGER, file_digest
+from scorer.ledger import LEDGER, TIMES, file_digest
 from scorer.sink import decode_schema, digest, read_footer
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
     except (OSError, ValueError, pa.ArrowException) as error:
         what, hint = "the proof beside the output cannot be read", "restore it, or score again with --overwrite"
         raise CommitError(what, str(place.folder), "a manifest and a ledger", str(error)[:200], hint) from error
-    holes = [name for name in table.column_names if table[name].null_count]
+    holes = [name for name in table.column_names if table[name].null_count and name not in TIMES]
     if holes or not isinstance(manifest, dict):
         what, hint = "the proof beside the output is damaged", "restore it, or score again with --overwrite"
         found = f"nothing in {some(holes)} of the ledger" if holes else "a manifest without names"

@@ -61,6 +61,7 @@ class Tally:
     """'committed' or 'stopped': why nothing was read."""
     mark: Mark | None = None
     """On disk while the part is in flight."""
+    started: float = 0.0
     turn: threading.Semaphore | None = None
     """Held while there is something to compute; whoever waits for the disk lets another part begin."""
 
@@ -202,6 +203,7 @@ def _score_apart(job: Job, tally: Tally) -> None:
 
 
 def _read(job: Job, tally: Tally) -> pd.DataFrame:
+    tally.started = time.time()
     started, busy = time.perf_counter(), time.thread_time()
     rows = reader.read(tally.part.source, job.read_schema, job.conditions, job.spec.frozen.batch_rows, job.opened)
     tally.edges, tally.places = rows.edges, rows.places
@@ -267,6 +269,7 @@ def _commit(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt:
         bytes_read=tally.bytes_read, stages=spent, calls=tally.calls, attempt=tally.attempt,
         worker=name_of_process(), sessions=REGISTRY.made, device=spec.frozen.session.device,
         batch_rows=tally.smallest or spec.frozen.batch_rows,
+        started=round(tally.started, 4), ended=round(time.time(), 4),
     )  # fmt: skip
 
 
