@@ -290,6 +290,26 @@ def status(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: F
 
 
 @main.command(cls=_Command)
+@click.argument("output", metavar="OUT")
+@_WORK_DIR
+@JSON
+@reporting
+def report(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's value
+    """Make report.html of OUT again, from the proof beside it, and say where it is.
+
+    \b
+    Example:
+      scorer report scores
+    """
+    from scorer.commit import Place  # noqa: PLC0415 - start-up
+    from scorer.page import write_again  # noqa: PLC0415 - start-up
+    from scorer.render import facts_text  # noqa: PLC0415 - start-up
+
+    value = {"report": str(write_again(Place.of(output, work_dir)))}
+    _show(value, facts_text(value), as_json=as_json)
+
+
+@main.command(cls=_Command)
 @JSON
 @reporting
 def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value

@@ -1,7 +1,7 @@
 """Receipts against the plan: what is done, and how the output appears, whole or not at all.
 
     OUT/                 the parts, in one rename
-    OUT.scorer/          plan.json  ledger.parquet  manifest.json  report.json  quarantine/  lock
+    OUT.scorer/          plan.json  ledger.parquet  manifest.json  report.json  report.html  quarantine/  lock
       work-<plan8>/      the same files while the run lasts, with tmp/ and parts/
 
 Publishing is recorded before it begins, so a run that finds it half done finishes it.
@@ -31,7 +31,7 @@ from scorer.sink import EXCHANGE, Staging, map_write_errors, read_proof, receipt
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "quarantine")
+PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "report.html", "quarantine")
 _INTENT = "publish.json"
 _JOURNAL = "journal.jsonl"
 

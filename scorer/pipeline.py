@@ -154,13 +154,18 @@ class _Run:
                 return self.report(already_done=True)
             commit.probe_rename(self.place)
             self.receipts = commit.committed(self.staging, self.frozen)
-            if len(self.receipts) < self.n_parts:
-                self.score(crew or stack.enter_context(self.crew(client)), held)
-            self.judge()
+            try:
+                if len(self.receipts) < self.n_parts:
+                    self.score(crew or stack.enter_context(self.crew(client)), held)
+                self.judge()
+            except ScorerError as error:
+                self.show(str(error))
+                raise
             crash.doing(f"publishing {self.place.output}")
             commit.sweep(self.staging, self.receipts)
             finished = self.report(already_done=False)
             ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict())
+            self.show()
             commit.publish(self.place, self.frozen, overwrite=self.options.out.overwrite)
         self.emit(Published(output=str(self.place.output)))
         return finished
@@ -339,6 +344,24 @@ class _Run:
             notes=self.plan.notes,
             quarantine=str(self.place.folder / "quarantine") if counts.quarantined else "",
         )
+
+    def show(self, error: str = "") -> None:
+        """Write report.html; whatever becomes of it, the run is as good."""
+        if error and not self.receipts and not self.failed:
+            return
+        try:
+            from scorer import page  # noqa: PLC0415 - start-up
+
+            if error:
+                so_far = self.report(already_done=False).to_dict()
+                path = page.unpublished(self.staging, self.frozen, self.receipts, so_far, error)
+                self.tell(f"what was done so far is shown in {path}")
+            else:
+                page.write(page.of_proof(self.frozen, self.staging.root, self.staging.parts))
+        except Exception as problem:  # noqa: BLE001 - a page is no reason to lose scores
+            self.tell(f"report.html could not be made: {problem!r}")
+            with suppress(OSError):  # or an earlier run's would stay
+                (self.staging.root / "report.html").write_text("This report could not be made.\n", "utf-8")
 
     def announce(self, crew: Crew) -> None:
         """Tell the observers what is about to happen."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ class Report:
     """Committed by an earlier, interrupted run."""
     parts_failed: dict[int, str]
     counts: Counts
+    began: str
+    """When, by the driver's clock."""
     seconds: float
     rows_per_s: float
     """Of this run: rows read by it over its wall time."""
@@ -102,6 +105,7 @@ def fold(receipts: Iterable[Receipt], ours: Mapping[int, Receipt], **facts: Any)
     return Report(
         parts_resumed=len(everything) - len(ours),
         counts=counts,
+        began=_before(facts["seconds"]),
         rows_per_s=read / facts["seconds"] if facts["seconds"] else 0.0,
         stages=stages,
         calls=sum(receipt.calls for receipt in ours.values()),
@@ -111,6 +115,12 @@ def fold(receipts: Iterable[Receipt], ours: Mapping[int, Receipt], **facts: Any)
         halved=tuple(i for i, r in ours.items() if 0 < r.batch_rows < facts["batch_rows"]),
         **facts,
     )
+
+
+def _before(seconds: float) -> str:
+    """The time so many seconds ago."""
+    then = datetime.now().astimezone() - timedelta(seconds=seconds)
+    return then.isoformat(sep=" ", timespec="seconds")
 
 
 def versions() -> dict[str, str]:
