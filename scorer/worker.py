@@ -16,7 +16,7 @@ import pyarrow as pa
 from distributed import WorkerPlugin
 
 from scorer import attempts, deadline, isolated, partition, reader, transforming
-from scorer.errors import PartError, ScorerError
+from scorer.errors import ModelNotResident, PartError, ScorerError
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.registry import REGISTRY, name_of_process, unfit
 from scorer.sink import against, decode_schema, digest, receipt_of, write_part, write_quarantine
@@ -37,6 +37,7 @@ One column, because pandas takes 0.25 ms for each that it is given: 7 ms a part 
 """
 _RELEASED_AFTER = 8
 """Parts, before Arrow's allocator gives back what it holds: to touch new memory costs more than to keep some."""
+_PATIENCE_S = 1.0  # between looks whether the run goes on
 _ALONE = threading.Lock()  # one process beside this one at a time: each loads the model
 
 
@@ -103,7 +104,8 @@ def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG
     tally = Tally(part, uuid.uuid4().hex[:12], edges=partition.grid(0, 1))
     with _in_flight(job, tally):
         if job.turns is not None:
-            job.turns.acquire()
+            while not job.turns.acquire(timeout=_PATIENCE_S):
+                REGISTRY.job(key)  # raises once the run is over
             tally.turn = job.turns
         if (job.staging.parts / part.name).exists():
             tally.skip = "committed"
@@ -121,8 +123,8 @@ def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG
 
 def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     """The frame with the model's columns and, where a row is bad, `_error` and `_stage`."""
-    job = REGISTRY.job(key)
     tally: Tally = frame.attrs["scorer"]
+    job = _still(key, tally)
     if tally.skip:
         return frame
     with _in_flight(job, tally):
@@ -134,8 +136,8 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
 
     The receipt travels bare: boxed in a series it would be more than twice its size on the wire.
     """
-    job = REGISTRY.job(key)
     tally: Tally = frame.attrs["scorer"]
+    job = _still(key, tally)
     if tally.skip == "stopped":
         return None
     if tally.skip == "committed":
@@ -150,6 +152,15 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
     if job.parts_done % _RELEASED_AFTER == 0:
         pa.default_memory_pool().release_unused()
     return receipt
+
+
+def _still(key: str, tally: Tally) -> Job:
+    """The job of a part that has begun; its run may be over by now."""
+    try:
+        return REGISTRY.job(key)
+    except ModelNotResident:
+        tally.end_turn()  # others wait for it
+        raise
 
 
 def whole_part(spec: Spec, part: Part) -> None:
