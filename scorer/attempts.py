@@ -43,6 +43,11 @@ class Mark:
         """Whether the part must not be trusted with this process."""
         return self.crashed or self.deaths >= _KILLED
 
+    @property
+    def tries(self) -> int:
+        """How often the part was begun, this time included; marks of attempts that ended are gone."""
+        return int(self.path.name.rpartition(".")[2]) + 1
+
 
 def begin(staging: Staging, name: str) -> Mark:
     """Note on disk that this process starts the part; says who died of it before."""

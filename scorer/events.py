@@ -117,6 +117,8 @@ class Receipt:
     started: float = 0.0
     """Seconds since 1970 by the worker's clock; 0 where nobody noted it."""
     ended: float = 0.0
+    tries: int = 1
+    """How often the part was begun, this time included; those that were cut short are the others."""
 
     def to_json(self) -> str:
         """As one line of the journal."""
@@ -143,6 +145,8 @@ class PlanReady:
     output: str
     where: str
     """Who does the work, in words."""
+    forecast_s: tuple[float, float] | None = None
+    """Seconds that the plan foresaw for all rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +165,30 @@ class PartFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PartRetried:
+    """A part was lost with its worker, and is sent again."""
+
+    part: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time has passed while parts are scored: who works, and how much memory is held; a few times a second."""
+
+    workers: int
+    threads: int
+    memory_bytes: int
+    """Of the driver and of every worker process, as far as they say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopping:
+    """Somebody asked to stop; comes out of a signal's handler, so whoever watches must not wait for anything."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
     """Something a person should know, in one sentence."""
 
@@ -174,7 +202,7 @@ class Published:
     output: str
 
 
-Event = PlanReady | PartFinished | PartFailed | Notice | Published
+Event = PlanReady | PartFinished | PartFailed | PartRetried | Tick | Stopping | Notice | Published
 
 
 class Observer(Protocol):

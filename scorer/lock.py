@@ -29,12 +29,13 @@ _ENDED = "ZX"  # states of a process that nobody has buried yet
 
 
 class Lock:
-    """The lock while we hold it; `progress` is what `scorer status` reads."""
+    """The lock while we hold it; what `follow` is given goes with every beat, for `scorer status`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._token = uuid.uuid4().hex
         self._stop = threading.Event()
+        self._counters: Callable[[], dict[str, Any]] = dict
         self._state: dict[str, Any] = {
             **myself(),
             "token": self._token,
@@ -48,9 +49,9 @@ class Lock:
         self._write()
         self._beater.start()
 
-    def progress(self, **counters: Any) -> None:  # noqa: ANN401 - shown as they are
-        """Counters for whoever looks from outside; written with the next beat."""
-        self._state = {**self._state, **counters}
+    def follow(self, counters: Callable[[], dict[str, Any]]) -> None:
+        """Where the counters come from that whoever looks from outside sees; asked with each beat."""
+        self._counters = counters
 
     def release(self) -> None:
         """Stop the heartbeat and remove the lock, if it is still ours."""
@@ -61,14 +62,17 @@ class Lock:
                 self._path.unlink()
 
     def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
+        while not self._stop.wait(min(HEARTBEAT_S, 1 + self._state["beat"])):  # often at first: somebody may be looking
             self._state = {**self._state, "beat": self._state["beat"] + 1}
             with suppress(OSError):  # a full disk must not end the run here
                 self._write()
 
     def _write(self) -> None:
+        counters: dict[str, Any] = {}
+        with suppress(Exception):  # what is only looked at must not stop the heart
+            counters = self._counters()
         tmp = self._path.with_name(f"lock.{self._token}")
-        tmp.write_text(json.dumps(self._state | {"now": time.time()}))
+        tmp.write_text(json.dumps(counters | self._state | {"now": time.time()}))
         tmp.replace(self._path)
 
 

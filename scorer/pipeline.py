@@ -21,9 +21,10 @@ from scorer.errors import (
     RunFailed,
     ScorerError,
 )
-from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published
+from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, Stopping
 from scorer.options import Options, build
 from scorer.plan import refuse_different
+from scorer.progress import Progress
 from scorer.registry import REGISTRY, Spec, name_of_process
 from scorer.rules import QUEUES, within
 
@@ -129,7 +130,8 @@ class _Run:
         self.n_parts, self.rows = self.frozen.n_parts, self.frozen.rows
         self.options = plan.options
         self.place = Place.of(plan.output, plan.work_dir)
-        self.observers = list(observers)
+        self.progress = Progress()
+        self.observers: list[Observer] = [self.progress, *observers]
         self.started = time.monotonic()
         self.receipts: dict[int, Receipt] = {}
         self.ours: dict[int, Receipt] = {}
@@ -251,16 +253,17 @@ class _Run:
 
         def drain() -> None:
             self.stop(spec)
-            self.tell("stopping: parts that have started are finished; interrupt again to stop at once")
+            text = "stopping: parts that have started are finished; interrupt again to stop at once"
+            self.emit(Stopping(text=text))
 
         counts, began = Counts(), time.monotonic()
         self.threads = crew.threads()
+        held.follow(self.progress.to_dict)
         with signals.draining(drain) as stop:
-            for part, outcome in waves.drive(crew, spec, self.todo(), self.tell):
+            for part, outcome in waves.drive(crew, spec, self.todo(), self.emit):
                 self.take(part, outcome, journal)
                 if part.index in self.ours:
                     counts += self.ours[part.index].proof.counts
-                held.progress(parts=self.n_parts, done=len(self.receipts), **counts.to_dict())
                 if not self.stopping and (self.fatal is not None or self.hopeless(counts)):
                     self.stop(spec)
         self.scoring_s = time.monotonic() - began
@@ -370,6 +373,7 @@ class _Run:
             PlanReady(
                 parts=self.n_parts, done=len(self.receipts), rows=self.rows, rows_done=done,
                 output=str(self.place.output), where=crew.words,
+                forecast_s=None if self.plan.forecast is None else self.plan.forecast.seconds,
             )
         )  # fmt: skip
 

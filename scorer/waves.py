@@ -20,6 +20,8 @@ from distributed import KilledWorker, as_completed, futures_of
 
 from scorer.census import Late
 from scorer.errors import ClusterError, NoWorkers, WorkerUnfit
+from scorer.events import Notice, PartRetried
+from scorer.pulse import Pulse
 from scorer.registry import REGISTRY
 from scorer.worker import ScorerPlugin, commit_part, read_meta, read_part, score_part
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from scorer.cluster import Crew
-    from scorer.events import Receipt
+    from scorer.events import Event, Receipt
     from scorer.plan import Part
     from scorer.registry import Spec
 
@@ -45,18 +47,20 @@ Outcome = tuple["Part", "Receipt | BaseException | None"]
 """A part with its receipt, its error, or None when it was left for the next run."""
 
 
-def drive(
-    crew: Crew, spec: Spec, parts: Iterator[Part], tell: Callable[[str], None] | None = None
-) -> Iterator[Outcome]:
-    """Every part's outcome, in the order they end; `tell` hears what a person should know meanwhile."""
+def _nobody(_: Event) -> None:
+    """Whoever watches when nobody does."""
+
+
+def drive(crew: Crew, spec: Spec, parts: Iterator[Part], emit: Callable[[Event], None] = _nobody) -> Iterator[Outcome]:
+    """Every part's outcome, in the order they end; `emit` hears of time, of parts sent again, of what to tell."""
     meta = read_meta()
     if crew.client is None:
-        yield from _here(spec, parts, meta)
+        yield from _here(spec, parts, meta, Pulse(crew, emit))
         return
     plugin = ScorerPlugin(spec)
     crew.client.register_plugin(plugin)
     try:
-        yield from _Waves(crew.client, crew, spec, parts, meta, tell or (lambda _: None)).outcomes()
+        yield from _Waves(crew.client, crew, spec, parts, meta, emit).outcomes()
     finally:
         if crew.client.status == "running":
             crew.client.unregister_worker_plugin(plugin.name)
@@ -75,7 +79,7 @@ def collection(parts: list[Part], key: str, meta: pd.DataFrame, wave: int = 0) -
     )
 
 
-def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame) -> Iterator[Outcome]:
+def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, pulse: Pulse) -> Iterator[Outcome]:
     """One part at a time in this thread, so that a debugger can follow."""
     REGISTRY.prime(spec)
     try:
@@ -87,6 +91,7 @@ def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame) -> Iterator[Out
                 yield part, error
             else:
                 yield part, receipt
+            pulse()
     finally:
         REGISTRY.drop(spec.key)
 
@@ -115,10 +120,11 @@ class _Waves:
 
     def __init__(
         self, client: Client, crew: Crew, spec: Spec, parts: Iterator[Part], meta: pd.DataFrame,
-        tell: Callable[[str], None],
+        emit: Callable[[Event], None],
     ) -> None:  # fmt: skip
+        self._emit, self._pulse = emit, Pulse(crew, emit)
         self._client, self._crew, self._spec = client, crew, spec
-        self._parts, self._meta, self._tell = parts, meta, tell
+        self._parts, self._meta = parts, meta
         self._unfit: set[str] = set()
         self._late = Late(client, spec.frozen.session) if spec.far else None
         self._running: dict[Any, Part] = {}
@@ -141,6 +147,7 @@ class _Waves:
                 elif isinstance(outcome, (KilledWorker, _Lost)) and self._lost[part.index] < _LOST_WORKERS:
                     self._lost[part.index] += 1
                     self._again.append(part)
+                    self._emit(PartRetried(part=part.index))
                 else:
                     yield part, outcome
             if (more or self._again) and len(self._running) < _REFILL * self._threads:
@@ -151,6 +158,7 @@ class _Waves:
         with self._ended.thread_condition:
             if not self._ended.has_ready():
                 self._ended.thread_condition.wait(_TICK_S)
+        self._pulse()
         stalled = REGISTRY.stalled(self._spec.key)
         if stalled is not None:
             raise stalled
@@ -181,7 +189,7 @@ class _Waves:
         """Feed that worker no more; False when nobody else is there."""
         if error.where not in self._unfit:
             self._unfit.add(error.where)
-            self._tell(f"worker {error.where} gets no more parts: {error.found}")
+            self._emit(Notice(text=f"worker {error.where} gets no more parts: {error.found}"))
             if self._crew.ours:
                 self._client.retire_workers([error.where], close_workers=True)
         return bool(self._fit()) or (self._crew.refill is not None and len(self._unfit) < _UNFIT)

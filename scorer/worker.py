@@ -279,7 +279,7 @@ def _commit(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt:
         receipt,
         bytes_read=tally.bytes_read, stages=spent, calls=tally.calls, attempt=tally.attempt,
         worker=name_of_process(), sessions=REGISTRY.made, device=spec.frozen.session.device,
-        batch_rows=tally.smallest or spec.frozen.batch_rows,
+        batch_rows=tally.smallest or spec.frozen.batch_rows, tries=tally.mark.tries if tally.mark else 1,
         started=round(tally.started, 4), ended=round(time.time(), 4),
     )  # fmt: skip
 
