@@ -41,7 +41,7 @@ def fetch_lines(model: ModelSpec) -> list[str]:
     return lines
 
 
-def in_words(feed: Feed) -> str:
+def feed_words(feed: Feed) -> str:
     """The columns of a feed and what they go through."""
     columns = ", ".join(feed.columns[:_MANY]) + (
         f" and {len(feed.columns) - _MANY} more" if len(feed.columns) > _MANY else ""
@@ -55,13 +55,13 @@ def in_words(feed: Feed) -> str:
     return f"{columns}{'|' if columns else ''}{feed.kind}({shown})"
 
 
-def out_words(fetch: Fetch) -> str:
-    """An output, its steps, and the columns it becomes."""
+def fetch_words(fetch: Fetch) -> tuple[str, str, str]:
+    """An output with its steps, the columns it becomes, and their type."""
     kinds = {"list": f"lists of {fetch.width}", "ragged": "lists of any length"}
     value = fetch.type if fetch.kind not in kinds else f"{kinds[fetch.kind]} {fetch.type}"
     steps = "".join(f"|{step if len(step) < 40 else step[:36] + '...)'}" for step in fetch.steps)  # noqa: PLR2004 - a line's worth
-    many = f"{', '.join(fetch.columns[:_FEW])}, ... {fetch.columns[-1]}"
-    return f"{fetch.tensor}{steps} -> {many if len(fetch.columns) > _MANY else ', '.join(fetch.columns)} ({value})"
+    some = f"{', '.join(fetch.columns[:_FEW])}, ... {fetch.columns[-1]}"
+    return f"{fetch.tensor}{steps}", some if len(fetch.columns) > _MANY else ", ".join(fetch.columns), value
 
 
 def _asked(tensor: TensorSpec) -> str:

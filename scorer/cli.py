@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import json
 import logging
 import os
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
-from scorer.flags import JSON, asking, asking_cluster, cluster_of, options_of
+from scorer.flags import JSON, asking, asking_cluster, cluster_of, files, folders, options_of
 from scorer.options import did_you_mean
 from scorer.rules import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-_WORK_DIR = click.option("--work-dir", metavar="DIR", help="Where the run kept its proof; default: OUT.scorer.")
+    from scorer.terminal import Look
+
+_WORK_DIR = click.option(
+    "--work-dir", metavar="DIR", shell_complete=folders, help="Where the run kept its proof; default: OUT.scorer."
+)
+_OUT = click.argument("output", metavar="OUT", shell_complete=folders)
+_WATCH_S = 2.0
 
 
 class _Group(click.Group):
@@ -71,14 +78,16 @@ class _Command(click.Command):
 def _fail(error: ScorerError, args: Sequence[str] = (), *, as_json: bool = False) -> NoReturn:
     if as_json or "--json" in args:
         click.echo(json.dumps({"error": error.to_dict()}))
-    click.echo(f"Error: {error}", err=True)
+    from scorer.terminal import error_text, look  # noqa: PLC0415 - only when something is wrong
+
+    click.echo(error_text(str(error), look(sys.stderr)), err=True)
     sys.exit(error.exit_code)
 
 
 def reporting(body: Callable[..., None]) -> Callable[..., None]:
     """Turn our errors into text and an exit code; anything else is a bug and looks like one."""
 
-    @functools.wraps(body)
+    @wraps(body)
     def wrapped(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's values
         try:
             body(*args, **kwargs)
@@ -111,10 +120,13 @@ def quickly() -> Iterator[None]:
         gc.enable()
 
 
-def _show(value: dict[str, Any], text: str, *, as_json: bool) -> None:
+def _show(value: dict[str, Any], text: Callable[[Look], str], *, as_json: bool) -> None:
     from scorer.render import printable  # noqa: PLC0415 - start-up
+    from scorer.terminal import look  # noqa: PLC0415 - start-up
 
-    click.echo(json.dumps(value) if as_json else printable(text))
+    here = look(sys.stdout)
+    shown = json.dumps(value) if as_json else text(here)
+    click.echo(shown if here.colours and not as_json else printable(shown))  # paint would not get through
 
 
 @click.group(
@@ -145,17 +157,19 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
     """
     options = options_of(config, given)
     with quickly():
+        from scorer.live import watching  # noqa: PLC0415 - start-up
         from scorer.pipeline import execute, prepare_options  # noqa: PLC0415 - start-up
-        from scorer.render import Progress, plan_text, report_text  # noqa: PLC0415 - start-up
+        from scorer.render import plan_text, report_text  # noqa: PLC0415 - start-up
+        from scorer.terminal import look  # noqa: PLC0415 - start-up
 
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a closing cluster's forgotten futures
-    plan = prepare_options(options)
-    if verbose and not plan.problems:
-        click.echo(plan_text(plan), err=True)
-    live = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    observers = () if quiet else (Progress(sys.stderr, live=live),)
-    report = execute(plan, observers=observers)
-    _show(report.to_dict(), report_text(report), as_json=as_json)
+    here, still = replace(look(sys.stderr), colours=False), options.cluster.cluster == "synchronous"
+    with watching(sys.stderr, quiet=quiet, still=still) as observers:
+        plan = prepare_options(options)
+        if verbose and not plan.problems:
+            click.echo(plan_text(plan, here), err=True)
+        report = execute(plan, observers=observers)
+    _show(report.to_dict(), partial(report_text, report), as_json=as_json)
 
 
 @main.command(cls=_Command)
@@ -176,7 +190,7 @@ def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None: 
     found = prepare_options(options)
     if found.problems:
         raise PreflightError(found.problems)
-    _show(found.to_dict(), plan_text(found), as_json=as_json)
+    _show(found.to_dict(), partial(plan_text, found), as_json=as_json)
 
 
 @main.command(cls=_Command)
@@ -205,12 +219,14 @@ def bench(
     from scorer.render import bench_text  # noqa: PLC0415 - start-up
 
     found = measure(options, turns, Path(peers) if peers else None, peers_python)
-    _show(found.to_dict(), bench_text(found), as_json=as_json)
+    _show(found.to_dict(), partial(bench_text, found), as_json=as_json)
 
 
 @main.command(cls=_Command)
-@click.argument("model", metavar="MODEL")
-@click.option("--input", "input_", metavar="DATA", multiple=True, help="Try some rows of this input.")
+@click.argument("model", metavar="MODEL", shell_complete=files)
+@click.option(
+    "--input", "input_", metavar="DATA", multiple=True, shell_complete=files, help="Try some rows of this input."
+)
 @click.option("--feed", multiple=True, metavar="TENSOR=COLUMNS", help="As for run.")
 @click.option("--fetch", multiple=True, metavar="TENSOR[=COLUMN]", help="As for run.")
 @JSON
@@ -238,13 +254,13 @@ def inspect(
     from scorer import inspecting  # noqa: PLC0415 - start-up
 
     found = inspecting.inspect(spec, input_, feed, fetch)
-    _show(found.to_dict(), inspection_text(found), as_json=as_json)
+    _show(found.to_dict(), partial(inspection_text, found), as_json=as_json)
     if found.problems:
         _fail(PreflightError(found.problems))
 
 
 @main.command(cls=_Command)
-@click.argument("output", metavar="OUT")
+@_OUT
 @click.option("--deep", is_flag=True, help="Read every page and value, not only the footers.")
 @click.option(
     "--rescore", type=click.IntRange(min=0), default=0, metavar="N",
@@ -265,32 +281,46 @@ def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json:
     from scorer.verify import verify as check  # noqa: PLC0415 - start-up
 
     verdict = check(Place.of(output, work_dir), deep=deep, rescore=rescore)
-    _show(verdict.to_dict(), verdict_text(verdict), as_json=as_json)
+    _show(verdict.to_dict(), partial(verdict_text, verdict), as_json=as_json)
     if not verdict.whole:
         sys.exit(CommitError.exit_code)
 
 
 @main.command(cls=_Command)
-@click.argument("output", metavar="OUT")
+@_OUT
+@click.option("--watch", is_flag=True, help="Look again every two seconds until the run ends.")
 @_WORK_DIR
 @JSON
 @reporting
-def status(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's value
-    """Say how far the run that writes OUT is.
+def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
+    """Say how far the run that writes OUT is, from its files only: on this host or on any that sees them.
 
     \b
-    Example:
+    Examples:
       scorer status scores
+      scorer status scores --watch
     """
     from scorer.commit import Place, state_of  # noqa: PLC0415 - start-up
-    from scorer.render import facts_text  # noqa: PLC0415 - start-up
+    from scorer.live import follow  # noqa: PLC0415 - start-up
+    from scorer.render import status_lines, status_text  # noqa: PLC0415 - start-up
+    from scorer.terminal import look  # noqa: PLC0415 - start-up
 
-    value = state_of(Place.of(output, work_dir))
-    _show(value, facts_text(value), as_json=as_json)
+    place = Place.of(output, work_dir)
+    value = state_of(place)
+    if watch and value["state"] == "running":
+
+        def again() -> list[str] | None:
+            now = state_of(place)
+            lines = [json.dumps(now)] if as_json else status_lines(now, look(sys.stdout))
+            return lines if now["state"] == "running" else None
+
+        follow(again, sys.stdout, _WATCH_S)
+        value = state_of(place)
+    _show(value, partial(status_text, value), as_json=as_json)
 
 
 @main.command(cls=_Command)
-@click.argument("output", metavar="OUT")
+@_OUT
 @_WORK_DIR
 @JSON
 @reporting
@@ -306,7 +336,7 @@ def report(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: F
     from scorer.render import facts_text  # noqa: PLC0415 - start-up
 
     value = {"report": str(write_again(Place.of(output, work_dir)))}
-    _show(value, facts_text(value), as_json=as_json)
+    _show(value, partial(facts_text, value), as_json=as_json)
 
 
 @main.command(cls=_Command)
@@ -323,7 +353,7 @@ def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value
     from scorer.render import facts_text  # noqa: PLC0415 - start-up
 
     value = examine()
-    _show(value, facts_text(value), as_json=as_json)
+    _show(value, partial(facts_text, value), as_json=as_json)
 
 
 @main.command(cls=_Command)

@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from scorer.errors import CommitError, InputError, ScorerError, some
 from scorer.events import Receipt
 from scorer.ledger import write_json
 from scorer.plan import FrozenPlan
+from scorer.progress import Snapshot
 from scorer.sink import EXCHANGE, Staging, map_write_errors, read_proof, receipt_of, rename, sync
 
 if TYPE_CHECKING:
@@ -342,8 +344,9 @@ def state_of(place: Place) -> dict[str, Any]:
     owner = lock.read(place.lock)
     plan = place.published()
     if owner is not None and lock.is_alive(owner) is not False:
-        names = ("host", "pid", "parts", "done", "rows", "scored", "quarantined", "filtered")
-        return {"state": "running", "output": str(place.output), **{n: owner[n] for n in names if n in owner}}
+        told = {name: owner[name] for name in ("host", "pid", *Snapshot.__slots__) if name in owner}
+        age = max(0.0, time.time() - owner.get("now", 0.0))  # by its clock and ours
+        return {"state": "running", "output": str(place.output), "age_s": round(age, 1), **told}
     unfinished = place.unfinished()
     if unfinished:
         first = unfinished[0]

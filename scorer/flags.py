@@ -1,4 +1,4 @@
-"""The fields of the options as flags, and a job file below the flags."""
+"""The fields of the options as flags, what a shell may complete, and a job file below the flags."""
 
 from __future__ import annotations
 
@@ -9,15 +9,44 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scorer.options import FIELDS, ClusterOptions, build, build_cluster, read_toml
-from scorer.rules import beside
+from scorer.rules import EXPECTED, beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+
+    from click.shell_completion import CompletionItem
 
     from scorer.options import Options
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _FLAGS = {name: f"--{name.replace('_', '-')}" for name in FIELDS}
+_FOLDERS = {"output", "work_dir"}
+_FILES = {"ort_library", "scheduler_file", "feed"}
+
+
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:  # noqa: ARG001 - click's signature
+    """The shell completes names of files."""
+    return _item(incomplete, "file")
+
+
+def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:  # noqa: ARG001 - click's signature
+    """The shell completes names of folders."""
+    return _item(incomplete, "dir")
+
+
+def _item(incomplete: str, kind: str) -> list[CompletionItem[Any]]:
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell that completes needs it
+
+    return [CompletionItem(incomplete, type=kind)]
+
+
+def _completes(name: str) -> Any:  # noqa: ANN401 - click's own kinds of callables
+    """What the shell offers for a field: names of files or folders, or the words it may be."""
+    if name in _FILES or name in _FOLDERS:
+        return files if name in _FILES else folders
+    said = EXPECTED[name][0]
+    words = said.removeprefix("one of ").split(", ") if said.startswith("one of ") else []
+    return lambda ctx, param, incomplete: [word for word in words if word.startswith(incomplete)]  # noqa: ARG005 - click's
 
 
 def _flags(command: Callable[..., None], names: Iterable[str]) -> Callable[..., None]:
@@ -32,7 +61,7 @@ def _flags(command: Callable[..., None], names: Iterable[str]) -> Callable[..., 
             many = isinstance(field.default, tuple)
             option = click.option(
                 _FLAGS[name], name, multiple=many, default=() if many else None,
-                metavar=meta["metavar"], help=meta["help"],
+                metavar=meta["metavar"], help=meta["help"], shell_complete=_completes(name),
             )  # fmt: skip
         command = option(command)
     return command
@@ -41,11 +70,13 @@ def _flags(command: Callable[..., None], names: Iterable[str]) -> Callable[..., 
 def asking(command: Callable[..., None]) -> Callable[..., None]:
     """Every field of the options as a flag, and the flags about the flags."""
     command = _flags(command, FIELDS)
-    command = click.option("--config", metavar="FILE", help="A job.toml with the same keys; flags win.")(command)
-    command = click.option("--model", metavar="FILE", help="The ONNX model.")(command)
+    command = click.option(
+        "--config", metavar="FILE", shell_complete=files, help="A job.toml with the same keys; flags win."
+    )(command)
+    command = click.option("--model", metavar="FILE", shell_complete=files, help="The ONNX model.")(command)
     command = JSON(command)
     command = click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
-    return click.argument("input", nargs=-1, metavar="INPUT...")(command)
+    return click.argument("input", nargs=-1, metavar="INPUT...", shell_complete=files)(command)
 
 
 def asking_cluster(command: Callable[..., None]) -> Callable[..., None]:

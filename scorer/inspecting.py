@@ -37,7 +37,7 @@ class Inspection:
         """The flags to paste."""
         if not self.feeds:
             return advice.feed_lines(self.model)
-        return [f"{feed_line(feed.tensor, feed.columns)}    {feed.rule}" for feed in self.feeds if not feed.settings]
+        return [feed_line(feed.tensor, feed.columns) for feed in self.feeds if not feed.settings]
 
     @property
     def fetch_lines(self) -> list[str]:

@@ -1,10 +1,15 @@
-"""Numbers for a person: bytes, seconds, counts."""
+"""Numbers for a person: bytes, seconds, stretches of time, counts."""
 
 from __future__ import annotations
+
+import math
 
 _STEP = 1000
 _EXACT_S = 10  # below, a tenth of a second matters
 _SMALL = 1e-3
+_MINUTE, _HOUR = 60, 3600
+_FINE_S = 20  # from here on, a stretch of seconds is known by fives
+_FEW = 10  # hours, whose tenths matter
 
 
 def size(count: float) -> str:
@@ -36,3 +41,37 @@ def short(value: float) -> str:
         if abs(value) >= step * 0.9995:
             return f"{value / step:.3g}{unit}"
     return "0" if value == 0 else f"{value:.3g}" if abs(value) >= _SMALL else f"{value:.1e}"
+
+
+def between(low: float, high: float) -> str:
+    """How long something will take, no finer than it is known."""
+    if high >= 2 * _HOUR:
+        first, last = _hours(low), _hours(high)
+        if low < _HOUR:
+            return f"{_minutes(low)} min to {last} h"
+        return f"about {last} h" if first == last else f"{first} to {last} h"
+    if high >= 2 * _MINUTE:
+        first, last = str(_minutes(low)), str(math.ceil(high / _MINUTE))
+        if low < _MINUTE:
+            return f"{_seconds(low, up=False)} s to {last} min"
+        return f"about {last} min" if first == last else f"{first} to {last} min"
+    first, last = _seconds(low, up=False), _seconds(high, up=True)
+    if first == "0":
+        return f"up to {last} s"
+    return f"about {last} s" if first == last else f"{first} to {last} s"
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / _HOUR
+    return f"{hours:.0f}" if hours >= _FEW else f"{hours:.1f}"
+
+
+def _minutes(seconds: float) -> int:
+    return max(1, math.floor(seconds / _MINUTE))
+
+
+def _seconds(seconds: float, *, up: bool) -> str:
+    """Whole seconds, or fives of them: down at the low end, up at the high one."""
+    step = 5 if seconds >= _FINE_S else 1
+    steps = math.ceil(seconds / step) if up else math.floor(seconds / step)
+    return str(max(steps * step, int(up)))

@@ -1,85 +1,118 @@
-"""Values as text for a person, and progress as lines or a live bar."""
+"""Values as text for a person, as wide as the window."""
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from scorer.advice import in_words, out_words
-from scorer.events import Notice, PartFailed, PartFinished, PlanReady, Published
-from scorer.quantities import duration, many, size
+from scorer.advice import feed_words, fetch_words
+from scorer.errors import visible
+from scorer.live import block
+from scorer.progress import Snapshot
+from scorer.quantities import between, duration, many, size
+from scorer.tables import facts, table, wrap
+from scorer.terminal import Look
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scorer.bench import Bench
-    from scorer.events import Event
     from scorer.inspecting import Inspection
-    from scorer.plan import Plan
+    from scorer.model import TensorSpec
+    from scorer.plan import FrozenPlan, Plan
     from scorer.report import Report
     from scorer.verify import Verdict
 
-LINE_EVERY_S = 5.0
-_BAR = 24
-_LABEL = 11
 _VALUE = 60  # letters of a metadata entry
-_SHORT_S = 1.0  # below, the shares of the stages are noise
+_SHORT_S = 1.0  # below, the shares of the stages are noise, and a forecast is no match for the start
+_SMALL = 0.01  # shares of the time that nobody asks about
+_SILENT_S = 120  # without a word from a driver on another host
+_CAUTION = {"note", "caution", "quarantine", "nan", "cut", "lossy", "silent", "fault"}
+_NOWHERE = Look()
 
 
-def plan_text(plan: Plan) -> str:
+def plan_text(plan: Plan, look: Look = _NOWHERE) -> str:
     """What would happen."""
-    facts = plan.to_dict()
+    frozen, data = plan.frozen, plan.to_dict()
     lines: list[tuple[str, str]] = [("output", plan.output)]
-    if plan.frozen is not None:
-        source, frozen = facts["input"], plan.frozen
-        lines += [
+    if frozen is not None:
+        source = data["input"]
+        lines[:0] = [
             ("input", f"{source['rows']:,} rows in {many(source['files'], 'file')}, {many(source['parts'], 'part')}"),
             ("model", f"{plan.model.path if plan.model else ''} on {frozen.session.device}"),
         ]
-        lines += [
-            ("feed", f"{feed.tensor} ({feed.dtype}) = {in_words(feed)}, {feed.rule}") for feed in frozen.binding.feeds
-        ]
-        lines += [("fetch", out_words(fetch)) for fetch in frozen.binding.fetches]
         lines += [("keep", _names(frozen.binding.kept) or "none")]
         lines += [("where", text) for text in frozen.conditions]
-        tried = f" (tried {'; '.join(frozen.trials)})" if frozen.trials else ""
-        rows = (
-            f"{frozen.batch_rows:,}" if frozen.batch_tokens is None else f"as many as have {frozen.batch_tokens} tokens"
-        )
-        lines += [("batch rows", f"{rows}{tried}")]
+        lines += [("batch rows", _batch_rows(frozen))]
         lines += [("cluster", plan.options.cluster.scheduler or plan.cluster), ("plan", frozen.plan_hash[:16])]
+    blocks = [_facts(lines, look)]
+    if frozen is not None:
+        blocks += [_feeds(frozen, look), _fetches(frozen, look)]
     if plan.forecast is not None:
-        fore = plan.forecast
-        lines += [
-            ("time", f"{duration(fore.seconds[0])} to {duration(fore.seconds[1])}"),
-            ("memory", f"{size(fore.memory_bytes[0])} to {size(fore.memory_bytes[1])}: {fore.memory}"),
-            ("disk", f"{size(fore.output_bytes[0])} to {size(fore.output_bytes[1])}"),
-        ]
-    if plan.canary and plan.canary not in plan.notes:
-        lines.append(("canary", plan.canary))
+        blocks.append(_forecast(plan, look))
+    lines = [("canary", plan.canary)] if plan.canary and plan.canary not in plan.notes else []
     lines += [("note", note) for note in plan.notes]
     if plan.done:
         lines += [("state", "done already: nothing would be scored")]
     elif plan.resumes:
         lines += [("state", "an earlier run is unfinished: the rest would be scored")]
-    return _facts(lines)
+    return _page(*blocks, _facts(lines, look))
 
 
-def report_text(report: Report) -> str:
+def _batch_rows(frozen: FrozenPlan) -> str:
+    tried = f" (tried {'; '.join(frozen.trials)})" if frozen.trials else ""
+    if frozen.batch_tokens is not None:
+        return f"as many as have {frozen.batch_tokens} tokens{tried}"
+    return f"{frozen.batch_rows:,}{tried}"
+
+
+def _feeds(frozen: FrozenPlan, look: Look) -> list[str]:
+    rows = [(feed.tensor, feed.dtype, feed_words(feed), feed.rule) for feed in frozen.binding.feeds]
+    return table(("tensor", "type", "fed from", "chosen"), rows, look.columns, look.paint)
+
+
+def _fetches(frozen: FrozenPlan, look: Look) -> list[str]:
+    rows = [fetch_words(fetch) for fetch in frozen.binding.fetches]
+    return table(("tensor", "becomes", "type"), rows, look.columns, look.paint)
+
+
+def _forecast(plan: Plan, look: Look) -> list[str]:
+    """What it will take, at the least and at the most, and how that is reckoned."""
+    fore = plan.forecast
+    if fore is None:
+        return []
+    rows = [
+        ("time", *map(duration, fore.seconds), f"{fore.rows_per_s:,.0f} rows/s in one thread, from a few rows"),
+        ("memory", *map(size, fore.memory_bytes), fore.memory),
+        ("disk", *map(size, fore.output_bytes), "encoded like a few rows"),
+    ]
+    return table(("forecast", "least", "most", "reckoned"), rows, look.columns, look.paint, frozenset({1, 2}))
+
+
+def report_text(report: Report, look: Look = _NOWHERE) -> str:
     """What was done, on a screen."""
     if report.already_done:
-        return f"Done already: {report.counts.scored:,} rows are scored in {report.output}; nothing was done."
-    counts = report.counts
+        return visible(f"Done already: {report.counts.scored:,} rows are scored in {report.output}; nothing was done.")
+    counts, fore = report.counts, report.forecast
+    said = {"time": "", "memory": ""}
+    if fore is not None and report.seconds >= _SHORT_S and not report.parts_resumed:
+        said["time"] = f"; the plan said {between(*fore['seconds'])}"
+    if fore is not None and len(report.sessions) == 1:
+        low, high = fore["memory_bytes"]
+        said["memory"] = f"; the plan said {size(low)} to {size(high)}"
     lines = [
         ("output", f"{report.output} ({many(report.parts, 'part')}, {size(report.output_bytes)})"),
-        ("time", f"{duration(report.seconds)}, {report.rows_per_s:,.0f} rows/s"),
+        ("time", f"{duration(report.seconds)}, {report.rows_per_s:,.0f} rows/s{said['time']}"),
         ("model", f"{report.device}, batches of {_batch(report)}, {many(report.calls, 'call')}"),
-        ("memory", f"{size(report.peak_memory_bytes)} at the most in this process"),
+        ("memory", f"{size(report.peak_memory_bytes)} at the most in this process{said['memory']}"),
     ]
     if report.parts_resumed:
-        lines.insert(1, ("resumed", f"{report.parts_resumed:,} parts were done by an earlier run"))
+        lines.insert(1, ("resumed", f"{many(report.parts_resumed, 'part')} of an earlier run"))
     if report.bottleneck and report.seconds >= _SHORT_S:
+        shares = sorted(report.bottleneck.shares.items(), key=lambda pair: -pair[1])
+        lines.append(("time in", ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= _SMALL)))
         lines.append(("bottleneck", str(report.bottleneck)))
     if report.quarantine:
-        lines.append(("quarantine", report.quarantine))
+        lines.append(("quarantine", f"{many(counts.quarantined, 'row')} and why, in {report.quarantine}"))
     if counts.nan:
         lines.append(("nan", f"{many(counts.nan, 'scored row')} with a NaN score; --max-nan-rows limits them"))
     if counts.truncated:
@@ -93,15 +126,13 @@ def report_text(report: Report) -> str:
         f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined "
         f"+ {counts.filtered:,} filtered"
     )
-    return head + "\n" + _facts(lines)
+    return "\n".join([*(look.paint("bold", one) for one in wrap(head, look.columns)), *_facts(lines, look)])
 
 
-def inspection_text(found: Inspection) -> str:
+def inspection_text(found: Inspection, look: Look = _NOWHERE) -> str:
     """What a model takes and gives, and what a run would make of it."""
     spec = found.model
     lines = [("model", f"{spec.path} ({size(spec.bytes)})"), ("digest", spec.digest[:16])]
-    lines += [("input", f"{tensor.name}: {tensor}") for tensor in spec.inputs]
-    lines += [("output", f"{tensor.name}: {tensor}") for tensor in spec.outputs]
     optional = [
         ("features", _names(spec.feature_names)),
         ("classes", _names(spec.class_labels)),
@@ -111,14 +142,48 @@ def inspection_text(found: Inspection) -> str:
         ("operators", ", ".join(f"{k} {v}" for k, v in spec.operators.items())),
         ("caution", "; ".join(spec.coupled)),
     ]
+    after = [("rows", found.rows)] if not found.problems else []
+    after += [("note", note) for note in found.notes]
     lines += [(name, text) for name, text in optional if text]
-    lines += [("fed", f"{feed.tensor} = {in_words(feed)}, {feed.rule}") for feed in found.feeds]
-    lines += [("gives", out_words(fetch)) for fetch in found.fetches]
-    if not found.problems:
-        lines.append(("rows", found.rows))
-    lines += [("note", note) for note in found.notes]
-    lines += [("paste", line) for line in (*found.feed_lines, *found.fetch_lines)]
-    return _facts(lines)
+    paste = [visible(line) for line in (*found.feed_lines, *found.fetch_lines)]
+    return _page(
+        _facts(lines, look),
+        _taken(found, look),
+        _given(found, look),
+        _facts(after, look),
+        [look.paint("head", "  to paste"), *(f"  {line}" for line in paste)] if paste else [],
+    )
+
+
+def _taken(found: Inspection, look: Look) -> list[str]:
+    """The input tensors and, where an input was given, what would feed them."""
+    fed = {feed.tensor: (feed_words(feed), feed.rule) for feed in found.feeds}
+    rows = [(*_tensor(tensor), *(fed.get(tensor.name, ("", "")) if fed else ())) for tensor in found.model.inputs]
+    return table(("input", "type", "shape", *(("fed from", "chosen") if fed else ())), rows, look.columns, look.paint)
+
+
+def _given(found: Inspection, look: Look) -> list[str]:
+    """The output tensors and, where an input was given, what would become of them."""
+    rows: list[Sequence[str]] = []
+    for tensor in found.model.outputs:
+        becomes = [fetch for fetch in found.fetches if fetch.tensor == tensor.name]
+        rows += [(*_tensor(tensor), *fetch_words(fetch)) for fetch in becomes]
+        if not becomes:
+            rows.append((*_tensor(tensor), *(("", "", "") if found.fetches else ())))
+    if not found.fetches:
+        return table(("output", "type", "shape"), rows, look.columns, look.paint)
+    rows = [
+        (name, kind, shape, steps.removeprefix(name).lstrip("|"), columns, of)
+        for name, kind, shape, steps, columns, of in rows
+    ]
+    if not any(row[3] for row in rows):
+        rows = [(*row[:3], *row[4:]) for row in rows]
+        return table(("output", "type", "shape", "becomes", "type"), rows, look.columns, look.paint)
+    return table(("output", "type", "shape", "through", "becomes", "type"), rows, look.columns, look.paint)
+
+
+def _tensor(tensor: TensorSpec) -> tuple[str, str, str]:
+    return tensor.name, tensor.type, str(tensor).removeprefix(tensor.type).strip()
 
 
 def _short(text: str) -> str:
@@ -127,7 +192,32 @@ def _short(text: str) -> str:
     return text if len(text) <= _VALUE else text[:_VALUE] + "..."
 
 
-def verdict_text(verdict: Verdict) -> str:
+def status_text(value: dict[str, Any], look: Look = _NOWHERE) -> str:
+    """How far a run is, as `scorer status` knows it."""
+    return "\n".join(status_lines(value, look))
+
+
+def status_lines(value: dict[str, Any], look: Look = _NOWHERE) -> list[str]:
+    """The same as lines."""
+    state = value["state"]
+    head = look.paint("good" if state == "done" else "bold", f"{state}: ") + visible(value["output"])
+    seen = Snapshot.from_dict(value) if state == "running" else None
+    if state == "running":
+        who = [("by", f"process {value['pid']} on {value['host']}, which last spoke {duration(value['age_s'])} ago")]
+        if value["age_s"] > _SILENT_S:
+            who.append(("silent", "if that process is gone, repeat the command to go on"))
+        if seen is None:
+            return [head, *_facts([*who, ("time", "it has not begun to score, or has only just begun")], look)]
+        return [head, *block(seen, look), *_facts(who, look)]
+    if state == "unfinished":
+        parts = f"{value['done']:,} of {value['parts']:,} committed"
+        return [head, *_facts([("parts", parts), ("hint", value["hint"])], look)]
+    sums = f"{value['scored']:,} scored + {value['quarantined']:,} quarantined + {value['filtered']:,} filtered"
+    lines = [("rows", f"{value['rows']:,} in = {sums}"), ("parts", f"{value['parts']:,}, {size(value['size'])}")]
+    return [head, *_facts(lines, look)]
+
+
+def verdict_text(verdict: Verdict, look: Look = _NOWHERE) -> str:
     """What `verify` found; the faults first."""
     counts = verdict.counts
     how = "every value read" if verdict.deep else "footers read"
@@ -135,19 +225,20 @@ def verdict_text(verdict: Verdict) -> str:
         f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined + "
         f"{counts.filtered:,} filtered, in {many(verdict.parts, 'part')}"
     )
-    again = [f"scored again: {verdict.rescored}"] if verdict.rescored else []
+    again = [visible(f"scored again: {verdict.rescored}")] if verdict.rescored else []
     if verdict.whole:
-        return "\n".join([f"{sums} ({how})", *again, f"The output is whole: {verdict.output}"])
-    head = f"{many(len(verdict.faults), 'fault')} in {verdict.output} ({how}):"
+        whole = look.paint("good", "The output is whole:")
+        return "\n".join([f"{sums} ({how})", *again, f"{whole} {visible(verdict.output)}"])
+    found = visible(f"{many(len(verdict.faults), 'fault')} in {verdict.output} ({how}):")
+    head = [look.paint("bad", found), *map(visible, verdict.faults[:20])]
     if verdict.unchecked:
-        left = "\n".join(["This could not be checked:", *(f"  {text}" for text in verdict.unchecked)])
-        return "\n".join([head, *verdict.faults[:20], f"Its parts say: {sums}", left])
-    return "\n".join([head, *verdict.faults[:20], *again, f"Its ledger says: {sums}"])
+        left = ["This could not be checked:", *(f"  {visible(text)}" for text in verdict.unchecked)]
+        return "\n".join([*head, f"Its parts say: {sums}", *left])
+    return "\n".join([*head, *again, f"Its ledger says: {sums}"])
 
 
-def bench_text(found: Bench) -> str:
+def bench_text(found: Bench, look: Look = _NOWHERE) -> str:
     """Who is how fast, a line each."""
-    widths = (16, 10, 10, 14, 8, 15, 10)
     head = ("", "seconds", "few rows", "rows/s beyond", "ratio", "90 % of it", "memory")
     rows = [
         (
@@ -156,10 +247,6 @@ def bench_text(found: Bench) -> str:
         )
         for c in found.contenders
     ]  # fmt: skip
-    table = [
-        "".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in (head, *rows)
-    ]
     lines = [("scores", "; ".join(f"{c.name}: {c.agrees}" for c in found.contenders[1:]))]
     for c in found.contenders:
         total = sum(c.stages.values())
@@ -169,83 +256,16 @@ def bench_text(found: Bench) -> str:
     lines += [("not run", f"{name}: {why}") for name, why in found.left_out.items()]
     if found.curve:
         lines.append(("batches", "; ".join(f"{rows:,} rows: {rate:,.0f} rows/s" for rows, rate in found.curve.items())))
-    lines.append(
-        ("machine", ", ".join(f"{name} {value}" for name, value in found.machine.items() if name != "memory_bytes"))
-    )
+    machine = ", ".join(f"{name} {value}" for name, value in found.machine.items() if name != "memory_bytes")
+    lines.append(("machine", machine))
     top = f"{found.rows:,} rows, {found.turns} turns, in whole processes. Ratio: 1 is as fast as the ceiling"
-    return "\n".join([top, *table, _facts(lines)])
+    numbers = frozenset(range(1, len(head)))
+    return "\n".join([top, *table(head, rows, look.columns, look.paint, numbers), *_facts(lines, look)])
 
 
-def facts_text(values: dict[str, Any]) -> str:
+def facts_text(values: dict[str, Any], look: Look = _NOWHERE) -> str:
     """A flat dict, a line each."""
-    shown = {
-        name: size(value)
-        if name == "size"
-        else f"{value:,}"
-        if isinstance(value, int) and name != "pid"
-        else str(value)
-        for name, value in values.items()
-    }
-    return _facts(list(shown.items()))
-
-
-class Progress:
-    """Watches a run: a bar on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, stream: TextIO, *, live: bool) -> None:
-        self._stream, self._live = stream, live
-        self._started = self._shown = time.monotonic()
-        self._ready: PlanReady | None = None
-        self._parts = self._rows = self._failed = self._quarantined = 0
-
-    def __call__(self, event: Event) -> None:
-        """Take note, and show it when it is time."""
-        match event:
-            case PlanReady():
-                self._ready, self._started = event, time.monotonic()
-                done = f", {event.done:,} of them done before" if event.done else ""
-                self._say(f"scoring {event.rows:,} rows in {many(event.parts, 'part')}{done}, on {event.where}")
-            case PartFinished():
-                self._parts += 1
-                self._rows += event.receipt.proof.counts.rows
-                self._quarantined += event.receipt.proof.counts.quarantined
-                self._show()
-            case PartFailed():
-                self._failed += 1
-                self._say(f"part {event.part} failed: {event.error.splitlines()[0]}")
-            case Notice():
-                self._say(event.text)
-            case Published():
-                self._clear()
-
-    def _show(self) -> None:
-        now = time.monotonic()
-        ready = self._ready
-        if ready is None or now - self._shown < (0.1 if self._live else LINE_EVERY_S):
-            return
-        self._shown = now
-        rate = self._rows / max(now - self._started, 1e-9)
-        left = (ready.rows - ready.rows_done - self._rows) / max(rate, 1e-9)
-        share = (ready.rows_done + self._rows) / max(ready.rows, 1)
-        text = f"{ready.done + self._parts:,}/{ready.parts:,} parts  {rate:,.0f} rows/s  {duration(left)} left"
-        text += f"  {self._quarantined:,} quarantined" if self._quarantined else ""
-        text += f"  {self._failed:,} failed" if self._failed else ""
-        if self._live:
-            full = int(share * _BAR)
-            self._stream.write(f"\r\x1b[K[{'#' * full}{'.' * (_BAR - full)}] {share:4.0%}  {text}")
-        else:
-            self._stream.write(f"{share:4.0%}  {text}\n")
-        self._stream.flush()
-
-    def _say(self, text: str) -> None:
-        self._clear()
-        self._stream.write(text + "\n")
-        self._stream.flush()
-
-    def _clear(self) -> None:
-        if self._live:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+    return "\n".join(_facts([(name, str(value)) for name, value in values.items()], look))
 
 
 def printable(text: str) -> str:
@@ -253,9 +273,16 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _facts(lines: list[tuple[str, str]]) -> str:
-    width = max([_LABEL, *(len(name) + 1 for name, _ in lines)])
-    return "\n".join(f"  {name:<{width}}{text}" for name, text in lines)
+def _facts(lines: Sequence[tuple[str, str]], look: Look) -> list[str]:
+    def paint(kind: str, text: str) -> str:
+        return look.paint("caution" if text.strip() in _CAUTION else kind, text)
+
+    return facts(lines, look.columns, paint) if lines else []
+
+
+def _page(*blocks: Sequence[str]) -> str:
+    """Blocks of lines with an empty line between them."""
+    return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
 def _names(names: tuple[str, ...] | list[str], limit: int = 8) -> str:

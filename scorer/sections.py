@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from scorer import distributions, timeline
-from scorer.advice import in_words, out_words
+from scorer.advice import feed_words, fetch_words
 from scorer.blocks import Cards, Code, Facts, Heading, Keys, Meter, Meters, Section, Table, Words
 from scorer.events import Counts
 from scorer.naming import feed_line, quoted
@@ -125,8 +125,8 @@ def _bound(plan: FrozenPlan) -> list[tuple[str, str]]:
     files = many(len(plan.files), "file")
     return [
         ("input", f"{many(plan.rows, 'row')} in {files}, cut into {many(plan.n_parts, 'part')}"),
-        *(("feed", f"{feed.tensor} ({feed.dtype}) = {in_words(feed)}, {feed.rule}") for feed in binding.feeds),
-        *(("fetch", out_words(fetch)) for fetch in binding.fetches),
+        *(("feed", f"{feed.tensor} ({feed.dtype}) = {feed_words(feed)}, {feed.rule}") for feed in binding.feeds),
+        *(("fetch", "{} -> {} ({})".format(*fetch_words(fetch))) for fetch in binding.fetches),
         ("keep", kept + more or "none"),
         *(("where", condition) for condition in plan.conditions),
         ("device", plan.session.device),

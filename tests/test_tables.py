@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer.amounts import between, duration, many, size
+from scorer.quantities import between, duration, many, size
 from scorer.tables import beside, cut, facts, pad, table, width, wrap
 
 WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=60)
