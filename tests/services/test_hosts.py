@@ -49,6 +49,7 @@ def cut_in_mid_run(scattered, work, mended_after_s=None):
     )
 
 
+@pytest.mark.minutes
 def test_a_cable_cut_for_good_in_mid_run_costs_time_and_no_row(scattered, work, shown):
     shown(cut_in_mid_run(scattered, work))
 

@@ -101,6 +101,7 @@ def test_after_a_driver_is_killed_its_jobs_end_and_the_same_command_goes_on(slur
     shown(f"driver killed: its jobs were gone after {emptied:.1f} s; {before} parts were not scored again")
 
 
+@pytest.mark.minutes
 def test_the_same_command_may_come_while_the_jobs_of_a_killed_driver_are_still_there(slurm, work):
     driver, _ = running(slurm, work, *FOUR, parts=8)
     work.kill(driver)
