@@ -97,7 +97,7 @@ def drive(parts):
     from scorer.registry import REGISTRY
 
     simulated()
-    REGISTRY._load = lambda _, future: future.set_result(None)
+    REGISTRY._load = lambda _, future, __: future.set_result(None)
     with tempfile.TemporaryDirectory() as folder:
         plan = fabricated(parts, Path(folder) / "out")
         began, used = time.perf_counter(), time.process_time()
@@ -150,7 +150,7 @@ def busy(threads, seconds=20):
     from scorer.sink import Staging
 
     simulated(commit_after_a_second)
-    REGISTRY._load = lambda _, future: future.set_result(None)
+    REGISTRY._load = lambda _, future, __: future.set_result(None)
     import dask
 
     with tempfile.TemporaryDirectory() as folder, dask.config.set(_CONFIG):
@@ -181,7 +181,7 @@ def simulated_worker(folder):
     sys.path.insert(0, folder)
     from scorer.registry import REGISTRY
 
-    REGISTRY._load = lambda _, future: future.set_result(None)
+    REGISTRY._load = lambda _, future, __: future.set_result(None)
 
 
 def schedule():
