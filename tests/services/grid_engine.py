@@ -132,8 +132,9 @@ class GridEngine:
         return False
 
     def _has_all_hosts(self):
-        there = self.ask("qconf", "-sel").split()
-        return {host.name for host in self._others} <= set(there)
+        with suppress(RuntimeError):  # before the first has said its name, this is an error of qconf
+            return {host.name for host in self._others} <= set(self.ask("qconf", "-sel").split())
+        return False
 
 
 @contextmanager
