@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scorer.errors import OptionsError, ScorerError, some
+from scorer.errors import OptionsError, ScorerError, did_you_mean, some
 from scorer.features import text as texts
 from scorer.feeding import CONVERTERS
 from scorer.naming import parse_feed, split_known
-from scorer.options import did_you_mean
 from scorer.rules import split_pipe
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from scorer.errors import (
     ScorerError,
     ShapeMismatch,
     UnsupportedTensor,
+    did_you_mean,
     some,
 )
 from scorer.features import BY_FEATURES, BY_LIST, BY_NAME, BY_POSITION, Feed, Fetch
@@ -37,7 +38,6 @@ from scorer.feeding import (
 )
 from scorer.layouts import values_type
 from scorer.naming import expand, feed_line, same_name
-from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

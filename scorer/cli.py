@@ -14,9 +14,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
+from scorer.errors import (
+    BatchStalled,
+    CommitError,
+    Interrupted,
+    OptionsError,
+    PreflightError,
+    ScorerError,
+    did_you_mean,
+)
 from scorer.flags import JSON, asking, asking_cluster, cluster_of, files, folders, options_of
-from scorer.options import did_you_mean
 from scorer.rules import QUEUES
 
 if TYPE_CHECKING:

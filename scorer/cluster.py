@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dask
 from dask.system import CPU_COUNT
@@ -20,7 +20,7 @@ from scorer.errors import BatchStalled, ClusterError, NoWorkers
 from scorer.rules import QUEUES, parse_span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from scorer.options import ClusterOptions
@@ -84,11 +84,13 @@ def planned_threads(options: ClusterOptions) -> int:
 
 @contextmanager
 def connect(
-    options: ClusterOptions, folder: Path, client: Client | None = None, tell: Callable[[str], None] = print
-) -> Iterator[Crew]:
+    options: ClusterOptions, folder: Path, client: Client | None = None, tell: Callable[[str], None] = print,
+    each: Sequence[Mapping[str, str]] = (),
+) -> Iterator[Crew]:  # fmt: skip
     """The crew; a cluster that we made is closed, one that we were given is left as it is.
 
-    Jobs keep their logs and keys in `folder`; `tell` hears what they wait for.
+    Jobs keep their logs and keys in `folder`; `tell` hears what they wait for. Our own processes take turns at the
+    environments in `each`.
     """
     with dask.config.set(_CONFIG):
         if client is not None:
@@ -103,7 +105,7 @@ def connect(
             with dask.config.set(queues.SCHEDULER_CONFIG), _queued(options, folder, tell) as crew:
                 yield crew
         else:
-            with _local(options) as crew:
+            with _local(options, each) as crew:
                 yield crew
 
 
@@ -203,14 +205,14 @@ def _remote(address: str) -> Iterator[Client]:
 
 
 @contextmanager
-def _local(options: ClusterOptions) -> Iterator[Crew]:
+def _local(options: ClusterOptions, each: Sequence[Mapping[str, str]]) -> Iterator[Crew]:
     """Our own cluster, on loopback only."""
     processes = options.cluster == "processes"
     workers, threads = _processes(options) if processes else (1, options.threads or CPU_COUNT)
     before = dict(os.environ)
     try:
         with signals.ignored_by_children():
-            cluster = _start(workers, threads, processes=processes, tls=bool(options.tls))
+            cluster = _start(workers, threads, each, processes=processes, tls=bool(options.tls))
     except (RuntimeError, OSError) as error:
         what = "worker processes do not start"
         hint = 'in a script, call scorer under `if __name__ == "__main__":`; each process imports the script'
@@ -236,12 +238,28 @@ def _local(options: ClusterOptions) -> Iterator[Crew]:
             cluster.close(timeout=10)
 
 
-def _start(workers: int, threads: int, *, processes: bool, tls: bool) -> LocalCluster:
+class _Sharing(LocalCluster):  # type: ignore[misc]  # distributed is untyped
+    """Each worker process gets an environment that fewest others have; one that is replaced keeps its own."""
+
+    each: Sequence[Mapping[str, str]] = ()
+
+    def new_worker_spec(self) -> dict[Any, dict[str, Any]]:
+        """What the next worker is made of."""
+        ((name, spec),) = super().new_worker_spec().items()
+        taken = [one["options"].get("env") for one in self.worker_spec.values()]
+        env = min((dict(one) for one in self.each), key=taken.count)
+        return {name: {**spec, "options": {**spec["options"], "env": env}}}
+
+
+def _start(
+    workers: int, threads: int, each: Sequence[Mapping[str, str]], *, processes: bool, tls: bool
+) -> LocalCluster:
     encrypted = {"security": queues.keys()} if processes and tls else {}
     protocol = "tls://" if encrypted else "tcp://"
-    return LocalCluster(
+    shares = processes and bool(each)
+    cluster = (_Sharing if shares else LocalCluster)(
         processes=processes,
-        n_workers=workers,
+        n_workers=0 if shares else workers,
         threads_per_worker=threads + 1,  # one waits for the disk
         host=LOOPBACK if processes else None,
         protocol=protocol if processes else "inproc://",
@@ -251,6 +269,11 @@ def _start(workers: int, threads: int, *, processes: bool, tls: bool) -> LocalCl
         silence_logs=50,
         **encrypted,
     )
+    if shares:
+        cluster.each = each
+        cluster.scale(workers)
+        cluster.wait_for_workers(workers, timeout=WAIT_S)
+    return cluster
 
 
 def _processes(options: ClusterOptions) -> tuple[int, int]:

@@ -8,16 +8,15 @@ from typing import Any
 
 from dask.system import CPU_COUNT
 
+from scorer.devices import PROVIDERS, RUNTIMES
 from scorer.report import versions
-from scorer.session import PROVIDERS, runtime
-
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+from scorer.session import runtime
 
 
 def examine() -> dict[str, Any]:
     """Facts and advice."""
     there = [name for name, provider in PROVIDERS.items() if provider in runtime()["providers"]]
-    installed = [name for name in _RUNTIMES if _installed(name)]
+    installed = [name for name in RUNTIMES if _installed(name)]
     advice = []
     if len(installed) > 1:
         advice.append(

@@ -26,10 +26,11 @@ PreflightError            several of the above, reported together  the smallest 
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 class ScorerError(Exception):
@@ -318,3 +319,9 @@ def some(names: Iterable[object], limit: int = 10) -> str:
     quoted = [repr(name) for name in names]
     rest = len(quoted) - limit
     return ", ".join(quoted[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A suggestion, or the list when nothing is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {some(known, 40)}"

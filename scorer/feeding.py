@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch, some
+from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch, did_you_mean, some
 from scorer.features import Feed, codes, constant, image, text
 from scorer.features.nested import depth, is_list, sizes, values_in
 from scorer.layouts import values_type
 from scorer.naming import same_name
-from scorer.options import did_you_mean
 from scorer.rules import call_in
 
 if TYPE_CHECKING:

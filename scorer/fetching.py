@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from scorer.errors import BindingError, OptionsError, ScorerError, ShapeMismatch, UnsupportedTensor, some
+from scorer.errors import BindingError, OptionsError, ScorerError, ShapeMismatch, UnsupportedTensor, did_you_mean, some
 from scorer.features import Fetch, steps
 from scorer.features.columns import arrow_name, column_types
 from scorer.naming import split_known
-from scorer.options import did_you_mean
 from scorer.rules import split_pipe
 
 if TYPE_CHECKING:

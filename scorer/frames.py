@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from scorer import partition, sampling, tuning
+from scorer import devices, partition, sampling, tuning
 from scorer.binding import Binding, bind, shapes
 from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, ScorerError, ShapeMismatch, some
 from scorer.fetching import fetched, output_schema
@@ -133,9 +133,11 @@ def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
     binding, problems = bind(options.binding, spec, columns)
     wanted, more = fetched(options.binding, spec)
     problems += more
-    device = settle_device(options.session.device)
+    device, gpu = settle_device(options.session.device), devices.parse(options.session.device).first
     library = library_for(options.session.ort_library, spec.opsets)
-    session_spec = SessionSpec(path=spec.path, digest=spec.digest, files=spec.files, device=device, library=library)
+    session_spec = SessionSpec(
+        path=spec.path, digest=spec.digest, files=spec.files, device=device, gpu=gpu, library=library
+    )
     if problems:
         raise PreflightError(problems)
     unknown = [feed for feed in binding.feeds if feed.kind == "nested" and None in feed.shape]

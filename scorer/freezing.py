@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scorer import remembered, sampling, storage, tuning
+from scorer import devices, remembered, sampling, storage, tuning
 from scorer.cluster import planned_threads
 from scorer.forecast import footprint, forecast
 from scorer.options import PART_BYTES
@@ -54,20 +54,29 @@ def sample_rows(options: Options, dataset: Dataset) -> int:
 def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
     """The batch rows: as asked, as the model has them fixed, or as they were fastest, now or the last time."""
     binding, asked = known.binding, options.scoring.batch_rows
-    if row_s is None or not _tunes(options, known.dataset) or tuning.heavy(binding, row_s):
+    grows = known.spec.device != "cpu"  # there, a large batch pays for heavy rows too
+    if row_s is None or not _tunes(options, known.dataset) or (tuning.heavy(binding, row_s) and not grows):
         return tuning.untuned(binding, asked, row_s)
     key = remembered.key_of(
-        known.spec.key, asdict(binding), known.fed.schema.to_string(), known.versions, tuning.PROBE_ROWS
+        known.spec.key,
+        asdict(binding),
+        known.fed.schema.to_string(),
+        known.versions,
+        tuning.PROBE_ROWS,
+        *([devices.card()] if grows else []),
     )
     found = remembered.recall(key)
     if found is None:
         ahead = known.dataset.rows / planned_threads(options.cluster)
-        timed = tuning.probe(known.session, binding, known.fed, row_s, ahead)
+        if grows:
+            timed = tuning.grown(known.session, binding, known.fed, row_s)
+        else:
+            timed = tuning.probe(known.session, binding, known.fed, row_s, ahead)
         remembered.keep(key, asdict(timed))
     else:
         timed = Probe(**{**found, "trials": (*found["trials"], "as remembered")})
     pinned = binding.fixed_batch or asked
-    return replace(timed, batch_rows=pinned) if pinned else timed
+    return replace(timed, batch_rows=pinned, batch_tokens=None) if pinned else timed
 
 
 def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, Forecast | None]:

@@ -6,13 +6,14 @@ Decides nothing about data or models; only says whether a request makes sense by
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from scorer.errors import OptionsError, PreflightError, ScorerError, some
+from scorer import devices
+from scorer.errors import OptionsError, PreflightError, ScorerError, did_you_mean, some
 from scorer.rules import EXPECTED, QUEUES, FeedText
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ class SessionOptions:
     """Where the model runs."""
 
     device: str = ask(
-        "auto", "auto, cpu, cuda, tensorrt, ...; with :ID for one of several. What is asked is "
-        "what runs, or an error.", metavar="DEVICE", scores=True,
+        "auto", "auto, cpu, cuda, tensorrt, ...; cuda:1 for one of several, cuda:0,1 for a process on each. What is "
+        "asked is what runs, or an error.", metavar="DEVICE", scores=True,
     )  # fmt: skip
 
     ort_library: str | None = ask(
@@ -274,6 +275,8 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
         clean["cluster"] = clean.get("cluster") or "processes"  # Python code holds the interpreter's lock
         if clean["cluster"] == "processes":
             clean.setdefault("threads", 1)
+    if not remote:
+        _one_process_each(clean)
     problems += _missing(clean, {*values})
     problems += _at_odds(clean)
     if problems:
@@ -288,12 +291,6 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
 def build_cluster(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> ClusterOptions:
     """The part of a request that says who works, checked by itself."""
     return build({"input": "-", "model": "-", **values}, where).cluster
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A suggestion, or the list when nothing is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {some(known, 40)}"
 
 
 def _clean(name: str, value: Any, place: str) -> Any:  # noqa: ANN401 - TOML and Python values
@@ -322,6 +319,17 @@ def _missing(clean: Mapping[str, Any], given: set[str]) -> list[ScorerError]:
     ]
 
 
+def _one_process_each(clean: dict[str, Any]) -> None:
+    """Several devices mean several processes; processes share out the devices that there are."""
+    with suppress(OptionsError):  # what is wrong with its name is said where it is looked for
+        device = devices.parse(clean.get("device", "auto"))
+        if len(device.ids) > 1:
+            clean["cluster"] = clean.get("cluster") or "processes"
+        each = devices.one_each(device) if clean.get("cluster") == "processes" else []
+        if each and not clean.get("adapt"):
+            clean["workers"] = clean.get("workers") or len(each)
+
+
 def _at_odds(clean: Mapping[str, Any]) -> list[ScorerError]:
     """Options that contradict each other."""
     found: list[ScorerError] = []
@@ -346,6 +354,12 @@ def _at_odds(clean: Mapping[str, Any]) -> list[ScorerError]:
         pair = f"--workers {clean['workers']} and --adapt {clean['adapt']}"
         what, hint = "the number of workers is fixed or adapted", "give --workers or --adapt, not both"
         found.append(OptionsError(what, "--workers, --adapt", "one of them", pair, hint))
+    with suppress(OptionsError):
+        device = devices.parse(clean.get("device", "auto"))
+        if len(device.ids) > 1 and kind != "processes":
+            what, hint = "several devices need a process each", "--cluster processes, or one device: a job sees its own"
+            wish = f"--device {clean['device']} with --cluster {kind}"
+            found.append(OptionsError(what, "--device", "--cluster processes", wish, hint))
     jobs = [name for name in ("queue", "walltime", "memory", "interface", "job_extra") if clean.get(name)]
     if jobs and kind not in QUEUES:
         what = f"{some(jobs)} asked of a job queue, and none was chosen"

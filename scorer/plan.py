@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scorer import html
+from scorer import devices, html
 from scorer.binding import Binding
 from scorer.errors import DifferentPlan, PreflightError, ScorerError
 from scorer.features import Feed, Fetch
@@ -129,6 +129,7 @@ class FrozenPlan:
         """As JSON holds it; files are short lists, because there may be 100,000."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "files"}
         plain |= {name: dataclasses.asdict(getattr(self, name)) for name in ("binding", "session", "storage")}
+        del plain["session"]["gpu"]  # that is the affair of each process
         plain["transform"] = None if self.transform is None else dataclasses.asdict(self.transform)
         return {**plain, "files": [[getattr(file, name) for name in _FILE_FIELDS] for file in self.files]}
 
@@ -167,6 +168,8 @@ class Plan:
     canary: str = ""
     """Whether rows depend on their neighbours, in words."""
     forecast: Forecast | None = None
+    nodes: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Of the model, by the device that they run on; {} where all are on the processor."""
     done: bool = False
     """The output is there already, from this very request."""
     resumes: bool = False
@@ -213,6 +216,7 @@ class Plan:
             "trials": None if frozen is None else list(frozen.trials),
             "trial_sessions": None if frozen is None else frozen.trial_sessions,
             "device": None if frozen is None else frozen.session.device,
+            "nodes": self.nodes,
             "cluster": self.cluster,
             "model": None if self.model is None else {"path": self.model.path, "digest": self.model.digest},
             "plan": None if frozen is None else frozen.plan_hash,
@@ -227,6 +231,7 @@ def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict
     """What is hashed: inputs, model, other files by digest, and the options that change scores or output."""
     asked = options.to_dict()
     inputs = [[f.path, f.folder, f.size, f.mtime_ns, _hash(f.row_groups)] for f in dataset.files]
+    asked["device"] = devices.parse(options.session.device).name  # which of several makes no difference
     chosen = {name: _plain(asked[name]) for name, field in FIELDS.items() if field.metadata["scores"]}
     return {"format": FORMAT, "input": _hash(inputs), "model": model.digest, "files": files, **chosen}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from scorer import canary, commit, freezing, placement, sampling, transforming, where
+from scorer import canary, commit, devices, freezing, placement, sampling, transforming, where
 from scorer.binding import bind, shapes
 from scorer.cluster import spawns
 from scorer.commit import Place
@@ -98,6 +98,7 @@ class _Found:
             model=self.model,
             canary="" if self.verdict is None else str(self.verdict),
             forecast=self.forecast,
+            nodes={} if self.session is None else devices.counts(self.session.nodes),
             done=done,
             resumes=resumes,
             spawns=spawns(),
@@ -148,6 +149,7 @@ def _look(found: _Found) -> None:
         if found.model is not None:
             found.session_spec = SessionSpec(
                 path=found.model.path, digest=found.model.digest, files=found.model.files, device=device,
+                gpu=devices.parse(options.session.device).first,
                 library=library_for(options.session.ort_library, found.model.opsets),
             )  # fmt: skip
     if found.dataset is not None:
@@ -238,6 +240,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         found.problems += [*wrong, *clashes]
         if not found.problems:
             _watch(found, found.session, model, binding, fed)
+            found.notes += devices.left_behind(found.session.nodes)
         if not found.problems:
             known = Settled(
                 dataset=dataset, binding=binding, session=found.session, spec=found.session_spec, request=request,

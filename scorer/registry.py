@@ -61,13 +61,13 @@ class Spec:
     @classmethod
     def of(
         cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None, turns: int | None = None,
-        *, far: bool = False,
+        *, far: bool = False, gpu: int = 0,
     ) -> Spec:  # fmt: skip
         """The spec of one execution of a plan."""
         key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
         return cls(
             key=key,
-            frozen=replace(frozen, files=(), request={}),
+            frozen=replace(frozen, files=(), request={}, session=replace(frozen.session, gpu=gpu)),
             staging=str(staging.root),
             stop_file=str(staging.root / f"stop-{key}"),
             driver=name_of_process(),
@@ -146,7 +146,7 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._sessions: dict[tuple[str, str, int, str], Future[Session]] = {}
+        self._sessions: dict[tuple[str, str, int, int, str], Future[Session]] = {}
         self._jobs: dict[str, Job] = {}
         self.made = 0
 

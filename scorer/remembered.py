@@ -21,33 +21,33 @@ def key_of(*facts: Any) -> str:  # noqa: ANN401 - whatever JSON holds
 
 def recall(key: str) -> dict[str, Any] | None:
     """What was kept under this name, or None."""
-    folder = _folder()
-    if folder is None:
+    kept = folder("tuning")
+    if kept is None:
         return None
     with suppress(OSError, ValueError):
-        found = json.loads((folder / f"{key}.json").read_text("utf-8"))
+        found = json.loads((kept / f"{key}.json").read_text("utf-8"))
         return found if isinstance(found, dict) else None
     return None
 
 
 def keep(key: str, values: dict[str, Any]) -> None:
     """Keep it for the next time; where that cannot be, nothing happens."""
-    folder = _folder()
-    if folder is None:
+    kept = folder("tuning")
+    if kept is None:
         return
     with suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        own = folder / f"{key}.{os.getpid()}"
+        kept.mkdir(parents=True, exist_ok=True)
+        own = kept / f"{key}.{os.getpid()}"
         own.write_text(json.dumps(values), "utf-8")
-        own.replace(folder / f"{key}.json")
+        own.replace(kept / f"{key}.json")
 
 
-def _folder() -> Path | None:
-    """The cache folder of this user on a disk of this machine; a shared home is left alone by a thousand workers."""
+def folder(kind: str) -> Path | None:
+    """Where this user keeps such things, on a disk of this machine; a thousand workers leave a shared home alone."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if not os.path.isabs(base) or _is_remote(base):
         return None
-    return Path(base) / "scorer" / "tuning"
+    return Path(base) / "scorer" / kind
 
 
 def _is_remote(path: str) -> bool:

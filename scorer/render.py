@@ -13,7 +13,7 @@ from scorer.tables import facts, table, wrap
 from scorer.terminal import Look
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from scorer.bench import Bench
     from scorer.inspecting import Inspection
@@ -38,7 +38,7 @@ def plan_text(plan: Plan, look: Look = _NOWHERE) -> str:
         source = data["input"]
         lines[:0] = [
             ("input", f"{source['rows']:,} rows in {many(source['files'], 'file')}, {many(source['parts'], 'part')}"),
-            ("model", f"{plan.model.path if plan.model else ''} on {frozen.session.device}"),
+            ("model", f"{plan.model.path if plan.model else ''} on {_device(frozen.session.device, plan.nodes)}"),
         ]
         lines += [("keep", _names(frozen.binding.kept) or "none")]
         lines += [("where", text) for text in frozen.conditions]
@@ -56,6 +56,11 @@ def plan_text(plan: Plan, look: Look = _NOWHERE) -> str:
     elif plan.resumes:
         lines += [("state", "an earlier run is unfinished: the rest would be scored")]
     return _page(*blocks, _facts(lines, look))
+
+
+def _device(name: str, nodes: Mapping[str, int]) -> str:
+    """The device, with how much of the model runs where."""
+    return f"{name} ({', '.join(f'{many:,} nodes on {where}' for where, many in nodes.items())})" if nodes else name
 
 
 def _batch_rows(frozen: FrozenPlan) -> str:
@@ -102,7 +107,7 @@ def report_text(report: Report, look: Look = _NOWHERE) -> str:
     lines = [
         ("output", f"{report.output} ({many(report.parts, 'part')}, {size(report.output_bytes)})"),
         ("time", f"{duration(report.seconds)}, {report.rows_per_s:,.0f} rows/s{said['time']}"),
-        ("model", f"{report.device}, batches of {_batch(report)}, {many(report.calls, 'call')}"),
+        ("model", f"{_device(report.device, report.nodes)}, batches of {_batch(report)}, {many(report.calls, 'call')}"),
         ("memory", f"{size(report.peak_memory_bytes)} at the most in this process{said['memory']}"),
     ]
     if report.parts_resumed:

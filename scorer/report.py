@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from scorer import html
 from scorer.bottleneck import verdict
+from scorer.devices import RUNTIMES
 from scorer.events import Counts, Stages
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Report:
     """Options that were not at their default."""
     versions: dict[str, str]
     forecast: dict[str, Any] | None
+    nodes: dict[str, int] = field(default_factory=dict)
+    """Of the model, by the device that they run on; {} where all are on the processor."""
     notes: tuple[str, ...] = ()
     quarantine: str = ""
 
@@ -132,6 +135,9 @@ def versions() -> dict[str, str]:
     for name, distribution in names.items():
         with suppress(Exception):
             found[name] = version(distribution)
+    for other in RUNTIMES[1:] if "onnxruntime" not in found else ():
+        with suppress(Exception):
+            found["onnxruntime"] = version(other)
     return found
 
 

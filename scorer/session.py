@@ -7,49 +7,47 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import io
 import os
 import re
 import threading
 import time
-from contextlib import contextmanager
+from collections import Counter
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import cache
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from scorer import devices, remembered
+from scorer.devices import PROVIDERS
 from scorer.errors import (
     BatchError,
     ModelLoadError,
     ModelNotFound,
-    OptionsError,
     OutOfMemory,
-    ProviderUnavailable,
-    some,
 )
-from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "migraphx": "MIGraphXExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "directml": "DmlExecutionProvider",
-}
-_ALIASES = {"gpu": "cuda", "nvidia": "cuda", "amd": "migraphx", "mps": "coreml", "dml": "directml", "trt": "tensorrt"}
 _SOURCE = re.compile(r"/\S*onnxruntime\S*:\d+ .*?\) ")
 """Where in the runtime's own source an error arose: nothing a user can act on."""
 _MEMORY = re.compile(r"out of memory|failed to allocate|allocat\w+ .*fail|bad_alloc|BFCArena", re.IGNORECASE)
 _MISSING = re.compile(r"is not a registered function/op|Could not find an implementation|custom op", re.IGNORECASE)
 EXTENSIONS, _CONTRIB = "onnxruntime_extensions", "ai.onnx.contrib"
 _BFLOAT16 = 16  # ONNX's number for it
+_CUDA = {
+    "arena_extend_strategy": "kSameAsRequested",
+    "cudnn_conv_algo_search": "HEURISTIC",  # the default tries every algorithm anew for each shape
+    "use_tf32": "0",  # the same scores on every card
+}
+_LOUD = 2  # the runtime's own default
 _QUIET = 4  # what goes wrong is raised too; below, a lying output shape warns once for every call
 RUNTIME_ERRORS = tuple(
     getattr(ort_errors, name)
@@ -71,15 +69,17 @@ class SessionSpec:
     digest: str
     files: tuple[str, ...]
     device: str
-    """Settled: never 'auto'."""
+    """Settled: a name, and never 'auto'."""
+    gpu: int = 0
+    """Which of several this process uses; no part of a plan."""
     intra_op: int = 1
     library: str = ""
     """Custom operators; 'onnxruntime_extensions' for those of that package."""
 
     @property
-    def key(self) -> tuple[str, str, int, str]:
+    def key(self) -> tuple[str, str, int, int, str]:
         """What tells one resident session from another."""
-        return self.digest, self.device, self.intra_op, self.library
+        return self.digest, self.device, self.gpu, self.intra_op, self.library
 
 
 class Session:
@@ -91,29 +91,27 @@ class Session:
         """Rows that a batch may have since memory ran out once; None while it never did."""
         self.calling: dict[int, float] = {}
         """Threads inside `run`, with the time at which they went in."""
-        name, device_id = parse_device(spec.device)
-        provider = PROVIDERS[name]
-        options = ort.SessionOptions()
+        options = _quiet()
         options.intra_op_num_threads = spec.intra_op
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = _QUIET
-        options.logid = "scorer"
         options.enable_mem_pattern = False  # halves the memory at no cost in time
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        own = {"device_id": str(device_id)} if name in {"cuda", "tensorrt", "migraphx"} else {}
-        fallback = [] if name == "cpu" else [PROVIDERS["cpu"]]
+        if spec.device != "cpu":
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            _preload(spec.device)
         with map_load_errors(spec.path):
             if spec.library:
                 options.register_custom_ops_library(_library(spec.library))
-            self._session = ort.InferenceSession(
-                spec.path, options, providers=[(provider, own), *fallback], enable_fallback=0
-            )
+            providers = _asked(spec.device, spec.gpu, spec.digest)
+            self._session = ort.InferenceSession(spec.path, options, providers=providers, enable_fallback=0)
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
         self._small = any(tensor.type == "tensor(bfloat16)" for tensor in tensors)
         got = self._session.get_providers()
-        if got[0] != provider:
-            raise unavailable(spec.device, got)
+        if got[0] != PROVIDERS[spec.device]:
+            raise devices.unavailable(devices.parse(spec.device), got, _unloadable(spec.device))
+        self.nodes = _placed(self._session) if spec.device != "cpu" else {}
+        """How many nodes of each operator run where; {} where everything runs on the processor."""
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """What the model gives for one batch, in the order of `outputs`."""
@@ -152,33 +150,101 @@ def _numpy(value: ort.OrtValue) -> Any:  # noqa: ANN401 - an array, or what a se
     return np.frombuffer(words, ml_dtypes.bfloat16).reshape(shape).copy()
 
 
-def parse_device(device: str) -> tuple[str, int]:
-    """(name, id) of cuda:1."""
-    name, _, number = device.lower().partition(":")
-    if name not in {"auto", *PROVIDERS} or (number and not number.isdecimal()):
-        what, hint = f"there is no device {device!r}", did_you_mean(_ALIASES.get(name, name), ["auto", *PROVIDERS])
-        raise OptionsError(what, "--device", f"one of auto, {', '.join(PROVIDERS)}, with :ID", repr(device), hint)
-    return name, int(number or 0)
-
-
-def settle_device(device: str) -> str:
-    """The device that will be used: 'auto' becomes one, and what is not in the wheel is refused."""
-    name, number = parse_device(device)
+def settle_device(asked: str) -> str:
+    """The name of what will be used: 'auto' becomes one that works, and what is not there is refused."""
+    device = devices.parse(asked)
     available = ort.get_available_providers()
-    if name == "auto":
-        return "cuda" if PROVIDERS["cuda"] in available else "cpu"
-    if PROVIDERS[name] not in available:
-        raise unavailable(device, available)
-    return f"{name}:{number}" if number else name
+    if device.name == "auto":
+        return "cuda" if PROVIDERS["cuda"] in available and not _why_not("cuda") else "cpu"
+    if PROVIDERS[device.name] not in available:
+        raise devices.unavailable(device, available)
+    devices.refuse_missing(device)
+    why = _why_not(device.name)
+    if why:
+        raise devices.unavailable(device, available, why)
+    return device.name
 
 
-def unavailable(device: str, providers: Sequence[str]) -> ProviderUnavailable:
-    """The device is not there, with what is."""
-    name = parse_device(device)[0]
-    there = [short for short, provider in PROVIDERS.items() if provider in providers]
-    hint = f"--device {there[0] if there else 'cpu'}, or install the runtime for {name}; `scorer doctor` explains"
-    what = f"the device {device!r} is not available"
-    return ProviderUnavailable(what, "--device", PROVIDERS[name], some(there), hint)
+@cache
+def _why_not(name: str) -> str:
+    """Why a provider that is in the wheel does not work; '' where it does."""
+    if name == "cpu":
+        return ""
+    _preload(name)
+    ort.set_default_logger_severity(_QUIET)
+    try:
+        session = ort.InferenceSession(_smallest_model(), _quiet(), providers=_asked(name, 0), enable_fallback=0)
+    except Exception as error:  # noqa: BLE001 - providers raise what they like, and all of it means that they do not work
+        return _unloadable(name) or one_line(str(error))
+    finally:
+        ort.set_default_logger_severity(_LOUD)
+    return "" if session.get_providers()[0] == PROVIDERS[name] else _unloadable(name) or "it does not start here"
+
+
+def _quiet() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.logid = "scorer"
+    return options
+
+
+def _asked(name: str, gpu: int, digest: str = "") -> list[tuple[str, dict[str, str]]]:
+    """The provider with its options, and those that take what it leaves."""
+    own = {"device_id": str(gpu)} if devices.parse(name).counted else {}
+    if name == "cuda":
+        own |= _CUDA
+    engines = remembered.folder("engines") if name == "tensorrt" and digest else None
+    if engines is not None:
+        kept = engines / f"{digest[:16]}-{ort.__version__}-{devices.card()}"
+        with suppress(OSError):
+            kept.mkdir(parents=True, exist_ok=True)
+            own |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(kept)}
+            own |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(kept)}
+    asked = [(PROVIDERS[name], own)]
+    asked += [(PROVIDERS["cuda"], {"device_id": str(gpu), **_CUDA})] if name == "tensorrt" else []
+    return asked if name == "cpu" else [*asked, (PROVIDERS["cpu"], {})]
+
+
+def _preload(name: str) -> None:
+    """CUDA's libraries where they came as packages; what it prints when one is missing, `_unloadable` finds again."""
+    if name in {"cuda", "tensorrt"}:
+        with redirect_stdout(io.StringIO()), suppress(Exception):
+            ort.preload_dlls()
+
+
+def _unloadable(name: str) -> str:
+    """The library without which a provider's own does not load, in the loader's words; '' if that is not why."""
+    if name in {"cuda", "tensorrt"}:
+        try:
+            ctypes.CDLL("libcuda.so.1")
+        except OSError:
+            return "no NVIDIA driver: libcuda.so.1 does not load"
+    library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _smallest_model() -> bytes:
+    from onnx import TensorProto, helper  # noqa: PLC0415 - only where another device than the processor is there
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "smallest", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def _placed(session: ort.InferenceSession) -> dict[str, dict[str, int]]:
+    """Operators by the device that they run on; {} of a runtime that does not tell."""
+    short = {provider: name for name, provider in PROVIDERS.items()}
+    placed: dict[str, Counter[str]] = {}
+    with suppress(AttributeError):
+        for subgraph in session.get_provider_graph_assignment_info():
+            own = placed.setdefault(short.get(subgraph.ep_name, subgraph.ep_name), Counter())
+            own.update(node.op_type for node in subgraph.get_nodes())
+    return {name: dict(operators.most_common()) for name, operators in placed.items()}
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from scorer import partition
@@ -30,6 +30,7 @@ _LONG_RUN_S = 10.0
 _TWO_CORES = 1.6  # times as much by two threads as by one, where nothing stands in their way
 HEAVY_BATCH_ROWS = 8
 BATCH_TOKENS = 512  # MiniLM on reviews, rows/s at 128 to 2,048: 35.8, 35.9, 36.3, 35.2, 32.1; at 32 rows: 26.5
+_LARGEST, _GROWING_S = 65_536, 5.0  # of batches on a device that are tried: rows or tokens, and seconds
 _FEW = 2
 _MOMENT_S = 0.02
 _HEAVY_S = 0.5e-3  # a row
@@ -78,10 +79,44 @@ def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahe
     return Probe(batch_rows=chosen, rows_per_s=1 / best[chosen], trials=tuple(trials), together=together)
 
 
-def _scored(session: Session, binding: Binding, table: pa.Table, batch_rows: int) -> float:
+def grown(session: Session, binding: Binding, table: pa.Table, row_s: float) -> Probe:
+    """Batches twice as large, from few rows on, while that is faster and memory lasts: for devices with much of both.
+
+    Texts are batched by tokens, all else by rows.
+    """
+    texts = any(feed.kind == "text" for feed in binding.feeds)
+    unit = "tokens" if texts else "rows"
+    best, chosen, trials, fits = 0.0, 0, [], session.fits
+    size, began = BATCH_TOKENS if texts else HEAVY_BATCH_ROWS, time.perf_counter()
+    some = table.slice(0, HEAVY_BATCH_ROWS)
+    _scored(session, binding, some, some.num_rows)  # the first call on a device does more than the next ones
+    while size <= _LARGEST and time.perf_counter() - began < _GROWING_S:
+        rows = min(table.num_rows, int(max(2 * size, _LONG_S / row_s)))
+        if not texts and rows < size:
+            break
+        seconds = _scored(session, binding, table.slice(0, rows), rows if texts else size, size if texts else None)
+        if session.fits != fits:
+            trials.append(f"{size} {unit}: more than the memory holds")
+            session.fits = fits
+            break
+        rate, row_s = rows / seconds, seconds / rows
+        trials.append(f"{size} {unit}: {rate:,.0f} rows/s")
+        if rate > best * _TIE:
+            best, chosen = rate, size
+        elif rate < best / _TIE:
+            break
+        size *= 2
+    usual = untuned(binding, None, row_s)
+    known = replace(usual, rows_per_s=best or usual.rows_per_s, trials=tuple(trials))
+    if not chosen:
+        return known
+    return replace(known, batch_tokens=chosen) if texts else replace(known, batch_rows=chosen)
+
+
+def _scored(session: Session, binding: Binding, table: pa.Table, batch_rows: int, tokens: int | None = None) -> float:
     """Seconds for the table."""
     started = time.perf_counter()
-    partition.score(table, partition.grid(table.num_rows, batch_rows), binding, session)
+    partition.score(table, partition.grid(table.num_rows, batch_rows), binding, session, tokens=tokens)
     return time.perf_counter() - started
 
 

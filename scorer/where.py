@@ -14,8 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scorer.errors import MissingColumns, OptionsError, ScorerError, TypeMismatch, some
-from scorer.options import did_you_mean
+from scorer.errors import MissingColumns, OptionsError, ScorerError, TypeMismatch, did_you_mean, some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ import pytest
 from conftest import MODELS, oracle
 from onnxruntime.capi import onnxruntime_pybind11_state as pybind
 
-from scorer.errors import BatchError, ModelLoadError, OptionsError, OutOfMemory, ProviderUnavailable
+from scorer.errors import BatchError, ModelLoadError, OutOfMemory, ProviderUnavailable
 from scorer.model import inspect_model
 from scorer.session import (
     PROVIDERS,
@@ -22,7 +22,6 @@ from scorer.session import (
     SessionSpec,
     map_load_errors,
     one_line,
-    parse_device,
     runtime,
     settle_device,
 )
@@ -43,34 +42,6 @@ def test_every_error_of_the_installed_runtime_is_known():
     assert set(RUNTIME_ERRORS) == installed
 
 
-@pytest.mark.parametrize(
-    ("text", "device"),
-    [
-        ("cpu", ("cpu", 0)),
-        ("CUDA:1", ("cuda", 1)),
-        ("cuda:", ("cuda", 0)),
-        ("auto", ("auto", 0)),
-        ("tensorrt:12", ("tensorrt", 12)),
-    ],
-)
-def test_a_device_is_a_name_and_a_number(text, device):
-    assert parse_device(text) == device
-
-
-@pytest.mark.parametrize("text", ["gpu", "", "cuda:x", "cuda:-1", "cuda:1:2", "cuda:1.5", "cuda:²", ":1", "cuda 1"])
-def test_a_device_that_does_not_exist_is_refused(text):
-    with pytest.raises(OptionsError, match="no device"):
-        parse_device(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "near"), [("cud", "cuda"), ("tensort", "tensorrt"), ("cpuu", "cpu"), ("atuo", "auto")]
-)
-def test_a_device_that_is_nearly_right_gets_a_suggestion(text, near):
-    with pytest.raises(OptionsError, match=f"did you mean '{near}'"):
-        parse_device(text)
-
-
 def test_auto_is_settled_to_what_is_there():
     assert settle_device("auto") == ("cuda" if PROVIDERS["cuda"] in AVAILABLE else "cpu")
     assert settle_device("CPU") == "cpu"
@@ -81,13 +52,13 @@ def test_a_device_that_is_not_there_is_an_error_and_never_the_processor():
     assert missing
     for name in missing:
         with pytest.raises(ProviderUnavailable, match=name):
-            settle_device(f"{name}:0")
+            settle_device(name)
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
-@pytest.mark.parametrize("device", ["cuda", "tensorrt:1", "coreml"])
+@pytest.mark.parametrize("device", ["cuda", "tensorrt", "coreml"])
 def test_a_session_on_a_device_that_is_not_there_does_not_start(device):
-    if PROVIDERS[parse_device(device)[0]] in AVAILABLE:
+    if PROVIDERS[device] in AVAILABLE:
         pytest.skip(f"{device} is there")
     with pytest.raises(ProviderUnavailable, match="is not available"):
         Session(spec("sum3", device))

@@ -15,11 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.errors import OptionsError, TypeMismatch
+from scorer.errors import OptionsError, TypeMismatch, did_you_mean
 from scorer.features import Packed
 from scorer.features.numeric import numpy_type
 from scorer.features.picture import Unreadable, Wanted, need_pillow, pixels, read
-from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

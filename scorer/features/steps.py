@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scorer.errors import OptionsError, ShapeMismatch
-from scorer.options import did_you_mean
+from scorer.errors import OptionsError, ShapeMismatch, did_you_mean
 from scorer.rules import parse_call
 
 if TYPE_CHECKING:

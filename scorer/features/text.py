@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scorer.errors import ModelError, OptionsError, ShapeMismatch, TypeMismatch, some
+from scorer.errors import ModelError, OptionsError, ShapeMismatch, TypeMismatch, did_you_mean, some
 from scorer.features import Packed
 from scorer.features.numeric import EXACT, numpy_type
-from scorer.options import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,0 +1,311 @@
+"""One execution of a plan: who works, what came of each part, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scorer import census, commit, crash, devices, failing, forecast, ledger, lock, placement, report, signals, waves
+from scorer.attempts import crash_seen
+from scorer.cluster import connect, somebody_elses_client
+from scorer.commit import Place
+from scorer.errors import ClusterError, CommitError, ModelError, RunFailed, ScorerError
+from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, Stopping
+from scorer.plan import refuse_different
+from scorer.progress import Progress
+from scorer.registry import REGISTRY, Spec, name_of_process
+from scorer.rules import QUEUES, within
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from distributed import Client
+
+    from scorer.cluster import Crew
+    from scorer.events import Event, Observer, Receipt
+    from scorer.plan import FrozenPlan, Part, Plan
+    from scorer.report import Report
+    from scorer.sink import Staging
+
+_EARLY_PARTS, _EARLY_ROWS = 4, 10_000  # beyond either, more than half bad stops a run
+_EARLY_FAILURES = 10  # parts
+
+
+class Run:
+    """One execution: its receipts, and what to do when something ends it."""
+
+    def __init__(self, plan: Plan, observers: Sequence[Observer]) -> None:
+        self.frozen: FrozenPlan = plan.check()
+        self.plan = plan
+        self.n_parts, self.rows = self.frozen.n_parts, self.frozen.rows
+        self.options = plan.options
+        self.place = Place.of(plan.output, plan.work_dir)
+        self.progress = Progress()
+        self.observers: list[Observer] = [self.progress, *observers]
+        self.started = time.monotonic()
+        self.receipts: dict[int, Receipt] = {}
+        self.ours: dict[int, Receipt] = {}
+        self.failed: dict[int, ScorerError] = {}
+        self.fatal: ScorerError | None = None
+        self.stopping = False
+        self.threads, self.scoring_s = 0, 0.0
+
+    def go(self, client: Client | None) -> Report:
+        """Take the lock, finish what is unfinished, publish."""
+        if self.plan.done:
+            commit.tidy(self.place, self.tell)
+            return self.report(already_done=True)
+        with ExitStack() as stack:
+            crew = None
+            queued = self.options.cluster.cluster in QUEUES and client is None  # jobs are not asked for in vain
+            if not queued and len(commit.committed(self.staging, self.frozen)) < self.n_parts:
+                crew = stack.enter_context(self.crew(client))  # before anything is written
+            held = stack.enter_context(lock.held(self.place.lock, self.tell))
+            commit.finish_half_published(self.place)
+            if self.settle():
+                return self.report(already_done=True)
+            commit.probe_rename(self.place)
+            self.receipts = commit.committed(self.staging, self.frozen)
+            try:
+                if len(self.receipts) < self.n_parts:
+                    self.score(crew or stack.enter_context(self.crew(client)), held)
+                self.judge()
+            except ScorerError as error:
+                self.show(str(error))
+                raise
+            crash.doing(f"publishing {self.place.output}")
+            commit.sweep(self.staging, self.receipts)
+            finished = self.report(already_done=False)
+            ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict())
+            self.show()
+            commit.publish(self.place, self.frozen, overwrite=self.options.out.overwrite)
+        self.emit(Published(output=str(self.place.output)))
+        return finished
+
+    @property
+    def staging(self) -> Staging:
+        """Where this plan's parts are made."""
+        return self.place.staging(self.frozen.plan_hash)
+
+    def settle(self) -> bool:
+        """Look again, now that nobody else can write: True when the output is there already.
+
+        Between the plan and the lock another run may have published here, or begun.
+        """
+        overwrite, request = self.options.out.overwrite, self.frozen.request
+        published = self.place.published()
+        if published is not None and published.request == request and not commit.missing_parts(self.place, published):
+            self.adopt(published)
+            return True
+        if os.path.isdir(self.place.output) and any(self.place.output.iterdir()):
+            problem = placement.existing_problem(self.place, published, request, overwrite=overwrite)
+            if problem is not None:
+                raise problem
+        for other in self.place.unfinished():
+            if other.request == request:
+                self.adopt(other)
+            elif not overwrite:
+                raise refuse_different(str(self.place.folder), other.request, request)
+        return False
+
+    def adopt(self, plan: FrozenPlan) -> None:
+        """Go on with a plan that was frozen before ours."""
+        self.frozen, self.n_parts, self.rows = plan, plan.n_parts, plan.rows
+
+    def crew(self, client: Client | None) -> AbstractContextManager[Crew]:
+        """Who will work."""
+        if client is None and somebody_elses_client():
+            self.tell("a Dask client exists in this process and is not used; pass client= to use it")
+        asked = replace(self.options.cluster, cluster=self.plan.cluster)
+        if asked.cluster == "processes" and self.options.cluster.cluster is None:
+            asked = replace(asked, threads=1)
+        if asked.cluster == "embedded" and client is None and not asked.scheduler and crash_seen(self.staging):
+            self.tell("an earlier run of this plan ended in native code: parts are scored in worker processes")
+            asked = replace(asked, cluster="processes")
+        asked_device = devices.parse(self.options.session.device)
+        each = devices.one_each(replace(asked_device, name=self.frozen.session.device))
+        return connect(asked, self.place.folder, client, self.tell, each)
+
+    def score(self, crew: Crew, held: lock.Lock) -> None:
+        """Run every part that is not committed yet."""
+        if crew.client is not None and crew.far and crew.client.nthreads():
+            supplied = census.refuse_unfit(crew.client, self.frozen, self.place.folder)
+            if supplied:
+                self.tell(f"the model was brought to {supplied} host{'s' if supplied > 1 else ''} that did not see it")
+        commit.discard_others(self.place, self.frozen.plan_hash)
+        staging = commit.begin(self.place, self.frozen)
+        commit.sweep(staging, self.receipts)
+        crash.scoring(str(staging.started))
+        limit = None if crew.client is None else self.options.scoring.batch_timeout  # one thread cannot watch itself
+        masked = crew.ours and crew.far  # our processes and jobs see one device each, and that is their first
+        gpu = 0 if masked else devices.parse(self.options.session.device).first
+        spec = Spec.of(self.frozen, staging, limit, crew.turns, far=crew.far, gpu=gpu)
+        journal = commit.Journal(staging)
+        try:
+            self.announce(crew)
+            self.gather(crew, spec, journal, held)
+        finally:
+            journal.close()
+            REGISTRY.drop(spec.key)
+
+    def todo(self) -> Iterator[Part]:
+        """Parts that nobody has committed, until the run stops."""
+        for part in self.frozen.parts():
+            if self.stopping:
+                return
+            if part.index not in self.receipts:
+                yield part
+
+    def stop(self, spec: Spec) -> None:
+        """Start no more parts; those that were sent and have not begun see the stop file."""
+        self.stopping = True
+        with suppress(OSError):
+            Path(spec.stop_file).touch()
+
+    def gather(self, crew: Crew, spec: Spec, journal: commit.Journal, held: lock.Lock) -> None:
+        """Take outcomes as they come; a signal drains what has started."""
+
+        def drain() -> None:
+            self.stop(spec)
+            text = "stopping: parts that have started are finished; interrupt again to stop at once"
+            self.emit(Stopping(text=text))
+
+        counts, began = Counts(), time.monotonic()
+        self.threads = crew.threads()
+        held.follow(self.progress.to_dict)
+        with signals.draining(drain) as stop:
+            for part, outcome in waves.drive(crew, spec, self.todo(), self.emit):
+                self.take(part, outcome, journal)
+                if part.index in self.ours:
+                    counts += self.ours[part.index].proof.counts
+                if not self.stopping and (self.fatal is not None or self.hopeless(counts)):
+                    self.stop(spec)
+        self.scoring_s = time.monotonic() - began
+        if stop and len(self.receipts) < self.n_parts:
+            raise failing.interrupted(stop.exit_code, len(self.receipts), self.n_parts)
+
+    def take(self, part: Part, outcome: Receipt | BaseException | None, journal: commit.Journal) -> None:
+        """One part's outcome."""
+        if outcome is None:  # left for the next run
+            return
+        if isinstance(outcome, BaseException):
+            error = failing.ours(outcome, part)
+            self.failed[part.index] = error
+            if isinstance(error, (ModelError, ClusterError, CommitError)):
+                self.fatal = self.fatal or error
+            self.emit(PartFailed(part=part.index, error=str(error)))
+        else:
+            journal.add(outcome)
+            self.receipts[part.index] = self.ours[part.index] = outcome
+            self.emit(PartFinished(receipt=outcome))
+
+    def hopeless(self, counts: Counts) -> bool:
+        """More than half bad, once enough rows or parts were seen to believe it."""
+        if len(self.failed) >= _EARLY_FAILURES and len(self.failed) > len(self.ours):
+            return True
+        enough = len(self.ours) >= _EARLY_PARTS or counts.rows >= _EARLY_ROWS
+        seen = counts.scored + counts.quarantined
+        over = not within(self.options.scoring.max_bad_rows, counts.quarantined, self.rows)
+        return enough and over and counts.quarantined > seen / 2
+
+    def judge(self) -> None:
+        """Raise unless everything may be published."""
+        if self.fatal is not None:
+            raise self.fatal
+        if self.failed:
+            raise failing.parts_failed(self.failed, self.n_parts)
+        counts = ledger.totals(self.receipts.values())
+        staged = self.place.staging(self.frozen.plan_hash)
+        budget = self.options.scoring.max_bad_rows
+        left = self.n_parts - len(self.receipts)
+        if left or not within(budget, counts.quarantined, self.rows):
+            raise failing.too_many_bad(counts, budget, str(staged.quarantine), left)
+        nans = self.options.scoring.max_nan_rows
+        if nans is not None and not within(nans, counts.nan, max(counts.scored, 1)):
+            what, hint = (
+                "too many rows have NaN scores",
+                "check the feed, or raise --max-nan-rows and repeat the command",
+            )
+            raise RunFailed(what, str(staged.parts), f"at most {nans}", f"{counts.nan} of {counts.scored} rows", hint)
+        if nans is None and counts.nan > counts.scored / 2:
+            self.tell(f"{counts.nan:,} of {counts.scored:,} scored rows have a NaN score")
+
+    def report(self, *, already_done: bool) -> Report:
+        """What was done so far."""
+        if already_done:
+            with suppress(OSError, ValueError):
+                self.receipts = ledger.read_receipts(self.place.folder / "ledger.parquet")
+        made = {name_of_process(): REGISTRY.made} if REGISTRY.made else {}
+        counts = ledger.totals(self.receipts.values())
+        return report.fold(
+            self.receipts.values(),
+            self.ours,
+            output=str(self.place.output),
+            already_done=already_done,
+            parts=self.n_parts,
+            parts_failed={i: str(error) for i, error in self.failed.items()},
+            seconds=time.monotonic() - self.started,
+            threads=self.threads,
+            scoring_s=self.scoring_s,
+            sessions=made,
+            trial_sessions=self.frozen.trial_sessions,
+            peak_memory_bytes=forecast.peak(),
+            device=self.frozen.session.device,
+            batch_rows=self.frozen.batch_rows,
+            batch_tokens=self.frozen.batch_tokens,
+            model=self.frozen.session.digest,
+            plan=self.frozen.plan_hash,
+            asked=self.plan.to_dict()["asked"],
+            versions=report.versions(),
+            forecast=self.plan.to_dict()["forecast"],
+            nodes=self.plan.nodes,
+            notes=self.plan.notes,
+            quarantine=str(self.place.folder / "quarantine") if counts.quarantined else "",
+        )
+
+    def show(self, error: str = "") -> None:
+        """Write report.html; whatever becomes of it, the run is as good."""
+        if error and not self.receipts and not self.failed:
+            return
+        try:
+            from scorer import page  # noqa: PLC0415 - start-up
+
+            if error:
+                so_far = self.report(already_done=False).to_dict()
+                path = page.unpublished(self.staging, self.frozen, self.receipts, so_far, error)
+                self.tell(f"what was done so far is shown in {path}")
+            else:
+                page.write(page.of_proof(self.frozen, self.staging.root, self.staging.parts))
+        except Exception as problem:  # noqa: BLE001 - a page is no reason to lose scores
+            self.tell(f"report.html could not be made: {problem!r}")
+            with suppress(OSError):  # or an earlier run's would stay
+                (self.staging.root / "report.html").write_text("This report could not be made.\n", "utf-8")
+
+    def announce(self, crew: Crew) -> None:
+        """Tell the observers what is about to happen."""
+        done = ledger.totals(self.receipts.values()).rows
+        self.emit(
+            PlanReady(
+                parts=self.n_parts, done=len(self.receipts), rows=self.rows, rows_done=done,
+                output=str(self.place.output), where=crew.words,
+                forecast_s=None if self.plan.forecast is None else self.plan.forecast.seconds,
+            )
+        )  # fmt: skip
+
+    def tell(self, text: str) -> None:
+        """A sentence for a person."""
+        self.emit(Notice(text=text))
+
+    def emit(self, event: Event) -> None:
+        """To every observer; one that raises is dropped."""
+        for observer in list(self.observers):
+            try:
+                observer(event)
+            except Exception as error:  # noqa: BLE001 - whoever watches must not end the run
+                self.observers.remove(observer)
+                print(f"scorer: an observer was dropped: {error!r}", file=sys.stderr)  # noqa: T201 - nobody else is left to tell
