@@ -28,6 +28,7 @@ PROVIDERS = {
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 """Distributions that hold the one package of that name; of several, the last one installed is there."""
 _ALIASES = {"gpu": "cuda", "nvidia": "cuda", "amd": "migraphx", "mps": "coreml", "dml": "directml", "trt": "tensorrt"}
+_CARDS = "/proc/driver/nvidia/gpus"
 _MASKS = {"cuda": "CUDA_VISIBLE_DEVICES", "tensorrt": "CUDA_VISIBLE_DEVICES", "migraphx": "HIP_VISIBLE_DEVICES"}
 
 
@@ -70,9 +71,7 @@ def visible(device: Device) -> tuple[str, ...]:
     mask = os.environ.get(_MASKS.get(device.name, ""))
     if mask is not None:
         return tuple(name.strip() for name in mask.split(",") if name.strip())
-    if not device.counted:
-        return ()
-    cards = glob.glob("/proc/driver/nvidia/gpus/*") if device.name != "migraphx" else glob.glob("/dev/dri/renderD*")
+    cards = glob.glob(f"{_CARDS}/*") if device.name in {"cuda", "tensorrt"} else ()
     return tuple(str(number) for number in range(len(cards)))
 
 
@@ -85,13 +84,13 @@ def one_each(device: Device) -> list[dict[str, str]]:
     return [{_MASKS[device.name]: there[id_] if id_ < len(there) else str(id_)} for id_ in ids]
 
 
-def card() -> str:
-    """The model of the first card, as a name of a folder; '' where the driver does not tell."""
-    for path in sorted(glob.glob("/proc/driver/nvidia/gpus/*/information")):
+def cards() -> list[str]:
+    """The models of NVIDIA's cards in this machine, as their driver names them."""
+    found = []
+    for path in sorted(glob.glob(f"{_CARDS}/*/information")):
         with suppress(OSError), open(path, encoding="utf-8") as file:
-            model = next((line.partition(":")[2] for line in file if line.startswith("Model")), "")
-            return "-".join(model.split())
-    return ""
+            found += [line.partition(":")[2].strip() for line in file if line.startswith("Model")]
+    return found
 
 
 def counts(nodes: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
@@ -125,6 +124,6 @@ def unavailable(device: Device, providers: Sequence[str], why: str = "") -> Prov
         f"--device {there[0] if there else 'cpu'}, or install the runtime for {device.name}; `scorer doctor` explains"
     )
     if why:
-        hint = f"mend that, as `scorer doctor` explains, or use --device {there[-1] if there else 'cpu'}"
+        hint = "`scorer doctor` says what to type; or use --device cpu"
     what = f"the device {device.name!r} is not available"
     return ProviderUnavailable(what, "--device", PROVIDERS[device.name], why or some(there), hint)

@@ -1,4 +1,4 @@
-"""What is installed, which devices are there, and what to type where something is missing."""
+"""What is installed, which devices work, and what to type where something is missing."""
 
 from __future__ import annotations
 
@@ -8,25 +8,19 @@ from typing import Any
 
 from dask.system import CPU_COUNT
 
-from scorer.devices import PROVIDERS, RUNTIMES
+from scorer.devices import PROVIDERS, RUNTIMES, cards
 from scorer.report import versions
-from scorer.session import runtime
+from scorer.session import runtime, why_not
+
+_INSTALL = "pip uninstall -y {runtimes}, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def examine() -> dict[str, Any]:
     """Facts and advice."""
     there = [name for name, provider in PROVIDERS.items() if provider in runtime()["providers"]]
+    broken = {name: why for name in there if (why := why_not(name))}
     installed = [name for name in RUNTIMES if _installed(name)]
-    advice = []
-    if len(installed) > 1:
-        advice.append(
-            f"{' and '.join(installed)} overwrite each other: pip uninstall -y {' '.join(installed)}, "
-            f"then pip install {installed[-1]}"
-        )
-    if "cuda" not in there:
-        advice.append(
-            "no CUDA in this runtime; for a GPU: pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"
-        )
+    advice = _advice(there, broken, installed)
     if platform.system() == "Windows":
         advice.append("Windows is supported through WSL")
     return {
@@ -34,9 +28,29 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": CPU_COUNT,
         "runtimes": ", ".join(installed),
-        "devices": ", ".join(there),
+        "cards": ", ".join(cards()),
+        "devices": ", ".join(name for name in there if name not in broken),
+        **{f"{name} fails": why for name, why in broken.items()},
         "advice": "; ".join(advice) or "nothing is missing",
     }
+
+
+def _advice(there: list[str], broken: dict[str, str], installed: list[str]) -> list[str]:
+    """What to type."""
+    if len(installed) > 1:
+        command = _INSTALL.format(runtimes=" ".join(installed))
+        return [f"{' and '.join(installed)} overwrite each other: {command}"]
+    if "cuda" not in there:
+        return ["no CUDA in this runtime; for a GPU: " + _INSTALL.format(runtimes=" ".join(installed))]
+    if "driver" in broken.get("cuda", ""):
+        return ["for CUDA: a machine with an NVIDIA card and its driver; on a cluster, a job that asks for a GPU"]
+    if "cuda" in broken:
+        return [
+            f"CUDA's libraries are not found: pip install 'onnxruntime-gpu[cuda,cudnn]=={versions()['onnxruntime']}'"
+        ]
+    if "tensorrt" in broken:
+        return ["for TensorRT, which --device tensorrt needs: NVIDIA's libraries on LD_LIBRARY_PATH"]
+    return []
 
 
 def _installed(name: str) -> bool:

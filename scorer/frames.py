@@ -154,7 +154,7 @@ def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
     problems = [*wrong, *clashes]
     if problems:
         raise PreflightError(problems)
-    usual = tuning.untuned(binding, options.scoring.batch_rows, None)
+    usual = tuning.untuned(binding, options.scoring.batch_rows, None, device=device)
     return _Job(binding=binding, session=session_spec, batch_rows=usual.batch_rows, batch_tokens=usual.batch_tokens)
 
 

@@ -56,14 +56,14 @@ def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
     binding, asked = known.binding, options.scoring.batch_rows
     grows = known.spec.device != "cpu"  # there, a large batch pays for heavy rows too
     if row_s is None or not _tunes(options, known.dataset) or (tuning.heavy(binding, row_s) and not grows):
-        return tuning.untuned(binding, asked, row_s)
+        return tuning.untuned(binding, asked, row_s, device=known.spec.device)
     key = remembered.key_of(
         known.spec.key,
         asdict(binding),
         known.fed.schema.to_string(),
         known.versions,
         tuning.PROBE_ROWS,
-        *([devices.card()] if grows else []),
+        *(devices.cards() if grows else []),
     )
     found = remembered.recall(key)
     if found is None:

@@ -38,7 +38,7 @@ from scorer.plan import FrozenPlan, Plan, refuse_different, request_of
 from scorer.registry import REGISTRY
 from scorer.report import versions
 from scorer.rules import within
-from scorer.session import SessionSpec, library_for, settle_device
+from scorer.session import SessionSpec, library_for, settle_device, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -146,6 +146,8 @@ def _look(found: _Found) -> None:
             found.files[options.session.ort_library] = digest_of(options.session.ort_library, ())
     with found.collecting():
         device = settle_device(options.session.device)
+        unused = why_not("cuda") if device == "cpu" and options.session.device.lower() == "auto" else ""
+        found.notes += [f"the device is the cpu; cuda does not work here: {unused}"] if unused else []
         if found.model is not None:
             found.session_spec = SessionSpec(
                 path=found.model.path, digest=found.model.digest, files=found.model.files, device=device,

@@ -155,20 +155,20 @@ def settle_device(asked: str) -> str:
     device = devices.parse(asked)
     available = ort.get_available_providers()
     if device.name == "auto":
-        return "cuda" if PROVIDERS["cuda"] in available and not _why_not("cuda") else "cpu"
+        return "cpu" if PROVIDERS["cuda"] not in available or why_not("cuda") else "cuda"
     if PROVIDERS[device.name] not in available:
         raise devices.unavailable(device, available)
     devices.refuse_missing(device)
-    why = _why_not(device.name)
+    why = why_not(device.name)
     if why:
         raise devices.unavailable(device, available, why)
     return device.name
 
 
 @cache
-def _why_not(name: str) -> str:
-    """Why a provider that is in the wheel does not work; '' where it does."""
-    if name == "cpu":
+def why_not(name: str) -> str:
+    """Why a device whose provider is in the wheel does not work; '' where it does."""
+    if name == "cpu" or PROVIDERS[name] not in ort.get_available_providers():
         return ""
     _preload(name)
     ort.set_default_logger_severity(_QUIET)
@@ -195,7 +195,7 @@ def _asked(name: str, gpu: int, digest: str = "") -> list[tuple[str, dict[str, s
         own |= _CUDA
     engines = remembered.folder("engines") if name == "tensorrt" and digest else None
     if engines is not None:
-        kept = engines / f"{digest[:16]}-{ort.__version__}-{devices.card()}"
+        kept = engines / f"{digest[:16]}-{ort.__version__}-{_folder_name(devices.cards())}"
         with suppress(OSError):
             kept.mkdir(parents=True, exist_ok=True)
             own |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(kept)}
@@ -203,6 +203,10 @@ def _asked(name: str, gpu: int, digest: str = "") -> list[tuple[str, dict[str, s
     asked = [(PROVIDERS[name], own)]
     asked += [(PROVIDERS["cuda"], {"device_id": str(gpu), **_CUDA})] if name == "tensorrt" else []
     return asked if name == "cpu" else [*asked, (PROVIDERS["cpu"], {})]
+
+
+def _folder_name(cards: Sequence[str]) -> str:
+    return re.sub(r"\W+", "-", cards[0]) if cards else "card"
 
 
 def _preload(name: str) -> None:

@@ -31,6 +31,7 @@ _TWO_CORES = 1.6  # times as much by two threads as by one, where nothing stands
 HEAVY_BATCH_ROWS = 8
 BATCH_TOKENS = 512  # MiniLM on reviews, rows/s at 128 to 2,048: 35.8, 35.9, 36.3, 35.2, 32.1; at 32 rows: 26.5
 _LARGEST, _GROWING_S = 65_536, 5.0  # of batches on a device that are tried: rows or tokens, and seconds
+_ON_A_DEVICE = 16  # times the batch
 _FEW = 2
 _MOMENT_S = 0.02
 _HEAVY_S = 0.5e-3  # a row
@@ -106,7 +107,7 @@ def grown(session: Session, binding: Binding, table: pa.Table, row_s: float) -> 
         elif rate < best / _TIE:
             break
         size *= 2
-    usual = untuned(binding, None, row_s)
+    usual = untuned(binding, None, row_s, device=session.spec.device)
     known = replace(usual, rows_per_s=best or usual.rows_per_s, trials=tuple(trials))
     if not chosen:
         return known
@@ -141,14 +142,18 @@ def _gain(pool: ThreadPoolExecutor, work: Callable[[], object]) -> float:
     return best
 
 
-def untuned(binding: Binding, asked: int | None, row_s: float | None) -> Probe:
-    """What is used when nothing is probed: heavy rows want small batches, which need less memory and padding."""
-    usual = HEAVY_BATCH_ROWS if heavy(binding, row_s) else BATCH_ROWS
+def untuned(binding: Binding, asked: int | None, row_s: float | None, *, device: str) -> Probe:
+    """What is used when nothing is probed: heavy rows want small batches, which need less memory and padding.
+
+    Other devices than the processor want more at once, whatever they are.
+    """
+    more = 1 if device == "cpu" else _ON_A_DEVICE
+    usual = more * HEAVY_BATCH_ROWS if heavy(binding, row_s) else BATCH_ROWS
     free = asked is None and binding.fixed_batch is None
     return Probe(
         batch_rows=binding.fixed_batch or asked or usual,
         rows_per_s=1 / row_s if row_s else None,
-        batch_tokens=BATCH_TOKENS if free and any(feed.kind == "text" for feed in binding.feeds) else None,
+        batch_tokens=more * BATCH_TOKENS if free and any(feed.kind == "text" for feed in binding.feeds) else None,
     )
 
 

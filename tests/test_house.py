@@ -7,8 +7,6 @@ import dataclasses
 import importlib
 import pickle
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -140,37 +138,3 @@ def test_every_public_docstring_example_runs(monkeypatch):
         home = importlib.import_module(f"scorer.{module}")
         for test in doctest.DocTestFinder().find(getattr(home, name), name, globs=vars(home)):
             assert doctest.DocTestRunner().run(test).failed == 0
-
-
-def test_readme_links_lead_somewhere():
-    text = (ROOT / "README.md").read_text("utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert "://" in target or (ROOT / target).exists(), target
-
-
-def test_readme_and_examples_name_only_flags_that_exist():
-    known = {o for command in main.commands.values() for p in command.params for o in (*p.opts, *p.secondary_opts)}
-    for path in (ROOT / "README.md", *(ROOT / "examples").rglob("README.md")):
-        for block in re.findall(
-            r"`([^`]*scorer [^`]*|--[^`]*)`|^ *\$? ?(scorer .*)$", path.read_text("utf-8"), re.MULTILINE
-        ):
-            for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", "".join(block)):
-                if flag not in {"--check", "--update-golden", "--help", "--version"}:
-                    assert flag in known, (path.name, flag)
-
-
-def test_the_readme_has_two_setup_commands():
-    done = subprocess.run(
-        [sys.executable, ROOT / ".ci" / "readme_commands", ROOT / "README.md"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    run, test = done.stdout.splitlines()
-    assert "scorer run examples/" in run
-    assert test.endswith("pytest -q")
-
-
-def test_the_readme_s_first_screen_fits():
-    text = (ROOT / "README.md").read_text("utf-8")
-    assert len(text.split("\n## ")[0].splitlines()) <= 44
