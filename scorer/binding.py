@@ -258,9 +258,10 @@ def _no_guess(tensor: TensorSpec, floats: list[str], lists: list[str], columns: 
     numbers = [f.name for f in columns if is_number(values_type(f.type))]
     whole = bool(width) and len(numbers) == width
     shown = numbers if whole else (floats or numbers)[: width or 3]
-    shown = shown if whole or len(shown) == width else [*shown, "..."]
     found = f"{len(floats)} float columns ({some(floats)}), {len(lists)} lists that fit, of {columns_(len(columns))}"
     hint = f"{feed_line(tensor.name, shown)}, with the columns in the model's order"
+    if not whole and len(shown) != width:
+        hint = f"--feed '{tensor.name}=COLUMN,...' with {needed} in the model's order; ranges are written f0..f27"
     if whole:
         caution = "is a float column missing? Only if each of these is a feature, in the model's order"
         hint = f"{caution}: {feed_line(tensor.name, shown)}"

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from scorer.rules import Call
 
+_NUMBERED = re.compile(r"^(.*?)(\d+)$", re.ASCII)
+_WORTH_A_RANGE = 3  # columns
 _RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
 
 
@@ -60,9 +62,26 @@ def quoted(name: str) -> str:
     return name if plain else "'" + name.replace("'", "''") + "'"
 
 
+def ranged(columns: Sequence[str]) -> list[str]:
+    """The shortest tokens that stand for these columns in this order: f0..f27 for many that count on."""
+    told, left = [], list(columns)
+    while left:
+        match = _NUMBERED.match(left[0])
+        run = 1
+        if match:
+            width = len(match[2]) if match[2].startswith("0") else 0
+            while run < len(left) and left[run] == f"{match[1]}{int(match[2]) + run:0{width}}":
+                run += 1
+        first, last = left[0], left[run - 1]
+        short = run >= _WORTH_A_RANGE and quoted(first) == first and f"{first}..{last}" not in columns
+        told += [f"{first}..{last}"] if short else map(quoted, left[:run])
+        left = left[run:]
+    return told
+
+
 def feed_line(tensor: str, columns: Sequence[str]) -> str:
     """A --feed that can be pasted into a shell."""
-    text = tensor + "=" + ",".join(map(quoted, columns))
+    text = tensor + "=" + ",".join(ranged(columns))
     return "--feed '" + text.replace("'", "'\"'\"'") + "'"
 
 

@@ -1,6 +1,6 @@
-"""Screens of a real terminal, as text: python tests/screens.py FOLDER [COLUMNS...], with tmux installed.
+"""Screens of a real terminal: python tests/screens.py FOLDER [SCENE...] [COLUMNS...], with tmux installed.
 
-Each scene is typed into a window of its own width, and what stands there is kept as FOLDER/SCENE-COLUMNS.txt.
+Each scene is typed into a window of its own width, and what stands there is kept as FOLDER/SCENE-COLUMNS.txt and .svg.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import drawing
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -124,6 +125,9 @@ class Tmux:
     def screen(self):
         return self("capture-pane", "-p").rstrip("\n")
 
+    def coloured(self):
+        return self("capture-pane", "-e", "-p").rstrip("\n")
+
     def until(self, pattern, timeout=120):
         ends = time.monotonic() + timeout
         while not re.search(pattern, self.screen()):
@@ -134,7 +138,7 @@ class Tmux:
 
 
 def staged(scene, folder, columns):
-    """The screen of one scene."""
+    """The screen of one scene, colours and all."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     if scene.before:
         subprocess.run(scene.before.split(), cwd=folder, check=True, capture_output=True, env=environment)
@@ -148,15 +152,14 @@ def staged(scene, folder, columns):
     try:
         tmux.until(r"\$")
         tmux.type(f"clear; {scene.typed}; : {DONE}" if scene.until != DONE else f"clear; {scene.typed}; echo {DONE}")
-        shown = tmux.until(rf"(?m)^{scene.until}$" if scene.until == DONE else scene.until)
+        tmux.until(rf"(?m)^{scene.until}$" if scene.until == DONE else scene.until)
         if scene.narrower:
             tmux("resize-window", "-x", str(columns - scene.narrower), "-y", str(ROWS))
             time.sleep(1)
-            shown = tmux.screen()
         if scene.keys:
             tmux("send-keys", *scene.keys)
-            shown = tmux.until(r"(?m)^\$ ?$")
-        return shown.replace(f"\n{DONE}", "").replace(str(folder), "/data").removesuffix("\n$")
+            tmux.until(r"(?m)^\$ ?$")
+        return tmux.coloured().replace(f"\n{DONE}", "").replace(str(folder), "/data").removesuffix("\n$")
     finally:
         tmux("kill-server")
         if beside is not None:
@@ -175,7 +178,9 @@ def main(out, *wanted):
             with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as folder:
                 prepare(Path(folder))
                 shown = staged(scene, Path(folder), columns)
-            (out / f"{scene.name}-{columns}.txt").write_text(shown + "\n", "utf-8")
+            plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
+            (out / f"{scene.name}-{columns}.txt").write_text(plain + "\n", "utf-8")
+            (out / f"{scene.name}-{columns}.svg").write_text(drawing.svg(shown, columns), "utf-8")
             print(f"{scene.name}-{columns}", flush=True)
 
 

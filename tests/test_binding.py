@@ -12,6 +12,7 @@ from conftest import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scorer import naming
 from scorer.binding import Binding, bind, shapes
 from scorer.errors import (
     BindingError,
@@ -25,6 +26,7 @@ from scorer.fetching import Wanted, fetch_of, fetched, output_schema
 from scorer.model import ModelSpec, TensorSpec, inspect_model
 from scorer.naming import expand
 from scorer.options import BindingOptions, build
+from scorer.rules import split_names
 
 
 def tensor(name="x", kind="float32", shape=("N", 3)):
@@ -484,3 +486,27 @@ def test_a_clash_of_names_is_an_error_that_names_the_cure(binding, clash, cure):
     assert isinstance(problem, BindingError)
     assert clash in problem.what
     assert cure in problem.hint
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ([f"f{i}" for i in range(28)], ["f0..f27"]),
+        (["id", "f1", "f2", "f3", "age"], ["id", "f1..f3", "age"]),
+        (["f1", "f2"], ["f1", "f2"]),
+        (["x08", "x09", "x10"], ["x08..x10"]),
+        (["x8", "x9", "x10", "x12"], ["x8..x10", "x12"]),
+        (["f3", "f2", "f1"], ["f3", "f2", "f1"]),
+        (["a,1", "a,2", "a,3"], ["'a,1'", "'a,2'", "'a,3'"]),
+        (["a1", "a2", "a3", "a1..a3"], ["a1", "a2", "a3", "'a1..a3'"]),
+        ([], []),
+    ],
+)
+def test_many_columns_are_told_as_ranges(columns, told):
+    assert naming.ranged(columns) == told
+
+
+@given(st.lists(st.from_regex(r"\A[ab]?0{0,2}[0-9]{1,2}\Z"), unique=True, max_size=12))
+def test_a_told_range_is_read_as_the_columns_it_stands_for(columns):
+    tokens = split_names(",".join(naming.ranged(columns))) or []
+    assert naming.expand(tokens, sorted(columns)) == (columns, [])

@@ -1,0 +1,58 @@
+"""The README's pictures, from a real run: python tests/pictures.py, with tmux, chromium and pillow installed."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import browsing
+import screens
+from PIL import Image
+
+HERE = Path(__file__).parent.parent / "examples" / "flights"
+WIDE, HIGH, COLOURS = 1100, 1330, 48
+SCENE = screens.Scene(
+    "run", "scorer run many.parquet --model dense.onnx " + screens.SLOW.replace("96KiB", "192KiB"), screens.BUSY
+)
+
+
+def terminal(folder):
+    """A run on its way."""
+    screens.prepare(folder)
+    shown = screens.staged(SCENE, folder, 80)
+    (HERE / "terminal.svg").write_text(screens.drawing.svg(shown, 80), "utf-8")
+
+
+def report(folder):
+    """The first screen of the page of the flights, in few colours."""
+    for name in ("flights.parquet", "late.onnx"):
+        shutil.copy(HERE / name, folder)
+    asked = ["run", "flights.parquet", "--model", "late.onnx", "--part-bytes", "512KiB", "--output", "scores"]
+    subprocess.run([sys.executable, "-m", "scorer", *asked, "--overwrite", "--quiet"], cwd=folder, check=True)
+    page, shot = folder / "scores.scorer" / "report.html", folder / "shot.png"
+    flags = ["--headless", "--hide-scrollbars", f"--window-size={WIDE},{HIGH}", f"--screenshot={shot}"]
+    flags += ["--no-sandbox"] if os.geteuid() == 0 else []
+    subprocess.run([browsing.chromium(), *flags, page.as_uri()], check=True, capture_output=True)
+    few = Image.open(shot).convert("RGB").quantize(COLOURS)
+    into = io.BytesIO()
+    few.save(into, "PNG", optimize=True)
+    (HERE / "report.png").write_bytes(into.getvalue())
+
+
+def main():
+    """Both."""
+    with tempfile.TemporaryDirectory(prefix="s") as folder:
+        terminal(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="s") as folder:
+        report(Path(folder))
+    for name in ("terminal.svg", "report.png"):
+        print(f"{name} {(HERE / name).stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
