@@ -32,6 +32,7 @@ def floats(tmp_path):
                  row_group_size=5_000)  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_everybody_is_in_the_table_and_agrees(floats, tmp_path):
     peers = tmp_path / "peers"
@@ -56,6 +57,7 @@ def test_everybody_is_in_the_table_and_agrees(floats, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {"in.parquet", "peers"}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_peer_with_other_scores_has_no_time(floats, tmp_path):
     peers = tmp_path / "peers"

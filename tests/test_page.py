@@ -6,16 +6,12 @@ import base64
 import dataclasses
 import hashlib
 import html
-import importlib.util
 import itertools
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-import browsing
 import numpy as np
 import onnx
 import pyarrow as pa
@@ -30,7 +26,6 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 import scorer
 from scorer import distributions, page, plots, sections, timeline
 from scorer import html as markup
-from scorer.commit import Place
 from scorer.errors import RunFailed
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.ledger import LEDGER, rows_of
@@ -395,18 +390,3 @@ def test_time_has_a_few_ticks_inside_the_span(span):
 
 def test_the_ledger_s_columns_are_those_of_its_schema(plan):
     assert rows_of(long_plan(plan[0], 3), made_up(3, 1, 1)).schema == LEDGER
-
-
-def test_the_page_works_in_a_browser_light_and_dark_wide_and_narrow(tmp_path):
-    if browsing.chromium() is None or importlib.util.find_spec("playwright") is None:
-        pytest.skip("no browser: apt-get install chromium, pip install playwright")
-    index = np.arange(3_000) % 10
-    index[[7, 8, 2000]] = 77
-    columns = {"idx": index, EVIL: [f"{EVIL}{i}" for i in range(3_000)]}
-    source = write(tmp_path / "in.parquet", columns, row_group_size=200)
-    scorer.run(source, GATHER, tmp_path / "out", prefix=EVIL, max_bad_rows=3, batch_rows=64)
-    path = Place.of(str(tmp_path / "out"), None).folder / "report.html"
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("browsing.py"), path], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "nothing is wrong\n", "")

@@ -1,0 +1,47 @@
+"""report.html in headless Chromium: no request leaves it, no complaint, whatever columns are called."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import browsing
+import numpy as np
+import pytest
+from conftest import MODELS, write
+
+import scorer
+from scorer.commit import Place
+from services.conftest import present
+from services.processes import Missing
+
+pytestmark = pytest.mark.service
+GATHER = MODELS / "gather.onnx"
+EVIL = "<script>alert(1)</script>"
+
+
+@contextmanager
+def _browser():
+    if browsing.chromium() is None:
+        raise Missing("not installed: chromium; .ci/services installs it")
+    yield Path(browsing.__file__)
+
+
+@pytest.fixture(name="browser")
+def browser_():
+    """The script that looks at a page."""
+    with present(_browser(), "playwright") as script:
+        yield script
+
+
+def test_the_page_works_in_a_browser_light_and_dark_wide_and_narrow(browser, tmp_path):
+    index = np.arange(3_000) % 10
+    index[[7, 8, 2000]] = 77
+    columns = {"idx": index, EVIL: [f"{EVIL}{i}" for i in range(3_000)]}
+    source = write(tmp_path / "in.parquet", columns, row_group_size=200)
+    scorer.run(source, GATHER, tmp_path / "out", prefix=EVIL, max_bad_rows=3, batch_rows=64)
+    path = Place.of(str(tmp_path / "out"), None).folder / "report.html"
+    done = subprocess.run([sys.executable, browser, path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "nothing is wrong\n", "")
