@@ -86,7 +86,7 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
     row_bytes = sum(dataset.column_bytes.get(name, 8.0) for name in known.read_schema.names)
     threads = planned_threads(options.cluster)
     target = part_rows(total, row_bytes, options.rows.part_bytes or PART_BYTES, threads, probe.rows_per_s)
-    least = least_rows(target, row_bytes, probe.rows_per_s)
+    least = least_rows(target, row_bytes, probe.rows_per_s, threads)
     if probe.batch_tokens is not None:
         least = max(least, target // 4)  # texts are sorted by length inside a part
     size = Size(target, probe.batch_rows, threads, least)

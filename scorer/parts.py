@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 4096  # a dense net's best, a tree ensemble's good; used where nothing was probed
 PARTS_PER_THREAD = 4  # the last part may be late by a quarter of a thread's work
 MIN_SECONDS = 0.1  # of scoring in a part: 3 ms of Dask are then 3 %
+HANDED_S = 4e-3  # between two parts that the driver hands out: with 500 threads, a part must last two seconds
 MAX_SECONDS = 10.0
 MIN_ROWS = 65_536  # of a part when the speed is unknown
 _LAST_SECONDS = 0.05  # of the last parts, everything counted
@@ -42,18 +43,19 @@ def part_rows(rows: int, row_bytes: float, part_bytes: int, threads: int, rows_p
     """Rows of a part: memory first, then enough parts for all threads, then worthwhile ones."""
     by_memory = max(1, int(part_bytes / max(row_bytes, 1e-9)))
     shared = math.ceil(rows / (threads * PARTS_PER_THREAD))
-    longest = max(_worth(rows_per_s), int(rows_per_s * MAX_SECONDS)) if rows_per_s else by_memory
-    return max(1, min(by_memory, max(shared, _worth(rows_per_s)), longest))
+    worth = _worth(rows_per_s, threads)
+    longest = max(worth, int(rows_per_s * MAX_SECONDS)) if rows_per_s else by_memory
+    return max(1, min(by_memory, max(shared, worth), longest))
 
 
-def least_rows(target: int, row_bytes: float, rows_per_s: float | None) -> int:
+def least_rows(target: int, row_bytes: float, rows_per_s: float | None, threads: int) -> int:
     """Rows of the last parts, when the others have so many: Dask must still be small beside them."""
     row_s = row_bytes / _BYTES_PER_S + 1 / (rows_per_s or _USUAL_SPEED)
-    return max(1, min(target, int(_LAST_SECONDS / row_s)))
+    return max(1, min(target, int(max(_LAST_SECONDS, threads * HANDED_S) / row_s)))
 
 
-def _worth(rows_per_s: float | None) -> int:
-    return MIN_ROWS if rows_per_s is None else max(1, int(rows_per_s * MIN_SECONDS))
+def _worth(rows_per_s: float | None, threads: int) -> int:
+    return MIN_ROWS if rows_per_s is None else max(1, int(rows_per_s * max(MIN_SECONDS, threads * HANDED_S)))
 
 
 @dataclass(frozen=True, slots=True)

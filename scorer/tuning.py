@@ -71,7 +71,7 @@ def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahe
     for batch_rows in sorted(best):
         if best[batch_rows] * _TIE < best[chosen]:
             chosen = batch_rows
-    trials = [f"{n} rows: {1 / seconds:,.0f} rows/s" for n, seconds in best.items()]
+    trials = [f"{n:,} rows: {1 / seconds:,.0f} rows/s" for n, seconds in best.items()]
     together = None
     if ahead * best[chosen] >= _LONG_RUN_S:  # below, processes take longer to start than they save
         few = table.slice(0, max(chosen, min(table.num_rows, int(_LONG_S / best[chosen]))))
@@ -97,11 +97,11 @@ def grown(session: Session, binding: Binding, table: pa.Table, row_s: float) -> 
             break
         seconds = _scored(session, binding, table.slice(0, rows), rows if texts else size, size if texts else None)
         if session.fits != fits:
-            trials.append(f"{size} {unit}: more than the memory holds")
+            trials.append(f"{size:,} {unit}: more than the memory holds")
             session.fits = fits
             break
         rate, row_s = rows / seconds, seconds / rows
-        trials.append(f"{size} {unit}: {rate:,.0f} rows/s")
+        trials.append(f"{size:,} {unit}: {rate:,.0f} rows/s")
         if rate > best * _TIE:
             best, chosen = rate, size
         elif rate < best / _TIE:

@@ -21,7 +21,7 @@ from scorer.errors import DifferentPlan, OptionsError, PreflightError
 from scorer.features import Feed, Fetch
 from scorer.model import inspect_model
 from scorer.options import build
-from scorer.parts import PlannedFile, Size, cut, part_rows, plan_files, run_lengths
+from scorer.parts import HANDED_S, PlannedFile, Size, cut, least_rows, part_rows, plan_files, run_lengths
 from scorer.plan import FrozenPlan, Plan, differences, refuse_different, request_of
 from scorer.session import SessionSpec
 from scorer.storage import Storage
@@ -100,6 +100,14 @@ def test_a_part_is_never_larger_than_memory_allows_nor_empty(rows, row_bytes, pa
     assert got == 1 or got * row_bytes <= part_bytes
     if speed is not None:
         assert got <= max(1, speed * 10)
+
+
+def test_with_many_threads_parts_last_until_their_turn_comes_again():
+    many, speed = 512, 1000.0
+    rows = part_rows(10**9, 8, 2**30, many, speed)
+    assert rows / speed >= many * HANDED_S
+    assert least_rows(rows, 8, speed, many) / speed >= 0.9 * many * HANDED_S
+    assert least_rows(rows, 8, speed, 2) / speed < 0.1
 
 
 def test_parts_are_worth_their_overhead_when_memory_allows():

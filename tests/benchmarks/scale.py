@@ -2,7 +2,7 @@
 
     python tests/benchmarks/scale.py drive 1000 10000 100000    no-op parts through driver, Dask and scheduler
     python tests/benchmarks/scale.py plan 1000000               a plan of real files, by the command
-    python tests/benchmarks/scale.py busy 64 512                parts that sleep a second, on worker processes
+    python tests/benchmarks/scale.py busy 64 512 512x2          parts that sleep a second, or two, on worker processes
     python tests/benchmarks/scale.py schedule                   lengths of schedules against the ideal, numbers only
 
 One line of JSON each. `drive` scores nothing and writes no parts: what remains is ours and Dask's.
@@ -53,8 +53,8 @@ def commit(frame, key):
     return receipt
 
 
-def commit_after_a_second(frame, key):
-    time.sleep(1)
+def commit_after_a_while(frame, key):
+    time.sleep(float(os.environ["PART_S"]))  # that workers inherit
     return commit(frame, key)
 
 
@@ -140,8 +140,8 @@ def plan(parts):
         return json.loads(run.stdout)
 
 
-def busy(threads, seconds=20):
-    """Share of the threads' time that parts of a second fill, on worker processes of 64 threads."""
+def busy(asked, rounds=20):
+    """Share of the threads' time that parts of some seconds fill, on worker processes of 64 threads."""
     from distributed import Client, LocalCluster
 
     from scorer import waves
@@ -149,12 +149,14 @@ def busy(threads, seconds=20):
     from scorer.registry import REGISTRY, Spec
     from scorer.sink import Staging
 
-    simulated(commit_after_a_second)
+    threads, part_s = (int(one) for one in (*asked.split("x"), "1")[:2])
+    os.environ["PART_S"] = str(part_s)
+    simulated(commit_after_a_while)
     REGISTRY._load = lambda _, future, __: future.set_result(None)
     import dask
 
     with tempfile.TemporaryDirectory() as folder, dask.config.set(_CONFIG):
-        made = fabricated(threads * seconds, Path(folder) / "out").frozen
+        made = fabricated(threads * rounds, Path(folder) / "out").frozen
         workers = max(1, threads // PER_PROCESS)
         with (
             LocalCluster(
@@ -172,8 +174,9 @@ def busy(threads, seconds=20):
             began = time.perf_counter()
             done = sum(1 for _ in waves.drive(Crew(client=client, words=""), spec, made.parts()))
             wall = time.perf_counter() - began
-    assert done == threads * seconds
-    return {"threads": threads, "parts": done, "wall_s": round(wall, 2), "busy": round(done / (threads * wall), 3)}
+    assert done == threads * rounds
+    share = round(done * part_s / (threads * wall), 3)
+    return {"threads": threads, "part_s": part_s, "parts": done, "wall_s": round(wall, 2), "busy": share}
 
 
 def simulated_worker(folder):
@@ -218,11 +221,14 @@ def main():
         for number in numbers:
             subprocess.run([sys.executable, __file__, what, number], check=True, env=os.environ)
         return
-    print(json.dumps({"drive": drive, "plan": plan, "busy": busy}[what](int(numbers[0]))), flush=True)
+    print(
+        json.dumps({"drive": drive, "plan": plan}[what](int(numbers[0])) if what != "busy" else busy(numbers[0])),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
     sys.modules.setdefault("scale", sys.modules["__main__"])
-    for function in (read, score, commit, commit_after_a_second, simulated_worker):
+    for function in (read, score, commit, commit_after_a_while, simulated_worker):
         function.__module__ = "scale"
     main()
