@@ -147,7 +147,9 @@ def staged(scene, folder, columns):
         beside = subprocess.Popen(
             scene.beside.split(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
         )
-        time.sleep(5)
+        work = folder / f"{scene.typed.split()[2]}.scorer"
+        while not list(work.glob("work-*/parts/*.parquet")) and beside.poll() is None:
+            time.sleep(0.1)
     tmux = Tmux(folder, columns)
     try:
         tmux.until(r"\$")

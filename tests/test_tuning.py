@@ -95,7 +95,7 @@ def bound():
 @pytest.mark.parametrize("holds", [True, False])
 def test_threads_that_hold_each_other_up_are_noticed(holds):
     table = pa.table({name: np.zeros(4096, np.float32) for name in "ab"})
-    for _ in range(3):  # other tests run beside this one
+    for _ in range(6):  # other tests run beside this one
         found = tuning.probe(Slow(holds=holds), bound(), table, 1e-6, 1e9)
         if found.together is not None and (found.together < 1.3) == holds:
             break
