@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from scorer.model import ModelSpec
     from scorer.rules import Call, FeedText
 
+_MIXED = "give them as numbers with --transform"
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -119,6 +121,9 @@ def _not_understood(text: str, tensor: str, *, twice: bool, idle: bool) -> Optio
     pieces = split_pipe(text)
     if len(pieces) > 1 or "(" in text:
         what = f"--feed {text!r} has a converter that cannot be understood"
+        if "," in split_pipe(text)[0]:
+            hint = f"a converter takes one column and fills a tensor by itself; columns of several kinds: {_MIXED}"
+            return OptionsError(what, where, "one column before the bar", repr(pieces[0]), hint)
         hint = f"--feed '{tensor}=COLUMN|{CONVERTERS[0]}(...)', with every bracket and quote closed"
         return OptionsError(what, where, f"one of {some(CONVERTERS)}", repr(pieces[-1]), hint)
     what, hint = f"--feed {text!r} names no columns", f"--feed '{tensor}=COLUMN,...'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ class Verdict:
     """What was done to the rows when it moved."""
     row_s: float
     """Seconds that a row took in one batch."""
+    bad: dict[str, int]
+    """Why rows could not be scored, and how many."""
 
     @property
     def independent(self) -> bool:
@@ -60,30 +63,32 @@ def look(session: Session, binding: Binding, table: pa.Table) -> Verdict | None:
     first = _FIRST_TEXTS if any(feed.kind == "text" for feed in binding.feeds) else _FIRST
     few = table.slice(0, first)
     started = time.perf_counter()
-    whole = _scored(session, binding, few, few.num_rows)
+    whole = _score(session, binding, few, few.num_rows)
     row_s = (time.perf_counter() - started) / few.num_rows
     rows = int(min(_MOST, table.num_rows, max(first, _BUDGET_S / 3 / max(row_s, 1e-9)))) // 2 * 2
     if rows > few.num_rows:
         few = table.slice(0, rows)
         started = time.perf_counter()
-        whole = _scored(session, binding, few, rows)
+        whole = _score(session, binding, few, rows)
         row_s = (time.perf_counter() - started) / rows
     rows = few.num_rows
     turned = np.random.default_rng(rows).permutation(rows)
-    halves = _scored(session, binding, few, (rows + 1) // 2)
-    mixed = [column.take(pa.array(np.argsort(turned))) for column in _scored(session, binding, few.take(turned), rows)]
+    halves = _score(session, binding, few, (rows + 1) // 2).columns
+    mixed = _score(session, binding, few.take(turned), rows).columns
+    mixed = [column.take(pa.array(np.argsort(turned))) for column in mixed]
+    bad = Counter(reason for _, reason in whole.bad.values())
     verdicts = [
-        Verdict(rows=rows, column=name, difference=moved, allowed=allowed, manner=manner, row_s=row_s)
+        Verdict(rows=rows, column=name, difference=moved, allowed=allowed, manner=manner, row_s=row_s, bad=bad)
         for other, manner in ((halves, "in halves"), (mixed, "in another order"))
-        for name, a, b in zip(binding.outputs, whole, other, strict=True)
+        for name, a, b in zip(binding.outputs, whole.columns, other, strict=True)
         for moved, allowed in [changed(a, b)]
     ]
     return max(verdicts, key=lambda verdict: verdict.difference / verdict.allowed, default=None)
 
 
-def _scored(session: Session, binding: Binding, table: pa.Table, batch_rows: int) -> list[pa.Array]:
+def _score(session: Session, binding: Binding, table: pa.Table, batch_rows: int) -> partition.Scored:
     edges = partition.grid(table.num_rows, binding.fixed_batch or batch_rows)
-    return partition.score(table, edges, binding, session).columns
+    return partition.score(table, edges, binding, session)
 
 
 def changed(one: pa.Array, other: pa.Array) -> tuple[float, float]:

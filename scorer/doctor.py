@@ -40,7 +40,7 @@ def _advice(there: list[str], broken: dict[str, str], installed: list[str]) -> l
     if len(installed) > 1:
         command = _INSTALL.format(runtimes=" ".join(installed))
         return [f"{' and '.join(installed)} overwrite each other: {command}"]
-    if "cuda" not in there:
+    if "cuda" not in there and cards():
         return ["no CUDA in this runtime; for a GPU: " + _INSTALL.format(runtimes=" ".join(installed))]
     if "driver" in broken.get("cuda", ""):
         return ["for CUDA: a machine with an NVIDIA card and its driver; on a cluster, a job that asks for a GPU"]

@@ -29,16 +29,18 @@ def parts_failed(failed: dict[int, ScorerError], parts: int) -> RunFailed:
     return RunFailed(what, first.where, first.expected or "every part scored", f"{first.what}: {first.found}", hint)
 
 
-def too_many_bad(counts: Counts, budget: str, quarantine: str, left: int) -> RunFailed:
-    """More bad rows than the budget allows."""
+def too_many_bad(counts: Counts, budget: str, quarantine: str, left: int, why: str) -> RunFailed:
+    """More bad rows than the budget allows, and `why` in words."""
     noun = "row" if counts.quarantined == 1 else "rows"
     what = f"{counts.quarantined:,} {noun} could not be scored; nothing was published"
     if left:
         what += f", and {left:,} parts were not tried"
-    found = (
-        f"{counts.quarantined:,} of {counts.scored + counts.quarantined:,}; they are in {quarantine} with the reason"
-    )
+    found = f"{counts.quarantined:,} of {counts.scored + counts.quarantined:,}: {why}; they are in {quarantine}"
     hint = f"--max-bad-rows {counts.quarantined} publishes without them; what was scored is kept"
+    if left:
+        hint = "check --feed; or --max-bad-rows N|P% publishes without them; what was scored is kept"
+    if "null in" in why:
+        hint = f"--on-null says what a null stands for; {hint}"
     return RunFailed(what, "--max-bad-rows", f"at most {budget}", found, hint)
 
 

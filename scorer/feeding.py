@@ -232,7 +232,9 @@ def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec
             wanted = f"lists of {wanted}" if kind == "nested" else wanted
             what = f"column {name!r} cannot become {tensor.type}"
             hint = "feed another column, or convert this one before"
-            if kind == "numeric" and (_is_text(value) or pa.types.is_dictionary(value)):
+            if len(types) > 1 and kind == "numeric":  # a converter fills a tensor by itself
+                hint = "feed another column, or make numbers of this one with --transform"
+            elif kind == "numeric" and (_is_text(value) or pa.types.is_dictionary(value)):
                 hint = f"--feed '{tensor.name}={name}|vocab(a, b, c)' for categories, or feed another column"
             elif kind == "numeric" and pa.types.is_temporal(value):
                 hint = f"--feed '{tensor.name}={name}|epoch(s)', or feed another column"

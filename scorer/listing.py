@@ -73,7 +73,8 @@ def _matches(pattern: str) -> list[str]:
     found = []
     for match in glob.glob(pattern, recursive=True):
         name = os.path.basename(match.rstrip("/"))
-        ours = name.endswith(".scorer") or os.path.isdir(f"{match.rstrip('/')}.scorer") or ".scorer/" in match
+        inside = ".scorer/" in match and ".scorer/" not in pattern  # who names it means it
+        ours = name.endswith(".scorer") or os.path.isdir(f"{match.rstrip('/')}.scorer") or inside
         plain_file = os.path.isfile(match) and not name.lower().endswith(SUFFIXES)
         if not ours and not plain_file and not name.startswith((".", "_")):
             found.append(match)
@@ -101,7 +102,7 @@ def _under(path: str, ignore: set[str]) -> tuple[list[tuple[str, str]], int]:
         inside = os.path.relpath(folder, path).replace(os.sep, "/")
         inside = "" if inside == "." else inside
         good = [n for n in names if n.lower().endswith(SUFFIXES) and n[0] not in "._"]
-        skipped += len(names) - len(good)
+        skipped += sum(1 for name in names if name not in good and not _beside_tables(name))
         found += [(os.path.join(folder, name), inside) for name in good]
     found.sort(key=lambda item: natural(os.path.relpath(item[0], path)))
     return found, skipped
@@ -138,6 +139,11 @@ def _refuse_table_format(folder: str, folders: list[str]) -> None:
     if kind:
         what = "the folder holds files that a plain reading would score by mistake"
         raise InputError(what, folder, "a plain folder of finished Parquet files", kind, hint)
+
+
+def _beside_tables(name: str) -> bool:
+    """Whether a file is what other tools leave beside their tables, and no table."""
+    return name in {"_SUCCESS", "_metadata", "_common_metadata"} or name.endswith(".crc")
 
 
 def natural(path: str) -> list[list[tuple[int, int, str]]]:

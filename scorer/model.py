@@ -149,6 +149,9 @@ def _parse(path: Path) -> onnx.ModelProto:
         if size > _MAX_PROTOBUF:
             raise ValueError(f"{size} bytes in one protobuf, of at most 2 GiB")  # noqa: TRY301 - mapped below
         proto = onnx.load(path, load_external_data=False)
+    except PermissionError as error:
+        what, hint = "the model cannot be read", "ask its owner for the right to read it"
+        raise ModelNotFound(what, str(path), "a file that this user may read", "no permission", hint) from error
     except (OSError, ValueError, DecodeError) as error:
         raise _broken(path, str(error) or type(error).__name__) from error
     if not proto.graph.output or not proto.opset_import:
@@ -158,6 +161,8 @@ def _parse(path: Path) -> onnx.ModelProto:
 
 def _broken(path: Path, found: str) -> ModelLoadError:
     what, hint = "the model is not an ONNX model", "export or copy it again"
+    with suppress(OSError), path.open("rb") as file:
+        found = "a Parquet file" if file.read(4) == b"PAR1" else found
     with suppress(OSError), path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
             hint = "this is a Git LFS pointer: `git lfs pull` fetches the model"

@@ -64,7 +64,8 @@ def quoted(name: str) -> str:
 
 def ranged(columns: Sequence[str]) -> list[str]:
     """The shortest tokens that stand for these columns in this order: f0..f27 for many that count on."""
-    told, left = [], list(columns)
+    told: list[str] = []
+    left = list(columns)
     while left:
         match = _NUMBERED.match(left[0])
         run = 1

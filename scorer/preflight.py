@@ -35,6 +35,8 @@ from scorer.freezing import Settled
 from scorer.layouts import plain_schema
 from scorer.model import digest_of, inspect_model
 from scorer.plan import FrozenPlan, Plan, refuse_different, request_of
+from scorer.quantities import many
+from scorer.reasons import in_words
 from scorer.registry import REGISTRY
 from scorer.report import versions
 from scorer.rules import within
@@ -118,7 +120,7 @@ def prepare(options: Options) -> Plan:
         if earlier is not None:
             _check_versions(found, earlier[0])
             if options.rows.part_bytes is not None and not earlier[1]:
-                found.notes.append("--part-bytes is not used: the plan of the earlier, unfinished run is kept")
+                found.notes.append("the parts are those of the earlier, unfinished run, whatever --part-bytes says now")
             return found.plan(earlier[0], done=earlier[1], resumes=not earlier[1])
         _load(found)
         return found.plan(_freeze(found, found.dataset, found.model, request))
@@ -274,9 +276,26 @@ def _watch(found: _Found, session: Session, model: ModelSpec, binding: Binding, 
     found.verdict = canary.look(session, binding, rows)
     if found.verdict is None and model.coupled and binding.fixed_batch != 1:
         _doubt(found, f"a row's score may depend on its batch: {some(model.coupled)}", model.path)
+    if found.verdict is not None:
+        _expect_bad_rows(found, found.verdict)
     if found.verdict is not None and not found.verdict.independent:
         cause = f" ({some(model.coupled)})" if model.coupled else ""
         _doubt(found, f"{found.verdict}{cause}", model.path)
+
+
+def _expect_bad_rows(found: _Found, verdict: canary.Verdict) -> None:
+    """Rows among the first that cannot be scored: said before the run, which is refused if they are all so."""
+    bad, budget = sum(verdict.bad.values()), found.options.scoring.max_bad_rows
+    if not bad:
+        return
+    why = in_words(verdict.bad)
+    total = found.dataset.rows if found.dataset is not None else 0
+    if bad < verdict.rows or found.conditions or within(budget, bad, total):
+        found.notes.append(f"{bad:,} of the first {verdict.rows:,} rows would go to quarantine: {why}")
+        return
+    what, hint = "not one of the first rows can be scored", "check --feed: order, types and values of the columns"
+    expected = "a row that the model takes"
+    found.problems.append(BindingError(what, some(found.options.input), expected, f"{bad:,} bad rows: {why}", hint))
 
 
 def _cut(found: _Found, known: Settled) -> FrozenPlan:
@@ -351,7 +370,8 @@ def _remarks(dataset: Dataset) -> list[str]:
     """What a person should know, though nothing is wrong."""
     notes = []
     if dataset.skipped:
-        notes.append(f"{dataset.skipped:,} files are not Parquet, hidden, or start with _, and were passed over")
+        passed = many(dataset.skipped, "file")
+        notes.append(f"passed over {passed} in the input: no Parquet, hidden, or a name that starts with _")
     if dataset.rows == 0:
         notes.append("the input has no rows; the output will have none")
     if len(dataset.files) >= _TINY_FILES and dataset.rows / len(dataset.files) < _TINY_FILES:

@@ -112,7 +112,7 @@ def _check_unchanged(source: Source) -> None:
 
 
 def rows_at(source: Source, rows: Sequence[int], opened: Opened) -> pa.Table:
-    """Single rows of a file, in ascending order, with all its columns."""
+    """Single rows of a file, in ascending order, with all its columns and the keys of its path as texts."""
     return patiently(lambda: _rows_at(source, np.asarray(rows), opened), lambda: opened.forget(source.path))
 
 
@@ -129,7 +129,11 @@ def _rows_at(source: Source, wanted: np.ndarray, opened: Opened) -> pa.Table:
                 inside = here[(here >= at) & (here < at + batch.num_rows)] - at
                 pieces.append(pa.Table.from_batches([plain_rows(batch)]).take(pa.array(inside)))
                 at += batch.num_rows
-    return pa.concat_tables(pieces)
+    found = pa.concat_tables(pieces)
+    for name, value in source.hive:  # what the path says is part of the row
+        if name not in found.column_names:
+            found = found.append_column(name, pa.repeat(pa.scalar(value, pa.string()), found.num_rows))
+    return found
 
 
 def changed(source: Source, found: str) -> InputChanged:

@@ -14,13 +14,14 @@ from scorer.footers import open_parquet
 from scorer.quantities import many
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _FILES, _ROWS, _BATCH = 64, 20_000, 1_000
 _REASONS, _EXAMPLES = 12, 3
 _COLUMNS, _TEXT = 4, 300
-_NUMBERS = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_NUMBERS = re.compile(r"(?<![\w.])-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_TOLD = 3  # reasons in a sentence
 
 
 class Example(NamedTuple):
@@ -57,6 +58,16 @@ class Reasons:
     def __str__(self) -> str:
         """What was looked at."""
         return "" if self.seen == self.rows else f"{self.seen:,} of {many(self.rows, 'bad row')} were looked at."
+
+
+def in_words(errors: Mapping[str, int]) -> str:
+    """The most frequent of these errors, each with its count; those that differ in numbers only are one."""
+    kinds: Counter[str] = Counter()
+    for error, rows in errors.items():
+        kinds[_NUMBERS.sub("N", error)] += rows
+    told = [f"{rows:,} x {_cut(text)}" for text, rows in kinds.most_common(_TOLD)]
+    rest = kinds.total() - sum(rows for _, rows in kinds.most_common(_TOLD))
+    return "; ".join(told + ([f"{rest:,} x something else"] if rest else []))
 
 
 def reasons(folder: Path, names: Sequence[str], rows: int, fed: Sequence[str]) -> Reasons:

@@ -96,7 +96,9 @@ def _forecast(plan: Plan, look: Look) -> list[str]:
 def report_text(report: Report, look: Look = _NOWHERE) -> str:
     """What was done, on a screen."""
     if report.already_done:
-        return visible(f"Done already: {report.counts.scored:,} rows are scored in {report.output}; nothing was done.")
+        done = visible(f"Done already: {report.counts.scored:,} rows are scored in {report.output}; nothing was done.")
+        kept = f"{many(report.counts.quarantined, 'row')} are in quarantine, in {report.quarantine}"
+        return "\n".join([done, *_facts([("quarantine", kept)], look)]) if report.quarantine else done
     counts, fore = report.counts, report.forecast
     said = {"time": "", "memory": ""}
     if fore is not None and report.seconds >= _SHORT_S and not report.parts_resumed:

@@ -10,7 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scorer import census, commit, crash, devices, failing, forecast, ledger, lock, placement, report, signals, waves
+from scorer import (
+    census,
+    commit,
+    crash,
+    devices,
+    failing,
+    forecast,
+    ledger,
+    lock,
+    placement,
+    reasons,
+    report,
+    signals,
+    waves,
+)
 from scorer.attempts import crash_seen
 from scorer.cluster import connect, somebody_elses_client
 from scorer.commit import Place
@@ -224,7 +238,10 @@ class Run:
         budget = self.options.scoring.max_bad_rows
         left = self.n_parts - len(self.receipts)
         if left or not within(budget, counts.quarantined, self.rows):
-            raise failing.too_many_bad(counts, budget, str(staged.quarantine), left)
+            bad = [receipt.proof.quarantine for receipt in self.receipts.values() if receipt.proof.quarantine]
+            seen = reasons.reasons(staged.quarantine, bad, counts.quarantined, ())
+            why = reasons.in_words({one.text: one.rows for one in seen.reasons})
+            raise failing.too_many_bad(counts, budget, str(staged.quarantine), left, why)
         nans = self.options.scoring.max_nan_rows
         if nans is not None and not within(nans, counts.nan, max(counts.scored, 1)):
             what, hint = (

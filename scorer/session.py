@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _SOURCE = re.compile(r"/\S*onnxruntime\S*:\d+ .*?\) ")
 """Where in the runtime's own source an error arose: nothing a user can act on."""
+_NODE = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ")
 _MEMORY = re.compile(r"out of memory|failed to allocate|allocat\w+ .*fail|bad_alloc|BFCArena", re.IGNORECASE)
 _MISSING = re.compile(r"is not a registered function/op|Could not find an implementation|custom op", re.IGNORECASE)
 EXTENSIONS, _CONTRIB = "onnxruntime_extensions", "ai.onnx.contrib"
@@ -295,7 +296,7 @@ def library_for(asked: str | None, domains: Iterable[str]) -> str:
 def one_line(text: str) -> str:
     """The runtime's complaint without its prefix, shortened."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(text.split()))
-    return _SOURCE.sub("", text)[:300]
+    return _NODE.sub(lambda found: f"{found[1]}{found[2] and ' ' + found[2]}: ", _SOURCE.sub("", text))[:300]
 
 
 def runtime() -> dict[str, Any]:

@@ -27,7 +27,10 @@ _COMPARE = re.compile(_NAME + r"(?P<op>==|=|!=|<>|<=|>=|<|>)\s*(?P<literal>.+?)\
 _IN = re.compile(_NAME + r"\s(?P<op>not\s+in|in)\s*\((?P<literal>.*)\)\s*", re.DOTALL | re.IGNORECASE)
 _NULL = re.compile(_NAME + r"\sis\s+(?P<op>not\s+null|null)\s*", re.IGNORECASE)
 _LITERAL = re.compile(r"\s*(?:'((?:[^']|'')*)'|([^,']+?))\s*(?:,|$)")
-_HINT = "for example --where \"amount > 10\", --where \"day = '2026-01-31'\", --where \"kind in ('a', 'b')\""
+_HINT = (
+    'for example --where "amount > 10", --where "\'unit price\' > 10", '
+    "--where \"day = '2026-01-31'\", --where \"kind in ('a', 'b')\""
+)
 
 Literal = str | int | float | bool
 
