@@ -147,6 +147,8 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
         tally.end_turn()
     if tally.mark is not None:
         attempts.end(tally.mark)
+    if job.meter is not None:
+        job.meter(receipt)
     job.parts_done += 1
     job.longest_s = max(job.longest_s, time.monotonic() - tally.began)
     if job.parts_done % _RELEASED_AFTER == 0:
@@ -192,6 +194,8 @@ def _in_flight(job: Job, tally: Tally) -> Iterator[None]:
         tally.end_turn()
         if tally.mark is not None:
             attempts.end(tally.mark)
+        if job.meter is not None:
+            job.meter(None)
         raise
     finally:
         job.scoring.pop(thread, None)
