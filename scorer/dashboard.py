@@ -11,7 +11,7 @@ import warnings
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import dask
 from distributed import span
@@ -76,15 +76,16 @@ def link_to(port: int) -> str:
 
 def metrics_at(port: int) -> str:
     """Where a scheduler of ours shows this process's metrics; Dask has loaded prometheus_client where it is there."""
-    return f"http://{LOOPBACK}:{port}/metrics" if "prometheus_client" in sys.modules else ""
+    scheme = "https" if dask.config.get("distributed.scheduler.dashboard.tls.cert") else "http"
+    return f"{scheme}://{LOOPBACK}:{port}/metrics" if "prometheus_client" in sys.modules else ""
 
 
 def invitation(link: str) -> str:
     """The link, and how to get there from another machine."""
-    where = f"http://{LOOPBACK}:"
-    if not link.startswith(where):
+    at = f"://{LOOPBACK}:"
+    if at not in link:
         return f"Dask's dashboard: {link}"
-    port = link.removeprefix(where).split("/")[0]
+    port = link.partition(at)[2].split("/")[0]
     tunnel = f"ssh -L {port}:{LOOPBACK}:{port} {socket.gethostname()}"
     return f"Dask's dashboard: {link} (from another machine: {tunnel})"
 
@@ -123,11 +124,16 @@ class Topic:
                 self._failures += 1
                 self._log("PartFailed", part=event.part, error=event.error)
 
-    def close(self) -> None:
-        """Scoring is over, one way or the other."""
+    def __enter__(self) -> Self:
+        """Scoring begins."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, place: object) -> None:
+        """Scoring is over; whoever stops at once does not wait for the scheduler."""
         shown = ("parts", "done", "failed", "retried", "rows", "rows_done", "quarantined", "seconds")
         seen = self._progress.to_dict()
-        self._log("ScoringEnded", **{name: seen[name] for name in shown if name in seen})
+        if kind is None or issubclass(kind, Exception):
+            self._log("ScoringEnded", **{name: seen[name] for name in shown if name in seen})
         self._client = None
 
     def _log(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - plain data

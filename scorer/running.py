@@ -168,14 +168,13 @@ class Run:
         gpu = 0 if masked else devices.parse(self.options.session.device).first
         spec = Spec.of(self.frozen, staging, limit, crew.turns, far=crew.far, gpu=gpu, run=self.name)
         journal = commit.Journal(staging)
-        topic = Topic(crew.client, self.name, self.progress)
-        self.observers += [one for one in (meter("driver"), topic) if one is not None]
         try:
-            self.announce(crew)
-            self.gather(crew, spec, journal, held)
+            with Topic(crew.client, self.name, self.progress) as topic:
+                self.observers += [one for one in (meter("driver"), topic) if one is not None]
+                self.announce(crew)
+                self.gather(crew, spec, journal, held)
         finally:
             journal.close()
-            topic.close()
             REGISTRY.drop(spec.key)
 
     def todo(self) -> Iterator[Part]:

@@ -160,6 +160,14 @@ def test_a_dashboard_of_one_thread_is_refused(source, tmp_path):
     assert "leave --dashboard out" in text
 
 
+def test_a_job_file_may_ask_for_it(source, tmp_path):
+    job = tmp_path / "job.toml"
+    job.write_text(f'input = "{source}"\nmodel = "{SUM}"\ncluster = "synchronous"\ndashboard = true\n')
+    code, _, text = cli("plan", "--config", job)
+    assert code == 2
+    assert "--dashboard" in text
+
+
 def test_a_scheduler_elsewhere_needs_no_package_here():
     assert dashboard.problem(ClusterOptions(dashboard=True, scheduler="tcp://head:8786")) is None
 
@@ -250,6 +258,18 @@ def test_nothing_of_prometheus_is_imported_where_it_is_not_installed(source, tmp
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "''"]
+
+
+def test_somebody_elses_metrics_of_our_names_cost_nothing_but_ours(source, tmp_path):
+    code = (
+        "import prometheus_client, scorer\n"
+        "prometheus_client.Counter('scorer_rows', 'of a game')\n"
+        "prometheus_client.Gauge('scorer_worker_parts', 'of a mill')\n"
+        f"report = scorer.run({str(source)!r}, {str(SUM)!r}, {str(tmp_path / 'out')!r}, feed='x=a,b,c')\n"
+        "print(report.counts.scored)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("2000\n", "")
 
 
 def test_the_run_is_a_span_by_its_name_and_says_so_in_a_few_events(source, tmp_path):
