@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 from distributed import WorkerPlugin
+from distributed.metrics import context_meter
 
 from scorer import attempts, deadline, isolated, partition, reader, transforming
 from scorer.errors import ModelNotResident, PartError, ScorerError
@@ -149,6 +150,8 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
         attempts.end(tally.mark)
     if job.meter is not None:
         job.meter(receipt)
+    for stage in Stages.__slots__:  # Dask's dashboard then shows them beside its own
+        context_meter.digest_metric(stage, getattr(receipt.stages, stage), "seconds")
     job.parts_done += 1
     job.longest_s = max(job.longest_s, time.monotonic() - tally.began)
     if job.parts_done % _RELEASED_AFTER == 0:
