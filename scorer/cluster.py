@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster, default_client
+from distributed import Client, LocalCluster, SpecCluster, default_client
 
-from scorer import queues, signals
+from scorer import dashboard, queues, signals
+from scorer.dashboard import LOOPBACK
 from scorer.errors import BatchStalled, ClusterError, NoWorkers
 from scorer.rules import QUEUES, parse_span
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from scorer.options import ClusterOptions
 
-LOOPBACK = "127.0.0.1"
 CORES_PER_PROCESS = 8
 WAIT_S = 60
 ANSWER_S = 10
@@ -61,6 +61,10 @@ class Crew:
     """Whether we made it, and may end its workers."""
     refill: Callable[[], None] | None = None
     """Asks again for workers that are gone; called from time to time."""
+    dashboard: str = ""
+    """Where Dask's dashboard is, if it was asked for."""
+    metrics: str = ""
+    """Where this process's metrics are, if there are any."""
 
     def threads(self) -> int:
         """Scoring threads there are right now."""
@@ -92,20 +96,20 @@ def connect(
     Jobs keep their logs and keys in `folder`; `tell` hears what they wait for. Our own processes take turns at the
     environments in `each`.
     """
-    with dask.config.set(_CONFIG):
+    with dask.config.set(_CONFIG | dashboard.routes(pages=options.dashboard)):
         if client is not None:
-            yield _given(client, "the given client")
+            yield _given(client, "the given client", options, tell)
         elif options.cluster == "synchronous":
             yield Crew(client=None, words="this thread")
         elif options.scheduler or options.scheduler_file:
             address = options.scheduler or _address_in(options.scheduler_file or "")
             with _remote(address) as remote:
-                yield _given(remote, f"the scheduler at {address}")
+                yield _given(remote, f"the scheduler at {address}", options, tell)
         elif options.cluster in QUEUES:
             with dask.config.set(queues.SCHEDULER_CONFIG), _queued(options, folder, tell) as crew:
                 yield crew
         else:
-            with _local(options, each) as crew:
+            with _local(options, each, tell) as crew:
                 yield crew
 
 
@@ -125,13 +129,26 @@ def somebody_elses_client() -> bool:
     return True
 
 
-def _given(client: Client, words: str) -> Crew:
+def _given(client: Client, words: str, options: ClusterOptions, tell: Callable[[str], None]) -> Crew:
     try:
         client.wait_for_workers(1, timeout=WAIT_S)
     except TimeoutError:
         what, hint = "no worker is there", "start workers, or choose another cluster"
         raise NoWorkers(what, words, "at least one worker", f"none after {WAIT_S} s", hint) from None
-    return Crew(client=client, words=words, far=not all(a.startswith("inproc://") for a in client.nthreads()))
+    link = client.dashboard_link or "" if options.dashboard else ""
+    if options.dashboard:
+        tell(dashboard.invitation(link) if link else f"{words} serves no dashboard")
+    far = not all(address.startswith("inproc://") for address in client.nthreads())
+    return Crew(client=client, words=words, far=far, dashboard=link)
+
+
+def _served(cluster: SpecCluster, options: ClusterOptions, tell: Callable[[str], None]) -> dict[str, Any]:
+    """What a scheduler of ours shows to a browser, and where; the link to its dashboard is told."""
+    port = cluster.scheduler.http_server.port
+    link = dashboard.link_to(port) if options.dashboard else ""
+    if link:
+        tell(dashboard.invitation(link))
+    return {"dashboard": link, "metrics": dashboard.metrics_at(port)}
 
 
 def _address_in(path: str) -> str:
@@ -165,12 +182,14 @@ def _queued(options: ClusterOptions, folder: Path, tell: Callable[[str], None]) 
         threads = queues.threads_of(options)
         many = f"{jobs.asked} job{'s' if jobs.asked > 1 else ''} x {threads} thread{'s' if threads > 1 else ''}"
         words = f"{jobs.system}: {'up to ' if jobs.adapts else ''}{many}"
+        served = _served(jobs.cluster, options, tell)
         with Client(jobs.cluster, set_as_default=False) as client:
             if not jobs.adapts:
                 _await_first(client, jobs, tell)
             yield Crew(
-                client=client, words=words, alone_s=_QUEUED_S, turns=threads, far=True, ours=True, refill=jobs.refill
-            )
+                client=client, words=words, alone_s=_QUEUED_S, turns=threads, far=True, ours=True, refill=jobs.refill,
+                **served,
+            )  # fmt: skip
 
 
 def _await_first(client: Client, jobs: queues.Jobs, tell: Callable[[str], None]) -> None:
@@ -205,14 +224,14 @@ def _remote(address: str) -> Iterator[Client]:
 
 
 @contextmanager
-def _local(options: ClusterOptions, each: Sequence[Mapping[str, str]]) -> Iterator[Crew]:
+def _local(options: ClusterOptions, each: Sequence[Mapping[str, str]], tell: Callable[[str], None]) -> Iterator[Crew]:
     """Our own cluster, on loopback only."""
     processes = options.cluster == "processes"
     workers, threads = _processes(options) if processes else (1, options.threads or CPU_COUNT)
     before = dict(os.environ)
     try:
         with signals.ignored_by_children():
-            cluster = _start(workers, threads, each, processes=processes, tls=bool(options.tls))
+            cluster = _start(options, workers, threads, each)
     except (RuntimeError, OSError) as error:
         what = "worker processes do not start"
         hint = 'in a script, call scorer under `if __name__ == "__main__":`; each process imports the script'
@@ -225,10 +244,11 @@ def _local(options: ClusterOptions, each: Sequence[Mapping[str, str]]) -> Iterat
         cluster.adapt(minimum=least, maximum=most)
     many = f"{threads} thread{'s' if threads > 1 else ''}"
     words = f"{workers} process{'es' if workers > 1 else ''} x {many}" if processes else f"{many} of this process"
+    served = _served(cluster, options, tell)
     client = Client(cluster, set_as_default=False)
     hangs = False
     try:
-        yield Crew(client=client, words=words, alone_s=_OWN_S, turns=threads, far=processes, ours=True)
+        yield Crew(client=client, words=words, alone_s=_OWN_S, turns=threads, far=processes, ours=True, **served)
     except BatchStalled:  # one of our threads is in native code for good: closing would wait for it
         hangs = True
         raise
@@ -238,7 +258,15 @@ def _local(options: ClusterOptions, each: Sequence[Mapping[str, str]]) -> Iterat
             cluster.close(timeout=10)
 
 
-class _Sharing(LocalCluster):  # type: ignore[misc]  # distributed is untyped
+class _Ours(LocalCluster):  # type: ignore[misc]  # distributed is untyped
+    """Its workers have no pages of their own: the scheduler's say it all, and they would load bokeh in each."""
+
+    async def _start(self) -> None:
+        self.new_spec["options"]["dashboard"] = False  # LocalCluster gives pages to whoever has an address
+        await super()._start()
+
+
+class _Sharing(_Ours):
     """Each worker process gets an environment that fewest others have; one that is replaced keeps its own."""
 
     each: Sequence[Mapping[str, str]] = ()
@@ -251,13 +279,12 @@ class _Sharing(LocalCluster):  # type: ignore[misc]  # distributed is untyped
         return {name: {**spec, "options": {**spec["options"], "env": env}}}
 
 
-def _start(
-    workers: int, threads: int, each: Sequence[Mapping[str, str]], *, processes: bool, tls: bool
-) -> LocalCluster:
-    encrypted = {"security": queues.keys()} if processes and tls else {}
+def _start(options: ClusterOptions, workers: int, threads: int, each: Sequence[Mapping[str, str]]) -> LocalCluster:
+    processes = options.cluster == "processes"
+    encrypted = {"security": queues.keys()} if processes and options.tls else {}
     protocol = "tls://" if encrypted else "tcp://"
     shares = processes and bool(each)
-    cluster = (_Sharing if shares else LocalCluster)(
+    cluster = (_Sharing if shares else _Ours)(
         processes=processes,
         n_workers=0 if shares else workers,
         threads_per_worker=threads + 1,  # one waits for the disk
@@ -266,6 +293,7 @@ def _start(
         memory_limit=None if not processes else "auto",
         dashboard_address=f"{LOOPBACK}:0",
         worker_dashboard_address=f"{LOOPBACK}:0",
+        scheduler_kwargs={"dashboard": options.dashboard},
         silence_logs=50,
         **encrypted,
     )

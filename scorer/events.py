@@ -134,6 +134,24 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """Nothing stands in the way any more; from here on something is written."""
+
+    run: str
+    """Its name: the output's and the first letters of the plan's hash."""
+    output: str
+    plan: str
+    """The plan hash."""
+    request: str
+    """The request hash."""
+    model: str
+    """The model digest."""
+    host: str
+    pid: int
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReady:
     """Work is about to begin."""
 
@@ -147,6 +165,10 @@ class PlanReady:
     """Who does the work, in words."""
     forecast_s: tuple[float, float] | None = None
     """Seconds that the plan foresaw for all rows."""
+    dashboard: str = ""
+    """Where Dask's dashboard is, if it was asked for."""
+    metrics: str = ""
+    """Where the driver's metrics are, if prometheus_client is installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +224,19 @@ class Published:
     output: str
 
 
-Event = PlanReady | PartFinished | PartFailed | PartRetried | Tick | Stopping | Notice | Published
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded:
+    """Nothing more is done; nobody holds the lock any longer."""
+
+    exit_code: int
+    """As the command's."""
+    seconds: float
+    error: str = ""
+
+
+Event = (
+    RunStarted | PlanReady | PartFinished | PartFailed | PartRetried | Tick | Stopping | Notice | Published | RunEnded
+)
 
 
 class Observer(Protocol):
@@ -213,5 +247,18 @@ class Observer(Protocol):
 
 
 def to_dict(event: Event) -> dict[str, Any]:
-    """An event as data, its kind first."""
-    return {"event": type(event).__name__, **dataclasses.asdict(event)}
+    """An event as flat data, its kind first; a part's receipt under the names of the ledger's columns."""
+    kind = {"event": type(event).__name__}
+    if not isinstance(event, PartFinished):
+        return kind | _shallow(event)
+    receipt = event.receipt
+    counts = receipt.proof.counts
+    return {
+        **kind,
+        "part": receipt.proof.part,
+        **{name: getattr(receipt, name) for name in ("name", "worker", "size", "bytes_read", "calls", "tries")},
+        **{name: getattr(counts, name) for name in ("rows", "scored", "quarantined", "filtered", "nan")},
+        **{f"{name}_s": round(getattr(receipt.stages, name), 4) for name in Stages.__slots__},
+        "started": round(receipt.started, 3),
+        "ended": round(receipt.ended, 3),
+    }

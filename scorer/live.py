@@ -97,6 +97,7 @@ def _facts(seen: Snapshot) -> list[tuple[str, str]]:
         ("parts", ", ".join(parts)),
         ("data", f"{size(seen.bytes_read)} read, {size(seen.bytes_written)} written"),
         ("workers", ", ".join([f"{seen.workers:,}" if seen.workers else "?", *threads, *memory])),
+        *([("dashboard", seen.dashboard)] if seen.dashboard else []),
     ]
 
 

@@ -162,6 +162,10 @@ class ClusterOptions:
         (), "A directive for the queue as its script takes it, such as --account=abc. Repeatable.", metavar="TEXT"
     )
     tls: bool | None = ask(None, "Encrypt between processes, with keys made for the run; default: for jobs.")
+    dashboard: bool = ask(
+        default=False, help_="Serve Dask's dashboard on the loopback of this machine, whose users can all look, and "
+        "say where; from elsewhere: ssh -L PORT:127.0.0.1:PORT HOST. Never encrypted, whatever --tls says.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +228,7 @@ class Asked(TypedDict, total=False):
     interface: str | None
     job_extra: Sequence[str] | str
     tls: bool | None
+    dashboard: bool
     compression: str
     row_group_rows: int | None
     strict: bool
@@ -350,6 +355,9 @@ def _at_odds(clean: Mapping[str, Any]) -> list[ScorerError]:
             hint = f"leave --{name} out: the workers of the scheduler are used"
         wish = f"--{name} {asked} with --cluster {kind}"
         found.append(OptionsError(what, f"--{name}", "--cluster processes, or a job queue", wish, hint))
+    if clean.get("dashboard") and kind == "synchronous":
+        what, hint = "one thread without Dask's scheduler has no dashboard", "leave --dashboard out"
+        found.append(OptionsError(what, "--dashboard", "a cluster", "--cluster synchronous", hint))
     if clean.get("workers") and clean.get("adapt"):
         pair = f"--workers {clean['workers']} and --adapt {clean['adapt']}"
         what, hint = "the number of workers is fixed or adapted", "give --workers or --adapt, not both"

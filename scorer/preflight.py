@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from scorer import canary, commit, devices, freezing, placement, sampling, transforming, where
+from scorer import canary, commit, dashboard, devices, freezing, placement, sampling, transforming, where
 from scorer.binding import bind, shapes
 from scorer.cluster import spawns
 from scorer.commit import Place
@@ -110,7 +110,8 @@ class _Found:
 def prepare(options: Options) -> Plan:
     """The plan of a checked request."""
     output, problem = placement.output_of(options)
-    found = _Found(options, Place.of(output, options.out.work_dir), [problem] if problem else [])
+    problems = [one for one in (problem, dashboard.problem(options.cluster)) if one is not None]
+    found = _Found(options, Place.of(output, options.out.work_dir), problems)
     _look(found)
     misplaced = placement.problems_of(found.place, options.input)
     found.problems += misplaced

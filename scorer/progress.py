@@ -51,6 +51,10 @@ class Snapshot:
     threads: int = 0
     memory_bytes: int = 0
     stopping: bool = False
+    dashboard: str = ""
+    """Where Dask's dashboard is, if it was asked for."""
+    metrics: str = ""
+    """Where the driver's metrics are, if there are any."""
 
     def to_dict(self) -> dict[str, Any]:
         """As data."""
@@ -131,7 +135,7 @@ class Progress:
             left_s=None if self._stopping else self._pace.left(ready.rows - rows_done, now, max(self._tick.threads, 1)),
             forecast_s=None if ready.done else ready.forecast_s,
             workers=self._tick.workers, threads=self._tick.threads, memory_bytes=self._tick.memory_bytes,
-            stopping=self._stopping,
+            stopping=self._stopping, dashboard=ready.dashboard, metrics=ready.metrics,
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:

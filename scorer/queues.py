@@ -220,7 +220,8 @@ def _made(options: ClusterOptions, logs: Path, folder: Path | None) -> Iterator[
                 return
             cluster = kind(
                 security=keys() if options.tls is not False else None, shared_temp_directory=str(folder),
-                scheduler_options={"dashboard_address": "127.0.0.1:0"}, silence_logs="critical",
+                scheduler_options={"dashboard_address": "127.0.0.1:0", "dashboard": options.dashboard},
+                silence_logs="critical",
                 **_settings(options, logs),
             )  # fmt: skip
     except (ValueError, TypeError) as error:
@@ -250,6 +251,7 @@ def _settings(options: ClusterOptions, logs: Path) -> dict[str, Any]:
             "--nthreads", str(threads + 1),  # one waits for the disk
             "--memory-limit", str(limit),
             "--dashboard-address", "127.0.0.1:0",
+            "--no-dashboard",
         ],
         "job_script_prologue": [*(configured.get("job-script-prologue") or ()), *_prologue(options, configured)],
     }  # fmt: skip

@@ -15,7 +15,7 @@ import uuid
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from scorer import shelf, where
 from scorer.attempts import Witness
@@ -29,8 +29,11 @@ from scorer.sink import Staging, decode_schema
 from scorer.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pyarrow as pa
 
+    from scorer.events import Receipt
     from scorer.plan import FrozenPlan, Part
     from scorer.session import SessionSpec
 
@@ -57,11 +60,13 @@ class Spec:
     """Parts that a worker works on at once, where it has one thread more: that one waits for the disk."""
     far: bool = False
     """Whether workers may be on other machines."""
+    run: str = ""
+    """The run's name."""
 
     @classmethod
     def of(
         cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None, turns: int | None = None,
-        *, far: bool = False, gpu: int = 0,
+        *, far: bool = False, gpu: int = 0, run: str = "",
     ) -> Spec:  # fmt: skip
         """The spec of one execution of a plan."""
         key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
@@ -74,6 +79,7 @@ class Spec:
             batch_timeout=batch_timeout,
             turns=turns,
             far=far,
+            run=run,
         )
 
 
@@ -101,6 +107,8 @@ class Job:
     watchdog: Watchdog | None = None
     stalled: ScorerError | None = None
     """In the driver's own process, which cannot end a thread: what hangs."""
+    meter: Callable[[Receipt | None], None] | None = None
+    """Told of each part that ends here, where prometheus_client is loaded."""
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -121,6 +129,7 @@ class Job:
             staging,
             Witness(staging),
             None if spec.turns is None else threading.Semaphore(spec.turns),
+            meter=meter("worker"),
         )
 
     def bark(self, thread: int, seconds: float) -> None:
@@ -238,6 +247,18 @@ class Registry:
 
 
 REGISTRY = Registry()
+
+
+def meter(whose: Literal["driver", "worker"]) -> Callable[[Any], None] | None:
+    """Counts for Prometheus, if anybody here shows such: Dask loads its client where it is installed."""
+    if "prometheus_client" not in sys.modules:
+        return None
+    from scorer import metrics  # noqa: PLC0415 - an extra
+
+    try:
+        return metrics.driver() if whose == "driver" else metrics.worker()
+    except ValueError:  # somebody's metrics have our names
+        return None
 
 
 def _hanging(part: Part | None, seconds: float, limit: float | None) -> BatchStalled:

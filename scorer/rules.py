@@ -301,4 +301,5 @@ EXPECTED: dict[str, tuple[str, Any]] = {
     "interface": _or_none(_TEXT),
     "job_extra": _TEXTS,
     "tls": _or_none(_BOOL),
+    "dashboard": _BOOL,
 }

@@ -28,11 +28,13 @@ from scorer import (
 from scorer.attempts import crash_seen
 from scorer.cluster import connect, somebody_elses_client
 from scorer.commit import Place
-from scorer.errors import ClusterError, CommitError, ModelError, RunFailed, ScorerError
-from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, Stopping
+from scorer.dashboard import Topic
+from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, RunFailed, ScorerError
+from scorer.eventlog import EVENTS, EventLog
+from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, RunEnded, RunStarted, Stopping
 from scorer.plan import refuse_different
 from scorer.progress import Progress
-from scorer.registry import REGISTRY, Spec, name_of_process
+from scorer.registry import REGISTRY, Spec, meter, name_of_process
 from scorer.rules import QUEUES, within
 
 if TYPE_CHECKING:
@@ -60,20 +62,32 @@ class Run:
         self.options = plan.options
         self.place = Place.of(plan.output, plan.work_dir)
         self.progress = Progress()
-        self.observers: list[Observer] = [self.progress, *observers]
+        log = EventLog(self.place.folder / EVENTS, self.progress, self.tell)
+        self.observers: list[Observer] = [self.progress, log, *observers]
         self.started = time.monotonic()
         self.receipts: dict[int, Receipt] = {}
         self.ours: dict[int, Receipt] = {}
         self.failed: dict[int, ScorerError] = {}
         self.fatal: ScorerError | None = None
-        self.stopping = False
+        self.begun = self.stopping = False
         self.threads, self.scoring_s = 0, 0.0
 
     def go(self, client: Client | None) -> Report:
-        """Take the lock, finish what is unfinished, publish."""
+        """Carry it out, and tell whoever watches how it ended."""
         if self.plan.done:
             commit.tidy(self.place, self.tell)
             return self.report(already_done=True)
+        try:
+            finished = self.carry_out(client)
+        except BaseException as error:
+            code = Interrupted.exit_code if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+            self.end(code, str(error) or type(error).__name__)
+            raise
+        self.end(0)
+        return finished
+
+    def carry_out(self, client: Client | None) -> Report:
+        """Take the lock, finish what is unfinished, publish."""
         with ExitStack() as stack:
             crew = None
             queued = self.options.cluster.cluster in QUEUES and client is None  # jobs are not asked for in vain
@@ -88,6 +102,8 @@ class Run:
             try:
                 if len(self.receipts) < self.n_parts:
                     self.score(crew or stack.enter_context(self.crew(client)), held)
+                else:
+                    self.begin()
                 self.judge()
             except ScorerError as error:
                 self.show(str(error))
@@ -100,6 +116,11 @@ class Run:
             commit.publish(self.place, self.frozen, overwrite=self.options.out.overwrite)
         self.emit(Published(output=str(self.place.output)))
         return finished
+
+    @property
+    def name(self) -> str:
+        """What the run is called where several are seen."""
+        return f"{self.place.output.name}-{self.frozen.plan_hash[:8]}"
 
     @property
     def staging(self) -> Staging:
@@ -153,16 +174,19 @@ class Run:
                 self.tell(f"the model was brought to {supplied} host{'s' if supplied > 1 else ''} that did not see it")
         commit.discard_others(self.place, self.frozen.plan_hash)
         staging = commit.begin(self.place, self.frozen)
+        self.begin()
         commit.sweep(staging, self.receipts)
         crash.scoring(str(staging.started))
         limit = None if crew.client is None else self.options.scoring.batch_timeout  # one thread cannot watch itself
         masked = crew.ours and crew.far  # our processes and jobs see one device each, and that is their first
         gpu = 0 if masked else devices.parse(self.options.session.device).first
-        spec = Spec.of(self.frozen, staging, limit, crew.turns, far=crew.far, gpu=gpu)
+        spec = Spec.of(self.frozen, staging, limit, crew.turns, far=crew.far, gpu=gpu, run=self.name)
         journal = commit.Journal(staging)
         try:
-            self.announce(crew)
-            self.gather(crew, spec, journal, held)
+            with Topic(crew.client, self.name, self.progress) as topic:
+                self.observers += [one for one in (meter("driver"), topic) if one is not None]
+                self.announce(crew)
+                self.gather(crew, spec, journal, held)
         finally:
             journal.close()
             REGISTRY.drop(spec.key)
@@ -311,8 +335,26 @@ class Run:
                 parts=self.n_parts, done=len(self.receipts), rows=self.rows, rows_done=done,
                 output=str(self.place.output), where=crew.words,
                 forecast_s=None if self.plan.forecast is None else self.plan.forecast.seconds,
+                dashboard=crew.dashboard, metrics=crew.metrics,
             )
         )  # fmt: skip
+
+    def begin(self) -> None:
+        """Tell the observers that something is written from here on."""
+        self.begun = True
+        me = lock.myself()
+        self.emit(
+            RunStarted(
+                run=self.name, output=str(self.place.output), plan=self.frozen.plan_hash,
+                request=self.frozen.request_hash, model=self.frozen.session.digest,
+                host=me["host"], pid=me["pid"], versions=report.versions(),
+            )
+        )  # fmt: skip
+
+    def end(self, code: int, error: str = "") -> None:
+        """Tell the observers that nothing more is done, if anything was."""
+        if self.begun:
+            self.emit(RunEnded(exit_code=code, seconds=round(time.monotonic() - self.started, 3), error=error))
 
     def tell(self, text: str) -> None:
         """A sentence for a person."""

@@ -19,6 +19,7 @@ import pandas as pd
 from distributed import KilledWorker, as_completed, futures_of
 
 from scorer.census import Late
+from scorer.dashboard import span_of, within
 from scorer.errors import ClusterError, NoWorkers, WorkerUnfit
 from scorer.events import Notice, PartRetried
 from scorer.pulse import Pulse
@@ -126,6 +127,7 @@ class _Waves:
         self._client, self._crew, self._spec = client, crew, spec
         self._parts, self._meta = parts, meta
         self._unfit: set[str] = set()
+        self._span = span_of(spec.run)
         self._late = Late(client, spec.frozen.session) if spec.far else None
         self._running: dict[Any, Part] = {}
         self._sent = self._parts_sent = 0
@@ -221,7 +223,8 @@ class _Waves:
             return False
         lazy = collection(wave, self._spec.key, self._meta, self._sent).optimize()
         only = {"workers": self._fit()} if self._unfit and not self._crew.ours else {}
-        sent = self._client.persist(lazy, priority=InOrder(self._parts_sent), **only)
+        with within(self._span):
+            sent = self._client.persist(lazy, priority=InOrder(self._parts_sent), **only)
         self._sent += 1
         self._parts_sent += len(wave)
         futures = sorted(futures_of(sent), key=lambda future: future.key[1])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 from distributed import WorkerPlugin
+from distributed.metrics import context_meter
 
 from scorer import attempts, deadline, isolated, partition, reader, transforming
 from scorer.errors import ModelNotResident, PartError, ScorerError
@@ -147,6 +148,10 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
         tally.end_turn()
     if tally.mark is not None:
         attempts.end(tally.mark)
+    if job.meter is not None:
+        job.meter(receipt)
+    for stage in Stages.__slots__:  # Dask's dashboard then shows them beside its own
+        context_meter.digest_metric(stage, getattr(receipt.stages, stage), "seconds")
     job.parts_done += 1
     job.longest_s = max(job.longest_s, time.monotonic() - tally.began)
     if job.parts_done % _RELEASED_AFTER == 0:
@@ -192,6 +197,8 @@ def _in_flight(job: Job, tally: Tally) -> Iterator[None]:
         tally.end_turn()
         if tally.mark is not None:
             attempts.end(tally.mark)
+        if job.meter is not None:
+            job.meter(None)
         raise
     finally:
         job.scoring.pop(thread, None)

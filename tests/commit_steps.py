@@ -178,7 +178,7 @@ def exact(output: Path) -> str:
     if bad["id"].to_pylist() != [BAD + 20]:
         wrong.append("another quarantine")
     left = sorted(os.listdir(f"{output}.scorer"))
-    if left != ["ledger.parquet", "manifest.json", "plan.json", "quarantine", "report.html", "report.json"]:
+    if left != sorted(["events.jsonl", *commit.PROOF_FILES]):
         wrong.append(f"left behind: {left}")
     beside = sorted(name for name in os.listdir(output.parent) if name not in {"in.parquet", "old.parquet"})
     if beside != [output.name, f"{output.name}.scorer"]:

@@ -36,7 +36,7 @@ from scorer.verify import verify
 MODEL = Path(__file__).parent / "models" / "sum3.onnx"
 ROWS, FILES = 24_000, 3
 PARTS = 57
-LEFT = {"plan.json", "ledger.parquet", "manifest.json", "report.html", "report.json"}
+LEFT = {"events.jsonl", "plan.json", "ledger.parquet", "manifest.json", "report.html", "report.json"}
 MOMENTS = ["before a part"] * 2 + ["after a part"] * 12 + ["after the last part"] * 7 + ["at the very end"] * 3
 END_S = 0.03  # about what is between the last part and the end of publishing
 

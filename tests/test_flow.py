@@ -163,7 +163,7 @@ def test_overwriting_replaces_the_output_only_at_the_end(floats28, tmp_path):
     assert (old.counts.scored, new.counts.scored, read(tmp_path / "out").num_rows) == (1000, 50_000, 50_000)
     assert cli("verify", tmp_path / "out", "--deep")[0] == 0
     assert sorted(path.name for path in (tmp_path / "out.scorer").iterdir()) == [
-        "ledger.parquet", "manifest.json", "plan.json", "report.html", "report.json",
+        "events.jsonl", "ledger.parquet", "manifest.json", "plan.json", "report.html", "report.json",
     ]  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def exact(output):
     assert read(output)["id"].to_pylist() == list(range(ROWS))
     assert cli("verify", output, "--deep")[0] == 0
     assert {path.name for path in Path(f"{output}.scorer").iterdir()} == {
-        "plan.json", "ledger.parquet", "manifest.json", "report.html", "report.json"
+        "events.jsonl", "plan.json", "ledger.parquet", "manifest.json", "report.html", "report.json"
     }  # fmt: skip
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
+import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +78,19 @@ def test_a_job_cancelled_in_mid_run_is_replaced_and_costs_no_row(slurm, work, sh
     assert set(watch.seen) - {job.id for job in jobs}, "no job came in its place"
     shown(f"one of four jobs cancelled: {len(watch.seen)} jobs in all, {longest_pause(work.commits()):.1f} s at most "
           "without a commit")  # fmt: skip
+
+
+def test_the_dashboard_and_the_metrics_of_jobs_are_on_the_drivers_loopback(slurm, work):
+    driver, _ = running(slurm, work, *FOUR, "--dashboard")
+    told = [json.loads(line) for line in Path(f"{work.output}.scorer/events.jsonl").read_text().splitlines()]
+    (ready,) = [line for line in told if line["event"] == "PlanReady"]
+    assert ready["dashboard"].startswith("http://127.0.0.1:")
+    with urllib.request.urlopen(ready["dashboard"], timeout=10) as page:
+        assert "Dask Diagnostic UI" in page.read().decode()
+    with urllib.request.urlopen(ready["metrics"], timeout=10) as page:
+        assert 'scorer_parts_total{outcome="committed"} ' in page.read().decode()
+    assert work.finish(driver) == 0, work.said
+    work.exact()
 
 
 def test_adaptive_jobs_stay_within_their_bounds(slurm, work, shown):
