@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scorer import devices, html
+from scorer.advice import feed_words, fetch_words
 from scorer.binding import Binding
+from scorer.blocks import Facts, Table, Words
 from scorer.errors import DifferentPlan, PreflightError, ScorerError
 from scorer.features import Feed, Fetch
 from scorer.options import FIELDS
 from scorer.parts import PlannedFile
+from scorer.quantities import duration, many, size, some_of
 from scorer.reader import Source
 from scorer.session import SessionSpec
 from scorer.storage import Storage
@@ -223,8 +226,33 @@ class Plan:
             "forecast": None if self.forecast is None else dataclasses.asdict(self.forecast),
         }
 
+    def blocks(self) -> list[Facts | Table]:
+        """As a person reads it, the problems apart."""
+        frozen = self.frozen
+        told, tables = [("output", self.output)], []
+        if frozen is not None:
+            where = self.options.cluster.scheduler or self.cluster
+            rows = f"{frozen.rows:,} rows in {many(len(frozen.files), 'file')}, {many(frozen.n_parts, 'part')}"
+            device = devices.words(frozen.session.device, self.nodes)
+            told = [("input", rows), ("model", f"{self.model.path if self.model else ''} on {device}"), *told]
+            told += [("keep", some_of(frozen.binding.kept) or "none")]
+            told += [("where", text) for text in frozen.conditions]
+            told += [("batch rows", _batch_rows(frozen)), ("cluster", where), ("plan", frozen.plan_hash[:16])]
+            tables = _bound(frozen)
+        if self.forecast is not None:
+            tables.append(_foreseen(self.forecast))
+        more = [("canary", self.canary)] if self.canary and self.canary not in self.notes else []
+        more += [("note", note) for note in self.notes]
+        if self.done:
+            more += [("state", "done already: nothing would be scored")]
+        elif self.resumes:
+            more += [("state", "an earlier run is unfinished: the rest would be scored")]
+        return [Facts(told), *tables, Facts(more)]
+
     def _repr_html_(self) -> str:
-        return html.facts("Plan", self.to_dict())
+        found = [block for problem in self.problems for block in _problem(problem)]
+        state = "cannot be run" if self.problems else ""
+        return html.card("Plan", [*found, *self.blocks()], state)
 
 
 def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict[str, str]) -> dict[str, Any]:
@@ -273,6 +301,39 @@ def _file_from(values: list[Any]) -> PlannedFile:
     data = dict(zip(_FILE_FIELDS, values, strict=True))
     pairs = {name: tuple((a, b) for a, b in data[name]) for name in ("row_groups", "parts", "hive")}
     return PlannedFile(**data | pairs)
+
+
+def _batch_rows(frozen: FrozenPlan) -> str:
+    tried = f" (tried {'; '.join(frozen.trials)})" if frozen.trials else ""
+    if frozen.batch_tokens is not None:
+        return f"as many as have {frozen.batch_tokens} tokens{tried}"
+    return f"{frozen.batch_rows:,}{tried}"
+
+
+def _bound(frozen: FrozenPlan) -> list[Table]:
+    """What feeds the model, and what becomes of what it gives."""
+    feeds = [(feed.tensor, feed.dtype, feed_words(feed), feed.rule) for feed in frozen.binding.feeds]
+    fetches = [fetch_words(fetch) for fetch in frozen.binding.fetches]
+    return [
+        Table(("tensor", "type", "fed from", "chosen"), ("name", "", "", ""), feeds),
+        Table(("tensor", "becomes", "type"), ("name", "", ""), fetches),
+    ]
+
+
+def _foreseen(fore: Forecast) -> Table:
+    """What it will take, at the least and at the most, and how that is reckoned."""
+    rows = [
+        ("time", *map(duration, fore.seconds), f"{fore.rows_per_s:,.0f} rows/s in one thread, from a few rows"),
+        ("memory", *map(size, fore.memory_bytes), fore.memory),
+        ("disk", *map(size, fore.output_bytes), "encoded like a few rows"),
+    ]
+    return Table(("forecast", "least", "most", "reckoned"), ("name", "n", "n", ""), rows)
+
+
+def _problem(problem: ScorerError) -> list[Words | Facts]:
+    """A reason against the run."""
+    told = [(name, getattr(problem, name)) for name in ("where", "expected", "found", "hint")]
+    return [Words("", lead=problem.what, tone="bad"), Facts([(name, text) for name, text in told if text])]
 
 
 def _input_facts(frozen: FrozenPlan) -> dict[str, Any]:

@@ -266,6 +266,7 @@ class Run:
             nodes=self.plan.nodes,
             notes=self.plan.notes,
             quarantine=str(self.place.folder / "quarantine") if counts.quarantined else "",
+            proof=str(self.place.folder),
         )
 
     def show(self, error: str = "") -> None:
