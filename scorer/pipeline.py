@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from scorer import preflight
+from scorer.cell import watching
 from scorer.options import Options, build
 from scorer.running import Run
 
@@ -51,7 +52,9 @@ def prepare(
     return prepare_options(build({"input": input, "model": model, "output": output, **asked}))
 
 
-def execute(plan: Plan, *, client: Client | None = None, observers: Sequence[Observer] = ()) -> Report:
+def execute(
+    plan: Plan, *, client: Client | None = None, observers: Sequence[Observer] = (), progress: bool | None = None
+) -> Report:
     """Score what a plan says and publish the result.
 
     Parameters
@@ -62,13 +65,17 @@ def execute(plan: Plan, *, client: Client | None = None, observers: Sequence[Obs
         A Dask client to work on; it is left as it is. By default an embedded cluster is made and closed.
     observers
         Called with each event, in the driver.
+    progress
+        Whether the run is shown while it goes on, in the cell of a notebook or else on stderr. By default in a
+        cell, unless somebody observes.
 
     Examples
     --------
     >>> report = execute(plan)  # doctest: +SKIP
 
     """
-    return Run(plan, observers).go(client)
+    with watching(progress, observers) as watch:
+        return watch.ended(Run(plan, watch.observers).go(client))
 
 
 def run(
@@ -78,6 +85,7 @@ def run(
     *,
     client: Client | None = None,
     observers: Sequence[Observer] = (),
+    progress: bool | None = None,
     **asked: Unpack[Asked],  # typed and checked: one keyword per flag
 ) -> Report:
     """Prepare, check and execute: what ``scorer run`` does.
@@ -89,7 +97,9 @@ def run(
     >>> run("input.parquet", "m.onnx", keep="none").counts.scored  # doctest: +SKIP
 
     """
-    return execute(prepare(input, model, output, **asked), client=client, observers=observers)
+    with watching(progress, observers) as watch:
+        plan = prepare(input, model, output, **asked)
+        return watch.ended(Run(plan, watch.observers).go(client))
 
 
 def prepare_options(options: Options) -> Plan:
