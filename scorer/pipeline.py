@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distributed import Client
+    from distributed.deploy import Cluster
 
     from scorer.events import Observer
     from scorer.options import Asked
@@ -53,7 +54,11 @@ def prepare(
 
 
 def execute(
-    plan: Plan, *, client: Client | None = None, observers: Sequence[Observer] = (), progress: bool | None = None
+    plan: Plan,
+    *,
+    client: Client | Cluster | None = None,
+    observers: Sequence[Observer] = (),
+    progress: bool | None = None,
 ) -> Report:
     """Score what a plan says and publish the result.
 
@@ -62,7 +67,8 @@ def execute(
     plan
         From `prepare`. Its problems, if any, are raised together.
     client
-        A Dask client to work on; it is left as it is. By default an embedded cluster is made and closed.
+        A Dask client to work on, or a cluster such as ``LocalCluster``; it is left as it is. By default an
+        embedded cluster is made and closed.
     observers
         Called with each event, in the driver.
     progress
@@ -83,7 +89,7 @@ def run(
     model: str | Path,
     output: str | Path | None = None,
     *,
-    client: Client | None = None,
+    client: Client | Cluster | None = None,
     observers: Sequence[Observer] = (),
     progress: bool | None = None,
     **asked: Unpack[Asked],  # typed and checked: one keyword per flag

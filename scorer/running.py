@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from distributed import Client
+    from distributed.deploy import Cluster
 
     from scorer.cluster import Crew
     from scorer.events import Event, Observer, Receipt
@@ -55,7 +56,7 @@ class Run:
         self.stopping = False
         self.threads, self.scoring_s = 0, 0.0
 
-    def go(self, client: Client | None) -> Report:
+    def go(self, client: Client | Cluster | None) -> Report:
         """Take the lock, finish what is unfinished, publish."""
         if self.plan.done:
             commit.tidy(self.place, self.tell)
@@ -117,7 +118,7 @@ class Run:
         """Go on with a plan that was frozen before ours."""
         self.frozen, self.n_parts, self.rows = plan, plan.n_parts, plan.rows
 
-    def crew(self, client: Client | None) -> AbstractContextManager[Crew]:
+    def crew(self, client: Client | Cluster | None) -> AbstractContextManager[Crew]:
         """Who will work."""
         if client is None and somebody_elses_client():
             self.tell("a Dask client exists in this process and is not used; pass client= to use it")
