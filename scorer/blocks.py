@@ -1,6 +1,7 @@
 """What a page is made of, as data: sections of headings, words, facts, tables, bars and plots.
 
-Knows no type of ours and no markup; `templates/report.html` turns each kind of block into HTML.
+Knows no type of ours and no markup; `templates/report.html` turns each kind of block into HTML, `templates/cell.html`
+those that values show in a notebook, and `render` those into text.
 """
 
 from __future__ import annotations
@@ -36,6 +37,15 @@ class Facts(NamedTuple):
 
     pairs: Sequence[tuple[str, str]]
     kind: str = "facts"
+
+
+class Link(NamedTuple):
+    """Where there is more."""
+
+    name: str
+    text: str
+    to: str
+    kind: str = "link"
 
 
 class Table(NamedTuple):

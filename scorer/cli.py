@@ -109,7 +109,9 @@ def reporting(body: Callable[..., None]) -> Callable[..., None]:
                     sys.stderr.flush()
                     os._exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("stopped at once; committed parts are kept, repeat the command to go on", err=True)
+            from scorer.signals import AT_ONCE  # noqa: PLC0415 - start-up
+
+            click.echo(AT_ONCE, err=True)
             sys.stderr.flush()
             os._exit(Interrupted.exit_code)  # threads of the runtime must not hold us back
 
@@ -175,7 +177,7 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
         plan = prepare_options(options)
         if verbose and not plan.problems:
             click.echo(plan_text(plan, here), err=True)
-        report = execute(plan, observers=observers)
+        report = execute(plan, observers=observers, progress=False)
     _show(report.to_dict(), partial(report_text, report), as_json=as_json)
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import dask
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, SpecCluster, default_client
+from distributed.deploy import Cluster
 
 from scorer import dashboard, queues, signals
 from scorer.dashboard import LOOPBACK
-from scorer.errors import BatchStalled, ClusterError, NoWorkers
+from scorer.errors import BatchStalled, ClusterError, NoWorkers, OptionsError
 from scorer.rules import QUEUES, parse_span
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def planned_threads(options: ClusterOptions) -> int:
 
 @contextmanager
 def connect(
-    options: ClusterOptions, folder: Path, client: Client | None = None, tell: Callable[[str], None] = print,
+    options: ClusterOptions, folder: Path, client: Client | Cluster | None = None, tell: Callable[[str], None] = print,
     each: Sequence[Mapping[str, str]] = (),
 ) -> Iterator[Crew]:  # fmt: skip
     """The crew; a cluster that we made is closed, one that we were given is left as it is.
@@ -97,8 +98,11 @@ def connect(
     environments in `each`.
     """
     with dask.config.set(_CONFIG | dashboard.routes(pages=options.dashboard)):
-        if client is not None:
-            yield _given(client, "the given client", options, tell)
+        if isinstance(client, Cluster):
+            with Client(client, set_as_default=False) as own:
+                yield _given(own, "the given cluster", options, tell)
+        elif client is not None:
+            yield _given(_checked(client), "the given client", options, tell)
         elif options.cluster == "synchronous":
             yield Crew(client=None, words="this thread")
         elif options.scheduler or options.scheduler_file:
@@ -127,6 +131,15 @@ def somebody_elses_client() -> bool:
     except ValueError:
         return False
     return True
+
+
+def _checked(client: object) -> Client:
+    """What was given, if it is of use."""
+    if isinstance(client, Client) and client.status == "running":
+        return client
+    state = f"a client that is {client.status}" if isinstance(client, Client) else type(client).__name__
+    what, hint = "this is no client to work on", "pass a Client or a LocalCluster that is open, or --scheduler ADDRESS"
+    raise OptionsError(what, "client", "a Dask client or cluster", state, hint)
 
 
 def _given(client: Client, words: str, options: ClusterOptions, tell: Callable[[str], None]) -> Crew:

@@ -32,6 +32,11 @@ _CARDS = "/proc/driver/nvidia/gpus"
 _MASKS = {"cuda": "CUDA_VISIBLE_DEVICES", "tensorrt": "CUDA_VISIBLE_DEVICES", "migraphx": "HIP_VISIBLE_DEVICES"}
 
 
+def words(name: str, nodes: Mapping[str, int]) -> str:
+    """A device, with how much of the model runs where."""
+    return f"{name} ({', '.join(f'{many:,} nodes on {where}' for where, many in nodes.items())})" if nodes else name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A kind of device, and which of several."""

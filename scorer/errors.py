@@ -63,6 +63,10 @@ class ScorerError(Exception):
             lines.append(f"Hint: {visible(self.hint)}")
         return "\n".join(lines)
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows instead of a traceback; `%debug` still knows where it came from."""
+        return f"{type(self).__name__}: {self}".splitlines()
+
     def to_dict(self) -> dict[str, Any]:
         """The same facts as data."""
         return {

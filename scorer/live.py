@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scorer.progress import Snapshot
     from scorer.terminal import Look
 
+READY = "getting ready: input, model, workers"
 DRAW_S = 0.15
 LINE_S, LINES_S = 5.0, 60.0  # between lines at first, and after hours: a log is read, not watched
 _LATER = 100  # a line for each hundredth of the time gone by
@@ -37,7 +38,7 @@ def block(seen: Snapshot, look: Look) -> list[str]:
     columns = (look.columns or 80) - 1  # a letter in the last column would make some terminals fold the line
     two = columns >= _TWO
     room = (columns // 2 if two else columns) - _LABEL - 2
-    told = [(name, cut(text, room)) for name, text in _facts(seen)]
+    told = [(name, cut(text, room)) for name, text in facts_of(seen)]
     half = (len(told) + 1) // 2
     shown = facts(told, None, look.paint)
     lines = beside(shown[:half], shown[half:], columns) if two else shown
@@ -47,7 +48,7 @@ def block(seen: Snapshot, look: Look) -> list[str]:
 def line(seen: Snapshot) -> str:
     """A run in hand, in a log."""
     parts = [
-        f"{_share(seen):4.0%}",
+        f"{share_of(seen):4.0%}",
         f"{seen.done:,} of {seen.parts:,} parts",
         f"{seen.rows_per_s_now:,.0f} rows/s, {seen.rows_per_s:,.0f} on average",
         f"{_left(seen)}",
@@ -59,13 +60,13 @@ def line(seen: Snapshot) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def _share(seen: Snapshot) -> float:
+def share_of(seen: Snapshot) -> float:
     """Of the rows; whole only when all are done."""
     return min(seen.rows_done / seen.rows if seen.rows else 1.0, 1.0 if seen.done == seen.parts else 0.99)
 
 
 def _bar(seen: Snapshot, columns: int, look: Look) -> str:
-    share = _share(seen)
+    share = share_of(seen)
     room = max(columns - 9, 5)
     if look.lines:
         halves = int(2 * room * share)
@@ -78,7 +79,7 @@ def _bar(seen: Snapshot, columns: int, look: Look) -> str:
     return f"  {look.paint(colour, full)}{look.paint('rest', rest)} {share:4.0%}"
 
 
-def _facts(seen: Snapshot) -> list[tuple[str, str]]:
+def facts_of(seen: Snapshot) -> list[tuple[str, str]]:
     """What there is to say, a label and a text each; always the same labels, so that nothing jumps."""
     rows = [f"{seen.rows_done:,} of {seen.rows:,}"]
     rows += [f"{seen.quarantined:,} quarantined"] if seen.quarantined else []
@@ -187,7 +188,7 @@ def watching(stream: TextIO, *, quiet: bool = False, still: bool = False) -> Ite
         yield ()
     elif is_live(stream) and not still:
         with foot(stream) as (watcher, screen):
-            watcher.show([look(screen).paint("label", "  getting ready: input, model, workers")])
+            watcher.show([look(screen).paint("label", f"  {READY}")])
             yield (Live(screen, watcher),)
     else:
         yield (Lines(stream),)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorer import html
+from scorer.blocks import Facts, Table
 from scorer.errors import ModelError, ModelLoadError, ModelNotFound
+from scorer.quantities import size, some_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import onnx
 
 FEATURE_KEYS = ("feature_names", "features", "input_features", "columns")
+_VALUE = 60  # letters of a metadata entry
 _BATCH_COUPLED = {"DynamicQuantizeLinear": "its scale is computed over the whole batch"}
 _MAX_PROTOBUF = 2**31 - 1
 _POINTER = b"version https://git-lfs"
@@ -42,6 +45,11 @@ class TensorSpec:
         if self.shape is None:
             return self.type
         return f"{self.type} [{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """Name, type and shape."""
+        return self.name, self.type, str(self).removeprefix(self.type).strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +79,28 @@ class ModelSpec:
         """As data."""
         return asdict(self)
 
+    def blocks(self) -> list[Facts | Table]:
+        """As a person reads it."""
+        told = [
+            ("model", f"{self.path} ({size(self.bytes)})"),
+            ("digest", self.digest[:16]),
+            ("features", some_of(self.feature_names)),
+            ("classes", some_of(self.class_labels)),
+            ("metadata", "; ".join(f"{name} = {_short(value)}" for name, value in self.metadata.items())),
+            ("made by", self.producer),
+            ("opsets", ", ".join(f"{name} {version}" for name, version in self.opsets.items())),
+            ("operators", ", ".join(f"{name} {times}" for name, times in self.operators.items())),
+            ("caution", "; ".join(self.coupled)),
+        ]
+        classes = ("name", "", "")
+        return [
+            Facts([(name, text) for name, text in told if text]),
+            Table(("input", "type", "shape"), classes, [tensor.words for tensor in self.inputs]),
+            Table(("output", "type", "shape"), classes, [tensor.words for tensor in self.outputs]),
+        ]
+
     def _repr_html_(self) -> str:
-        return html.facts("Model", self.to_dict())
+        return html.card("Model", self.blocks())
 
 
 def inspect_model(path: str | Path) -> ModelSpec:
@@ -270,3 +298,9 @@ def _feature_names(metadata: dict[str, str]) -> tuple[str, ...]:
         if isinstance(names, list) and names and all(isinstance(name, str) and name for name in names):
             return tuple(names)
     return ()
+
+
+def _short(text: str) -> str:
+    """On one line, and not for long."""
+    text = " ".join(text.split())
+    return text if len(text) <= _VALUE else text[:_VALUE] + "..."

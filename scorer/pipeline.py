@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from scorer import preflight
+from scorer.cell import watching
 from scorer.options import Options, build
 from scorer.running import Run
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distributed import Client
+    from distributed.deploy import Cluster
 
     from scorer.events import Observer
     from scorer.options import Asked
@@ -51,7 +53,13 @@ def prepare(
     return prepare_options(build({"input": input, "model": model, "output": output, **asked}))
 
 
-def execute(plan: Plan, *, client: Client | None = None, observers: Sequence[Observer] = ()) -> Report:
+def execute(
+    plan: Plan,
+    *,
+    client: Client | Cluster | None = None,
+    observers: Sequence[Observer] = (),
+    progress: bool | None = None,
+) -> Report:
     """Score what a plan says and publish the result.
 
     Parameters
@@ -59,16 +67,21 @@ def execute(plan: Plan, *, client: Client | None = None, observers: Sequence[Obs
     plan
         From `prepare`. Its problems, if any, are raised together.
     client
-        A Dask client to work on; it is left as it is. By default an embedded cluster is made and closed.
+        A Dask client to work on, or a cluster such as ``LocalCluster``; it is left as it is. By default an
+        embedded cluster is made and closed.
     observers
         Called with each event, in the driver.
+    progress
+        Whether the run is shown while it goes on, in the cell of a notebook or else on stderr. By default in a
+        cell, unless somebody observes.
 
     Examples
     --------
     >>> report = execute(plan)  # doctest: +SKIP
 
     """
-    return Run(plan, observers).go(client)
+    with watching(progress, observers) as watch:
+        return watch.ended(Run(plan, watch.observers).go(client))
 
 
 def run(
@@ -76,8 +89,9 @@ def run(
     model: str | Path,
     output: str | Path | None = None,
     *,
-    client: Client | None = None,
+    client: Client | Cluster | None = None,
     observers: Sequence[Observer] = (),
+    progress: bool | None = None,
     **asked: Unpack[Asked],  # typed and checked: one keyword per flag
 ) -> Report:
     """Prepare, check and execute: what ``scorer run`` does.
@@ -89,7 +103,9 @@ def run(
     >>> run("input.parquet", "m.onnx", keep="none").counts.scored  # doctest: +SKIP
 
     """
-    return execute(prepare(input, model, output, **asked), client=client, observers=observers)
+    with watching(progress, observers) as watch:
+        plan = prepare(input, model, output, **asked)
+        return watch.ended(Run(plan, watch.observers).go(client))
 
 
 def prepare_options(options: Options) -> Plan:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scorer import commit, lock
 from scorer.errors import CommitError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError, some
 from scorer.listing import is_glob
-from scorer.plan import differences
+from scorer.plan import told_apart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,10 @@ def existing_problem(
             hint = f"choose another --output; this folder holds {some(strange, 3)} and is never replaced"
         old = "files that no run of scorer put there"
         if published is not None:
-            old = f"the output of another request: {', '.join(differences(published.request, request))} differ"
+            old, new = told_apart(published.request, request)
+            return OutputExists(
+                what, str(place.output), f"the output of this request: {new}", f"another's: {old}", hint
+            )
         return OutputExists(what, str(place.output), "nothing, or this very run's output", old, hint)
     strange = commit.not_parquet(place.output)
     if published is None and strange:

@@ -11,12 +11,15 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scorer import devices, html
+from scorer import devices, html, tables
+from scorer.advice import feed_words, fetch_words
 from scorer.binding import Binding
+from scorer.blocks import Facts, Table, Words
 from scorer.errors import DifferentPlan, PreflightError, ScorerError
 from scorer.features import Feed, Fetch
 from scorer.options import FIELDS
 from scorer.parts import PlannedFile
+from scorer.quantities import duration, many, size, some_of
 from scorer.reader import Source
 from scorer.session import SessionSpec
 from scorer.storage import Storage
@@ -223,8 +226,41 @@ class Plan:
             "forecast": None if self.forecast is None else dataclasses.asdict(self.forecast),
         }
 
+    def blocks(self) -> list[Facts | Table]:
+        """As a person reads it, the problems apart."""
+        frozen = self.frozen
+        told, bound = [("output", self.output)], []
+        if frozen is not None:
+            where = self.options.cluster.scheduler or self.cluster
+            rows = f"{frozen.rows:,} rows in {many(len(frozen.files), 'file')}, {many(frozen.n_parts, 'part')}"
+            device = devices.words(frozen.session.device, self.nodes)
+            told = [("input", rows), ("model", f"{self.model.path if self.model else ''} on {device}"), *told]
+            told += [("keep", some_of(frozen.binding.kept) or "none")]
+            told += [("where", text) for text in frozen.conditions]
+            told += [("batch rows", _batch_rows(frozen)), ("cluster", where), ("plan", frozen.plan_hash[:16])]
+            bound = _bound(frozen)
+        if self.forecast is not None:
+            bound.append(_foreseen(self.forecast))
+        more = [("canary", self.canary)] if self.canary and self.canary not in self.notes else []
+        more += [("note", note) for note in self.notes]
+        if self.done:
+            more += [("state", "done already: nothing would be scored")]
+        elif self.resumes:
+            more += [("state", "an earlier run is unfinished: the rest would be scored")]
+        return [Facts(told), *bound, Facts(more)]
+
+    def __str__(self) -> str:
+        """As the command line prints it, however wide."""
+        shown = [
+            tables.facts(block.pairs) if isinstance(block, Facts) else tables.table(block.head, block.rows)
+            for block in self.blocks()
+        ]
+        return "\n\n".join([*map(str, self.problems), *("\n".join(lines) for lines in shown if lines)])
+
     def _repr_html_(self) -> str:
-        return html.facts("Plan", self.to_dict())
+        found = [block for problem in self.problems for block in _problem(problem)]
+        state = "cannot be run" if self.problems else ""
+        return html.card("Plan", [*found, *self.blocks()], state)
 
 
 def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict[str, str]) -> dict[str, Any]:
@@ -241,20 +277,26 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
+def told_apart(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
+    """What an earlier request has that this one has not, and the other way round."""
+    names = differences(before, now)
+    return _described(names, before), _described(names, now)
+
+
 def refuse_different(path: str, before: dict[str, Any], now: dict[str, Any]) -> DifferentPlan:
     """An unfinished run of another request, with what differs."""
-    words = {
-        "input": "the input's files, sizes or times",
-        "model": "the model's contents",
-        "files": "the contents of a file that the flags name",
-    }
-    old, new = (_described(differences(before, now), side, words) for side in (before, now))
+    old, new = told_apart(before, now)
     what, hint = "an unfinished run of a different plan is here", "repeat that command, or discard it with --overwrite"
     return DifferentPlan(what, path, f"the earlier request: {old}", f"this request: {new}", hint)
 
 
-def _described(names: Sequence[str], request: dict[str, Any], words: dict[str, str]) -> str:
+def _described(names: Sequence[str], request: dict[str, Any]) -> str:
     """The fields of a request that another one does not share."""
+    words = {
+        "input": "the input's files, sizes or times of change",
+        "model": "the model's contents",
+        "files": "the contents of a file that the flags name, such as that of --transform or a tokenizer",
+    }
     told = (
         words.get(name) or f"{name} = {request.get(name) if request.get(name) is not None else 'default'}"
         for name in names
@@ -273,6 +315,39 @@ def _file_from(values: list[Any]) -> PlannedFile:
     data = dict(zip(_FILE_FIELDS, values, strict=True))
     pairs = {name: tuple((a, b) for a, b in data[name]) for name in ("row_groups", "parts", "hive")}
     return PlannedFile(**data | pairs)
+
+
+def _batch_rows(frozen: FrozenPlan) -> str:
+    tried = f" (tried {'; '.join(frozen.trials)})" if frozen.trials else ""
+    if frozen.batch_tokens is not None:
+        return f"as many as have {frozen.batch_tokens} tokens{tried}"
+    return f"{frozen.batch_rows:,}{tried}"
+
+
+def _bound(frozen: FrozenPlan) -> list[Table]:
+    """What feeds the model, and what becomes of what it gives."""
+    feeds = [(feed.tensor, feed.dtype, feed_words(feed), feed.rule) for feed in frozen.binding.feeds]
+    fetches = [fetch_words(fetch) for fetch in frozen.binding.fetches]
+    return [
+        Table(("tensor", "type", "fed from", "chosen"), ("name", "", "", ""), feeds),
+        Table(("tensor", "becomes", "type"), ("name", "", ""), fetches),
+    ]
+
+
+def _foreseen(fore: Forecast) -> Table:
+    """What it will take, at the least and at the most, and how that is reckoned."""
+    rows = [
+        ("time", *map(duration, fore.seconds), f"{fore.rows_per_s:,.0f} rows/s in one thread, from a few rows"),
+        ("memory", *map(size, fore.memory_bytes), fore.memory),
+        ("disk", *map(size, fore.output_bytes), "encoded like a few rows"),
+    ]
+    return Table(("forecast", "least", "most", "reckoned"), ("name", "n", "n", ""), rows)
+
+
+def _problem(problem: ScorerError) -> list[Words | Facts]:
+    """A reason against the run."""
+    told = [(name, getattr(problem, name)) for name in ("where", "expected", "found", "hint")]
+    return [Words("", lead=problem.what, tone="bad"), Facts([(name, text) for name, text in told if text])]
 
 
 def _input_facts(frozen: FrozenPlan) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""Numbers for a person: bytes, seconds, stretches of time, counts."""
+"""Numbers for a person: bytes, seconds, stretches of time, counts, how many more."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _STEP = 1000
 _EXACT_S = 10  # below, a tenth of a second matters
@@ -33,6 +37,12 @@ def duration(seconds: float) -> str:
 def many(count: int, noun: str) -> str:
     """A count and its noun."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def some_of(names: Sequence[str], limit: int = 8) -> str:
+    """The first names of many."""
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def short(value: float) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from scorer import html
+from scorer import devices, html
+from scorer.blocks import Facts, Link, Words
 from scorer.bottleneck import verdict
 from scorer.devices import RUNTIMES
 from scorer.events import Counts, Stages
+from scorer.quantities import between, duration, many, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
     from scorer.bottleneck import Bottleneck
     from scorer.events import Receipt
 
+_SHORT_S = 1.0  # below, the shares of the stages are noise, and a forecast is no match for the start
+_SMALL = 0.01  # shares of the time that nobody asks about
 MUST_AGREE = ("scorer", "onnxruntime", "pyarrow")
 """What must be of one version wherever parts are scored."""
 
@@ -70,6 +76,8 @@ class Report:
     """Of the model, by the device that they run on; {} where all are on the processor."""
     notes: tuple[str, ...] = ()
     quarantine: str = ""
+    proof: str = ""
+    """The folder beside the output: plan, ledger, quarantine, report.html."""
 
     def to_dict(self) -> dict[str, Any]:
         """As data."""
@@ -89,8 +97,67 @@ class Report:
         """Where the time went, and what would save the most of it."""
         return verdict(self.stages, self.scoring_s, self.threads)
 
+    @property
+    def summary(self) -> str:
+        """In a sentence."""
+        counts = self.counts
+        if self.already_done:
+            return f"Done already: {counts.scored:,} rows are scored in {self.output}; nothing was done."
+        sums = " + ".join(f"{getattr(counts, name):,} {name}" for name in ("scored", "quarantined", "filtered"))
+        return f"{counts.rows:,} rows in = {sums}"
+
+    @property
+    def speed(self) -> str:
+        """How long it took, and how fast that is."""
+        return f"{duration(self.seconds)}, {self.rows_per_s:,.0f} rows/s"
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What was done, as a person reads it; of what was done already, only what is in quarantine."""
+        quarantined = f"{many(self.counts.quarantined, 'row')} and why, in {self.quarantine}"
+        if self.already_done:
+            return [("quarantine", quarantined)] if self.quarantine else []
+        counts, time_said, memory_said = self.counts, "", ""
+        if self.forecast is not None and self.seconds >= _SHORT_S and not self.parts_resumed:
+            time_said = f"; the plan said {between(*self.forecast['seconds'])}"
+        if self.forecast is not None and len(self.sessions) == 1:
+            low, high = self.forecast["memory_bytes"]
+            memory_said = f"; the plan said {size(low)} to {size(high)}"
+        batch = f"{self.batch_tokens} tokens" if self.batch_tokens is not None else f"{self.batch_rows:,}"
+        device = devices.words(self.device, self.nodes)
+        told = [
+            ("output", f"{self.output} ({many(self.parts, 'part')}, {size(self.output_bytes)})"),
+            ("resumed", f"{many(self.parts_resumed, 'part')} of an earlier run" if self.parts_resumed else ""),
+            ("time", f"{self.speed}{time_said}"),
+            ("model", f"{device}, batches of {batch}, {many(self.calls, 'call')}"),
+            ("memory", f"{size(self.peak_memory_bytes)} at the most in this process{memory_said}"),
+        ]
+        if self.bottleneck and self.seconds >= _SHORT_S:
+            shares = sorted(self.bottleneck.shares.items(), key=lambda pair: -pair[1])
+            told.append(("time in", ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= _SMALL)))
+            told.append(("bottleneck", str(self.bottleneck)))
+        if self.quarantine:
+            told.append(("quarantine", quarantined))
+        if counts.nan:
+            told.append(("nan", f"{many(counts.nan, 'scored row')} with a NaN score; --max-nan-rows limits them"))
+        if counts.truncated:
+            told.append(("cut", f"{many(counts.truncated, 'text')} longer than max_length"))
+        if counts.lossy:
+            told.append(("lossy", f"{many(counts.lossy, 'value')} changed by a cast (--on-lossy warn)"))
+        if counts.rows and not counts.scored:
+            told.append(("note", "not one row was scored"))
+        return [(name, text) for name, text in told if text] + [("note", note) for note in self.notes]
+
+    def __str__(self) -> str:
+        """As the command line prints it, without a window's width."""
+        return "\n".join([self.summary, *(f"  {name:<10} {text}" for name, text in self.facts())])
+
     def _repr_html_(self) -> str:
-        return html.facts("Report", self.to_dict())
+        tone = "good" if self.counts.balanced else "bad"
+        blocks: list[object] = [Words(self.summary, tone=tone), Facts(self.facts())]
+        page = os.path.join(self.proof, "report.html")
+        if self.proof and os.path.isfile(page):
+            blocks.append(Link("more in", page, quote(os.path.relpath(page))))
+        return html.card("Report", blocks)
 
 
 def fold(receipts: Iterable[Receipt], ours: Mapping[int, Receipt], **facts: Any) -> Report:  # noqa: ANN401 - Report's own fields

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from distributed import Client
+    from distributed.deploy import Cluster
 
     from scorer.cluster import Crew
     from scorer.events import Event, Observer, Receipt
@@ -72,7 +73,7 @@ class Run:
         self.begun = self.stopping = False
         self.threads, self.scoring_s = 0, 0.0
 
-    def go(self, client: Client | None) -> Report:
+    def go(self, client: Client | Cluster | None) -> Report:
         """Carry it out, and tell whoever watches how it ended."""
         if self.plan.done:
             commit.tidy(self.place, self.tell)
@@ -152,7 +153,7 @@ class Run:
         """Go on with a plan that was frozen before ours."""
         self.frozen, self.n_parts, self.rows = plan, plan.n_parts, plan.rows
 
-    def crew(self, client: Client | None) -> AbstractContextManager[Crew]:
+    def crew(self, client: Client | Cluster | None) -> AbstractContextManager[Crew]:
         """Who will work."""
         if client is None and somebody_elses_client():
             self.tell("a Dask client exists in this process and is not used; pass client= to use it")
@@ -307,6 +308,7 @@ class Run:
             nodes=self.plan.nodes,
             notes=self.plan.notes,
             quarantine=str(self.place.folder / "quarantine") if counts.quarantined else "",
+            proof=str(self.place.folder),
         )
 
     def show(self, error: str = "") -> None:

@@ -6,17 +6,23 @@ thread there are no signals, and nothing here does anything.
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+AT_ONCE = "stopped at once; committed parts are kept, repeat the command to go on"
+"""What a KeyboardInterrupt means."""
 _ECHO_S = 0.3
+_DEAF_S = 10.0
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -57,6 +63,61 @@ def draining(first: Callable[[], None]) -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A process to whose whole group a terminal sends Ctrl-C, and a notebook its interrupt."""
+
+    host: str
+    pid: int
+    group: int
+
+    @classmethod
+    def here(cls) -> Origin:
+        """The one that asks."""
+        return cls(socket.gethostname(), os.getpid(), os.getpgrp())
+
+
+class Deaf:
+    """A handler that lets no interrupt through while runs go on, and for a while after; then as if it was not there.
+
+    A while, because whoever interrupts twice means the driver both times.
+    """
+
+    def __init__(self, before: Callable[[int, FrameType | None], object]) -> None:
+        self._before = before
+        self._runs, self._until = 0, 0.0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if not self._runs and time.monotonic() >= self._until:
+            self._before(number, frame)
+
+    def run(self) -> Callable[[], None]:
+        """A run has begun; what comes back ends it."""
+        self._runs += 1
+        return self._ended
+
+    def _ended(self) -> None:
+        self._runs -= 1
+        self._until = time.monotonic() + _DEAF_S
+
+
+def deaf_to(driver: Origin) -> Callable[[], None]:
+    """Ignore interrupts that are meant for the driver and reach this process as well, until what comes back is called.
+
+    Workers of a cluster that was started in the driver's process are in its group, and would end with their parts.
+    """
+    here = Origin.here()
+    main = threading.current_thread() is threading.main_thread()
+    if (here.host, here.group) == (driver.host, driver.group) and here.pid != driver.pid and main:
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):  # it is not ignored already
+            deaf = handler if isinstance(handler, Deaf) else Deaf(handler)
+            signal.signal(signal.SIGINT, deaf)
+            return deaf.run()
+    return lambda: None
 
 
 @contextmanager

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     Paint = Callable[[str, str], str]
 
 LABEL = 11
+CAUTION = frozenset({"note", "caution", "quarantine", "nan", "cut", "lossy", "silent", "fault"})
+"""Labels of facts that want a second look."""
 _LEAST = 8  # columns that a cell keeps when the window is narrow
 _GAP = 2
 _DOTS = "..."

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer import html
+from scorer.blocks import Facts
 from scorer.commit import files_in, load_plan
 from scorer.crash import doing
 from scorer.errors import CommitError, some
@@ -62,7 +63,11 @@ class Verdict:
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
-        return html.facts("Verdict", self.to_dict())
+        return html.card("Verdict", [Facts([(name, _words(value)) for name, value in self.to_dict().items()])])
+
+
+def _words(value: object) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from distributed import WorkerPlugin
 from distributed.metrics import context_meter
 
-from scorer import attempts, deadline, isolated, partition, reader, transforming
+from scorer import attempts, deadline, isolated, partition, reader, signals, transforming
 from scorer.errors import ModelNotResident, PartError, ScorerError
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.registry import REGISTRY, name_of_process, unfit
@@ -84,9 +84,11 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.name = f"scorer-{spec.key}"
+        self._driver = signals.Origin.here()
 
     def setup(self, worker: Any) -> None:  # noqa: ANN401 - distributed is untyped
         """Called in the worker's event loop: only starts the load, and the watch on the job's end."""
+        self._hear_again = signals.deaf_to(self._driver)
         REGISTRY.prime(self.spec, worker.address)
         ends = deadline.of_this_job()
         if ends is not None:
@@ -96,6 +98,7 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
     def teardown(self, worker: object) -> None:  # noqa: ARG002 - distributed's signature
         """Called at unregistration and at the worker's end."""
         REGISTRY.drop(self.spec.key)
+        self._hear_again()
 
 
 def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG001 - the wave tells Dask's keys apart

@@ -18,6 +18,8 @@ from conftest import MODELS, command, read, write
 from dask.distributed import Client, LocalCluster
 
 import scorer
+from scorer.errors import OptionsError
+from scorer.events import PlanReady
 from scorer.plan import Part
 from scorer.reader import Source
 from scorer.registry import Spec
@@ -69,6 +71,31 @@ def test_one_session_in_each_of_two_processes(fewer28, tmp_path):
     )  # fmt: skip
     sessions = json.loads(done.stdout)["sessions"]
     assert sorted(sessions.values()) == [1, 1, 1], done.stderr  # two workers, and the driver's preflight
+
+
+@pytest.mark.parametrize("what", ["client", "cluster"])
+def test_what_is_given_is_used_and_left_as_it_is(fewer28, tmp_path, what):
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, **LOOPBACK | {"host": None}) as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            before = set(client.nthreads())
+            given, said = {"client": client, "cluster": cluster}[what], []
+            report = scorer.run(fewer28, DENSE, tmp_path / "out", client=given, observers=[said.append], keep="none")
+            assert [event.where for event in said if isinstance(event, PlanReady)] == [f"the given {what}"]
+            assert report.counts.scored == 60_000
+            assert set(client.nthreads()) == before
+            assert client.submit(sum, [1, 2]).result() == 3
+        assert cluster.status.name == "running"
+
+
+def test_what_is_no_client_is_refused(fewer28, tmp_path):
+    with LocalCluster(n_workers=1, processes=False, **LOOPBACK | {"host": None}) as cluster:
+        closed = Client(cluster, set_as_default=False)
+        closed.close()
+        for given, found in ((closed, "a client that is closed"), ("tcp://127.0.0.1:8786", "str")):
+            with pytest.raises(OptionsError, match="this is no client") as refused:
+                scorer.run(fewer28, DENSE, tmp_path / "out", client=given)
+            assert refused.value.found == found
+    assert not (tmp_path / "out.scorer").exists()
 
 
 def test_a_worker_that_joins_late_loads_the_model_once_too(fewer28, tmp_path):

