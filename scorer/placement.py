@@ -99,10 +99,7 @@ def existing_problem(
             hint = f"choose another --output; this folder holds {some(strange, 3)} and is never replaced"
         old = "files that no run of scorer put there"
         if published is not None:
-            old, new = told_apart(published.request, request)
-            return OutputExists(
-                what, str(place.output), f"the output of this request: {new}", f"another's: {old}", hint
-            )
+            old = f"that of another request: {told_apart(published.request, request)}"
         return OutputExists(what, str(place.output), "nothing, or this very run's output", old, hint)
     strange = commit.not_parquet(place.output)
     if published is None and strange:

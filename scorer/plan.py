@@ -26,7 +26,7 @@ from scorer.storage import Storage
 from scorer.transforming import Transform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from scorer.dataset import Dataset
     from scorer.forecast import Forecast
@@ -277,31 +277,28 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
-def told_apart(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
-    """What an earlier request has that this one has not, and the other way round."""
-    names = differences(before, now)
-    return _described(names, before), _described(names, now)
-
-
-def refuse_different(path: str, before: dict[str, Any], now: dict[str, Any]) -> DifferentPlan:
-    """An unfinished run of another request, with what differs."""
-    old, new = told_apart(before, now)
-    what, hint = "an unfinished run of a different plan is here", "repeat that command, or discard it with --overwrite"
-    return DifferentPlan(what, path, f"the earlier request: {old}", f"this request: {new}", hint)
-
-
-def _described(names: Sequence[str], request: dict[str, Any]) -> str:
-    """The fields of a request that another one does not share."""
+def told_apart(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs between an earlier request and this one, with both values where they can be shown."""
     words = {
         "input": "the input's files, sizes or times of change",
         "model": "the model's contents",
         "files": "the contents of a file that the flags name, such as that of --transform or a tokenizer",
     }
     told = (
-        words.get(name) or f"{name} = {request.get(name) if request.get(name) is not None else 'default'}"
-        for name in names
+        words.get(name) or f"{name} = {_shown(before.get(name))}, now {_shown(now.get(name))}"
+        for name in differences(before, now)
     )
-    return ", ".join(told)
+    return "; ".join(told)
+
+
+def refuse_different(path: str, before: dict[str, Any], now: dict[str, Any]) -> DifferentPlan:
+    """An unfinished run of another request, with what differs."""
+    what, hint = "an unfinished run of a different plan is here", "repeat that command, or discard it with --overwrite"
+    return DifferentPlan(what, path, "this very request", f"another one: {told_apart(before, now)}", hint)
+
+
+def _shown(value: object) -> str:
+    return "default" if value in (None, "") else str(value)
 
 
 def _frozen(value: Any) -> Any:  # noqa: ANN401 - JSON

@@ -317,12 +317,11 @@ def test_a_request_is_equal_to_its_own_json():
 def test_a_different_plan_says_what_differs():
     error = refuse_different("/out.scorer", request(limit=5), request(limit=6, prefix="p"))
     assert isinstance(error, DifferentPlan)
-    assert "limit = 5" in error.expected
-    assert "limit = 6" in error.found
-    assert "prefix" in error.found
+    assert "limit = 5, now 6" in error.found
+    assert "prefix = default, now p" in error.found
     assert "feed" not in str(error)
     error = refuse_different("/o", request(), request(file(11)))
-    assert "input" in error.expected
+    assert "the input's files" in error.found
 
 
 def test_a_plan_with_problems_raises_them_all():

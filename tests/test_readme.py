@@ -104,6 +104,31 @@ def test_what_a_command_shows_is_what_it_prints(block, flights):
     ).splitlines()
 
 
+def test_the_transform_makes_one_tensor_of_texts_dates_and_numbers(flights):
+    import lightgbm
+    from onnxmltools import convert_lightgbm
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    (code,) = [block for block in blocks("python") if "def make" in block]
+    (flights / "features.py").write_text(code)
+    rng = np.random.default_rng(0)
+    x = rng.random((300, 4), np.float32)
+    trees = lightgbm.LGBMClassifier(n_estimators=3, verbose=-1).fit(x, (x[:, 0] > 0.5).astype(int))
+    model = convert_lightgbm(trees, initial_types=[("X", FloatTensorType([None, 4]))], zipmap=False)
+    (flights / "trees.onnx").write_bytes(model.SerializeToString())
+    days = pa.array([20_000 + i % 400 for i in range(300)], pa.int32()).cast(pa.date32())
+    columns = {
+        "customer age": pa.array([None if i % 9 == 0 else 20 + i % 60 for i in range(300)]),
+        "price": pa.array(["n/a" if i == 7 else str(i / 4) for i in range(300)]),
+        "channel": pa.array([["web", "app", "shop", None][i % 4] for i in range(300)]), "signup_date": days,
+    }  # fmt: skip
+    write(flights / "orders" / "a.parquet", columns)
+    asked = code.splitlines()[0].partition(":  ")[2]
+    done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=False, cwd=flights)
+    assert done.returncode == 0, done.stderr
+    assert "300 rows in = 300 scored + 0 quarantined" in done.stdout
+
+
 def test_the_python_of_the_first_screen_runs(flights):
     names = {"my_frame": pd.read_parquet(flights / "flights.parquet").head(100)}
     exec(blocks("python")[0], names)
