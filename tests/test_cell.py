@@ -6,6 +6,7 @@ import itertools
 import re
 import signal
 import socket
+import time
 
 import pytest
 from conftest import FLIGHTS, read
@@ -228,6 +229,26 @@ def test_a_second_interrupt_stops_at_once(jupyter, tmp_path):
     jupyter.do("assert signal.getsignal(signal.SIGINT) is signal.default_int_handler")
     jupyter.do("report = scorer.run(**asked)")
     assert len(read(tmp_path / "out")) == ROWS
+
+
+@pytest.mark.slow
+def test_interrupted_at_any_moment_the_same_cell_does_the_rest(jupyter, tmp_path):
+    jupyter.do("asked['batch_rows'] = 64\nscorer.run(**asked | {'output': 'warm'})")
+    ended = []
+    for n in range(24):
+        run = jupyter.send(f"asked['output'] = 'out{n}'; scorer.run(**asked)")
+        jupyter.follow(run, until=lambda shown: shown.of("execute_input"))
+        time.sleep(n * 0.06)
+        jupyter.interrupt()
+        shown = jupyter.follow(run, within_s=20)
+        ended.append(shown.error[0] if shown.of("error") else "")
+        if ended[-1] == "Interrupted":
+            assert not (tmp_path / f"out{n}").exists()
+        jupyter.do("scorer.run(**asked)\nassert signal.getsignal(signal.SIGINT) is signal.default_int_handler")
+        assert len(read(tmp_path / f"out{n}")) == ROWS
+        assert not list((tmp_path / f"out{n}.scorer").glob("work-*"))
+    assert set(ended) <= {"", "Interrupted", "KeyboardInterrupt"}
+    assert ended.count("Interrupted") >= 3
 
 
 # ---------------------------------------------------------------- who hears an interrupt
