@@ -352,7 +352,9 @@ def state_of(place: Place) -> dict[str, Any]:
         first = unfinished[0]
         done = n_staged(place.staging(first.plan_hash))
         hint = "repeat the command to go on"
-        return {"state": "unfinished", "output": str(place.output), "parts": first.n_parts, "done": done, "hint": hint}
+        page = place.staging(first.plan_hash).root / "report.html"
+        told = {"parts": first.n_parts, "done": done, "hint": hint, "page": str(page) if page.exists() else ""}
+        return {"state": "unfinished", "output": str(place.output), **told}
     if plan is not None:
         manifest = json.loads((place.folder / "manifest.json").read_text())
         shown = ("parts", "rows", "scored", "quarantined", "filtered", "size")

@@ -60,6 +60,14 @@ def write_again(place: Place) -> Path:
     """The page of a published output, from its proof."""
     plan = place.published()
     if plan is None:
+        left = [place.staging(other.plan_hash).root / NAME for other in place.unfinished()]
+        pages = [str(path) for path in left if path.exists()]
+        if pages:
+            what, hint = (
+                "the run is not published; its page shows what was done so far",
+                "open it, or repeat the command",
+            )
+            raise CommitError(what, str(place.folder), "a published output", pages[0], hint)
         raise _no_proof(place, "nothing that was published")
     try:
         found = of_proof(plan, place.folder, place.output)

@@ -100,7 +100,8 @@ def status_lines(value: dict[str, Any], look: Look = _NOWHERE) -> list[str]:
         return [head, *block(seen, look), *_facts(who, look)]
     if state == "unfinished":
         parts = f"{value['done']:,} of {value['parts']:,} committed"
-        return [head, *_facts([("parts", parts), ("hint", value["hint"])], look)]
+        page = [("page", value["page"])] if value["page"] else []
+        return [head, *_facts([("parts", parts), *page, ("hint", value["hint"])], look)]
     sums = f"{value['scored']:,} scored + {value['quarantined']:,} quarantined + {value['filtered']:,} filtered"
     lines = [("rows", f"{value['rows']:,} in = {sums}"), ("parts", f"{value['parts']:,}, {size(value['size'])}")]
     return [head, *_facts(lines, look)]

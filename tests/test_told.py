@@ -47,6 +47,10 @@ def test_a_failed_run_says_why_and_how_often(tmp_path):
     assert "10 rows could not be scored; nothing was published" in said
     assert "10 of 1,000: 10 x " in said
     assert "indices element out of data bounds" in said
+    page = next(tmp_path.glob("out.scorer/work-*/report.html"))
+    assert str(page) in cli("status", tmp_path / "out")[1]
+    code, _, said = cli("report", tmp_path / "out")
+    assert (code, str(page) in said) == (5, True)
 
 
 def test_errors_that_differ_in_numbers_only_are_one_reason():
