@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
 _ENDED = "ZX"  # states of a process that nobody has buried yet
+_OURS: set[str] = set()
+"""Tokens of the locks that this process holds; a notebook outlives a run whose end was interrupted."""
 
 
 class Lock:
@@ -46,6 +48,7 @@ class Lock:
 
     def start(self) -> None:
         """Write the lock and keep it alive."""
+        _OURS.add(self._token)
         self._write()
         self._beater.start()
 
@@ -55,11 +58,14 @@ class Lock:
 
     def release(self) -> None:
         """Stop the heartbeat and remove the lock, if it is still ours."""
+        _OURS.discard(self._token)  # whatever interrupts what follows
         self._stop.set()
-        self._beater.join()
-        if (read(self._path) or {}).get("token") == self._token:
-            with suppress(OSError):
-                self._path.unlink()
+        try:
+            self._beater.join()
+        finally:
+            if (read(self._path) or {}).get("token") == self._token:
+                with suppress(OSError):
+                    self._path.unlink()
 
     def _beat(self) -> None:
         while not self._stop.wait(min(HEARTBEAT_S, 1 + self._state["beat"])):  # often at first: somebody may be looking
@@ -116,6 +122,8 @@ def is_alive(owner: dict[str, Any]) -> bool | None:
     if owner.get("host") != socket.gethostname():
         return None
     pid = owner.get("pid", -1)
+    if pid == os.getpid() and "token" in owner and owner["token"] not in _OURS:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

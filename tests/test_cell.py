@@ -8,6 +8,8 @@ import signal
 import socket
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import FLIGHTS, read
 from kernels import at_home, kernel
@@ -19,7 +21,7 @@ from scorer.cell import DRAW_S, Cell
 from scorer.events import Notice, PartFailed, PlanReady, Stopping
 from scorer.live import READY, facts_of
 
-ROWS = 84_292
+ROWS, MANY = 84_292, 4
 PROCESSES = """
 from distributed import LocalCluster
 loopback = {"dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
@@ -184,7 +186,9 @@ def test_while_a_cell_scores_widgets_are_answered(jupyter):
     jupyter.follow(run)
 
 
-@pytest.mark.parametrize("workers", ["threads of the kernel", "a cluster of the notebook"])
+@pytest.mark.parametrize(
+    "workers", ["threads of the kernel", pytest.param("a cluster of the notebook", marks=pytest.mark.slow)]
+)
 def test_an_interrupted_cell_drains_and_the_next_one_goes_on(jupyter, tmp_path, workers):
     given = workers == "a cluster of the notebook"
     if given:
@@ -215,8 +219,11 @@ def test_an_interrupted_cell_drains_and_the_next_one_goes_on(jupyter, tmp_path, 
         jupyter.do("client.close(); cluster.close()")
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_stops_at_once(jupyter, tmp_path):
-    jupyter.do("asked |= {'part_bytes': '4MiB', 'threads': 1}")  # some seconds each
+    flights = pq.read_table(FLIGHTS / "flights.parquet")
+    pq.write_table(pa.concat_tables([flights] * MANY), tmp_path / "many.parquet", row_group_size=60_000)
+    jupyter.do("asked |= {'input': 'many.parquet', 'threads': 1, 'part_bytes': '64MiB'}")  # some seconds each
     run = jupyter.send("scorer.run(**asked)")
     jupyter.follow(run, until=lambda shown: "of memory" in "".join(shown.drawn))
     jupyter.interrupt()
@@ -228,7 +235,7 @@ def test_a_second_interrupt_stops_at_once(jupyter, tmp_path):
     assert not (tmp_path / "out").exists()
     jupyter.do("assert signal.getsignal(signal.SIGINT) is signal.default_int_handler")
     jupyter.do("report = scorer.run(**asked)")
-    assert len(read(tmp_path / "out")) == ROWS
+    assert len(read(tmp_path / "out")) == MANY * ROWS
 
 
 @pytest.mark.slow

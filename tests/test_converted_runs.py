@@ -193,7 +193,7 @@ def test_a_changed_file_is_another_request(change, echo, tmp_path, monkeypatch):
     tokenizer(file, side="left")
     code, _, error = cli(*flags)
     assert code == 3
-    assert "files" in error or "differ" in error, error
+    assert "the contents of a file that the flags name" in error, error
 
 
 def test_a_job_file_s_words_are_words_and_its_files_lie_beside_it(tmp_path):

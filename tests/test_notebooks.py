@@ -115,6 +115,7 @@ def text_of(output):
     return " ".join(html.unescape(" ".join([output.get("text", ""), data.get("text/plain", ""), page])).split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_executed_it_shows_what_it_promises_and_leaves_nothing_behind(path, copy, tmp_path):
     missing = [name for name in MODELS if find_spec(name) is None] if path.stem == "02_text_embeddings" else []

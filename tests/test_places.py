@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from conftest import MODELS, cli, command, read, write
 
+from scorer import lock
+from scorer.errors import OutputLocked
+
 ROWS = 60_000
 FLAGS = ("--feed", "x=a,b,c", "--batch-rows", 64, "--part-bytes", "40KiB", "--threads", 1, "--no-tune", "--quiet")
 
@@ -162,3 +165,23 @@ def test_many_drivers_at_once_make_one_output(source, tmp_path):
     assert all("another run is writing" in done.stderr for done in ended if done.returncode == 3)
     assert all("Traceback" not in done.stderr for done in ended)
     exact(output)
+
+
+def test_a_lock_whose_release_was_interrupted_is_nobody_s(tmp_path, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    path = tmp_path / "out.scorer" / "lock"
+    holding = lock.held(path, print)
+    monkeypatch.setattr(holding.__enter__()._beater, "join", interrupted)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with pytest.raises(KeyboardInterrupt):
+        holding.__exit__(None, None, None)
+    monkeypatch.undo()
+    assert path.exists()
+    assert lock.is_alive(lock.read(path)) is False
+    with lock.held(path, print):
+        assert lock.is_alive(lock.read(path)) is True
+        with pytest.raises(OutputLocked), lock.held(path, print):
+            pass
+    assert not path.exists()
