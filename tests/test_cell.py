@@ -243,7 +243,8 @@ def test_interrupted_at_any_moment_the_same_cell_does_the_rest(jupyter, tmp_path
     jupyter.do("asked['batch_rows'] = 64\nscorer.run(**asked | {'output': 'warm'})")
     ended = []
     for n in range(24):
-        run = jupyter.send(f"asked['output'] = 'out{n}'; scorer.run(**asked)")
+        jupyter.do(f"asked['output'] = 'out{n}'")
+        run = jupyter.send("scorer.run(**asked)")
         jupyter.follow(run, until=lambda shown: shown.of("execute_input"))
         time.sleep(n * 0.06)
         jupyter.interrupt()
