@@ -27,7 +27,7 @@ HEARTBEAT_S = 10.0
 STALE_S = 60.0
 _ENDED = "ZX"  # states of a process that nobody has buried yet
 _OURS: set[str] = set()
-"""Tokens of the locks that this process holds; a notebook outlives a run whose end was interrupted."""
+"""Tokens of this process's locks until they are released; a notebook outlives a run whose end was interrupted."""
 
 
 class Lock:
@@ -36,6 +36,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._token = uuid.uuid4().hex
+        _OURS.add(self._token)
         self._stop = threading.Event()
         self._counters: Callable[[], dict[str, Any]] = dict
         self._state: dict[str, Any] = {
@@ -48,7 +49,6 @@ class Lock:
 
     def start(self) -> None:
         """Write the lock and keep it alive."""
-        _OURS.add(self._token)
         self._write()
         self._beater.start()
 
