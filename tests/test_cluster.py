@@ -146,6 +146,7 @@ def test_the_model_is_not_in_what_a_task_carries(tmp_path):
     assert len(dumps(Part(index=10**6, name="part-1000000.parquet", source=source))) < 500
 
 
+@pytest.mark.slow
 def test_a_thousand_parts_send_less_than_a_kilobyte_each():
     script = Path(__file__).parent / "benchmarks" / "bytes_to_scheduler.py"
     done = subprocess.run([sys.executable, script, "200"], capture_output=True, text=True, timeout=100, check=True)

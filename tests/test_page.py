@@ -232,6 +232,7 @@ def test_the_command_on_the_page_asks_for_the_same_again(tmp_path):
     assert "Done already" in stdout
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_parts_stay_under_three_megabytes_and_stragglers_are_seen(plan, tmp_path):
     frozen, asked = plan
     receipts = made_up(100_000, workers=250, threads=4, slow={5_000, 77_777})
