@@ -21,7 +21,7 @@ from scorer.cli import main
 ROOT = Path(__file__).parent.parent
 FLIGHTS = ROOT / "examples" / "flights"
 TEXT = (ROOT / "README.md").read_text("utf-8")
-SETUP = "python3 -m venv"  # .ci/run does these
+SETUP = ("python3 -m venv", "pip install")  # .ci/run does these
 TURNS = re.compile(r"--turns \d+")  # a figure wants many turns, a test one
 
 
