@@ -66,13 +66,13 @@ class Spec:
     @classmethod
     def of(
         cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None, turns: int | None = None,
-        *, far: bool = False, gpu: int = 0, run: str = "",
+        *, far: bool = False, run: str = "",
     ) -> Spec:  # fmt: skip
         """The spec of one execution of a plan."""
         key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
         return cls(
             key=key,
-            frozen=replace(frozen, files=(), request={}, session=replace(frozen.session, gpu=gpu)),
+            frozen=replace(frozen, files=(), request={}),
             staging=str(staging.root),
             stop_file=str(staging.root / f"stop-{key}"),
             driver=name_of_process(),

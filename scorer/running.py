@@ -169,8 +169,9 @@ class Run:
 
     def score(self, crew: Crew, held: lock.Lock) -> None:
         """Run every part that is not committed yet."""
+        frozen = on_their_card(self.frozen, devices.parse(self.options.session.device), crew)
         if crew.client is not None and crew.far and crew.client.nthreads():
-            supplied = census.refuse_unfit(crew.client, self.frozen, self.place.folder)
+            supplied = census.refuse_unfit(crew.client, frozen, self.place.folder)
             if supplied:
                 self.tell(f"the model was brought to {supplied} host{'s' if supplied > 1 else ''} that did not see it")
         commit.discard_others(self.place, self.frozen.plan_hash)
@@ -179,9 +180,7 @@ class Run:
         commit.sweep(staging, self.receipts)
         crash.scoring(str(staging.started))
         limit = None if crew.client is None else self.options.scoring.batch_timeout  # one thread cannot watch itself
-        masked = crew.ours and crew.far  # our processes and jobs see one device each, and that is their first
-        gpu = 0 if masked else devices.parse(self.options.session.device).first
-        spec = Spec.of(self.frozen, staging, limit, crew.turns, far=crew.far, gpu=gpu, run=self.name)
+        spec = Spec.of(frozen, staging, limit, crew.turns, far=crew.far, run=self.name)
         journal = commit.Journal(staging)
         try:
             with Topic(crew.client, self.name, self.progress) as topic:
@@ -370,3 +369,9 @@ class Run:
             except Exception as error:  # noqa: BLE001 - whoever watches must not end the run
                 self.observers.remove(observer)
                 print(f"scorer: an observer was dropped: {error!r}", file=sys.stderr)  # noqa: T201 - nobody else is left to tell
+
+
+def on_their_card(frozen: FrozenPlan, device: devices.Device, crew: Crew) -> FrozenPlan:
+    """The plan with the number that its device has for these workers: ours see one each, and that is their first."""
+    gpu = 0 if crew.ours and crew.far else device.first
+    return replace(frozen, session=replace(frozen.session, gpu=gpu))

@@ -15,6 +15,7 @@ from scorer import cluster, devices, tuning
 from scorer.devices import Device
 from scorer.errors import OptionsError, PreflightError, ProviderUnavailable
 from scorer.options import build, build_cluster
+from scorer.running import on_their_card
 from scorer.session import Session
 
 
@@ -104,6 +105,15 @@ def test_each_process_sees_its_own_device_and_a_replaced_one_the_same(tmp_path):
         crew.client.restart_workers(list(crew.client.nthreads())[:1])
         crew.client.wait_for_workers(3, timeout=30)
         assert seen() == first
+
+
+@pytest.mark.parametrize(("ours", "far", "number"), [(True, True, 0), (True, False, 1), (False, True, 1)])
+def test_our_processes_know_their_card_as_their_first(tmp_path, ours, far, number):
+    plan = scorer.prepare(floats(tmp_path, 10), MODELS / "dense28.onnx", tmp_path / "out").check()
+    crew = cluster.Crew(client=None, words="", ours=ours, far=far)
+    there = on_their_card(plan, devices.parse("cuda:1,3"), crew)
+    assert there.session.gpu == number
+    assert there.plan_hash == plan.plan_hash
 
 
 def test_which_of_several_devices_makes_no_other_plan(tmp_path):
