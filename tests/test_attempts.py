@@ -98,6 +98,7 @@ def test_a_part_that_ends_the_process_is_named_and_the_rest_is_scored(dividing):
     assert cli("status", folder / "out")[0] == 0
 
 
+@pytest.mark.slow
 def test_in_worker_processes_nothing_but_the_part_is_lost(dividing):
     done = run(dividing, *IN_PROCESSES)
     assert done.returncode == 1
@@ -117,6 +118,7 @@ def test_a_crash_before_the_first_part_is_told_as_data_too(dividing):
     assert sorted(path.name for path in folder.iterdir()) == ["in.parquet", "m.onnx"]
 
 
+@pytest.mark.slow
 def test_a_batch_that_hangs_ends_the_run_and_is_set_aside_by_the_next(looping):
     folder, _ = looping
     began = time.monotonic()

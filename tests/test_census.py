@@ -118,6 +118,7 @@ def worker_later(cluster, folder, **environment):
             one.__exit__(None, None, None)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_job_ends_leaves_in_time_and_ends_what_it_began(fewer28, tmp_path, alone):
     cluster, client = alone
     folder = tmp_path / "leaves"
@@ -171,6 +172,7 @@ def test_a_model_on_the_shelf_is_whole_or_not_there(tmp_path, monkeypatch):
     assert [path.name for path in shelf.root().iterdir()] == [model.digest]
 
 
+@pytest.mark.slow
 def test_encrypted_processes_give_the_same_scores(fewer28, tmp_path):
     plain, secret = tmp_path / "plain", tmp_path / "secret"
     flags = ("run", fewer28, "--model", DENSE, "--no-tune", "--cluster", "processes", "--workers", 2)

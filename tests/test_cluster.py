@@ -98,6 +98,7 @@ def test_what_is_no_client_is_refused(fewer28, tmp_path):
     assert not (tmp_path / "out.scorer").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_that_joins_late_loads_the_model_once_too(fewer28, tmp_path):
     with LocalCluster(n_workers=1, threads_per_worker=1, **LOOPBACK) as cluster, Client(cluster) as client:
 
@@ -169,7 +170,7 @@ def test_every_listening_socket_is_on_loopback(fewer28, tmp_path, mode):
     assert {s.laddr.ip for s in sockets} == ({"127.0.0.1"} if mode != "synchronous" else set())
 
 
-@pytest.mark.parametrize("mode", ["embedded", "processes"])
+@pytest.mark.parametrize("mode", ["embedded", pytest.param("processes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_drains_and_the_same_command_finishes(fewer28, tmp_path, mode, number, code):
     arguments = (
@@ -191,6 +192,7 @@ def test_a_signal_drains_and_the_same_command_finishes(fewer28, tmp_path, mode, 
     assert read(tmp_path / "out")["id"].to_pylist() == list(range(60_000))
 
 
+@pytest.mark.slow
 def test_killed_between_two_parts_the_rest_is_scored_with_other_threads(fewer28, tmp_path):
     arguments = (
         "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--batch-rows", 64, "--part-bytes", "96KiB",

@@ -229,6 +229,7 @@ def test_a_kept_column_of_every_type_comes_out_as_it_went_in(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.slow
 def test_a_filter_and_bad_rows_leave_every_type_as_it_was(name, tmp_path):
     table = pa.table({name: KINDS[name], **fed()})
     odd = pa.array(np.arange(ROWS) % 5 == 0)

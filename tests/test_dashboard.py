@@ -99,7 +99,9 @@ def test_workers_serve_no_page_even_if_asked(source, tmp_path):
     assert 404 in seen[-1]
 
 
-@pytest.mark.parametrize("ours", OURS, ids=["embedded", "processes"])
+@pytest.mark.parametrize(
+    "ours", [OURS[0], pytest.param(OURS[1], marks=pytest.mark.slow)], ids=["embedded", "processes"]
+)
 def test_the_dashboard_is_served_and_its_link_told_once(source, tmp_path, ours):
     def look(ready):
         return answer(ready.dashboard), answer(ready.dashboard.replace("status", "individual-task-stream"))

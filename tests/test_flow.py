@@ -46,6 +46,7 @@ def test_scores_equal_the_bare_runtime_bit_for_bit(backend, floats28, tmp_path):
     assert cli("verify", tmp_path / "out", "--deep")[0] == 0
 
 
+@pytest.mark.slow
 def test_any_threads_and_processes_give_the_same_bytes_of_scores(floats28, tmp_path):
     scores = []
     for name, options in {

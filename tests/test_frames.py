@@ -528,6 +528,7 @@ def test_a_model_is_loaded_once_and_released_on_request():
     assert REGISTRY.made == made + 2
 
 
+@pytest.mark.slow
 def test_processes_score_a_frame_too():
     frame = plain()
     lazy = scorer.score(dd.from_pandas(frame, npartitions=4), NAMED, keep=["id"])

@@ -49,6 +49,7 @@ def ratios(tmp_path, times, *flags, part=PART):
     return [peaks[many] / peaks[times[0]] for many in times]
 
 
+@pytest.mark.slow
 def test_memory_stands_still_from_eight_full_parts_on(tmp_path):
     assert max(ratios(tmp_path, (1, 5), "--part-bytes", "8MiB")) <= 1.1
 

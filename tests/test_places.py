@@ -69,6 +69,7 @@ def fill(disk, output):
 @pytest.mark.parametrize(
     "cluster", [("embedded",), pytest.param(("processes", "--workers", 2), marks=pytest.mark.slow)], ids=lambda c: c[0]
 )
+@pytest.mark.slow
 def test_a_disk_that_fills_loses_nothing_that_was_committed(cluster, source, small_disk):
     output = small_disk / "out"
     command_ = asked(source, output, "--batch-rows", 1, "--cluster", *cluster)

@@ -18,7 +18,7 @@ import scorer
 from scorer.commit import Place
 from scorer.verify import verify
 
-END_TO_END = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+END_TO_END = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HERE = {"cluster": "synchronous"}
 MOST = 300
 NEST = pa.list_(pa.struct([("x", pa.int64())]))
@@ -201,7 +201,7 @@ def filtered_tables(draw):
     })  # fmt: skip
 
 
-@settings(END_TO_END, max_examples=45)
+@settings(END_TO_END, max_examples=20)
 @given(data=st.data(), table=filtered_tables(), chosen=st.lists(filters(), min_size=1, max_size=2), options=cuts())
 def test_a_filter_keeps_what_it_says_and_counts_the_rest(data, table, chosen, options):
     where = [text for text, _ in chosen]
@@ -216,7 +216,7 @@ def test_a_filter_keeps_what_it_says_and_counts_the_rest(data, table, chosen, op
     assert (report.counts.filtered, report.counts.quarantined) == (len(table) - len(expected), 0)
 
 
-@settings(END_TO_END, max_examples=45)
+@settings(END_TO_END, max_examples=20)
 @given(
     data=st.data(),
     values=st.lists(st.none() | st.integers(-10, 9) | st.sampled_from([10, -11, 2**40]), max_size=200),

@@ -21,6 +21,9 @@ CONVERTED = [
     converted.late_flights, converted.voice_gender, converted.penguins, converted.tumours, converted.tumours_with_maps,
     converted.opinions,
 ]  # fmt: skip
+SECONDS = (real.speech, converted.opinions)
+"""Take seconds each."""
+ALL = [pytest.param(one, marks=pytest.mark.slow) if one in SECONDS else one for one in READY + CONVERTED]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def values(column):
     return column.to_numpy(zero_copy_only=False).reshape(rows, -1)
 
 
-@pytest.mark.parametrize("make", READY + CONVERTED, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
 def test_a_real_model_scores_as_the_bare_runtime_does(make, made, tmp_path):
     case = made(make)
     out = scored(case, tmp_path)
@@ -106,7 +109,7 @@ def steady(text, case, folder, *, ours):
     return re.sub(r"[^ (,]*/(?=tokenizer\.json)", "", text)
 
 
-@pytest.mark.parametrize("make", READY + CONVERTED, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
 def test_an_inspection_tells_what_a_run_would_do(make, made, tmp_path, golden):
     case = made(make)
     source = write(tmp_path / "input.parquet", case.table)
