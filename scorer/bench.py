@@ -31,6 +31,7 @@ from scorer.options import FIELDS
 from scorer.pipeline import prepare_options
 from scorer.registry import REGISTRY
 from scorer.report import versions
+from scorer.rules import PROOF
 from scorer.sink import decode_schema
 
 if TYPE_CHECKING:
@@ -272,12 +273,16 @@ def _take_turns(runs: Mapping[str, _Runs], turns: int, at: Path) -> None:
                     what, hint = f"{name} ran once and not again", "look at what it says"
                     raise PlanError(what, "scorer bench", "an output", said[-500:], hint)
                 runs[name].seconds[which].append(seconds)
+                _clear(out)
 
 
 def _started(command: Sequence[str], at: Path, out: Path, *, watch: bool = False) -> tuple[int, str, float, int]:
-    """Exit code, words, seconds and the most memory of all processes, if that is looked at."""
-    for left in (out, out.with_name(out.name + ".scorer")):
-        shutil.rmtree(left, ignore_errors=True)
+    """Exit code, words, seconds and the most memory of all processes, if that is looked at.
+
+    The disk is idle at first: who waits for it would otherwise pay for those before who did not.
+    """
+    _clear(out)
+    os.sync()
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with (at / "said").open("w+") as said:
         began = time.perf_counter()
@@ -290,6 +295,11 @@ def _started(command: Sequence[str], at: Path, out: Path, *, watch: bool = False
         seconds = time.perf_counter() - began
         said.seek(0)
         return code, said.read(), seconds, peak
+
+
+def _clear(out: Path) -> None:
+    for left in (out, out.with_name(out.name + PROOF)):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _held(pid: int) -> int:

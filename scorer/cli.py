@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,11 +21,12 @@ from scorer.errors import (
     ScorerError,
     did_you_mean,
 )
-from scorer.flags import JSON, asking, asking_cluster, cluster_of, files, folders, options_of
+from scorer.flags import HEADINGS, JSON, asking, asking_cluster, cluster_of, files, folders, options_of
 from scorer.rules import QUEUES
+from scorer.startup import quickly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from scorer.terminal import Look
 
@@ -65,7 +64,18 @@ class _Group(click.Group):
 
 
 class _Command(click.Command):
-    """Click's usage errors in our form."""
+    """Click's usage errors in our form, and flags below what they decide."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """A section for each group of the options, in their words."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                sections.setdefault(HEADINGS.get(param.name or "", "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, with our text for what does not parse."""
@@ -116,17 +126,6 @@ def reporting(body: Callable[..., None]) -> Callable[..., None]:
             os._exit(Interrupted.exit_code)  # threads of the runtime must not hold us back
 
     return wrapped
-
-
-@contextmanager
-def quickly() -> Iterator[None]:
-    """Import without looking for garbage: there is none, and looking takes a tenth of the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _show(value: dict[str, Any], text: Callable[[Look], str], *, as_json: bool) -> None:

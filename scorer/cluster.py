@@ -245,6 +245,9 @@ def _local(options: ClusterOptions, each: Sequence[Mapping[str, str]], tell: Cal
     try:
         with signals.ignored_by_children():
             cluster = _start(options, workers, threads, each)
+    except KeyboardInterrupt:  # it waited until the cluster was there
+        cluster.close(timeout=10)
+        raise
     except (RuntimeError, OSError) as error:
         what = "worker processes do not start"
         hint = 'in a script, call scorer under `if __name__ == "__main__":`; each process imports the script'

@@ -9,6 +9,7 @@ Publishing is recorded before it begins, so a run that finds it half done finish
 
 from __future__ import annotations
 
+import difflib
 import errno
 import json
 import os
@@ -28,6 +29,7 @@ from scorer.events import Receipt
 from scorer.ledger import write_json
 from scorer.plan import FrozenPlan
 from scorer.progress import Snapshot
+from scorer.rules import PROOF
 from scorer.sink import EXCHANGE, Staging, map_write_errors, read_proof, receipt_of, rename, sync
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Place:
     def of(cls, output: str, work_dir: str | None) -> Place:
         """Symbolic links resolved first, so that a rename lands where the link points."""
         out = Path(os.path.realpath(output))
-        folder = Path(os.path.realpath(work_dir)) if work_dir else out.with_name(out.name + ".scorer")
+        folder = Path(os.path.realpath(work_dir)) if work_dir else out.with_name(out.name + PROOF)
         return cls(output=out, folder=folder)
 
     @property
@@ -362,5 +364,15 @@ def state_of(place: Place) -> dict[str, Any]:
     if os.path.exists(place.folder / "manifest.json"):
         what, hint = "the output is gone; its proof is here", "move both together, or score again with --overwrite"
         raise InputError(what, str(place.output), "the output folder", f"only {place.folder}", hint)
-    what, hint = "no run of scorer has written here", "name the output folder of a run; give --work-dir if it had one"
-    raise InputError(what, str(place.output), f"{place.folder}", "nothing", hint)
+    raise nobody_wrote(place, InputError)
+
+
+def nobody_wrote(place: Place, kind: type[ScorerError] = CommitError) -> ScorerError:
+    """The error where no run has written; its hint names the output that was probably meant."""
+    name, hint = place.output.name, "name the output folder of a run; give --work-dir if it had one"
+    with suppress(OSError):
+        beside = [one.removesuffix(PROOF) for one in os.listdir(place.output.parent) if one.endswith(PROOF)]
+        meant = [name.removesuffix(PROOF)] if name in {one + PROOF for one in beside} else []
+        meant += difflib.get_close_matches(name, beside, n=1)
+        hint = f"did you mean {meant[0]}?" if meant else hint
+    return kind("no run of scorer has written here", str(place.output), f"{place.folder}", "nothing", hint)

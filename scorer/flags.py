@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scorer.options import FIELDS, ClusterOptions, build, build_cluster, read_toml
+from scorer.options import FIELDS, GROUPS, ClusterOptions, build, build_cluster, read_toml
 from scorer.rules import EXPECTED, beside
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _FLAGS = {name: f"--{name.replace('_', '-')}" for name in FIELDS}
+HEADINGS = {
+    field.name: (kind.__doc__ or "Options").rstrip(".")
+    for kind in GROUPS.values()
+    for field in dataclasses.fields(kind)
+}
+"""What the flag of each field decides."""
 _FOLDERS = {"output", "work_dir"}
 _FILES = {"ort_library", "scheduler_file", "feed"}
 

@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from scorer.errors import InputError, InputNotFound, some
+from scorer.rules import PROOF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,7 +75,7 @@ def _matches(pattern: str) -> list[str]:
     for match in glob.glob(pattern, recursive=True):
         name = os.path.basename(match.rstrip("/"))
         inside = ".scorer/" in match and ".scorer/" not in pattern  # who names it means it
-        ours = name.endswith(".scorer") or os.path.isdir(f"{match.rstrip('/')}.scorer") or inside
+        ours = name.endswith(PROOF) or os.path.isdir(match.rstrip("/") + PROOF) or inside
         plain_file = os.path.isfile(match) and not name.lower().endswith(SUFFIXES)
         if not ours and not plain_file and not name.startswith((".", "_")):
             found.append(match)
@@ -118,12 +119,12 @@ def _walk(top: str, ignore: set[str]) -> Iterator[tuple[str, list[str]]]:
             continue
         entered.add(real)
         _refuse_table_format(folder, folders)
-        ours = {name.removesuffix(".scorer") for name in folders if name.endswith(".scorer")}
+        ours = {name.removesuffix(PROOF) for name in folders if name.endswith(PROOF)}
         folders[:] = [
             name
             for name in folders
             if name[0] not in "._"
-            and not name.endswith(".scorer")
+            and not name.endswith(PROOF)
             and name not in ours
             and os.path.realpath(os.path.join(folder, name)) not in ignore
         ]

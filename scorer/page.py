@@ -6,11 +6,13 @@ Made of the run's own proof: plan, ledger, report, quarantine, and a sample of t
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from scorer import html
+from scorer.commit import nobody_wrote
 from scorer.errors import CommitError
 from scorer.footers import open_parquet
 from scorer.ledger import LEDGER, TIMES, rows_of
@@ -68,6 +70,8 @@ def write_again(place: Place) -> Path:
                 "open it, or repeat the command",
             )
             raise CommitError(what, str(place.folder), "a published output", pages[0], hint)
+        if not os.path.exists(place.folder):
+            raise nobody_wrote(place)
         raise _no_proof(place, "nothing that was published")
     try:
         found = of_proof(plan, place.folder, place.output)

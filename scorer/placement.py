@@ -10,6 +10,7 @@ from scorer import commit, lock
 from scorer.errors import CommitError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError, some
 from scorer.listing import is_glob
 from scorer.plan import told_apart
+from scorer.rules import PROOF
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from scorer.options import Options
     from scorer.plan import FrozenPlan
 
-_NAME_BYTES = 255 - len(".scorer")  # what common file systems allow
+_NAME_BYTES = 255 - len(PROOF)  # what common file systems allow
 
 
 def output_of(options: Options) -> tuple[str, ScorerError | None]:
@@ -48,7 +49,7 @@ def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
         problems.append(lock.refused(place.lock, owner))
     places = (
         [(output, "--output")]
-        if folder == output.with_name(output.name + ".scorer")
+        if folder == output.with_name(output.name + PROOF)
         else [(output, "--output"), (folder, "--work-dir")]
     )
     for path, flag in places:

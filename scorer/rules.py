@@ -12,6 +12,8 @@ from typing import Any
 QUEUES = ("slurm", "pbs", "sge", "lsf", "htcondor", "oar")
 """Job queues that a cluster can be asked of."""
 CLUSTERS = ("embedded", "processes", "synchronous", *QUEUES)
+PROOF = ".scorer"
+"""What the folder of an output's proof has behind the output's name."""
 COMPRESSIONS = ("source", "none", "snappy", "zstd", "lz4", "gzip", "brotli")
 MIN_PART_BYTES = 4096
 _WALLTIME = re.compile(r"^(?:(\d+)-)?(\d{1,3}):([0-5]\d):([0-5]\d)$")

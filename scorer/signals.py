@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -122,15 +123,25 @@ def deaf_to(driver: Origin) -> Callable[[], None]:
 
 @contextmanager
 def ignored_by_children() -> Iterator[None]:
-    """Processes started meanwhile do not hear the Ctrl-C that the terminal sends to all of them."""
+    """Processes started meanwhile do not hear the Ctrl-C that the terminal sends to all of them; ours comes afterwards.
+
+    A signal that is blocked is blocked in whatever is started, too, and in every thread that starts something. Threads
+    that were there before may still take it: then it is noted.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # it unblocks interrupts when it has started, and must not do so later
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)  # one that waits is heard here
+        if noted:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from scorer import html
 from scorer.blocks import Facts
-from scorer.commit import files_in, load_plan
+from scorer.commit import files_in, load_plan, nobody_wrote
 from scorer.crash import doing
 from scorer.errors import CommitError, some
 from scorer.events import Counts, Proof
@@ -84,6 +84,8 @@ def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
     moved = not any(os.path.exists(place.folder / name) for name in ("plan.json", ledger_path.name, manifest_path.name))
     if moved and not rescore and (alone := _without_proof(place, deep=deep)) is not None:
         return alone
+    if moved and not os.path.exists(place.output):
+        raise nobody_wrote(place)
     if plan is None or missing:
         what, hint = (
             "there is no proof beside the output",

@@ -80,6 +80,18 @@ def test_flags_are_the_fields_and_the_keywords_of_run():
     assert set(options.Asked.__annotations__) == set(options.FIELDS) - {"output"}
 
 
+def test_flags_stand_below_what_they_decide():
+    text = CliRunner().invoke(main, ["run", "--help"]).output
+    sections = re.split(r"\n\n(?=\S.*:\n  -)", text)[1:]
+    assert [one.splitlines()[0] for one in sections] == [
+        "Options:",
+        *(f"{one.__doc__.rstrip('.')}:" for one in options.GROUPS.values()),
+    ]
+    for kind, section in zip(options.GROUPS.values(), sections[1:], strict=True):
+        shown = {flag.replace("-", "_") for flag in re.findall(r"(?m)^  --([a-z-]+)", section)}
+        assert shown == {field.name for field in dataclasses.fields(kind)}
+
+
 def test_every_command_has_help_with_an_example():
     for name, command in main.commands.items():
         text = CliRunner().invoke(main, [name, "--help"]).output

@@ -217,7 +217,7 @@ def test_the_page_can_be_made_again_from_the_proof_alone(fewer28, tmp_path):
 def test_where_nothing_was_published_there_is_no_report(tmp_path):
     code, _, stderr = cli("report", tmp_path / "out")
     assert code == 5
-    assert "there is no report to show" in stderr
+    assert "no run of scorer has written here" in stderr
 
 
 def test_the_command_on_the_page_asks_for_the_same_again(tmp_path):
