@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed.core import Status
 
+from scorer import signals
 from scorer.deadline import ENDS
 from scorer.errors import ClusterError, NoWorkers, OptionsError
 from scorer.rules import QUEUES, parse_span, parse_walltime
@@ -204,7 +205,8 @@ def _made(options: ClusterOptions, logs: Path, folder: Path | None) -> Iterator[
     if importlib.util.find_spec("dask_jobqueue") is None:
         what, hint = f"jobs of {system} need a package that is not installed", "pip install 'dask-scorer[hpc]'"
         raise OptionsError(what, "--cluster", "dask-jobqueue", "nothing", hint)
-    import dask_jobqueue  # noqa: PLC0415 - an extra, and only for this
+    with signals.as_they_are():  # it would make of every Ctrl-C an end without a fault
+        import dask_jobqueue  # noqa: PLC0415 - an extra, and only for this
 
     kind = getattr(dask_jobqueue, _CLASSES[system])
     try:

@@ -145,6 +145,17 @@ def ignored_by_children() -> Iterator[None]:
 
 
 @contextmanager
+def as_they_are() -> Iterator[None]:
+    """What is imported meanwhile does not change what an interrupt does."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def term_interrupts() -> Iterator[None]:
     """SIGTERM is a Ctrl-C while nothing drains, so that what was asked of others is taken back."""
     if threading.current_thread() is not threading.main_thread():

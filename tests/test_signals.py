@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -56,6 +57,15 @@ def interrupted(ready):
         ready.append("nothing was cut short")
 
 
+@pytest.fixture
+def usual():
+    """The handler of a process that nobody has changed: libraries that other tests import do."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual")
 @pytest.mark.parametrize("early", [True, False], ids=["a thread was there before", "no other thread"])
 def test_an_interrupt_meanwhile_is_raised_at_the_end(early):
     end, ready = threading.Event(), []
@@ -96,3 +106,15 @@ def test_ctrl_c_while_worker_processes_start_is_not_lost(fewer28, tmp_path):
     assert "Traceback" not in seen.output
     assert not out.exists()
     assert not psutil.wait_procs(began, 10)[1]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dask_jobqueue") is None, reason="dask-jobqueue is not installed")
+def test_asking_a_queue_leaves_interrupts_as_they_are():
+    code = (
+        "import signal, sys\nfrom scorer.cli import main\n"
+        "main(['cluster-script', '--cluster', 'slurm', '--memory', '1GiB'], standalone_mode=False)\n"
+        "print('dask_jobqueue' in sys.modules, signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    )
+    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - whoever runs the tests may ignore it
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, preexec_fn=hears)
+    assert done.stdout.split()[-2:] == ["True", "True"]
