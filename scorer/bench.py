@@ -267,13 +267,12 @@ def _take_turns(runs: Mapping[str, _Runs], turns: int, at: Path) -> None:
         names = list(runs) if turn % 2 == 0 else list(runs)[::-1]
         for which in ("few", "all"):
             for name in names:
-                out = at / f"{name} timed"
+                out = at / "timed"
                 code, said, seconds, _ = _started(runs[name].command(which, str(out)), at, out)
                 if code:
                     what, hint = f"{name} ran once and not again", "look at what it says"
                     raise PlanError(what, "scorer bench", "an output", said[-500:], hint)
                 runs[name].seconds[which].append(seconds)
-                _clear(out)
 
 
 def _started(command: Sequence[str], at: Path, out: Path, *, watch: bool = False) -> tuple[int, str, float, int]:
@@ -281,7 +280,8 @@ def _started(command: Sequence[str], at: Path, out: Path, *, watch: bool = False
 
     The disk is idle at first: who waits for it would otherwise pay for those before who did not.
     """
-    _clear(out)
+    for left in (out, out.with_name(out.name + PROOF)):
+        shutil.rmtree(left, ignore_errors=True)
     os.sync()
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with (at / "said").open("w+") as said:
@@ -295,11 +295,6 @@ def _started(command: Sequence[str], at: Path, out: Path, *, watch: bool = False
         seconds = time.perf_counter() - began
         said.seek(0)
         return code, said.read(), seconds, peak
-
-
-def _clear(out: Path) -> None:
-    for left in (out, out.with_name(out.name + PROOF)):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def _held(pid: int) -> int:

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -242,11 +243,15 @@ def _local(options: ClusterOptions, each: Sequence[Mapping[str, str]], tell: Cal
     processes = options.cluster == "processes"
     workers, threads = _processes(options) if processes else (1, options.threads or CPU_COUNT)
     before = dict(os.environ)
+    if processes:
+        resource_tracker.ensure_running()  # its start unblocks interrupts: not while they are held back
+    cluster: LocalCluster | None = None
     try:
         with signals.ignored_by_children():
             cluster = _start(options, workers, threads, each)
-    except KeyboardInterrupt:  # it waited until the cluster was there
-        cluster.close(timeout=10)
+    except KeyboardInterrupt:  # it waited until the cluster was there, or could not be
+        if cluster is not None:
+            cluster.close(timeout=10)
         raise
     except (RuntimeError, OSError) as error:
         what = "worker processes do not start"

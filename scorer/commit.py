@@ -9,7 +9,6 @@ Publishing is recorded before it begins, so a run that finds it half done finish
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import os
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer import lock
-from scorer.errors import CommitError, InputError, ScorerError, some
+from scorer.errors import CommitError, InputError, ScorerError, nearest, some
 from scorer.events import Receipt
 from scorer.ledger import write_json
 from scorer.plan import FrozenPlan
@@ -369,10 +368,9 @@ def state_of(place: Place) -> dict[str, Any]:
 
 def nobody_wrote(place: Place, kind: type[ScorerError] = CommitError) -> ScorerError:
     """The error where no run has written; its hint names the output that was probably meant."""
-    name, hint = place.output.name, "name the output folder of a run; give --work-dir if it had one"
+    hint = "name the output folder of a run; give --work-dir if it had one"
     with suppress(OSError):
         beside = [one.removesuffix(PROOF) for one in os.listdir(place.output.parent) if one.endswith(PROOF)]
-        meant = [name.removesuffix(PROOF)] if name in {one + PROOF for one in beside} else []
-        meant += difflib.get_close_matches(name, beside, n=1)
-        hint = f"did you mean {meant[0]}?" if meant else hint
+        meant = nearest(place.output.name.removesuffix(PROOF), beside)  # who names the proof means its output
+        hint = f"did you mean {meant}?" if meant else hint
     return kind("no run of scorer has written here", str(place.output), f"{place.folder}", "nothing", hint)

@@ -327,5 +327,10 @@ def some(names: Iterable[object], limit: int = 10) -> str:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """A suggestion, or the list when nothing is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {some(known, 40)}"
+    near = nearest(word, known)
+    return f"did you mean {near!r}?" if near else f"known: {some(known, 40)}"
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The one that was probably meant; '' when nothing is near."""
+    return next(iter(difflib.get_close_matches(word, known, n=1)), "")

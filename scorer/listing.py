@@ -74,7 +74,7 @@ def _matches(pattern: str) -> list[str]:
     found = []
     for match in glob.glob(pattern, recursive=True):
         name = os.path.basename(match.rstrip("/"))
-        inside = ".scorer/" in match and ".scorer/" not in pattern  # who names it means it
+        inside = f"{PROOF}/" in match and f"{PROOF}/" not in pattern  # who names it means it
         ours = name.endswith(PROOF) or os.path.isdir(match.rstrip("/") + PROOF) or inside
         plain_file = os.path.isfile(match) and not name.lower().endswith(SUFFIXES)
         if not ours and not plain_file and not name.startswith((".", "_")):
