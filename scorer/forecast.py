@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _SPREAD = (0.7, 2.0)  # a sample of the first rows on a shared machine says no more
 _DISK = (0.7, 1.3)
 _MEMORY = (0.8, 1.2)
-_KEPT = 1.4  # of a part's rows, what Arrow's allocator holds; measured, like the next
+_KEPT = 2.0  # of a part's rows, what Arrow's allocator holds; measured, like the next
 _RUN_BYTES = 64 << 20
 
 
@@ -40,7 +40,7 @@ class Forecast:
 class Footprint:
     """What one thread holds at the most, in bytes, and what the process holds besides.
 
-    A part's rows stay until it is written, and Arrow's allocator keeps half as much again. Its scores are there
+    A part's rows stay until it is written, and Arrow's allocator keeps as much again. Its scores are there
     twice while batches become columns. The writer keeps one encoded row group.
     """
 

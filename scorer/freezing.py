@@ -116,7 +116,7 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
         return frozen, None
     filtered = bool(options.rows.where)
     held = footprint(
-        min(target, total), known.rows, out, len(binding.outputs), stored, filtered=filtered, loaded=known.loaded
+        frozen.most_rows, known.rows, out, len(binding.outputs), stored, filtered=filtered, loaded=known.loaded
     )
     return frozen, forecast(total, out, stored, probe.rows_per_s, threads, held)
 

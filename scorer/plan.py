@@ -111,6 +111,11 @@ class FrozenPlan:
         """Rows that are read, before any filter."""
         return sum(rows * times for file in self.files for rows, times in file.parts)
 
+    @property
+    def most_rows(self) -> int:
+        """Rows of the largest part, before any filter."""
+        return max((rows for file in self.files for rows, _ in file.parts), default=0)
+
     def parts(self) -> Iterator[Part]:
         """Every part in input order."""
         width = max(5, len(str(max(self.n_parts - 1, 0))))
