@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scorer.session import Session
 
 _FIRST, _FIRST_TEXTS, _MOST = 8, 4, 256  # rows
-_BUDGET_S = 0.6
+_MOST_S, _LEAST_S, _SHARE = 0.6, 0.1, 0.05  # of the canary, and of the work ahead, in one thread
 TOLERANCE = 1e-4
 """Of the largest score; kernels that round differently for another batch size stay below 1e-5."""
 _FLIPS = 0.01  # share of rows whose label may flip where two classes tie
@@ -56,21 +56,20 @@ class Verdict:
         )
 
 
-def look(session: Session, binding: Binding, table: pa.Table) -> Verdict | None:
-    """The verdict on the first rows; None where there is nothing to compare."""
+def look(session: Session, binding: Binding, table: pa.Table, ahead: int) -> Verdict | None:
+    """The verdict on the first rows, of so many ahead; None where there is nothing to compare."""
     if binding.fixed_batch == 1 or table.num_rows < 2:  # noqa: PLR2004 - two rows are the fewest neighbours
         return None
     first = _FIRST_TEXTS if any(feed.kind == "text" for feed in binding.feeds) else _FIRST
     few = table.slice(0, first)
-    started = time.perf_counter()
-    whole = _score(session, binding, few, few.num_rows)
-    row_s = (time.perf_counter() - started) / few.num_rows
-    rows = int(min(_MOST, table.num_rows, max(first, _BUDGET_S / 3 / max(row_s, 1e-9)))) // 2 * 2
+    whole, row_s = _timed(session, binding, few)
+    _, again = _timed(session, binding, few)  # a first call does more than the next
+    row_s = min(row_s, again)
+    budget = min(_MOST_S, max(_LEAST_S, _SHARE * ahead * row_s))
+    rows = int(min(_MOST, table.num_rows, max(first, budget / 3 / max(row_s, 1e-9)))) // 2 * 2
     if rows > few.num_rows:
         few = table.slice(0, rows)
-        started = time.perf_counter()
-        whole = _score(session, binding, few, rows)
-        row_s = (time.perf_counter() - started) / rows
+        whole, row_s = _timed(session, binding, few)
     rows = few.num_rows
     turned = np.random.default_rng(rows).permutation(rows)
     halves = _score(session, binding, few, (rows + 1) // 2).columns
@@ -84,6 +83,13 @@ def look(session: Session, binding: Binding, table: pa.Table) -> Verdict | None:
         for moved, allowed in [changed(a, b)]
     ]
     return max(verdicts, key=lambda verdict: verdict.difference / verdict.allowed, default=None)
+
+
+def _timed(session: Session, binding: Binding, table: pa.Table) -> tuple[partition.Scored, float]:
+    """The rows as one batch, and the seconds that each took."""
+    started = time.perf_counter()
+    whole = _score(session, binding, table, table.num_rows)
+    return whole, (time.perf_counter() - started) / table.num_rows
 
 
 def _score(session: Session, binding: Binding, table: pa.Table, batch_rows: int) -> partition.Scored:

@@ -88,6 +88,12 @@ def planned_threads(options: ClusterOptions) -> int:
     return options.threads or CPU_COUNT
 
 
+def local_threads(options: ClusterOptions) -> int:
+    """Of the planned threads, those that this machine can run at once; one where others will score."""
+    elsewhere = options.cluster in QUEUES or options.scheduler or options.scheduler_file
+    return 1 if elsewhere else min(planned_threads(options), CPU_COUNT)
+
+
 @contextmanager
 def connect(
     options: ClusterOptions, folder: Path, client: Client | Cluster | None = None, tell: Callable[[str], None] = print,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scorer import devices, remembered, sampling, storage, tuning
-from scorer.cluster import planned_threads
+from scorer.cluster import local_threads, planned_threads
 from scorer.forecast import footprint, forecast
 from scorer.options import PART_BYTES
 from scorer.parts import Size, least_rows, part_rows, plan_files
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from scorer.options import Options
     from scorer.session import Session, SessionSpec
     from scorer.transforming import Transform
+
+
+_SAMPLE_BYTES = 32 << 20  # pictures are large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +49,29 @@ class Settled:
     transform: Transform | None = None
 
 
-def sample_rows(options: Options, dataset: Dataset) -> int:
-    """How many first rows to look at."""
-    return tuning.PROBE_ROWS if _tunes(options, dataset) else sampling.SAMPLE_ROWS
+def rows_ahead(options: Options, dataset: Dataset) -> int:
+    """How many rows the run will read."""
+    limit = options.rows.limit
+    return dataset.rows if limit is None else min(dataset.rows, limit)
+
+
+def sample_rows(options: Options, dataset: Dataset, schema: pa.Schema) -> int:
+    """How many first rows to look at, when these columns are read."""
+    if not options.scoring.tune or rows_ahead(options, dataset) < tuning.PROBED_FROM:
+        return sampling.SAMPLE_ROWS
+    return max(sampling.SAMPLE_ROWS, min(tuning.PROBE_ROWS, int(_SAMPLE_BYTES / _row_bytes(dataset, schema))))
 
 
 def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
     """The batch rows: as asked, as the model has them fixed, or as they were fastest, now or the last time."""
-    binding, asked = known.binding, options.scoring.batch_rows
-    grows = known.spec.device != "cpu"  # there, a large batch pays for heavy rows too
-    if row_s is None or not _tunes(options, known.dataset) or (tuning.heavy(binding, row_s) and not grows):
-        return tuning.untuned(binding, asked, row_s, device=known.spec.device)
+    binding, asked, device = known.binding, options.scoring.batch_rows, known.spec.device
+    rows, threads = rows_ahead(options, known.dataset), planned_threads(options.cluster)
+    if row_s is None or not options.scoring.tune or not tuning.worthwhile(binding, row_s, rows, threads, device):
+        return tuning.untuned(binding, asked, row_s, device=device)
+    grows = device != "cpu"
+    here = local_threads(options.cluster)
     key = remembered.key_of(
+        here,
         known.spec.key,
         asdict(binding),
         known.fed.schema.to_string(),
@@ -67,11 +81,10 @@ def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
     )
     found = remembered.recall(key)
     if found is None:
-        ahead = known.dataset.rows / planned_threads(options.cluster)
         if grows:
             timed = tuning.grown(known.session, binding, known.fed, row_s)
         else:
-            timed = tuning.probe(known.session, binding, known.fed, row_s, ahead)
+            timed = tuning.probe(known.session, binding, known.fed, row_s, rows / threads, here)
         remembered.keep(key, asdict(timed))
     else:
         timed = Probe(**{**found, "trials": (*found["trials"], "as remembered")})
@@ -82,8 +95,8 @@ def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
 def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, Forecast | None]:
     """The plan, and what it will take where the probe tells."""
     dataset, binding = known.dataset, known.binding
-    total = min(dataset.rows, options.rows.limit if options.rows.limit is not None else dataset.rows)
-    row_bytes = sum(dataset.column_bytes.get(name, 8.0) for name in known.read_schema.names)
+    total = rows_ahead(options, dataset)
+    row_bytes = _row_bytes(dataset, known.read_schema)
     threads = planned_threads(options.cluster)
     target = part_rows(total, row_bytes, options.rows.part_bytes or PART_BYTES, threads, probe.rows_per_s)
     least = least_rows(target, row_bytes, probe.rows_per_s, threads)
@@ -121,6 +134,6 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
     return frozen, forecast(total, out, stored, probe.rows_per_s, threads, held)
 
 
-def _tunes(options: Options, dataset: Dataset) -> bool:
-    """Whether a probe may pay: never below 50,000 rows."""
-    return bool(options.scoring.tune and dataset.rows >= tuning.PROBED_FROM)
+def _row_bytes(dataset: Dataset, schema: pa.Schema) -> float:
+    """Decoded bytes of a row of these columns."""
+    return max(1.0, sum(dataset.column_bytes.get(name, 8.0) for name in schema.names))

@@ -233,7 +233,9 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         doing(f"sending the first rows of {dataset.files[0].path if dataset.files else 'nothing'} through the model")
         read_schema = plain_schema(read_schema)
         if rows is None or fed is None:
-            rows = fed = sampling.sample(dataset, read_schema, freezing.sample_rows(found.options, dataset))
+            rows = fed = sampling.sample(
+                dataset, read_schema, freezing.sample_rows(found.options, dataset, read_schema)
+            )
         rows, fed = rows.select(read_schema.names), fed.select(list(binding.fed))
         loaded = resident()
         binding = shapes(binding, fed)
@@ -262,7 +264,7 @@ def _transformed(found: _Found, dataset: Dataset) -> tuple[pa.Table, pa.Table | 
         return pa.table({}), None
     schema = plain_schema(dataset.columns)
     found.transform = replace(found.transform, reads=tuple(schema.names))
-    rows = sampling.sample(dataset, schema, freezing.sample_rows(found.options, dataset))
+    rows = sampling.sample(dataset, schema, freezing.sample_rows(found.options, dataset, schema))
     fed, bad = transforming.apply(found.transform, rows)
     if bad and not fed.num_rows:
         what, hint = "the transform fails for every row that was tried", "run it on the first rows in a notebook"
@@ -274,7 +276,8 @@ def _transformed(found: _Found, dataset: Dataset) -> tuple[pa.Table, pa.Table | 
 
 def _watch(found: _Found, session: Session, model: ModelSpec, binding: Binding, rows: pa.Table) -> None:
     """Send the canary in; without rows to send, doubt what the operators alone make doubtful."""
-    found.verdict = canary.look(session, binding, rows)
+    ahead = rows.num_rows if found.dataset is None else freezing.rows_ahead(found.options, found.dataset)
+    found.verdict = canary.look(session, binding, rows, ahead)
     if found.verdict is None and model.coupled and binding.fixed_batch != 1:
         _doubt(found, f"a row's score may depend on its batch: {some(model.coupled)}", model.path)
     if found.verdict is not None:

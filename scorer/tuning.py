@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
 PROBE_ROWS = 16_384
 PROBED_FROM = 50_000  # rows: below, a probe costs more than it can save
 _CANDIDATES = (256, 1024, 4096, 16_384)
+_HEAVY = (8, 32, 128)  # a net 4,096 wide, two threads, rows/s: 1,258, 1,892, 2,008; a picture net: 1,981, 1,300, 1,025
 _ROUNDS = 5
+_TRIAL_ROWS = 4096
 _TIE = 1.03  # a larger batch must be this much faster
-_LONG_S = 0.05  # of one trial
-_MOST_S, _SHARE = 0.5, 0.02  # of the probe, and of the work ahead
+_LONG_S, _HEAVY_LONG_S = 0.05, 0.2  # of one trial; the canary has shown that the memory lasts for the latter
+_MOST_S, _HEAVY_MOST_S, _SHARE = 0.5, 3.0, 0.02  # of the probe, and of the work ahead
+_HEAVY_FROM_S = 10.0  # of work for each thread
 _LONG_RUN_S = 10.0
 _TWO_CORES = 1.6  # times as much by two threads as by one, where nothing stands in their way
-HEAVY_BATCH_ROWS = 8
+HEAVY_BATCH_ROWS, CONVERTED_BATCH_ROWS = 32, 8  # of numbers; of pictures and texts
 BATCH_TOKENS = 512  # MiniLM on reviews, rows/s at 128 to 2,048: 35.8, 35.9, 36.3, 35.2, 32.1; at 32 rows: 26.5
 _LARGEST, _GROWING_S = 65_536, 5.0  # of batches on a device that are tried: rows or tokens, and seconds
 _ON_A_DEVICE = 16  # times the batch
@@ -43,7 +47,7 @@ class Probe:
 
     batch_rows: int
     rows_per_s: float | None
-    """Of scoring, one thread; None when nothing was timed."""
+    """Of scoring, one thread of those that score at once; None when nothing was timed."""
     trials: tuple[str, ...] = ()
     batch_tokens: int | None = None
     """What texts are batched by, if there are any: a batch of short ones has more rows."""
@@ -51,29 +55,45 @@ class Probe:
     """How much more two threads score than one; None where that was not tried."""
 
 
-def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahead: float) -> Probe:
-    """The batch rows that score the sample fastest: interleaved, one thread, best of five.
+def worthwhile(binding: Binding, row_s: float, rows: int, threads: int, device: str) -> bool:
+    """Whether a probe may pay, when a row took about `row_s`: light rows must be many, heavy ones a long run."""
+    if device == "cpu" and heavy(binding, row_s):
+        return not _texts(binding) and rows / threads * row_s >= _HEAVY_FROM_S
+    return rows >= PROBED_FROM
 
-    Batches that would take long are not tried: a model so heavy gains nothing by them. A row took about `row_s`
-    so far, and so many rows are `ahead` of each thread: the probe takes a small share of that work.
+
+def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahead: float, threads: int = 1) -> Probe:
+    """The batch rows that score the sample fastest: interleaved, best of several turns.
+
+    As many threads try at once as will score on this machine, for they share its caches. Batches that would take long
+    are not tried, because of their memory. A row took about `row_s` so far, and so many rows are `ahead` of each
+    thread: the probe takes a small share of that work.
     """
-    fitting = [n for n in _CANDIDATES if n <= table.num_rows and n * row_s <= _LONG_S]
-    best = dict.fromkeys(fitting or _CANDIDATES[:1], float("inf"))
+    much = heavy(binding, row_s)
+    candidates, long_s, most_s = (_HEAVY, _HEAVY_LONG_S, _HEAVY_MOST_S) if much else (_CANDIDATES, _LONG_S, _MOST_S)
+    first = table.slice(0, candidates[0])
+    row_s = min(row_s, _scored(session, binding, first, first.num_rows) / first.num_rows)  # warm: less than at first
+    if much:
+        long_s = min(long_s, _SHARE * ahead * row_s / 3)  # two turns must fit
+    fitting = [n for n in candidates if n <= table.num_rows and n * row_s <= long_s]
+    best = dict.fromkeys(fitting or candidates[:1], float("inf"))
     began = time.perf_counter()
-    for turn in range(_ROUNDS):
-        for batch_rows in best:
-            rows = min(table.num_rows, max(batch_rows, min(4 * _CANDIDATES[0], int(_LONG_S / row_s))))
-            seconds = _scored(session, binding, table.slice(0, rows), batch_rows)
-            best[batch_rows] = min(best[batch_rows], seconds / rows)
-        if turn and time.perf_counter() - began > min(_MOST_S, _SHARE * ahead * min(best.values())):
-            break
+    with ThreadPoolExecutor(threads) as pool:
+        for turn in range(_ROUNDS):
+            for batch_rows in best:
+                some = min(table.num_rows, max(batch_rows, min(_TRIAL_ROWS, int(_LONG_S / row_s))))
+                rows = max(1, some // batch_rows) * min(some, batch_rows)
+                seconds = _at_once(pool, threads, session, binding, table.slice(0, rows), batch_rows)
+                best[batch_rows] = min(best[batch_rows], seconds / rows)
+            if turn and time.perf_counter() - began > min(most_s, _SHARE * ahead * min(best.values())):
+                break
     chosen = min(best)
     for batch_rows in sorted(best):
         if best[batch_rows] * _TIE < best[chosen]:
             chosen = batch_rows
     trials = [f"{n:,} rows: {1 / seconds:,.0f} rows/s" for n, seconds in best.items()]
     together = None
-    if ahead * best[chosen] >= _LONG_RUN_S:  # below, processes take longer to start than they save
+    if not much and ahead * best[chosen] >= _LONG_RUN_S:  # below, processes take longer to start than they save
         few = table.slice(0, max(chosen, min(table.num_rows, int(_LONG_S / best[chosen]))))
         together = _together(session, binding, few, chosen)
         trials.append("two threads: " + ("the machine is busy" if together is None else f"{together:.1f} times one"))
@@ -85,11 +105,11 @@ def grown(session: Session, binding: Binding, table: pa.Table, row_s: float) -> 
 
     Texts are batched by tokens, all else by rows.
     """
-    texts = any(feed.kind == "text" for feed in binding.feeds)
+    texts = _texts(binding)
     unit = "tokens" if texts else "rows"
     best, chosen, trials, fits = 0.0, 0, [], session.fits
-    size, began = BATCH_TOKENS if texts else HEAVY_BATCH_ROWS, time.perf_counter()
-    some = table.slice(0, HEAVY_BATCH_ROWS)
+    size, began = BATCH_TOKENS if texts else CONVERTED_BATCH_ROWS, time.perf_counter()
+    some = table.slice(0, CONVERTED_BATCH_ROWS)
     _scored(session, binding, some, some.num_rows)  # the first call on a device does more than the next ones
     while size <= _LARGEST and time.perf_counter() - began < _GROWING_S:
         rows = min(table.num_rows, int(max(2 * size, _LONG_S / row_s)))
@@ -112,6 +132,19 @@ def grown(session: Session, binding: Binding, table: pa.Table, row_s: float) -> 
     if not chosen:
         return known
     return replace(known, batch_tokens=chosen) if texts else replace(known, batch_rows=chosen)
+
+
+def _at_once(
+    pool: ThreadPoolExecutor, threads: int, session: Session, binding: Binding, table: pa.Table, batch_rows: int
+) -> float:
+    """Seconds for the table in each of so many threads that begin together: their mean."""
+    gate = threading.Barrier(threads)
+
+    def one(_: int) -> float:
+        gate.wait()
+        return _scored(session, binding, table, batch_rows)
+
+    return sum(pool.map(one, range(threads))) / threads
 
 
 def _scored(session: Session, binding: Binding, table: pa.Table, batch_rows: int, tokens: int | None = None) -> float:
@@ -148,12 +181,13 @@ def untuned(binding: Binding, asked: int | None, row_s: float | None, *, device:
     Other devices than the processor want more at once, whatever they are.
     """
     more = 1 if device == "cpu" else _ON_A_DEVICE
-    usual = more * HEAVY_BATCH_ROWS if heavy(binding, row_s) else BATCH_ROWS
+    heavy_rows = CONVERTED_BATCH_ROWS if _converted(binding) else HEAVY_BATCH_ROWS
+    usual = more * heavy_rows if heavy(binding, row_s or 0) else BATCH_ROWS
     free = asked is None and binding.fixed_batch is None
     return Probe(
         batch_rows=binding.fixed_batch or asked or usual,
         rows_per_s=1 / row_s if row_s else None,
-        batch_tokens=more * BATCH_TOKENS if free and any(feed.kind == "text" for feed in binding.feeds) else None,
+        batch_tokens=more * BATCH_TOKENS if free and _texts(binding) else None,
     )
 
 
@@ -162,7 +196,14 @@ def worth_showing(rows: int, rows_per_s: float | None) -> int:
     return min(rows, max(_FEW, int(_MOMENT_S * (rows_per_s or 0))))
 
 
-def heavy(binding: Binding, row_s: float | None) -> bool:
-    """Whether a row is so much work that a large batch gains nothing."""
-    converted = any(feed.kind in {"text", "image"} for feed in binding.feeds)
-    return converted or (row_s or 0) > _HEAVY_S
+def heavy(binding: Binding, row_s: float) -> bool:
+    """Whether a row is so much work that a batch of thousands gains nothing."""
+    return _converted(binding) or row_s > _HEAVY_S
+
+
+def _converted(binding: Binding) -> bool:
+    return any(feed.kind in {"text", "image"} for feed in binding.feeds)
+
+
+def _texts(binding: Binding) -> bool:
+    return any(feed.kind == "text" for feed in binding.feeds)

@@ -131,6 +131,6 @@ def test_batches_grow_while_it_pays(rows, tmp_path):
     found = tuning.grown(Session(spec("dense28")), plan.frozen.binding, pq.read_table(path), 1e-5)
     assert found.batch_rows <= max(rows, tuning.BATCH_ROWS)
     assert found.rows_per_s > 0
-    assert found.trials or rows < tuning.HEAVY_BATCH_ROWS
+    assert found.trials or rows < tuning.CONVERTED_BATCH_ROWS
     if rows == 5000:
-        assert found.batch_rows > tuning.HEAVY_BATCH_ROWS  # calls of eight rows are mostly calls
+        assert found.batch_rows > tuning.CONVERTED_BATCH_ROWS  # calls of eight rows are mostly calls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -69,14 +70,14 @@ def test_nothing_is_kept_on_a_file_system_that_others_share(cache, monkeypatch):
 class Slow:
     """A session whose calls hold the interpreter's lock for as long as they take, or do not."""
 
-    def __init__(self, *, holds):
-        self.holds, self.fits = holds, None
+    def __init__(self, *, holds, seconds=0.004):
+        self.holds, self.seconds, self.fits = holds, seconds, None
 
     def run(self, _, feeds):
         (x,) = feeds.values()
-        until = time.thread_time() + 0.004
+        until = time.thread_time() + self.seconds
         if not self.holds:
-            time.sleep(0.004)
+            time.sleep(self.seconds)
         while self.holds and time.thread_time() < until:
             pass
         return [x[:, :1]]
@@ -108,8 +109,29 @@ def test_threads_that_hold_each_other_up_are_noticed(holds):
 
 def test_a_heavy_model_is_not_tried_with_large_batches():
     table = pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
-    found = tuning.probe(Slow(holds=False), bound(), table, 1e-4, 1e3)
+    found = tuning.probe(Slow(holds=False, seconds=0.02), bound(), table, 1e-4, 1e3)
     assert [trial.split()[0] for trial in found.trials] == ["256"]
+
+
+def test_a_first_call_that_took_long_does_not_make_a_model_heavy():
+    table = pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
+    found = tuning.probe(Slow(holds=False, seconds=0.0001), bound(), table, 4e-4, 1e3)
+    assert {"256", "1,024"} <= {trial.split()[0] for trial in found.trials}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_as_many_threads_try_at_once_as_will_score(threads):
+    """Each has the whole sample; a session that only one thread can use at a time takes each so much longer."""
+    lock = threading.Lock()
+
+    class OneAtATime(Slow):
+        def run(self, names, feeds):
+            with lock:
+                return super().run(names, feeds)
+
+    table = pa.table({name: np.zeros(256, np.float32) for name in "ab"})
+    found = tuning.probe(OneAtATime(holds=False, seconds=0.02), bound(), table, 1e-4, 1e3, threads)
+    assert found.rows_per_s <= 256 / 0.02 / (1 + (threads - 1) / 2)  # the first waits for none, the last for all
 
 
 @pytest.mark.parametrize(("together", "spawns", "threads", "expected"), [
@@ -145,3 +167,31 @@ def test_the_bottleneck_is_what_takes_the_most_of_the_threads_time(spent, second
 
 def test_nothing_done_has_no_bottleneck():
     assert verdict(Stages(), 1.0, 2) is None
+
+
+def test_a_heavy_net_is_given_the_rows_at_which_it_streams_its_weights_best():
+    """Each call costs as much as 40 rows, as where many weights are read for each."""
+    table = pa.table({name: np.zeros(256, np.float32) for name in "ab"})
+
+    class Wide(Slow):
+        def run(self, names, feeds):
+            (x,) = feeds.values()
+            time.sleep(0.008 + 0.0002 * len(x))
+            return [x[:, :1]]
+
+    found = tuning.probe(Wide(holds=False), bound(), table, 1e-3, 1e5, 2)
+    assert [trial.split()[0] for trial in found.trials] == ["8", "32", "128"]
+    assert found.batch_rows == 128
+    assert found.together is None
+
+
+def test_batches_of_a_heavy_net_are_tried_only_in_a_long_run():
+    assert not tuning.worthwhile(bound(), 1e-3, 15_000, 2, "cpu")
+    assert tuning.worthwhile(bound(), 1e-3, 25_000, 2, "cpu")
+    assert tuning.worthwhile(bound(), 1e-6, 50_000, 2, "cpu")
+    assert not tuning.worthwhile(bound(), 1e-6, 49_999, 2, "cpu")
+
+
+def test_only_the_rows_of_the_limit_count(floats, tmp_path):
+    assert scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check().trials
+    assert not scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out", limit=1000).check().trials
