@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scorer.session import Session
 
 _FIRST, _FIRST_TEXTS, _MOST = 8, 4, 256  # rows
-_MOST_S, _LEAST_S, _SHARE = 0.6, 0.1, 0.05  # of the canary, and of the work ahead, in one thread
+_MOST_S, _LEAST_S, _SHARE = 0.6, 0.3, 0.05  # of the canary, and of the work ahead, in one thread
 TOLERANCE = 1e-4
 """Of the largest score; kernels that round differently for another batch size stay below 1e-5."""
 _FLIPS = 0.01  # share of rows whose label may flip where two classes tie
