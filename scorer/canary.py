@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from scorer.binding import Binding
     from scorer.session import Session
 
-_FIRST, _FIRST_TEXTS, _MOST = 8, 4, 256  # rows
-_MOST_S, _LEAST_S, _SHARE = 0.6, 0.3, 0.05  # of the canary, and of the work ahead, in one thread
+_FIRST, _FIRST_TEXTS, _NEXT = 8, 4, (32, 128, 256)  # rows
+_MOST_S, _LEAST_S, _SHARE = 0.6, 0.2, 0.05  # of the canary, and of the work ahead, in one thread
 TOLERANCE = 1e-4
 """Of the largest score; kernels that round differently for another batch size stay below 1e-5."""
 _FLIPS = 0.01  # share of rows whose label may flip where two classes tie
@@ -63,11 +63,11 @@ def look(session: Session, binding: Binding, table: pa.Table, ahead: int) -> Ver
     first = _FIRST_TEXTS if any(feed.kind == "text" for feed in binding.feeds) else _FIRST
     few = table.slice(0, first)
     whole, row_s = _timed(session, binding, few)
-    _, again = _timed(session, binding, few)  # a first call does more than the next
-    row_s = min(row_s, again)
-    budget = min(_MOST_S, max(_LEAST_S, _SHARE * ahead * row_s))
-    rows = int(min(_MOST, table.num_rows, max(first, budget / 3 / max(row_s, 1e-9)))) // 2 * 2
-    if rows > few.num_rows:
+    for most in _NEXT:  # few rows cost more each, and a first call most of all
+        budget = min(_MOST_S, max(_LEAST_S, _SHARE * ahead * row_s))
+        rows = int(min(most, table.num_rows, budget / 3 / max(row_s, 1e-9))) // 2 * 2
+        if rows <= few.num_rows:
+            break
         few = table.slice(0, rows)
         whole, row_s = _timed(session, binding, few)
     rows = few.num_rows

@@ -174,7 +174,7 @@ def test_a_heavy_net_is_given_the_rows_at_which_it_streams_its_weights_best():
     table = pa.table({name: np.zeros(256, np.float32) for name in "ab"})
 
     class Wide(Slow):
-        def run(self, names, feeds):
+        def run(self, _, feeds):
             (x,) = feeds.values()
             time.sleep(0.008 + 0.0002 * len(x))
             return [x[:, :1]]
