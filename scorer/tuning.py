@@ -29,7 +29,7 @@ _TRIAL_ROWS = 4096
 _TIE = 1.03  # a larger batch must be this much faster
 _LONG_S, _HEAVY_LONG_S = 0.05, 0.2  # of one trial; the canary has shown that the memory lasts for the latter
 _MOST_S, _HEAVY_MOST_S, _SHARE = 0.5, 3.0, 0.02  # of the probe, and of the work ahead
-_HEAVY_FROM_S = 10.0  # of work for each thread
+_HEAVY_FROM_S = 30.0  # of work for each thread: two turns of the longest trials are 2 % of it
 _LONG_RUN_S = 10.0
 _TWO_CORES = 1.6  # times as much by two threads as by one, where nothing stands in their way
 HEAVY_BATCH_ROWS, CONVERTED_BATCH_ROWS = 32, 8  # of numbers; of pictures and texts
@@ -73,8 +73,6 @@ def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahe
     candidates, long_s, most_s = (_HEAVY, _HEAVY_LONG_S, _HEAVY_MOST_S) if much else (_CANDIDATES, _LONG_S, _MOST_S)
     first = table.slice(0, candidates[0])
     row_s = min(row_s, _scored(session, binding, first, first.num_rows) / first.num_rows)  # warm: less than at first
-    if much:
-        long_s = min(long_s, _SHARE * ahead * row_s / 3)  # two turns must fit
     fitting = [n for n in candidates if n <= table.num_rows and n * row_s <= long_s]
     best = dict.fromkeys(fitting or candidates[:1], float("inf"))
     began = time.perf_counter()

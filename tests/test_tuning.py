@@ -186,8 +186,8 @@ def test_a_heavy_net_is_given_the_rows_at_which_it_streams_its_weights_best():
 
 
 def test_batches_of_a_heavy_net_are_tried_only_in_a_long_run():
-    assert not tuning.worthwhile(bound(), 1e-3, 15_000, 2, "cpu")
-    assert tuning.worthwhile(bound(), 1e-3, 25_000, 2, "cpu")
+    assert not tuning.worthwhile(bound(), 1e-3, 59_000, 2, "cpu")
+    assert tuning.worthwhile(bound(), 1e-3, 61_000, 2, "cpu")
     assert tuning.worthwhile(bound(), 1e-6, 50_000, 2, "cpu")
     assert not tuning.worthwhile(bound(), 1e-6, 49_999, 2, "cpu")
 
