@@ -186,7 +186,7 @@ def _loops(options: Options, plans: Mapping[str, FrozenPlan], at: Path) -> dict[
     """The tool, and loops with the tool's tricks, with none of them but threads, and with none at all."""
     plan = plans["all"]
     threads = planned_threads(options.cluster)
-    usual = _USUAL_ROWS[any(feed.kind in {"text", "image"} for feed in plan.binding.feeds)]
+    usual = _USUAL_ROWS[plan.binding.texts or plan.binding.pictures]
     same = ceiling.Loop(threads=threads, batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens, as_we_do=True)
     pool = ceiling.Loop(threads=threads, batch_rows=usual, batch_tokens=None, as_we_do=False)
     plain = replace(pool, threads=1)

@@ -76,6 +76,16 @@ class Binding:
         """Columns that the model adds."""
         return tuple(name for fetch in self.fetches for name in fetch.columns)
 
+    @property
+    def texts(self) -> bool:
+        """Whether any tensor is fed texts."""
+        return any(feed.kind == "text" for feed in self.feeds)
+
+    @property
+    def pictures(self) -> bool:
+        """Whether any tensor is fed pictures."""
+        return any(feed.kind == "image" for feed in self.feeds)
+
 
 def bind(
     options: BindingOptions, model: ModelSpec, columns: pa.Schema, folder: str = "", given: pa.Schema | None = None

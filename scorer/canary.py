@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scorer.session import Session
 
 _FIRST, _FIRST_TEXTS, _NEXT = 8, 4, (32, 128, 256)  # rows
-_MOST_S, _LEAST_S, _SHARE = 0.6, 0.2, 0.05  # of the canary, and of the work ahead, in one thread
+_MOST_S, _LEAST_S, _SHARE = 0.6, 0.4, 0.05  # of the canary, and of the work ahead, in one thread
 TOLERANCE = 1e-4
 """Of the largest score; kernels that round differently for another batch size stay below 1e-5."""
 _FLIPS = 0.01  # share of rows whose label may flip where two classes tie
@@ -60,7 +60,7 @@ def look(session: Session, binding: Binding, table: pa.Table, ahead: int) -> Ver
     """The verdict on the first rows, of so many ahead; None where there is nothing to compare."""
     if binding.fixed_batch == 1 or table.num_rows < 2:  # noqa: PLR2004 - two rows are the fewest neighbours
         return None
-    first = _FIRST_TEXTS if any(feed.kind == "text" for feed in binding.feeds) else _FIRST
+    first = _FIRST_TEXTS if binding.texts else _FIRST
     few = table.slice(0, first)
     whole, row_s = _timed(session, binding, few)
     for most in _NEXT:  # few rows cost more each, and a first call most of all

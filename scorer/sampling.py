@@ -63,12 +63,11 @@ def outputs(
     session: Session, binding: Binding, wanted: Sequence[Wanted], table: pa.Table, model: ModelSpec, prefix: str
 ) -> tuple[tuple[Fetch, ...], list[ScorerError]]:
     """How each wanted output becomes columns, learnt from rows that really went through."""
-    few = table.slice(0, SAMPLE_ROWS if all(feed.kind != "image" for feed in binding.feeds) else _FEW)
-    texts = any(feed.kind == "text" for feed in binding.feeds)
-    rows = binding.fixed_batch or max(2, min(_FEW_TEXTS if texts else _FEW, few.num_rows))
+    few = table.slice(0, _FEW if binding.pictures else SAMPLE_ROWS)
+    rows = binding.fixed_batch or max(2, min(_FEW_TEXTS if binding.texts else _FEW, few.num_rows))
     asked = [Fetch(tensor=one.tensor, kind="", columns=(), type="") for one in wanted]
     tried = _tried(binding, few, rows)
-    batches = _ran(session, asked, tried, many=texts)
+    batches = _ran(session, asked, tried, many=binding.texts)
     if not batches:
         what, hint = (
             "the model refuses the first rows of the input",

@@ -58,7 +58,7 @@ class Probe:
 def worthwhile(binding: Binding, row_s: float, rows: int, threads: int, device: str) -> bool:
     """Whether a probe may pay, when a row took about `row_s`: light rows must be many, heavy ones a long run."""
     if device == "cpu" and heavy(binding, row_s):
-        return not _texts(binding) and rows / threads * row_s >= _HEAVY_FROM_S
+        return not binding.texts and rows / threads * row_s >= _HEAVY_FROM_S
     return rows >= PROBED_FROM
 
 
@@ -103,7 +103,7 @@ def grown(session: Session, binding: Binding, table: pa.Table, row_s: float) -> 
 
     Texts are batched by tokens, all else by rows.
     """
-    texts = _texts(binding)
+    texts = binding.texts
     unit = "tokens" if texts else "rows"
     best, chosen, trials, fits = 0.0, 0, [], session.fits
     size, began = BATCH_TOKENS if texts else CONVERTED_BATCH_ROWS, time.perf_counter()
@@ -179,13 +179,13 @@ def untuned(binding: Binding, asked: int | None, row_s: float | None, *, device:
     Other devices than the processor want more at once, whatever they are.
     """
     more = 1 if device == "cpu" else _ON_A_DEVICE
-    heavy_rows = CONVERTED_BATCH_ROWS if _converted(binding) else HEAVY_BATCH_ROWS
+    heavy_rows = CONVERTED_BATCH_ROWS if binding.texts or binding.pictures else HEAVY_BATCH_ROWS
     usual = more * heavy_rows if heavy(binding, row_s or 0) else BATCH_ROWS
     free = asked is None and binding.fixed_batch is None
     return Probe(
         batch_rows=binding.fixed_batch or asked or usual,
         rows_per_s=1 / row_s if row_s else None,
-        batch_tokens=more * BATCH_TOKENS if free and _texts(binding) else None,
+        batch_tokens=more * BATCH_TOKENS if free and binding.texts else None,
     )
 
 
@@ -196,12 +196,4 @@ def worth_showing(rows: int, rows_per_s: float | None) -> int:
 
 def heavy(binding: Binding, row_s: float) -> bool:
     """Whether a row is so much work that a batch of thousands gains nothing."""
-    return _converted(binding) or row_s > _HEAVY_S
-
-
-def _converted(binding: Binding) -> bool:
-    return any(feed.kind in {"text", "image"} for feed in binding.feeds)
-
-
-def _texts(binding: Binding) -> bool:
-    return any(feed.kind == "text" for feed in binding.feeds)
+    return binding.texts or binding.pictures or row_s > _HEAVY_S

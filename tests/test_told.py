@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -38,7 +36,7 @@ def test_a_run_of_which_no_first_row_can_be_scored_does_not_start(tmp_path):
     plan = scorer.prepare(source, GATHER, tmp_path / "out")
     (problem,) = plan.problems
     assert problem.what == "not one of the first rows can be scored"
-    assert re.match(r"(\d+) bad rows: \1 x", problem.found)  # as many as were tried, fewer on a busy machine
+    assert "256 bad rows: 256 x" in problem.found
     assert not scorer.prepare(source, GATHER, tmp_path / "out", max_bad_rows="100%").problems
     assert not scorer.prepare(source, GATHER, tmp_path / "out", where="idx < 10").problems
 
