@@ -7,6 +7,7 @@ finds no session waits for the load, or gets its recorded cause as `ModelNotResi
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import sys
 import threading
@@ -63,6 +64,11 @@ class Spec:
     run: str = ""
     """The run's name."""
 
+    @property
+    def topic(self) -> str:
+        """Under which workers tell the driver of their receipts."""
+        return f"scorer-{self.key}"
+
     @classmethod
     def of(
         cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None, turns: int | None = None,
@@ -109,6 +115,13 @@ class Job:
     """In the driver's own process, which cannot end a thread: what hangs."""
     meter: Callable[[Receipt | None], None] | None = None
     """Told of each part that ends here, where prometheus_client is loaded."""
+    say: Callable[[str, bytes], None] | None = None
+    """On a Dask worker: tells all who have subscribed to a topic."""
+
+    def tell(self, index: int, receipt: Receipt | None) -> None:
+        """The driver, what came of a part; None if it was left for later."""
+        if self.say is not None:
+            self.say(self.spec.topic, pickle.dumps((index, receipt)))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -159,11 +172,11 @@ class Registry:
         self._jobs: dict[str, Job] = {}
         self.made = 0
 
-    def prime(self, spec: Spec, address: str = "") -> None:
+    def prime(self, spec: Spec, address: str = "", say: Callable[[str, bytes], None] | None = None) -> None:
         """Remember the job and start loading its model; returns at once."""
         with self._lock:
             job = self._jobs[spec.key] = Job.of(spec)
-        job.address = address
+        job.address, job.say = address, say
         job.differs = differing(spec.frozen.versions) if spec.far else ""
         future = self._future(spec.frozen.session, _DELIVERY_S if spec.far else 0.0)
         if spec.batch_timeout is not None:

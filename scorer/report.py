@@ -7,7 +7,8 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import distribution
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -193,18 +194,26 @@ def _before(seconds: float) -> str:
     return then.isoformat(sep=" ", timespec="seconds")
 
 
+@cache
+def _version(name: str) -> str | None:
+    """What is installed under that name; its description, which may be a book, is not read."""
+    with suppress(Exception):
+        for line in (distribution(name).read_text("METADATA") or "").splitlines():
+            key, _, value = line.partition(":")
+            if key == "Version":
+                return value.strip()
+    return None
+
+
 def versions() -> dict[str, str]:
     """What decides bits besides the plan."""
     names = {"scorer": "dask-scorer"} | {
         n: n for n in ("onnxruntime", "pyarrow", "pandas", "dask", "distributed", "numpy", "tokenizers", "pillow")
     }
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name, distribution in names.items():
-        with suppress(Exception):
-            found[name] = version(distribution)
+    found |= {name: known for name, other in names.items() if (known := _version(other))}
     for other in RUNTIMES[1:] if "onnxruntime" not in found else ():
-        with suppress(Exception):
-            found["onnxruntime"] = version(other)
+        found |= {"onnxruntime": known} if (known := _version(other)) else {}
     return found
 
 

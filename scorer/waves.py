@@ -8,15 +8,18 @@ Submission stays linear because each wave is a small collection of its own.
 from __future__ import annotations
 
 import itertools
+import pickle
+import queue
 import time
 from collections import Counter
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask
 import dask.dataframe as dd
 import pandas as pd
-from distributed import KilledWorker, as_completed, futures_of
+from distributed import KilledWorker, futures_of
 
 from scorer.census import Late
 from scorer.dashboard import span_of, within
@@ -29,7 +32,7 @@ from scorer.worker import ScorerPlugin, commit_part, read_meta, read_part, score
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from distributed import Client
+    from distributed import Client, Future
 
     from scorer.cluster import Crew
     from scorer.events import Event, Receipt
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from scorer.registry import Spec
 
 WAVE = 128
-_TICK_S = 0.1
+_TICK_S = 0.1  # between looks at what Dask says of the parts; those that end well are told of at once
 _LOOK_S = 2.0
 _TEND_S = 5.0
 _UNFIT = 10  # workers, one after the other, before new ones are no longer hoped for
@@ -61,7 +64,8 @@ def drive(crew: Crew, spec: Spec, parts: Iterator[Part], emit: Callable[[Event],
     plugin = ScorerPlugin(spec)
     crew.client.register_plugin(plugin)
     try:
-        yield from _Waves(crew.client, crew, spec, parts, meta, emit).outcomes()
+        with _told(crew.client, spec) as told:
+            yield from _Waves(crew.client, crew, spec, parts, meta, emit, told).outcomes()
     finally:
         if crew.client.status == "running":
             crew.client.unregister_worker_plugin(plugin.name)
@@ -116,34 +120,46 @@ class _Lost(Exception):
     """The receipt was on a worker that is gone; what was committed is found again."""
 
 
+@contextmanager
+def _told(client: Client, spec: Spec) -> Iterator[queue.SimpleQueue[tuple[int, Receipt | None]]]:
+    """Receipts by their part's index, as workers commit them: they come with what Dask tells its clients anyway.
+
+    To fetch each from the worker that has it would be most of what a part costs the scheduler.
+    """
+    told: queue.SimpleQueue[tuple[int, Receipt | None]] = queue.SimpleQueue()
+    client.subscribe_topic(spec.topic, lambda event: told.put(pickle.loads(event[1])))  # noqa: S301 - our workers'
+    try:
+        yield told
+    finally:
+        with suppress(ValueError):
+            client.unsubscribe_topic(spec.topic)
+
+
 class _Waves:
     """Waves of one execution on a Dask client."""
 
     def __init__(
         self, client: Client, crew: Crew, spec: Spec, parts: Iterator[Part], meta: pd.DataFrame,
-        emit: Callable[[Event], None],
+        emit: Callable[[Event], None], told: queue.SimpleQueue[tuple[int, Receipt | None]],
     ) -> None:  # fmt: skip
         self._emit, self._pulse = emit, Pulse(crew, emit)
         self._client, self._crew, self._spec = client, crew, spec
-        self._parts, self._meta = parts, meta
+        self._parts, self._meta, self._told = parts, meta, told
         self._unfit: set[str] = set()
         self._span = span_of(spec.run)
         self._late = Late(client, spec.frozen.session) if spec.far else None
-        self._running: dict[Any, Part] = {}
+        self._running: dict[int, tuple[Part, Future]] = {}
         self._sent = self._parts_sent = 0
         self._lost: Counter[int] = Counter()
         self._again: list[Part] = []
-        self._looked = self._manned = self._tended = time.monotonic()
+        self._asked = self._looked = self._manned = self._tended = time.monotonic()
         self._threads = crew.threads()
-        self._ended = as_completed([], with_results=True, raise_errors=False, loop=client.loop)
 
     def outcomes(self) -> Iterator[Outcome]:
         """Send waves so that no thread waits, and yield what ends."""
         more = self._send()
         while self._running or self._again:
-            for future, result in self._next():
-                part, outcome = self._running.pop(future.key), _outcome(future, result)
-                future.release()
+            for part, outcome in self._next():
                 if isinstance(outcome, WorkerUnfit) and self._others_than(outcome):
                     self._again.append(part)
                 elif isinstance(outcome, (KilledWorker, _Lost)) and self._lost[part.index] < _LOST_WORKERS:
@@ -155,17 +171,17 @@ class _Waves:
             if (more or self._again) and len(self._running) < _REFILL * self._threads:
                 more = self._send()
 
-    def _next(self) -> list[tuple[Any, Any]]:
+    def _next(self) -> list[Outcome]:
         """What has ended, after a short wait if nothing has; raises when a thread of this process hangs."""
-        with self._ended.thread_condition:
-            if not self._ended.has_ready():
-                self._ended.thread_condition.wait(_TICK_S)
+        ended = self._receipts()
+        now = time.monotonic()
+        if now - self._asked > _TICK_S:
+            self._asked = now
+            ended += self._others()
         self._pulse()
         stalled = REGISTRY.stalled(self._spec.key)
         if stalled is not None:
             raise stalled
-        ended = self._ended.next_batch(block=False)
-        now = time.monotonic()
         if now - self._tended > _TEND_S:
             self._tended = now
             self._tend()
@@ -174,7 +190,30 @@ class _Waves:
         elif now - self._looked > _LOOK_S:
             self._looked = now
             self._look_for_workers(now)
-        return ended  # type: ignore[no-any-return]
+        return ended
+
+    def _receipts(self, wait_s: float = _TICK_S) -> list[Outcome]:
+        """Of the parts that workers have told of, after a short wait for the first."""
+        ended: list[Outcome] = []
+        with suppress(queue.Empty):
+            while True:
+                index, receipt = self._told.get(timeout=0 if ended else wait_s)
+                if index in self._running:  # else an attempt that was done twice
+                    part, future = self._running.pop(index)
+                    future.release()
+                    ended.append((part, receipt))
+        return ended
+
+    def _others(self) -> list[Outcome]:
+        """Parts that Dask says have ended and no worker has told of: errors, lost workers, lost words."""
+        over = [(part, future) for part, future in self._running.values() if future.status != "pending"]
+        ended = self._receipts(wait_s=0)  # what was told before Dask said so
+        for part, future in over:
+            if part.index in self._running:
+                del self._running[part.index]
+                ended.append((part, _outcome(future)))
+                future.release()
+        return ended
 
     def _tend(self) -> None:
         """What the crew needs from time to time: jobs that are over asked for again, the model for new hosts."""
@@ -183,7 +222,7 @@ class _Waves:
         if self._late is not None:
             self._late.look()
         if self._unfit and self._running and not self._fit():  # those that could are gone: whoever came since may
-            self._again += self._running.values()
+            self._again += [part for part, _ in self._running.values()]
             self._running.clear()
             self._unfit &= set(self._client.nthreads())
 
@@ -228,16 +267,17 @@ class _Waves:
         self._sent += 1
         self._parts_sent += len(wave)
         futures = sorted(futures_of(sent), key=lambda future: future.key[1])
-        for future, part in zip(futures, wave, strict=True):
-            self._running[future.key] = part
-        self._ended.update(futures)
+        self._running |= {part.index: (part, future) for part, future in zip(wave, futures, strict=True)}
         return True
 
 
-def _outcome(future: Any, result: Any) -> Receipt | BaseException | None:  # noqa: ANN401 - distributed is untyped
+def _outcome(future: Future) -> Receipt | BaseException | None:
     """A finished future's receipt, or why there is none."""
-    if isinstance(result, tuple):
-        return result[1]  # type: ignore[no-any-return]
-    if future.status != "finished" or isinstance(result, BaseException):
+    if future.status == "error":
+        return future.exception()  # type: ignore[no-any-return]  # distributed is untyped
+    if future.status != "finished":
         return _Lost(f"a task ended as {future.status}")
-    return result  # type: ignore[no-any-return]
+    try:
+        return future.result()  # type: ignore[no-any-return]
+    except Exception as error:  # noqa: BLE001 - the worker that has it is gone, or goes just now
+        return _Lost(str(error))

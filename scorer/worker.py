@@ -36,8 +36,6 @@ ROWS, SCORES = "\0rows", "\0scores"
 
 One column, because pandas takes 0.25 ms for each that it is given: 7 ms a part with 28 of them.
 """
-_RELEASED_AFTER = 8
-"""Parts, before Arrow's allocator gives back what it holds: to touch new memory costs more than to keep some."""
 _PATIENCE_S = 1.0  # between looks whether the run goes on
 _ALONE = threading.Lock()  # one process beside this one at a time: each loads the model
 
@@ -89,7 +87,7 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
     def setup(self, worker: Any) -> None:  # noqa: ANN401 - distributed is untyped
         """Called in the worker's event loop: only starts the load, and the watch on the job's end."""
         self._hear_again = signals.deaf_to(self._driver)
-        REGISTRY.prime(self.spec, worker.address)
+        REGISTRY.prime(self.spec, worker.address, worker.log_event)
         ends = deadline.of_this_job()
         if ends is not None:
             job = REGISTRY.job(self.spec.key)
@@ -138,10 +136,16 @@ def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
 def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
     """Commit the good rows as the part and the bad ones to quarantine; None if the part was left for later.
 
-    The receipt travels bare: boxed in a series it would be more than twice its size on the wire.
+    The driver is told at once. Dask has the receipt too, bare: boxed in a series it would be more than twice its size.
     """
     tally: Tally = frame.attrs["scorer"]
     job = _still(key, tally)
+    receipt = _outcome(job, tally, frame)
+    job.tell(tally.part.index, receipt)
+    return receipt
+
+
+def _outcome(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt | None:
     if tally.skip == "stopped":
         return None
     if tally.skip == "committed":
@@ -157,8 +161,6 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
         context_meter.digest_metric(stage, getattr(receipt.stages, stage), "seconds")
     job.parts_done += 1
     job.longest_s = max(job.longest_s, time.monotonic() - tally.began)
-    if job.parts_done % _RELEASED_AFTER == 0:
-        pa.default_memory_pool().release_unused()
     return receipt
 
 

@@ -16,15 +16,15 @@ from scorer.commit import Place
 from scorer.features import Feed, pack
 from scorer.registry import REGISTRY, Spec
 
-ROWS, COLUMNS = 50_000, 28
+ROWS, COLUMNS = 65_536, 28  # Arrow's reader makes room for powers of two
 FLOATS = ROWS * COLUMNS * 4
 
 
 @pytest.fixture
 def ready(tmp_path):
-    """A run of one part, kept columns and all, with nothing done yet."""
+    """A part of so many rows in two row groups, kept columns and all, with nothing done yet."""
     rng = np.random.default_rng(0)
-    table = pa.table({f"f{i}": rng.standard_normal(ROWS, dtype=np.float32) for i in range(COLUMNS)})
+    table = pa.table({f"f{i}": rng.standard_normal(4 * ROWS, dtype=np.float32) for i in range(COLUMNS)})
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=ROWS // 2, compression="none", use_dictionary=False)
     plan = scorer.prepare(
         tmp_path / "in.parquet", MODELS / "dense28.onnx", tmp_path / "out", batch_rows=4096, tune=False, threads=1
@@ -34,7 +34,9 @@ def ready(tmp_path):
     spec = Spec.of(frozen, staging)
     REGISTRY.prime(spec)
     REGISTRY.session(frozen.session)
-    yield spec, next(frozen.parts())
+    part = next(frozen.parts())
+    assert part.rows == ROWS
+    yield spec, part
     REGISTRY.drop(spec.key)
 
 
@@ -63,11 +65,24 @@ def test_a_float_column_is_copied_once_into_tensors_and_nowhere_else(ready):
     found = {name: (round(one.arrow, 2), round(one.numpy, 2)) for name, one in
              (("read", read), ("score", score), ("write, up to the encoder", write))}  # fmt: skip
     print("allocated, as a share of the floats, by Arrow in all and by numpy at the most:", found)
-    assert 1.9 < found["read"][0] < 2.2  # what is stored, piece by piece, and the columns
+    assert 2.5 < found["read"][0] < 4  # the columns, half as much of levels, and pages on their way, piece by piece
     assert found["read"][1] < 0.05
-    assert found["score"][0] < 0.05
-    assert found["score"][1] < 0.35  # a batch or two of 4,096 rows and the scores, never a matrix of all rows
+    assert 0.99 < found["score"][0] < 1.05  # into its batch, once
+    assert found["score"][1] < 0.15  # the scores, and where rows were
     assert max(found["write, up to the encoder"]) < 0.05
+
+
+def test_a_batch_is_gone_before_the_next_is_made(ready, monkeypatch):
+    spec, part = ready
+    session = REGISTRY.session(spec.frozen.session)
+    frame, held = worker.read_part(part, spec.key), []
+    before, plain = pa.total_allocated_bytes(), session.run
+    monkeypatch.setattr(
+        type(session), "run", lambda _, *asked: held.append(pa.total_allocated_bytes()) or plain(*asked)
+    )
+    worker.score_part(frame, spec.key)
+    assert len(held) == 2 * -(-ROWS // 2 // 4096)
+    assert max(held) - before < 2.1 * 4096 * COLUMNS * 4
 
 
 def test_the_one_copy_is_the_stack_of_a_batch():
@@ -79,8 +94,8 @@ def test_the_one_copy_is_the_stack_of_a_batch():
     assert packing.numpy < 0.01
     with Traced() as batch:
         packed.batch(slice(0, ROWS))
-    assert 0.99 < batch.numpy < 1.01
-    assert batch.arrow == 0
+    assert 0.99 < batch.arrow < 1.01
+    assert batch.numpy < 0.01
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), COLUMNS)], ids=str)

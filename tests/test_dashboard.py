@@ -117,10 +117,10 @@ def test_the_dashboard_is_served_and_its_link_told_once(source, tmp_path, ours):
     assert report.counts.rows == 2000
 
 
-def test_status_says_where_the_dashboard_is_and_everything_listens_on_loopback(fewer28, tmp_path):
+def test_status_says_where_the_dashboard_is_and_everything_listens_on_loopback(floats28, tmp_path):
     run = subprocess.Popen(
-        [sys.executable, "-m", "scorer", "run", str(fewer28), "--model", str(DENSE), "--output", str(tmp_path / "out"),
-         "--batch-rows", "8", "--part-bytes", "96KiB", "--cluster", "processes", "--dashboard"],
+        [sys.executable, "-m", "scorer", "run", str(floats28), "--model", str(DENSE), "--output", str(tmp_path / "out"),
+         "--batch-rows", "4", "--part-bytes", "96KiB", "--cluster", "processes", "--dashboard"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
