@@ -36,6 +36,7 @@ _OWN_S = 30  # our own processes are replaced at once, or never
 _QUEUED_S = 24 * 3600  # jobs may wait for their turn
 _CONFIG = {
     "distributed.scheduler.work-stealing": True,
+    "distributed.scheduler.worker-saturation": 2.0,  # a part waits where a thread will be free; others steal it
     "distributed.scheduler.allowed-failures": 20,  # a lost node takes innocent parts with it
     "distributed.worker.memory.target": False,  # receipts are small: nothing is worth spilling
     "distributed.worker.memory.spill": False,

@@ -121,13 +121,13 @@ class _Lost(Exception):
 
 
 @contextmanager
-def _told(client: Client, spec: Spec) -> Iterator[queue.SimpleQueue[tuple[int, Receipt | None]]]:
+def _told(client: Client, spec: Spec) -> Iterator[queue.SimpleQueue[bytes]]:
     """Receipts by their part's index, as workers commit them: they come with what Dask tells its clients anyway.
 
     To fetch each from the worker that has it would be most of what a part costs the scheduler.
     """
-    told: queue.SimpleQueue[tuple[int, Receipt | None]] = queue.SimpleQueue()
-    client.subscribe_topic(spec.topic, lambda event: told.put(pickle.loads(event[1])))  # noqa: S301 - our workers'
+    told: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    client.subscribe_topic(spec.topic, lambda event: told.put(event[1]))
     try:
         yield told
     finally:
@@ -140,7 +140,7 @@ class _Waves:
 
     def __init__(
         self, client: Client, crew: Crew, spec: Spec, parts: Iterator[Part], meta: pd.DataFrame,
-        emit: Callable[[Event], None], told: queue.SimpleQueue[tuple[int, Receipt | None]],
+        emit: Callable[[Event], None], told: queue.SimpleQueue[bytes],
     ) -> None:  # fmt: skip
         self._emit, self._pulse = emit, Pulse(crew, emit)
         self._client, self._crew, self._spec = client, crew, spec
@@ -197,7 +197,7 @@ class _Waves:
         ended: list[Outcome] = []
         with suppress(queue.Empty):
             while True:
-                index, receipt = self._told.get(timeout=0 if ended else wait_s)
+                index, receipt = pickle.loads(self._told.get(timeout=0 if ended else wait_s))  # noqa: S301 - our workers'
                 if index in self._running:  # else an attempt that was done twice
                     part, future = self._running.pop(index)
                     future.release()
@@ -257,7 +257,7 @@ class _Waves:
         """Send the next wave; False when no part was left."""
         self._threads = self._crew.threads()
         again, self._again = self._again, []
-        wave = [*again, *itertools.islice(self._parts, max(WAVE, 2 * self._threads))]
+        wave = [*again, *itertools.islice(self._parts, max(WAVE, self._threads))]
         if not wave:
             return False
         lazy = collection(wave, self._spec.key, self._meta, self._sent).optimize()
