@@ -52,7 +52,7 @@ class Part:
         return self.index, self.name
 
     def __reduce__(self) -> tuple[Callable[..., Part], tuple[Any, ...]]:
-        """Flat, since it is packed and unpacked four times on its way: a dataclass goes through its fields each time."""
+        """Flat, for it is packed and unpacked four times on its way: a dataclass goes through its fields each time."""
         own = self.source
         return _part, (self.index, self.name, own.path, own.size, own.mtime_ns, own.start, own.stop, own.hive)
 
