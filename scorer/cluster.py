@@ -89,10 +89,14 @@ def planned_threads(options: ClusterOptions) -> int:
     return options.threads or CPU_COUNT
 
 
+def elsewhere(options: ClusterOptions) -> bool:
+    """Whether others than this machine may score."""
+    return bool(options.cluster in QUEUES or options.scheduler or options.scheduler_file)
+
+
 def local_threads(options: ClusterOptions) -> int:
     """Of the planned threads, those that this machine can run at once; one where others will score."""
-    elsewhere = options.cluster in QUEUES or options.scheduler or options.scheduler_file
-    return 1 if elsewhere else min(planned_threads(options), CPU_COUNT)
+    return 1 if elsewhere(options) else min(planned_threads(options), CPU_COUNT)
 
 
 @contextmanager

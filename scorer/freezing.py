@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scorer import devices, remembered, sampling, storage, tuning
-from scorer.cluster import local_threads, planned_threads
+from scorer.cluster import elsewhere, local_threads, planned_threads
 from scorer.forecast import footprint, forecast
 from scorer.options import PART_BYTES
 from scorer.parts import Size, least_rows, part_rows, plan_files
@@ -102,7 +102,7 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
     least = least_rows(target, row_bytes, probe.rows_per_s, threads)
     if probe.batch_tokens is not None:
         least = max(least, target // 4)  # texts are sorted by length inside a part
-    size = Size(target, probe.batch_rows, threads, least)
+    size = Size(target, probe.batch_rows, threads, least, 2 if elsewhere(options.cluster) else 1)
     shown = tuning.worth_showing(known.fed.num_rows, probe.rows_per_s)
     first, fed = known.rows.slice(0, shown), known.fed.slice(0, shown)
     out = sampling.as_output(first, fed, binding, known.session, known.output_schema)

@@ -67,12 +67,14 @@ class Size:
     threads: int = 0
     """0: as many to the end."""
     least: int = 1
+    rounds: int = 2
+    """Parts that each thread still gets, of the size they have now: one where all threads are alike."""
 
     def at(self, left: int) -> int:
         """Rows of the next part when so many rows of the input are left."""
         if not self.threads:
             return self.target
-        return max(self.least, min(self.target, math.ceil(left / (2 * self.threads))))
+        return max(self.least, min(self.target, math.ceil(left / (self.rounds * self.threads))))
 
 
 def cut(row_groups: Sequence[int], size: Size, limit: int | None = None, after: int = 0) -> list[int]:

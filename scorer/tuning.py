@@ -25,8 +25,11 @@ PROBED_FROM = 50_000  # rows: below, a probe costs more than it can save
 _CANDIDATES = (256, 1024, 4096, 16_384)
 _HEAVY = (8, 32, 128)  # a net 4,096 wide, two threads, rows/s: 1,258, 1,892, 2,008; a picture net: 1,981, 1,300, 1,025
 _ROUNDS = 5
-_TRIAL_ROWS = 4096
-_TIE = 1.03  # a larger batch must be this much faster
+_FIRST_ROWS = 2048  # to know how long a row takes
+_TRIAL_ROWS, _TRIAL_S = 16_384, 0.01  # the same for all, for the columns are looked at once in each
+_TIE = 1.05  # a larger batch must be this much faster
+_CALL_S = 50e-6  # that a call costs a run and not a trial: its threads wait for the interpreter, and for others' calls
+_BEHIND = 1.3  # times as slow as the best: not tried again, and smaller ones of a light model not at all
 _LONG_S, _HEAVY_LONG_S = 0.05, 0.2  # of one trial; the canary has shown that the memory lasts for the latter
 _MOST_S, _HEAVY_MOST_S, _SHARE = 0.5, 3.0, 0.02  # of the probe, and of the work ahead
 _HEAVY_FROM_S = 30.0  # of work for each thread: two turns of the longest trials are 2 % of it
@@ -71,25 +74,31 @@ def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahe
     """
     much = heavy(binding, row_s)
     candidates, long_s, most_s = (_HEAVY, _HEAVY_LONG_S, _HEAVY_MOST_S) if much else (_CANDIDATES, _LONG_S, _MOST_S)
-    first = table.slice(0, candidates[0])
-    row_s = min(row_s, _scored(session, binding, first, first.num_rows) / first.num_rows)  # warm: less than at first
+    first = table.slice(0, max(candidates[0], min(_FIRST_ROWS, int(_TRIAL_S / row_s))))
+    at_once = candidates[0] if much else first.num_rows
+    row_s = min(row_s, _scored(session, binding, first, at_once) / first.num_rows)  # warm: less than at first
     fitting = [n for n in candidates if n <= table.num_rows and n * row_s <= long_s]
-    best = dict.fromkeys(fitting or candidates[:1], float("inf"))
+    left, best = sorted(fitting, reverse=True) or [candidates[0]], dict[int, float]()
     began = time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         for turn in range(_ROUNDS):
-            for batch_rows in best:
-                some = min(table.num_rows, max(batch_rows, min(_TRIAL_ROWS, int(_LONG_S / row_s))))
+            for batch_rows in left:
+                some = min(table.num_rows, max(batch_rows, min(_TRIAL_ROWS, int(_TRIAL_S / row_s))))
                 rows = max(1, some // batch_rows) * min(some, batch_rows)
-                seconds = _at_once(pool, threads, session, binding, table.slice(0, rows), batch_rows)
-                best[batch_rows] = min(best[batch_rows], seconds / rows)
+                seconds = _at_once(pool, threads, session, binding, table.slice(0, rows), batch_rows) / rows
+                best[batch_rows] = min(best.get(batch_rows, seconds), seconds)
+                row_s = min(row_s, seconds)
+                if not (turn or much) and seconds > _BEHIND * min(best.values()):
+                    break
+            left = [n for n in best if not turn or best[n] <= _BEHIND * min(best.values())]  # at first memory is new
             if turn and time.perf_counter() - began > min(most_s, _SHARE * ahead * min(best.values())):
                 break
-    chosen = min(best)
-    for batch_rows in sorted(best):
-        if best[batch_rows] * _TIE < best[chosen]:
+    cost = {n: seconds + _CALL_S / n for n, seconds in best.items()}
+    chosen = min(cost)
+    for batch_rows in sorted(cost):
+        if cost[batch_rows] * _TIE < cost[chosen]:
             chosen = batch_rows
-    trials = [f"{n:,} rows: {1 / seconds:,.0f} rows/s" for n, seconds in best.items()]
+    trials = [f"{n:,} rows: {1 / best[n]:,.0f} rows/s" for n in sorted(best)]
     together = None
     if not much and ahead * best[chosen] >= _LONG_RUN_S:  # below, processes take longer to start than they save
         few = table.slice(0, max(chosen, min(table.num_rows, int(_LONG_S / best[chosen]))))
