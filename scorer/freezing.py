@@ -76,6 +76,7 @@ def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
         asdict(binding),
         known.fed.schema.to_string(),
         known.versions,
+        tuning.METHOD,
         tuning.PROBE_ROWS,
         *(devices.cards() if grows else []),
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scorer.binding import Binding
     from scorer.session import Session
 
+METHOD = 2  # what was found by another one is not remembered
 PROBE_ROWS = 16_384
 PROBED_FROM = 50_000  # rows: below, a probe costs more than it can save
 _CANDIDATES = (256, 1024, 4096, 16_384)
