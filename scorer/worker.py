@@ -253,9 +253,8 @@ def _score(job: Job, tally: Tally, frame: pd.DataFrame) -> pd.DataFrame:
     tally.stages += scored.stages
     tally.lossy, tally.nan, tally.truncated = scored.lossy, scored.nan, scored.truncated
     tally.calls, tally.smallest = scored.calls, scored.smallest
-    stages, reasons = _bad_columns(scored)
     scores = _series(pa.StructArray.from_arrays(scored.columns, list(binding.outputs)))
-    columns = {ROWS: frame[ROWS], SCORES: scores, "_error": reasons, "_stage": stages}
+    columns = {ROWS: frame[ROWS], SCORES: scores} | (_bad_columns(scored) if scored.bad else {})
     result = pd.DataFrame(columns, copy=False)
     result.attrs["scorer"] = tally
     _let_go(frame)
@@ -298,9 +297,9 @@ def _commit(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt:
 
 def _set_aside(job: Job, tally: Tally, frame: pd.DataFrame) -> str:
     """Bad rows go to quarantine, with all they had; gives the name of their file, if there are any."""
-    bad, source = _chunked(frame["_error"]), tally.part.source
-    if bad.null_count == len(bad):
+    if "_error" not in frame:
         return ""
+    bad, source = _chunked(frame["_error"]), tally.part.source
     rows = tally.places.numbers()[bad.is_valid().to_numpy()].tolist()
     reasons, stages = bad.drop_null().to_pylist(), _chunked(frame["_stage"]).drop_null().to_pylist()
     why = list(zip(reasons, stages, [source.path] * len(rows), rows, strict=True))
@@ -310,9 +309,9 @@ def _set_aside(job: Job, tally: Tally, frame: pd.DataFrame) -> str:
 
 def _good(job: Job, tally: Tally, frame: pd.DataFrame) -> pa.Table:
     """The rows that were scored, in the planned schema."""
-    table, bad = _output_table(frame, job, tally), _chunked(frame["_error"])
-    if bad.null_count < len(bad):
-        table = table.filter(bad.is_null())
+    table = _output_table(frame, job, tally)
+    if "_error" in frame:
+        table = table.filter(_chunked(frame["_error"]).is_null())
     return against(table, job.output_schema)
 
 
@@ -365,14 +364,11 @@ def _struct(frame: pd.DataFrame, name: str, wanted: Sequence[str]) -> pa.Table:
     return pa.table({one: held[one] for one in wanted})
 
 
-def _bad_columns(scored: partition.Scored) -> tuple[pd.Series, pd.Series]:
+def _bad_columns(scored: partition.Scored) -> dict[str, pd.Series]:
     """`_stage` and `_error`, null for good rows."""
-    if not scored.bad:
-        nothing = _series(pa.nulls(scored.rows))
-        return nothing, nothing
     pairs = [scored.bad.get(row, (None, None)) for row in range(scored.rows)]
     stages, reasons = zip(*pairs, strict=True)
-    return _series(pa.array(stages, pa.string())), _series(pa.array(reasons, pa.string()))
+    return {"_stage": _series(pa.array(stages, pa.string())), "_error": _series(pa.array(reasons, pa.string()))}
 
 
 def _series(column: pa.Array | pa.ChunkedArray) -> pd.Series:
