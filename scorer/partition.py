@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from scorer.features import Feed, Fetch, Packed
     from scorer.session import Session
 
+RowNumbers = np.ndarray | range
+"""Of rows, as they are counted in the table; few ask for each of them."""
 _ENOUGH_BAD = 4  # rows before their share is believed
 _MOST_ROWS = 64  # of short texts in one batch
 _GOOD_LUCK = 0.7  # bad rows expected in a group that fails every second time
@@ -63,7 +65,7 @@ class _Caller:
     infer_s: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)
 
-    def run(self, feeds: dict[str, np.ndarray], rows: np.ndarray) -> Iterator[tuple[np.ndarray, list[Any]]]:
+    def run(self, feeds: dict[str, np.ndarray], rows: RowNumbers) -> Iterator[tuple[RowNumbers, list[Any]]]:
         """Good rows with what each fetch made of them; `rows` are their numbers, failures go to `failed`."""
         waiting = [slice(0, len(rows))]
         good = bad = 0
@@ -97,7 +99,7 @@ class _Caller:
         starts = range(span.start, span.stop, step)
         return [slice(at, min(at + step, span.stop)) for at in reversed(starts)]
 
-    def _call(self, feeds: dict[str, np.ndarray], rows: np.ndarray) -> list[Any]:
+    def _call(self, feeds: dict[str, np.ndarray], rows: RowNumbers) -> list[Any]:
         n, fixed = len(rows), self.binding.fixed_batch
         if fixed is not None and n < fixed:
             feeds = {name: v if self.packs[name].shared else _padded(v, fixed) for name, v in feeds.items()}
@@ -154,18 +156,21 @@ def score(
         packed.one_place = True
     caller = _Caller(session, binding, packs)
     bad: dict[int, str] = {}
-    done: list[np.ndarray] = []
+    done: list[RowNumbers] = []
     results: list[list[Any]] = [[] for _ in binding.fetches]
     pack_s = time.perf_counter() - started
     for start, stop in pairwise(edges.tolist()):
         began = time.perf_counter()
-        rows = np.arange(start, stop) if order is None else order[start:stop]
-        feeds = {name: p.batch(slice(start, stop) if order is None else rows) for name, p in packs.items()}
+        chosen = slice(start, stop) if order is None else order[start:stop]
+        feeds = {name: packed.batch(chosen) for name, packed in packs.items()}
+        rows: RowNumbers = range(start, stop) if isinstance(chosen, slice) else chosen
         lost = [*spoilt, *(row for packed in packs.values() for row in packed.bad)]
         if lost:
-            good = ~np.isin(rows, lost)
+            every = np.arange(start, stop) if isinstance(rows, range) else rows
+            good = ~np.isin(every, lost)
             if not good.all():
-                feeds, rows = cut(feeds, good, rows[good], packs), rows[good]
+                rows = every[good]
+                feeds = cut(feeds, good, rows, packs)
         pack_s += time.perf_counter() - began
         if len(rows):
             for scored, result in caller.run(feeds, rows):
@@ -221,7 +226,7 @@ def lengths_of(packs: dict[str, Packed]) -> np.ndarray | None:
 
 
 def cut(
-    feeds: dict[str, np.ndarray], pick: slice | np.ndarray, rows: np.ndarray, packs: dict[str, Packed]
+    feeds: dict[str, np.ndarray], pick: slice | np.ndarray, rows: RowNumbers, packs: dict[str, Packed]
 ) -> dict[str, np.ndarray]:
     """Some rows of a batch: what all rows share stays whole, what was padded is padded anew to what is left."""
     fewer = {}
@@ -229,7 +234,7 @@ def cut(
         if packs[name].shared or not len(rows):
             fewer[name] = value if packs[name].shared else value[:0]
         else:
-            fewer[name] = value[pick] if packs[name].lengths is None else packs[name].batch(rows)
+            fewer[name] = value[pick] if packs[name].lengths is None else packs[name].batch(np.asarray(rows))
     return fewer
 
 
@@ -266,7 +271,7 @@ def _own(values: Any, feeds: Mapping[str, np.ndarray]) -> Any:  # noqa: ANN401 -
     return values
 
 
-def _trimmed(values: np.ndarray, packed: Packed, rows: np.ndarray, width: int) -> list[np.ndarray]:
+def _trimmed(values: np.ndarray, packed: Packed, rows: RowNumbers, width: int) -> list[np.ndarray]:
     """Rows without what only padding gave them; `width` is that of the padded tensor."""
     if packed.lengths is None or values.shape[1] != width:
         return list(values)
@@ -276,7 +281,7 @@ def _trimmed(values: np.ndarray, packed: Packed, rows: np.ndarray, width: int) -
     ]
 
 
-def _spread(columns: list[pa.Array], done: list[np.ndarray], rows: int) -> list[pa.Array]:
+def _spread(columns: list[pa.Array], done: list[RowNumbers], rows: int) -> list[pa.Array]:
     """Values back at their rows, with nulls where a row is bad."""
     scored = np.concatenate(done) if done else np.empty(0, np.int64)
     places, bad = np.zeros(rows, np.int64), np.ones(rows, bool)
