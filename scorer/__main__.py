@@ -6,11 +6,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads would spin for
 
 from scorer import cli
 from scorer.crash import survived
+from scorer.startup import with_room
 
 
 def main() -> None:
     """The command line, with somebody left to explain it if native code ends it."""
-    survived(cli.main)
+    survived(with_room(cli.main))
 
 
 if __name__ == "__main__":

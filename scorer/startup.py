@@ -9,11 +9,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
 _PASSED_OVER = ("jinja2", "scipy", "scipy.fftpack", "scipy.sparse")
 """What Dask looks for and does without: here it is not there, even where it is installed."""
+_ROOM = 1 << 16  # words of 8 bytes
+
+
+def with_room(command: Callable[[], Any]) -> Callable[[], Any]:
+    """The command, called from a frame that asks for much room, so that all frames below it lie in one piece.
+
+    Python maps memory for frames 16 KiB at a time, and unmaps it when the call that needed it returns: at the edge
+    of a piece every call costs 10 µs, and imports, one inside the other, used to make three thousand there.
+    """
+
+    def roomy() -> Any:  # noqa: ANN401 - any command's
+        return command()
+
+    roomy.__code__ = roomy.__code__.replace(co_stacksize=_ROOM)
+    return roomy
 
 
 @contextmanager
