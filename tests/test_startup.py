@@ -56,3 +56,30 @@ def test_a_failed_import_leaves_nothing_behind():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "dask.utils", "True"]
+
+
+def test_arrow_is_whole_and_what_it_describes_with_is_there_afterwards():
+    code = (
+        "from scorer.startup import quickly\n"
+        "with quickly():\n import pyarrow.compute as pc\n"
+        "from pyarrow.vendored import docscrape\n"
+        "found = docscrape.NumpyDocString('A thing.\\n\\nParameters\\n----------\\nx : int\\n    A number.\\n')\n"
+        "print(pc.sum([1, 2], min_count=1), pc.sum.__name__, found['Parameters'][0].name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "sum", "x"]
+
+
+def test_frames_of_a_command_lie_in_one_piece():
+    """Calls at every depth, as many as imports make: none maps memory."""
+    code = (
+        "import resource\nfrom scorer.startup import with_room\n"
+        "def deep(n):\n if n: deep(n - 1)\n for _ in range(200): (lambda a, b, c: a)(1, 2, 3)\n"
+        "def command():\n"
+        " deep(400)\n before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n deep(400)\n"
+        " return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(command(), with_room(command)())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    without, within = map(int, done.stdout.split())
+    assert within < 50 < without
