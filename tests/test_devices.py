@@ -133,4 +133,4 @@ def test_batches_grow_while_it_pays(rows, tmp_path):
     assert found.rows_per_s > 0
     assert found.trials or rows < tuning.CONVERTED_BATCH_ROWS
     if rows == 5000:
-        assert found.batch_rows > tuning.CONVERTED_BATCH_ROWS  # calls of eight rows are mostly calls
+        assert found.batch_rows > tuning.CONVERTED_BATCH_ROWS  # calls of so few rows are mostly calls

