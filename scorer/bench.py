@@ -278,12 +278,15 @@ def _take_turns(runs: Mapping[str, _Runs], turns: int, at: Path) -> None:
 def _started(command: Sequence[str], at: Path, out: Path, *, watch: bool = False) -> tuple[int, str, float, int]:
     """Exit code, words, seconds and the most memory of all processes, if that is looked at.
 
-    The disk is idle at first: who waits for it would otherwise pay for those before who did not.
+    The disk is idle at first: who waits for it would otherwise pay for those before who did not. Nothing is
+    remembered of the run before, such as what tuning found.
     """
-    for left in (out, out.with_name(out.name + PROOF)):
+    cache = at / "cache"
+    for left in (out, out.with_name(out.name + PROOF), cache):
         shutil.rmtree(left, ignore_errors=True)
     os.sync()
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    clean["XDG_CACHE_HOME"] = str(cache)
     with (at / "said").open("w+") as said:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=clean)  # noqa: S603 - built above

@@ -149,6 +149,7 @@ class _Waves:
         self._span = span_of(spec.run)
         self._late = Late(client, spec.frozen.session) if spec.far else None
         self._running: dict[int, tuple[Part, Future]] = {}
+        self._told_of: list[Future] = []  # which Dask may not know to have ended: to let go of them would cancel them
         self._sent = self._parts_sent = 0
         self._lost: Counter[int] = Counter()
         self._again: list[Part] = []
@@ -200,19 +201,19 @@ class _Waves:
                 index, receipt = pickle.loads(self._told.get(timeout=0 if ended else wait_s))  # noqa: S301 - our workers'
                 if index in self._running:  # else an attempt that was done twice
                     part, future = self._running.pop(index)
-                    future.release()
+                    self._told_of.append(future)
                     ended.append((part, receipt))
         return ended
 
     def _others(self) -> list[Outcome]:
         """Parts that Dask says have ended and no worker has told of: errors, lost workers, lost words."""
+        self._told_of = [future for future in self._told_of if future.status == "pending"]
         over = [(part, future) for part, future in self._running.values() if future.status != "pending"]
         ended = self._receipts(wait_s=0)  # what was told before Dask said so
         for part, future in over:
             if part.index in self._running:
                 del self._running[part.index]
                 ended.append((part, _outcome(future)))
-                future.release()
         return ended
 
     def _tend(self) -> None:

@@ -16,13 +16,14 @@ import psutil
 import pytest
 from conftest import MODELS, command, read, write
 from dask.distributed import Client, LocalCluster
+from dask.tokenize import tokenize
 
 import scorer
 from scorer.errors import OptionsError
-from scorer.events import PlanReady
+from scorer.events import PartFinished, PlanReady
 from scorer.plan import Part
 from scorer.reader import Source
-from scorer.registry import Spec
+from scorer.registry import Job, Spec
 from scorer.waves import collection
 from scorer.worker import read_meta
 
@@ -138,6 +139,26 @@ def test_read_score_and_write_are_one_task_per_part(fewer28, tmp_path):
     with dask.config.set({"dataframe.convert-string": False}):
         graph = dict(collection(parts, spec.key, read_meta()).optimize().__dask_graph__())
     assert len(graph) == len(parts)
+
+
+@pytest.mark.parametrize("times", [0, 2], ids=["words that are lost", "words that come twice"])
+def test_every_part_counts_once_however_often_the_driver_is_told(fewer28, tmp_path, monkeypatch, times):
+    plain = Job.tell
+    monkeypatch.setattr(Job, "tell", lambda *told: [plain(*told) for _ in range(times)])
+    seen = []
+    report = scorer.run(fewer28, DENSE, tmp_path / "out", part_bytes="96KiB", tune=False, observers=[seen.append])
+    ended = [event.receipt.proof.part for event in seen if isinstance(event, PartFinished)]
+    assert sorted(ended) == list(range(report.parts))
+    assert report.counts.scored == 60_000
+
+
+def test_a_part_is_the_same_after_its_way_to_a_worker():
+    from distributed.protocol.pickle import dumps, loads
+
+    source = Source(path="/in/x.parquet", size=1, mtime_ns=2, start=3, stop=4, hive=(("day", "1"), ("none", None)))
+    parts = [Part(index=i, name=f"{i}.parquet", source=source) for i in range(2)]
+    assert loads(dumps(parts)) == parts
+    assert len({tokenize(part) for part in parts}) == 2
 
 
 def test_the_model_is_not_in_what_a_task_carries(tmp_path):
