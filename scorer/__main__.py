@@ -3,7 +3,6 @@
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads would spin for a while, beside ours, for nothing
-os.environ.setdefault("MIMALLOC_ALLOW_THP", "0")  # Arrow's allocator clears 2 MiB at a touch: 10 % more, for nothing
 
 from scorer import cli
 from scorer.crash import survived

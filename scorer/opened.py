@@ -27,7 +27,7 @@ _BUNCH_BYTES = 4 << 20  # decoded: enough to make a call worth its while
 _WHOLE_BYTES = 32 << 20  # of a row group's columns that are decoded together though parts are slices of it
 _OPEN_CURSORS = 4
 _LOOK_AHEAD = 8  # slices; two per thread on a common laptop, and memory stays bounded
-_FOOTERS = 128  # files that parts in flight may be spread over
+_FOOTERS = 16  # files that parts in flight may be spread over; parsed, each takes some 200 kB, and is soon parsed again
 _FOOTER_BYTES = 32 << 20  # of footers as they are stored; parsed, they take about six times that
 
 
