@@ -43,6 +43,7 @@ _CONFIG = {
     "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.admin.system-monitor.interval": "5s",  # with the next two: 53 ms of every second become 5
     "distributed.admin.tick.interval": "1s",
+    "distributed.admin.low-level-log-length": 100,  # of what nobody reads, for each task several entries
     "distributed.worker.profile.enabled": False,
     "dataframe.convert-string": False,
 }

@@ -17,7 +17,7 @@ from conftest import MODELS
 COLUMNS = 28
 PART = 8 << 20
 ROWS = PART // (4 * COLUMNS)  # of a part of 8 MiB
-TURNS = 5
+TURNS = 9
 FULL = 8  # parts: from here on memory must stand still
 
 
