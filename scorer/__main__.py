@@ -1,8 +1,11 @@
 """`scorer`, and `python -m scorer`."""
 
 import os
+import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads would spin for a while, beside ours, for nothing
+if sys.platform == "linux":  # where Arrow has it: a fifth less memory than with mimalloc, which is as fast
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
 
 from scorer import cli
 from scorer.crash import survived

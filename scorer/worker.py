@@ -36,7 +36,7 @@ ROWS, SCORES = "\0rows", "\0scores"
 
 One column, because pandas takes 0.25 ms for each that it is given: 7 ms a part with 28 of them.
 """
-_RELEASED_AFTER = 32
+_RELEASED_AFTER = 8
 """Parts, before Arrow's allocator gives back what it holds: to touch new memory costs more than to keep some."""
 _PATIENCE_S = 1.0  # between looks whether the run goes on
 _ALONE = threading.Lock()  # one process beside this one at a time: each loads the model
