@@ -31,7 +31,7 @@ from scorer.features.columns import unpack
 from scorer.opened import Opened
 from scorer.plan import FrozenPlan
 from scorer.session import Session
-from scorer.sink import decode_schema, write_once
+from scorer.sink import Encoded, decode_schema, write_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,7 +115,7 @@ def _part(
     times.append(time.perf_counter())
     path = os.path.join(out, part.name.replace("/", "__"))
     if loop.as_we_do:
-        write_once(path, table, plan.storage)
+        write_once(path, Encoded.of(table, plan.storage))
     else:
         pq.write_table(table, path, compression=plan.storage.codec)
     times.append(time.perf_counter())

@@ -84,6 +84,8 @@ class Dataset:
     """Leaf paths of fixed width whose dictionary paid in the source."""
     nulls: dict[str, int]
     """Nulls by flat column, where every sampled footer counts them."""
+    footer: pq.FileMetaData | None = None
+    """Of the first file."""
 
     @property
     def folder(self) -> str:
@@ -147,6 +149,7 @@ def look(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
         row_group_rows=max((max(file.row_groups, default=0) for file in files[:_SAMPLED_FILES]), default=0),
         dictionaries=paid(sample),
         nulls=null_counts(sample) if len(good) == len(sample) else {},
+        footer=good[0].metadata,
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scorer import devices, remembered, sampling, storage, tuning
+from scorer import devices, remembered, sampling, storage, stored, tuning
 from scorer.cluster import elsewhere, local_threads, planned_threads
-from scorer.forecast import footprint, forecast
+from scorer.footers import open_parquet
+from scorer.forecast import Sample, footprint, forecast
 from scorer.options import PART_BYTES
 from scorer.parts import Size, least_rows, part_rows, plan_files
 from scorer.plan import FrozenPlan
@@ -15,6 +16,8 @@ from scorer.sink import encode_schema
 from scorer.tuning import Probe
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pyarrow as pa
 
     from scorer.binding import Binding
@@ -22,9 +25,12 @@ if TYPE_CHECKING:
     from scorer.forecast import Forecast
     from scorer.options import Options
     from scorer.session import Session, SessionSpec
+    from scorer.storage import Storage
     from scorer.transforming import Transform
 
 
+_LOOKED_AT = 4  # files, for the size of their row groups
+_WORTH = 0.5  # of the bytes that are encoded beside copied ones, and go through memory once more for it
 _SAMPLE_BYTES = 32 << 20  # pictures are large
 
 
@@ -59,7 +65,7 @@ def sample_rows(options: Options, dataset: Dataset, schema: pa.Schema) -> int:
     """How many first rows to look at, when these columns are read."""
     if not options.scoring.tune or rows_ahead(options, dataset) < tuning.PROBED_FROM:
         return sampling.SAMPLE_ROWS
-    return max(sampling.SAMPLE_ROWS, min(tuning.PROBE_ROWS, int(_SAMPLE_BYTES / _row_bytes(dataset, schema))))
+    return max(sampling.SAMPLE_ROWS, min(tuning.PROBE_ROWS, int(_SAMPLE_BYTES / _row_bytes(dataset, schema.names))))
 
 
 def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
@@ -97,18 +103,16 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
     """The plan, and what it will take where the probe tells."""
     dataset, binding = known.dataset, known.binding
     total = rows_ahead(options, dataset)
-    row_bytes = _row_bytes(dataset, known.read_schema)
     threads = planned_threads(options.cluster)
-    target = part_rows(total, row_bytes, options.rows.part_bytes or PART_BYTES, threads, probe.rows_per_s)
-    least = least_rows(target, row_bytes, probe.rows_per_s, threads)
-    if probe.batch_tokens is not None:
-        least = max(least, target // 4)  # texts are sorted by length inside a part
-    size = Size(target, probe.batch_rows, threads, least, 2 if elsewhere(options.cluster) else 1)
     shown = tuning.worth_showing(known.fed.num_rows, probe.rows_per_s)
     first, fed = known.rows.slice(0, shown), known.fed.slice(0, shown)
     out = sampling.as_output(first, fed, binding, known.session, known.output_schema)
     kept, scores = known.rows.select(list(binding.kept)), out.select(list(binding.outputs))
-    stored = storage.choose(dataset, options.out, kept, scores)
+    reads = set(binding.fed if known.transform is None else known.transform.reads)
+    chosen, copied = _copied(options, known, storage.choose(dataset, options.out, kept, scores), reads)
+    unread = frozenset(set(chosen.copied) - reads)
+    size = _part_size(options, known, probe, unread)
+    chosen = replace(chosen, stretch_rows=size.target if chosen.copied else 0)
     frozen = FrozenPlan(
         request=known.request,
         files=plan_files(dataset.files, size, options.rows.limit),
@@ -119,7 +123,7 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
         batch_tokens=probe.batch_tokens,
         read_schema=encode_schema(known.read_schema),
         output_schema=encode_schema(known.output_schema),
-        storage=stored,
+        storage=chosen,
         transform=known.transform,
         fed_schema=encode_schema(known.fed.schema) if known.transform is not None else "",
         trials=probe.trials,
@@ -128,13 +132,50 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
     )
     if probe.rows_per_s is None:
         return frozen, None
+    sample = Sample(rows=known.rows, out=out, scores=len(binding.outputs), storage=chosen, unread=unread, copied=copied)
     filtered = bool(options.rows.where)
-    held = footprint(
-        frozen.most_rows, known.rows, out, len(binding.outputs), stored, filtered=filtered, loaded=known.loaded
-    )
-    return frozen, forecast(total, out, stored, probe.rows_per_s, threads, held)
+    groups = dataset.row_group_rows
+    held = footprint(frozen.most_rows, size.target, groups, sample, filtered=filtered, loaded=known.loaded)
+    return frozen, forecast(total, sample, probe.rows_per_s, threads, held)
 
 
-def _row_bytes(dataset: Dataset, schema: pa.Schema) -> float:
+def _copied(options: Options, known: Settled, chosen: Storage, reads: set[str]) -> tuple[Storage, float]:
+    """Which kept columns are copied as they are stored, and what a row of them takes.
+
+    None where they are to be stored otherwise, where rows are left out, and where row groups are better put together.
+    What is decoded anyway is encoded where that takes less room than the input's own; and if that is most of it,
+    everything is.
+    """
+    dataset, asked = known.dataset, options.out
+    tiny = any(file.rows < stored.LEAST_ROWS * (len(file.row_groups) - 1) for file in dataset.files[:_LOOKED_AT])
+    otherwise = asked.compression != "source" or asked.row_group_rows is not None or bool(options.rows.where)
+    if otherwise or tiny or dataset.footer is None or not known.binding.kept:
+        return chosen, 0.0
+    with open_parquet(dataset.files[0].path, dataset.footer) as parquet:
+        columns = stored.alike(stored.Form.of(known.output_schema, chosen), parquet, known.binding.kept)
+    encoded = storage.column_bytes(known.rows.select([name for name in known.binding.kept if name in reads]), chosen)
+    for name in encoded.keys() & columns.keys():
+        if encoded[name] < storage.PAYS * stored.row_bytes(dataset.footer, {name: columns[name]}):
+            del columns[name]
+    copied = stored.row_bytes(dataset.footer, columns)
+    beside = sum(size for name, size in encoded.items() if name not in columns)
+    return (replace(chosen, copied=tuple(columns)), copied) if copied > _WORTH * beside else (chosen, 0.0)
+
+
+def _part_size(options: Options, known: Settled, probe: Probe, unread: frozenset[str]) -> Size:
+    """How large parts are; more rows fit where some columns are copied unread."""
+    total, threads = rows_ahead(options, known.dataset), planned_threads(options.cluster)
+    most, speed = options.rows.part_bytes or PART_BYTES, probe.rows_per_s
+    row_bytes = _row_bytes(known.dataset, known.read_schema.names)
+    target = part_rows(total, row_bytes, most, threads, speed)
+    least = least_rows(target, row_bytes, speed, threads)
+    if probe.batch_tokens is not None:
+        least = max(least, target // 4)  # texts are sorted by length inside a part
+    lean = _row_bytes(known.dataset, [name for name in known.read_schema.names if name not in unread])
+    whole = part_rows(total, lean, most, threads, speed) if unread else 0
+    return Size(target, probe.batch_rows, threads, least, 2 if elsewhere(options.cluster) else 1, whole)
+
+
+def _row_bytes(dataset: Dataset, names: Iterable[str]) -> float:
     """Decoded bytes of a row of these columns."""
-    return max(1.0, sum(dataset.column_bytes.get(name, 8.0) for name in schema.names))
+    return max(1.0, sum(dataset.column_bytes.get(name, 8.0) for name in names))

@@ -75,13 +75,14 @@ class Cursor:
         self._lock = threading.Lock()
         self._first = first
         self._batches: Iterator[pa.RecordBatch] | None = None
-        self._decoded = 0
+        self._decoded = self._rows = 0
         self._kept: deque[_Piece] = deque()
         self._taken: set[tuple[int, int]] = set()
         self._broken: Exception | None = None
 
     def _open(self) -> Iterator[pa.RecordBatch]:
         parquet = self._opened.file(self._path, len(self._columns)).parquet
+        self._rows = parquet.metadata.row_group(self._group).num_rows
         if not self._first and _bytes(parquet, self._group, self._columns) <= _WHOLE_BYTES:
             return iter(decoded(parquet, [self._group], self._columns).to_batches())  # threads of Arrow's would wait
         return parquet.iter_batches(  # type: ignore[no-any-return]  # pyarrow is untyped
@@ -118,6 +119,8 @@ class Cursor:
         try:
             batch = next(self._batches or iter(()), None)
             if batch is not None:
+                if self._decoded + batch.num_rows >= self._rows:
+                    self._batches = iter(())  # Arrow holds a page of each column until its iterator is gone
                 return plain_rows(batch)
             self._broken = OSError(f"row group {self._group} ends after {self._decoded} rows")
         except (OSError, pa.ArrowException) as error:

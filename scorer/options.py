@@ -118,7 +118,7 @@ class OutputOptions:
     output: str | None = ask(None, "Folder for the result; default: beside the input, as NAME.scored.", metavar="DIR")
     overwrite: bool = ask(default=False, help_="Replace an output of another run, in one step at the end.")
     compression: str = ask(
-        "source", "Parquet codec: source (as the input's), none, snappy, zstd, lz4, gzip, brotli.",
+        "source", "Parquet codec: source (the input's; kept columns copied), none, snappy, zstd, lz4, gzip, brotli.",
         metavar="CODEC", scores=True,
     )  # fmt: skip
     row_group_rows: int | None = ask(

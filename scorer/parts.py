@@ -69,12 +69,15 @@ class Size:
     least: int = 1
     rounds: int = 2
     """Parts that each thread still gets, of the size they have now: one where all threads are alike."""
+    whole: int = 0
+    """Rows of a part of whole row groups, where those take less memory; 0: as many as of any."""
 
-    def at(self, left: int) -> int:
+    def at(self, left: int, *, whole: bool = False) -> int:
         """Rows of the next part when so many rows of the input are left."""
+        most = max(self.target, self.whole) if whole else self.target
         if not self.threads:
-            return self.target
-        return max(self.least, min(self.target, math.ceil(left / (self.rounds * self.threads))))
+            return most
+        return max(self.least, min(most, math.ceil(left / (self.rounds * self.threads))))
 
 
 def cut(row_groups: Sequence[int], size: Size, limit: int | None = None, after: int = 0) -> list[int]:
@@ -92,7 +95,7 @@ def cut(row_groups: Sequence[int], size: Size, limit: int | None = None, after: 
         return [0]
     for full in row_groups:
         group = min(full, left)
-        target = size.at(left + after + held)
+        target = size.at(left + after + held, whole=group == full)
         left -= group
         if held and held + group > target:
             parts.append(held)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scorer.model import ModelSpec
     from scorer.options import Options
 
-FORMAT = 2
+FORMAT = 3
 _HELD_UP = 1.3  # times as much by two threads as by one: less, and the interpreter's lock is why
 _FILE_FIELDS = tuple(field.name for field in dataclasses.fields(PlannedFile))
 
@@ -110,6 +110,16 @@ class FrozenPlan:
             data = self.to_dict()
             del data["versions"], data["plan_hash"]
             object.__setattr__(self, "plan_hash", _hash(data))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns that are fed, or go through the transform first."""
+        return self.binding.fed if self.transform is None else self.transform.reads
+
+    @property
+    def unread(self) -> set[str]:
+        """Kept columns that are copied from whole row groups and not decoded."""
+        return set(self.storage.copied) - set(self.reads)
 
     @property
     def request_hash(self) -> str:
@@ -234,6 +244,7 @@ class Plan:
             "feed": None if frozen is None else [dataclasses.asdict(feed) for feed in frozen.binding.feeds],
             "fetch": None if frozen is None else [dataclasses.asdict(fetch) for fetch in frozen.binding.fetches],
             "keep": None if frozen is None else list(frozen.binding.kept),
+            "copied": None if frozen is None else list(frozen.storage.copied),
             "batch_rows": None if frozen is None else frozen.batch_rows,
             "batch_tokens": None if frozen is None else frozen.batch_tokens,
             "trials": None if frozen is None else list(frozen.trials),
@@ -255,7 +266,7 @@ class Plan:
             rows = f"{frozen.rows:,} rows in {many(len(frozen.files), 'file')}, {many(frozen.n_parts, 'part')}"
             device = devices.words(frozen.session.device, self.nodes)
             told = [("input", rows), ("model", f"{self.model.path if self.model else ''} on {device}"), *told]
-            told += [("keep", some_of(frozen.binding.kept) or "none")]
+            told += [("keep", _kept(frozen))]
             told += [("where", text) for text in frozen.conditions]
             told += [("batch rows", _batch_rows(frozen)), ("cluster", where), ("plan", frozen.plan_hash[:16])]
             bound = _bound(frozen)
@@ -339,6 +350,12 @@ def _batch_rows(frozen: FrozenPlan) -> str:
     if frozen.batch_tokens is not None:
         return f"as many as have {frozen.batch_tokens} tokens{tried}"
     return f"{frozen.batch_rows:,}{tried}"
+
+
+def _kept(frozen: FrozenPlan) -> str:
+    copied = len(frozen.storage.copied)
+    how = f"; {many(copied, 'column')} copied as stored" if copied else ""
+    return (some_of(frozen.binding.kept) or "none") + how
 
 
 def _bound(frozen: FrozenPlan) -> list[Table]:

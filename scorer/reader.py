@@ -7,7 +7,7 @@ so a row's batch-mates never depend on who scores it. Knows nothing about models
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -74,6 +74,8 @@ class Rows:
     """Where batches are cut, from 0 to the number of rows."""
     filtered: int
     bytes_read: int
+    groups: tuple[int, ...] = ()
+    """Row groups of which these are all the rows, where only `lean` columns were read."""
 
 
 def read(
@@ -82,27 +84,29 @@ def read(
     conditions: Sequence[where.Condition],
     batch_rows: int,
     opened: Opened,
+    lean: pa.Schema | None = None,
 ) -> Rows:
-    """The part's rows with the columns of `schema`, filtered.
+    """The part's rows with the columns of `schema`, filtered; of whole row groups only those of `lean`, if given.
 
     Columns that the file does not have are keys of its path.
     """
     try:
-        _check_unchanged(source)
+        check_unchanged(source)
         return patiently(
-            lambda: _rows(source, schema, conditions, batch_rows, opened), lambda: opened.forget(source.path)
+            lambda: _rows(source, schema, conditions, batch_rows, opened, lean), lambda: opened.forget(source.path)
         )
     except FileNotFoundError:
         raise changed(source, "nothing") from None
     except UnreadableFile:
-        _check_unchanged(source)
+        check_unchanged(source)
         raise
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        _check_unchanged(source)  # it may have changed while it was read
+        check_unchanged(source)  # it may have changed while it was read
         raise unreadable(source.path, error) from error
 
 
-def _check_unchanged(source: Source) -> None:
+def check_unchanged(source: Source) -> None:
+    """Raise `InputChanged` if the file is not the one that was planned."""
     try:
         stat = os.stat(source.path)
     except FileNotFoundError:
@@ -143,9 +147,12 @@ def changed(source: Source, found: str) -> InputChanged:
 
 
 def _rows(
-    source: Source, schema: pa.Schema, conditions: Sequence[where.Condition], batch_rows: int, opened: Opened
-) -> Rows:
+    source: Source, schema: pa.Schema, conditions: Sequence[where.Condition], batch_rows: int, opened: Opened,
+    lean: pa.Schema | None,
+) -> Rows:  # fmt: skip
     file = opened.file(source.path)
+    groups = () if lean is None else _whole_groups(source, file.starts)
+    schema = lean if lean is not None and groups else schema
     with file.parquet as parquet:
         written = parquet.schema_arrow  # made anew each time that it is asked for
         there = set(written.names)
@@ -183,7 +190,16 @@ def _rows(
                 spans.append((first, low, high))
                 bytes_read += parquet.metadata.row_group(group).total_byte_size * (high - low) // (end - first)
         decode()
-    return _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read)
+    rows = _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read)
+    return replace(rows, groups=groups)
+
+
+def _whole_groups(source: Source, starts: Sequence[int]) -> tuple[int, ...]:
+    """The row groups that make up the part, none if it ends inside one; those without rows are passed over."""
+    first, end = bisect_left(starts, source.start), bisect_left(starts, source.stop)
+    if end == len(starts) or starts[first] != source.start or starts[end] != source.stop:
+        return ()
+    return tuple(group for group in range(first, end) if starts[group] < starts[group + 1])
 
 
 def _assemble(

@@ -18,7 +18,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scorer import shelf, where
+import pyarrow as pa
+
+from scorer import shelf, stored, where
 from scorer.attempts import Witness
 from scorer.errors import BatchStalled, ModelError, ModelNotResident, ScorerError, WorkerUnfit
 from scorer.isolated import STALLED
@@ -31,8 +33,6 @@ from scorer.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pyarrow as pa
 
     from scorer.events import Receipt
     from scorer.plan import FrozenPlan, Part
@@ -96,6 +96,10 @@ class Job:
     spec: Spec
     read_schema: pa.Schema
     output_schema: pa.Schema
+    lean_schema: pa.Schema | None
+    """What is read of whole row groups, whose kept columns are copied; None where none are."""
+    form: stored.Form | None
+    """Of the parts, where columns are copied."""
     conditions: tuple[where.Condition, ...]
     opened: Opened
     staging: Staging
@@ -126,17 +130,25 @@ class Job:
     @property
     def reads(self) -> tuple[str, ...]:
         """Columns that are fed, or go through the transform first."""
-        transform = self.spec.frozen.transform
-        return self.spec.frozen.binding.fed if transform is None else transform.reads
+        return self.spec.frozen.reads
+
+    def kept(self, groups: tuple[int, ...]) -> tuple[str, ...]:
+        """Kept columns that were read of a part, if it has these whole row groups."""
+        kept = self.spec.frozen.binding.kept
+        return tuple(name for name in kept if name not in self.spec.frozen.storage.copied) if groups else kept
 
     @classmethod
     def of(cls, spec: Spec) -> Job:
         """Schemas decoded, conditions parsed."""
         staging = Staging(root=Path(spec.staging))
+        read, written = decode_schema(spec.frozen.read_schema), decode_schema(spec.frozen.output_schema)
+        copied = spec.frozen.storage.copied
         return cls(
             spec,
-            decode_schema(spec.frozen.read_schema),
-            decode_schema(spec.frozen.output_schema),
+            read,
+            written,
+            pa.schema([one for one in read if one.name not in spec.frozen.unread], read.metadata) if copied else None,
+            stored.Form.of(written, spec.frozen.storage) if copied else None,
             tuple(where.parse(text) for text in spec.frozen.conditions),
             Opened(),
             staging,

@@ -13,7 +13,7 @@ import hashlib
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ from scorer.patience import patiently
 from scorer.storage import QUARANTINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from scorer.storage import Storage
@@ -68,21 +68,57 @@ class Staging:
         return self.root / "quarantine"
 
 
+class Content(Protocol):
+    """What a file holds, and how it gets there."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that the file will have."""
+
+    def write(self, path: str | Path, notes: dict[bytes, bytes]) -> None:
+        """The file, with these keys and values in its footer; another time the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Tables of one schema, one after the other."""
+
+    schema: pa.Schema
+    storage: Storage
+    rows: int
+    tables: Callable[[], Iterable[pa.Table]]
+
+    @classmethod
+    def of(cls, table: pa.Table, storage: Storage) -> Encoded:
+        """One table."""
+        return cls(table.schema, storage, table.num_rows, lambda: [table])
+
+    def write(self, path: str | Path, notes: dict[bytes, bytes]) -> None:
+        """Arrow writes it without asking the interpreter for each page."""
+        schema = self.schema.with_metadata({**(self.schema.metadata or {}), **notes} or None)
+        with (
+            pa.OSFile(str(path), "wb") as file,
+            pq.ParquetWriter(file, schema, **self.storage.options()) as writer,
+        ):
+            for table in self.tables():
+                named = table.replace_schema_metadata(schema.metadata)
+                writer.write_table(named, row_group_size=self.storage.row_group_rows)
+
+
 def write_part(
-    staging: Staging, name: str, attempt: str, table: pa.Table, proof: Proof, storage: Storage,
+    staging: Staging, name: str, attempt: str, content: Content, proof: Proof,
     encoded: Callable[[], None] | None = None,
 ) -> Receipt:  # fmt: skip
-    """Commit the table under its final name, unless another attempt was first; what the one that counts proves.
+    """Commit the content under its final name, unless another attempt was first; what the one that counts proves.
 
     `encoded` is called when only the disk is left to wait for.
     """
     final = staging.parts / name
-    metadata = {**(table.schema.metadata or {}), PROOF_KEY: proof.to_json().encode()}
     tmp = staging.tmp / f"{final.stem}.{attempt}.parquet"
-    _write(tmp, table.replace_schema_metadata(metadata), storage, encoded)
+    _write(tmp, content, {PROOF_KEY: proof.to_json().encode()}, encoded)
     size = tmp.stat().st_size
     return (
-        Receipt(proof=proof, name=name, size=size) if _commit(tmp, final, table.num_rows) else receipt_of(staging, name)
+        Receipt(proof=proof, name=name, size=size) if _commit(tmp, final, content.rows) else receipt_of(staging, name)
     )
 
 
@@ -96,7 +132,7 @@ def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table,
             table = table.append_column(field, pa.array(values, field.type))
     table = table.select([name for name in table.column_names if name not in ERRORS.names] + ERRORS.names)
     tmp = staging.tmp / own
-    _write(tmp, table, QUARANTINE)
+    _write(tmp, Encoded.of(table, QUARANTINE))
     _commit(tmp, staging.quarantine / own, len(bad))
     return own
 
@@ -186,24 +222,25 @@ def sync(path: str | Path) -> None:
         os.close(handle)
 
 
-def _write(path: Path, table: pa.Table, storage: Storage, encoded: Callable[[], None] | None = None) -> None:
+def _write(
+    path: Path, content: Content, notes: dict[bytes, bytes] | None = None, encoded: Callable[[], None] | None = None
+) -> None:
     """One complete, checked, durable file."""
     with map_write_errors(path):
         try:
-            patiently(lambda: write_once(path, table, storage, encoded))
+            patiently(lambda: write_once(path, content, notes, encoded))
         except BaseException:
             with suppress(OSError):
                 path.unlink()
             raise
 
 
-def write_once(path: str | Path, table: pa.Table, storage: Storage, encoded: Callable[[], None] | None = None) -> None:
-    """The file, on the disk when this returns; Arrow writes it without asking the interpreter for each page."""
-    with (
-        pa.OSFile(str(path), "wb") as file,
-        pq.ParquetWriter(file, table.schema, **storage.options()) as writer,
-    ):
-        writer.write_table(table, row_group_size=storage.row_group_rows)
+def write_once(
+    path: str | Path, content: Content, notes: dict[bytes, bytes] | None = None,
+    encoded: Callable[[], None] | None = None,
+) -> None:  # fmt: skip
+    """The file, on the disk when this returns."""
+    content.write(path, notes or {})
     if encoded is not None:
         encoded()
     sync(path)

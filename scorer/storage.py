@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from scorer.dataset import Dataset
     from scorer.options import OutputOptions
 
-_PAYS = 0.8  # of the size without; below that gain, the time is worth more
+PAYS = 0.8  # of the size without; below that gain, the time is worth more
 _ENOUGH_ROWS = 4096  # to tell an encoding's gain from chance
 _LEAST_GROUP, _LARGEST_GROUP = 1 << 14, 1 << 20
 DELTA, SPLIT = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"
@@ -30,6 +30,10 @@ class Storage:
     """Leaf paths that get a dictionary; pyarrow would try one on every column, at six times the cost."""
     encodings: tuple[tuple[str, str], ...] = ()
     """Leaf paths of whole numbers stored as differences, and of fractions stored byte by byte."""
+    copied: tuple[str, ...] = ()
+    """Kept columns that a part takes from whole row groups as they are stored."""
+    stretch_rows: int = 0
+    """Rows of them that are read at once where that cannot be."""
 
     def options(self) -> dict[str, Any]:
         """As `pyarrow.parquet.ParquetWriter` takes them."""
@@ -62,6 +66,16 @@ def encoded_bytes(table: pa.Table, storage: Storage) -> int:
     return int(sink.tell())
 
 
+def column_bytes(rows: pa.Table, storage: Storage) -> dict[str, float]:
+    """What a row of each flat column takes, encoded; nothing where there are too few rows to tell."""
+    if rows.num_rows < _ENOUGH_ROWS:
+        return {}
+    few = rows.slice(0, 1 << 16)
+    sizes = _column_sizes(few, storage)
+    flat = [field.name for field in few.schema if not pa.types.is_nested(field.type)]
+    return {name: sizes[name] / few.num_rows for name in flat if name in sizes}
+
+
 def _dictionaries(fixed: Sequence[str], kept: pa.Table) -> tuple[str, ...]:
     """Leaf paths of kept columns worth a dictionary: it paid in the source, or the sample's texts repeat."""
     names = set(kept.column_names)
@@ -86,7 +100,7 @@ def _encodings(sample: pa.Table, codec: str, dictionaries: Sequence[str]) -> tup
         _column_sizes(rows, Storage(codec=codec, row_group_rows=rows.num_rows, encodings=encodings))
         for encodings in ((), tuple(tried.items()))
     )
-    return tuple((name, tried[name]) for name in tried if other[name] < _PAYS * plain[name])
+    return tuple((name, tried[name]) for name in tried if other[name] < PAYS * plain[name])
 
 
 def _encoding_for(kind: pa.DataType, codec: str) -> str:

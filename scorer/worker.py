@@ -16,7 +16,7 @@ import pyarrow as pa
 from distributed import WorkerPlugin
 from distributed.metrics import context_meter
 
-from scorer import attempts, deadline, isolated, partition, reader, signals, transforming
+from scorer import attempts, content, deadline, isolated, partition, reader, signals, transforming
 from scorer.errors import ModelNotResident, PartError, ScorerError
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.registry import REGISTRY, name_of_process, unfit
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from scorer.attempts import Mark
     from scorer.plan import Part
     from scorer.registry import Job, Spec
+    from scorer.sink import Content
 
 ROWS, SCORES = "\0rows", "\0scores"
 """A part's frame: what was read and what the model gave, each as one struct column.
@@ -50,6 +51,8 @@ class Tally:
     attempt: str
     edges: np.ndarray
     places: reader.Places = field(default_factory=reader.Places)
+    groups: tuple[int, ...] = ()
+    """Whole row groups of the part, whose kept columns were not read for that."""
     filtered: int = 0
     bytes_read: int = 0
     stages: Stages = field(default_factory=Stages)
@@ -192,7 +195,8 @@ def rescored(key: str, part: Part) -> pa.Table:
     """The part's rows scored again and written nowhere."""
     job = REGISTRY.job(key)
     tally = Tally(part, "", edges=partition.grid(0, 1))
-    return _good(job, tally, _score(job, tally, _read(job, tally)))
+    frame = _score(job, tally, _read(job, tally))
+    return _scores(job, tally, frame, _good(frame))
 
 
 @contextmanager
@@ -232,8 +236,9 @@ def _score_apart(job: Job, tally: Tally) -> None:
 def _read(job: Job, tally: Tally) -> pd.DataFrame:
     tally.started = time.time()
     started, busy = time.perf_counter(), time.thread_time()
-    rows = reader.read(tally.part.source, job.read_schema, job.conditions, job.spec.frozen.batch_rows, job.opened)
-    tally.edges, tally.places = rows.edges, rows.places
+    batch_rows = job.spec.frozen.batch_rows
+    rows = reader.read(tally.part.source, job.read_schema, job.conditions, batch_rows, job.opened, job.lean_schema)
+    tally.edges, tally.places, tally.groups = rows.edges, rows.places, rows.groups
     tally.filtered, tally.bytes_read = rows.filtered, rows.bytes_read
     frame = to_frame(rows.table, tally)
     decode = time.thread_time() - busy
@@ -269,26 +274,25 @@ def _commit(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt:
     started = time.perf_counter()
     spec, part = job.spec, tally.part
     quarantine = _set_aside(job, tally, frame)
-    table = _good(job, tally, frame)
-    outputs = spec.frozen.binding.outputs
+    scores, made = _content(job, tally, frame)
     proof = Proof(
         part=part.index,
         plan=spec.frozen.plan_hash,
         model=spec.frozen.session.digest,
         counts=Counts(
             rows=part.rows,
-            scored=table.num_rows,
-            quarantined=len(frame) - table.num_rows,
+            scored=scores.num_rows,
+            quarantined=len(frame) - scores.num_rows,
             filtered=tally.filtered,
             lossy=tally.lossy,
             nan=tally.nan,
             truncated=tally.truncated,
         ),
-        digests={name: digest(table[name]) for name in outputs},
+        digests={name: digest(scores[name]) for name in spec.frozen.binding.outputs},
         quarantine=quarantine,
     )
     _let_go(frame)
-    receipt = write_part(job.staging, part.name, tally.attempt, table, proof, spec.frozen.storage, tally.end_turn)
+    receipt = write_part(job.staging, part.name, tally.attempt, made, proof, tally.end_turn)
     spent = tally.stages + Stages(write=time.perf_counter() - started)
     return replace(
         receipt,
@@ -311,12 +315,17 @@ def _set_aside(job: Job, tally: Tally, frame: pd.DataFrame) -> str:
     return write_quarantine(job.staging, tally.part.name, tally.attempt, found, why)
 
 
-def _good(job: Job, tally: Tally, frame: pd.DataFrame) -> pa.Table:
-    """The rows that were scored, in the planned schema."""
-    table = _output_table(frame, job, tally)
-    if "_error" in frame:
-        table = table.filter(_chunked(frame["_error"]).is_null())
-    return against(table, job.output_schema)
+def _content(job: Job, tally: Tally, frame: pd.DataFrame) -> tuple[pa.Table, Content]:
+    """The scores of good rows, and all that is written with them."""
+    good = _good(frame)
+    scores = _scores(job, tally, frame, good)
+    kept = _struct(frame, ROWS, job.kept(tally.groups))
+    return scores, content.of_part(job, tally.part, kept, scores, good, tally.groups)
+
+
+def _good(frame: pd.DataFrame) -> pa.ChunkedArray | None:
+    """Which rows were scored; None where all were."""
+    return _chunked(frame["_error"]).is_null() if "_error" in frame else None
 
 
 def read_meta() -> pd.DataFrame:
@@ -348,16 +357,15 @@ def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
     return transforming.spread(good, bad, table.num_rows), bad
 
 
-def _output_table(frame: pd.DataFrame, job: Job, tally: Tally) -> pa.Table:
-    """The frame as a table, bad rows and all."""
+def _scores(job: Job, tally: Tally, frame: pd.DataFrame, good: pa.ChunkedArray | None) -> pa.Table:
+    """What the output has of good rows beside what the input has, as planned."""
     binding = job.spec.frozen.binding
-    table = _struct(frame, ROWS, binding.kept)
-    columns = dict(zip(table.column_names, table.columns, strict=True))
-    columns |= dict(zip(binding.outputs, _struct(frame, SCORES, binding.outputs).columns, strict=True))
+    table = _struct(frame, SCORES, binding.outputs)
     if binding.row_id:
-        columns["_file"] = pa.chunked_array([pa.repeat(pa.scalar(tally.part.source.path), len(frame))])
-        columns["_row"] = pa.chunked_array([tally.places.numbers()])
-    return pa.table(columns)
+        table = table.append_column("_file", pa.repeat(pa.scalar(tally.part.source.path), len(frame)))
+        table = table.append_column("_row", pa.array(tally.places.numbers()))
+    added = pa.schema([field for field in job.output_schema if field.name not in binding.kept])
+    return against(table if good is None else table.filter(good), added)
 
 
 def _struct(frame: pd.DataFrame, name: str, wanted: Sequence[str]) -> pa.Table:

@@ -61,7 +61,7 @@ def test_a_float_column_is_copied_once_into_tensors_and_nowhere_else(ready):
     with Traced() as score:
         scored = worker.score_part(frame, spec.key)
     with Traced() as write:
-        worker._good(REGISTRY.job(spec.key), scored.attrs["scorer"], scored)
+        worker._content(REGISTRY.job(spec.key), scored.attrs["scorer"], scored)
     found = {name: (round(one.arrow, 2), round(one.numpy, 2)) for name, one in
              (("read", read), ("score", score), ("write, up to the encoder", write))}  # fmt: skip
     print("allocated, as a share of the floats, by Arrow in all and by numpy at the most:", found)

@@ -19,6 +19,7 @@ from scorer.events import Counts, Proof
 from scorer.opened import Opened
 from scorer.reader import Source, rows_at
 from scorer.sink import (
+    Encoded,
     Staging,
     against,
     decode_schema,
@@ -52,9 +53,11 @@ def write(staging, values=None, attempt="a", name="part-00003.parquet", codec="z
         staging,
         name,
         attempt,
-        table() if values is None else values,
+        Encoded.of(
+            table() if values is None else values,
+            Storage(codec=codec, row_group_rows=1 << 20, dictionaries=dictionaries),
+        ),
         proof,
-        Storage(codec=codec, row_group_rows=1 << 20, dictionaries=dictionaries),
     )
     return staging.parts / name
 

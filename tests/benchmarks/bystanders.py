@@ -26,7 +26,6 @@ import pyarrow.parquet as pq
 
 import scorer
 from scorer import attempts, partition, worker
-from scorer.sink import against
 
 MODEL = Path(__file__).parent.parent / "models" / "dense28.onnx"
 ROWS = 1_000_000
@@ -45,7 +44,7 @@ def unprepared() -> ExitStack:
         (partition._Caller, "run", run),
         (worker, "_bad_columns", lambda *_: (None, None)),
         (worker, "_set_aside", lambda *_: ""),
-        (worker, "_good", lambda job, part, frame: against(worker._output_table(frame, job, part), job.output_schema)),
+        (worker, "_good", lambda _: None),
         (attempts, "begin", lambda *_: nothing),
         (attempts, "end", lambda *_: None),
     ):

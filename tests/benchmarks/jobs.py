@@ -3,8 +3,8 @@
     python tests/benchmarks/jobs.py FOLDER [ROWS]
 
 Random floats (8,000,000 x 28 in 16 files of 4 row groups, an id beside them) for a small dense net, a net 1,024
-wide and 200 trees of LightGBM; the same in one row group; 2,000 real reviews for MiniLM; pictures for a net that
-turns them upright. Needs the test packages and those of tests/models.txt.
+wide and 200 trees of LightGBM; the same in one row group; the same among 44 columns that are only kept; 2,000 real
+reviews for MiniLM; pictures for a net that turns them upright. Needs the test packages and those of tests/models.txt.
 """
 
 from __future__ import annotations
@@ -41,6 +41,23 @@ def floats(folder, rows, files, groups):
         columns = {"id": np.arange(i * each, (i + 1) * each)}
         columns |= {f"f{j}": rng.standard_normal(each, dtype=np.float32) for j in range(COLUMNS)}
         pq.write_table(pa.table(columns), folder / f"{i:02}.parquet", row_group_size=-(-each // groups))
+
+
+def kept(folder, rows, files=4):
+    """A table of 72 columns as they are kept: the floats, real flights, texts that differ, amounts."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    flights = pq.read_table(MODELS.parent.parent / "examples" / "flights" / "flights.parquet")
+    each = rows // files
+    for i in range(files):
+        columns = {"id": np.arange(i * each, (i + 1) * each)}
+        columns |= {f"f{j}": rng.standard_normal(each, dtype=np.float32) for j in range(COLUMNS)}
+        some = flights.take(pa.array(rng.integers(0, flights.num_rows, each)))
+        columns |= dict(zip(some.column_names, some.columns, strict=True))
+        customers = rng.integers(0, 10**9, (4, each)).tolist()
+        columns |= {f"text{j}": pa.array([f"customer {n} of region {n % 97}" for n in customers[j]]) for j in range(4)}
+        columns |= {f"amount{j}": np.round(rng.gamma(2, 50, each), 2) for j in range(20)}
+        pq.write_table(pa.table(columns), folder / f"{i:02}.parquet", row_group_size=-(-each // GROUPS))
 
 
 def wide(path, width=1024):
@@ -109,6 +126,7 @@ def main():
     trees(folder / "trees.onnx")
     floats(folder / "fewer", rows // 4, FILES // 4, GROUPS)
     floats(folder / "fewest", rows // 16, 1, GROUPS)
+    kept(folder / "kept", rows // 4)
     reviews(folder / "reviews", 2_000)
     pictures(folder / "pictures")
     feed = "--feed 'input_ids=text|text(tokenizer.json, max_length=256)'"
@@ -117,6 +135,7 @@ def main():
     for model, source in (("dense", "floats"), ("trees", "fewer"), ("wide", "fewest")):
         print(f"scorer bench {source} --model {model}.onnx --keep none --turns 15")
     print("scorer bench floats --model dense.onnx --turns 15")
+    print("scorer bench kept --model dense.onnx --feed 'input=f0..f27'")
     print(f"cd reviews && scorer bench reviews.parquet --model minilm.onnx {text} --keep none")
     image = "--feed 'x=picture|image(size=48x192, layout=NCHW, mean=0.5, std=0.5, color=bgr, resize=stretch)'"
     print(f"cd pictures && scorer bench pictures.parquet --model turned.onnx {image} --keep none")
