@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SPREAD = (0.7, 2.0)  # a sample of the first rows on a shared machine says no more
 _DISK = (0.7, 1.3)
 _MEMORY = (0.8, 1.2)
-_KEPT = 1.2  # of a part's rows, what Arrow's allocator holds; measured, like the next
+_KEPT = 1.3  # of a part's rows, what Arrow's allocator holds; measured, like the next
 _GROWN = 1.5  # of a row group that is encoded in memory, which grows by doubling
 _PAGES = 1.4e6  # of a column that is decoded bit by bit
 _RUN_BYTES = 40 << 20
