@@ -279,10 +279,10 @@ def test_the_run_is_a_span_by_its_name_and_says_so_in_a_few_events(source, tmp_p
         report = scorer.run(source, SUM, tmp_path / "out", client=client, **FEED)
         name = f"out-{report.plan[:8]}"
         (span,) = [s for s in cluster.scheduler.extensions["spans"].spans.values() if s.name == ("scorer", name)]
-        assert sum(group.states["forgotten"] + group.states["memory"] for group in span.groups) == report.parts
-        expected, stages, until = report.stages.to_dict(), {}, time.monotonic() + 20
-        while time.monotonic() < until and stages != pytest.approx(expected, abs=0.001):
+        expected, stages, ended, until = report.stages.to_dict(), {}, 0, time.monotonic() + 20
+        while time.monotonic() < until and (stages != pytest.approx(expected, abs=0.001) or ended != report.parts):
             time.sleep(0.1)  # they come with the worker's next heartbeats, perhaps not all with one
+            ended = sum(group.states["forgotten"] + group.states["memory"] for group in span.groups)
             found = {name: seconds for (*_, name, _), seconds in span.cumulative_worker_metrics.items()}
             stages = {name: found.get(name) for name in expected}
         logged = [event for _, event in client.get_events("scorer")]
@@ -290,7 +290,7 @@ def test_the_run_is_a_span_by_its_name_and_says_so_in_a_few_events(source, tmp_p
     assert {event["run"] for event in logged} == {name}
     assert (logged[-1]["done"], logged[-1]["rows_done"]) == (10, 2000)
     assert set(expected) == set(events.Stages.__slots__)
-    assert stages == pytest.approx(expected, abs=0.001)
+    assert (stages, ended) == (pytest.approx(expected, abs=0.001), report.parts)
 
 
 def test_a_scheduler_of_somebody_else_shows_its_own_dashboard(source, tmp_path):
