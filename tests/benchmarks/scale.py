@@ -2,7 +2,7 @@
 
     python tests/benchmarks/scale.py drive 1000 10000 100000    no-op parts through driver, Dask and scheduler
     python tests/benchmarks/scale.py plan 1000000               a plan of real files, by the command
-    python tests/benchmarks/scale.py busy 64 512 512x2          parts that sleep a second, or two, on worker processes
+    python tests/benchmarks/scale.py busy 64 512 512x2 512x1x60  threads, seconds that a part sleeps, parts of a thread
     python tests/benchmarks/scale.py schedule                   lengths of schedules against the ideal, numbers only
 
 One line of JSON each. `drive` scores nothing and writes no parts: what remains is ours and Dask's.
@@ -149,7 +149,7 @@ def plan(parts):
         return json.loads(run.stdout)
 
 
-def busy(asked, rounds=20):
+def busy(asked):
     """Share of the threads' time that parts of some seconds fill, on worker processes of 64 threads."""
     from distributed import Client, LocalCluster
 
@@ -158,7 +158,7 @@ def busy(asked, rounds=20):
     from scorer.registry import REGISTRY, Spec
     from scorer.sink import Staging
 
-    threads, part_s = (int(one) for one in (*asked.split("x"), "1")[:2])
+    threads, part_s, rounds = (int(one) for one in (*asked.split("x"), *("1", "20")[asked.count("x") :]))
     os.environ["PART_S"] = str(part_s)
     simulated(commit_after_a_while)
     REGISTRY._load = lambda _, future, __: future.set_result(None)
