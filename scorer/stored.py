@@ -10,6 +10,7 @@ decoded and encoded as everywhere else.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections import Counter
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer import thrift
-from scorer.pages import COUNTED, DICTIONARY, Pages, Unlike
+from scorer.pages import DICTIONARY, Pages, Unlike
 from scorer.thrift import BINARY, I16, I32, I64, LIST, STRUCT
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _ENCODINGS = {
 _FIXED = _TYPES[-1]
 _LIMITS = {"BOOLEAN": "?", "INT32": "<i", "INT64": "<q", "FLOAT": "<f", "DOUBLE": "<d"}
 """How the least and the largest value of a column are written."""
+_OLD = re.compile(r"parquet-mr(?! version (1\.([89]|\d\d)|[2-9]))|parquet-cpp(?!-arrow)|impala version 1\.")
+"""Writers whose pages or statistics have faults that readers know by the writer's name, and ours would be another."""
 _MAGIC = b"PAR1"
 _NOTES = 5
 """Field of a footer: keys and values."""
@@ -53,6 +56,8 @@ class _Leaf:
     path: tuple[str, ...]
     kind: tuple[Any, ...]
     """All that decides what its bytes mean, nothing else: writers say the same in several ways."""
+    flat: bool
+    """Whether it has a value for each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,8 @@ class Taken:
 
 def alike(form: Form, parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Of these columns, those that the file stores as the form has them, with their leaves in the file."""
+    if _OLD.match(parquet.metadata.created_by or ""):
+        return {}
     schema = parquet.schema_arrow
     once = Counter(schema.names)
     there = [name for name in names if once[name] == 1]
@@ -112,7 +119,7 @@ def alike(form: Form, parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str
         if mine.get(name)
         and mine[name] == theirs.get(name)
         and _known(parquet.metadata, places[name])
-        and (not pa.types.is_nested(form.schema.field(name).type) or _same(form.schema.field(name), schema.field(name)))
+        and _same(form.schema.field(name), schema.field(name))
     }
 
 
@@ -138,7 +145,7 @@ def write(
             theirs = {name: iter(places) for name, places in taken.columns.items()}
             mine = iter(range(fresh.num_columns))
             columns = [
-                _take(source, into, found.column(next(theirs[leaf.name])), leaf.path)
+                _take(source, into, found.column(next(theirs[leaf.name])), leaf, found.num_rows)
                 if leaf.name in theirs
                 else _put(encoded, into, fresh.column(next(mine)), leaf.path)
                 for leaf in form.leaves
@@ -193,14 +200,14 @@ def _finish(into: _Into, form: Form, groups: Sequence[bytes], rows: int, notes: 
     into.write([footer, len(footer).to_bytes(4, "little"), _MAGIC])
 
 
-def _take(source: Pages, into: _Into, column: pq.ColumnChunkMetaData, path: Sequence[str]) -> _Column:
+def _take(source: Pages, into: _Into, column: pq.ColumnChunkMetaData, leaf: _Leaf, rows: int) -> _Column:
     """A column chunk of the source, page by page."""
     start, dictionary, data, added, values = into.at, None, None, 0, 0
-    for pages in source.of(_begin(column), column.total_compressed_size):
+    for pages in source.of(_begin(column), column.total_compressed_size, column.compression):
         for page in pages:
             if page.kind == DICTIONARY and dictionary is None and data is None:
                 dictionary = into.at
-            elif page.kind in COUNTED:
+            elif page.kind != DICTIONARY:
                 data = into.at if data is None else data
                 values += page.values
             else:
@@ -208,9 +215,9 @@ def _take(source: Pages, into: _Into, column: pq.ColumnChunkMetaData, path: Sequ
             added += page.added
             into.add(page.pieces)
         into.flush()
-    if data is None or values != column.num_values or column.file_path:
-        raise Unlike(path)
-    return _column(column, path, (data, dictionary), into.at - start, added)
+    if data is None or values != column.num_values or (leaf.flat and values != rows) or column.file_path:
+        raise Unlike(leaf.path)
+    return _column(column, leaf.path, (data, dictionary), into.at - start, added)
 
 
 def _put(encoded: memoryview, into: _Into, column: pq.ColumnChunkMetaData, path: Sequence[str]) -> _Column:
@@ -308,9 +315,9 @@ def _leaves(parquet: pq.ParquetFile, schema: pa.Schema) -> tuple[_Leaf, ...]:
             if len(found) == len(parquet.schema):
                 return ()
             own = parquet.schema.column(len(found))
-            path = tuple(own.path.split(".")) if pa.types.is_nested(field.type) else (field.name,)
+            path = tuple(own.path.split(".")) if pa.types.is_nested(_held(field.type)) else (field.name,)
             kind = (own.path, own.max_definition_level, own.max_repetition_level, own.physical_type, *_meaning(own))
-            found.append(_Leaf(field.name, path, kind))
+            found.append(_Leaf(field.name, path, kind, own.max_repetition_level == 0))
     return tuple(found) if len(found) == len(parquet.schema) else ()
 
 
@@ -324,7 +331,7 @@ def _meaning(column: pq.ColumnSchema) -> tuple[str, int]:
 
 def _width(kind: pa.DataType) -> int:
     """Columns of values in a column of this type."""
-    kind = getattr(kind, "storage_type", kind)
+    kind = _held(kind)
     if pa.types.is_map(kind):
         return _width(kind.key_type) + _width(kind.item_type)
     if pa.types.is_struct(kind):
@@ -334,14 +341,22 @@ def _width(kind: pa.DataType) -> int:
 
 def _same(one: pa.Field, other: pa.Field) -> bool:
     """Whether nested columns have the same levels: no name in them may hold a dot, which divides names in a path."""
+    if not pa.types.is_nested(_held(one.type)):
+        return True
     return one.type.equals(other.type) and one.nullable == other.nullable and "." not in "".join(_names(one))
 
 
 def _names(field: pa.Field) -> Iterator[str]:
     yield field.name
-    if pa.types.is_nested(field.type):
-        for i in range(field.type.num_fields):
-            yield from _names(field.type.field(i))
+    kind = _held(field.type)
+    if pa.types.is_nested(kind):
+        for i in range(kind.num_fields):
+            yield from _names(kind.field(i))
+
+
+def _held(kind: pa.DataType) -> pa.DataType:
+    """What an extension's values are held as."""
+    return getattr(kind, "storage_type", kind)
 
 
 def _known(metadata: pq.FileMetaData, leaves: Sequence[int]) -> bool:

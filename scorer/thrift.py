@@ -45,6 +45,8 @@ def items(data: Buffer, at: int) -> tuple[int, int, int]:
     at += 1
     if many == _LONG:
         many, at = _plain(data, at)
+    if many > len(data) - at:  # each takes a byte at the least
+        raise ValueError(many)
     return kind, many, at
 
 
@@ -70,7 +72,7 @@ def struct(values: Iterable[tuple[int, int, bytes]]) -> bytes:
     pieces, last = [], 0
     for at, kind, value in values:
         step = at - last
-        pieces += [bytes([step << 4 | kind]) if step <= _LONG else bytes([kind]) + number(at), value]
+        pieces += [bytes([step << 4 | kind]) if 0 < step <= _LONG else bytes([kind]) + number(at), value]
         last = at
     return b"".join(pieces) + b"\0"
 

@@ -7,6 +7,7 @@ import decimal
 import os
 import random
 import shutil
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -94,13 +95,12 @@ def copied(source, target, groups=None):
 def checksums(path):
     """Whether every page of a file has one."""
     metadata = pq.read_metadata(path)
+    chunks = [
+        metadata.row_group(g).column(c) for g in range(metadata.num_row_groups) for c in range(metadata.num_columns)
+    ]
     with pages.Pages.opened(str(path)) as source:
-        chunks = [metadata.row_group(g).column(c) for g in range(metadata.num_row_groups)
-                  for c in range(metadata.num_columns)]  # fmt: skip
-        return all(
-            not page.added for chunk in chunks for some in source.of(stored._begin(chunk), chunk.total_compressed_size)
-            for page in some
-        )  # fmt: skip
+        found = (source.of(stored._begin(one), one.total_compressed_size, one.compression) for one in chunks)
+        return not any(page.added for windows in found for some in windows for page in some)
 
 
 @pytest.mark.parametrize("options", WRITERS, ids=range(len(WRITERS)))
@@ -287,6 +287,90 @@ def test_a_page_whose_own_checksum_does_not_hold_is_decoded_as_ever(tmp_path):
     assert read(tmp_path / "out").select(expected.column_names).equals(expected)
 
 
+def test_a_tensor_column_has_the_path_that_its_schema_says(tmp_path):
+    kind = pa.fixed_shape_tensor(pa.float32(), [2])
+    tensors = pa.ExtensionArray.from_storage(kind, pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)))
+    pq.write_table(pa.table({"emb": tensors}), tmp_path / "in.parquet")
+    found, got = copied(tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert set(found) == {"emb"}
+    assert got["emb"].combine_chunks().equals(tensors)
+    paths = [
+        pq.read_metadata(tmp_path / name).row_group(0).column(0).path_in_schema
+        for name in ("in.parquet", "out.parquet")
+    ]
+    assert paths == ["emb.list.element"] * 2
+
+
+def header(*more):
+    """Of a data page of two values without compression, with fields that no page has."""
+    head = thrift.struct([(1, thrift.I32, thrift.number(2)), (2, thrift.I32, thrift.number(0))])
+    fields = [(1, thrift.I32, thrift.number(0)), (2, thrift.I32, thrift.number(8)), (3, thrift.I32, thrift.number(8)),
+              (5, thrift.STRUCT, head)]  # fmt: skip
+    return thrift.struct(sorted([*fields, *more]))
+
+
+LONG_LIST = bytes([0xF0 | thrift.DOUBLE]) + b"\xff" * 8 + b"\x3f"  # of 2 ** 62 fractions
+
+
+@pytest.mark.parametrize(
+    "more",
+    [(9, thrift.I32, thrift.number(1)), (-3, thrift.I32, thrift.number(1)), (0, thrift.I32, thrift.number(1)),
+     (6, thrift.BINARY, thrift.binary(b"x")), (20, thrift.LIST, thrift.listed(thrift.I32, []))],
+    ids=str,
+)  # fmt: skip
+def test_a_header_with_fields_that_no_page_has_is_not_copied(more):
+    plain = header() + b"12345678"
+    (page,), end = pages._cut(bytearray(plain), len(plain), "UNCOMPRESSED")
+    assert (page.values, end) == (2, len(plain))
+    odd = header(more) + b"12345678"
+    try:
+        found, _ = pages._cut(bytearray(odd), len(odd), "UNCOMPRESSED")
+    except pages.Unlike:
+        found = []
+    assert found == []
+
+
+def test_a_list_that_says_to_be_longer_than_the_file_is_refused_at_once():
+    odd = header((20, thrift.LIST, LONG_LIST)) + b"12345678"
+    began = time.monotonic()
+    assert pages._cut(bytearray(odd), len(odd), "UNCOMPRESSED") == ([], 0)
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("codec", ["snappy", "zstd", "gzip", "lz4"])
+def test_a_damaged_page_without_a_checksum_is_an_error_before_anything_is_published(codec, tmp_path):
+    source = tmp_path / "in.parquet"
+    pq.write_table(kept_table(), source, use_dictionary=False, compression=codec)
+    content, end = bytearray(source.read_bytes()), page_of(source, "words")
+    content[end - 200 : end - 100] = bytes([0xFF]) * 100
+    source.write_bytes(content)
+    with pytest.raises(ScorerError) as error:
+        run(source, tmp_path / "out")
+    assert "in.parquet" in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_column_with_fewer_values_than_rows_is_an_error(tmp_path):
+    short = tmp_path / "short.parquet"
+    pq.write_table(kept_table(20_000).select(["id"]), short, use_dictionary=False, compression="none")
+    form = Form.of(pa.schema([pa.field("id", pa.int64()), SCORE]), PLAIN)
+    column, leaf = pq.read_metadata(short).row_group(0).column(0), form.leaves[0]
+    with pages.Pages.opened(str(short)) as source, (tmp_path / "out").open("wb", buffering=0) as file:
+        stored._take(source, stored._Into(file.fileno()), column, leaf, 20_000)
+        with pytest.raises(pages.Unlike):
+            stored._take(source, stored._Into(file.fileno()), column, leaf, 20_001)
+
+
+@pytest.mark.parametrize(
+    ("writer", "old"),
+    [("parquet-mr version 1.7.0", True), ("parquet-mr", True), ("parquet-cpp version 1.5.1-SNAPSHOT", True),
+     ("impala version 1.2", True), ("parquet-mr version 1.13.1 (build 1)", False),
+     ("parquet-cpp-arrow version 26.0.1", False), ("DuckDB version v1.0", False)],
+)  # fmt: skip
+def test_writers_with_faults_that_go_by_their_name_are_not_copied(writer, old):
+    assert bool(stored._OLD.match(writer)) == old
+
+
 @pytest.mark.parametrize("cut", [1, 40, 4_000])
 def test_a_column_that_is_broken_off_is_an_error_that_names_the_file(cut, tmp_path):
     source = tmp_path / "in.parquet"
@@ -365,6 +449,6 @@ def test_what_is_written_in_thrift_is_read_again(numbers, text):
 
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_thrift_are_refused_soon(data):
-    found, end = pages._cut(bytearray(data), len(data))
+    found, end = pages._cut(bytearray(data), len(data), "SNAPPY")
     assert end <= len(data)
     assert len(found) <= len(data)

@@ -43,7 +43,7 @@ def floats(folder, rows, files, groups):
         pq.write_table(pa.table(columns), folder / f"{i:02}.parquet", row_group_size=-(-each // groups))
 
 
-def kept(folder, rows, files=4):
+def kept(folder, rows, files=FILES):
     """A table of 72 columns as they are kept: the floats, real flights, texts that differ, amounts."""
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -139,7 +139,7 @@ def main():
     trees(folder / "trees.onnx")
     floats(folder / "fewer", rows // 4, FILES // 4, GROUPS)
     floats(folder / "fewest", rows // 16, 1, GROUPS)
-    kept(folder / "kept", rows // 4)
+    kept(folder / "kept", rows)
     reviews(folder / "reviews", 2_000)
     pictures(folder / "pictures")
     photos(folder / "photos")
