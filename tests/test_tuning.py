@@ -115,8 +115,11 @@ def test_a_heavy_model_is_not_tried_with_large_batches():
 
 def test_a_first_call_that_took_long_does_not_make_a_model_heavy():
     table = pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
-    found = tuning.probe(Slow(holds=False, seconds=0.0001), bound(), table, 4e-4, 1e3)
-    tried = {trial.split()[0] for trial in found.trials}
+    for _ in range(3):  # a machine that is busy elsewhere may make it heavy for a moment
+        found = tuning.probe(Slow(holds=False, seconds=0.0001), bound(), table, 4e-4, 1e3)
+        tried = {trial.split()[0] for trial in found.trials}
+        if "16,384" in tried:
+            break
     assert "16,384" in tried
     assert tried <= {"256", "1,024", "4,096", "16,384"}
 
