@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 WAVE = 128
 _TICK_S = 0.1  # between looks at what Dask says of the parts; those that end well are told of at once
-_SETTLING_S = 0.001
+_SETTLED_S, _SETTLING_S = 1.0, 0.001  # at the most, and between looks
 _LOOK_S = 2.0
 _TEND_S = 5.0
 _UNFIT = 10  # workers, one after the other, before new ones are no longer hoped for
@@ -176,7 +176,7 @@ class _Waves:
 
     def _settle(self) -> None:
         """Wait a moment until Dask, too, knows that the last parts have ended, or it would count them as given up."""
-        until = time.monotonic() + _TICK_S
+        until = time.monotonic() + _SETTLED_S
         while time.monotonic() < until and any(future.status == "pending" for future in self._told_of):
             time.sleep(_SETTLING_S)
 
