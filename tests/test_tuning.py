@@ -136,7 +136,8 @@ def test_as_many_threads_try_at_once_as_will_score(threads):
 
     table = pa.table({name: np.zeros(256, np.float32) for name in "ab"})
     found = tuning.probe(OneAtATime(holds=False, seconds=0.02), bound(), table, 1e-4, 1e3, threads)
-    assert found.rows_per_s <= 256 / 0.02 / (1 + (threads - 1) / 2)  # the first waits for none, the last for all
+    waiting = 1 + (threads - 1) / 2  # the first waits for none, the last for all
+    assert found.rows_per_s <= 1.2 * 256 / 0.02 / waiting  # where they begin one after the other, not as long
 
 
 @pytest.mark.parametrize(("together", "spawns", "threads", "expected"), [
