@@ -65,21 +65,22 @@ def of_part(
     if not groups:
         return Encoded.of(against(_beside(kept, scores), schema), storage)
     otherwise = Encoded(schema, storage, scores.num_rows, lambda: _stretches(job, part, scores, good))
-    taken = None if good is not None else _taken(job, part, groups)
-    if taken is None or job.form is None:
+    form = job.form if good is None else None
+    taken = None if form is None else _taken(job, form, part, groups)
+    if form is None or taken is None:
         return otherwise
     own = pa.schema([field for field in schema if field.name not in taken.columns], metadata=schema.metadata)
-    return Copied(part, against(_beside(kept, scores), own), job.form, taken, otherwise)
+    return Copied(part, against(_beside(kept, scores), own), form, taken, otherwise)
 
 
-def _taken(job: Job, part: Part, groups: tuple[int, ...]) -> stored.Taken | None:
+def _taken(job: Job, form: stored.Form, part: Part, groups: tuple[int, ...]) -> stored.Taken | None:
     """The row groups, if each kept column that was not read can be copied from them."""
     names = job.spec.frozen.storage.copied
     with job.opened.file(part.source.path).parquet as parquet:
         metadata = parquet.metadata
-        columns = {} if job.form is None else stored.alike(job.form, parquet, names)
+        columns = stored.alike(form, parquet, names)
     rows = [metadata.row_group(group).num_rows for group in groups]
-    fits = max(rows) <= stored.MOST_ROWS and sum(rows) >= stored.LEAST_ROWS * (len(rows) - 1)
+    fits = max(rows) <= stored.MOST_ROWS and stored.large(sum(rows), len(rows))
     return stored.Taken(part.source.path, metadata, groups, columns) if fits and len(columns) == len(names) else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from scorer import devices, remembered, sampling, storage, stored, tuning
+from scorer import devices, remembered, sampling, storage, stored, transforming, tuning
 from scorer.cluster import elsewhere, local_threads, planned_threads
 from scorer.footers import open_parquet
 from scorer.forecast import Sample, footprint, forecast
@@ -108,7 +108,7 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
     first, fed = known.rows.slice(0, shown), known.fed.slice(0, shown)
     out = sampling.as_output(first, fed, binding, known.session, known.output_schema)
     kept, scores = known.rows.select(list(binding.kept)), out.select(list(binding.outputs))
-    reads = set(binding.fed if known.transform is None else known.transform.reads)
+    reads = set(transforming.reads(known.transform, binding.fed))
     chosen, copied = _copied(options, known, storage.choose(dataset, options.out, kept, scores), reads)
     unread = frozenset(set(chosen.copied) - reads)
     size = _part_size(options, known, probe, unread)
@@ -147,12 +147,14 @@ def _copied(options: Options, known: Settled, chosen: Storage, reads: set[str]) 
     everything is.
     """
     dataset, asked = known.dataset, options.out
-    tiny = any(file.rows < stored.LEAST_ROWS * (len(file.row_groups) - 1) for file in dataset.files[:_LOOKED_AT])
+    tiny = not all(stored.large(file.rows, len(file.row_groups)) for file in dataset.files[:_LOOKED_AT])
     otherwise = asked.compression != "source" or asked.row_group_rows is not None or bool(options.rows.where)
     if otherwise or tiny or dataset.footer is None or not known.binding.kept:
         return chosen, 0.0
     with open_parquet(dataset.files[0].path, dataset.footer) as parquet:
         columns = stored.alike(stored.Form.of(known.output_schema, chosen), parquet, known.binding.kept)
+    if not columns:
+        return chosen, 0.0
     encoded = storage.column_bytes(known.rows.select([name for name in known.binding.kept if name in reads]), chosen)
     for name in encoded.keys() & columns.keys():
         if encoded[name] < storage.PAYS * stored.row_bytes(dataset.footer, {name: columns[name]}):

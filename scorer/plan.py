@@ -23,7 +23,7 @@ from scorer.quantities import duration, many, size, some_of
 from scorer.reader import Source
 from scorer.session import SessionSpec
 from scorer.storage import Storage
-from scorer.transforming import Transform
+from scorer.transforming import Transform, reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,7 +114,7 @@ class FrozenPlan:
     @property
     def reads(self) -> tuple[str, ...]:
         """Columns that are fed, or go through the transform first."""
-        return self.binding.fed if self.transform is None else self.transform.reads
+        return reads(self.transform, self.binding.fed)
 
     @property
     def unread(self) -> set[str]:

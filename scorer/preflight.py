@@ -219,7 +219,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
     binding, problems = bind(options.binding, model, columns, dataset.folder, None if fed is None else fed.schema)
     wanted, more = fetched(options.binding, model)
     binding = replace(binding, kept=_without_keys(found, dataset, binding.kept))
-    reads = binding.fed if found.transform is None else found.transform.reads
+    reads = transforming.reads(found.transform, binding.fed)
     used = dict.fromkeys([*reads, *binding.kept, *(c.column for c in found.conditions)])
     for feed in binding.feeds:
         if feed.rule == BY_POSITION:

@@ -44,7 +44,8 @@ _NOTES = 5
 """Field of a footer: keys and values."""
 _SAMPLED_GROUPS = 4
 MOST_ROWS = 1 << 20  # of a row group: Arrow writes none that is larger
-LEAST_ROWS = 1 << 14  # of several, on average: smaller ones are better put together
+_LEAST_ROWS = 1 << 14  # of several, on average: smaller ones are better put together
+_AT_ONCE = 256  # pieces that are written; some systems take no more than 1,024
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,11 @@ def alike(form: Form, parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str
         and _known(parquet.metadata, places[name])
         and _same(form.schema.field(name), schema.field(name))
     }
+
+
+def large(rows: int, groups: int) -> bool:
+    """Whether so many row groups, of so many rows in all, are copied rather than put together."""
+    return rows >= _LEAST_ROWS * (groups - 1)
 
 
 def row_bytes(metadata: pq.FileMetaData, columns: Mapping[str, tuple[int, ...]]) -> float:
@@ -280,7 +286,6 @@ class _Into:
     def __init__(self, handle: int) -> None:
         self._handle = handle
         self._waiting: list[Any] = []
-        self._written = 0
         self.at = 0
 
     def add(self, pieces: Sequence[Any]) -> None:
@@ -302,9 +307,6 @@ class _Into:
             if done < whole:  # interrupted, or the disk is nearly full: the rest tells
                 rest = memoryview(b"".join(some))[done:]
                 waiting = [rest, *waiting]
-
-
-_AT_ONCE = 256  # pieces; some systems take no more than 1,024
 
 
 def _leaves(parquet: pq.ParquetFile, schema: pa.Schema) -> tuple[_Leaf, ...]:

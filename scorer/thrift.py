@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Iterable, Sequence  # type: ignore[attr-defined]  # from 3.12 on, for checkers
+    from collections.abc import Iterable, Sequence
 
+Buffer = bytes | bytearray | memoryview
 YES, NO, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 Span = tuple[int, int, int]
 """A field's type, and where its value begins and ends."""

@@ -41,6 +41,11 @@ class Transform:
     """Columns of the frame that it gets."""
 
 
+def reads(transform: Transform | None, fed: tuple[str, ...]) -> tuple[str, ...]:
+    """Columns of the input that are fed, or go through the transform first."""
+    return fed if transform is None else transform.reads
+
+
 def find(name: str) -> Transform:
     """The function as it is now; refused when it cannot be imported."""
     folder = os.getcwd()
