@@ -26,7 +26,7 @@ from scorer import lock
 from scorer.errors import CommitError, InputError, ScorerError, nearest, some
 from scorer.events import Receipt
 from scorer.ledger import write_json
-from scorer.plan import FrozenPlan
+from scorer.plan import FORMAT, FrozenPlan
 from scorer.progress import Snapshot
 from scorer.rules import PROOF
 from scorer.sink import EXCHANGE, Staging, map_write_errors, read_proof, receipt_of, rename, sync
@@ -97,6 +97,20 @@ def load_plan(path: Path) -> FrozenPlan | None:
         return FrozenPlan.from_dict(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def another_format(place: Place) -> ScorerError | None:
+    """The error where the plan beside an output was written by a version of scorer that had another format for it."""
+    path = place.folder / "plan.json"
+    try:
+        data = json.loads(path.read_text())
+        found, by = data["request"]["format"], data["versions"].get("scorer", "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if found == FORMAT:
+        return None
+    what, hint = "another version of scorer made this output", f"use scorer {by}, or score again with --overwrite"
+    return CommitError(what, str(path), f"a plan in format {FORMAT}", f"one in format {found}, by scorer {by}", hint)
 
 
 def missing_parts(place: Place, plan: FrozenPlan) -> list[str]:
@@ -360,6 +374,9 @@ def state_of(place: Place) -> dict[str, Any]:
         manifest = json.loads((place.folder / "manifest.json").read_text())
         shown = ("parts", "rows", "scored", "quarantined", "filtered", "size")
         return {"state": "done", "output": str(place.output), **{n: manifest[n] for n in shown}}
+    older = another_format(place)
+    if older is not None:
+        raise older
     if os.path.exists(place.folder / "manifest.json"):
         what, hint = "the output is gone; its proof is here", "move both together, or score again with --overwrite"
         raise InputError(what, str(place.output), "the output folder", f"only {place.folder}", hint)

@@ -92,7 +92,8 @@ def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
             timed = tuning.grown(known.session, binding, known.fed, row_s)
         else:
             timed = tuning.probe(known.session, binding, known.fed, row_s, rows / threads, here)
-        remembered.keep(key, asdict(timed))
+        if timed.trials:  # a longer run has more to gain
+            remembered.keep(key, asdict(timed))
     else:
         timed = Probe(**{**found, "trials": (*found["trials"], "as remembered")})
     pinned = binding.fixed_batch or asked

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from scorer import html
-from scorer.commit import nobody_wrote
+from scorer.commit import another_format, nobody_wrote
 from scorer.errors import CommitError
 from scorer.footers import open_parquet
 from scorer.ledger import LEDGER, TIMES, rows_of
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from scorer.sink import Staging
 
 NAME = "report.html"
+
+
+def get_ready() -> None:
+    """Do now what a page needs that is the same for every run, so that it is quickly made."""
+    html.template(NAME)
 
 
 def of_proof(plan: FrozenPlan, proof: Path, parts: Path) -> Sources:
@@ -72,6 +77,9 @@ def write_again(place: Place) -> Path:
             raise CommitError(what, str(place.folder), "a published output", pages[0], hint)
         if not os.path.exists(place.folder):
             raise nobody_wrote(place)
+        older = another_format(place)
+        if older is not None:
+            raise older
         raise _no_proof(place, "nothing that was published")
     try:
         found = of_proof(plan, place.folder, place.output)
@@ -94,7 +102,7 @@ def text(sources: Sources) -> str:
     more = {"truncated": "texts cut at max_length", "lossy": "values changed by a cast"}
     told = [f"{counts[name]:,} {words}" for name, words in more.items() if counts[name]]
     return html.page(
-        "report.html",
+        NAME,
         title=report["output"].rstrip("/").rpartition("/")[2],
         under=" · ".join([report["output"], report["began"], f"scorer {report['versions'].get('scorer', '')}"]),
         state=state,

@@ -98,7 +98,8 @@ def existing_problem(
         what, hint = "the output exists", "choose another --output, or replace it with --overwrite"
         if published is None and strange:
             hint = f"choose another --output; this folder holds {some(strange, 3)} and is never replaced"
-        old = "files that no run of scorer put there"
+        older = commit.another_format(place)
+        old = "files that no run of scorer put there" if older is None else f"that of another version: {older.found}"
         if published is not None:
             old = f"that of another request: {told_apart(published.request, request)}"
         return OutputExists(what, str(place.output), "nothing, or this very run's output", old, hint)

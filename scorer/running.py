@@ -219,6 +219,8 @@ class Run:
         with signals.draining(drain) as stop:
             for part, outcome in waves.drive(crew, spec, self.todo(), self.emit):
                 self.take(part, outcome, journal)
+                if len(self.ours) == 1:
+                    _get_page_ready()
                 if part.index in self.ours:
                     counts += self.ours[part.index].proof.counts
                 if not self.stopping and (self.fatal is not None or self.hopeless(counts)):
@@ -369,6 +371,14 @@ class Run:
             except Exception as error:  # noqa: BLE001 - whoever watches must not end the run
                 self.observers.remove(observer)
                 print(f"scorer: an observer was dropped: {error!r}", file=sys.stderr)  # noqa: T201 - nobody else is left to tell
+
+
+def _get_page_ready() -> None:
+    """While others score there is time for it."""
+    with suppress(Exception):  # whoever makes the page tells what is wrong
+        from scorer import page  # noqa: PLC0415 - start-up
+
+        page.get_ready()
 
 
 def on_their_card(frozen: FrozenPlan, device: devices.Device, crew: Crew) -> FrozenPlan:

@@ -40,7 +40,7 @@ def sample(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
         own = [name for name in schema.names if name in there]
         try:
             with open_parquet(file.path, columns=len(own)) as parquet:
-                batch = next(parquet.iter_batches(batch_size=left, columns=own, use_threads=False), None)
+                batch = next(parquet.iter_batches(batch_size=left, columns=own, use_threads=True), None)
         except (OSError, pa.ArrowException) as error:
             raise unreadable(file.path, error) from error
         if batch is None or not batch.num_rows:

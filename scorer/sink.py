@@ -182,7 +182,9 @@ def against(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def digest(column: pa.ChunkedArray | pa.Array) -> str:
     """A digest of the values alone: the same however they are chunked, encoded or stored."""
     hasher = hashlib.sha256()
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = column
+    if isinstance(array, pa.ChunkedArray):  # one chunk stays where it is
+        array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     _feed_digest(array, hasher)

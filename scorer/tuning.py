@@ -13,35 +13,37 @@ from scorer import partition
 from scorer.parts import BATCH_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import pyarrow as pa
 
     from scorer.binding import Binding
     from scorer.session import Session
 
-METHOD = 2  # what was found by another one is not remembered
+METHOD = 3  # what was found by another one is not remembered
 PROBE_ROWS = 16_384
 PROBED_FROM = 50_000  # rows: below, a probe costs more than it can save
 _CANDIDATES = (256, 1024, 4096, 16_384)
 _HEAVY = (8, 32, 128)  # a net 4,096 wide, two threads, rows/s: 1,258, 1,892, 2,008; a picture net: 1,981, 1,300, 1,025
-_ROUNDS = 5
-_FIRST_ROWS = 2048  # to know how long a row takes
-_TRIAL_ROWS, _TRIAL_S = 16_384, 0.01  # the same for all, for the columns are looked at once in each
-_TIE = 1.05  # a larger batch must be this much faster
+_ROUNDS, _LEAST_ROUNDS = 5, 2  # at first memory is new
+_FIRST_S = 0.0025  # to know how long a row takes
+_LONG_ENOUGH_S = 2.0  # of work for each thread: below, a probe takes as long as it can save
+_TRIAL_S, _LEAST_TRIAL_ROWS = 0.01, 4096
+_TIE = 1.03  # a larger batch must be this much faster
 _CALL_S = 50e-6  # that a call costs a run and not a trial: its threads wait for the interpreter, and for others' calls
 _BEHIND = 1.3  # times as slow as the best: not tried again, and smaller ones of a light model not at all
-_LONG_S, _HEAVY_LONG_S = 0.05, 0.2  # of one trial; the canary has shown that the memory lasts for the latter
+_LONG_S, _HEAVY_LONG_S = 0.05, 0.2  # of one batch; the canary has shown that the memory lasts for the latter
 _MOST_S, _HEAVY_MOST_S, _SHARE = 0.5, 3.0, 0.02  # of the probe, and of the work ahead
 _HEAVY_FROM_S = 30.0  # of work for each thread: two turns of the longest trials are 2 % of it
 _LONG_RUN_S = 10.0
+_TOGETHER_S = 0.02  # of one thread, to see what two do
 _TWO_CORES = 1.6  # times as much by two threads as by one, where nothing stands in their way
 HEAVY_BATCH_ROWS, CONVERTED_BATCH_ROWS = 32, 4  # of numbers; of pictures and texts: 2 and 4 are 9 % faster than 8
 BATCH_TOKENS = 512  # MiniLM on reviews, rows/s at 128 to 2,048: 35.8, 35.9, 36.3, 35.2, 32.1; at 32 rows: 26.5
 _LARGEST, _GROWING_S = 65_536, 5.0  # of batches on a device that are tried: rows or tokens, and seconds
 _ON_A_DEVICE = 16  # times the batch
 _FEW = 2
-_MOMENT_S = 0.02
+_MOMENT_S = 0.005
 _HEAVY_S = 0.5e-3  # a row
 
 
@@ -75,25 +77,25 @@ def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahe
     """
     much = heavy(binding, row_s)
     candidates, long_s, most_s = (_HEAVY, _HEAVY_LONG_S, _HEAVY_MOST_S) if much else (_CANDIDATES, _LONG_S, _MOST_S)
-    first = table.slice(0, max(candidates[0], min(_FIRST_ROWS, int(_TRIAL_S / row_s))))
+    first = table.slice(0, max(candidates[0], min(BATCH_ROWS, int(_FIRST_S / row_s))))
     at_once = candidates[0] if much else first.num_rows
-    row_s = min(row_s, _scored(session, binding, first, at_once) / first.num_rows)  # warm: less than at first
-    fitting = [n for n in candidates if n <= table.num_rows and n * row_s <= long_s]
-    left, best = sorted(fitting, reverse=True) or [candidates[0]], dict[int, float]()
-    began = time.perf_counter()
-    with ThreadPoolExecutor(threads) as pool:
-        for turn in range(_ROUNDS):
-            for batch_rows in left:
-                some = min(table.num_rows, max(batch_rows, min(_TRIAL_ROWS, int(_TRIAL_S / row_s))))
-                rows = max(1, some // batch_rows) * min(some, batch_rows)
-                seconds = _at_once(pool, threads, session, binding, table.slice(0, rows), batch_rows) / rows
-                best[batch_rows] = min(best.get(batch_rows, seconds), seconds)
-                row_s = min(row_s, seconds)
-                if not (turn or much) and seconds > _BEHIND * min(best.values()):
-                    break
-            left = [n for n in best if not turn or best[n] <= _BEHIND * min(best.values())]  # at first memory is new
-            if turn and time.perf_counter() - began > min(most_s, _SHARE * ahead * min(best.values())):
-                break
+    for _ in range(1 if much else 2):  # warm: less than at first
+        once_s = _scored(session, binding, table.slice(0, 0), at_once)
+        row_s = min(row_s, _net(_scored(session, binding, first, at_once), once_s) / first.num_rows)
+    if not much:
+        if ahead * row_s < _LONG_ENOUGH_S:
+            return untuned(binding, None, row_s, device="cpu")
+        table = table.slice(0, int(max(_LEAST_TRIAL_ROWS, _SHARE * ahead / (_LEAST_ROUNDS * len(candidates)))))
+        long_s = min(long_s, max(_TRIAL_S, _SHARE * ahead * row_s / (2 * _LEAST_ROUNDS)))
+    fitting = [n for n in candidates if n <= table.num_rows and n * row_s <= long_s] or [candidates[0]]
+
+    def tried(pool: ThreadPoolExecutor, batch_rows: int, row_s: float) -> float:
+        some = min(table.num_rows, max(batch_rows, int(_TRIAL_S / row_s)))
+        rows = max(1, some // batch_rows) * min(some, batch_rows)
+        taken = _at_once(pool, threads, session, binding, table.slice(0, rows), batch_rows)
+        return float(_net(taken, once_s) / rows)
+
+    best = _raced(tried, fitting, row_s, threads, lambda row_s: min(most_s, _SHARE * ahead * row_s), light=not much)
     cost = {n: seconds + _CALL_S / n for n, seconds in best.items()}
     chosen = min(cost)
     for batch_rows in sorted(cost):
@@ -102,10 +104,32 @@ def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahe
     trials = [f"{n:,} rows: {1 / best[n]:,.0f} rows/s" for n in sorted(best)]
     together = None
     if not much and ahead * best[chosen] >= _LONG_RUN_S:  # below, processes take longer to start than they save
-        few = table.slice(0, max(chosen, min(table.num_rows, int(_LONG_S / best[chosen]))))
+        few = table.slice(0, max(chosen, min(table.num_rows, int(_TOGETHER_S / best[chosen]))))
         together = _together(session, binding, few, chosen)
         trials.append("two threads: " + ("the machine is busy" if together is None else f"{together:.1f} times one"))
     return Probe(batch_rows=chosen, rows_per_s=1 / best[chosen], trials=tuple(trials), together=together)
+
+
+def _raced(
+    tried: Callable[[ThreadPoolExecutor, int, float], float], candidates: Sequence[int], row_s: float, threads: int,
+    most_s: Callable[[float], float], *, light: bool,
+) -> dict[int, float]:  # fmt: skip
+    """Seconds of a row by the rows of a batch: the best of several turns, as many as there is time for."""
+    left, best = sorted(candidates, reverse=True), dict[int, float]()
+    began = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        for turn in range(1, _ROUNDS + 1):
+            for batch_rows in left:
+                seconds = tried(pool, batch_rows, row_s)
+                best[batch_rows] = min(best.get(batch_rows, seconds), seconds)
+                row_s = min(row_s, seconds)
+                if turn == 1 and light and seconds > _BEHIND * min(best.values()):
+                    break
+            left = [n for n in best if turn == 1 or best[n] <= _BEHIND * min(best.values())]
+            another = (time.perf_counter() - began) * (turn + 1) / turn
+            if turn >= _LEAST_ROUNDS and another > most_s(min(best.values())):
+                break
+    return best
 
 
 def grown(session: Session, binding: Binding, table: pa.Table, row_s: float) -> Probe:
@@ -140,6 +164,11 @@ def grown(session: Session, binding: Binding, table: pa.Table, row_s: float) -> 
     if not chosen:
         return known
     return replace(known, batch_tokens=chosen) if texts else replace(known, batch_rows=chosen)
+
+
+def _net(taken: float, once_s: float) -> float:
+    """Seconds without those that a look at the columns takes, however many rows there are."""
+    return max(taken - once_s, taken / 2)
 
 
 def _at_once(

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import time
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -449,6 +450,7 @@ def test_what_is_written_in_thrift_is_read_again(numbers, text):
 
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_thrift_are_refused_soon(data):
-    found, end = pages._cut(bytearray(data), len(data), "SNAPPY")
-    assert end <= len(data)
-    assert len(found) <= len(data)
+    with suppress(pages.Unlike):
+        found, end = pages._cut(bytearray(data), len(data), "SNAPPY")
+        assert end <= len(data)
+        assert len(found) <= len(data)

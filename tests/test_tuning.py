@@ -12,9 +12,10 @@ import pytest
 from conftest import MODELS, write
 
 import scorer
-from scorer import remembered, tuning
+from scorer import partition, remembered, tuning
 from scorer.bottleneck import verdict
 from scorer.events import Stages
+from scorer.parts import BATCH_ROWS
 from scorer.plan import Plan
 
 ROWS = 60_000
@@ -27,7 +28,9 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def floats(tmp_path):
+def floats(tmp_path, monkeypatch):
+    """Few rows, which are tried all the same."""
+    monkeypatch.setattr(tuning, "_LONG_ENOUGH_S", 0.0)
     rng = np.random.default_rng(0)
     return write(tmp_path / "in.parquet", {f"f{i}": rng.standard_normal(ROWS).astype(np.float32) for i in range(28)})
 
@@ -109,7 +112,7 @@ def test_threads_that_hold_each_other_up_are_noticed(holds):
 
 def test_a_heavy_model_is_not_tried_with_large_batches():
     table = pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
-    found = tuning.probe(Slow(holds=False, seconds=0.02), bound(), table, 1e-4, 1e3)
+    found = tuning.probe(Slow(holds=False, seconds=0.02), bound(), table, 1e-4, 1e5)
     assert [trial.split()[0] for trial in found.trials] == ["256"]
 
 
@@ -125,12 +128,17 @@ class Clock:
         self.now += 0.0001
         return [next(iter(feeds.values()))[:, :1]]
 
+    def take(self, rows):
+        """So much for each row, and nothing for the call."""
+        self.now += 1e-5 * len(rows)
+        return [rows[:, :1]]
+
 
 def test_a_first_call_that_took_long_does_not_make_a_model_heavy(monkeypatch):
     table = pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
     clock = Clock()
     monkeypatch.setattr(tuning, "time", clock)
-    found = tuning.probe(clock, bound(), table, 4e-4, 1e3)
+    found = tuning.probe(clock, bound(), table, 4e-4, 1e7)
     tried = {trial.split()[0] for trial in found.trials}
     assert "16,384" in tried
     assert tried <= {"256", "1,024", "4,096", "16,384"}
@@ -144,14 +152,14 @@ def test_as_many_threads_try_at_once_as_will_score(threads):
 
     class OneAtATime(Slow):
         def run(self, names, feeds):
-            if warm:
+            if len(warm) > 1:
                 gate.wait()  # until each has begun to count
-            warm.append(True)  # the first call is one thread's alone
+            warm.append(True)  # the first two calls are one thread's alone
             with lock:
                 return super().run(names, feeds)
 
     table = pa.table({name: np.zeros(256, np.float32) for name in "ab"})
-    found = tuning.probe(OneAtATime(holds=False, seconds=0.02), bound(), table, 1e-4, 1e3, threads)
+    found = tuning.probe(OneAtATime(holds=False, seconds=0.02), bound(), table, 1e-4, 4e4, threads)
     assert found.rows_per_s <= 256 / 0.02 / (1 + (threads - 1) / 2)  # the first waits for none, the last for all
 
 
@@ -211,6 +219,29 @@ def test_batches_of_a_heavy_net_are_tried_only_in_a_long_run():
     assert tuning.worthwhile(bound(), 1e-3, 61_000, 2, "cpu")
     assert tuning.worthwhile(bound(), 1e-6, 50_000, 2, "cpu")
     assert not tuning.worthwhile(bound(), 1e-6, 49_999, 2, "cpu")
+
+
+def test_a_run_that_is_soon_over_tries_nothing_and_remembers_nothing(floats, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "_LONG_ENOUGH_S", 2.0)
+    plan = scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
+    assert plan.batch_rows == BATCH_ROWS
+    assert not plan.trials
+    assert not cache.exists()
+
+
+def test_looking_at_columns_is_not_taken_for_slow_batches(monkeypatch):
+    """Each look at the columns costs as much as twenty calls: no reason for larger batches."""
+    clock, table = Clock(), pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
+    monkeypatch.setattr(tuning, "time", clock)
+    score = partition.score
+
+    def looking(*args, **more):
+        clock.now += 20 * 0.0001
+        return score(*args, **more)
+
+    clock.run = lambda _, feeds: clock.take(next(iter(feeds.values())))
+    monkeypatch.setattr(partition, "score", looking)
+    assert tuning.probe(clock, bound(), table, 1e-5, 5e5).batch_rows == 256
 
 
 def test_only_the_rows_of_the_limit_count(floats, tmp_path):

@@ -398,6 +398,27 @@ def test_without_its_proof_the_output_proves_nothing(lost, out):
     assert json.loads(text)["error"]["what"] == "there is no proof beside the output"
 
 
+def test_the_proof_of_another_version_is_told_from_none(made, out):
+    path = out.with_name("out.scorer") / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["request"]["format"], plan["versions"]["scorer"] = 1, "0.0.1"
+    del plan["storage"]["copied"]
+    path.write_text(json.dumps(plan))
+    for command, code in (("verify", 5), ("status", 5), ("report", 5)):
+        found, _, error = cli(command, out)
+        assert found == code
+        assert error.startswith("Error: another version of scorer made this output"), error
+        assert "one in format 1, by scorer 0.0.1" in error
+    flags = ("--model", MODELS / "gather.onnx", "--feed", "idx=idx", "--output", out, "--cluster", "synchronous")
+    code, _, error = cli("run", made / "input", *flags)
+    assert code == 3
+    assert "that of another version: one in format 1, by scorer 0.0.1" in error
+    assert "no run of scorer" not in error
+    code, _, _ = cli("run", made / "input", *flags, "--max-bad-rows", 200, "--overwrite")
+    assert code == 0
+    assert cli("verify", out)[0] == 0
+
+
 @pytest.mark.parametrize("broken", ["plan.json", "manifest.json", "ledger.parquet"])
 @pytest.mark.parametrize("contents", [b"", b"[]", b"{}", b"PAR1", b'{"a": 1}', b"\xff\xfe"])
 def test_a_proof_that_cannot_be_read_is_an_error_and_no_traceback(broken, contents, out):
