@@ -183,7 +183,7 @@ def digest(column: pa.ChunkedArray | pa.Array) -> str:
     """A digest of the values alone: the same however they are chunked, encoded or stored."""
     hasher = hashlib.sha256()
     array = column
-    if isinstance(array, pa.ChunkedArray):  # one chunk stays where it is
+    if isinstance(array, pa.ChunkedArray):  # to put one chunk together would copy it
         array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)

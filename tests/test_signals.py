@@ -38,6 +38,16 @@ def asleep():
     return subprocess.Popen(ASLEEP, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
+@pytest.fixture
+def usual():
+    """The handler of a process that nobody has changed: libraries that other tests import do, and a
+    shell that runs it in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual")
 def test_children_started_meanwhile_are_deaf_and_others_are_not():
     started = []
     with signals.ignored_by_children():
@@ -55,14 +65,6 @@ def interrupted(ready):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)
         ready.append("nothing was cut short")
-
-
-@pytest.fixture
-def usual():
-    """The handler of a process that nobody has changed: libraries that other tests import do."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("usual")
