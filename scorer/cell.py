@@ -50,7 +50,6 @@ class Cell:
     def __init__(self, show: Callable[[dict[str, str]], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._show, self._clock = show, clock
         self._progress = Progress(clock)
-        self._card = html.drawer()
         self._said: deque[tuple[str, str]] = deque(maxlen=_SAID)
         self._unsaid = 0
         self._drawn = float("-inf")
@@ -92,7 +91,7 @@ class Cell:
         self._drawn = self._clock()
         said = [words.text for words in self._words()]
         with suppress(Exception):  # a front end that is gone is no reason to end a run
-            self._show({"text/html": self._card(blocks=blocks), "text/plain": "\n".join([*said, text])})
+            self._show({"text/html": html.card("", blocks), "text/plain": "\n".join([*said, text])})
 
 
 def _blocks(seen: Snapshot) -> list[object]:

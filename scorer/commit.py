@@ -104,13 +104,20 @@ def another_format(place: Place) -> ScorerError | None:
     path = place.folder / "plan.json"
     try:
         data = json.loads(path.read_text())
-        found, by = data["request"]["format"], data["versions"].get("scorer", "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found, by = data["request"]["format"], data["versions"]["scorer"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     if found == FORMAT:
         return None
     what, hint = "another version of scorer made this output", f"use scorer {by}, or score again with --overwrite"
     return CommitError(what, str(path), f"a plan in format {FORMAT}", f"one in format {found}, by scorer {by}", hint)
+
+
+def refuse_another_format(place: Place) -> None:
+    """Raise where that is why no plan could be read."""
+    problem = another_format(place)
+    if problem is not None:
+        raise problem
 
 
 def missing_parts(place: Place, plan: FrozenPlan) -> list[str]:
@@ -374,9 +381,7 @@ def state_of(place: Place) -> dict[str, Any]:
         manifest = json.loads((place.folder / "manifest.json").read_text())
         shown = ("parts", "rows", "scored", "quarantined", "filtered", "size")
         return {"state": "done", "output": str(place.output), **{n: manifest[n] for n in shown}}
-    older = another_format(place)
-    if older is not None:
-        raise older
+    refuse_another_format(place)
     if os.path.exists(place.folder / "manifest.json"):
         what, hint = "the output is gone; its proof is here", "move both together, or score again with --overwrite"
         raise InputError(what, str(place.output), "the output folder", f"only {place.folder}", hint)

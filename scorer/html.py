@@ -12,29 +12,16 @@ from scorer.errors import visible
 from scorer.tables import CAUTION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import jinja2
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def drawer() -> Callable[..., str]:
-    """What makes cards for the cells of a notebook, of a title and blocks; everything is escaped.
-
-    Whoever draws often keeps it: it takes a hundred times as long to make as a card.
-    """
-    import jinja2  # noqa: PLC0415 - only notebooks and reports show HTML
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["visible"] = visible
-    known = {"title": "", "more": "", "caution": CAUTION}
-    return environment.from_string((_TEMPLATES / "cell.html").read_text("utf-8"), known).render
-
-
 def card(title: str, blocks: Sequence[object], more: str = "") -> str:
-    """A value in a notebook."""
-    return drawer()(title=title, blocks=blocks, more=more)
+    """A value in a notebook; everything is escaped."""
+    return _cards().render(title=title, blocks=blocks, more=more)
 
 
 def page(name: str, /, **values: Any) -> str:  # noqa: ANN401 - whatever the template shows
@@ -46,6 +33,16 @@ def page(name: str, /, **values: Any) -> str:  # noqa: ANN401 - whatever the tem
     own = f"style-src {_source(style)}; script-src {_source(script)}; img-src data:"
     policy = f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
     return template(name).render(style=style, script=script, policy=policy, **values)
+
+
+@cache
+def _cards() -> jinja2.Template:
+    """Of cards for the cells of a notebook; to make it takes a hundred times as long as a card."""
+    import jinja2  # noqa: PLC0415 - only notebooks and reports show HTML
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["visible"] = visible
+    return environment.from_string((_TEMPLATES / "cell.html").read_text("utf-8"), {"caution": CAUTION})
 
 
 @cache

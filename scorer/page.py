@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from scorer import html
-from scorer.commit import another_format, nobody_wrote
+from scorer.commit import nobody_wrote, refuse_another_format
 from scorer.errors import CommitError
 from scorer.footers import open_parquet
 from scorer.ledger import LEDGER, TIMES, rows_of
@@ -77,9 +77,7 @@ def write_again(place: Place) -> Path:
             raise CommitError(what, str(place.folder), "a published output", pages[0], hint)
         if not os.path.exists(place.folder):
             raise nobody_wrote(place)
-        older = another_format(place)
-        if older is not None:
-            raise older
+        refuse_another_format(place)
         raise _no_proof(place, "nothing that was published")
     try:
         found = of_proof(plan, place.folder, place.output)

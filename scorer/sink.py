@@ -182,12 +182,9 @@ def against(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def digest(column: pa.ChunkedArray | pa.Array) -> str:
     """A digest of the values alone: the same however they are chunked, encoded or stored."""
     hasher = hashlib.sha256()
-    array = column
-    if isinstance(array, pa.ChunkedArray):  # to put one chunk together would copy it
-        array = array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    _feed_digest(array, hasher)
+    if isinstance(column, pa.ChunkedArray):  # to put one chunk together would copy it
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    _feed_digest(column, hasher)
     return hasher.hexdigest()[:32]
 
 

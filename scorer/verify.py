@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from scorer import html
 from scorer.blocks import Facts
-from scorer.commit import another_format, files_in, load_plan, nobody_wrote
+from scorer.commit import files_in, load_plan, nobody_wrote, refuse_another_format
 from scorer.crash import doing
 from scorer.errors import CommitError, some
 from scorer.events import Counts, Proof
@@ -86,9 +86,8 @@ def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
         return alone
     if moved and not os.path.exists(place.output):
         raise nobody_wrote(place)
-    older = another_format(place) if plan is None else None
-    if older is not None:
-        raise older
+    if plan is None:
+        refuse_another_format(place)
     if plan is None or missing:
         what, hint = (
             "there is no proof beside the output",

@@ -16,7 +16,7 @@ from kernels import at_home, kernel
 from test_terminal import HALF, TICK, Clock, ended
 
 import scorer
-from scorer import cell, signals
+from scorer import cell, html, signals
 from scorer.cell import DRAW_S, Cell
 from scorer.events import Notice, PartFailed, PlanReady, Stopping
 from scorer.live import READY, facts_of
@@ -98,8 +98,8 @@ def test_the_cell_shows_the_figures_of_the_terminal(place):
         assert part in text
 
 
-def test_every_fact_of_a_snapshot_is_in_the_cell(place):
-    page = Cell(place)._card(blocks=cell._blocks(HALF))
+def test_every_fact_of_a_snapshot_is_in_the_cell():
+    page = html.card("", cell._blocks(HALF))
     for name, text in facts_of(HALF):
         assert name in page
         assert text in page

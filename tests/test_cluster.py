@@ -56,23 +56,26 @@ def test_one_session_per_process_with_four_threads(fewer28, tmp_path):
     assert list(json.loads(done.stdout)["sessions"].values()) == [1], done.stderr
 
 
-def test_tuning_makes_one_session_and_the_trials_the_plan_names(fewer28, tmp_path):
-    script = """
-import json, sys, scorer
-from scorer import tuning
-tuning._LONG_ENOUGH_S = 0.0  # few rows, which are tried all the same
-plan = scorer.prepare(*sys.argv[1:])
-report = scorer.execute(plan)
-print(json.dumps([plan.check().trials, plan.check().trial_sessions, list(report.sessions.values())]))
+TRIES_ALL = """
+from scorer import cli, tuning
+tuning._LONG_ENOUGH_S, tuning._BEHIND = 0.0, 1e9  # few rows are tried all the same, and so is each batch
+cli.main()
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(fewer28), str(DENSE), str(tmp_path / "out")],
-        capture_output=True, text=True, timeout=100, check=False,
+
+
+def test_tuning_makes_one_session_and_the_trials_the_plan_names(fewer28, tmp_path):
+    asked = [fewer28, "--model", DENSE, "--output", tmp_path / "out", "--json"]
+    planned, done = (
+        subprocess.run(
+            [sys.executable, "-c", TRIES_ALL, one, *map(str, asked)],
+            capture_output=True, text=True, timeout=100, check=False,
+        )
+        for one in ("plan", "run")
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    trials, trial_sessions, sessions = json.loads(done.stdout)
-    assert len(trials) >= 2
-    assert sessions == [1 + trial_sessions]
+    plan = json.loads(planned.stdout)
+    assert len(plan["trials"]) >= 3, planned.stderr
+    report = json.loads(done.stdout)
+    assert list(report["sessions"].values()) == [1 + plan["trial_sessions"]]
 
 
 def test_one_session_in_each_of_two_processes(fewer28, tmp_path):
