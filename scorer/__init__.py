@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the first import; set it to 0 to opt in
 
 if TYPE_CHECKING:
+    from scorer.api.frames import release, score
+    from scorer.api.pipeline import execute, prepare, run
     from scorer.errors import PreflightError, RunFailed, ScorerError
     from scorer.events import Counts, Event, Observer, Receipt
-    from scorer.forecast import Forecast
-    from scorer.frames import release, score
-    from scorer.model import ModelSpec, TensorSpec, inspect_model
-    from scorer.pipeline import execute, prepare, run
-    from scorer.plan import Plan
-    from scorer.report import Report
+    from scorer.model.protobuf import inspect_model
+    from scorer.model.spec import ModelSpec, TensorSpec
+    from scorer.plan.prepared import Forecast, Plan
+    from scorer.report.outcome import Report
 
 _HOMES = {
+    "api.frames": ("release", "score"),
+    "api.pipeline": ("execute", "prepare", "run"),
     "errors": ("PreflightError", "RunFailed", "ScorerError"),
     "events": ("Counts", "Event", "Observer", "Receipt"),
-    "forecast": ("Forecast",),
-    "frames": ("release", "score"),
-    "model": ("ModelSpec", "TensorSpec", "inspect_model"),
-    "pipeline": ("execute", "prepare", "run"),
-    "plan": ("Plan",),
-    "report": ("Report",),
+    "model.protobuf": ("inspect_model",),
+    "model.spec": ("ModelSpec", "TensorSpec"),
+    "plan.prepared": ("Forecast", "Plan"),
+    "report.outcome": ("Report",),
 }
 
 __all__ = [

@@ -9,9 +9,9 @@ if sys.platform == "linux":  # where Arrow has it: a fifth less memory than with
     # one arena for each thread of ours: with four for each processor, as usual, most lies idle in one of them
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", f"narenas:{len(os.sched_getaffinity(0)) + 1}")
 
-from scorer import cli
-from scorer.crash import survived
-from scorer.startup import with_room
+from scorer.cli import main as cli
+from scorer.cli.startup import with_room
+from scorer.host.crash import survived
 
 
 def main() -> None:

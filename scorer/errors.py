@@ -26,11 +26,12 @@ PreflightError            several of the above, reported together  the smallest 
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from scorer.display.words import visible
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 
 class ScorerError(Exception):
@@ -311,26 +312,3 @@ class PreflightError(ScorerError):
             "exit_code": self.exit_code,
             "problems": [problem.to_dict() for problem in self.problems],
         }
-
-
-def visible(text: str) -> str:
-    """Line breaks, terminal escapes and other control characters of foreign names, made visible."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def some(names: Iterable[object], limit: int = 10) -> str:
-    """Names quoted, sorted as given, cut at `limit` with a count."""
-    quoted = [repr(name) for name in names]
-    rest = len(quoted) - limit
-    return ", ".join(quoted[:limit]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A suggestion, or the list when nothing is near."""
-    near = nearest(word, known)
-    return f"did you mean {near!r}?" if near else f"known: {some(known, 40)}"
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """The one that was probably meant; '' when nothing is near."""
-    return next(iter(difflib.get_close_matches(word, known, n=1)), "")

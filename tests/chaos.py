@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 from dask.distributed import Client, LocalCluster
 
 import scorer
-from scorer.commit import Place
-from scorer.verify import verify
+from scorer.api.verification import verify
+from scorer.output.place import Place
 
 MODEL = Path(__file__).parent / "models" / "sum3.onnx"
 ROWS, PARTS, WORKERS = 60_000, 60, 3

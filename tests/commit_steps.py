@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import scorer.pipeline  # before the forks, that each need not do it again
 
 import scorer
-import scorer.pipeline  # before the forks, that each need not do it again
-from scorer import commit
-from scorer.commit import Place
-from scorer.verify import verify
+from scorer.api.verification import verify
+from scorer.output import publish, staging
+from scorer.output.place import Place
+from scorer.storage import files
 
 MODEL = Path(__file__).parent / "models" / "sum3.onnx"
 ROWS, BAD = 40, 7
@@ -49,8 +50,8 @@ class Steps:
         self.taken = []
         for name in ("link", "rename", "replace", "unlink", "mkdir", "rmdir", "fsync"):
             setattr(os, name, self._around(name, getattr(os, name)))
-        commit.rename = self._around("exchange", commit.rename)
-        commit.Journal.add = self._around("receipt", commit.Journal.add)
+        files.rename = self._around("exchange", files.rename)
+        staging.Journal.add = self._around("receipt", staging.Journal.add)
         plain = io.open
 
         def opened(file, mode="r", *args, **options):
@@ -178,7 +179,7 @@ def exact(output: Path) -> str:
     if bad["id"].to_pylist() != [BAD + 20]:
         wrong.append("another quarantine")
     left = sorted(os.listdir(f"{output}.scorer"))
-    if left != sorted(["events.jsonl", *commit.PROOF_FILES]):
+    if left != sorted(["events.jsonl", *publish.PROOF_FILES]):
         wrong.append(f"left behind: {left}")
     beside = sorted(name for name in os.listdir(output.parent) if name not in {"in.parquet", "old.parquet"})
     if beside != [output.name, f"{output.name}.scorer"]:

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 import scorer
-from scorer.cli import main
+from scorer.cli.main import main
 
 MODELS = Path(__file__).parent / "models"
 FLIGHTS = Path(__file__).parent.parent / "examples" / "flights"

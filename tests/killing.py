@@ -30,8 +30,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.commit import Place
-from scorer.verify import verify
+from scorer.api.verification import verify
+from scorer.output.place import Place
 
 MODEL = Path(__file__).parent / "models" / "sum3.onnx"
 ROWS, FILES = 24_000, 3

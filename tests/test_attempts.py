@@ -20,8 +20,12 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
 
 import scorer
-from scorer import attempts, isolated, lock, patience, reader, sink
-from scorer.sink import Staging
+from scorer.dataset import reader
+from scorer.host import isolation
+from scorer.host import process as process_
+from scorer.output import attempts, writer
+from scorer.output.place import Staging
+from scorer.storage import files
 
 ROWS, GROUP, POISON = 4000, 400, 2600
 FLAGS = ("--batch-rows", 64, "--part-bytes", "8KiB", "--no-tune", "--quiet")
@@ -157,7 +161,9 @@ def staging(tmp_path):
 
 
 def left_by(staging, name, n, **owner):
-    (staging.started / f"{name}.{n}").write_text(json.dumps(lock.myself() | {"pid": 2**22 + 1, "born": "1"} | owner))
+    (staging.started / f"{name}.{n}").write_text(
+        json.dumps(process_.myself() | {"pid": 2**22 + 1, "born": "1"} | owner)
+    )
 
 
 def test_a_part_is_suspected_after_a_crash_or_two_deaths(staging):
@@ -202,17 +208,19 @@ def test_a_mark_that_is_torn_is_nobody_s_death(staging):
 
 
 def test_a_function_in_another_process_gives_its_result_its_error_or_its_end():
-    assert isolated.call("operator:add", 2, 3) == 5
+    assert isolation.call("operator:add", 2, 3) == 5
     with pytest.raises(ZeroDivisionError):
-        isolated.call("operator:truediv", 1, 0)
-    with pytest.raises(isolated.Died, match="SIGABRT"):
-        isolated.call("os:abort")
-    with pytest.raises(isolated.Died, match="exit code 3"):
-        isolated.call("os:_exit", 3)
+        isolation.call("operator:truediv", 1, 0)
+    with pytest.raises(isolation.Died, match="SIGABRT"):
+        isolation.call("os:abort")
+    with pytest.raises(isolation.Died, match="exit code 3"):
+        isolation.call("os:_exit", 3)
 
 
 def test_a_process_of_its_own_does_not_outlive_the_one_that_asked(tmp_path):
-    asker = subprocess.Popen([sys.executable, "-c", "from scorer import isolated; isolated.call('time:sleep', 100)"])
+    asker = subprocess.Popen(
+        [sys.executable, "-c", "from scorer.host import isolation; isolated.call('time:sleep', 100)"]
+    )
     until = time.monotonic() + 20
     while not (children := psutil.Process(asker.pid).children()) and time.monotonic() < until:
         time.sleep(0.01)
@@ -253,7 +261,7 @@ class Hesitant:
 def at_once(monkeypatch):
     """No waiting."""
     waited = []
-    monkeypatch.setattr(patience.time, "sleep", waited.append)
+    monkeypatch.setattr(files.time, "sleep", waited.append)
     return waited
 
 
@@ -261,25 +269,25 @@ def at_once(monkeypatch):
 def test_a_passing_error_is_waited_for(number, at_once):
     cleared = []
     attempt = Hesitant(3, number)
-    assert patience.patiently(attempt, lambda: cleared.append(1)) == "done"
+    assert files.patiently(attempt, lambda: cleared.append(1)) == "done"
     assert (attempt.calls, len(cleared)) == (4, 3)
     assert at_once == sorted(at_once)
     with pytest.raises(OSError, match="as the system says"):
-        patience.patiently(Hesitant(4, number))
+        files.patiently(Hesitant(4, number))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EROFS, errno.EDQUOT])
 def test_an_error_for_good_is_raised_at_once(number, at_once):
     attempt = Hesitant(1, number)
     with pytest.raises(OSError, match="as the system says"):
-        patience.patiently(attempt)
+        files.patiently(attempt)
     assert (attempt.calls, at_once) == (1, [])
 
 
 def test_a_run_outlives_a_file_system_that_hesitates(tmp_path, monkeypatch, at_once):
     rows = {"id": np.arange(900), **{c: np.arange(900, dtype=np.float32) for c in "abc"}}
     source = write(tmp_path / "in.parquet", rows, row_group_size=300)
-    reading, linking, writing = reader._rows, os.link, sink.write_once
+    reading, linking, writing = reader._rows, os.link, writer.write_once
     calls = {"read": 0, "link": 0, "write": 0}
 
     def now_and_then(name, real, number):
@@ -291,9 +299,9 @@ def test_a_run_outlives_a_file_system_that_hesitates(tmp_path, monkeypatch, at_o
 
         return call
 
-    monkeypatch.setattr("scorer.reader._rows", now_and_then("read", reading, errno.ESTALE))
+    monkeypatch.setattr("scorer.dataset.reader._rows", now_and_then("read", reading, errno.ESTALE))
     monkeypatch.setattr(os, "link", now_and_then("link", linking, errno.EIO))
-    monkeypatch.setattr("scorer.sink.write_once", now_and_then("write", writing, errno.ETIMEDOUT))
+    monkeypatch.setattr("scorer.output.writer.write_once", now_and_then("write", writing, errno.ETIMEDOUT))
     scorer.run(source, MODELS / "sum3.onnx", tmp_path / "out", feed="x=a,b,c", cluster="synchronous", part_bytes=8192)
     table = read(tmp_path / "out")
     assert table["id"].to_pylist() == list(range(900))

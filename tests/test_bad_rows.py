@@ -16,7 +16,7 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
 
 import scorer
-from scorer.verify import verify
+from scorer.api.verification import verify
 
 ROWS, SIDE = 10_000, 4
 KINDS = ("runtime", "picture", "null", "length")
@@ -117,7 +117,7 @@ def test_the_right_rows_are_quarantined_and_all_others_scored(bad_rows, most_cal
             f"\n{bad_rows} bad rows: {report['calls']} calls of the model, {extra:.2f} more for each bad row", end=" "
         )
     assert extra <= most_calls
-    assert verify(scorer.commit.Place.of(str(tmp_path / "out"), None), deep=True).whole
+    assert verify(scorer.output.place.Place.of(str(tmp_path / "out"), None), deep=True).whole
 
 
 def test_quarantine_is_scored_again_after_a_fix_and_remembers_where_its_rows_came_from(tmp_path):

@@ -12,21 +12,17 @@ from conftest import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorer import naming
-from scorer.binding import Binding, bind, shapes
-from scorer.errors import (
-    BindingError,
-    MissingColumns,
-    OptionsError,
-    ShapeMismatch,
-    TypeMismatch,
-    UnsupportedTensor,
-)
-from scorer.fetching import Wanted, fetch_of, fetched, output_schema
-from scorer.model import ModelSpec, TensorSpec, inspect_model
-from scorer.naming import expand
-from scorer.options import BindingOptions, build
-from scorer.rules import split_names
+from scorer.binding import request
+from scorer.binding.inputs import bind, shapes
+from scorer.binding.outputs import Wanted, fetch_of, fetched, output_schema
+from scorer.binding.request import expand
+from scorer.binding.spec import Binding
+from scorer.errors import BindingError, MissingColumns, OptionsError, ShapeMismatch, TypeMismatch, UnsupportedTensor
+from scorer.model.protobuf import inspect_model
+from scorer.model.spec import ModelSpec, TensorSpec
+from scorer.options import grammar
+from scorer.options.grammar import split_names
+from scorer.options.request import BindingOptions, build
 
 
 def tensor(name="x", kind="float32", shape=("N", 3)):
@@ -503,10 +499,10 @@ def test_a_clash_of_names_is_an_error_that_names_the_cure(binding, clash, cure):
     ],
 )
 def test_many_columns_are_told_as_ranges(columns, told):
-    assert naming.ranged(columns) == told
+    assert grammar.ranged(columns) == told
 
 
 @given(st.lists(st.from_regex(r"\A[ab]?0{0,2}[0-9]{1,2}\Z"), unique=True, max_size=12))
 def test_a_told_range_is_read_as_the_columns_it_stands_for(columns):
-    tokens = split_names(",".join(naming.ranged(columns))) or []
-    assert naming.expand(tokens, sorted(columns)) == (columns, [])
+    tokens = split_names(",".join(grammar.ranged(columns))) or []
+    assert request.expand(tokens, sorted(columns)) == (columns, [])

@@ -14,10 +14,10 @@ import pytest
 from conftest import FLIGHTS, MODELS, write
 
 import scorer
-from scorer import inspecting
-from scorer.commit import Place
-from scorer.render import inspection_text, plan_text, report_text
-from scorer.verify import verify
+from scorer.api import inspection
+from scorer.api.verification import verify
+from scorer.cli.text import inspection_text, plan_text, report_text
+from scorer.output.place import Place
 
 LATE, SUM = FLIGHTS / "late.onnx", MODELS / "sum3.onnx"
 SOME = np.arange(30, dtype=np.float32)
@@ -82,7 +82,7 @@ def test_a_card_says_what_the_terminal_says(tmp_path):
     report = scorer.execute(plan)
     assert facts(report_text(report)) <= facts(card(report).text)
     model = scorer.inspect_model(LATE)
-    told = inspection_text(inspecting.inspect(model, ())).partition("rows ")[0]
+    told = inspection_text(inspection.inspect(model, ())).partition("rows ")[0]
     assert facts(told) <= facts(card(model).text)
     assert card(verify(Place.of(str(tmp_path / "out"), None))).text.endswith("rescored")
     again = scorer.run(FLIGHTS / "flights.parquet", LATE, tmp_path / "out", tune=False, limit=2000, keep="carrier")
@@ -147,7 +147,7 @@ def test_cards_take_the_theme_s_colours_and_leave_it_alone(tmp_path):
     styles = ";".join(value for name, value in found.attributes if name == "style")
     told = re.findall(r"(?<![-\w])(color|background)\s*:\s*([^;]+)", styles)
     assert set(told) == {("color", "inherit"), ("background", "none")}
-    for digits in set(re.findall(r"#(\w{6})", (scorer.html._TEMPLATES / "cell.html").read_text("utf-8"))):
+    for digits in set(re.findall(r"#(\w{6})", (scorer.display.html._TEMPLATES / "cell.html").read_text("utf-8"))):
         colour = luminance(bytes.fromhex(digits))
         for ground in map(luminance, GROUNDS):
             light, dark = max(colour, ground), min(colour, ground)

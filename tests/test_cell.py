@@ -16,10 +16,12 @@ from kernels import at_home, kernel
 from test_terminal import HALF, TICK, Clock, ended
 
 import scorer
-from scorer import cell, html, signals
-from scorer.cell import DRAW_S, Cell
+from scorer.display import html
 from scorer.events import Notice, PartFailed, PlanReady, Stopping
-from scorer.live import READY, facts_of
+from scorer.host import signals
+from scorer.report import notebook
+from scorer.report.live import READY, facts_of
+from scorer.report.notebook import DRAW_S, Cell
 
 ROWS, MANY = 84_292, 4
 PROCESSES = """
@@ -99,7 +101,7 @@ def test_the_cell_shows_the_figures_of_the_terminal(place):
 
 
 def test_every_fact_of_a_snapshot_is_in_the_cell():
-    page = html.card("", cell._blocks(HALF))
+    page = html.card("", notebook._blocks(HALF))
     for name, text in facts_of(HALF):
         assert name in page
         assert text in page

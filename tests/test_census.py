@@ -15,10 +15,10 @@ from conftest import MODELS, cli, command, read
 from dask.distributed import Client, LocalCluster
 
 import scorer
-from scorer import shelf
 from scorer.errors import PreflightError
-from scorer.model import inspect_model
-from scorer.session import SessionSpec
+from scorer.model import copies
+from scorer.model.protobuf import inspect_model
+from scorer.model.spec import SessionSpec
 
 DENSE = MODELS / "dense28.onnx"
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
@@ -152,24 +152,24 @@ def test_workers_that_cannot_be_asked_are_named(fewer28, tmp_path, alone):
 
 
 def test_a_model_on_the_shelf_is_whole_or_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(shelf.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(copies.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     model = inspect_model(DENSE)
     spec = SessionSpec(path="/not/here/dense28.onnx", digest=model.digest, files=model.files, device="cpu")
     data = DENSE.read_bytes()
-    assert shelf.found(spec) is None
-    shelf.receive(spec, "a", "dense28.onnx", data[:100])
-    assert shelf.found(spec) is None
-    assert not shelf.complete(spec, "a")
-    assert shelf.found(spec) is None
+    assert copies.found(spec) is None
+    copies.receive(spec, "a", "dense28.onnx", data[:100])
+    assert copies.found(spec) is None
+    assert not copies.complete(spec, "a")
+    assert copies.found(spec) is None
     for chunk in (data[:100], data[100:]):
-        shelf.receive(spec, "b", "dense28.onnx", chunk)
-    assert shelf.complete(spec, "b")
-    there = shelf.found(spec)
+        copies.receive(spec, "b", "dense28.onnx", chunk)
+    assert copies.complete(spec, "b")
+    there = copies.found(spec)
     assert Path(there.path).read_bytes() == data
-    assert (shelf.root().stat().st_mode & 0o777) == 0o700
-    shelf.receive(spec, "c", "dense28.onnx", data)
-    assert not shelf.complete(spec, "c")
-    assert [path.name for path in shelf.root().iterdir()] == [model.digest]
+    assert (copies.root().stat().st_mode & 0o777) == 0o700
+    copies.receive(spec, "c", "dense28.onnx", data)
+    assert not copies.complete(spec, "c")
+    assert [path.name for path in copies.root().iterdir()] == [model.digest]
 
 
 @pytest.mark.slow

@@ -19,13 +19,13 @@ from dask.distributed import Client, LocalCluster
 from dask.tokenize import tokenize
 
 import scorer
+from scorer.cluster.tasks import read_meta
+from scorer.cluster.waves import collection
+from scorer.dataset.reader import Source
 from scorer.errors import OptionsError
 from scorer.events import PartFinished, PlanReady
-from scorer.plan import Part
-from scorer.reader import Source
-from scorer.registry import Job, Spec
-from scorer.waves import collection
-from scorer.worker import read_meta
+from scorer.plan.parts import Part
+from scorer.scoring.job import Job, Spec
 
 DENSE = MODELS / "dense28.onnx"
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
@@ -57,9 +57,9 @@ def test_one_session_per_process_with_four_threads(fewer28, tmp_path):
 
 
 TRIES_ALL = """
-from scorer import cli, tuning
+from scorer.cli import main; from scorer.preflight import tuning
 tuning._LONG_ENOUGH_S, tuning._BEHIND = 0.0, 1e9  # few rows are tried all the same, and so is each batch
-cli.main()
+main.main()
 """
 
 
@@ -147,7 +147,7 @@ def test_a_scheduler_by_address_is_used_and_left_running(fewer28, tmp_path):
 
 def test_read_score_and_write_are_one_task_per_part(fewer28, tmp_path):
     plan = scorer.prepare(fewer28, DENSE, tmp_path / "out", part_bytes="384KiB")
-    spec = Spec.of(plan.frozen, scorer.commit.Place.of(plan.output, plan.work_dir).staging(plan.frozen.plan_hash))
+    spec = Spec.of(plan.frozen, scorer.output.place.Place.of(plan.output, plan.work_dir).staging(plan.frozen.plan_hash))
     parts = list(plan.frozen.parts())
     with dask.config.set({"dataframe.convert-string": False}):
         graph = dict(collection(parts, spec.key, read_meta()).optimize().__dask_graph__())
@@ -267,7 +267,7 @@ def test_a_second_driver_is_refused_while_the_first_runs(floats28, tmp_path):
 def test_importing_scorer_and_its_help_is_light():
     heavy = ("pandas", "dask", "pyarrow", "onnxruntime", "distributed", "numpy", "onnx")
     code = (
-        "import sys, scorer\nfrom click.testing import CliRunner\nfrom scorer.cli import main\n"
+        "import sys, scorer\nfrom click.testing import CliRunner\nfrom scorer.cli.main import main\n"
         "assert CliRunner().invoke(main, ['--help']).exit_code == 0\n"
         "assert CliRunner().invoke(main, ['run', '--help']).exit_code == 0\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"

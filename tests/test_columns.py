@@ -18,7 +18,7 @@ from conftest import MODELS, cli, read, report_of, write
 
 import scorer
 from scorer.errors import PreflightError
-from scorer.footers import open_parquet
+from scorer.storage.footers import open_parquet
 
 MODEL = MODELS / "named3.onnx"
 GROUPS = ((300, 0, 900, 7), (), (0, 650, 1))

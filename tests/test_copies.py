@@ -11,10 +11,13 @@ import pytest
 from conftest import MODELS
 
 import scorer
-from scorer import commit, worker
-from scorer.commit import Place
-from scorer.features import Feed, pack
-from scorer.registry import REGISTRY, Spec
+from scorer.binding.features.pack import pack
+from scorer.binding.spec import Feed
+from scorer.cluster import tasks
+from scorer.output import staging as staging_
+from scorer.output.place import Place
+from scorer.scoring import part as part_
+from scorer.scoring.job import REGISTRY, Spec
 
 ROWS, COLUMNS = 65_536, 28  # Arrow's reader makes room for powers of two
 FLOATS = ROWS * COLUMNS * 4
@@ -30,7 +33,7 @@ def ready(tmp_path):
         tmp_path / "in.parquet", MODELS / "dense28.onnx", tmp_path / "out", batch_rows=4096, tune=False, threads=1
     )
     frozen = plan.check()
-    staging = commit.begin(Place.of(plan.output, plan.work_dir), frozen)
+    staging = staging_.begin(Place.of(plan.output, plan.work_dir), frozen)
     spec = Spec.of(frozen, staging)
     REGISTRY.prime(spec)
     REGISTRY.session(frozen.session)
@@ -57,11 +60,11 @@ class Traced:
 def test_a_float_column_is_copied_once_into_tensors_and_nowhere_else(ready):
     spec, part = ready
     with Traced() as read:
-        frame = worker.read_part(part, spec.key)
+        frame = tasks.read_part(part, spec.key)
     with Traced() as score:
-        scored = worker.score_part(frame, spec.key)
+        scored = tasks.score_part(frame, spec.key)
     with Traced() as write:
-        worker._content(REGISTRY.job(spec.key), scored.attrs["scorer"], scored)
+        part_._content(REGISTRY.job(spec.key), scored.attrs["scorer"], scored)
     found = {name: (round(one.arrow, 2), round(one.numpy, 2)) for name, one in
              (("read", read), ("score", score), ("write, up to the encoder", write))}  # fmt: skip
     print("allocated, as a share of the floats, by Arrow in all and by numpy at the most:", found)
@@ -75,12 +78,12 @@ def test_a_float_column_is_copied_once_into_tensors_and_nowhere_else(ready):
 def test_a_batch_is_gone_before_the_next_is_made(ready, monkeypatch):
     spec, part = ready
     session = REGISTRY.session(spec.frozen.session)
-    frame, held = worker.read_part(part, spec.key), []
+    frame, held = tasks.read_part(part, spec.key), []
     before, plain = pa.total_allocated_bytes(), session.run
     monkeypatch.setattr(
         type(session), "run", lambda _, *asked: held.append(pa.total_allocated_bytes()) or plain(*asked)
     )
-    worker.score_part(frame, spec.key)
+    tasks.score_part(frame, spec.key)
     assert len(held) == 2 * -(-ROWS // 2 // 4096)
     assert max(held) - before < 2.1 * 4096 * COLUMNS * 4
 

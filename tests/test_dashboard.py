@@ -19,8 +19,9 @@ from conftest import MODELS, cli, command, report_of, write
 from distributed import Client, LocalCluster
 
 import scorer
-from scorer import dashboard, events
-from scorer.options import ClusterOptions
+from scorer import events
+from scorer.cluster import dashboard
+from scorer.options.request import ClusterOptions
 
 SUM, DENSE, GATHER = MODELS / "sum3.onnx", MODELS / "dense28.onnx", MODELS / "gather.onnx"
 FEED = {"feed": "x=a,b,c", "keep": "id", "part_bytes": 4096, "batch_rows": 64}
@@ -255,7 +256,7 @@ def test_nothing_of_prometheus_is_imported_where_it_is_not_installed(source, tmp
         "ready = []\n"
         "watch = lambda event: ready.append(event) if isinstance(event, scorer.events.PlanReady) else None\n"
         f"scorer.run(*{flags!r}, feed='x=a,b,c', observers=[watch])\n"
-        "print([name for name in sys.modules if 'prometheus_client' in name or name == 'scorer.metrics'])\n"
+        "print([name for name in sys.modules if 'prometheus_client' in name or name == 'scorer.scoring.metrics'])\n"
         "print(repr(ready[0].metrics))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write
 
-from scorer.dataset import File, look, problems_of, shared_name
+from scorer.dataset.listing import is_glob, natural
+from scorer.dataset.summary import File, look, problems_of, shared_name
 from scorer.errors import InputError, InputNotFound, UnreadableFile
-from scorer.listing import is_glob, natural
 
 ONE = {"a": [1]}
 

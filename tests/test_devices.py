@@ -11,12 +11,14 @@ from conftest import MODELS, write
 from test_session import spec
 
 import scorer
-from scorer import cluster, devices, tuning
-from scorer.devices import Device
+from scorer.api.execution import on_their_card
+from scorer.cluster import connect
 from scorer.errors import OptionsError, PreflightError, ProviderUnavailable
-from scorer.options import build, build_cluster
-from scorer.running import on_their_card
-from scorer.session import Session
+from scorer.host import devices
+from scorer.host.devices import Device
+from scorer.model.session import Session
+from scorer.options.request import build, build_cluster
+from scorer.preflight import cutting, tuning
 
 
 def floats(folder, rows):
@@ -95,7 +97,7 @@ def test_several_devices_in_one_process_are_refused(kind):
 def test_each_process_sees_its_own_device_and_a_replaced_one_the_same(tmp_path):
     each = [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}]
     asked = build_cluster({"cluster": "processes", "workers": 3, "threads": 1})
-    with cluster.connect(asked, tmp_path, each=each) as crew:
+    with connect.connect(asked, tmp_path, each=each) as crew:
 
         def seen():
             return sorted(crew.client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values())
@@ -110,7 +112,7 @@ def test_each_process_sees_its_own_device_and_a_replaced_one_the_same(tmp_path):
 @pytest.mark.parametrize(("ours", "far", "number"), [(True, True, 0), (True, False, 1), (False, True, 1)])
 def test_our_processes_know_their_card_as_their_first(tmp_path, ours, far, number):
     plan = scorer.prepare(floats(tmp_path, 10), MODELS / "dense28.onnx", tmp_path / "out").check()
-    crew = cluster.Crew(client=None, words="", ours=ours, far=far)
+    crew = connect.Crew(client=None, words="", ours=ours, far=far)
     there = on_their_card(plan, devices.parse("cuda:1,3"), crew)
     assert there.session.gpu == number
     assert there.plan_hash == plan.plan_hash
@@ -129,7 +131,7 @@ def test_batches_grow_while_it_pays(rows, tmp_path):
     path = floats(tmp_path, rows)
     plan = scorer.prepare(path, MODELS / "dense28.onnx", tmp_path / "out")
     found = tuning.grown(Session(spec("dense28")), plan.frozen.binding, pq.read_table(path), 1e-5)
-    assert found.batch_rows <= max(rows, tuning.BATCH_ROWS)
+    assert found.batch_rows <= max(rows, cutting.BATCH_ROWS)
     assert found.rows_per_s > 0
     assert found.trials or rows < tuning.CONVERTED_BATCH_ROWS
     if rows == 5000:

@@ -25,12 +25,14 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 import scorer
-from scorer import partition, sampling
-from scorer.binding import bind, shapes
+from scorer.binding.inputs import bind, shapes
+from scorer.binding.outputs import Wanted
 from scorer.errors import PreflightError
-from scorer.fetching import Wanted
-from scorer.options import BindingOptions
-from scorer.session import Session, SessionSpec
+from scorer.model.session import Session
+from scorer.model.spec import SessionSpec
+from scorer.options.request import BindingOptions
+from scorer.preflight import trial
+from scorer.scoring import batches
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -323,9 +325,9 @@ def through_a_binding(table, model, policy):
     )
     assert problems == []
     binding = shapes(binding, table)
-    fetches, problems = sampling.outputs(session, binding, (Wanted("y"),), table, spec, "")
+    fetches, problems = trial.outputs(session, binding, (Wanted("y"),), table, spec, "")
     assert problems == []
-    scored = partition.score(table, partition.grid(ROWS, 4), replace(binding, fetches=fetches), session)
+    scored = batches.score(table, batches.grid(ROWS, 4), replace(binding, fetches=fetches), session)
     good = pa.array([row not in scored.bad for row in range(ROWS)])
     reasons = {row: reason for row, (_, reason) in sorted(scored.bad.items())}
     return [column.filter(good).to_pylist() for column in scored.columns], reasons

@@ -18,8 +18,8 @@ from conftest import MODELS, cli, read, report_of, write
 import scorer
 from scorer import events
 from scorer.errors import RunFailed
-from scorer.eventlog import EventLog
-from scorer.progress import Progress
+from scorer.report.eventlog import EventLog
+from scorer.report.progress import Progress
 
 SUM, DENSE, GATHER = MODELS / "sum3.onnx", MODELS / "dense28.onnx", MODELS / "gather.onnx"
 FEED = {"feed": "x=a,b,c", "keep": "id", "part_bytes": 4096, "batch_rows": 64}

@@ -10,8 +10,8 @@ import pytest
 from conftest import MODELS, cli, oracle, read, write
 
 import scorer
-from scorer import commit
 from scorer.errors import CommitError, OutputExists, RunFailed
+from scorer.output import publish
 
 SUM, NAMED = MODELS / "sum3.onnx", MODELS / "named3.onnx"
 FEED = {"feed": "x=a,b,c", "keep": "id", "threads": 2, "part_bytes": 4096, "batch_rows": 64}
@@ -60,7 +60,7 @@ def before_publish(source, tmp_path, monkeypatch):
     def cut(*_, **__):
         raise Cut
 
-    monkeypatch.setattr(commit, "publish", cut)
+    monkeypatch.setattr(publish, "publish", cut)
     with pytest.raises(Cut):
         scorer.run(source, SUM, tmp_path / "out", **FEED)
     monkeypatch.undo()
@@ -145,7 +145,7 @@ def test_an_overwrite_cut_off_in_publishing_is_finished_and_then_compared(source
 
     def cut_after(source_, target):
         nonlocal calls
-        if Path(target).parent == tmp_path / "out.scorer" and Path(target).name in commit.PROOF_FILES:
+        if Path(target).parent == tmp_path / "out.scorer" and Path(target).name in publish.PROOF_FILES:
             if calls == moved:
                 raise Cut
             calls += 1

@@ -12,8 +12,9 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorer.features import Feed, Fetch, pack
-from scorer.features.columns import arrow_name, unpack
+from scorer.binding.features.pack import pack
+from scorer.binding.features.unpack import arrow_name, unpack
+from scorer.binding.spec import Feed, Fetch
 
 FLOATS = ("float16", "float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

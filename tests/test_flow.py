@@ -12,8 +12,8 @@ import pytest
 from conftest import BACKENDS, MODELS, cli, command, oracle, read, report_of, write
 
 import scorer
-from scorer.commit import load_plan
 from scorer.errors import RunFailed
+from scorer.output.place import load_plan
 
 DENSE = MODELS / "dense28.onnx"
 
@@ -169,12 +169,12 @@ def test_overwriting_replaces_the_output_only_at_the_end(floats28, tmp_path):
 
 
 def test_a_half_done_publish_is_finished_by_the_next_run(floats28, tmp_path, monkeypatch):
-    from scorer import commit
+    from scorer.output import publish
 
     def cut_off(place, staging):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commit, "_move_proof", cut_off)
+    monkeypatch.setattr(publish, "_move_proof", cut_off)
     with pytest.raises(KeyboardInterrupt):
         scorer.run(floats28, DENSE, tmp_path / "out", limit=20_000)
     monkeypatch.undo()

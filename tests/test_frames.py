@@ -20,7 +20,7 @@ from onnx.numpy_helper import from_array
 
 import scorer
 from scorer.errors import PreflightError, RunFailed, ShapeMismatch
-from scorer.registry import REGISTRY
+from scorer.scoring.job import REGISTRY
 
 NAMED, SUM = MODELS / "named3.onnx", MODELS / "sum3.onnx"
 ROWS = 1000

@@ -15,9 +15,9 @@ from conftest import cli, read, report_of, write
 from tokenizers import Tokenizer
 
 import scorer
-from scorer import devices
-from scorer.devices import Device
-from scorer.session import why_not
+from scorer.host import devices
+from scorer.host.devices import Device
+from scorer.model.session import why_not
 
 pytestmark = pytest.mark.skipif(
     "CUDAExecutionProvider" not in ort.get_available_providers() or bool(why_not("cuda")),

@@ -22,10 +22,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from scorer.binding.features.image import KEYS, Images, row_shape, settings
+from scorer.binding.spec import Feed
 from scorer.errors import OptionsError, TypeMismatch
-from scorer.features import Feed
-from scorer.features.image import KEYS, Images, row_shape, settings
-from scorer.rules import parse_call
+from scorer.options.grammar import parse_call
 
 RNG = np.random.default_rng(3)
 COLOR = RNG.integers(0, 256, (11, 17, 3), dtype=np.uint8)
@@ -243,7 +243,7 @@ def test_without_pillow_both_sides_say_what_to_install(monkeypatch):
 
 
 def test_pillow_is_not_loaded_before_a_picture_is_asked_for():
-    code = "import sys, scorer.features.image; sys.exit('PIL' in sys.modules)"
+    code = "import sys, scorer.binding.features.image; sys.exit('PIL' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -747,9 +747,9 @@ NOISY = """
 import io, random, sys
 import numpy as np, pyarrow as pa
 from PIL import Image
-from scorer.features import Feed
-from scorer.features.image import Images, row_shape, settings
-from scorer.rules import parse_call
+from scorer.binding.spec import Feed
+from scorer.binding.features.image import Images, row_shape, settings
+from scorer.options.grammar import parse_call
 
 random.seed(11)
 pixels = Image.fromarray(np.random.default_rng(11).integers(0, 256, (21, 34, 3), dtype=np.uint8))
@@ -799,7 +799,7 @@ LOUD = """
 import io, sys
 import numpy as np
 from PIL import Image
-from scorer.features.picture import Unreadable, Wanted, pixels
+from scorer.binding.features.picture import Unreadable, Wanted, pixels
 
 file = io.BytesIO()
 noise = np.random.default_rng(1).integers(0, 256, (40, 40), dtype=np.uint8)

@@ -22,8 +22,9 @@ from onnx.helper import (
 from onnx.numpy_helper import from_array
 
 from scorer.errors import ModelError, ModelLoadError, ModelNotFound, ScorerError
-from scorer.model import TensorSpec, digest_of, inspect_model
-from scorer.session import Session, SessionSpec
+from scorer.model.protobuf import digest_of, inspect_model
+from scorer.model.session import Session
+from scorer.model.spec import SessionSpec, TensorSpec
 
 ALL = sorted(path.stem for path in MODELS.glob("*.onnx"))
 SIGNATURES = {

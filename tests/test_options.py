@@ -12,16 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorer.errors import OptionsError, PreflightError
-from scorer.options import (
-    FIELDS,
-    GROUPS,
-    KEYS,
-    Asked,
-    Options,
-    build,
-    read_toml,
-)
-from scorer.rules import parse_budget, parse_size, within
+from scorer.options.request import FIELDS, GROUPS, KEYS, Asked, Options, build, read_toml
+from scorer.options.values import parse_budget, parse_size, within
 
 BASE = {"input": "data", "model": "m.onnx"}
 

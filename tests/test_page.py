@@ -24,12 +24,13 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 import scorer
-from scorer import distributions, page, plots, sections, timeline
-from scorer import html as markup
+from scorer.display import html as html_
+from scorer.display import plots
 from scorer.errors import RunFailed
 from scorer.events import Counts, Proof, Receipt, Stages
-from scorer.ledger import LEDGER, rows_of
-from scorer.parts import PlannedFile
+from scorer.output.ledger import LEDGER, rows_of
+from scorer.plan.parts import PlannedFile
+from scorer.report import distributions, page, sections, timeline
 
 DENSE, GATHER = MODELS / "dense28.onnx", MODELS / "gather.onnx"
 EVIL = "<script>alert(1)</script>"
@@ -190,7 +191,7 @@ def test_a_page_that_fails_does_not_fail_the_run(bad_rows, tmp_path, monkeypatch
     scorer.run(bad_rows, GATHER, tmp_path / "out", max_bad_rows=4, limit=900)
     notices = []
     with monkeypatch.context() as patch:
-        patch.setattr(markup, "page", broken)
+        patch.setattr(html_, "page", broken)
         report = scorer.run(
             bad_rows, GATHER, tmp_path / "out", max_bad_rows=4, overwrite=True, observers=[notices.append]
         )
@@ -237,11 +238,11 @@ def test_a_hundred_thousand_parts_stay_under_three_megabytes_and_stragglers_are_
     frozen, asked = plan
     receipts = made_up(100_000, workers=250, threads=4, slow={5_000, 77_777})
     large = dataclasses.replace(long_plan(frozen, 100_000), trials=("256 rows: 1,000 rows/s", "1024 rows: 900 rows/s"))
-    report = scorer.report.fold(
+    report = scorer.report.outcome.fold(
         receipts.values(), receipts, output=str(tmp_path / "out"), already_done=False, parts=len(receipts),
         parts_failed=dict.fromkeys(range(5_000), "x" * 500), seconds=120.0, threads=1000, scoring_s=110.0,
         trial_sessions=0, peak_memory_bytes=10**9, device="cpu", batch_rows=10, batch_tokens=None, model="m", plan="p",
-        asked=asked.to_dict()["asked"], versions=scorer.report.versions(), forecast=None,
+        asked=asked.to_dict()["asked"], versions=scorer.host.versions.versions(), forecast=None,
     )  # fmt: skip
     values = report.to_dict() | {"began": "2001-09-09 01:46:39+00:00"}
     ledger = rows_of(large, receipts)

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from scorer import partition, sampling
-from scorer.binding import bind
+from scorer.binding.inputs import bind
+from scorer.binding.outputs import fetched, output_schema
 from scorer.errors import BindingError, OutOfMemory, ScorerError, ShapeMismatch
-from scorer.fetching import fetched, output_schema
-from scorer.model import inspect_model
-from scorer.options import BindingOptions
-from scorer.session import Session, SessionSpec
+from scorer.model.protobuf import inspect_model
+from scorer.model.session import Session
+from scorer.model.spec import SessionSpec
+from scorer.options.request import BindingOptions
+from scorer.preflight import trial
+from scorer.scoring import batches
 
 SESSIONS = {}
 
@@ -42,7 +44,7 @@ def bound(path, table, **options):
     binding, problems = bind(asked, spec, table.schema)
     wanted, more = fetched(asked, spec)
     assert [*problems, *more] == []
-    fetches, wrong = sampling.outputs(session, binding, wanted, table, spec, asked.prefix)
+    fetches, wrong = trial.outputs(session, binding, wanted, table, spec, asked.prefix)
     if wrong:
         raise wrong[0]
     return replace(binding, fetches=fetches), session
@@ -51,7 +53,7 @@ def bound(path, table, **options):
 def scored(name, table, edges=None, **options):
     binding, session = bound(name if hasattr(name, "parent") else MODELS / f"{name}.onnx", table, **options)
     rows = table.num_rows
-    got = partition.score(table, np.asarray(partition.grid(rows, 7) if edges is None else edges), binding, session)
+    got = batches.score(table, np.asarray(batches.grid(rows, 7) if edges is None else edges), binding, session)
     assert got.rows == rows
     schema, problems = output_schema(binding, table.schema, "")
     assert problems == []
@@ -83,7 +85,7 @@ def test_any_batch_grid_gives_the_same_scores(rows, data):
 
 def test_the_same_grid_gives_the_same_bits_as_the_bare_runtime():
     table = floats(100, *(f"f{i}" for i in range(28)))
-    _, columns = scored("dense28", table, partition.grid(100, 16))
+    _, columns = scored("dense28", table, batches.grid(100, 16))
     wanted = oracle(MODELS / "dense28.onnx", {"input": matrix(table)}, 16)["score"][:, 0]
     assert np.array_equal(np.array(columns["score"], np.float32).view(np.int32), wanted.view(np.int32))
 
@@ -136,7 +138,7 @@ def test_when_memory_runs_out_batches_are_halved_and_stay_so():
     table = pa.table({"idx": pa.array([5] * 300, pa.int64())})
     binding, session = bound(MODELS / "gather.onnx", table)
     cramped = Cramped(session, 30)
-    got = partition.score(table, np.array([0, 100, 200, 300]), binding, cramped)
+    got = batches.score(table, np.array([0, 100, 200, 300]), binding, cramped)
     assert (got.bad, got.smallest) == ({}, 25)
     assert cramped.tried == [100, 50, *[25] * 12]
     assert got.columns[0].to_pylist() == [50] * 300
@@ -146,7 +148,7 @@ def test_a_row_that_does_not_fit_into_memory_alone_ends_the_part():
     table = pa.table({"idx": pa.array([5, 5], pa.int64())})
     binding, session = bound(MODELS / "gather.onnx", table)
     with pytest.raises(OutOfMemory):
-        partition.score(table, np.array([0, 2]), binding, Cramped(session, 0))
+        batches.score(table, np.array([0, 2]), binding, Cramped(session, 0))
 
 
 def test_rows_that_cannot_be_fed_and_rows_that_are_refused_are_told_apart():
@@ -192,7 +194,7 @@ def test_a_fixed_batch_with_bad_rows_is_padded_with_a_good_one():
 @pytest.mark.parametrize("model", ["zipmap", "zipmap_int"])
 def test_maps_equal_the_bare_runtimes(model):
     table = floats(23, *"abcd")
-    _, columns = scored(model, table, partition.grid(23, 5))
+    _, columns = scored(model, table, batches.grid(23, 5))
     wanted = oracle(MODELS / f"{model}.onnx", {"x": matrix(table)}, 5)
     assert columns["label"] == list(wanted["label"])
     names = ["setosa", "versicolor", "virginica"] if model == "zipmap" else [0, 1, 2]
@@ -339,10 +341,10 @@ def test_an_output_whose_width_depends_on_the_values_is_an_error_of_ours(tmp_pat
     table = pa.table({"a": [1.0, 1.0, 2.0, 2.0], "b": [1.0, 1.0, 2.0, 2.0]})
     binding, session = bound(path, table.slice(0, 2))
     with pytest.raises(ScorerError, match="changed its width"):
-        partition.score(table, np.array([0, 2, 4]), binding, session)
+        batches.score(table, np.array([0, 2, 4]), binding, session)
 
 
 def test_edges_of_a_grid_cover_all_rows():
-    assert partition.grid(10, 4).tolist() == [0, 4, 8, 10]
-    assert partition.grid(8, 4).tolist() == [0, 4, 8]
-    assert partition.grid(0, 4).tolist() == [0]
+    assert batches.grid(10, 4).tolist() == [0, 4, 8, 10]
+    assert batches.grid(8, 4).tolist() == [0, 4, 8]
+    assert batches.grid(0, 4).tolist() == [0]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import MODELS, cli, command, read, write
 
-from scorer import lock
 from scorer.errors import OutputLocked
+from scorer.output import lock
 
 ROWS = 60_000
 FLAGS = ("--feed", "x=a,b,c", "--batch-rows", 64, "--part-bytes", "40KiB", "--threads", 1, "--no-tune", "--quiet")

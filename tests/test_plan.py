@@ -15,16 +15,18 @@ from conftest import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorer.binding import Binding
-from scorer.dataset import Dataset, File
+from scorer.binding.spec import Binding, Feed, Fetch
+from scorer.dataset.summary import Dataset, File
 from scorer.errors import DifferentPlan, OptionsError, PreflightError
-from scorer.features import Feed, Fetch
-from scorer.model import inspect_model
-from scorer.options import build
-from scorer.parts import HANDED_S, PlannedFile, Size, cut, least_rows, part_rows, plan_files, run_lengths
-from scorer.plan import FrozenPlan, Plan, differences, refuse_different, request_of
-from scorer.session import SessionSpec
-from scorer.storage import Storage
+from scorer.model.protobuf import inspect_model
+from scorer.model.spec import SessionSpec
+from scorer.options.request import build
+from scorer.plan.frozen import FrozenPlan, differences, refuse_different
+from scorer.plan.parts import PlannedFile, run_lengths
+from scorer.plan.prepared import Plan
+from scorer.preflight.cutting import HANDED_S, Size, cut, least_rows, part_rows, plan_files
+from scorer.preflight.freeze import request_of
+from scorer.storage.encoding import Storage
 
 TARGETS = st.integers(1, 6_000)
 GRIDS = st.sampled_from([1, 2, 7, 64, 256, 4096]) | st.integers(1, 500)

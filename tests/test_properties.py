@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import scorer
-from scorer.commit import Place
-from scorer.verify import verify
+from scorer.api.verification import verify
+from scorer.output.place import Place
 
 END_TO_END = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HERE = {"cluster": "synchronous"}

@@ -9,9 +9,9 @@ import dask
 import pytest
 from conftest import MODELS, cli, write
 
-from scorer.options import build_cluster
-from scorer.queues import jobs_of, threads_of
-from scorer.rules import QUEUES, parse_walltime
+from scorer.cluster.queues import jobs_of, threads_of
+from scorer.options.request import build_cluster
+from scorer.options.values import QUEUES, parse_walltime
 
 SIZE = ("--threads", "16", "--memory", "64GiB")
 WHERE = dict.fromkeys(QUEUES, ("--queue", "batch", "--walltime", "1-02:30:00", "--interface", "ib0"))
@@ -110,7 +110,7 @@ def test_a_machine_without_the_queue_says_so_and_writes_nothing(fewer28, tmp_pat
     ("text", "found"), [(None, "nothing"), ("{}", "a file without an address"), ("[", "a file without an address")]
 )
 def test_a_scheduler_file_without_an_address_is_named(tmp_path, monkeypatch, text, found):
-    monkeypatch.setattr("scorer.cluster.ANSWER_S", 0.5)
+    monkeypatch.setattr("scorer.cluster.connect.ANSWER_S", 0.5)
     if text is not None:
         (tmp_path / "s.json").write_text(text)
     write(tmp_path / "in.parquet", {f"f{i}": [0.5] for i in range(28)})

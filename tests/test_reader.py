@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import scorer.opened
-from scorer import where
+import scorer.dataset.cursors
+from scorer.dataset import conditions as conditions_
+from scorer.dataset.cursors import Cursor, Opened
+from scorer.dataset.reader import Source, read
 from scorer.errors import InputChanged, UnreadableFile
-from scorer.opened import Cursor, Opened
-from scorer.reader import Source, read
 
 GROUPS = (10, 0, 1, 300, 0, 25, 64)
 ROWS = sum(GROUPS)
@@ -101,7 +101,7 @@ def test_any_stretch_gives_exactly_its_rows_positions_and_edges(file, bounds, ba
     for text in conditions:
         keep &= np.asarray(CONDITIONS[text](whole))
     expected = whole.filter(pa.array(keep)).select(schema.names)
-    rows = read(source_of(file, start, stop), schema, [where.parse(c) for c in conditions], batch_rows, Opened())
+    rows = read(source_of(file, start, stop), schema, [conditions_.parse(c) for c in conditions], batch_rows, Opened())
     assert rows.table.schema.equals(schema)
     assert rows.table.to_pylist() == expected.to_pylist()
     assert rows.places.numbers().tolist() == expected["id"].to_pylist()
@@ -114,7 +114,7 @@ def test_slices_that_start_on_the_grid_cut_the_same_batches_as_the_whole(file):
     schema = pa.schema([pq.read_schema(file).field("id")])
 
     def batches(start, stop):
-        rows = read(source_of(file, start, stop), schema, [where.parse("x > 0")], 16, Opened())
+        rows = read(source_of(file, start, stop), schema, [conditions_.parse("x > 0")], 16, Opened())
         ids = rows.table["id"].to_pylist()
         return [ids[a:b] for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)]
 
@@ -135,9 +135,9 @@ def test_a_part_without_rows_has_the_planned_columns(file):
 def test_keys_of_the_path_are_columns(file):
     schema = pa.schema([pa.field("year", pa.int64()), pa.field("id", pa.int64()), pa.field("who", pa.string())])
     source = source_of(file, 8, 14, hive=(("year", "2020"), ("who", None)))
-    table = read(source, schema, [where.parse("year = 2020")], 4, Opened()).table
+    table = read(source, schema, [conditions_.parse("year = 2020")], 4, Opened()).table
     assert table.to_pylist() == [{"year": 2020, "id": i, "who": None} for i in range(8, 14)]
-    assert read(source, schema, [where.parse("who = 'x'")], 4, Opened()).filtered == 6
+    assert read(source, schema, [conditions_.parse("who = 'x'")], 4, Opened()).filtered == 6
 
 
 @pytest.mark.parametrize("bounds", [(0, ROWS), (20, 30)])
@@ -165,7 +165,7 @@ def test_a_flat_column_is_not_ruled_out_by_a_struct_child_of_the_same_path(tmp_p
     path = tmp_path / "dots.parquet"
     pq.write_table(pa.table({"s.x": [1, 2, 3], "s": [{"x": 100}, {"x": 200}, {"x": 300}]}), path)
     schema = pa.schema([pa.field("s.x", pa.int64())])
-    rows = read(source_of(path, 0, 3), schema, [where.parse("'s.x' < 10")], 16, Opened())
+    rows = read(source_of(path, 0, 3), schema, [conditions_.parse("'s.x' < 10")], 16, Opened())
     assert rows.table["s.x"].to_pylist() == [1, 2, 3]
 
 
@@ -296,9 +296,11 @@ def test_damaged_pages_are_an_unreadable_file(own, bounds):
 
 def test_a_footer_is_parsed_once_for_all_parts_of_a_process(tmp_path, monkeypatch):
     path, parsed = write_groups(tmp_path / "a.parquet", pa.table({"id": range(4000)}), [10] * 400), []
-    plain = scorer.opened.open_parquet
+    plain = scorer.dataset.cursors.open_parquet
     monkeypatch.setattr(
-        scorer.opened, "open_parquet", lambda path, md=None, n=1: (parsed.append(md is None), plain(path, md, n))[1]
+        scorer.dataset.cursors,
+        "open_parquet",
+        lambda path, md=None, n=1: (parsed.append(md is None), plain(path, md, n))[1],
     )
     opened = Opened()
     with ThreadPoolExecutor(8) as pool:

@@ -16,7 +16,7 @@ import pytest
 import real
 from conftest import write
 
-from scorer.cli import main
+from scorer.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 FLIGHTS = ROOT / "examples" / "flights"

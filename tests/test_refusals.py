@@ -22,8 +22,8 @@ import pytest
 from conftest import MODELS, cli, command, plain, write
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
 
-from scorer.lock import Lock
-from scorer.render import printable
+from scorer.cli.text import printable
+from scorer.output.lock import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -484,7 +484,7 @@ def at(tmp_path, monkeypatch):
     write(tmp_path / "in.parquet", floats())
     shutil.copy(MODELS / "dense28.onnx", tmp_path / "m.onnx")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("scorer.cluster.ANSWER_S", 1)
+    monkeypatch.setattr("scorer.cluster.connect.ANSWER_S", 1)
     return tmp_path
 
 

@@ -14,17 +14,10 @@ from conftest import MODELS, oracle
 from onnxruntime.capi import onnxruntime_pybind11_state as pybind
 
 from scorer.errors import BatchError, ModelLoadError, OutOfMemory, ProviderUnavailable
-from scorer.model import inspect_model
-from scorer.session import (
-    PROVIDERS,
-    RUNTIME_ERRORS,
-    Session,
-    SessionSpec,
-    map_load_errors,
-    one_line,
-    runtime,
-    settle_device,
-)
+from scorer.host.devices import PROVIDERS
+from scorer.model.protobuf import inspect_model
+from scorer.model.session import RUNTIME_ERRORS, Session, map_load_errors, one_line, runtime, settle_device
+from scorer.model.spec import SessionSpec
 
 AVAILABLE = ort.get_available_providers()
 
@@ -158,7 +151,7 @@ def test_importing_scorer_turns_telemetry_off_unless_it_was_set(tmp_path, asked)
 def test_scoring_leaves_nothing_in_the_home_folder(tmp_path):
     code = f"""
 import scorer, numpy as np
-from scorer.session import Session, SessionSpec
+from scorer.model.session import Session; from scorer.model.spec import SessionSpec
 session = Session(SessionSpec(path={str(MODELS / "sum3.onnx")!r}, digest="", files=(), device="cpu"))
 print(session.run(["total"], {{"x": np.ones((1, 3), np.float32)}})[0][0])
 """

@@ -15,7 +15,7 @@ import pytest
 from conftest import MODELS
 from screen import Terminal
 
-from scorer import signals
+from scorer.host import signals
 
 ASLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 
@@ -113,7 +113,7 @@ def test_ctrl_c_while_worker_processes_start_is_not_lost(fewer28, tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("dask_jobqueue") is None, reason="dask-jobqueue is not installed")
 def test_asking_a_queue_leaves_interrupts_as_they_are():
     code = (
-        "import signal, sys\nfrom scorer.cli import main\n"
+        "import signal, sys\nfrom scorer.cli.main import main\n"
         "main(['cluster-script', '--cluster', 'slurm', '--memory', '1GiB'], standalone_mode=False)\n"
         "print('dask_jobqueue' in sys.modules, signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     )

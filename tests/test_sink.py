@@ -14,24 +14,16 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scorer.arrow import against, decode_schema, digest, encode_schema
+from scorer.dataset.cursors import Opened
+from scorer.dataset.reader import Source, rows_at
 from scorer.errors import CommitError, OutputFull
 from scorer.events import Counts, Proof
-from scorer.opened import Opened
-from scorer.reader import Source, rows_at
-from scorer.sink import (
-    Encoded,
-    Staging,
-    against,
-    decode_schema,
-    digest,
-    encode_schema,
-    map_write_errors,
-    read_proof,
-    receipt_of,
-    write_part,
-    write_quarantine,
-)
-from scorer.storage import Storage
+from scorer.output.place import Staging
+from scorer.output.quarantine import write_quarantine
+from scorer.output.writer import Encoded, read_proof, receipt_of, write_part
+from scorer.storage.encoding import Storage
+from scorer.storage.files import map_write_errors
 
 PROOF = Proof(part=3, plan="p", model="m", counts=Counts(rows=3, scored=3), digests={"y": "d"}, quarantine="ü")
 

@@ -10,7 +10,7 @@ import pytest
 
 LOOK = """
 import json, sys
-from scorer.startup import quickly
+from scorer.cli.startup import quickly
 {before}
 with quickly():
     import dask.array, dask.dataframe
@@ -49,7 +49,7 @@ def test_scipy_is_left_alone_and_there_again_afterwards(scipy_there, before):
 
 def test_a_failed_import_leaves_nothing_behind():
     code = (
-        "import sys\nfrom scorer.startup import quickly\n"
+        "import sys\nfrom scorer.cli.startup import quickly\n"
         "try:\n with quickly():\n  import there_is_no_such_module\nexcept ImportError:\n pass\n"
         "import dask.utils, gc\n"
         "print(None in sys.modules.values(), dask.utils._derived_from.__module__, gc.isenabled())"
@@ -60,7 +60,7 @@ def test_a_failed_import_leaves_nothing_behind():
 
 def test_arrow_is_whole_and_what_it_describes_with_is_there_afterwards():
     code = (
-        "from scorer.startup import quickly\n"
+        "from scorer.cli.startup import quickly\n"
         "with quickly():\n import pyarrow.compute as pc\n"
         "from pyarrow.vendored import docscrape\n"
         "found = docscrape.NumpyDocString('A thing.\\n\\nParameters\\n----------\\nx : int\\n    A number.\\n')\n"
@@ -73,7 +73,7 @@ def test_arrow_is_whole_and_what_it_describes_with_is_there_afterwards():
 def test_frames_of_a_command_lie_in_one_piece():
     """Calls at every depth, as many as imports make: none maps memory."""
     code = (
-        "import resource\nfrom scorer.startup import with_room\n"
+        "import resource\nfrom scorer.cli.startup import with_room\n"
         "def deep(n):\n if n: deep(n - 1)\n for _ in range(200): (lambda a, b, c: a)(1, 2, 3)\n"
         "def command():\n"
         " deep(400)\n before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n deep(400)\n"

@@ -20,8 +20,8 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from onnx.numpy_helper import from_array
 
 import scorer
+from scorer.binding.features import steps as steps_
 from scorer.errors import OptionsError, PreflightError, ScorerError, ShapeMismatch
-from scorer.features import steps
 
 FLOATS = ("float16", "float32", "float64", "bfloat16")
 WIDE = {"float16": np.float32, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}
@@ -35,7 +35,7 @@ def array(values, dtype):
 
 
 def done(values, *chain, **feeds):
-    return steps.apply(chain, values, feeds)
+    return steps_.apply(chain, values, feeds)
 
 
 def rows_of(dtype, rows=7, width=5, scale=4.0):
@@ -124,7 +124,7 @@ def test_argmax_is_the_first_of_the_largest(dtype):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_label_is_that_of_the_largest_score(dtype):
-    step = steps.resolved("label", LABELS, ())
+    step = steps_.resolved("label", LABELS, ())
     assert done(array([[0, 2, 1], [3, 0, 0], [0, 0, 9]], dtype), step).tolist() == [LABELS[1], LABELS[0], LABELS[2]]
 
 
@@ -171,7 +171,7 @@ def test_topk_puts_nan_last():
 
 
 def test_topk_names_the_classes_where_the_model_does():
-    step = steps.resolved("topk(2)", LABELS, ())
+    step = steps_.resolved("topk(2)", LABELS, ())
     assert done(np.array([[0.0, 1.0, 2.0]]), step)[0, :, 0].tolist() == [LABELS[2], LABELS[1]]
     assert done(np.array([[0.0, 1.0]]), step)[0, :, 0].tolist() == ["1", "0"]
 
@@ -296,7 +296,7 @@ THREE = np.zeros((3, 4, 2), np.float32)
         ("mean_pool(m)", THREE[:, :3], "mask"),
         ("softmax", np.zeros((3, 0), np.float32), "does not fit the tensor"),
         *((f"{step}{'(1)' if step in {'topk', 'round'} else '(m)' if step == 'mean_pool' else ''}",
-           np.array([["a", "b"]], object), "found: +text") for step in steps.STEPS if step != "label"),
+           np.array([["a", "b"]], object), "found: +text") for step in steps_.STEPS if step != "label"),
         ("label(a)", np.array(["a", "b"]), "found: +text"),
         ("softmax", [{"a": 0.5, "b": 0.5}], "a sequence of maps"),
     ],
@@ -333,13 +333,13 @@ def test_nothing_can_be_reckoned_from_names(first, after):
 )
 def test_a_step_that_cannot_be_meant_is_refused(step, says):
     with pytest.raises(OptionsError, match=says):
-        steps.resolved(step, (), ("input_ids", "attention_mask"))
+        steps_.resolved(step, (), ("input_ids", "attention_mask"))
 
 
 @pytest.mark.parametrize("labels", [("a=b", "c=d"), ("x", "y=1"), ("a, b", "c|d"), ("(", ")"), ("it's", "''")])
 def test_labels_may_hold_any_letters(labels):
-    assert done(np.array([[0.0, 1.0]]), steps.resolved("label", labels, ())).tolist() == [labels[1]]
-    assert done(np.array([[0.0, 1.0]]), steps.resolved("topk(1)", labels, ()))[0, 0, 0] == labels[1]
+    assert done(np.array([[0.0, 1.0]]), steps_.resolved("label", labels, ())).tolist() == [labels[1]]
+    assert done(np.array([[0.0, 1.0]]), steps_.resolved("topk(1)", labels, ()))[0, 0, 0] == labels[1]
 
 
 def tensor(name, kind, *shape):

@@ -9,7 +9,8 @@ import pytest
 from conftest import FLIGHTS, MODELS, write
 
 import scorer
-from scorer.storage import DELTA, SPLIT, Storage, choose, encoded_bytes
+from scorer.preflight.encodings import DELTA, SPLIT, choose
+from scorer.storage.encoding import Storage, encoded_bytes
 
 ROWS = 60_000
 RNG = np.random.default_rng(0)
@@ -73,7 +74,10 @@ def test_row_groups_as_asked(tmp_path):
 def test_real_flights_take_less_room_than_with_everybodys_defaults(tmp_path):
     table = pq.read_table(FLIGHTS / "flights.parquet")
     chosen = choose(
-        scorer.dataset.look([str(FLIGHTS / "flights.parquet")]), scorer.options.OutputOptions(), table, table.select([])
+        scorer.dataset.summary.look([str(FLIGHTS / "flights.parquet")]),
+        scorer.options.request.OutputOptions(),
+        table,
+        table.select([]),
     )
     defaults = pa.BufferOutputStream()
     pq.write_table(table, defaults)

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from strategies import TEXT
 
 import scorer
-from scorer import pages, reader, stored, thrift
+from scorer.arrow import against
+from scorer.dataset import cursors, reader
 from scorer.errors import ScorerError
-from scorer.model import inspect_model
-from scorer.sink import against
-from scorer.storage import Storage
-from scorer.stored import Form, Taken, alike
+from scorer.model.protobuf import inspect_model
+from scorer.storage import copying, pages, thrift
+from scorer.storage.copying import Form, Taken, alike
+from scorer.storage.encoding import Storage
 
 MODEL = MODELS / "named3.onnx"
 PLAIN = Storage(codec="snappy", row_group_rows=1 << 20)
@@ -89,7 +90,7 @@ def copied(source, target, groups=None):
     table = pa.table(dict(zip([*unlike, "score"], [*own.columns, *scores.columns], strict=True)))
     taken = Taken(str(source), metadata, groups, found)
     table = against(table, pa.schema([field for field in form.schema if field.name not in found]))
-    stored.write(target, table, form, taken, {b"scorer": b"x" * 300})
+    copying.write(target, table, form, taken, {b"scorer": b"x" * 300})
     return found, pq.read_table(target, page_checksum_verification=True)
 
 
@@ -100,7 +101,7 @@ def checksums(path):
         metadata.row_group(g).column(c) for g in range(metadata.num_row_groups) for c in range(metadata.num_columns)
     ]
     with pages.Pages.opened(str(path)) as source:
-        found = (source.of(stored._begin(one), one.total_compressed_size, one.compression) for one in chunks)
+        found = (source.of(copying._begin(one), one.total_compressed_size, one.compression) for one in chunks)
         return not any(page.added for windows in found for some in windows for page in some)
 
 
@@ -211,7 +212,7 @@ def test_a_run_copies_what_it_need_not_decode(groups, tmp_path, monkeypatch):
     table = kept_table()
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=groups)
     asked: list[list[str]] = []
-    plain = reader.decoded
+    plain = cursors.decoded
     monkeypatch.setattr(reader, "decoded", lambda p, g, names: asked.append(list(names)) or plain(p, g, names))
     plan = scorer.prepare(tmp_path / "in.parquet", MODEL, tmp_path / "out", tune=False, threads=1)
     assert {"id", "words", "lists"} <= set(plan.check().storage.copied)
@@ -258,7 +259,7 @@ def page_of(path, column):
     metadata = pq.read_metadata(path)
     names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     chunk = metadata.row_group(0).column(names.index(column))
-    return stored._begin(chunk) + chunk.total_compressed_size
+    return copying._begin(chunk) + chunk.total_compressed_size
 
 
 def spoil(path, at):
@@ -357,9 +358,9 @@ def test_a_column_with_fewer_values_than_rows_is_an_error(tmp_path):
     form = Form.of(pa.schema([pa.field("id", pa.int64()), SCORE]), PLAIN)
     column, leaf = pq.read_metadata(short).row_group(0).column(0), form.leaves[0]
     with pages.Pages.opened(str(short)) as source, (tmp_path / "out").open("wb", buffering=0) as file:
-        stored._take(source, stored._Into(file.fileno()), column, leaf, 20_000)
+        copying._take(source, copying._Into(file.fileno()), column, leaf, 20_000)
         with pytest.raises(pages.Unlike):
-            stored._take(source, stored._Into(file.fileno()), column, leaf, 20_001)
+            copying._take(source, copying._Into(file.fileno()), column, leaf, 20_001)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +370,7 @@ def test_a_column_with_fewer_values_than_rows_is_an_error(tmp_path):
      ("parquet-cpp-arrow version 26.0.1", False), ("DuckDB version v1.0", False)],
 )  # fmt: skip
 def test_writers_with_faults_that_go_by_their_name_are_not_copied(writer, old):
-    assert bool(stored._OLD.match(writer)) == old
+    assert bool(copying._OLD.match(writer)) == old
 
 
 @pytest.mark.parametrize("cut", [1, 40, 4_000])
@@ -393,13 +394,13 @@ def test_a_file_that_is_replaced_before_its_columns_are_copied_is_noticed(tmp_pa
     pq.write_table(kept_table(), source)
     pq.write_table(kept_table(seed=1), other)
     os.utime(other, ns=(1, 1))
-    plain = stored.write
+    plain = copying.write
 
     def late(*given):
         shutil.copy2(other, source)
         plain(*given)
 
-    monkeypatch.setattr(stored, "write", late)
+    monkeypatch.setattr(copying, "write", late)
     with pytest.raises(ScorerError, match="changed after it was planned"):
         run(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()

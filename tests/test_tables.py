@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer.quantities import between, duration, many, size
-from scorer.tables import beside, cut, facts, pad, table, width, wrap
+from scorer.display.tables import beside, cut, facts, pad, table, width, wrap
+from scorer.display.words import between, duration, many, size
 
 WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=60)
 

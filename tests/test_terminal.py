@@ -14,7 +14,9 @@ import pytest
 from conftest import MODELS, command, write
 from screen import Screen, Terminal
 
-from scorer import terminal
+from scorer.display import terminal
+from scorer.display.tables import width
+from scorer.display.terminal import Foot, Look, Watcher, error_text
 from scorer.events import (
     Counts,
     Notice,
@@ -27,10 +29,8 @@ from scorer.events import (
     Stopping,
     Tick,
 )
-from scorer.live import DRAW_S, Lines, Live, block, line
-from scorer.progress import Progress, Snapshot
-from scorer.tables import width
-from scorer.terminal import Foot, Look, Watcher, error_text
+from scorer.report.live import DRAW_S, Lines, Live, block, line
+from scorer.report.progress import Progress, Snapshot
 
 DENSE = MODELS / "dense28.onnx"
 SLOW = ("--batch-rows", 8, "--part-bytes", "96KiB", "--no-tune", "--threads", 1)
@@ -75,7 +75,7 @@ def window(monkeypatch):
     monkeypatch.setattr(
         terminal, "look", lambda _: Look(columns=made.screen.columns, rows=made.screen.rows, lines=True)
     )
-    monkeypatch.setattr("scorer.live.look", lambda _: Look(columns=made.screen.columns, rows=24, lines=True))
+    monkeypatch.setattr("scorer.report.live.look", lambda _: Look(columns=made.screen.columns, rows=24, lines=True))
     return made
 
 
@@ -457,7 +457,7 @@ def test_a_shell_completes_commands_flags_words_and_files(tmp_path):
         }
         import subprocess
 
-        code = "import sys; sys.argv = ['scorer']; from scorer.cli import main; main(prog_name='scorer')"
+        code = "import sys; sys.argv = ['scorer']; from scorer.cli.main import main; main(prog_name='scorer')"
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | asked, check=False
         )

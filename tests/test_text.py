@@ -20,9 +20,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from scorer.binding.features import text as text_
+from scorer.binding.spec import Feed
 from scorer.errors import ModelError, OptionsError, ShapeMismatch, TypeMismatch
-from scorer.features import Feed, text
-from scorer.rules import parse_call
+from scorer.options.grammar import parse_call
 
 tokenizers = pytest.importorskip("tokenizers", reason="text columns need the extra 'text'")
 
@@ -116,7 +117,7 @@ def feed(tensor, file, *named, column="a", dtype="int64", shape=(None,), on_null
     call = parse_call(f"text('{file}'{''.join(f', {one}' for one in named)})")
     return Feed(
         tensor=tensor, kind="text", dtype=dtype, columns=(column,), shape=shape, on_null=on_null, on_lossy="error",
-        settings=text.settings(call, tensor),
+        settings=text_.settings(call, tensor),
     )  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def column(values, kind=None, cuts=()):
 def packed(values, file, *named, tensors=GIVEN, **more):
     feeds = [feed(tensor, file, *named, **more) for tensor in tensors]
     table = values if isinstance(values, pa.Table) else pa.table({"a": column(list(values))})
-    return text.pack(feeds, table)
+    return text_.pack(feeds, table)
 
 
 def by_the_library(file, texts, max_length):
@@ -202,7 +203,7 @@ def test_more_texts_than_one_call_takes_keep_their_order(file, monkeypatch):
     texts = [f"film {i} " * (i % 5) for i in range(2_500)]
     expected = by_the_library(file, texts, 64)["ids"]
     assert packed(texts, file, "max_length=64")["input_ids"].batch(slice(0, 2_500)).tolist() == expected
-    monkeypatch.setattr(text, "_LETTERS", 20)
+    monkeypatch.setattr(text_, "_LETTERS", 20)
     assert packed(texts, file, "max_length=64")["input_ids"].batch(slice(0, 2_500)).tolist() == expected
 
 
@@ -222,7 +223,7 @@ def test_feeds_of_one_text_share_its_tokens_and_others_do_not(files):
     file = files["wordpiece"]
     feeds = [feed("input_ids", file), feed("attention_mask", file), feed("b_ids", file, column="b")]
     feeds += [feed("short_ids", file, "max_length=4"), feed("gpt_ids", files["bpe"])]
-    found = text.pack(feeds, table)
+    found = text_.pack(feeds, table)
     assert found["input_ids"].lengths is found["attention_mask"].lengths
     assert found["b_ids"].lengths.tolist() == found["input_ids"].lengths.tolist()[::-1]
     assert found["short_ids"].lengths.max() == 4
@@ -248,7 +249,7 @@ def test_a_constant_is_the_text_of_nulls(file):
 def test_each_tensor_keeps_its_own_null_policy(files):
     file = files["wordpiece"]
     feeds = [feed("input_ids", file, on_null="film"), feed("attention_mask", file)]
-    found = text.pack(feeds, pa.table({"a": [None, "good"]}))
+    found = text_.pack(feeds, pa.table({"a": [None, "good"]}))
     assert found["input_ids"].bad == {}
     assert found["input_ids"].lengths[0] > found["attention_mask"].lengths[0]
     assert list(found["attention_mask"].bad) == [0]
@@ -314,22 +315,22 @@ def test_empty_texts_without_special_tokens_still_make_a_column_of_padding(files
 def test_settings_are_plain_complete_and_in_order(files):
     call = parse_call(f"text({files['wordpiece']}, give=mask, max_length=7)")
     digest = hashlib.sha256(Path(files["wordpiece"]).read_bytes()).hexdigest()
-    assert text.settings(call, "x") == (
+    assert text_.settings(call, "x") == (
         ("tokenizer", files["wordpiece"]), ("sha256", digest), ("max_length", 7), ("give", "mask"),
     )  # fmt: skip
 
 
 def test_a_path_is_made_absolute(files, monkeypatch):
     monkeypatch.chdir(Path(files["bpe"]).parent)
-    assert dict(text.settings(parse_call("text(bpe.json)"), "x"))["tokenizer"] == files["bpe"]
+    assert dict(text_.settings(parse_call("text(bpe.json)"), "x"))["tokenizer"] == files["bpe"]
 
 
 def test_the_length_is_the_files_own_then_what_the_model_fixes_then_512(files):
-    lengths = {name: dict(text.settings(parse_call(f"text({files[name]})"), "x"))["max_length"] for name in files}
+    lengths = {name: dict(text_.settings(parse_call(f"text({files[name]})"), "x"))["max_length"] for name in files}
     assert lengths == {"wordpiece": 12, "bpe": 512, "unigram": 600}
     for length, expected in ((5, 5), (64, 12)):
         call = parse_call(f"text({files['wordpiece']})")
-        assert dict(text.settings(call, "x", length))["max_length"] == expected
+        assert dict(text_.settings(call, "x", length))["max_length"] == expected
 
 
 @pytest.mark.parametrize(
@@ -344,7 +345,7 @@ def test_the_length_is_the_files_own_then_what_the_model_fixes_then_512(files):
     ],
 )
 def test_what_a_tensor_gets_follows_its_name(files, tensor, give):
-    assert dict(text.settings(parse_call(f"text({files['bpe']})"), tensor))["give"] == give
+    assert dict(text_.settings(parse_call(f"text({files['bpe']})"), tensor))["give"] == give
 
 
 @pytest.mark.parametrize(
@@ -374,7 +375,7 @@ def test_what_cannot_be_meant_is_refused_with_the_reason(files, tmp_path, writte
     (tmp_path / "empty.json").write_bytes(b"")
     places = {"folder": tmp_path, "broken": tmp_path / "broken.json", "empty": tmp_path / "empty.json"}
     with pytest.raises(OptionsError) as refused:
-        text.settings(parse_call(written.format(**files, **places)), "input_ids", 64)
+        text_.settings(parse_call(written.format(**files, **places)), "input_ids", 64)
     assert says in str(refused.value)
     assert refused.value.where.startswith("--feed input_ids=")
     assert refused.value.hint
@@ -385,7 +386,7 @@ def test_a_length_below_the_special_tokens_is_refused(tmp_path):
     one.post_processor = template(one, "[CLS] [CLS] $A [SEP]", ["[CLS]", "[SEP]"])
     one.save(str(tmp_path / "three.json"))
     with pytest.raises(OptionsError, match="from 3"):
-        text.settings(parse_call(f"text({tmp_path / 'three.json'}, max_length=2)"), "x")
+        text_.settings(parse_call(f"text({tmp_path / 'three.json'}, max_length=2)"), "x")
 
 
 def test_without_the_library_the_extra_is_named(files, monkeypatch):
@@ -401,39 +402,39 @@ def test_a_tokenizer_that_changed_since_the_plan_is_refused(tmp_path):
     planned = feed("input_ids", file)
     file.write_text(file.read_text().replace("<end>", "<stop>"))
     with pytest.raises(ModelError, match="not the one that was planned") as refused:
-        text.pack([planned], pa.table({"a": TEXTS}))
+        text_.pack([planned], pa.table({"a": TEXTS}))
     assert refused.value.found == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     file.unlink()
     with pytest.raises(ModelError, match="nothing"):
-        text.pack([planned], pa.table({"a": TEXTS}))
+        text_.pack([planned], pa.table({"a": TEXTS}))
 
 
 def test_a_tokenizer_is_loaded_once_and_few_are_kept(files, monkeypatch):
-    monkeypatch.setattr(text, "_LOADED", {})
+    monkeypatch.setattr(text_, "_LOADED", {})
     path, digest = files["bpe"], hashlib.sha256(Path(files["bpe"]).read_bytes()).hexdigest()
-    first = text._load(path, digest, 2)
+    first = text_._load(path, digest, 2)
     with ThreadPoolExecutor(4) as pool:
-        assert all(one is first for one in pool.map(lambda _: text._load(path, digest, 2), range(8)))
+        assert all(one is first for one in pool.map(lambda _: text_._load(path, digest, 2), range(8)))
     for length in range(3, 20):
-        text._load(path, digest, length)
-    assert len(text._LOADED) == 8
-    assert text._load(path, digest, 2) is not first
+        text_._load(path, digest, length)
+    assert len(text_._LOADED) == 8
+    assert text_._load(path, digest, 2) is not first
 
 
 def test_roles_are_the_names_that_mean_one_thing():
-    assert text.roles(["input_ids", "attention_mask", "token_type_ids", "position_ids", "padding_mask", "x"]) == GIVEN
-    assert text.roles(["input_word_ids", "input_mask", "segment_ids"]) == {
+    assert text_.roles(["input_ids", "attention_mask", "token_type_ids", "position_ids", "padding_mask", "x"]) == GIVEN
+    assert text_.roles(["input_word_ids", "input_mask", "segment_ids"]) == {
         "input_word_ids": "ids", "input_mask": "mask", "segment_ids": "types",
     }  # fmt: skip
-    assert text.roles(["text.ids", "serving_default_attention_mask:0", "decoder_input_ids"]) == {
+    assert text_.roles(["text.ids", "serving_default_attention_mask:0", "decoder_input_ids"]) == {
         "text.ids": "ids", "serving_default_attention_mask:0": "mask",
     }  # fmt: skip
-    assert text.roles([]) == {}
+    assert text_.roles([]) == {}
 
 
 def test_two_inputs_of_one_role_are_left_to_the_user():
     names = ["query.input_ids", "query.attention_mask", "answer.input_ids", "answer.attention_mask", "token_type_ids"]
-    assert text.roles(names) == {"token_type_ids": "types"}
+    assert text_.roles(names) == {"token_type_ids": "types"}
 
 
 def test_several_threads_pack_what_one_packs(files):
@@ -443,7 +444,7 @@ def test_several_threads_pack_what_one_packs(files):
     table = pa.table({"a": texts})
 
     def tensors(_):
-        return {tensor: one.batch(slice(0, 400)).tolist() for tensor, one in text.pack(feeds, table).items()}
+        return {tensor: one.batch(slice(0, 400)).tolist() for tensor, one in text_.pack(feeds, table).items()}
 
     alone = tensors(0)
     with ThreadPoolExecutor(4) as pool:
@@ -453,7 +454,7 @@ def test_several_threads_pack_what_one_packs(files):
 def test_other_threads_run_while_one_tokenises(files):
     table = pa.table({"a": ["nothing happened " * 60_000]})
     feeds = [feed("input_ids", files["unigram"], "max_length=900000")]
-    thread = threading.Thread(target=text.pack, args=(feeds, table))
+    thread = threading.Thread(target=text_.pack, args=(feeds, table))
     steps = 0
     thread.start()
     while thread.is_alive():
@@ -466,8 +467,8 @@ def test_other_threads_run_while_one_tokenises(files):
 def test_the_library_uses_one_core_unless_the_user_says_otherwise(files, told, parallel):
     script = textwrap.dedent(f"""
         import psutil, pyarrow as pa
-        from scorer.features import Feed, text
-        from scorer.rules import parse_call
+        from scorer.binding.features import text; from scorer.binding.spec import Feed
+        from scorer.options.grammar import parse_call
         settings = text.settings(parse_call("text({files["bpe"]})"), "x")
         feed = Feed(tensor="x", kind="text", dtype="int64", columns=("a",), shape=(None,), on_null="error",
                     on_lossy="error", settings=settings)

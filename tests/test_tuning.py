@@ -12,11 +12,13 @@ import pytest
 from conftest import MODELS, write
 
 import scorer
-from scorer import partition, remembered, tuning
-from scorer.bottleneck import verdict
 from scorer.events import Stages
-from scorer.parts import BATCH_ROWS
-from scorer.plan import Plan
+from scorer.host import cache as cache_
+from scorer.plan.prepared import Plan
+from scorer.preflight import tuning
+from scorer.preflight.cutting import BATCH_ROWS
+from scorer.report.outcome import verdict
+from scorer.scoring import batches
 
 ROWS = 60_000
 
@@ -64,9 +66,9 @@ def test_nothing_is_kept_where_the_folder_cannot_be_written(floats, tmp_path, mo
 
 
 def test_nothing_is_kept_on_a_file_system_that_others_share(cache, monkeypatch):
-    monkeypatch.setattr(remembered, "_is_remote", lambda _: True)
-    remembered.keep("key", {"batch_rows": 1})
-    assert remembered.recall("key") is None
+    monkeypatch.setattr(cache_, "_is_remote", lambda _: True)
+    cache_.keep("key", {"batch_rows": 1})
+    assert cache_.recall("key") is None
     assert not cache.exists()
 
 
@@ -87,8 +89,7 @@ class Slow:
 
 
 def bound():
-    from scorer.binding import Binding
-    from scorer.features import Feed, Fetch
+    from scorer.binding.spec import Binding, Feed, Fetch
 
     feed = Feed(
         tensor="x", kind="numeric", dtype="float32", columns=("a", "b"), shape=(2,), on_null="nan", on_lossy="error"
@@ -233,14 +234,14 @@ def test_looking_at_columns_is_not_taken_for_slow_batches(monkeypatch):
     """Each look at the columns costs as much as twenty calls: no reason for larger batches."""
     clock, table = Clock(), pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
     monkeypatch.setattr(tuning, "time", clock)
-    score = partition.score
+    score = batches.score
 
     def looking(*args, **more):
         clock.now += 20 * 0.0001
         return score(*args, **more)
 
     clock.run = lambda _, feeds: clock.take(next(iter(feeds.values())))
-    monkeypatch.setattr(partition, "score", looking)
+    monkeypatch.setattr(batches, "score", looking)
     assert tuning.probe(clock, bound(), table, 1e-5, 5e5).batch_rows == 256
 
 

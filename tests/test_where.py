@@ -17,8 +17,8 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scorer.dataset.conditions import Condition, check, excludes, mask, parse
 from scorer.errors import MissingColumns, OptionsError, TypeMismatch
-from scorer.where import Condition, check, excludes, mask, parse
 
 OPS = {
     "=": operator.eq, "==": operator.eq, "!=": operator.ne, "<>": operator.ne,

@@ -25,7 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import scorer
-from scorer import attempts, partition, worker
+from scorer.output import attempts
+from scorer.scoring import batches, part
 
 MODEL = Path(__file__).parent.parent / "models" / "dense28.onnx"
 ROWS = 1_000_000
@@ -41,10 +42,10 @@ def unprepared() -> ExitStack:
     nothing = attempts.Mark(path=Path("/nowhere"), deaths=0, crashed=False)
     stack = ExitStack()
     for target, name, instead in (
-        (partition._Caller, "run", run),
-        (worker, "_bad_columns", lambda *_: (None, None)),
-        (worker, "_set_aside", lambda *_: ""),
-        (worker, "_good", lambda _: None),
+        (batches._Caller, "run", run),
+        (part, "_bad_columns", lambda *_: (None, None)),
+        (part, "_set_aside", lambda *_: ""),
+        (part, "_good", lambda _: None),
         (attempts, "begin", lambda *_: nothing),
         (attempts, "end", lambda *_: None),
     ):

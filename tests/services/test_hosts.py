@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from scorer import queues
+from scorer.cluster import queues
 from services.conftest import come, join, started
 from services.work import MODEL, Clock, Work
 

@@ -1,0 +1,85 @@
+"""A model and some data side by side: what would be fed, what would come out, whether rows are independent."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scorer.binding import advice
+from scorer.errors import InputError, PreflightError
+from scorer.options.grammar import feed_line
+from scorer.options.request import build
+from scorer.preflight import checks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scorer.binding.spec import Feed, Fetch
+    from scorer.errors import ScorerError
+    from scorer.model.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What `scorer inspect` found."""
+
+    model: ModelSpec
+    feeds: tuple[Feed, ...] = ()
+    fetches: tuple[Fetch, ...] = ()
+    rows: str = "not tried; --input DATA sends some rows through the model"
+    """Whether they are independent, in words."""
+    notes: tuple[str, ...] = ()
+    problems: tuple[ScorerError, ...] = ()
+
+    @property
+    def feed_lines(self) -> list[str]:
+        """The flags to paste."""
+        if not self.feeds:
+            return advice.feed_lines(self.model)
+        return [feed_line(feed.tensor, feed.columns) for feed in self.feeds if not feed.settings]
+
+    @property
+    def fetch_lines(self) -> list[str]:
+        """The flags to paste."""
+        return advice.fetch_lines(self.model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As data."""
+        return {
+            **self.model.to_dict(),
+            "feed": [asdict(feed) for feed in self.feeds],
+            "fetch": [asdict(fetch) for fetch in self.fetches],
+            "feed_lines": self.feed_lines,
+            "fetch_lines": self.fetch_lines,
+            "rows": self.rows,
+            "notes": list(self.notes),
+            "problems": [problem.to_dict() for problem in self.problems],
+        }
+
+
+def inspect(model: ModelSpec, inputs: Sequence[str], feed: Sequence[str] = (), fetch: Sequence[str] = ()) -> Inspection:
+    """What a run of this model on this input would do; some rows go through it, nothing is written."""
+    if not inputs:
+        return Inspection(model=model)
+    with tempfile.TemporaryDirectory() as folder:  # an output that is certainly free
+        nowhere = str(Path(folder) / "out")
+        plan = checks.prepare(build({
+            "input": tuple(inputs), "model": model.path, "output": nowhere, "feed": tuple(feed),
+            "fetch": tuple(fetch), "keep": "none", "tune": False, "max_bad_rows": "100%",
+        }))  # fmt: skip
+    frozen = plan.frozen
+    if any(isinstance(problem, InputError) for problem in plan.problems):  # there is nothing to look at beside it
+        raise PreflightError(plan.problems)
+    if frozen is None:
+        return Inspection(model=model, problems=plan.problems, notes=plan.notes)
+    return Inspection(
+        model=model,
+        feeds=frozen.binding.feeds,
+        fetches=frozen.binding.fetches,
+        rows=plan.canary or "independent: the model takes one row at a time"
+        if frozen.binding.fixed_batch == 1
+        else plan.canary or "too few to compare",
+        notes=tuple(note for note in plan.notes if note != plan.canary),
+    )

@@ -1,0 +1,113 @@
+"""What is done with a request: prepare a plan, execute it, or do both at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from scorer.api.execution import Run
+from scorer.options.request import Options, build
+from scorer.preflight import checks
+from scorer.report.notebook import watching
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from distributed import Client
+    from distributed.deploy import Cluster
+
+    from scorer.events import Observer
+    from scorer.options.request import Asked
+    from scorer.plan.prepared import Plan
+    from scorer.report.outcome import Report
+
+
+def prepare(
+    input: str | Path | Sequence[str | Path],  # noqa: A002 - one name everywhere: the TOML key
+    model: str | Path,
+    output: str | Path | None = None,
+    **asked: Unpack[Asked],  # typed and checked: one keyword per flag
+) -> Plan:
+    """Say what a run would do, or every reason why it cannot be done.
+
+    Reads footers and a few hundred rows; writes nothing.
+
+    Parameters
+    ----------
+    input
+        Parquet files, folders or patterns, scored in this order.
+    model
+        An ``.onnx`` file.
+    output
+        Folder for the result; by default beside the input.
+    **asked
+        One keyword per flag of ``scorer run``, such as ``feed``, ``keep``, ``batch_rows``.
+
+    Examples
+    --------
+    >>> plan = prepare("examples/flights/flights.parquet", "examples/flights/late.onnx")
+    >>> plan.problems
+    ()
+
+    """
+    return prepare_options(build({"input": input, "model": model, "output": output, **asked}))
+
+
+def execute(
+    plan: Plan,
+    *,
+    client: Client | Cluster | None = None,
+    observers: Sequence[Observer] = (),
+    progress: bool | None = None,
+) -> Report:
+    """Score what a plan says and publish the result.
+
+    Parameters
+    ----------
+    plan
+        From `prepare`. Its problems, if any, are raised together.
+    client
+        A Dask client to work on, or a cluster such as ``LocalCluster``; it is left as it is. By default an
+        embedded cluster is made and closed.
+    observers
+        Called with each event, in the driver.
+    progress
+        Whether the run is shown while it goes on, in the cell of a notebook or else on stderr. By default in a
+        cell, unless somebody observes.
+
+    Examples
+    --------
+    >>> report = execute(plan)  # doctest: +SKIP
+
+    """
+    with watching(progress, observers) as watch:
+        return watch.ended(Run(plan, watch.observers).go(client))
+
+
+def run(
+    input: str | Path | Sequence[str | Path],  # noqa: A002 - one name everywhere: the TOML key
+    model: str | Path,
+    output: str | Path | None = None,
+    *,
+    client: Client | Cluster | None = None,
+    observers: Sequence[Observer] = (),
+    progress: bool | None = None,
+    **asked: Unpack[Asked],  # typed and checked: one keyword per flag
+) -> Report:
+    """Prepare, check and execute: what ``scorer run`` does.
+
+    Parameters are those of `prepare` and `execute`.
+
+    Examples
+    --------
+    >>> run("input.parquet", "m.onnx", keep="none").counts.scored  # doctest: +SKIP
+
+    """
+    with watching(progress, observers) as watch:
+        plan = prepare(input, model, output, **asked)
+        return watch.ended(Run(plan, watch.observers).go(client))
+
+
+def prepare_options(options: Options) -> Plan:
+    """The plan of a checked request."""
+    return checks.prepare(options)

@@ -1,0 +1,276 @@
+"""Prove an output again from its own files: rows in = scored + quarantined + filtered.
+
+Trusts nothing but the ledger's digest in the manifest; with `deep` every value is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer.arrow import decode_schema, digest
+from scorer.display import html
+from scorer.display.blocks import Facts
+from scorer.display.words import some
+from scorer.errors import CommitError
+from scorer.events import Counts, Proof
+from scorer.host.crash import doing
+from scorer.output.ledger import LEDGER, TIMES
+from scorer.output.place import load_plan, nobody_wrote, refuse_another_format
+from scorer.output.writer import read_footer
+from scorer.storage.files import file_digest, files_in
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scorer.api.rescoring import Rescored
+    from scorer.output.place import Place
+    from scorer.plan.frozen import FrozenPlan
+
+
+_BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
+"""What a damaged footer raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What `verify` checked and found."""
+
+    output: str
+    parts: int
+    counts: Counts
+    deep: bool
+    faults: tuple[str, ...]
+    unchecked: tuple[str, ...] = ()
+    """What could not be proven without the folder beside the output."""
+    rescored: str = ""
+    """What scoring some rows again showed."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong, and nothing is left open."""
+        return not self.faults and not self.unchecked
+
+    def to_dict(self) -> dict[str, Any]:
+        """As data."""
+        return {
+            "output": self.output, "whole": self.whole, "parts": self.parts, "deep": self.deep,
+            **self.counts.to_dict(), "faults": list(self.faults), "unchecked": list(self.unchecked),
+            "rescored": self.rescored,
+        }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        return html.card("Verdict", [Facts([(name, _words(value)) for name, value in self.to_dict().items()])])
+
+
+def _words(value: object) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
+    """The published output against its plan, manifest and ledger; some rows scored again if asked."""
+    plan = load_plan(place.folder / "plan.json")
+    ledger_path, manifest_path = place.folder / "ledger.parquet", place.folder / "manifest.json"
+    missing = [path.name for path in (ledger_path, manifest_path) if not os.path.exists(path)]
+    if (plan is None or missing) and place.unfinished():
+        what, hint = (
+            "the run is not finished",
+            "repeat its command, then verify; `scorer status OUT` says how far it is",
+        )
+        raise CommitError(what, str(place.folder), "a published output", "an unfinished run", hint)
+    moved = not any(os.path.exists(place.folder / name) for name in ("plan.json", ledger_path.name, manifest_path.name))
+    if moved and not rescore and (alone := _without_proof(place, deep=deep)) is not None:
+        return alone
+    if moved and not os.path.exists(place.output):
+        raise nobody_wrote(place)
+    if plan is None:
+        refuse_another_format(place)
+    if plan is None or missing:
+        what, hint = (
+            "there is no proof beside the output",
+            "name the output of a finished run; give --work-dir if it had one",
+        )
+        raise CommitError(
+            what,
+            str(place.folder),
+            "plan.json, ledger.parquet, manifest.json",
+            f"without {some(missing or ['plan.json'])}",
+            hint,
+        )
+    try:
+        manifest = json.loads(manifest_path.read_text())
+        table = pq.read_table(ledger_path, schema=LEDGER)
+        ledger = table.to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        what, hint = "the proof beside the output cannot be read", "restore it, or score again with --overwrite"
+        raise CommitError(what, str(place.folder), "a manifest and a ledger", str(error)[:200], hint) from error
+    holes = [name for name in table.column_names if table[name].null_count and name not in TIMES]
+    if holes or not isinstance(manifest, dict):
+        what, hint = "the proof beside the output is damaged", "restore it, or score again with --overwrite"
+        found = f"nothing in {some(holes)} of the ledger" if holes else "a manifest without names"
+        raise CommitError(what, str(place.folder), "a manifest and a full ledger", found, hint)
+    faults = _manifest_faults(manifest, plan, ledger, ledger_path)
+    total = Counts()
+    schema = decode_schema(plan.output_schema)
+    for row in ledger:
+        counts = Counts(**{name: row[name] for name in Counts().to_dict()})
+        total += counts
+        faults += [f"{row['name']}: {fault}" for fault in _part_faults(place, plan, row, counts, schema, deep)]
+    faults += _strays(place.output, {row["name"] for row in ledger})
+    again = _rescoring(place, plan, ledger, rescore) if rescore and not faults else None
+    return Verdict(
+        output=str(place.output),
+        parts=len(ledger),
+        counts=total,
+        deep=deep,
+        faults=(*faults, *(again.faults if again else ())),
+        rescored=str(again) if again else "",
+    )
+
+
+def _rescoring(place: Place, plan: FrozenPlan, ledger: list[dict[str, Any]], rows: int) -> Rescored:
+    from scorer.api.rescoring import rescore  # noqa: PLC0415 - start-up: the runtime is needed only here
+
+    return rescore(place, plan, ledger, rows)
+
+
+def _without_proof(place: Place, *, deep: bool) -> Verdict | None:
+    """What the parts say about themselves and each other; None where no part of ours is."""
+    proofs: dict[str, Proof] = {}
+    faults: list[str] = []
+    total = Counts()
+    for name in sorted(files_in(place.output)):
+        proof, wrong = _footer(place.output / name)
+        if proof is None:
+            faults += [f"{name}: {fault}" for fault in wrong]
+            continue
+        proofs[name] = proof
+        total += proof.counts
+        wrong += [] if proof.counts.balanced else ["rows do not balance"]
+        wrong += _value_faults(place.output / name, proof) if deep else []
+        faults += [f"{name}: {fault}" for fault in wrong]
+    if not proofs:
+        return None
+    faults += _odd_ones(proofs)
+    unchecked = (
+        f"whether {len(proofs)} parts are all: the plan and the ledger are not in {place.folder}",
+        "the size of each file and its row of the ledger",
+        *(["the quarantined rows"] if total.quarantined else []),
+    )
+    return Verdict(
+        output=str(place.output), parts=len(proofs), counts=total, deep=deep, faults=tuple(faults), unchecked=unchecked
+    )
+
+
+def _odd_ones(proofs: dict[str, Proof]) -> list[str]:
+    """Parts of another run, numbers that are missing, and numbers that several parts have."""
+    runs = Counter((proof.plan, proof.model) for proof in proofs.values())
+    (usual, _), *_ = runs.most_common(1)
+    faults = [f"{name}: of another run" for name, proof in proofs.items() if (proof.plan, proof.model) != usual]
+    numbers = Counter(proof.part for proof in proofs.values() if (proof.plan, proof.model) == usual)
+    faults += [f"part number {n} is missing" for n in range(max(numbers)) if n not in numbers]
+    return faults + [f"part number {n} is there {many} times" for n, many in sorted(numbers.items()) if many > 1]
+
+
+def _footer(path: Path) -> tuple[Proof | None, list[str]]:
+    """What a file proves about itself, and how that fails."""
+    doing(f"reading {path}")
+    try:
+        proof, rows, _ = read_footer(path)
+    except _BROKEN as error:
+        return None, [f"cannot be read: {str(error)[:120]}"]
+    if proof is None:
+        return None, ["not one of ours"]
+    return proof, [] if rows == proof.counts.scored else [f"rows: {rows}, and its footer says {proof.counts.scored}"]
+
+
+def _manifest_faults(manifest: dict[str, Any], plan: FrozenPlan, ledger: list[dict[str, Any]], path: Path) -> list[str]:
+    """The manifest against the ledger and the plan."""
+    sums = {name: sum(row[name] for row in ledger) for name in Counts().to_dict()}
+    expected = {
+        "ledger": file_digest(path), "plan": plan.plan_hash, "request": plan.request_hash,
+        "model": plan.session.digest, "parts": len(ledger), "size": sum(row["size"] for row in ledger), **sums,
+    }  # fmt: skip
+    faults = [
+        f"manifest: {name} is {manifest.get(name)!r}, and the files say {value!r}"
+        for name, value in expected.items()
+        if manifest.get(name) != value
+    ]
+    planned = {part.name: part.rows for part in plan.parts()}
+    listed = {row["name"]: row["rows"] for row in ledger}
+    faults += [f"ledger: {name} is not listed" for name in sorted(planned.keys() - listed.keys())]
+    faults += [f"ledger: {name} was not planned" for name in sorted(listed.keys() - planned.keys())]
+    faults += [
+        f"ledger: {name} has {listed[name]} rows of {planned[name]} planned"
+        for name in sorted(planned.keys() & listed.keys())
+        if listed[name] != planned[name]
+    ]
+    return faults
+
+
+def _part_faults(
+    place: Place,
+    plan: FrozenPlan,
+    row: dict[str, Any],
+    counts: Counts,
+    schema: pa.Schema,
+    deep: bool,  # noqa: FBT001 - passed on
+) -> list[str]:
+    """One part's file against its row of the ledger."""
+    path = place.output / row["name"]
+    if not path.exists():
+        return ["the part is gone"]
+    doing(f"reading {path}")
+    try:
+        proof, found_rows, found_schema = read_footer(path)
+    except _BROKEN as error:
+        return [f"the part cannot be read: {str(error)[:120]}"]
+    if proof is None:
+        return ["the footer is not one of ours"]
+    checks = [
+        ("rows do not balance", counts.balanced, True),
+        ("size", os.path.getsize(path), row["size"]),
+        ("rows", found_rows, counts.scored),
+        ("part number", proof.part, row["part"]),
+        ("plan", proof.plan, plan.plan_hash),
+        ("model", proof.model, plan.session.digest),
+        ("counts", proof.counts, counts),
+        ("digests", proof.digests, dict(row["digests"])),
+        ("quarantine", proof.quarantine, row["quarantine"]),
+        ("schema", found_schema.equals(schema, check_metadata=False), True),
+    ]
+    faults = [f"{what}: {found}, and the ledger says {said}" for what, found, said in checks if found != said]
+    if row["quarantine"]:
+        faults += _quarantine_faults(place.folder / "quarantine" / row["quarantine"], counts.quarantined, deep=deep)
+    return faults + (_value_faults(path, proof) if deep else [])
+
+
+def _quarantine_faults(path: Path, rows: int, *, deep: bool) -> list[str]:
+    try:
+        found = pq.read_metadata(path).num_rows
+        if deep:
+            pq.read_table(path, page_checksum_verification=True, partitioning=None)
+    except (OSError, pa.ArrowException):
+        return [f"its quarantine {path.name} is gone or cannot be read"]
+    return [] if found == rows else [f"its quarantine has {found} rows of {rows}"]
+
+
+def _value_faults(path: Path, proof: Proof) -> list[str]:
+    """Every page read with its checksum, every score against its digest."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        found = {name: digest(table[name]) for name in proof.digests}
+    except (OSError, KeyError, pa.ArrowException) as error:
+        return [f"its values cannot be read: {str(error)[:120]}"]
+    return [f"column {name!r} holds other values" for name in found if found[name] != proof.digests[name]]
+
+
+def _strays(output: Path, names: set[str]) -> list[str]:
+    """Files in the output that the ledger does not know."""
+    return [f"{name}: not in the ledger" for name in sorted(set(files_in(output)) - names)]

@@ -1,0 +1,59 @@
+"""What a --feed and a --fetch for a model could look like, before any data is seen; lines to paste and fill in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scorer.binding.features import text
+from scorer.binding.feeds import pictured, row_shape
+from scorer.binding.spec import _FEW
+
+if TYPE_CHECKING:
+    from scorer.model.spec import ModelSpec, TensorSpec
+
+
+_TOKENS = 3  # axes of [N, tokens, values]
+
+
+def feed_lines(model: ModelSpec) -> list[str]:
+    """A --feed for each input, with COLUMN where a name must go; one line for all tensors of one text."""
+    roles = text.roles([tensor.name for tensor in model.inputs])
+    lines = []
+    for tensor in model.inputs:
+        role = roles.get(tensor.name) if tensor.type.startswith("int") else None
+        if role in {None, "ids"}:
+            asked = "COLUMN|text(tokenizer.json)" if role else _asked(tensor)
+            lines.append(_line("--feed", f"{tensor.name}={asked}"))
+    return lines
+
+
+def fetch_lines(model: ModelSpec) -> list[str]:
+    """A --fetch for each output, with steps where its shape suggests them."""
+    masks = [name for name, role in text.roles([tensor.name for tensor in model.inputs]).items() if role == "mask"]
+    lines = []
+    for tensor in model.outputs:
+        steps = ""
+        if masks and tensor.shape is not None and len(tensor.shape) == _TOKENS:
+            steps = f"|mean_pool({masks[0]})|normalize=embedding"
+        lines.append(_line("--fetch", f"{tensor.name}{steps}"))
+    return lines
+
+
+def _asked(tensor: TensorSpec) -> str:
+    """Columns, or a converter, for a tensor of this shape."""
+    row = row_shape(tensor)
+    if tensor.shape == ():
+        return "const(VALUE)"
+    if pictured(tensor) and row is not None:
+        height, width = row[1:] if row[0] in {1, 3} else row[:2]
+        size = f"{height}x{width}" if height and width else "HEIGHTxWIDTH"
+        return f"COLUMN|image(size={size}, layout={'NCHW' if row[0] in {1, 3} else 'NHWC'})"
+    if row is not None and len(row) == 1 and row[0] is not None and 1 < row[0] <= _FEW:
+        return ",".join(["COLUMN"] * row[0])
+    if row is not None and len(row) == 1 and (row[0] or 0) > _FEW:
+        return f"COLUMN,... ({row[0]} columns, or one of lists)"
+    return "COLUMN"
+
+
+def _line(flag: str, asked: str) -> str:
+    return f"{flag} '{asked}'"

@@ -1,0 +1,82 @@
+"""A tensor that is the same for every row, and needs no column."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scorer.binding.features.numeric import is_float, numpy_type
+from scorer.binding.features.packed import Packed
+from scorer.errors import OptionsError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from scorer.binding.features.packed import Rows
+    from scorer.binding.spec import Feed
+    from scorer.options.grammar import Call, Setting
+
+
+_TRUTH = {"true": True, "false": False, "1": True, "0": False}
+
+
+class Constant(Packed):
+    """One value, or one row of values."""
+
+    def __init__(self, feed: Feed, table: pa.Table) -> None:  # noqa: ARG002 - every packer is called alike
+        super().__init__()
+        self.shared = bool(feed.setting("shared"))
+        shape = tuple(size or 1 for size in feed.shape)
+        kind = np.dtype(object) if feed.dtype == "string" else numpy_type(feed.dtype)
+        values = feed.setting("values")
+        self._row = np.empty(shape, kind)
+        self._row[...] = np.array(values, dtype=kind).reshape(shape if len(values) > 1 else (1,) * len(shape))  # type: ignore[arg-type]
+
+    def batch(self, rows: Rows) -> np.ndarray:
+        """The value itself, or once per row."""
+        if self.shared:
+            return self._row
+        n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        return np.repeat(self._row[np.newaxis], n, axis=0)
+
+
+def settings(call: Call, tensor: str, dtype: str, size: int, *, shared: bool) -> tuple[tuple[str, Setting], ...]:
+    """const(16000): one value, or as many as a row of the tensor has; whether all rows share it."""
+    where, hint = f"--feed {tensor}", f"--feed '{tensor}=const(0)'"
+    if call.named or len(call.args) not in {1, size}:
+        expected = "one value" if size == 1 else f"one value, or {size}"
+        raise OptionsError("the constant does not fit", where, expected, f"{len(call.args)}", hint)
+    try:
+        values = tuple(_value(text, dtype) for text in call.args)
+    except (ValueError, KeyError, OverflowError):
+        raise OptionsError("the constant does not fit", where, dtype, ", ".join(call.args), hint) from None
+    return (("values", values), ("shared", shared))  # type: ignore[return-value]
+
+
+def _value(text: str, dtype: str) -> str | float | int | bool:
+    if dtype == "string":
+        return text
+    if dtype == "bool":
+        return _TRUTH[text.lower()]
+    kind = numpy_type(dtype)
+    if is_float(kind):
+        return _float(text, kind)
+    number = int(text)
+    info = np.iinfo(kind)
+    if not info.min <= number <= info.max:
+        raise OverflowError(text)
+    return number
+
+
+def _float(text: str, kind: np.dtype) -> float:
+    """A number that the type holds: finite where it was, and exact where it is whole."""
+    number = float(text)
+    with np.errstate(over="ignore"):
+        held = float(np.float64(number).astype(kind))
+    if not math.isfinite(held) and math.isfinite(number):
+        raise OverflowError(text)
+    if text.strip().lstrip("+-").isdecimal() and held != int(text):
+        raise OverflowError(text)
+    return number

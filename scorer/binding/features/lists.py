@@ -1,0 +1,105 @@
+"""One list column, however deep, whose every row is the tensor's row."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from scorer.arrow import depth
+from scorer.binding.features.numeric import Check, numpy_type
+from scorer.binding.features.packed import Packed
+from scorer.binding.features.strings import texts
+
+if TYPE_CHECKING:
+    from scorer.binding.features.packed import Rows
+    from scorer.binding.spec import Feed
+
+
+class Lists(Packed):
+    """A list column as one array: a view where lists are whole, else a copy of the good rows."""
+
+    def __init__(self, feed: Feed, table: pa.Table) -> None:
+        super().__init__()
+        self._text = feed.dtype == "string"
+        self._dtype = np.dtype(object) if self._text else numpy_type(feed.dtype)
+        self._feed = feed
+        self._shape = tuple(size or 0 for size in feed.shape)
+        column = table[feed.columns[0]]
+        self._stored, self._axes = _layout(column.type, self._shape)
+        pieces, at = [], 0
+        for chunk in column.chunks:
+            lists = _lists_of(chunk)
+            self._dims = self._shape if depth(lists.type) == len(self._shape) else (prod(self._shape),)
+            pieces.append(self._matrix(lists, at))
+            at += len(chunk)
+        empty = np.empty((0, *self._shape), self._dtype)
+        self._values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [empty])
+
+    def _matrix(self, chunk: pa.Array, at: int) -> np.ndarray:
+        """The chunk as rows of the tensor; those that are bad stay zero."""
+        flat, rows = self._flat(chunk, at)
+        found: dict[int, str] = {}
+        values = self._values_of(flat, found).reshape(-1, *self._stored).transpose(self._axes)
+        width = prod(self._shape)
+        for place, reason in found.items():
+            self.bad.setdefault(at + int(rows[place // width]), reason)
+        if len(rows) == len(chunk):
+            return values
+        matrix = np.full((len(chunk), *self._shape), "" if self._text else 0, dtype=values.dtype)
+        matrix[rows] = values
+        return matrix
+
+    def _values_of(self, flat: pa.Array, found: dict[int, str]) -> np.ndarray:
+        """The innermost values as numpy; those that cannot be fed go to `found`."""
+        name, column = self._feed.columns[0], pa.chunked_array([flat])
+        if self._text:
+            return texts(self._feed, name, column, found)
+        check = Check(self._feed, name, column)
+        values = check.view(flat, 0, found)
+        self.lossy += check.lossy
+        return values
+
+    def _flat(self, chunk: pa.Array, at: int) -> tuple[pa.Array, np.ndarray]:
+        """All values of the rows whose lists are as long as they must be, and which rows these are."""
+        rows = np.arange(len(chunk))
+        for level, size in enumerate(self._dims):
+            lists = prod(self._dims[:level])  # of this level in one row
+            lengths = pc.fill_null(pc.list_value_length(chunk), -1).to_numpy(zero_copy_only=False)
+            wrong = np.flatnonzero(lengths != size)
+            if len(wrong):
+                for place in wrong:
+                    self.bad.setdefault(at + int(rows[place // lists]), self._reason(int(lengths[place]), size))
+                good = np.ones(len(rows), bool)
+                good[wrong // lists] = False
+                chunk, rows = chunk.filter(pa.array(np.repeat(good, lists))), rows[good]
+            chunk = chunk.flatten()
+        return chunk, rows
+
+    def _reason(self, length: int, size: int) -> str:
+        column, tensor = self._feed.columns[0], self._feed.tensor
+        if length < 0:
+            return f"null in column {column!r} (tensor {tensor!r})"
+        return f"a list of {length} in column {column!r} instead of {size} (tensor {tensor!r})"
+
+    def batch(self, rows: Rows) -> np.ndarray:
+        """Those rows."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.ascontiguousarray(self._values[rows], dtype=self._dtype)
+
+
+def _lists_of(chunk: pa.Array) -> pa.Array:
+    """The lists of a chunk, without what stands around them."""
+    if isinstance(chunk, pa.ExtensionArray):
+        return chunk.storage
+    return chunk.dictionary_decode() if isinstance(chunk, pa.DictionaryArray) else chunk
+
+
+def _layout(kind: pa.DataType, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape in which a row is stored, and the axes that make it the tensor's."""
+    if not isinstance(kind, pa.FixedShapeTensorType) or not kind.permutation:
+        return shape, tuple(range(len(shape) + 1))
+    return tuple(kind.shape), (0, *(axis + 1 for axis in kind.permutation))

@@ -1,0 +1,38 @@
+"""Every feed's converter, by its kind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pyarrow as pa
+
+    from scorer.binding.features.packed import Packed
+    from scorer.binding.spec import Feed
+
+
+def pack(feeds: Sequence[Feed], table: pa.Table) -> dict[str, Packed]:
+    """The packed columns by tensor."""
+    from scorer.binding.features import (  # noqa: PLC0415 - they implement this interface
+        codes,
+        constant,
+        image,
+        lists,
+        numeric,
+        strings,
+        text,
+    )
+
+    packers: dict[str, Callable[[Feed, pa.Table], Packed]] = {
+        "numeric": numeric.Numbers,
+        "nested": lists.Lists,
+        "strings": strings.Strings,
+        "vocab": codes.Codes,
+        "epoch": codes.Epochs,
+        "const": constant.Constant,
+        "image": image.Images,
+    }
+    packed = {feed.tensor: packers[feed.kind](feed, table) for feed in feeds if feed.kind != "text"}
+    return packed | text.pack([feed for feed in feeds if feed.kind == "text"], table)

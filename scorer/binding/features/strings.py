@@ -1,0 +1,43 @@
+"""Columns of text as string tensors: Python strings, never 'None'."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from scorer.arrow import values_type
+from scorer.binding.features.packed import Packed
+
+if TYPE_CHECKING:
+    from scorer.binding.features.packed import Rows
+    from scorer.binding.spec import Feed
+
+
+class Strings(Packed):
+    """Text columns as one object array."""
+
+    def __init__(self, feed: Feed, table: pa.Table) -> None:
+        super().__init__()
+        columns = [texts(feed, name, table[name], self.bad) for name in feed.columns]
+        self._values = np.stack(columns, axis=1).reshape(table.num_rows, *feed.shape)
+
+    def batch(self, rows: Rows) -> np.ndarray:
+        """Those rows."""
+        return self._values[rows]
+
+
+def texts(feed: Feed, name: str, column: pa.ChunkedArray, bad: dict[int, str]) -> np.ndarray:
+    """A column's texts; nulls that the policy does not fill go to `bad`."""
+    column = column.cast(values_type(column.type)).cast(pa.large_string())
+    if column.null_count:
+        if feed.on_null == "error":
+            reason = f"null in column {name!r} (tensor {feed.tensor!r})"
+            for row in np.flatnonzero(column.is_null().to_numpy()):
+                bad.setdefault(int(row), reason)
+        column = pc.fill_null(column, "" if feed.on_null == "error" else feed.on_null)
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.to_pylist()
+    return values

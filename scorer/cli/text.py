@@ -1,0 +1,183 @@
+"""Values as text for a person, as wide as the window."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scorer.binding.spec import feed_words, fetch_words
+from scorer.display.blocks import Facts
+from scorer.display.tables import CAUTION, facts, table, wrap
+from scorer.display.terminal import Look
+from scorer.display.words import duration, many, size, visible
+from scorer.report.live import block
+from scorer.report.progress import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scorer.api.inspection import Inspection
+    from scorer.api.verification import Verdict
+    from scorer.cli.bench import Bench
+    from scorer.display.blocks import Table
+    from scorer.plan.prepared import Plan
+    from scorer.report.outcome import Report
+
+
+_SILENT_S = 120  # without a word from a driver on another host
+_NOWHERE = Look()
+
+
+def plan_text(plan: Plan, look: Look = _NOWHERE) -> str:
+    """What would happen."""
+    return _page(*(_block(block, look) for block in plan.blocks()))
+
+
+def report_text(report: Report, look: Look = _NOWHERE) -> str:
+    """What was done, on a screen."""
+    head = (look.paint("bold", one) for one in wrap(visible(report.summary), look.columns))
+    return "\n".join([*head, *_facts(report.facts(), look)])
+
+
+def inspection_text(found: Inspection, look: Look = _NOWHERE) -> str:
+    """What a model takes and gives, and what a run would make of it."""
+    spec = found.model
+    head, *_ = spec.blocks()
+    after = [("rows", found.rows)] if not found.problems else []
+    after += [("note", note) for note in found.notes]
+    paste = [visible(line) for line in (*found.feed_lines, *found.fetch_lines)]
+    return _page(
+        _block(head, look),
+        _taken(found, look),
+        _given(found, look),
+        _facts(after, look),
+        [look.paint("head", "  to paste"), *(f"  {line}" for line in paste)] if paste else [],
+    )
+
+
+def _taken(found: Inspection, look: Look) -> list[str]:
+    """The input tensors and, where an input was given, what would feed them."""
+    fed = {feed.tensor: (feed_words(feed), feed.rule) for feed in found.feeds}
+    rows = [(*tensor.words, *(fed.get(tensor.name, ("", "")) if fed else ())) for tensor in found.model.inputs]
+    return table(("input", "type", "shape", *(("fed from", "chosen") if fed else ())), rows, look.columns, look.paint)
+
+
+def _given(found: Inspection, look: Look) -> list[str]:
+    """The output tensors and, where an input was given, what would become of them."""
+    rows: list[Sequence[str]] = []
+    for tensor in found.model.outputs:
+        becomes = [fetch for fetch in found.fetches if fetch.tensor == tensor.name]
+        rows += [(*tensor.words, *fetch_words(fetch)) for fetch in becomes]
+        if not becomes:
+            rows.append((*tensor.words, *(("", "", "") if found.fetches else ())))
+    if not found.fetches:
+        return table(("output", "type", "shape"), rows, look.columns, look.paint)
+    rows = [
+        (name, kind, shape, steps.removeprefix(name).lstrip("|"), columns, of)
+        for name, kind, shape, steps, columns, of in rows
+    ]
+    if not any(row[3] for row in rows):
+        rows = [(*row[:3], *row[4:]) for row in rows]
+        return table(("output", "type", "shape", "becomes", "type"), rows, look.columns, look.paint)
+    return table(("output", "type", "shape", "through", "becomes", "type"), rows, look.columns, look.paint)
+
+
+def status_text(value: dict[str, Any], look: Look = _NOWHERE) -> str:
+    """How far a run is, as `scorer status` knows it."""
+    return "\n".join(status_lines(value, look))
+
+
+def status_lines(value: dict[str, Any], look: Look = _NOWHERE) -> list[str]:
+    """The same as lines."""
+    state = value["state"]
+    head = look.paint("good" if state == "done" else "bold", f"{state}: ") + visible(value["output"])
+    seen = Snapshot.from_dict(value) if state == "running" else None
+    if state == "running":
+        who = [("by", f"process {value['pid']} on {value['host']}, which last spoke {duration(value['age_s'])} ago")]
+        if value["age_s"] > _SILENT_S:
+            who.append(("silent", "if that process is gone, repeat the command to go on"))
+        if seen is None:
+            return [head, *_facts([*who, ("time", "it has not begun to score, or has only just begun")], look)]
+        return [head, *block(seen, look), *_facts(who, look)]
+    if state == "unfinished":
+        parts = f"{value['done']:,} of {value['parts']:,} committed"
+        page = [("page", value["page"])] if value["page"] else []
+        return [head, *_facts([("parts", parts), *page, ("hint", value["hint"])], look)]
+    sums = f"{value['scored']:,} scored + {value['quarantined']:,} quarantined + {value['filtered']:,} filtered"
+    lines = [("rows", f"{value['rows']:,} in = {sums}"), ("parts", f"{value['parts']:,}, {size(value['size'])}")]
+    return [head, *_facts(lines, look)]
+
+
+def verdict_text(verdict: Verdict, look: Look = _NOWHERE) -> str:
+    """What `verify` found; the faults first."""
+    counts = verdict.counts
+    how = "every value read" if verdict.deep else "footers read"
+    sums = (
+        f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined + "
+        f"{counts.filtered:,} filtered, in {many(verdict.parts, 'part')}"
+    )
+    again = [visible(f"scored again: {verdict.rescored}")] if verdict.rescored else []
+    if verdict.whole:
+        whole = look.paint("good", "The output is whole:")
+        return "\n".join([f"{sums} ({how})", *again, f"{whole} {visible(verdict.output)}"])
+    found = visible(f"{many(len(verdict.faults), 'fault')} in {verdict.output} ({how}):")
+    head = [look.paint("bad", found), *map(visible, verdict.faults[:20])]
+    if verdict.unchecked:
+        left = ["This could not be checked:", *(f"  {visible(text)}" for text in verdict.unchecked)]
+        return "\n".join([*head, f"Its parts say: {sums}", *left])
+    return "\n".join([*head, *again, f"Its ledger says: {sums}"])
+
+
+def bench_text(found: Bench, look: Look = _NOWHERE) -> str:
+    """Who is how fast, a line each."""
+    head = ("", "seconds", "few rows", "rows/s beyond", "ratio", "90 % of it", "memory")
+    rows = [
+        (
+            c.name, f"{c.seconds:.2f}", f"{c.few_seconds:.2f}", f"{c.rows_per_s:,.0f}", f"{c.ratio:.2f}",
+            f"{c.low:.2f} to {c.high:.2f}", size(c.peak_bytes),
+        )
+        for c in found.contenders
+    ]  # fmt: skip
+    lines = [("scores", "; ".join(f"{c.name}: {c.agrees}" for c in found.contenders[1:]))]
+    for c in found.contenders:
+        total = sum(c.stages.values())
+        if total:
+            shares = ", ".join(f"{name} {spent / total:.0%}" for name, spent in c.stages.items())
+            lines.append(("time in", f"{c.name}: {shares}"))
+    lines += [("not run", f"{name}: {why}") for name, why in found.left_out.items()]
+    if found.curve:
+        lines.append(("batches", "; ".join(f"{rows:,} rows: {rate:,.0f} rows/s" for rows, rate in found.curve.items())))
+    machine = ", ".join(f"{name} {value}" for name, value in found.machine.items() if name != "memory_bytes")
+    lines.append(("machine", machine))
+    top = f"{found.rows:,} rows, {found.turns} turns, in whole processes. Ratio: 1 is as fast as the ceiling"
+    numbers = frozenset(range(1, len(head)))
+    return "\n".join([top, *table(head, rows, look.columns, look.paint, numbers), *_facts(lines, look)])
+
+
+def facts_text(values: dict[str, Any], look: Look = _NOWHERE) -> str:
+    """A flat dict, a line each."""
+    return "\n".join(_facts([(name, str(value)) for name, value in values.items()], look))
+
+
+def printable(text: str) -> str:
+    """Terminal escapes and other control characters of foreign names made visible."""
+    return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _facts(lines: Sequence[tuple[str, str]], look: Look) -> list[str]:
+    def paint(kind: str, text: str) -> str:
+        return look.paint("caution" if text.strip() in CAUTION else kind, text)
+
+    return facts(lines, look.columns, paint) if lines else []
+
+
+def _block(block: Facts | Table, look: Look) -> list[str]:
+    """A block of a value as lines."""
+    if isinstance(block, Facts):
+        return _facts(block.pairs, look)
+    numbers = frozenset(i for i, kind in enumerate(block.classes) if kind == "n")
+    return table(block.head, block.rows, look.columns, look.paint, numbers)
+
+
+def _page(*blocks: Sequence[str]) -> str:
+    """Blocks of lines with an empty line between them."""
+    return "\n\n".join("\n".join(block) for block in blocks if block)

@@ -1,0 +1,310 @@
+"""Read the rows of one part: its row groups, its slice of a large one, its filter.
+
+The batch grid restarts at each row group and is cut every `batch_rows` rows of the input,
+so a row's batch-mates never depend on who scores it. Knows nothing about models or Dask.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from scorer.arrow import plain, plain_rows, values_type
+from scorer.dataset import conditions as conditions_
+from scorer.dataset.cursors import decoded
+from scorer.errors import InputChanged, UnreadableFile
+from scorer.storage.files import patiently
+from scorer.storage.footers import flat_leaves, open_parquet, unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow.parquet as pq
+
+    from scorer.dataset.cursors import Opened
+    from scorer.dataset.summary import Dataset
+
+
+_MANY_COLUMNS = 100  # where all are read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a part's rows are: rows start..stop of one file, as the plan saw it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    start: int
+    stop: int
+    hive: tuple[tuple[str, str | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Which rows of the file a part's rows are; as stretches, for hardly anybody asks for each number."""
+
+    stretches: tuple[tuple[int, int], ...] = ()
+    held: np.ndarray | None = None
+    """Of their rows, those for which the conditions hold."""
+
+    def __len__(self) -> int:
+        """As many as there are rows."""
+        if self.held is not None:
+            return int(np.count_nonzero(self.held))
+        return sum(high - low for low, high in self.stretches)
+
+    def numbers(self) -> np.ndarray:
+        """Row number in the file, for each row."""
+        every = np.concatenate([np.empty(0, np.int64), *(np.arange(low, high) for low, high in self.stretches)])
+        return every if self.held is None else every[self.held]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What was read: a table in input order, and what batches and counts need to know."""
+
+    table: pa.Table
+    places: Places
+    edges: np.ndarray
+    """Where batches are cut, from 0 to the number of rows."""
+    filtered: int
+    bytes_read: int
+    groups: tuple[int, ...] = ()
+    """Row groups of which these are all the rows, where only `lean` columns were read."""
+
+
+def read(
+    source: Source,
+    schema: pa.Schema,
+    conditions: Sequence[conditions_.Condition],
+    batch_rows: int,
+    opened: Opened,
+    lean: pa.Schema | None = None,
+) -> Rows:
+    """The part's rows with the columns of `schema`, filtered; of whole row groups only those of `lean`, if given.
+
+    Columns that the file does not have are keys of its path.
+    """
+    try:
+        check_unchanged(source)
+        return patiently(
+            lambda: _rows(source, schema, conditions, batch_rows, opened, lean), lambda: opened.forget(source.path)
+        )
+    except FileNotFoundError:
+        raise changed(source, "nothing") from None
+    except UnreadableFile:
+        check_unchanged(source)
+        raise
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        check_unchanged(source)  # it may have changed while it was read
+        raise unreadable(source.path, error) from error
+
+
+def check_unchanged(source: Source) -> None:
+    """Raise `InputChanged` if the file is not the one that was planned."""
+    try:
+        stat = os.stat(source.path)
+    except FileNotFoundError:
+        raise changed(source, "nothing") from None
+    if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):
+        raise changed(source, f"{stat.st_size} bytes, changed since")
+
+
+def rows_at(source: Source, rows: Sequence[int], opened: Opened) -> pa.Table:
+    """Single rows of a file, in ascending order, with all its columns and the keys of its path as texts."""
+    return patiently(lambda: _rows_at(source, np.asarray(rows), opened), lambda: opened.forget(source.path))
+
+
+def _rows_at(source: Source, wanted: np.ndarray, opened: Opened) -> pa.Table:
+    pieces = []
+    file = opened.file(source.path, _MANY_COLUMNS)
+    with file.parquet as parquet:
+        for group, (first, end) in enumerate(pairwise(file.starts)):
+            here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, end)] - first
+            if not len(here):
+                continue
+            at = 0
+            for batch in parquet.iter_batches(row_groups=[group], use_threads=False):
+                inside = here[(here >= at) & (here < at + batch.num_rows)] - at
+                pieces.append(pa.Table.from_batches([plain_rows(batch)]).take(pa.array(inside)))
+                at += batch.num_rows
+    found = pa.concat_tables(pieces)
+    for name, value in source.hive:  # what the path says is part of the row
+        if name not in found.column_names:
+            found = found.append_column(name, pa.repeat(pa.scalar(value, pa.string()), found.num_rows))
+    return found
+
+
+def changed(source: Source, found: str) -> InputChanged:
+    """The input is not what the plan saw."""
+    what, hint = "the input changed after it was planned", "restore the file, or start again with --overwrite"
+    return InputChanged(what, source.path, f"the {source.size} bytes that were planned", found, hint)
+
+
+def _rows(
+    source: Source, schema: pa.Schema, conditions: Sequence[conditions_.Condition], batch_rows: int, opened: Opened,
+    lean: pa.Schema | None,
+) -> Rows:  # fmt: skip
+    file = opened.file(source.path)
+    groups = () if lean is None else _whole_groups(source, file.starts)
+    schema = lean if lean is not None and groups else schema
+    with file.parquet as parquet:
+        written = parquet.schema_arrow  # made anew each time that it is asked for
+        there = set(written.names)
+        missing = [field.name for field in schema if field.name not in there and field.name not in dict(source.hive)]
+        if missing:
+            raise changed(source, f"no column {missing[0]!r}")
+        if file.starts[-1] < source.stop:
+            raise changed(source, f"{file.starts[-1]} rows")
+        own = [name for name in schema.names if name in there]
+        pieces: list[pa.Table] = []
+        spans: list[tuple[int, int, int]] = []  # first row of the group, and the rows of it in this part
+        whole: list[int] = []
+        bytes_read = 0
+
+        alone = any(pa.types.is_nested(written.field(name).type) for name in own)
+
+        def decode() -> None:
+            if whole:
+                pieces.append(plain_rows(decoded(parquet, whole, own)))
+                whole.clear()
+
+        for group in range(bisect_right(file.starts, source.start) - 1, len(file.starts) - 1):
+            first, end = file.starts[group : group + 2]
+            low, high = max(source.start, first), min(source.stop, end)
+            if low >= source.stop:
+                break
+            if low < high and not _excluded(parquet, group, conditions, own):
+                if high - low == end - first:
+                    whole.append(group)  # several in one call: a sixth faster than one by one
+                    if alone:  # Arrow cannot put dictionaries inside lists together from several groups
+                        decode()
+                else:
+                    decode()
+                    pieces.append(opened.cursor(source.path, group, own).take(low - first, high - first).select(own))
+                spans.append((first, low, high))
+                bytes_read += parquet.metadata.row_group(group).total_byte_size * (high - low) // (end - first)
+        decode()
+    rows = _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read)
+    return replace(rows, groups=groups)
+
+
+def _whole_groups(source: Source, starts: Sequence[int]) -> tuple[int, ...]:
+    """The row groups that make up the part, none if it ends inside one; those without rows are passed over."""
+    first, end = bisect_left(starts, source.start), bisect_left(starts, source.stop)
+    if end == len(starts) or starts[first] != source.start or starts[end] != source.stop:
+        return ()
+    return tuple(group for group in range(first, end) if starts[group] < starts[group + 1])
+
+
+def _assemble(
+    pieces: list[pa.Table],
+    spans: list[tuple[int, int, int]],
+    source: Source,
+    schema: pa.Schema,
+    conditions: Sequence[conditions_.Condition],
+    batch_rows: int,
+    bytes_read: int,
+) -> Rows:
+    """Pieces of row groups as one filtered table on the batch grid."""
+    rows = sum(high - low for _, low, high in spans)
+    table = _as_planned(pieces, rows, schema, source)
+    cuts = [np.arange(low - (low - start) % batch_rows, high, batch_rows) for start, low, high in spans]
+    offsets = np.cumsum([0] + [high - low for _, low, high in spans])
+    grid = [
+        np.clip(cut - low, 0, None) + offset for cut, (_, low, _), offset in zip(cuts, spans, offsets, strict=False)
+    ]
+    edges = np.append(np.concatenate(grid), rows) if grid else np.zeros(1, np.int64)
+    places = Places(tuple((low, high) for _, low, high in spans))
+    if conditions and rows:
+        held = conditions_.mask(conditions, table)
+        keep = held.to_numpy()
+        table, places = table.filter(held), replace(places, held=keep)
+        edges = np.concatenate(([0], np.cumsum(keep)))[edges]
+    if table.num_rows != len(places):
+        found = pa.ArrowInvalid(f"{table.num_rows} rows where the footer has {len(places)}")
+        raise unreadable(source.path, found)
+    total = source.stop - source.start
+    return Rows(table, places, np.unique(edges), total - table.num_rows, bytes_read)
+
+
+def _as_planned(pieces: list[pa.Table], rows: int, schema: pa.Schema, source: Source) -> pa.Table:
+    """The planned columns in the planned types, keys of the path added."""
+    if pieces and len({piece.schema for piece in pieces}) > 1:  # dictionaries may differ in type by group
+        pieces = [pieces[0], *(piece.cast(pieces[0].schema) for piece in pieces[1:])]
+    table = pa.concat_tables(pieces) if pieces else None
+    columns = []
+    hive = dict(source.hive)
+    names = set(table.column_names) if table is not None else set()
+    for field in schema:
+        if table is None or rows == 0:
+            columns.append(pa.chunked_array([], field.type))
+        elif field.name in names:
+            columns.append(_typed(table[field.name], field, source))
+        else:
+            value = hive.get(field.name)
+            scalar = pa.scalar(value).cast(field.type) if value is not None else pa.scalar(None, field.type)
+            columns.append(pa.chunked_array([pa.repeat(scalar, rows)]))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _typed(column: pa.ChunkedArray, field: pa.Field, source: Source) -> pa.ChunkedArray:
+    if column.type == field.type:
+        return column
+    if values_type(column.type) == values_type(field.type):
+        return column.cast(plain(field.type)).cast(field.type)
+    raise changed(source, f"column {field.name!r} of type {column.type} instead of {field.type}")
+
+
+def _excluded(
+    parquet: pq.ParquetFile, group: int, conditions: Sequence[conditions_.Condition], own: Sequence[str]
+) -> bool:
+    """Whether the footer alone rules the row group out."""
+    if not conditions:
+        return False
+    schema = parquet.schema_arrow
+    leaves = flat_leaves(schema, parquet.metadata)
+    return any(
+        conditions_.excludes(c, parquet.metadata.row_group(group), schema.field(c.column).type, leaves[c.column])
+        for c in conditions
+        if c.column in own and c.column in leaves
+    )
+
+
+_FILES = 6  # that are opened for a sample
+
+
+def sample(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
+    """The first rows of the input, planned columns only; keys of paths included."""
+    pieces: list[pa.Table] = []
+    left, there = rows, set(dataset.schema.names)
+    for file in dataset.files:
+        if left <= 0 or len(pieces) >= _FILES:
+            break
+        own = [name for name in schema.names if name in there]
+        try:
+            with open_parquet(file.path, columns=len(own)) as parquet:
+                batch = next(parquet.iter_batches(batch_size=left, columns=own, use_threads=True), None)
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(file.path, error) from error
+        if batch is None or not batch.num_rows:
+            continue
+        batch = plain_rows(batch)
+        columns = []
+        for field in schema:
+            if field.name in there:
+                columns.append(pa.chunked_array([batch[field.name]]).cast(field.type))
+            else:
+                value = file.hive.get(field.name)
+                scalar = pa.scalar(None, field.type) if value is None else pa.scalar(value).cast(field.type)
+                columns.append(pa.chunked_array([pa.repeat(scalar, batch.num_rows)]))
+        pieces.append(pa.Table.from_arrays(columns, schema=schema))
+        left -= batch.num_rows
+    return pa.concat_tables(pieces) if pieces else schema.empty_table()

@@ -1,0 +1,62 @@
+"""Plain values as HTML; knows no type of ours."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scorer.display.tables import CAUTION
+from scorer.display.words import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import jinja2
+
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+def card(title: str, blocks: Sequence[object], more: str = "") -> str:
+    """A value in a notebook; everything is escaped."""
+    return _cards().render(title=title, blocks=blocks, more=more)
+
+
+def page(name: str, /, **values: Any) -> str:  # noqa: ANN401 - whatever the template shows
+    """A whole page from a template, everything escaped, with its style sheet and script inside.
+
+    Its policy lets these two work, known by their digests, and nothing else: no request, no other script.
+    """
+    style, script = ((_TEMPLATES / Path(name).with_suffix(kind)).read_text("utf-8") for kind in (".css", ".js"))
+    own = f"style-src {_source(style)}; script-src {_source(script)}; img-src data:"
+    policy = f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
+    return template(name).render(style=style, script=script, policy=policy, **values)
+
+
+@cache
+def _cards() -> jinja2.Template:
+    """Of cards for the cells of a notebook; to make it takes a hundred times as long as a card."""
+    import jinja2  # noqa: PLC0415 - only notebooks and reports show HTML
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["visible"] = visible
+    return environment.from_string((_TEMPLATES / "cell.html").read_text("utf-8"), {"caution": CAUTION})
+
+
+@cache
+def template(name: str) -> jinja2.Template:
+    """Of a page; to make it takes six times as long as the page."""
+    import jinja2  # noqa: PLC0415 - only notebooks and reports show HTML
+
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string((_TEMPLATES / name).read_text("utf-8"))
+
+
+def _source(text: str) -> str:
+    """How a policy names what stands between two tags."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,381 @@
+"""What was asked: frozen dataclasses, one field per flag and TOML key.
+
+Decides nothing about data or models; only says whether a request makes sense by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from scorer.display.words import did_you_mean, some
+from scorer.errors import OptionsError, PreflightError, ScorerError
+from scorer.host import devices
+from scorer.options.values import EXPECTED, QUEUES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scorer.options.grammar import FeedText
+
+
+PART_BYTES = 64 * 2**20  # decoded; large enough that 3 ms of Dask per part disappear, small in memory
+
+
+def ask(default: Any, help_: str, *, metavar: str = "", scores: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
+    """A field that is also a flag; `scores` when another value gives another output.
+
+    One without a metavar is a switch.
+    """
+    return field(default=default, metadata={"help": help_, "metavar": metavar, "scores": scores})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions:
+    """Which rows."""
+
+    where: tuple[str, ...] = ask(
+        (), "Score only rows for which this holds: 'COLUMN op LITERAL', 'COLUMN in (...)', "
+        "'COLUMN is [not] null'. Repeatable; all must hold.", metavar="CONDITION", scores=True,
+    )  # fmt: skip
+    limit: int | None = ask(
+        None, "Only the first N rows of the input, counted before --where.", metavar="N", scores=True
+    )
+    part_bytes: int | None = ask(None, "Decoded size of one part, such as 64MiB; bounds memory.", metavar="SIZE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindingOptions:
+    """Which columns feed which tensor, and which tensor becomes which column."""
+
+    feed: tuple[FeedText, ...] = ask(
+        (), "Columns for an input tensor: names, globs, ranges, lists (f0..f27, 'a b', x_*). "
+        "Repeatable.", metavar="TENSOR=COLUMNS", scores=True,
+    )  # fmt: skip
+    transform: str | None = ask(
+        None, "A Python function, frame in, frame out, the same rows: its columns are fed. Runs in worker "
+        "processes unless --cluster says otherwise.", metavar="MODULE:FUNCTION", scores=True,
+    )  # fmt: skip
+    fetch: tuple[str, ...] = ask(
+        (), "Write only these outputs, renamed if you like; one of width n becomes NAME_0 to NAME_n-1. "
+        "Repeatable; default: all.",
+        metavar="TENSOR[=COLUMN]", scores=True,
+    )  # fmt: skip
+    keep: tuple[str, ...] = ask(
+        ("all",), "Input columns to keep in the output: all, none, or names and globs.",
+        metavar="COLUMNS", scores=True,
+    )  # fmt: skip
+    row_id: bool = ask(default=False, help_="Add _file and _row: where each row came from.", scores=True)
+    prefix: str = ask("", "Put this before the name of every output column.", metavar="TEXT", scores=True)
+    on_null: tuple[str, ...] = ask(
+        (), "A null in a fed column: error, nan, or a constant, for all feeds or one tensor. "
+        "Default: nan for floats, error otherwise.", metavar="[TENSOR=]POLICY", scores=True,
+    )  # fmt: skip
+    on_lossy: str = ask(
+        "error", "A value that a cast cannot keep: error (a bad row) or warn (counted).",
+        metavar="error|warn", scores=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringOptions:
+    """How rows are batched, and what is tolerated."""
+
+    batch_rows: int | None = ask(None, "Rows in one ONNX call; default: tuned.", metavar="N", scores=True)
+    max_bad_rows: str = ask(
+        "0", "Publish with up to this many bad rows (N or P%); they go to quarantine.", metavar="N|P%"
+    )
+    max_nan_rows: str | None = ask(
+        None, "Fail beyond this many NaN scores (N or P%); default: warn above half.", metavar="N|P%"
+    )
+    batch_timeout: float | None = ask(
+        None, "Seconds that one ONNX call may take; one that hangs longer ends its worker process, or the run if it "
+        "scores in its own process. Default: no limit.", metavar="SECONDS",
+    )  # fmt: skip
+    strict: bool = ask(default=False, help_="Warnings that question the scores become errors.")
+    tune: bool = ask(default=True, help_="Choose the batch rows by a short probe.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """Where the model runs."""
+
+    device: str = ask(
+        "auto", "auto, cpu, cuda, tensorrt, ...; cuda:1 for one of several, cuda:0,1 for a process on each. What is "
+        "asked is what runs, or an error.", metavar="DEVICE", scores=True,
+    )  # fmt: skip
+
+    ort_library: str | None = ask(
+        None, "A shared library with custom operators for ONNX Runtime; every worker must see it.",
+        metavar="PATH", scores=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """Where the result goes."""
+
+    output: str | None = ask(None, "Folder for the result; default: beside the input, as NAME.scored.", metavar="DIR")
+    overwrite: bool = ask(default=False, help_="Replace an output of another run, in one step at the end.")
+    compression: str = ask(
+        "source", "Parquet codec: source (the input's; kept columns copied), none, snappy, zstd, lz4, gzip, brotli.",
+        metavar="CODEC", scores=True,
+    )  # fmt: skip
+    row_group_rows: int | None = ask(
+        None, "Rows of a row group of the output; default: as the input's, from 16,384 to 1,048,576.",
+        metavar="N", scores=True,
+    )  # fmt: skip
+    work_dir: str | None = ask(
+        None, "Folder for staging and proof, on the output's file system; default: OUT.scorer.",
+        metavar="DIR",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """Who does the work."""
+
+    cluster: str | None = ask(
+        None, "embedded (threads in this process), processes, synchronous (one thread, for a debugger), or jobs of a "
+        "queue: slurm, pbs, sge, lsf, htcondor, oar. Default: embedded, or processes where a probe shows that threads "
+        "hold each other up.", metavar="KIND",
+    )  # fmt: skip
+    scheduler: str | None = ask(None, "Address of a running Dask scheduler.", metavar="ADDRESS")
+    scheduler_file: str | None = ask(
+        None, "File in which a running Dask scheduler left its address, as under MPI.", metavar="FILE"
+    )
+    workers: int | None = ask(None, "Worker processes, or jobs; default: by the cores, or one job.", metavar="N")
+    threads: int | None = ask(None, "Scoring threads per worker; default: usable cores.", metavar="N")
+    adapt: str | None = ask(
+        None, "Between so many processes or jobs, as there is work; instead of --workers.", metavar="MIN:MAX"
+    )
+    queue: str | None = ask(None, "Queue or partition for the jobs; default: Dask's jobqueue.yaml.", metavar="NAME")
+    walltime: str | None = ask(
+        None, "Time limit of a job, as [DAYS-]HOURS:MINUTES:SECONDS; a worker takes no part that it would not end.",
+        metavar="TIME",
+    )  # fmt: skip
+    memory: int | None = ask(None, "Memory of a job, such as 16GiB.", metavar="SIZE")
+    interface: str | None = ask(
+        None, "Network interface that jobs and this machine share, such as ib0.", metavar="NAME"
+    )
+    job_extra: tuple[str, ...] = ask(
+        (), "A directive for the queue as its script takes it, such as --account=abc. Repeatable.", metavar="TEXT"
+    )
+    tls: bool | None = ask(None, "Encrypt between processes, with keys made for the run; default: for jobs.")
+    dashboard: bool = ask(
+        default=False, help_="Serve Dask's dashboard on the loopback of this machine, whose users can all look, and "
+        "say where; from elsewhere: ssh -L PORT:127.0.0.1:PORT HOST. Never encrypted, whatever --tls says.",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """A whole request."""
+
+    input: tuple[str, ...]
+    model: str
+    rows: InputOptions = InputOptions()
+    binding: BindingOptions = BindingOptions()
+    scoring: ScoringOptions = ScoringOptions()
+    session: SessionOptions = SessionOptions()
+    out: OutputOptions = OutputOptions()
+    cluster: ClusterOptions = ClusterOptions()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat: the keys of a job.toml."""
+        flat: dict[str, Any] = {"input": list(self.input), "model": self.model}
+        for group in GROUPS:
+            flat |= dataclasses.asdict(getattr(self, group))
+        return flat
+
+    def asked(self) -> dict[str, Any]:
+        """What is not at its default."""
+        return {
+            name: value for name, value in self.to_dict().items() if name not in FIELDS or value != FIELDS[name].default
+        }
+
+
+class Asked(TypedDict, total=False):
+    """The keyword arguments of `prepare` and `run`: one per flag (a test compares)."""
+
+    feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str
+    fetch: Sequence[str] | str
+    keep: Sequence[str] | str
+    where: Sequence[str] | str
+    limit: int | None
+    row_id: bool
+    transform: str | None
+    prefix: str
+    batch_rows: int | None
+    part_bytes: int | str | None
+    on_null: Sequence[str] | str
+    on_lossy: str
+    max_bad_rows: int | str
+    max_nan_rows: int | str | None
+    batch_timeout: float | None
+    work_dir: str | Path | None
+    device: str
+    ort_library: str | Path | None
+    threads: int | None
+    workers: int | None
+    cluster: str | None
+    scheduler: str | None
+    scheduler_file: str | Path | None
+    adapt: str | None
+    queue: str | None
+    walltime: str | None
+    memory: int | str | None
+    interface: str | None
+    job_extra: Sequence[str] | str
+    tls: bool | None
+    dashboard: bool
+    compression: str
+    row_group_rows: int | None
+    strict: bool
+    tune: bool
+    overwrite: bool
+
+
+GROUPS: dict[str, type] = {
+    "rows": InputOptions,
+    "binding": BindingOptions,
+    "scoring": ScoringOptions,
+    "session": SessionOptions,
+    "out": OutputOptions,
+    "cluster": ClusterOptions,
+}
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS.values() for f in fields(group)}
+KEYS = ("input", "model", *FIELDS)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A job file as a flat mapping; its keys are checked by `build`."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        what, found = "the job file is not there", "nothing"
+        raise OptionsError(what, str(path), "a TOML file", found, "check --config") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        what = "the job file cannot be read"
+        hint = 'one key per flag, for example: feed = ["x=f0..f27"]'
+        raise OptionsError(what, str(path), "a TOML file", str(error), hint) from error
+
+
+def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> Options:
+    """The checked request; every error of it at once.
+
+    `where` tells, per key, how the user said it (a flag, a line of a job file).
+    """
+    places = where or {}
+    problems: list[ScorerError] = []
+    clean: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            clean[name] = _clean(name, value, places.get(name, name))
+        except OptionsError as error:
+            problems.append(error)
+    remote = clean.get("scheduler") or clean.get("scheduler_file")
+    if clean.get("transform") is not None and not remote:
+        clean["cluster"] = clean.get("cluster") or "processes"  # Python code holds the interpreter's lock
+        if clean["cluster"] == "processes":
+            clean.setdefault("threads", 1)
+    if not remote:
+        _one_process_each(clean)
+    problems += _missing(clean, {*values})
+    problems += _at_odds(clean)
+    if problems:
+        raise PreflightError(problems)
+    groups = {
+        group: kind(**{f.name: clean[f.name] for f in fields(kind) if f.name in clean})
+        for group, kind in GROUPS.items()
+    }
+    return Options(input=clean["input"], model=clean["model"], **groups)
+
+
+def build_cluster(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> ClusterOptions:
+    """The part of a request that says who works, checked by itself."""
+    return build({"input": "-", "model": "-", **values}, where).cluster
+
+
+def _clean(name: str, value: Any, place: str) -> Any:  # noqa: ANN401 - TOML and Python values
+    """One value in its field's type."""
+    if name not in KEYS:
+        what = f"there is no option {name!r}"
+        raise OptionsError(what, place, "a name that scorer knows", repr(name), did_you_mean(name, KEYS))
+    expected, convert = EXPECTED[name]
+    try:
+        return convert(value)
+    except (TypeError, ValueError, OverflowError):
+        what = f"the value of {name!r} does not fit"
+        flag = f"--{name.replace('_', '-')}"
+        choices = expected.removeprefix("one of ").split(", ") if expected.startswith("one of ") else []
+        near = did_you_mean(str(value), choices) if choices else ""
+        hint = near if near.startswith("did") else f"see `scorer run --help` for {flag if name in FIELDS else name}"
+        raise OptionsError(what, place, expected, repr(value), hint) from None
+
+
+def _missing(clean: Mapping[str, Any], given: set[str]) -> list[ScorerError]:
+    hint = "scorer run input.parquet --model m.onnx"
+    return [
+        OptionsError(f"no {name} was given", name, expected, "nothing", hint)
+        for name, expected in (("input", "files, folders or globs"), ("model", "an .onnx file"))
+        if not clean.get(name) and (name not in given or name in clean)
+    ]
+
+
+def _one_process_each(clean: dict[str, Any]) -> None:
+    """Several devices mean several processes; processes share out the devices that there are."""
+    with suppress(OptionsError):  # what is wrong with its name is said where it is looked for
+        device = devices.parse(clean.get("device", "auto"))
+        if len(device.ids) > 1:
+            clean["cluster"] = clean.get("cluster") or "processes"
+        each = devices.one_each(device) if clean.get("cluster") == "processes" else []
+        if each and not clean.get("adapt"):
+            clean["workers"] = clean.get("workers") or len(each)
+
+
+def _at_odds(clean: Mapping[str, Any]) -> list[ScorerError]:
+    """Options that contradict each other."""
+    found: list[ScorerError] = []
+    kind = clean.get("cluster") or "embedded"
+    given = [name for name in ("scheduler", "scheduler_file") if clean.get(name)]
+    if given and (kind != "embedded" or len(given) > 1):
+        what, hint = "two clusters were asked for", "give --scheduler, --scheduler-file or --cluster, only one of them"
+        both = [f"--{name.replace('_', '-')} {clean[name]}" for name in given]
+        both += [f"--cluster {kind}"] if kind != "embedded" else []
+        found.append(OptionsError(what, "--scheduler, --cluster", "one of them", " and ".join(both), hint))
+    ours = kind == "processes" or kind in QUEUES
+    for name in ("workers", "adapt"):
+        asked = clean.get(name)
+        if asked is None or ours or (name == "workers" and asked == 1):
+            continue
+        what, hint = "workers need processes", f"add --cluster processes or {QUEUES[0]}, or use --threads"
+        if given:
+            hint = f"leave --{name} out: the workers of the scheduler are used"
+        wish = f"--{name} {asked} with --cluster {kind}"
+        found.append(OptionsError(what, f"--{name}", "--cluster processes, or a job queue", wish, hint))
+    if clean.get("dashboard") and kind == "synchronous":
+        what, hint = "one thread without Dask's scheduler has no dashboard", "leave --dashboard out"
+        found.append(OptionsError(what, "--dashboard", "a cluster", "--cluster synchronous", hint))
+    if clean.get("workers") and clean.get("adapt"):
+        pair = f"--workers {clean['workers']} and --adapt {clean['adapt']}"
+        what, hint = "the number of workers is fixed or adapted", "give --workers or --adapt, not both"
+        found.append(OptionsError(what, "--workers, --adapt", "one of them", pair, hint))
+    with suppress(OptionsError):
+        device = devices.parse(clean.get("device", "auto"))
+        if len(device.ids) > 1 and kind != "processes":
+            what, hint = "several devices need a process each", "--cluster processes, or one device: a job sees its own"
+            wish = f"--device {clean['device']} with --cluster {kind}"
+            found.append(OptionsError(what, "--device", "--cluster processes", wish, hint))
+    jobs = [name for name in ("queue", "walltime", "memory", "interface", "job_extra") if clean.get(name)]
+    if jobs and kind not in QUEUES:
+        what = f"{some(jobs)} asked of a job queue, and none was chosen"
+        hint = f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ..."
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in jobs)
+        found.append(OptionsError(what, flags, "a job queue", f"--cluster {kind}", hint))
+    return found

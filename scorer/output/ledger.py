@@ -1,0 +1,124 @@
+"""The ledger: a row per part, and the manifest over all of it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer.display.words import some
+from scorer.errors import CommitError
+from scorer.events import Counts, Proof, Receipt
+from scorer.storage.files import file_digest, map_write_errors, sync, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from scorer.output.place import Staging
+    from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.parts import Part
+
+
+LEDGER = pa.schema([
+    ("part", pa.int64()), ("name", pa.string()), ("file", pa.string()),
+    ("row_start", pa.int64()), ("row_stop", pa.int64()),
+    ("rows", pa.int64()), ("scored", pa.int64()), ("quarantined", pa.int64()), ("filtered", pa.int64()),
+    ("lossy", pa.int64()), ("nan", pa.int64()), ("truncated", pa.int64()), ("size", pa.int64()),
+    ("digests", pa.map_(pa.string(), pa.string())), ("quarantine", pa.string()),
+    ("batch_rows", pa.int64()), ("calls", pa.int64()), ("device", pa.string()),
+    ("worker", pa.string()), ("attempt", pa.string()), ("bytes_read", pa.int64()),
+    ("read_s", pa.float64()), ("decode_s", pa.float64()), ("pack_s", pa.float64()), ("infer_s", pa.float64()),
+    ("unpack_s", pa.float64()), ("write_s", pa.float64()), ("started", pa.float64()), ("ended", pa.float64()),
+])  # fmt: skip
+"""A row per part."""
+TIMES = ("started", "ended")
+"""Null where nobody noted them: in parts known by their footers alone, and in older ledgers."""
+
+
+def totals(receipts: Iterable[Receipt]) -> Counts:
+    """All counts added up."""
+    total = Counts()
+    for receipt in receipts:
+        total += receipt.proof.counts
+    return total
+
+
+def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any]) -> None:
+    """The ledger, the manifest over it and the report; refuses an incomplete or unbalanced ledger."""
+    parts = list(plan.parts())
+    absent = [part.index for part in parts if part.index not in receipts]
+    changed = [r.name for r in receipts.values() if _size(staging.parts / r.name) != r.size]
+    if changed:
+        what, hint = "staged parts changed while the run went on", "repeat the command: they are scored again"
+        raise CommitError(what, str(staging.parts), "the files of the receipts", some(changed), hint)
+    uneven = [i for i, receipt in receipts.items() if not receipt.proof.counts.balanced]
+    counts = totals(receipts.values())
+    if absent or uneven or counts.rows != plan.rows:
+        what, hint = "the ledger does not add up", "this is a bug; nothing was published, and the parts are kept"
+        found = f"{counts.rows} rows, {len(absent)} parts without a receipt, {len(uneven)} uneven"
+        raise CommitError(what, str(staging.root), f"{plan.rows} rows in {len(parts)} parts", found, hint)
+    with map_write_errors(staging.root):
+        ledger = staging.root / "ledger.parquet"
+        pq.write_table(rows_of(plan, receipts), ledger, compression="zstd")
+        sync(ledger)
+        manifest = {
+            "scorer": plan.versions.get("scorer", ""),
+            "plan": plan.plan_hash,
+            "request": plan.request_hash,
+            "model": plan.session.digest,
+            "parts": len(parts),
+            "size": sum(receipt.size for receipt in receipts.values()),
+            **counts.to_dict(),
+            "ledger": file_digest(ledger),
+        }
+        write_json(staging.root / "manifest.json", manifest)
+        write_json(staging.root / "report.json", report)
+
+
+def rows_of(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> pa.Table:
+    """The ledger of the parts that have a receipt."""
+    rows = [_ledger_row(part, receipts[part.index]) for part in plan.parts() if part.index in receipts]
+    return pa.Table.from_pylist(rows, LEDGER)
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1
+
+
+def read_receipts(path: Path) -> dict[int, Receipt]:
+    """Receipts of a finished run, from its ledger."""
+    found = {}
+    for row in pq.read_table(path).to_pylist():
+        proof = Proof(
+            part=row["part"], plan="", model="", digests=dict(row["digests"]), quarantine=row["quarantine"],
+            counts=Counts(**{name: row[name] for name in Counts().to_dict()}),
+        )  # fmt: skip
+        found[proof.part] = Receipt(proof=proof, name=row["name"], size=row["size"])
+    return found
+
+
+def _ledger_row(part: Part, receipt: Receipt) -> dict[str, Any]:
+    proof = receipt.proof
+    return {
+        "part": part.index,
+        "name": part.name,
+        "file": part.source.path,
+        "row_start": part.source.start,
+        "row_stop": part.source.stop,
+        **proof.counts.to_dict(),
+        "size": receipt.size,
+        "digests": list(proof.digests.items()),
+        "quarantine": proof.quarantine,
+        **{
+            name: getattr(receipt, name)
+            for name in ("batch_rows", "calls", "device", "worker", "attempt", "bytes_read")
+        },
+        **{f"{name}_s": value for name, value in receipt.stages.to_dict().items()},
+        **{name: getattr(receipt, name) or None for name in TIMES},
+    }

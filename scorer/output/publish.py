@@ -1,0 +1,145 @@
+"""The output appears, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer.display.words import some
+from scorer.errors import CommitError, ScorerError
+from scorer.output import lock
+from scorer.output.place import _INTENT, Place, Staging, not_parquet
+from scorer.output.writer import read_proof
+from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scorer.plan.frozen import FrozenPlan
+
+
+PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "report.html", "quarantine")
+
+
+def probe_rename(place: Place) -> None:
+    """Try the rename that publishing will need, before any row is scored."""
+    probe, target = place.folder / "probe", place.output.with_name(f".{place.output.name}.probe")
+    try:
+        probe.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            target.rmdir()
+        probe.rename(target)
+        target.rmdir()
+    except OSError as error:
+        with suppress(OSError):
+            probe.rmdir()
+        same = "staging and output on one file system"
+        hint = f"--output {place.output / 'scores'}, or --work-dir on the output's file system"
+        what = "the output could not be published here"
+        raise CommitError(what, str(place.output), same, os.strerror(error.errno or 0), hint) from error
+
+
+def publish(place: Place, plan: FrozenPlan, *, overwrite: bool) -> None:
+    """Make the staged parts the output; safe to repeat from any point."""
+    staging = place.staging(plan.plan_hash)
+    with map_write_errors(place.output):
+        _sweep_quarantine(staging)
+        write_json(staging.root / _INTENT, {"plan": plan.plan_hash, "overwrite": overwrite})
+        if not _is_published(place, plan):
+            for folder, _, _ in os.walk(staging.parts):
+                sync(folder)
+            _swap(place, staging, overwrite=overwrite)
+            sync(place.output.parent)
+        _move_proof(place, staging)
+        shutil.rmtree(place.folder / "old", ignore_errors=True)
+        shutil.rmtree(staging.root)
+        sync(place.folder)
+
+
+def finish_half_published(place: Place) -> None:
+    """Complete a publish that was cut off, if there was one."""
+    plan = place.pending()
+    if plan is not None:
+        intent = json.loads((place.staging(plan.plan_hash).root / _INTENT).read_text())
+        publish(place, plan, overwrite=bool(intent.get("overwrite")))
+
+
+def tidy(place: Place, tell: Callable[[str], None]) -> None:
+    """Behind a finished run: remove what a process that died just then could not."""
+    owner = lock.read(place.lock)
+    left = [folder for folder in place.folder.glob("work-*") if not (folder / "plan.json").exists()]
+    if (owner is None and not left) or (owner is not None and lock.is_alive(owner) is not False):
+        return
+    with suppress(ScorerError, OSError), lock.held(place.lock, tell):
+        for folder in left:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_published(place: Place, plan: FrozenPlan) -> bool:
+    """Whether the output is this plan's: its first part says so."""
+    first = next(plan.parts())
+    try:
+        proof = read_proof(place.output / first.name)
+    except (OSError, pa.ArrowException):
+        return False
+    return proof is not None and proof.plan == plan.plan_hash
+
+
+def _swap(place: Place, staging: Staging, *, overwrite: bool) -> None:
+    """The one step that makes the output appear, or replaces it."""
+    place.output.parent.mkdir(parents=True, exist_ok=True)
+    there = os.path.isdir(place.output) and any(place.output.iterdir())
+    strange = not_parquet(place.output) if there else []
+    if there and (not overwrite or strange):
+        (staging.root / _INTENT).unlink(missing_ok=True)
+        what = "something else has appeared where the output belongs; nothing was published"
+        hint = "move it away and repeat the command: the parts are kept, and only the publishing is left"
+        found = some(strange or sorted(path.name for path in place.output.iterdir()))
+        raise CommitError(what, str(place.output), "nothing, or an empty folder", found, hint)
+    if not there:
+        os.rename(staging.parts, place.output)  # POSIX: replaces an empty folder, refuses any other
+        return
+    old = place.folder / "old"
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        rename(staging.parts, place.output, EXCHANGE)
+        os.rename(staging.parts, old)
+    except OSError as error:
+        if error.errno not in {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}:
+            raise
+        os.rename(place.output, old)
+        os.rename(staging.parts, place.output)
+
+
+def _move_proof(place: Place, staging: Staging) -> None:
+    """The new run's proof takes the old one's place; the plan last, as it leads here again."""
+    for name in (*PROOF_FILES[1:], PROOF_FILES[0]):
+        source, target = staging.root / name, place.folder / name
+        if not source.exists():
+            continue
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.rename(source, target)
+    named = pq.read_table(place.folder / "ledger.parquet", columns=["quarantine"])["quarantine"]
+    if not any(named.to_pylist()):
+        shutil.rmtree(place.folder / "quarantine", ignore_errors=True)
+
+
+def _sweep_quarantine(staging: Staging) -> None:
+    """Quarantine files that no part's footer names were left by lost attempts."""
+    ledger = staging.root / "ledger.parquet"
+    if not ledger.exists() or not staging.quarantine.exists():
+        return
+    named = set(pq.read_table(ledger, columns=["quarantine"])["quarantine"].to_pylist())
+    for path in staging.quarantine.iterdir():
+        if path.name not in named:
+            path.unlink()
+    if not any(staging.quarantine.iterdir()):
+        staging.quarantine.rmdir()

@@ -1,0 +1,26 @@
+"""How far two scorings of the same rows may differ."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+TOLERANCE = 1e-4
+"""Of the largest score; kernels that round differently for another batch size stay below 1e-5."""
+_FLIPS = 0.01  # share of rows whose label may flip where two classes tie
+
+
+def changed(one: pa.Array, other: pa.Array) -> tuple[float, float]:
+    """The largest change of a column, and what is allowed."""
+    while pa.types.is_list(one.type) or pa.types.is_fixed_size_list(one.type):
+        one, other = one.flatten(), other.flatten()
+    if len(one.drop_null()) != len(other.drop_null()):
+        return float("inf"), _FLIPS
+    if not pa.types.is_floating(one.type):
+        return sum(a != b for a, b in zip(one.to_pylist(), other.to_pylist(), strict=True)) / max(len(one), 1), _FLIPS
+    a, b = (array.drop_null().to_numpy(zero_copy_only=False).astype(np.float64) for array in (one, other))
+    both = np.isfinite(a) & np.isfinite(b)
+    allowed = TOLERANCE * (float(np.abs(a[both]).max(initial=0)) or 1.0)
+    if not np.array_equal(a[~both], b[~both], equal_nan=True):
+        return float("inf"), allowed
+    return float(np.abs(a[both] - b[both]).max(initial=0)), allowed

@@ -1,0 +1,106 @@
+"""What a part's file is made of: its scores, and the kept columns as they were read or as they are stored.
+
+slices of a row group      kept columns were read with the fed ones, and are encoded
+whole row groups           kept columns are copied from the input as they are stored
+... with bad rows, or
+stored in another way      kept columns are read now, a stretch of rows at a time, and are encoded
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from scorer.arrow import against
+from scorer.dataset import reader
+from scorer.output.writer import Encoded
+from scorer.storage import copying
+from scorer.storage.pages import Unlike
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from scorer.output.writer import Content
+    from scorer.plan.parts import Part
+    from scorer.scoring.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The scores beside columns of row groups as they are stored."""
+
+    part: Part
+    table: pa.Table
+    """All columns that are not copied."""
+    form: copying.Form
+    taken: copying.Taken
+    otherwise: Encoded
+    """Where they turn out not to be stored as their footer says."""
+
+    @property
+    def rows(self) -> int:
+        """As many as there are scores."""
+        return int(self.table.num_rows)
+
+    def write(self, path: str | Path, notes: dict[bytes, bytes]) -> None:
+        """The file; what was read for the scores and what is copied must be one file."""
+        try:
+            copying.write(path, self.table, self.form, self.taken, notes)
+        except Unlike:
+            self.otherwise.write(path, notes)
+        finally:
+            reader.check_unchanged(self.part.source)
+
+
+def of_part(
+    job: Job, part: Part, read: pa.Table, scores: pa.Table, good: pa.ChunkedArray | None, groups: tuple[int, ...]
+) -> Content:
+    """The part's content: the kept columns that were read, the scores of good rows, and what its row groups hold.
+
+    `good` tells the rows that were scored, if not all of them were.
+    """
+    schema, storage = job.output_schema, job.spec.frozen.storage
+    kept = read if good is None or not read.num_columns else read.filter(good)
+    if not groups:
+        return Encoded.of(against(_beside(kept, scores), schema), storage)
+    otherwise = Encoded(schema, storage, scores.num_rows, lambda: _stretches(job, part, scores, good))
+    form = job.form if good is None else None
+    taken = None if form is None else _taken(job, form, part, groups)
+    if form is None or taken is None:
+        return otherwise
+    own = pa.schema([field for field in schema if field.name not in taken.columns], metadata=schema.metadata)
+    return Copied(part, against(_beside(kept, scores), own), form, taken, otherwise)
+
+
+def _taken(job: Job, form: copying.Form, part: Part, groups: tuple[int, ...]) -> copying.Taken | None:
+    """The row groups, if each kept column that was not read can be copied from them."""
+    names = job.spec.frozen.storage.copied
+    with job.opened.file(part.source.path).parquet as parquet:
+        metadata = parquet.metadata
+        columns = copying.alike(form, parquet, names)
+    rows = [metadata.row_group(group).num_rows for group in groups]
+    fits = max(rows) <= copying.MOST_ROWS and copying.large(sum(rows), len(rows))
+    return copying.Taken(part.source.path, metadata, groups, columns) if fits and len(columns) == len(names) else None
+
+
+def _stretches(job: Job, part: Part, scores: pa.Table, good: pa.ChunkedArray | None) -> Iterator[pa.Table]:
+    """The part a few rows at a time, its kept columns read for each."""
+    source, step = part.source, max(1, job.spec.frozen.storage.stretch_rows)
+    schema = pa.schema([field for field in job.read_schema if field.name in job.output_schema.names])
+    done = 0
+    for low in range(source.start, source.stop, step):
+        high = min(low + step, source.stop)
+        kept = reader.read(replace(source, start=low, stop=high), schema, (), step, job.opened).table
+        if good is not None:
+            kept = kept.filter(good.slice(low - source.start, high - low))
+        yield against(_beside(kept, scores.slice(done, kept.num_rows)), job.output_schema)
+        done += kept.num_rows
+
+
+def _beside(kept: pa.Table, scores: pa.Table) -> pa.Table:
+    return pa.table(
+        dict(zip([*kept.column_names, *scores.column_names], [*kept.columns, *scores.columns], strict=True))
+    )
