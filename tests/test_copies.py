@@ -14,10 +14,11 @@ import scorer
 from scorer.binding.features.pack import pack
 from scorer.binding.spec import Feed
 from scorer.cluster import tasks
+from scorer.model.resident import SESSIONS
 from scorer.output import staging as staging_
 from scorer.output.place import Place
 from scorer.scoring import part as part_
-from scorer.scoring.job import REGISTRY, Spec
+from scorer.scoring.job import JOBS, Spec
 
 ROWS, COLUMNS = 65_536, 28  # Arrow's reader makes room for powers of two
 FLOATS = ROWS * COLUMNS * 4
@@ -35,12 +36,12 @@ def ready(tmp_path):
     frozen = plan.check()
     staging = staging_.begin(Place.of(plan.output, plan.work_dir), frozen)
     spec = Spec.of(frozen, staging)
-    REGISTRY.prime(spec)
-    REGISTRY.session(frozen.session)
+    JOBS.prime(spec)
+    SESSIONS.session(frozen.session)
     part = next(frozen.parts())
     assert part.rows == ROWS
     yield spec, part
-    REGISTRY.drop(spec.key)
+    JOBS.drop(spec.key)
 
 
 class Traced:
@@ -64,7 +65,7 @@ def test_a_float_column_is_copied_once_into_tensors_and_nowhere_else(ready):
     with Traced() as score:
         scored = tasks.score_part(frame, spec.key)
     with Traced() as write:
-        part_._content(REGISTRY.job(spec.key), scored.attrs["scorer"], scored)
+        part_._content(JOBS.job(spec.key), scored.attrs["scorer"], scored)
     found = {name: (round(one.arrow, 2), round(one.numpy, 2)) for name, one in
              (("read", read), ("score", score), ("write, up to the encoder", write))}  # fmt: skip
     print("allocated, as a share of the floats, by Arrow in all and by numpy at the most:", found)
@@ -77,7 +78,7 @@ def test_a_float_column_is_copied_once_into_tensors_and_nowhere_else(ready):
 
 def test_a_batch_is_gone_before_the_next_is_made(ready, monkeypatch):
     spec, part = ready
-    session = REGISTRY.session(spec.frozen.session)
+    session = SESSIONS.session(spec.frozen.session)
     frame, held = tasks.read_part(part, spec.key), []
     before, plain = pa.total_allocated_bytes(), session.run
     monkeypatch.setattr(

@@ -20,7 +20,7 @@ from onnx.numpy_helper import from_array
 
 import scorer
 from scorer.errors import PreflightError, RunFailed, ShapeMismatch
-from scorer.scoring.job import REGISTRY
+from scorer.model.resident import SESSIONS
 
 NAMED, SUM = MODELS / "named3.onnx", MODELS / "sum3.onnx"
 ROWS = 1000
@@ -512,20 +512,20 @@ def test_a_model_that_changed_after_the_graph_was_built_is_refused(tmp_path):
 
 def test_a_model_is_loaded_once_and_released_on_request():
     scorer.release()
-    made = REGISTRY.made
+    made = SESSIONS.made
     for _ in range(3):
         scorer.score(plain(), NAMED)
     lazy = scorer.score(dd.from_pandas(plain(), npartitions=5), NAMED)
     lazy.compute(scheduler="threads")
-    assert REGISTRY.made == made + 1
-    (future,) = REGISTRY._sessions.values()
+    assert SESSIONS.made == made + 1
+    (future,) = SESSIONS._sessions.values()
     session = weakref.ref(future.result())
     del future, lazy
     scorer.release()
     gc.collect()
     assert session() is None
     scorer.score(plain(), NAMED)
-    assert REGISTRY.made == made + 2
+    assert SESSIONS.made == made + 2
 
 
 @pytest.mark.slow

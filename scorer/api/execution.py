@@ -18,6 +18,7 @@ from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, Ru
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, RunEnded, RunStarted, Stopping
 from scorer.host import crash, devices, process, signals, versions
 from scorer.host.process import name_of_process
+from scorer.model.resident import SESSIONS
 from scorer.options.values import QUEUES, within
 from scorer.output import ledger, lock, place, publish, quarantine
 from scorer.output import staging as staging_
@@ -27,7 +28,7 @@ from scorer.plan.frozen import refuse_different
 from scorer.report import outcome as outcome_
 from scorer.report.eventlog import EVENTS, EventLog
 from scorer.report.progress import Progress
-from scorer.scoring.job import REGISTRY, Spec, meter
+from scorer.scoring.job import JOBS, Spec, meter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -184,7 +185,7 @@ class Run:
                 self.gather(crew, spec, journal, held)
         finally:
             journal.close()
-            REGISTRY.drop(spec.key)
+            JOBS.drop(spec.key)
 
     def todo(self) -> Iterator[Part]:
         """Parts that nobody has committed, until the run stops."""
@@ -278,7 +279,7 @@ class Run:
         if already_done:
             with suppress(OSError, ValueError):
                 self.receipts = ledger.read_receipts(self.place.folder / "ledger.parquet")
-        made = {name_of_process(): REGISTRY.made} if REGISTRY.made else {}
+        made = {name_of_process(): SESSIONS.made} if SESSIONS.made else {}
         counts = ledger.totals(self.receipts.values())
         return outcome_.fold(
             self.receipts.values(),

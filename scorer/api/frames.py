@@ -16,12 +16,12 @@ from scorer.display.words import some
 from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, ScorerError, ShapeMismatch
 from scorer.host import devices
 from scorer.model.protobuf import inspect_model
+from scorer.model.resident import SESSIONS
 from scorer.model.session import library_for, settle_device
 from scorer.model.spec import SessionSpec
 from scorer.options.request import build
 from scorer.preflight import trial, tuning
 from scorer.scoring import batches
-from scorer.scoring.job import REGISTRY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,7 +106,7 @@ def release() -> None:
     >>> release()
 
     """
-    REGISTRY.release()
+    SESSIONS.release()
 
 
 def _check(frame: Any, errors: str, *, lazy: bool) -> None:  # noqa: ANN401 - whatever was given
@@ -152,7 +152,7 @@ def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
         raise ShapeMismatch(what, "a Dask frame", "a column of fixed-size lists", found, hint)
     rows = _table(frame.iloc[: trial.SAMPLE_ROWS], binding.fed)
     binding = shapes(binding, rows)
-    session = REGISTRY.session(session_spec)
+    session = SESSIONS.session(session_spec)
     fetches, wrong = trial.outputs(session, binding, wanted, rows, spec, options.binding.prefix)
     binding = replace(binding, fetches=fetches)
     _, clashes = output_schema(binding, columns, "the frame")
@@ -167,7 +167,7 @@ def _score(frame: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Good rows with scores, and bad rows with their reasons."""
     binding = job.binding
     table = _table(frame, binding.fed)
-    edges, session = batches.grid(len(frame), job.batch_rows), REGISTRY.session(job.session)
+    edges, session = batches.grid(len(frame), job.batch_rows), SESSIONS.session(job.session)
     scored = batches.score(table, edges, binding, session, tokens=job.batch_tokens)
     arrow = _arrow_backed(frame)
     result = frame[[name for name in frame.columns if str(name) in binding.kept]]

@@ -15,7 +15,7 @@ import pyarrow as pa
 from scorer.arrow import digest
 from scorer.errors import ScorerError
 from scorer.scoring.compare import changed
-from scorer.scoring.job import REGISTRY, Spec
+from scorer.scoring.job import JOBS, Spec
 from scorer.scoring.part import rescored
 from scorer.storage.footers import open_parquet
 
@@ -53,7 +53,7 @@ def rescore(place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]],
     faults: list[str] = []
     seen = equal = 0
     largest = 0.0
-    REGISTRY.prime(spec)
+    JOBS.prime(spec)
     try:
         for part in plan.parts():
             if part.index not in chosen:
@@ -71,7 +71,7 @@ def rescore(place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]],
             else:
                 faults.append(f"{part.name}: {len(new)} rows are scored now, and {len(old)} were then")
     finally:
-        REGISTRY.drop(spec.key)
+        JOBS.drop(spec.key)
     return Rescored(rows=seen, parts=len(chosen), equal=equal, difference=largest, faults=tuple(faults))
 
 

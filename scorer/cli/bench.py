@@ -30,10 +30,10 @@ from scorer.cluster.connect import planned_threads
 from scorer.dataset.listing import PROOF
 from scorer.errors import BatchError, ModelError, PlanError
 from scorer.host.versions import versions
+from scorer.model.resident import SESSIONS
 from scorer.options.request import FIELDS
 from scorer.preflight import trial, tuning
 from scorer.scoring import batches
-from scorer.scoring.job import REGISTRY
 from scorer.storage.footers import open_parquet
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def bench(options: Options, turns: int, peers: Path | None = None, python: str =
 
 def curve(plan: FrozenPlan) -> dict[int, float]:
     """Rows/s by batch rows, of scoring alone, in one thread; up to what the first rows and a moment allow."""
-    session = REGISTRY.session(plan.session)
+    session = SESSIONS.session(plan.session)
     first = next(plan.parts())
     with open_parquet(first.source.path) as parquet:
         table = parquet.read_row_groups([0], use_threads=False)

@@ -16,7 +16,7 @@ from scorer.errors import ClusterError, PreflightError, ScorerError
 from scorer.host.process import name_of_process
 from scorer.host.versions import MUST_AGREE, versions
 from scorer.model import copies
-from scorer.scoring.job import REGISTRY
+from scorer.model.resident import SESSIONS
 from scorer.storage.files import map_write_errors
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _unwritable(sign: str) -> str:
 async def _load(spec: SessionSpec) -> str:
     """Runs on a worker: why the model does not load."""
     try:
-        await asyncio.to_thread(REGISTRY.session, spec)
+        await asyncio.to_thread(SESSIONS.session, spec)
     except ScorerError as error:
         return f"{error.what}: {error.found}"
     return ""

@@ -14,7 +14,7 @@ from scorer.cluster import deadline
 from scorer.host import signals
 from scorer.output import attempts
 from scorer.scoring import batches
-from scorer.scoring.job import REGISTRY
+from scorer.scoring.job import JOBS
 from scorer.scoring.part import (
     _PATIENCE_S,
     ROWS,
@@ -45,27 +45,27 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
     def setup(self, worker: Any) -> None:  # noqa: ANN401 - distributed is untyped
         """Called in the worker's event loop: only starts the load, and the watch on the job's end."""
         self._hear_again = signals.deaf_to(self._driver)
-        REGISTRY.prime(self.spec, worker.address, worker.log_event)
+        JOBS.prime(self.spec, worker.address, worker.log_event)
         ends = deadline.of_this_job()
         if ends is not None:
-            job = REGISTRY.job(self.spec.key)
+            job = JOBS.job(self.spec.key)
             self._watch = asyncio.ensure_future(deadline.leave_in_time(worker, ends, lambda: job.longest_s))
 
     def teardown(self, worker: object) -> None:  # noqa: ARG002 - distributed's signature
         """Called at unregistration and at the worker's end."""
-        REGISTRY.drop(self.spec.key)
+        JOBS.drop(self.spec.key)
         self._hear_again()
 
 
 def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG001 - the wave tells Dask's keys apart
     """A part as a frame: fed columns as they are, kept ones as one struct column."""
-    job = REGISTRY.job(key)
-    REGISTRY.fit(key)
+    job = JOBS.job(key)
+    JOBS.fit(key)
     tally = Tally(part, uuid.uuid4().hex[:12], edges=batches.grid(0, 1))
     with _in_flight(job, tally):
         if job.turns is not None:
             while not job.turns.acquire(timeout=_PATIENCE_S):
-                REGISTRY.job(key)  # raises once the run is over
+                JOBS.job(key)  # raises once the run is over
             tally.turn = job.turns
         if (job.staging.parts / part.name).exists():
             tally.skip = "committed"

@@ -22,7 +22,7 @@ from scorer.cluster.tasks import ScorerPlugin, commit_part, read_meta, read_part
 from scorer.errors import ClusterError, NoWorkers, WorkerUnfit
 from scorer.events import Notice, PartRetried, Tick
 from scorer.host.process import resident
-from scorer.scoring.job import REGISTRY
+from scorer.scoring.job import JOBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,7 +83,7 @@ def collection(parts: list[Part], key: str, meta: pd.DataFrame, wave: int = 0) -
 
 def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, pulse: Pulse) -> Iterator[Outcome]:
     """One part at a time in this thread, so that a debugger can follow."""
-    REGISTRY.prime(spec)
+    JOBS.prime(spec)
     try:
         for part in parts:
             try:
@@ -95,7 +95,7 @@ def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, pulse: Pulse) -
                 yield part, receipt
             pulse()
     finally:
-        REGISTRY.drop(spec.key)
+        JOBS.drop(spec.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class _Waves:
             self._asked = now
             ended += self._others()
         self._pulse()
-        stalled = REGISTRY.stalled(self._spec.key)
+        stalled = JOBS.stalled(self._spec.key)
         if stalled is not None:
             raise stalled
         if now - self._tended > _TEND_S:

@@ -31,6 +31,7 @@ from scorer.host.crash import doing
 from scorer.host.process import resident
 from scorer.host.versions import versions
 from scorer.model.protobuf import digest_of, inspect_model
+from scorer.model.resident import SESSIONS
 from scorer.model.session import library_for, settle_device, why_not
 from scorer.model.spec import SessionSpec
 from scorer.options.values import within
@@ -41,7 +42,6 @@ from scorer.plan.frozen import FrozenPlan, refuse_different
 from scorer.plan.prepared import Plan
 from scorer.preflight import canary, freeze, placement, trial
 from scorer.preflight.freeze import Settled, request_of
-from scorer.scoring.job import REGISTRY
 from scorer.storage.footers import unreadable
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _load(found: _Found) -> None:
     if found.session_spec is not None:
         with found.collecting():
             doing(f"loading the model {found.session_spec.path}")
-            found.session = REGISTRY.session(found.session_spec)
+            found.session = SESSIONS.session(found.session_spec)
 
 
 def _earlier(found: _Found, request: dict[str, Any]) -> tuple[FrozenPlan, bool] | None:

@@ -7,7 +7,6 @@ import pickle
 import sys
 import threading
 import uuid
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,8 +21,7 @@ from scorer.host.isolation import STALLED
 from scorer.host.process import name_of_process
 from scorer.host.versions import differing
 from scorer.host.watchdog import Watchdog
-from scorer.model.resident import _LOAD_TIMEOUT_S, _as_planned
-from scorer.model.session import Session
+from scorer.model.resident import SESSIONS
 from scorer.output.attempts import Witness
 from scorer.output.place import Staging
 from scorer.storage import copying
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scorer.events import Receipt
-    from scorer.model.spec import SessionSpec
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
 
@@ -170,15 +167,12 @@ class Job:
         self.witness.close()
 
 
-class Registry:
-    """Sessions and jobs of this process, behind one lock."""
+class Jobs:
+    """The runs that this process was told about."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._sessions: dict[tuple[str, str, int, int, str], Future[Session]] = {}
         self._jobs: dict[str, Job] = {}
-        self.made = 0
 
     def prime(self, spec: Spec, address: str = "", say: Callable[[str, bytes], None] | None = None) -> None:
         """Remember the job and start loading its model; returns at once."""
@@ -186,7 +180,7 @@ class Registry:
             job = self._jobs[spec.key] = Job.of(spec)
         job.address, job.say = address, say
         job.differs = differing(spec.frozen.versions) if spec.far else ""
-        future = self._future(spec.frozen.session, _DELIVERY_S if spec.far else 0.0)
+        future = SESSIONS.loading(spec.frozen.session, _DELIVERY_S if spec.far else 0.0)
         if spec.batch_timeout is not None:
 
             def calling() -> dict[int, float]:
@@ -203,7 +197,7 @@ class Registry:
             job.close()
             own = job.spec.frozen.session.key
             if all(other.spec.frozen.session.key != own for other in self._jobs.values()):
-                self._sessions.pop(own, None)
+                SESSIONS.forget(own)
 
     def job(self, key: str) -> Job:
         """The job of an execution that this worker was told about."""
@@ -218,56 +212,19 @@ class Registry:
         job = self.job(key)
         if not job.spec.far:
             return
-        with self._lock:
-            future = self._sessions.get(job.spec.frozen.session.key)
         if job.differs:
             raise unfit(job, job.differs)
-        if future is not None and future.done() and future.exception() is not None:
-            raise unfit(job, str(future.exception()))
+        failed = SESSIONS.failure(job.spec.frozen.session)
+        if failed is not None:
+            raise unfit(job, str(failed))
 
     def stalled(self, key: str) -> ScorerError | None:
         """What hangs in this process, if anything does."""
         job = self._jobs.get(key)
         return None if job is None else job.stalled
 
-    def session(self, spec: SessionSpec) -> Session:
-        """The resident session, loaded now if nobody did; its load error if it failed."""
-        try:
-            return self._future(spec).result(_LOAD_TIMEOUT_S)
-        except TimeoutError:
-            what, hint = "the model is still loading", "check the file system that holds the model"
-            waited = f"{_LOAD_TIMEOUT_S} s without an answer"
-            raise ModelNotResident(what, name_of_process(), "a loaded model", waited, hint) from None
 
-    def release(self) -> None:
-        """Forget every session; those in use live until their call ends."""
-        with self._lock:
-            self._sessions.clear()
-
-    def _future(self, spec: SessionSpec, patience_s: float = 0.0) -> Future[Session]:
-        with self._lock:
-            if self._pid != os.getpid():  # a fork inherits sessions without their threads
-                self._pid, self.made = os.getpid(), 0
-                self._sessions.clear()
-            future = self._sessions.get(spec.key)
-            if future is None or (future.done() and future.exception() is not None):
-                future = self._sessions[spec.key] = Future()
-                threading.Thread(
-                    target=self._load, args=(spec, future, patience_s), daemon=True, name="scorer-load"
-                ).start()
-            return future
-
-    def _load(self, spec: SessionSpec, future: Future[Session], patience_s: float) -> None:
-        try:
-            session = Session(_as_planned(spec, patience_s))
-            with self._lock:
-                self.made += 1
-            future.set_result(session)
-        except BaseException as error:  # noqa: BLE001 - the worker boundary: whoever asks gets the cause
-            future.set_exception(error)
-
-
-REGISTRY = Registry()
+JOBS = Jobs()
 
 
 def meter(whose: Literal["driver", "worker"]) -> Callable[[Any], None] | None:

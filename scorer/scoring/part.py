@@ -20,11 +20,12 @@ from scorer.errors import ModelNotResident, PartError, ScorerError
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.host import isolation
 from scorer.host.process import name_of_process
+from scorer.model.resident import SESSIONS
 from scorer.output import attempts
 from scorer.output.quarantine import write_quarantine
 from scorer.output.writer import receipt_of, write_part
 from scorer.scoring import batches, content
-from scorer.scoring.job import REGISTRY, unfit
+from scorer.scoring.job import JOBS, unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,7 +111,7 @@ def _outcome(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt | None:
 def _still(key: str, tally: Tally) -> Job:
     """The job of a part that has begun; its run may be over by now."""
     try:
-        return REGISTRY.job(key)
+        return JOBS.job(key)
     except ModelNotResident:
         tally.end_turn()  # others wait for it
         raise
@@ -118,18 +119,18 @@ def _still(key: str, tally: Tally) -> Job:
 
 def whole_part(spec: Spec, part: Part) -> None:
     """Read, score and commit in this process, which has nothing else to do and nothing to lose."""
-    REGISTRY.prime(spec)
+    JOBS.prime(spec)
     try:
-        job, tally = REGISTRY.job(spec.key), Tally(part, uuid.uuid4().hex[:12], edges=batches.grid(0, 1))
+        job, tally = JOBS.job(spec.key), Tally(part, uuid.uuid4().hex[:12], edges=batches.grid(0, 1))
         with _in_flight(job, tally):
             _commit(job, tally, _score(job, tally, _read(job, tally)))
     finally:
-        REGISTRY.drop(spec.key)
+        JOBS.drop(spec.key)
 
 
 def rescored(key: str, part: Part) -> pa.Table:
     """The part's rows scored again and written nowhere."""
-    job = REGISTRY.job(key)
+    job = JOBS.job(key)
     tally = Tally(part, "", edges=batches.grid(0, 1))
     frame = _score(job, tally, _read(job, tally))
     return _scores(job, tally, frame, _good(frame))
@@ -185,7 +186,7 @@ def _read(job: Job, tally: Tally) -> pd.DataFrame:
 def _score(job: Job, tally: Tally, frame: pd.DataFrame) -> pd.DataFrame:
     binding = job.spec.frozen.binding
     try:
-        session = REGISTRY.session(job.spec.frozen.session)
+        session = SESSIONS.session(job.spec.frozen.session)
     except ScorerError as error:
         if not job.spec.far:
             raise
@@ -233,7 +234,7 @@ def _commit(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt:
     return replace(
         receipt,
         bytes_read=tally.bytes_read, stages=spent, calls=tally.calls, attempt=tally.attempt,
-        worker=name_of_process(), sessions=REGISTRY.made, device=spec.frozen.session.device,
+        worker=name_of_process(), sessions=SESSIONS.made, device=spec.frozen.session.device,
         batch_rows=tally.smallest or spec.frozen.batch_rows, tries=tally.mark.tries if tally.mark else 1,
         started=round(tally.started, 4), ended=round(time.time(), 4),
     )  # fmt: skip

@@ -43,17 +43,17 @@ def score(frame, key):
 
 def commit(frame, key):
     from scorer.events import Counts, Proof, Receipt
-    from scorer.scoring.job import REGISTRY
+    from scorer.scoring.job import JOBS
 
     part = frame.attrs["scorer"]
     counts = Counts(rows=part.rows, scored=part.rows)
     proof = Proof(part=part.index, plan="p" * 64, model="m" * 64, counts=counts, digests={"y": "d" * 32})
     receipt = Receipt(proof=proof, name=part.name, size=10)
-    if REGISTRY.job(key).staging.parts.exists():
+    if JOBS.job(key).staging.parts.exists():
         began = time.thread_time()
-        (REGISTRY.job(key).staging.parts / part.name).write_bytes(b"0123456789")
+        (JOBS.job(key).staging.parts / part.name).write_bytes(b"0123456789")
         IO_S.append(time.thread_time() - began)
-    REGISTRY.job(key).tell(part.index, receipt)
+    JOBS.job(key).tell(part.index, receipt)
     return receipt
 
 
@@ -99,10 +99,10 @@ def simulated(last=commit):
 def drive(parts):
     """In a process of its own, so that its peak is its own."""
     import scorer
-    from scorer.scoring.job import REGISTRY
+    from scorer.model.resident import SESSIONS
 
     simulated()
-    REGISTRY._load = lambda _, future, __: future.set_result(None)
+    SESSIONS._load = lambda _, future, __: future.set_result(None)
     with tempfile.TemporaryDirectory() as folder:
         plan = fabricated(parts, Path(folder) / "out")
         began, used = time.perf_counter(), time.process_time()
@@ -156,13 +156,14 @@ def busy(asked):
 
     from scorer.cluster import waves
     from scorer.cluster.connect import _CONFIG, Crew
+    from scorer.model.resident import SESSIONS
     from scorer.output.place import Staging
-    from scorer.scoring.job import REGISTRY, Spec
+    from scorer.scoring.job import Spec
 
     threads, part_s, rounds = (int(one) for one in (*asked.split("x"), *("1", "20")[asked.count("x") :]))
     os.environ["PART_S"] = str(part_s)
     simulated(commit_after_a_while)
-    REGISTRY._load = lambda _, future, __: future.set_result(None)
+    SESSIONS._load = lambda _, future, __: future.set_result(None)
     import dask
 
     with tempfile.TemporaryDirectory() as folder, dask.config.set(_CONFIG):
@@ -192,9 +193,9 @@ def busy(asked):
 def simulated_worker(folder):
     """So that a worker finds this module, and loads no model."""
     sys.path.insert(0, folder)
-    from scorer.scoring.job import REGISTRY
+    from scorer.model.resident import SESSIONS
 
-    REGISTRY._load = lambda _, future, __: future.set_result(None)
+    SESSIONS._load = lambda _, future, __: future.set_result(None)
 
 
 def schedule():
