@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from distributed import WorkerPlugin
+from distributed.metrics import context_meter
 
 from scorer.cluster import deadline
+from scorer.events import Stages
 from scorer.host import signals
 from scorer.output import attempts
 from scorer.scoring import batches
@@ -99,6 +101,9 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
     tally: Tally = frame.attrs["scorer"]
     job = _still(key, tally)
     receipt = _outcome(job, tally, frame)
+    if receipt is not None and not tally.skip:
+        for stage in Stages.__slots__:  # Dask's dashboard then shows them beside its own
+            context_meter.digest_metric(stage, getattr(receipt.stages, stage), "seconds")
     job.tell(tally.part.index, receipt)
     return receipt
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import pyarrow as pa
-from distributed.metrics import context_meter
 
 from scorer.arrow import against, decode_schema, digest
 from scorer.binding import transform as transform_
@@ -99,8 +98,6 @@ def _outcome(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt | None:
         attempts.end(tally.mark)
     if job.meter is not None:
         job.meter(receipt)
-    for stage in Stages.__slots__:  # Dask's dashboard then shows them beside its own
-        context_meter.digest_metric(stage, getattr(receipt.stages, stage), "seconds")
     job.parts_done += 1
     job.longest_s = max(job.longest_s, time.monotonic() - tally.began)
     if job.parts_done % _RELEASED_AFTER == 0:
