@@ -33,10 +33,7 @@ from scorer.scoring.job import JOBS, Spec, meter
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from distributed import Client
-    from distributed.deploy import Cluster
-
-    from scorer.cluster.connect import Crew
+    from scorer.cluster.connect import Client, Cluster, Crew
     from scorer.events import Event, Observer, Receipt
     from scorer.output.place import Staging
     from scorer.plan.frozen import FrozenPlan
@@ -179,7 +176,7 @@ class Run:
         spec = Spec.of(frozen, staging, limit, crew.turns, far=crew.far, run=self.name)
         journal = staging_.Journal(staging)
         try:
-            with Topic(crew.client, self.name, self.progress) as topic:
+            with Topic(crew.client, self.name, self.progress.to_dict) as topic:
                 self.observers += [one for one in (meter("driver"), topic) if one is not None]
                 self.announce(crew)
                 self.gather(crew, spec, journal, held)

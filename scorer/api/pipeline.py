@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from distributed import Client
-    from distributed.deploy import Cluster
-
+    from scorer.cluster.connect import Client, Cluster
     from scorer.events import Observer
     from scorer.options.request import Asked
     from scorer.plan.prepared import Plan

@@ -6,8 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
-from dask.system import CPU_COUNT
-
+from scorer.cluster.connect import CPU_COUNT
 from scorer.host.devices import PROVIDERS, RUNTIMES, cards
 from scorer.host.versions import versions
 from scorer.model.session import runtime, why_not

@@ -13,9 +13,10 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import dask
-from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster, SpecCluster, default_client
-from distributed.deploy import Cluster
+from dask.system import CPU_COUNT as CPU_COUNT  # noqa: PLC0414 - also for modules that may not import Dask
+from distributed import Client as Client  # noqa: PLC0414 - as above
+from distributed import LocalCluster, SpecCluster, default_client
+from distributed.deploy import Cluster as Cluster  # noqa: PLC0414 - as above
 
 from scorer.cluster import dashboard as dashboard_
 from scorer.cluster import queues

@@ -22,13 +22,12 @@ from scorer.errors import OptionsError
 from scorer.events import PartFailed, PlanReady
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from distributed import Client
 
     from scorer.events import Event
     from scorer.options.request import ClusterOptions
-    from scorer.report.progress import Progress
 
 
 LOOPBACK = "127.0.0.1"
@@ -111,7 +110,7 @@ class Topic:
     `client.get_events("scorer")` gives them. Whether they arrive or not, the run goes on.
     """
 
-    def __init__(self, client: Client | None, run: str, progress: Progress) -> None:
+    def __init__(self, client: Client | None, run: str, progress: Callable[[], dict[str, Any]]) -> None:
         self._client, self._run, self._progress = client, run, progress
         self._failures = 0
 
@@ -132,7 +131,7 @@ class Topic:
     def __exit__(self, kind: type[BaseException] | None, error: object, place: object) -> None:
         """Scoring is over; whoever stops at once does not wait for the scheduler."""
         shown = ("parts", "done", "failed", "retried", "rows", "rows_done", "quarantined", "seconds")
-        seen = self._progress.to_dict()
+        seen = self._progress()
         if kind is None or issubclass(kind, Exception):
             self._log("ScoringEnded", **{name: seen[name] for name in shown if name in seen})
         self._client = None
