@@ -7,6 +7,8 @@ import dataclasses
 import importlib
 import pickle
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from scorer.options import request
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "scorer").rglob("*.py"))
+PACKAGES = sorted(path.parent for path in (ROOT / "scorer").rglob("__init__.py"))[1:]
 
 
 def functions():
@@ -35,8 +38,75 @@ def functions():
                 yield f"{path.name}:{node.name}", lines
 
 
-def test_no_module_is_over_400_lines():
-    assert {path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > 400} == {}
+def test_no_file_is_over_500_lines():
+    assert {path.name: n for path in MODULES if (n := len(path.read_text().splitlines())) > 500} == {}
+
+
+def test_no_package_has_over_12_modules_and_there_are_at_most_16():
+    assert {p.name: n for p in PACKAGES if (n := len([*p.glob("*.py")]) - 1) > 12} == {}
+    assert len(PACKAGES) <= 16
+
+
+def drawn(package):
+    """(name, line) of each module that the package's docstring lists."""
+    return dict(re.findall(r"(?m)^    (\w+(?:\.py|/)) {2,}(\S.*)$", ast.get_docstring(face(package), clean=False)))
+
+
+def face(package):
+    return ast.parse((package / "__init__.py").read_text())
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_a_package_lists_its_modules(package):
+    there = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    there |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert set(drawn(package)) == there
+
+
+CHANGES = {"append", "add", "update", "setdefault", "pop", "popitem", "clear", "discard", "extend", "remove", "insert"}
+
+
+def state(path):
+    """Names of a module that hold something that changes: caches, locks, objects of its own, changed containers."""
+    tree = ast.parse(path.read_text())
+    classes = {node.name: ast.unparse(node).split("class ")[0] for node in tree.body if isinstance(node, ast.ClassDef)}
+    values = {ast.unparse(one): n.value for n in tree.body if isinstance(n, ast.Assign) for one in n.targets}
+    values |= {ast.unparse(n.target): n.value for n in tree.body if isinstance(n, ast.AnnAssign)}
+    for node in tree.body:
+        if any("cache" in ast.unparse(one).split("(")[0] for one in getattr(node, "decorator_list", [])):
+            yield node.name
+    for name, value in values.items():
+        made = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
+        if made.startswith(("threading.", "weakref.")) or (made in classes and "frozen=True" not in classes[made]):
+            yield name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global):
+            yield from node.names
+        if isinstance(node, ast.Attribute) and node.attr in CHANGES and ast.unparse(node.value) in values:
+            yield ast.unparse(node.value)
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            if isinstance(target, ast.Subscript | ast.Attribute) and ast.unparse(target.value) in values:
+                yield ast.unparse(target.value)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.name)
+def test_a_package_names_its_state(package):
+    said = re.findall(r"(?m)^State: (.*)\.$", ast.get_docstring(face(package)))
+    found = {f"{path.stem}.{name}" for path in package.glob("*.py") for name in state(path)}
+    assert {name for line in said for name in line.split(", ")} == found
+
+
+def test_single_files_have_no_state():
+    assert {path.name: names for path in (ROOT / "scorer").glob("*.py") if (names := [*state(path)])} == {}
+
+
+@pytest.mark.parametrize(
+    "module", ["plan", "plan.frozen", "plan.prepared", "options.request", "output.place", "report.status"]
+)
+def test_what_only_reads_loads_no_runtime(module):
+    heavy = "{'onnxruntime', 'onnx', 'pandas', 'distributed'}"
+    code = f"import sys, scorer.{module}; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_no_function_is_over_60_lines_and_nine_in_ten_are_under_30():

@@ -799,7 +799,7 @@ LOUD = """
 import io, sys
 import numpy as np
 from PIL import Image
-from scorer.binding.features.picture import Unreadable, Wanted, pixels
+from scorer.binding.features._picture import Unreadable, Wanted, pixels
 
 file = io.BytesIO()
 noise = np.random.default_rng(1).integers(0, 256, (40, 40), dtype=np.uint8)

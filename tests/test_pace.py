@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from scorer.report.pace import Pace
+from scorer.report._pace import Pace
 
 
 def ends(seconds_of_part, threads, parts, seed):

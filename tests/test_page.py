@@ -30,7 +30,9 @@ from scorer.errors import RunFailed
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.output.ledger import LEDGER, rows_of
 from scorer.plan.parts import PlannedFile
-from scorer.report import distributions, page, sections, timeline
+from scorer.report import _distributions as distributions
+from scorer.report import _timeline as timeline
+from scorer.report import page, sections
 
 DENSE, GATHER = MODELS / "dense28.onnx", MODELS / "gather.onnx"
 EVIL = "<script>alert(1)</script>"

@@ -24,7 +24,9 @@ from scorer.arrow import against
 from scorer.dataset import cursors, reader
 from scorer.errors import ScorerError
 from scorer.model.protobuf import inspect_model
-from scorer.storage import copying, pages, thrift
+from scorer.storage import _pages as pages
+from scorer.storage import _thrift as thrift
+from scorer.storage import copying
 from scorer.storage.copying import Form, Taken, alike
 from scorer.storage.encoding import Storage
 
@@ -327,7 +329,7 @@ def test_a_header_with_fields_that_no_page_has_is_not_copied(more):
     odd = header(more) + b"12345678"
     try:
         found, _ = pages._cut(bytearray(odd), len(odd), "UNCOMPRESSED")
-    except pages.Unlike:
+    except pages.NotCopyable:
         found = []
     assert found == []
 
@@ -359,7 +361,7 @@ def test_a_column_with_fewer_values_than_rows_is_an_error(tmp_path):
     column, leaf = pq.read_metadata(short).row_group(0).column(0), form.leaves[0]
     with pages.Pages.opened(str(short)) as source, (tmp_path / "out").open("wb", buffering=0) as file:
         copying._take(source, copying._Into(file.fileno()), column, leaf, 20_000)
-        with pytest.raises(pages.Unlike):
+        with pytest.raises(pages.NotCopyable):
             copying._take(source, copying._Into(file.fileno()), column, leaf, 20_001)
 
 
@@ -451,7 +453,7 @@ def test_what_is_written_in_thrift_is_read_again(numbers, text):
 
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_thrift_are_refused_soon(data):
-    with suppress(pages.Unlike):
+    with suppress(pages.NotCopyable):
         found, end = pages._cut(bytearray(data), len(data), "SNAPPY")
         assert end <= len(data)
         assert len(found) <= len(data)

@@ -1,10 +1,12 @@
-"""The verbs: what a user can ask for, in Python or by a command.
+"""The public functions: what a user can ask for, in Python or by a command.
 
-execution.py     One execution of a plan, from the lock to the last rename.
-failures.py      What a run that cannot publish says.
-frames.py        score, release: a frame that somebody already has.
-inspection.py    inspect: a model, and some data beside it.
-pipeline.py      prepare, execute, run.
-rescoring.py     Some rows of a finished output, scored again and compared.
-verification.py  verify: an output proved again from its own files.
+    pipeline.py        prepare, execute and run
+    execution.py       one execution of a plan, from taking the lock to publishing the output
+    frames.py          score and release: score a pandas or Dask frame in memory
+    inspection.py      inspect: what a model needs, beside some data
+    verification.py    verify: check a published output against its proof
+    _rescoring.py      verify --rescore: score some rows again and compare
+    _failures.py       the errors of a run that cannot be published
+
+Knows every package below; the command line is its first user.
 """

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scorer.api import failures
+from scorer.api import _failures as failures
 from scorer.cluster import readiness, waves
 from scorer.cluster.connect import connect, somebody_elses_client
 from scorer.cluster.dashboard import Topic

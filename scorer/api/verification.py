@@ -29,7 +29,7 @@ from scorer.storage.files import file_digest, files_in
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scorer.api.rescoring import Rescored
+    from scorer.api._rescoring import Rescored
     from scorer.output.place import Place
     from scorer.plan.frozen import FrozenPlan
 
@@ -135,7 +135,7 @@ def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
 
 
 def _rescoring(place: Place, plan: FrozenPlan, ledger: list[dict[str, Any]], rows: int) -> Rescored:
-    from scorer.api.rescoring import rescore  # noqa: PLC0415 - start-up: the runtime is needed only here
+    from scorer.api._rescoring import rescore  # noqa: PLC0415 - start-up: the runtime is needed only here
 
     return rescore(place, plan, ledger, rows)
 

@@ -1,11 +1,13 @@
-"""Columns to tensors and back: which feeds which, and how the values are converted.
+"""Columns to tensors and back: which column feeds which tensor, and how values are converted.
 
-advice.py     The --feed and --fetch lines that a model suggests before any data is seen.
-feeds.py      The checked feed of one tensor: plain columns, or a converter's.
-inputs.py     Which columns feed which tensor: automatic where that is certain, an error to paste from where it is not.
-outputs.py    Which output tensor becomes which columns, and the schema of every part of the output.
-request.py    What --feed and --on-null say, tensor by tensor.
-spec.py       What was bound, as data: Feed, Fetch, Transform, Binding; and each in words.
-transform.py  The user's own function between reading and feeding: frame in, frame out, the same rows.
-features/     The converters: a whole part is looked at once (`pack`), then each batch is cut from it.
+    request.py      what --feed and --on-null ask for, tensor by tensor
+    inputs.py       matches columns to tensors: automatic if there is one safe match, else an error
+    feeds.py        checks one tensor's feed: columns, converter, null policy
+    outputs.py      which output tensor becomes which columns, and the schema of the output
+    transform.py    the user's own function between reading and feeding
+    advice.py       the --feed and --fetch lines that errors and `inspect` suggest
+    spec.py         Binding, Feed, Fetch and Transform: the result, as plain data
+    features/       the converters: columns to tensors, tensors to columns
+
+State: transform._digest, transform._imported.
 """

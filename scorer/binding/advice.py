@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from scorer.binding.features import text
 from scorer.binding.feeds import pictured, row_shape
-from scorer.binding.spec import _FEW
+from scorer.binding.spec import MAX_LISTED
 
 if TYPE_CHECKING:
     from scorer.model.spec import ModelSpec, TensorSpec
@@ -48,9 +48,9 @@ def _asked(tensor: TensorSpec) -> str:
         height, width = row[1:] if row[0] in {1, 3} else row[:2]
         size = f"{height}x{width}" if height and width else "HEIGHTxWIDTH"
         return f"COLUMN|image(size={size}, layout={'NCHW' if row[0] in {1, 3} else 'NHWC'})"
-    if row is not None and len(row) == 1 and row[0] is not None and 1 < row[0] <= _FEW:
+    if row is not None and len(row) == 1 and row[0] is not None and 1 < row[0] <= MAX_LISTED:
         return ",".join(["COLUMN"] * row[0])
-    if row is not None and len(row) == 1 and (row[0] or 0) > _FEW:
+    if row is not None and len(row) == 1 and (row[0] or 0) > MAX_LISTED:
         return f"COLUMN,... ({row[0]} columns, or one of lists)"
     return "COLUMN"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from scorer.arrow import _is_text, depth, is_encoded, is_list, is_number, sizes, values_in, values_type
+from scorer.arrow import depth, is_encoded, is_list, is_number, is_text, sizes, values_in, values_type
 from scorer.binding.features import codes, constant, image, text
 from scorer.binding.request import same_name
 from scorer.binding.spec import CONVERTERS, Feed
@@ -152,7 +152,7 @@ def _column_for(name: str, tensor: TensorSpec, columns: pa.Schema) -> list[str]:
     by_name = same_name(tensor.name, columns.names)
     if by_name and name in {"vocab", "epoch"}:
         return [by_name]
-    fits = {"text": _is_text, "image": _is_picture}.get(name)
+    fits = {"text": is_text, "image": _is_picture}.get(name)
     found = [field.name for field in columns if fits is not None and fits(values_type(field.type))]
     if len(found) == 1:
         return found
@@ -224,7 +224,7 @@ def _lengths(value: object, levels: int) -> list[int]:
 def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec, where: str) -> None:
     for name, column in types.items():
         value = values_in(column) if kind == "nested" else column
-        good = _is_text(value) if tensor.type == "string" else is_number(value)
+        good = is_text(value) if tensor.type == "string" else is_number(value)
         if tensor.type == "bool" and not pa.types.is_boolean(value):
             good = False
         if not good:
@@ -234,7 +234,7 @@ def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec
             hint = "feed another column, or convert this one before"
             if len(types) > 1 and kind == "numeric":  # a converter fills a tensor by itself
                 hint = "feed another column, or make numbers of this one with --transform"
-            elif kind == "numeric" and (_is_text(value) or pa.types.is_dictionary(value)):
+            elif kind == "numeric" and (is_text(value) or pa.types.is_dictionary(value)):
                 hint = f"--feed '{tensor.name}={name}|vocab(a, b, c)' for categories, or feed another column"
             elif kind == "numeric" and pa.types.is_temporal(value):
                 hint = f"--feed '{tensor.name}={name}|epoch(s)', or feed another column"
@@ -244,10 +244,10 @@ def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec
 def _check_converted(name: str, types: Mapping[str, pa.DataType], tensor: TensorSpec, where: str) -> None:
     """Refuse columns that a converter cannot read, and tensors that it cannot fill."""
     fits, wanted = {
-        "text": (_is_text, "text"),
+        "text": (is_text, "text"),
         "image": (_is_picture, "encoded pictures or their paths"),
         "vocab": (
-            lambda kind: _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind),
+            lambda kind: is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind),
             "text or whole numbers",
         ),
         "epoch": (lambda kind: pa.types.is_timestamp(kind) or pa.types.is_date(kind), "dates or times"),
@@ -305,7 +305,7 @@ def columns_(count: int) -> str:
 
 def _is_picture(kind: pa.DataType) -> bool:
     faced = pa.types.is_struct(kind) and {field.name for field in kind} <= {"bytes", "path"}
-    return bool(faced or is_encoded(kind) or _is_text(kind))
+    return bool(faced or is_encoded(kind) or is_text(kind))
 
 
 def pictured(tensor: TensorSpec) -> bool:

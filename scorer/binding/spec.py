@@ -44,7 +44,7 @@ class Binding:
         return any(feed.kind == "image" for feed in self.feeds)
 
 
-_FEW, _MANY = 4, 16
+MAX_LISTED, _MANY = 4, 16
 _HIDDEN = ("tokenizer", "words", "folder", "sha256", "shared")
 """Settings that are paths, digests or long."""
 
@@ -68,7 +68,7 @@ def fetch_words(fetch: Fetch) -> tuple[str, str, str]:
     kinds = {"list": f"lists of {fetch.width}", "ragged": "lists of any length"}
     value = fetch.type if fetch.kind not in kinds else f"{kinds[fetch.kind]} {fetch.type}"
     steps = "".join(f"|{step if len(step) < 40 else step[:36] + '...)'}" for step in fetch.steps)  # noqa: PLR2004 - a line's worth
-    some = f"{', '.join(fetch.columns[:_FEW])}, ... {fetch.columns[-1]}"
+    some = f"{', '.join(fetch.columns[:MAX_LISTED])}, ... {fetch.columns[-1]}"
     return f"{fetch.tensor}{steps}", some if len(fetch.columns) > _MANY else ", ".join(fetch.columns), value
 
 

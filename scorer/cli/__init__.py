@@ -1,10 +1,12 @@
-"""The command line: flags in, text or JSON out, an exit code. Knows click; nobody imports it.
+"""The command line: flags in, text or JSON out, an exit code.
 
-baseline.py  The loop that an expert would write by hand; what bench measures against.
-bench.py     `scorer bench`: this tool, the loop and others, whole processes in turns.
-doctor.py    What is installed, which devices work, and what to type where something is missing.
-flags.py     The fields of the options as flags, and a job file below them.
-main.py      The commands: parse, call a verb, print, exit.
-startup.py   Imports of a command, without what only an interactive session needs.
-text.py      Values as text, as wide as the window.
+    main.py        the commands: parse the flags, call the API, print, exit
+    flags.py       the fields of the options as click flags, and values from a job file
+    text.py        plans, reports and errors as text, as wide as the terminal
+    doctor.py      scorer doctor: installed packages, usable devices, and what to install
+    bench.py       scorer bench: scorer against the hand-written loop and other tools
+    baseline.py    the hand-written loop that bench compares with
+    startup.py     faster imports for the command line
+
+The only package that knows click. No other package imports it.
 """

@@ -1,10 +1,12 @@
-"""The workers: who they are, whether they can score, and what they are sent. The only package that knows Dask.
+"""The Dask workers: connecting to them, checking them, sending them parts.
 
-connect.py    Get a client: embedded threads, local processes, jobs of a queue, or a given scheduler.
-dashboard.py  What Dask's dashboard is given: an address, a span, a few events.
-deadline.py   Leave before the job ends: a worker near its walltime takes no part that it would not finish.
-queues.py     Workers as jobs of a queue, through dask-jobqueue.
-readiness.py  Ask every worker, before a row is scored, whether it can do the work; bring the model where it is missing.
-tasks.py      What runs on a Dask worker: the plugin, and the three functions that tasks call.
-waves.py      Parts as Dask collections, in waves, and their receipts as they come.
+    connect.py      get a client: threads, local processes, a queue's jobs, or a running scheduler
+    queues.py       workers as Slurm, PBS, LSF, SGE, OAR or HTCondor jobs, by dask-jobqueue
+    readiness.py    asks each worker whether it can score; delivers the model to hosts without it
+    waves.py        submits parts in waves, collects receipts, resubmits the parts of lost workers
+    tasks.py        what runs on a worker: the plugin, and the functions that tasks call
+    dashboard.py    what Dask's dashboard shows of a run: its address, spans and events
+    _deadline.py    stops taking parts when the job's walltime is nearly over
+
+The only package that knows Dask and pandas frames of parts.
 """

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 from distributed.core import Status
 
-from scorer.cluster.deadline import ENDS
+from scorer.cluster._deadline import ENDS
 from scorer.errors import ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
 from scorer.options.values import QUEUES, parse_span, parse_walltime

@@ -11,7 +11,7 @@ import pandas as pd
 from distributed import WorkerPlugin
 from distributed.metrics import context_meter
 
-from scorer.cluster import deadline
+from scorer.cluster import _deadline as deadline
 from scorer.events import Stages
 from scorer.host import signals
 from scorer.output import attempts

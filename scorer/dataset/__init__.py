@@ -1,9 +1,11 @@
-"""The input: which files, what is in them, and how a part's rows are read.
+"""The input: which files, what they contain, and how the rows of a part are read.
 
-conditions.py  The row filter of --where: parsed, checked, applied, and used to skip row groups.
-cursors.py     What the parts of one process share about the input: parsed footers, passes over large row groups.
-listing.py     Which files the input means: paths, patterns and folders, in a fixed order.
-quarantine.py  The columns that quarantine adds to a row.
-reader.py      The rows of one part, or the first rows of all, with the columns that are asked for.
-summary.py     What the footers of all files say together: schema, rows, bytes, nulls.
+    listing.py       the files of the input: paths, patterns and folders, in a fixed order
+    summary.py       what all footers say together: schema, rows, bytes, nulls
+    reader.py        reads the rows of one part, or the first rows of the input
+    cursors.py       what the parts of a process share: parsed footers, open row groups
+    conditions.py    the row filter of --where: parsed, checked, applied, used to skip row groups
+    quarantine.py    the columns that quarantine adds to a row
+
+Knows no model.
 """

@@ -1,9 +1,12 @@
-"""Text, tables and HTML. Knows no type of ours.
+"""Text, tables and HTML.
 
-blocks.py    The pieces of a page or card as data: headings, facts, tables, meters.
-html.py      Blocks and plots as HTML, by the templates beside this file.
-plots.py     Plots as data: shapes in hundredths of their frame.
-tables.py    Text in columns: widths, wrapping, facts and tables.
-terminal.py  What a stream can show, and lines at the foot of a terminal that are drawn again in place.
-words.py     Names, numbers and times as a person reads them.
+    words.py       names, numbers and times as a person reads them
+    tables.py      text in columns: widths, wrapping
+    terminal.py    what a stream can show, and lines at the bottom that are redrawn in place
+    blocks.py      the pieces of a page or card as data: headings, facts, tables, meters
+    plots.py       plots as data: shapes in hundredths of their frame
+    html.py        blocks and plots as HTML, by the templates beside it
+
+Knows no type of scorer's other packages.
+State: html._cards, html.template.
 """

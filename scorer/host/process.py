@@ -36,11 +36,11 @@ def myself() -> dict[str, Any]:
 
 def _born(pid: int) -> str | None:
     """When a process started, so that a recycled process id is not taken for it; None where the system does not say."""
-    stat = _stat(pid)
+    stat = process_stat(pid)
     return stat[1] if stat else None
 
 
-def _stat(pid: int) -> tuple[str, str] | None:
+def process_stat(pid: int) -> tuple[str, str] | None:
     """State and time of birth."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:

@@ -1,8 +1,11 @@
-"""The model: what its file says, and the session that runs it. The only package that knows ONNX and its runtime.
+"""The model: what its file says, and the session that runs it.
 
-copies.py    A model's copy on a host that does not see the driver's file, kept under its digest.
-protobuf.py  A model's file, read without making a session.
-resident.py  The models of this process, each loaded once: whoever comes first loads it, the others wait.
-session.py   One loaded model on ONNX Runtime: its device, its threads, what its errors mean.
-spec.py      A model as data: its tensors, labels and operators, and all that is needed to load it.
+    spec.py        ModelSpec, TensorSpec and SessionSpec: plain data that travels to workers
+    protobuf.py    reads a model's file without creating a session
+    session.py     one loaded model on ONNX Runtime: device, threads, errors explained
+    resident.py    SESSIONS: the models of this process, each loaded once
+    copies.py      the model cache of a host that cannot read the driver's file
+
+The only package that knows ONNX and ONNX Runtime. Knows no dataset, no plan and no Dask.
+State: protobuf._protobufs, resident.SESSIONS, session.why_not.
 """

@@ -1,11 +1,14 @@
-"""Where a run's output and proof lie, and how they get there: staged, committed, published.
+"""The output and its proof on disk: locked, staged, committed, published.
 
-attempts.py    Which parts were being scored when a process died.
-ledger.py      The ledger: a row per part, and the manifest over all of it.
-lock.py        One driver per output: a lock with a heartbeat, and who may take it over.
-place.py       The folders of an output and its proof, and the plans that lie there.
-publish.py     The output appears, whole or not at all.
-quarantine.py  Rows that could not be scored: written with their reason, and counted by it.
-staging.py     The staged parts: begun, journalled, found again, swept.
-writer.py      One part's file: written, checked, committed under its one name, first attempt wins.
+    place.py         the folders of an output and of its proof, and the plan stored there
+    lock.py          one driver per output: the lock, its heartbeat, and when it may be taken over
+    staging.py       the staged parts: which are committed, and which files are left over
+    attempts.py      which parts were in progress when a process died
+    writer.py        writes one part's file and commits it under its final name; the first attempt wins
+    quarantine.py    writes rows that could not be scored, with the reason
+    ledger.py        the ledger (one row per part) and the manifest
+    publish.py       makes the output appear, complete or not at all
+
+Knows no model runtime and no Dask.
+State: lock._OURS.
 """

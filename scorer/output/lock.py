@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from scorer.errors import OutputLocked
-from scorer.host.process import _stat, myself
+from scorer.host.process import myself, process_stat
 from scorer.storage.files import map_write_errors
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def is_alive(owner: dict[str, Any]) -> bool | None:
         return False
     except PermissionError:
         return True
-    stat = _stat(pid)
+    stat = process_stat(pid)
     if stat is not None and stat[0] in _ENDED:
         return False
     return owner.get("born") in {None, stat[1] if stat else None}

@@ -18,7 +18,7 @@ from scorer.errors import CommitError, OutputExists, ScorerError
 from scorer.plan.frozen import FORMAT, FrozenPlan, told_apart
 from scorer.storage.files import files_in
 
-_INTENT = "publish.json"
+INTENT = "publish.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Place:
 
     def pending(self) -> FrozenPlan | None:
         """The plan of a publish that was begun and cut off."""
-        for intent in self.folder.glob(f"work-*/{_INTENT}") if os.path.isdir(self.folder) else ():
+        for intent in self.folder.glob(f"work-*/{INTENT}") if os.path.isdir(self.folder) else ():
             plan = load_plan(intent.parent / "plan.json") or load_plan(self.folder / "plan.json")
             if plan is not None and intent.parent == self.staging(plan.plan_hash).root:
                 return plan

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scorer.display.words import some
 from scorer.errors import CommitError, ScorerError
 from scorer.output import lock
-from scorer.output.place import _INTENT, Place, Staging, not_parquet
+from scorer.output.place import INTENT, Place, Staging, not_parquet
 from scorer.output.writer import read_proof
 from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_json
 
@@ -51,7 +51,7 @@ def publish(place: Place, plan: FrozenPlan, *, overwrite: bool) -> None:
     staging = place.staging(plan.plan_hash)
     with map_write_errors(place.output):
         _sweep_quarantine(staging)
-        write_json(staging.root / _INTENT, {"plan": plan.plan_hash, "overwrite": overwrite})
+        write_json(staging.root / INTENT, {"plan": plan.plan_hash, "overwrite": overwrite})
         if not _is_published(place, plan):
             for folder, _, _ in os.walk(staging.parts):
                 sync(folder)
@@ -67,7 +67,7 @@ def finish_half_published(place: Place) -> None:
     """Complete a publish that was cut off, if there was one."""
     plan = place.pending()
     if plan is not None:
-        intent = json.loads((place.staging(plan.plan_hash).root / _INTENT).read_text())
+        intent = json.loads((place.staging(plan.plan_hash).root / INTENT).read_text())
         publish(place, plan, overwrite=bool(intent.get("overwrite")))
 
 
@@ -98,7 +98,7 @@ def _swap(place: Place, staging: Staging, *, overwrite: bool) -> None:
     there = os.path.isdir(place.output) and any(place.output.iterdir())
     strange = not_parquet(place.output) if there else []
     if there and (not overwrite or strange):
-        (staging.root / _INTENT).unlink(missing_ok=True)
+        (staging.root / INTENT).unlink(missing_ok=True)
         what = "something else has appeared where the output belongs; nothing was published"
         hint = "move it away and repeat the command: the parts are kept, and only the publishing is left"
         found = some(strange or sorted(path.name for path in place.output.iterdir()))

@@ -1,6 +1,8 @@
-"""What was decided, as plain frozen data; written to plan.json and loaded again, never made again.
+"""What was decided, as plain frozen data: written to plan.json, and only read after that.
 
-frozen.py    The frozen plan: what decides the scores and the output's bytes, with its two hashes.
-parts.py     A part, and a planned file: what is read where, as run lengths.
-prepared.py  What `prepare` found: the plan, the problems, the notes, the forecast; as data and as a person reads it.
+    frozen.py      FrozenPlan: what decides the scores and the output's schema, with its two hashes
+    parts.py       Part and PlannedFile: which rows are read from where
+    prepared.py    Plan: the result of `prepare`, with problems, notes and the forecast
+
+Reads no input, starts nothing, and imports no runtime.
 """

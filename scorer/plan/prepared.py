@@ -75,7 +75,7 @@ class Plan:
             "canary": self.canary,
             "done": self.done,
             "resumes": self.resumes,
-            "asked": {name: _plain(value) for name, value in self.options.asked().items()},
+            "asked": {name: as_json_value(value) for name, value in self.options.asked().items()},
             "input": None if frozen is None else _input_facts(frozen),
             "feed": None if frozen is None else [dataclasses.asdict(feed) for feed in frozen.binding.feeds],
             "fetch": None if frozen is None else [dataclasses.asdict(fetch) for fetch in frozen.binding.fetches],
@@ -173,7 +173,8 @@ def _input_facts(frozen: FrozenPlan) -> dict[str, Any]:
     return {"files": len(frozen.files), "rows": frozen.rows, "parts": frozen.n_parts}
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+def as_json_value(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
+    """Return a value as it comes back from JSON: tuples become lists."""
     return json.loads(json.dumps(value))
 
 

@@ -1,12 +1,14 @@
-"""Everything that is found out before a row is scored: the plan, or every reason against it.
+"""Every check before a row is scored: the result is a plan, or all reasons against one.
 
-canary.py     Whether a row's score depends on its neighbours.
-checks.py     The checks in their order; what they find wrong is gathered, not raised.
-cutting.py    How the input is cut into parts: numbers only.
-encodings.py  How the output's columns are stored: an encoding where the first rows show that it pays.
-forecast.py   What a run will take: time, memory and disk.
-freeze.py     Once nothing is wrong: everything that was decided, frozen into a plan.
-placement.py  Where the output may go: beside the input, writable, with room, over nothing that is not ours.
-trial.py      The first rows through the model: what its outputs really look like.
-tuning.py     The rows of a batch, by a short probe.
+    checks.py          runs the checks in order and collects the problems
+    placement.py       where the output may be written: not over other files, with enough free space
+    trial.py           scores the first rows to see the shapes and types of the outputs
+    independence.py    whether a row's score depends on the other rows of its batch
+    tuning.py          chooses the batch size by timing a few
+    cutting.py         cuts the input's row groups into parts
+    encodings.py       chooses encodings and compression of the output's columns
+    forecast.py        estimates time, memory and disk space
+    freeze.py          turns everything that was decided into one frozen plan
+
+Writes nothing.
 """

@@ -40,7 +40,7 @@ from scorer.output.place import Place
 from scorer.output.quarantine import in_words
 from scorer.plan.frozen import FrozenPlan, refuse_different
 from scorer.plan.prepared import Plan
-from scorer.preflight import canary, freeze, placement, trial
+from scorer.preflight import freeze, independence, placement, trial
 from scorer.preflight.freeze import Settled, request_of
 from scorer.storage.footers import unreadable
 
@@ -75,7 +75,7 @@ class _Found:
     transform: Transform | None = None
     files: dict[str, str] = field(default_factory=dict)
     """Digests of what the flags name besides input and model."""
-    verdict: canary.Verdict | None = None
+    verdict: independence.Verdict | None = None
     forecast: Forecast | None = None
 
     @contextmanager
@@ -277,7 +277,7 @@ def _transformed(found: _Found, dataset: Dataset) -> tuple[pa.Table, pa.Table | 
 def _watch(found: _Found, session: Session, model: ModelSpec, binding: Binding, rows: pa.Table) -> None:
     """Send the canary in; without rows to send, doubt what the operators alone make doubtful."""
     ahead = rows.num_rows if found.dataset is None else freeze.rows_ahead(found.options, found.dataset)
-    found.verdict = canary.look(session, binding, rows, ahead)
+    found.verdict = independence.look(session, binding, rows, ahead)
     if found.verdict is None and model.coupled and binding.fixed_batch != 1:
         _doubt(found, f"a row's score may depend on its batch: {some(model.coupled)}", model.path)
     if found.verdict is not None:
@@ -287,7 +287,7 @@ def _watch(found: _Found, session: Session, model: ModelSpec, binding: Binding, 
         _doubt(found, f"{found.verdict}{cause}", model.path)
 
 
-def _expect_bad_rows(found: _Found, verdict: canary.Verdict) -> None:
+def _expect_bad_rows(found: _Found, verdict: independence.Verdict) -> None:
     """Rows among the first that cannot be scored: said before the run, which is refused if they are all so."""
     bad, budget = sum(verdict.bad.values()), found.options.scoring.max_bad_rows
     if not bad:

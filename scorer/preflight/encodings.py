@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from scorer.storage.encoding import _ENOUGH_ROWS, _LARGEST_GROUP, _LEAST_GROUP, PAYS, Storage, _column_sizes
+from scorer.storage.encoding import ENOUGH_ROWS, LARGEST_GROUP, LEAST_GROUP, PAYS, Storage, column_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ def choose(dataset: Dataset, asked: OutputOptions, kept: pa.Table, scores: pa.Ta
     """Codec and row groups as the source's unless asked; encodings by first rows of what is kept and what is scored."""
     codec = dataset.codec if asked.compression == "source" else asked.compression
     dictionaries = _dictionaries(dataset.dictionaries, kept)
-    usual = max(_LEAST_GROUP, min(dataset.row_group_rows, _LARGEST_GROUP))
+    usual = max(LEAST_GROUP, min(dataset.row_group_rows, LARGEST_GROUP))
     return Storage(
         codec=codec,
         row_group_rows=asked.row_group_rows or usual,
@@ -47,11 +47,11 @@ def _encodings(sample: pa.Table, codec: str, dictionaries: Sequence[str]) -> tup
     """The encoding of each flat column that it makes clearly smaller."""
     tried = {name: _encoding_for(sample.schema.field(name).type, codec) for name in sample.column_names}
     tried = {name: one for name, one in tried.items() if one and name not in dictionaries and "." not in name}
-    if not tried or sample.num_rows < _ENOUGH_ROWS:
+    if not tried or sample.num_rows < ENOUGH_ROWS:
         return ()
     rows = sample.select(list(tried))
     plain, other = (
-        _column_sizes(rows, Storage(codec=codec, row_group_rows=rows.num_rows, encodings=encodings))
+        column_sizes(rows, Storage(codec=codec, row_group_rows=rows.num_rows, encodings=encodings))
         for encodings in ((), tuple(tried.items()))
     )
     return tuple((name, tried[name]) for name in tried if other[name] < PAYS * plain[name])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from scorer.host.process import resident
 from scorer.plan.prepared import Forecast
+from scorer.storage import copying
 from scorer.storage.encoding import encoded_bytes
-from scorer.storage.pages import WINDOW
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,7 +93,7 @@ def footprint(part: int, slice_rows: int, group_rows: int, sample: Sample, *, fi
     score = out.select(out.column_names[out.num_columns - sample.scores :]).nbytes / max(out.num_rows, 1)
     encoded = sample.encoded(whole=False) * min(storage.row_group_rows, part, slice_rows)
     if storage.copied:
-        encoded = max(encoded, _GROWN * sample.encoded() * min(part, group_rows) + WINDOW)
+        encoded = max(encoded, _GROWN * sample.encoded() * min(part, group_rows) + copying.MEMORY)
     process, rows = resident(), sample.rows
     slices = min(_PAGES * rows.num_columns, group_rows * rows.nbytes / max(rows.num_rows, 1))
     return Footprint(

@@ -11,7 +11,7 @@ from scorer.cluster.connect import elsewhere, local_threads, planned_threads
 from scorer.host import cache, devices
 from scorer.options.request import FIELDS, PART_BYTES
 from scorer.plan.frozen import FORMAT, FrozenPlan, _hash
-from scorer.plan.prepared import _plain
+from scorer.plan.prepared import as_json_value
 from scorer.preflight import encodings, trial, tuning
 from scorer.preflight.cutting import Size, least_rows, part_rows, plan_files
 from scorer.preflight.forecast import Sample, footprint, forecast
@@ -38,7 +38,7 @@ def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict
     asked = options.to_dict()
     inputs = [[f.path, f.folder, f.size, f.mtime_ns, _hash(f.row_groups)] for f in dataset.files]
     asked["device"] = devices.parse(options.session.device).name  # which of several makes no difference
-    chosen = {name: _plain(asked[name]) for name, field in FIELDS.items() if field.metadata["scores"]}
+    chosen = {name: as_json_value(asked[name]) for name, field in FIELDS.items() if field.metadata["scores"]}
     return {"format": FORMAT, "input": _hash(inputs), "model": model.digest, "files": files, **chosen}
 
 

@@ -1,14 +1,16 @@
-"""What is told of a run: while it goes on, when it is over, and from its files afterwards.
+"""What is reported of a run: while it runs, at its end, and later from its files.
 
-distributions.py  How the scores are distributed, from a bounded sample.
-eventlog.py       events.jsonl: every event as a line of JSON.
-live.py           A run while it goes on, on a terminal or in a log.
-notebook.py       A run while it goes on, in the cell of a notebook.
-outcome.py        What was done: counts, times, the bottleneck; folded from receipts.
-pace.py           Speed now and on average, and the time left with its doubt.
-page.py           report.html: gathered from the proof, written beside it.
-progress.py       How far a run is: events folded into numbers.
-sections.py       The sections of report.html, as blocks.
-status.py         How far a run is, seen from outside by its files.
-timeline.py       When parts were worked on, by whom, and which took oddly long.
+    progress.py          events counted into rows, parts and seconds
+    live.py              progress on a terminal or in a log
+    notebook.py          progress in a notebook cell
+    eventlog.py          events.jsonl: every event as a line of JSON
+    outcome.py           Report: counts, times and the bottleneck, from the receipts
+    status.py            scorer status: how far a run is, from its files
+    page.py              report.html: reads the proof and writes the page
+    sections.py          the sections of report.html: tables, timelines, score histograms
+    _distributions.py    histograms and counts of the scores, from a bounded sample
+    _timeline.py         which worker scored which part when; slow parts
+    _pace.py             current and average speed, and the remaining time as an interval
+
+Knows no model, no dataset and no Dask.
 """

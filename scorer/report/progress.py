@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scorer.events import PartFailed, PartFinished, PartRetried, PlanReady, Stopping, Tick
-from scorer.report.pace import Pace
+from scorer.report._pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -19,7 +19,8 @@ from scorer.events import Counts
 from scorer.options.grammar import feed_line, quoted
 from scorer.options.request import FIELDS
 from scorer.output.quarantine import reasons
-from scorer.report import distributions, timeline
+from scorer.report import _distributions as distributions
+from scorer.report import _timeline as timeline
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,9 +1,12 @@
-"""One part in one process: read, scored, committed. Knows no Dask.
+"""One part in one process: read it, score it, commit it.
 
-batches.py  One table through the model: batches, halves where a row fails, columns back.
-compare.py  How far two scorings of the same rows may differ.
-content.py  What a part's file is made of: scores, and kept columns encoded or copied.
-job.py      A run as each process that scores knows it.
-metrics.py  Prometheus counters of what this process did.
-part.py     Read, score and commit one part.
+    job.py        JOBS: the runs this process works for, each unpacked once
+    part.py       reads, scores and commits one part: Arrow tables in, a receipt out
+    batches.py    scores one table in batches; if a batch fails, finds the bad rows
+    content.py    what a part's file contains: scores, and kept columns encoded or copied
+    compare.py    how much two scorings of the same rows may differ
+    metrics.py    Prometheus counters of this process
+
+Knows no Dask: `cluster/tasks.py` passes tables through Dask as frames.
+State: job.JOBS, metrics.driver, metrics.worker, part._ALONE.
 """

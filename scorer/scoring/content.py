@@ -17,7 +17,7 @@ from scorer.arrow import against
 from scorer.dataset import reader
 from scorer.output.writer import Encoded
 from scorer.storage import copying
-from scorer.storage.pages import Unlike
+from scorer.storage.copying import NotCopyable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ class Copied:
         """The file; what was read for the scores and what is copied must be one file."""
         try:
             copying.write(path, self.table, self.form, self.taken, notes)
-        except Unlike:
+        except NotCopyable:
             self.otherwise.write(path, notes)
         finally:
             reader.check_unchanged(self.part.source)

@@ -1,9 +1,12 @@
-"""Files and what is in them: durable writes, retries, and Parquet down to its pages. Knows no plan, model or dataset.
+"""Files, and Parquet down to its pages: durable writes, retries, footers, encodings.
 
-copying.py   Columns of whole row groups put into a new file as they are stored.
-encoding.py  What a Parquet writer is told, and how large a table becomes.
-files.py     Files on disks that many machines share: tried again, written whole, made durable, renamed.
-footers.py   The one way Parquet files are opened, and what their footers say of columns.
-pages.py     Pages of a column chunk as they are stored, checked or given a checksum.
-thrift.py    As much of Thrift's compact form as Parquet's footers and page headers need.
+    files.py       retries, whole-file writes, fsync and atomic renames on shared file systems
+    footers.py     opens Parquet files, and reads column facts from their footers
+    encoding.py    what the Parquet writer is configured with, and how large a table becomes
+    copying.py     copies columns of whole row groups into a new file without decoding them
+    _pages.py      the pages of a column chunk: their headers and checksums
+    _thrift.py     the part of Thrift's compact protocol that Parquet uses
+
+Knows no plan, no model and no dataset.
+State: _pages._BUFFERS.
 """

@@ -3,7 +3,7 @@
     source   | group 0: a b c | group 1: a b c |          pages are checked, and given a checksum where they have none
     part     | group 0: a b c score | group 1: a b c score |     scores are encoded beside them
 
-What is not stored as the plan would store it (another type, other levels, an unknown codec) is `Unlike`, and is
+What is not stored as the plan would store it (another type, other levels, an unknown codec) is `NotCopyable`, and is
 decoded and encoded as everywhere else.
 """
 
@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.storage import thrift
-from scorer.storage.pages import DICTIONARY, Pages, Unlike
-from scorer.storage.thrift import BINARY, I16, I32, I64, LIST, STRUCT
+from scorer.storage import _thrift as thrift
+from scorer.storage._pages import DICTIONARY, WINDOW, Pages
+from scorer.storage._pages import NotCopyable as NotCopyable  # noqa: PLC0414 - copying raises it; the writer catches it
+from scorer.storage._thrift import BINARY, I16, I32, I64, LIST, STRUCT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from scorer.storage.encoding import Storage
 
 
+MEMORY = WINDOW
+"""Bytes that a copy holds at once, unless a page is larger."""
 _TYPES = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE", "BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
 _CODECS = {"UNCOMPRESSED": 0, "SNAPPY": 1, "GZIP": 2, "BROTLI": 4, "ZSTD": 6, "LZ4": 7}
 _ENCODINGS = {
@@ -218,12 +221,12 @@ def _take(source: Pages, into: _Into, column: pq.ColumnChunkMetaData, leaf: _Lea
                 data = into.at if data is None else data
                 values += page.values
             else:
-                raise Unlike(page.kind)
+                raise NotCopyable(page.kind)
             added += page.added
             into.add(page.pieces)
         into.flush()
     if data is None or values != column.num_values or (leaf.flat and values != rows) or column.file_path:
-        raise Unlike(leaf.path)
+        raise NotCopyable(leaf.path)
     return _column(column, leaf.path, (data, dictionary), into.at - start, added)
 
 
@@ -247,7 +250,7 @@ def _column(
     try:
         codec, encodings = _CODECS[column.compression], [_ENCODINGS[one] for one in column.encodings]
     except KeyError as error:
-        raise Unlike(error) from error
+        raise NotCopyable(error) from error
     plain = column.total_uncompressed_size + added
     own = [
         (1, I32, thrift.number(_TYPES.index(column.physical_type))),

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 PAYS = 0.8  # of the size without; below that gain, the time is worth more
-_ENOUGH_ROWS = 4096  # to tell an encoding's gain from chance
-_LEAST_GROUP, _LARGEST_GROUP = 1 << 14, 1 << 20
+ENOUGH_ROWS = 4096  # to tell an encoding's gain from chance
+LEAST_GROUP, LARGEST_GROUP = 1 << 14, 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Storage:
         return {"compression": self.codec, "use_dictionary": dictionaries, "write_page_checksum": True, **named}
 
 
-QUARANTINE = Storage(codec="zstd", row_group_rows=_LARGEST_GROUP)
+QUARANTINE = Storage(codec="zstd", row_group_rows=LARGEST_GROUP)
 
 
 def encoded_bytes(table: pa.Table, storage: Storage) -> int:
@@ -48,15 +48,16 @@ def encoded_bytes(table: pa.Table, storage: Storage) -> int:
 
 def column_bytes(rows: pa.Table, storage: Storage) -> dict[str, float]:
     """What a row of each flat column takes, encoded; nothing where there are too few rows to tell."""
-    if rows.num_rows < _ENOUGH_ROWS:
+    if rows.num_rows < ENOUGH_ROWS:
         return {}
     few = rows.slice(0, 1 << 16)
-    sizes = _column_sizes(few, storage)
+    sizes = column_sizes(few, storage)
     flat = [field.name for field in few.schema if not pa.types.is_nested(field.type)]
     return {name: sizes[name] / few.num_rows for name in flat if name in sizes}
 
 
-def _column_sizes(rows: pa.Table, storage: Storage) -> dict[str, int]:
+def column_sizes(rows: pa.Table, storage: Storage) -> dict[str, int]:
+    """Return the size of each column as a Parquet writer stores it, by name."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, rows.schema, **storage.options()) as writer:
         writer.write_table(rows)

@@ -1,15 +1,17 @@
-"""The converters: a whole part is looked at once (`pack`), then each batch is cut from it.
+"""The converters: each looks at a part's columns once, then cuts its batches from them.
 
-codes.py     Categories by a vocabulary, dates by an epoch.
-constant.py  A tensor that is the same for every row.
-image.py     A column of encoded pictures as a tensor of pixels.
-lists.py     One list column whose every row is the tensor's row.
-numeric.py   Columns of numbers.
-pack.py      Every feed's converter, by its kind.
-packed.py    The one interface of all converters: the columns of a part, ready to be cut into batches.
-picture.py   One encoded picture, decoded, turned and fitted.
-steps.py     What is done to an output tensor before it becomes columns: softmax, pooling, top classes.
-strings.py   Columns of text as string tensors.
-text.py      Columns of text as tokens: ids, mask and types of one tokenisation.
-unpack.py    Output tensors as Arrow columns.
+    pack.py        the converter of each feed, by its kind
+    packed.py      Packed: the interface of every converter
+    numeric.py     columns of numbers; nulls, casts
+    strings.py     columns of text as string tensors
+    lists.py       a list column whose every row is a row of the tensor
+    codes.py       categories by a vocabulary, dates as numbers
+    constant.py    a tensor that is the same for every row
+    text.py        text as tokens: ids, mask and types
+    image.py       encoded pictures as tensors of pixels
+    _picture.py    one encoded picture: decoded, rotated, resized
+    steps.py       steps on an output tensor: softmax, pooling, top classes
+    unpack.py      output tensors as Arrow columns
+
+State: _picture._HUSH, _picture._LIBTIFF, steps._parsed, text._LOADED, text._LOCK.
 """

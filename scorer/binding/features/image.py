@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from scorer.binding.features._picture import Unreadable, Wanted, need_pillow, pixels, read
 from scorer.binding.features.numeric import numpy_type
 from scorer.binding.features.packed import Packed
-from scorer.binding.features.picture import Unreadable, Wanted, need_pillow, pixels, read
 from scorer.display.words import did_you_mean
 from scorer.errors import OptionsError, TypeMismatch
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from scorer.storage import thrift
+from scorer.storage import _thrift as thrift
+from scorer.storage._thrift import I32
 from scorer.storage.files import patiently
 from scorer.storage.footers import unreadable
-from scorer.storage.thrift import I32
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ _ABSENT = (0, 0, 0)
 _UNCOMPRESSED = "UNCOMPRESSED"
 
 
-class Unlike(Exception):
+class NotCopyable(Exception):
     """A column is not stored as it has to be."""
 
 
@@ -79,7 +79,7 @@ class Pages:
             held, left = held + more, left - more
             found, done = _cut(buffer, held, codec)
             if not done and not left:
-                raise Unlike(self._path)
+                raise NotCopyable(self._path)
             if not done and held == len(buffer):  # a page that is larger than the buffer
                 whole = buffer
                 buffer = _buffer(2 * held)
@@ -96,7 +96,7 @@ class Pages:
             with _complaints(self._path):
                 got = patiently(partial(os.preadv, self._handle, [buffer[done:]], at + done))
             if not got:
-                raise Unlike(self._path)
+                raise NotCopyable(self._path)
             done += got
 
 
@@ -123,16 +123,16 @@ def _cut(buffer: bytearray, held: int, codec: str) -> tuple[list[Page], int]:
         if body > held:
             break
         if any(fields.get(number, _ABSENT)[0] != I32 for number in (_KIND, _PLAIN, _SIZE)):
-            raise Unlike(at)
+            raise NotCopyable(at)
         size = thrift.integer(buffer, fields[_SIZE][1])[0]
         if size < 0:
-            raise Unlike(at)
+            raise NotCopyable(at)
         if body + size > held:
             break
         try:
             found.append(_page(view, fields, at, body, body + size, codec))
         except (IndexError, ValueError, RecursionError, pa.ArrowException, OSError) as error:
-            raise Unlike(at) from error
+            raise NotCopyable(at) from error
         at = body + size
     return found, at
 
@@ -142,14 +142,14 @@ def _page(view: memoryview, fields: Mapping[int, thrift.Span], at: int, body: in
     kind = thrift.integer(view, fields[_KIND][1])[0]
     own = fields.get(_HEADS.get(kind, 0), _ABSENT)
     if own[0] != thrift.STRUCT or not fields.keys() <= _HEADER:
-        raise Unlike(kind)
+        raise NotCopyable(kind)
     head, _ = thrift.fields(view, own[1])
     values = thrift.integer(view, head[1][1])[0] if 1 in head else -1
     content = view[body:end]
     checksum = zlib.crc32(content)
     if _CHECKSUM in fields:
         if thrift.integer(view, fields[_CHECKSUM][1])[0] & 0xFFFFFFFF != checksum:
-            raise Unlike(checksum)
+            raise NotCopyable(checksum)
         return Page(kind, values, (view[at:end],), 0)
     plain = thrift.integer(view, fields[_PLAIN][1])[0]
     if kind == DATA_V2:  # its levels come first, and are not compressed
@@ -171,7 +171,7 @@ def _unpack(content: memoryview, plain: int, codec: str) -> None:
     """Raise where the content is damaged as far as its codec can tell: a checksum must not vouch for that."""
     if codec == _UNCOMPRESSED:
         if len(content) != plain:
-            raise Unlike(plain)
+            raise NotCopyable(plain)
     elif plain:
         pa.decompress(content, plain, codec="lz4_raw" if codec == "LZ4" else codec.lower())
 
