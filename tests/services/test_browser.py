@@ -7,10 +7,10 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-import browsing
 import numpy as np
 import pytest
-from conftest import MODELS, write
+from support import headless_browser
+from support.runs import MODELS, write
 
 import scorer
 from scorer.output.place import Place
@@ -24,9 +24,9 @@ EVIL = "<script>alert(1)</script>"
 
 @contextmanager
 def _browser():
-    if browsing.chromium() is None:
+    if headless_browser.chromium() is None:
         raise Missing("not installed: chromium; .ci/services installs it")
-    yield Path(browsing.__file__)
+    yield Path(headless_browser.__file__)
 
 
 @pytest.fixture(name="browser")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import MODELS, read
+from support.runs import MODELS, read
 
 from scorer.host import devices
 from services.conftest import present

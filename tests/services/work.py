@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from conftest import MODELS, cli, oracle, read, write
-from killing import LEFT, n_parts
+from faults.kill_runs import LEFT, n_parts
+from support.runs import MODELS, cli, oracle, read, write
 
 from services.processes import environment, kill, wait_until
 

@@ -1,0 +1,163 @@
+"""The user's own function makes columns of columns: the same rows, in worker processes, a bad row only itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.runs import MODELS, cli, command
+
+SOURCE = """
+import pandas as pd
+
+
+def features(frame):
+    minutes = frame["at"].dt.hour * 60 + frame["at"].dt.minute
+    length = frame["word"].str.len().astype("float32")
+    return pd.DataFrame({"a": minutes.astype("float32"), "b": frame["x"] * 2, "c": length})
+
+
+def fails_on_seven(frame):
+    if (frame["id"] % 50 == 7).any():
+        raise ValueError("seven is not allowed")
+    return features(frame)
+
+
+def drops(frame):
+    return features(frame).iloc[1:]
+
+
+def turns(frame):
+    return features(frame).iloc[::-1]
+
+
+def gives_no_frame(frame):
+    return 5
+
+
+def always_fails(frame):
+    raise KeyError("no")
+
+
+def where_it_runs(frame):
+    import os
+
+    return pd.DataFrame({"a": [float(os.getpid())] * len(frame), "b": 0.0, "c": 0.0})
+
+
+number = 3
+"""
+ROWS = 400
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "mine.py").write_text(SOURCE)
+    rng = np.random.default_rng(5)
+    table = pa.table({
+        "id": np.arange(ROWS),
+        "at": pa.array(rng.integers(0, 10**9, ROWS), pa.timestamp("s")),
+        "x": rng.standard_normal(ROWS).astype(np.float32),
+        "word": [("ab" * (i % 9)) or None for i in range(ROWS)],
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=90)
+    return tmp_path
+
+
+def asked(function, fed="x=a,b,c"):
+    return ("run", "in.parquet", "--model", MODELS / "sum3.onnx", "--feed", fed, "--transform", f"mine:{function}",
+            "--output", "out", "--quiet")  # fmt: skip
+
+
+def run(place, function, *flags):
+    done = command(*asked(function), *flags, cwd=place)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    """The place as the current folder, from which modules are imported."""
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
+    yield place
+    sys.modules.pop("mine", None)
+
+
+def expected(table):
+    at = np.array(table["at"].to_pylist())
+    a = np.array([t.hour * 60 + t.minute for t in at], np.float32)
+    b = table["x"].to_numpy() * 2
+    c = np.array([np.nan if w is None else len(w) for w in table["word"].to_pylist()], np.float32)
+    session = ort.InferenceSession(MODELS / "sum3.onnx")
+    return session.run(None, {"x": np.stack([a, b, c], axis=1).astype(np.float32)})[0]
+
+
+@pytest.mark.parametrize("flags", [(), ("--cluster", "embedded"), ("--cluster", "synchronous")])
+def test_what_the_function_gives_is_fed_and_the_input_is_kept(place, flags):
+    code, _, text = run(place, "features", *flags)
+    assert (code, text) == (0, "")
+    source, got = pq.read_table(place / "in.parquet"), pq.read_table(place / "out")
+    assert got.select(source.column_names).equals(source)
+    score = got.drop_columns(source.column_names).column(0).to_numpy()
+    assert np.array_equal(score, expected(source).reshape(-1), equal_nan=True)
+
+
+def test_it_runs_in_worker_processes_unless_told_otherwise(place):
+    assert run(place, "features", "--json")[0] == 0
+    report = json.loads((place / "out.scorer" / "report.json").read_text())
+    assert report["asked"]["cluster"] == "processes"
+
+
+def test_a_row_for_which_it_raises_costs_only_itself(place):
+    code, _, _ = run(place, "fails_on_seven", "--max-bad-rows", "8", "--cluster", "embedded")
+    assert code == 0
+    bad = [row for row in range(ROWS) if row % 50 == 7]
+    quarantine = pq.read_table(place / "out.scorer" / "quarantine")
+    assert sorted(quarantine["id"].to_pylist()) == bad
+    assert set(quarantine["_stage"].to_pylist()) == {"transform"}
+    assert "seven is not allowed" in quarantine["_error"][0].as_py()
+    source, got = pq.read_table(place / "in.parquet"), pq.read_table(place / "out")
+    assert got["id"].to_pylist() == [row for row in range(ROWS) if row not in bad]
+    good = source.filter(pa.array([row not in bad for row in range(ROWS)]))
+    score = got.drop_columns(source.column_names).column(0).to_numpy()
+    assert np.array_equal(score, expected(good).reshape(-1), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "words"),
+    [
+        ("nothing", 2, ["cannot be imported", "AttributeError", "package.module:function"]),
+        ("number", 2, ["is no function", "int"]),
+        ("drops", 3, ["does not keep to its task", "255 rows for 256"]),
+        ("turns", 3, ["does not keep to its task", "another order"]),
+        ("gives_no_frame", 3, ["does not keep to its task", "int"]),
+        ("always_fails", 3, ["fails for every row", "KeyError"]),
+    ],
+)
+def test_a_function_that_cannot_do_is_refused_before_the_start(here, function, code, words):
+    found, _, text = cli(*asked(function))
+    assert "Traceback" not in text
+    assert all(word in text for word in words), text
+    assert found == code
+    assert not (here / "out").exists()
+    assert not (here / "out.scorer").exists()
+
+
+def test_a_column_that_it_does_not_give_is_refused_with_what_it_gives(here):
+    code, _, text = cli(*asked("features", fed="x=a,b,zz"))
+    assert code == 3
+    assert "'zz'" in text
+    assert "'a', 'b', 'c'" in text
+
+
+def test_an_unfinished_run_is_not_finished_with_another_function(place):
+    assert run(place, "fails_on_seven")[0] == 1
+    (place / "mine.py").write_text(SOURCE.replace("* 2", "* 3"))
+    code, _, text = run(place, "fails_on_seven", "--max-bad-rows", "8")
+    assert code == 3
+    assert "a different plan" in text

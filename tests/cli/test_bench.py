@@ -1,0 +1,76 @@
+"""`scorer bench` measures itself against a loop written by hand, and shows no time before the scores agree."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from support.runs import MODELS, cli, write
+
+ROWS = 20_000
+PEER = """
+import json, sys
+import numpy as np, onnxruntime as ort, pyarrow as pa, pyarrow.parquet as pq
+job = json.load(open(sys.argv[1]))
+table = pa.concat_tables(pq.read_table(path) for path in job["input"])
+x = np.stack([table[name].to_numpy() for name in job["feeds"][0]["columns"]], axis=1)
+session = ort.InferenceSession(job["model"], providers=["CPUExecutionProvider"])
+scores = session.run(None, {job["feeds"][0]["tensor"]: x})[0].reshape(-1)
+import os
+os.makedirs(job["output"])
+pq.write_table(pa.table({job["fetches"][0]["columns"][0]: scores + %s}), job["output"] + "/0.parquet")
+print(json.dumps({"versions": {}}))
+"""
+
+
+@pytest.fixture
+def floats(tmp_path):
+    rng = np.random.default_rng(0)
+    return write(tmp_path / "in.parquet", {f"f{i}": rng.standard_normal(ROWS).astype(np.float32) for i in range(28)},
+                 row_group_size=5_000)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_everybody_is_in_the_table_and_agrees(floats, tmp_path):
+    peers = tmp_path / "peers"
+    peers.mkdir()
+    (peers / "honest.py").write_text(PEER % 0)
+    (peers / "absent.py").write_text("import sys; print('not installed'); sys.exit(77)")
+    (peers / "_shared.py").write_text("raise SystemExit(1)")
+    command = ("bench", floats, "--model", MODELS / "dense28.onnx", "--turns", 1, "--peers", peers,
+               "--peers-python", sys.executable)  # fmt: skip
+    code, out, err = cli(*command, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["left_out"] == {"absent": "not installed"}
+    named = {one["name"]: one for one in found["contenders"]}
+    assert list(named) == ["ceiling", "scorer", "ceiling again", "usual pool", "usual loop", "honest"]
+    assert named["honest"]["agrees"].endswith("in order")
+    assert named["scorer"]["agrees"] == "equal, in order"
+    assert all(one["seconds"] > 0 and one["peak_bytes"] > 2**20 for one in named.values())
+    assert set(named["scorer"]["stages"]) == {"read", "decode", "pack", "infer", "unpack", "write"}
+    assert found["left_out"] == {"absent": "not installed"}
+    assert found["curve"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"in.parquet", "peers"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_peer_with_other_scores_has_no_time(floats, tmp_path):
+    peers = tmp_path / "peers"
+    peers.mkdir()
+    (peers / "wrong.py").write_text(PEER % 0.5)
+    code, out, err = cli("bench", floats, "--model", MODELS / "dense28.onnx", "--turns", 1, "--peers", peers)
+    assert code == 3
+    assert "wrong gives other scores" in err
+    assert out == ""
+
+
+def test_too_few_rows_tell_no_speed(tmp_path):
+    source = write(tmp_path / "in.parquet", {f"f{i}": np.ones(100, np.float32) for i in range(28)})
+    code, _, err = cli("bench", source, "--model", MODELS / "dense28.onnx")
+    assert code == 3
+    assert "too few rows" in err

@@ -1,0 +1,216 @@
+"""Sessions, sockets, signals, and what crosses the wire."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from dask.distributed import Client, LocalCluster
+from support.runs import MODELS, command, read
+
+import scorer
+from scorer.errors import OptionsError
+from scorer.events import PlanReady
+
+DENSE = MODELS / "dense28.onnx"
+
+
+LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
+
+
+def start(*arguments):
+    """The command line, running."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "scorer", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_parts(output, many, process):
+    """Until so many parts are committed."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until and process.poll() is None:
+        if len(list(Path(f"{output}.scorer").glob("work-*/parts/*.parquet"))) >= many:
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate())
+
+
+def test_one_session_per_process_with_four_threads(fewer28, tmp_path):
+    done = command(
+        "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--threads", 4, "--no-tune", "--json"
+    )
+    assert list(json.loads(done.stdout)["sessions"].values()) == [1], done.stderr
+
+
+TRIES_ALL = """
+from scorer.cli import main; from scorer.preflight import tuning
+tuning._LONG_ENOUGH_S, tuning._BEHIND = 0.0, 1e9  # few rows are tried all the same, and so is each batch
+main.main()
+"""
+
+
+def test_tuning_makes_one_session_and_the_trials_the_plan_names(fewer28, tmp_path):
+    asked = [fewer28, "--model", DENSE, "--output", tmp_path / "out", "--json"]
+    planned, done = (
+        subprocess.run(
+            [sys.executable, "-c", TRIES_ALL, one, *map(str, asked)],
+            capture_output=True, text=True, timeout=100, check=False,
+        )
+        for one in ("plan", "run")
+    )  # fmt: skip
+    plan = json.loads(planned.stdout)
+    assert len(plan["trials"]) >= 3, planned.stderr
+    report = json.loads(done.stdout)
+    assert list(report["sessions"].values()) == [1 + plan["trial_sessions"]]
+
+
+def test_one_session_in_each_of_two_processes(fewer28, tmp_path):
+    done = command(
+        "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--cluster", "processes",
+        "--workers", 2, "--threads", 2, "--part-bytes", "384KiB", "--no-tune", "--json",
+    )  # fmt: skip
+    sessions = json.loads(done.stdout)["sessions"]
+    assert sorted(sessions.values()) == [1, 1, 1], done.stderr  # two workers, and the driver's preflight
+
+
+@pytest.mark.parametrize("what", ["client", "cluster"])
+def test_what_is_given_is_used_and_left_as_it_is(fewer28, tmp_path, what):
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, **LOOPBACK | {"host": None}) as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            before = set(client.nthreads())
+            given, said = {"client": client, "cluster": cluster}[what], []
+            report = scorer.run(fewer28, DENSE, tmp_path / "out", client=given, observers=[said.append], keep="none")
+            assert [event.where for event in said if isinstance(event, PlanReady)] == [f"the given {what}"]
+            assert report.counts.scored == 60_000
+            assert set(client.nthreads()) == before
+            assert client.submit(sum, [1, 2]).result() == 3
+        assert cluster.status.name == "running"
+
+
+def test_what_is_no_client_is_refused(fewer28, tmp_path):
+    with LocalCluster(n_workers=1, processes=False, **LOOPBACK | {"host": None}) as cluster:
+        closed = Client(cluster, set_as_default=False)
+        closed.close()
+        for given, found in ((closed, "a client that is closed"), ("tcp://127.0.0.1:8786", "str")):
+            with pytest.raises(OptionsError, match="this is no client") as refused:
+                scorer.run(fewer28, DENSE, tmp_path / "out", client=given)
+            assert refused.value.found == found
+    assert not (tmp_path / "out.scorer").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_that_joins_late_loads_the_model_once_too(fewer28, tmp_path):
+    with LocalCluster(n_workers=1, threads_per_worker=1, **LOOPBACK) as cluster, Client(cluster) as client:
+
+        def grow(event):
+            if isinstance(event, scorer.events.PlanReady):
+                cluster.scale(2)
+
+        report = scorer.run(
+            fewer28, DENSE, tmp_path / "out", client=client, observers=[grow], batch_rows=1, tune=False,
+            part_bytes="128KiB",
+        )  # fmt: skip
+        assert client.status == "running"
+        assert client.run(lambda dask_worker: [n for n in dask_worker.plugins if n.startswith("scorer")]) == {
+            address: [] for address in client.scheduler_info()["workers"]
+        }
+    workers = {name: made for name, made in report.sessions.items() if not name.endswith(f":{os.getpid()}")}
+    assert list(workers.values()) == [1, 1]
+    assert read(tmp_path / "out").num_rows == 60_000
+
+
+def test_a_scheduler_by_address_is_used_and_left_running(fewer28, tmp_path):
+    with LocalCluster(n_workers=1, threads_per_worker=2, **LOOPBACK) as cluster:
+        done = command(
+            "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--scheduler", cluster.scheduler_address
+        )
+        assert done.returncode == 0, done.stderr
+        assert cluster.scheduler_address in done.stderr
+        with Client(cluster) as client:
+            assert client.submit(sum, [1, 2]).result() == 3
+    assert read(tmp_path / "out").num_rows == 60_000
+
+
+@pytest.mark.parametrize("mode", ["embedded", "processes", "synchronous"])
+def test_every_listening_socket_is_on_loopback(fewer28, tmp_path, mode):
+    run = start(
+        "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--cluster", mode,
+        "--batch-rows", 8, "--part-bytes", "96KiB",
+    )  # fmt: skip
+    try:
+        wait_for_parts(tmp_path / "out", 1, run)
+        family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+        sockets = [s for process in family for s in process.net_connections("inet") if s.status == psutil.CONN_LISTEN]
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert {s.laddr.ip for s in sockets} == ({"127.0.0.1"} if mode != "synchronous" else set())
+
+
+@pytest.mark.parametrize("mode", ["embedded", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_drains_and_the_same_command_finishes(fewer28, tmp_path, mode, number, code):
+    arguments = (
+        "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--cluster", mode, "--threads", 1,
+        "--batch-rows", 8, "--part-bytes", "96KiB",
+    )  # fmt: skip
+    run = start(*arguments)
+    wait_for_parts(tmp_path / "out", 3, run)
+    os.killpg(run.pid, number) if number == signal.SIGINT else run.send_signal(number)
+    _, text = run.communicate(timeout=60)
+    assert run.returncode == code, text
+    assert "repeat the same command" in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out.scorer").glob("work-*/tmp/*"))
+    again = command(*arguments, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["parts_resumed"] >= 3
+    assert read(tmp_path / "out")["id"].to_pylist() == list(range(60_000))
+
+
+@pytest.mark.slow
+def test_killed_between_two_parts_the_rest_is_scored_with_other_threads(fewer28, tmp_path):
+    arguments = (
+        "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--batch-rows", 64, "--part-bytes", "96KiB",
+    )  # fmt: skip
+    run = start(*arguments, "--threads", 2)
+    wait_for_parts(tmp_path / "out", 5, run)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert not (tmp_path / "out").exists()
+    again = command(*arguments, "--threads", 1, "--json")
+    report = json.loads(again.stdout)
+    assert report["parts_resumed"] >= 5, again.stderr
+    scorer.run(fewer28, DENSE, tmp_path / "whole", batch_rows=64, part_bytes="96KiB")
+    whole, resumed = read(tmp_path / "whole"), read(tmp_path / "out")
+    assert np.array_equal(whole["score"].to_numpy().view(np.int32), resumed["score"].to_numpy().view(np.int32))
+    assert whole["id"].equals(resumed["id"])
+    assert not list((tmp_path / "out.scorer").glob("work-*"))
+
+
+def test_a_second_driver_is_refused_while_the_first_runs(floats28, tmp_path):
+    arguments = (
+        "run", floats28, "--model", DENSE, "--output", tmp_path / "out", "--batch-rows", 1, "--part-bytes", "256KiB",
+    )  # fmt: skip
+    run = start(*arguments)
+    wait_for_parts(tmp_path / "out", 1, run)
+    driver = json.loads((tmp_path / "out.scorer" / "lock").read_text())["pid"]
+    second = command(*arguments)
+    status = command("status", tmp_path / "out", "--json")
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert second.returncode == 3
+    assert f"process {driver}" in second.stderr
+    assert json.loads(status.stdout)["state"] == "running"
+    after = command("status", tmp_path / "out", "--json")
+    assert json.loads(after.stdout)["state"] == "unfinished"

@@ -1,0 +1,171 @@
+"""Which files an input means, and in which order."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from support.runs import write
+
+from scorer.dataset.listing import is_glob, natural
+from scorer.dataset.summary import look
+from scorer.errors import InputError, InputNotFound
+
+ONE = {"a": [1]}
+
+
+def names(dataset, top):
+    return [os.path.relpath(file.path, top) for file in dataset.files]
+
+
+def listed(top, **options):
+    return names(look([str(top)], **options), top)
+
+
+def fill(top, *paths):
+    for path in paths:
+        write(top / path, ONE)
+
+
+def test_digits_are_ordered_as_numbers_and_folders_as_words(tmp_path):
+    paths = ["b/part-10.parquet", "b/part-2.parquet", "b/part-1.parquet", "a10/x.parquet", "a9/x.parquet", "c.parquet",
+             "B.parquet", "2.parquet", "10.parquet"]  # fmt: skip
+    fill(tmp_path, *paths)
+    assert listed(tmp_path) == [
+        "2.parquet", "10.parquet", "B.parquet", "a9/x.parquet", "a10/x.parquet", "b/part-1.parquet",
+        "b/part-2.parquet", "b/part-10.parquet", "c.parquet",
+    ]  # fmt: skip
+
+
+def test_names_that_count_alike_still_have_one_order():
+    """Else the order of rows would be the directory's, and differ between machines."""
+    assert natural("part-1.parquet") != natural("part-01.parquet")
+
+
+@pytest.mark.parametrize("name", ["x².parquet", "²", "٣.parquet", "1²3", "a/²/b"])
+def test_any_digit_may_stand_in_a_name(name):
+    assert natural(name) == natural(name)
+
+
+def test_hidden_other_and_unfinished_files_are_skipped_and_counted(tmp_path):
+    fill(
+        tmp_path,
+        "a.parquet",
+        "b.PARQUET",
+        "c.pq",
+        "d.parq",
+        ".h.parquet",
+        "_m.parquet",
+        ".dir/x.parquet",
+        "_d/x.parquet",
+    )
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "_SUCCESS").touch()
+    dataset = look([str(tmp_path)])
+    assert names(dataset, tmp_path) == ["a.parquet", "b.PARQUET", "c.pq", "d.parq"]
+    assert dataset.skipped == 3
+
+
+def test_our_own_outputs_are_skipped(tmp_path):
+    fill(tmp_path, "in/a.parquet", "out/b.parquet", "out.scorer/quarantine/c.parquet", "alone.scorer/ledger.parquet")
+    assert listed(tmp_path) == ["in/a.parquet"]
+
+
+def test_an_output_that_is_named_is_an_input(tmp_path):
+    fill(tmp_path, "out/b.parquet", "out.scorer/ledger.parquet")
+    assert listed(tmp_path / "out") == ["b.parquet"]
+
+
+def test_a_pattern_does_not_reach_our_own_outputs(tmp_path):
+    fill(tmp_path, "in/a.parquet", "out/b.parquet", "out.scorer/quarantine/c.parquet")
+    assert names(look([str(tmp_path / "*")]), tmp_path) == ["in/a.parquet"]
+
+
+def test_a_pattern_skips_what_a_folder_would_skip(tmp_path):
+    fill(tmp_path, "a.parquet", "b.parquet", "_m.parquet")
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / "notes.txt").write_text("hello")
+    assert names(look([str(tmp_path / "*")]), tmp_path) == ["a.parquet", "b.parquet"]
+
+
+def test_folders_to_ignore_are_ignored(tmp_path):
+    fill(tmp_path, "in/a.parquet", "new/b.parquet")
+    assert listed(tmp_path, ignore=[str(tmp_path / "new")]) == ["in/a.parquet"]
+
+
+def test_an_explicit_file_may_have_any_name(tmp_path):
+    fill(tmp_path, "_odd.dat")
+    assert listed(tmp_path / "_odd.dat") == ["."]
+
+
+def test_inputs_stay_in_the_order_given(tmp_path):
+    fill(tmp_path, "b/2.parquet", "b/1.parquet", "a/x.parquet")
+    dataset = look([str(tmp_path / "b"), str(tmp_path / "a")])
+    assert names(dataset, tmp_path) == ["b/1.parquet", "b/2.parquet", "a/x.parquet"]
+
+
+def test_patterns_match_in_natural_order(tmp_path):
+    fill(tmp_path, "p-10.parquet", "p-9.parquet", "q.parquet")
+    assert names(look([str(tmp_path / "p-*.parquet")]), tmp_path) == ["p-9.parquet", "p-10.parquet"]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path):
+    fill(tmp_path, "a[1].parquet", "a1.parquet")
+    assert not is_glob(str(tmp_path / "a[1].parquet"))
+    assert listed(tmp_path / "a[1].parquet") == ["."]
+
+
+def test_links_are_followed_and_loops_end(tmp_path):
+    fill(tmp_path, "elsewhere/x.parquet", "in/a.parquet")
+    (tmp_path / "in" / "z").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "b.parquet").symlink_to(tmp_path / "elsewhere" / "x.parquet")
+    (tmp_path / "elsewhere" / "x.parquet").rename(tmp_path / "elsewhere" / "y.parquet")
+    (tmp_path / "in" / "b.parquet").unlink()
+    (tmp_path / "in" / "b.parquet").symlink_to(write(tmp_path / "third.parquet", ONE))
+    assert listed(tmp_path / "in") == ["a.parquet", "b.parquet", "z/y.parquet"]
+
+
+@pytest.mark.parametrize("second", ["a.parquet", "link.parquet", ""])
+def test_a_file_that_is_reached_twice_is_refused(tmp_path, second):
+    fill(tmp_path, "a.parquet")
+    if second == "link.parquet":
+        (tmp_path / second).symlink_to(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="reached twice"):
+        look([str(tmp_path / "a.parquet"), str(tmp_path / second)])
+
+
+@pytest.mark.parametrize("text", ["nothing", "*.nothing"])
+def test_an_input_that_is_not_there_is_refused(tmp_path, text):
+    with pytest.raises(InputNotFound, match="nothing"):
+        look([str(tmp_path / text)])
+
+
+def test_every_folder_without_parquet_is_refused(tmp_path):
+    fill(tmp_path, "good/a.parquet")
+    (tmp_path / "empty").mkdir()
+    for inputs in (["empty"], ["good", "empty"], ["empty", "good"]):
+        with pytest.raises(InputNotFound, match="no Parquet file"):
+            look([str(tmp_path / name) for name in inputs])
+
+
+def test_a_url_is_refused_with_a_cure():
+    with pytest.raises(InputError, match="not supported yet") as caught:
+        look(["s3://bucket/x.parquet"])
+    assert "copy" in caught.value.hint
+
+
+@pytest.mark.parametrize("marker", ["_delta_log", ".hoodie", "_temporary", "metadata"])
+def test_folders_of_table_formats_are_refused(tmp_path, marker):
+    fill(tmp_path, "deep/t/a.parquet")
+    (tmp_path / "deep" / "t" / marker).mkdir()
+    (tmp_path / "deep" / "t" / marker / "v1.metadata.json").touch()
+    with pytest.raises(InputError) as caught:
+        look([str(tmp_path)])
+    assert str(tmp_path / "deep" / "t") in caught.value.where
+    assert caught.value.hint
+
+
+def test_a_folder_called_metadata_is_a_folder(tmp_path):
+    fill(tmp_path, "metadata/a.parquet")
+    assert listed(tmp_path) == ["metadata/a.parquet"]

@@ -1,0 +1,252 @@
+"""End the process before and after every step that the commit protocol takes on disk, then go on.
+
+    python tests/faults/stop_at_every_step.py          # all steps; with a number, one step in so many
+
+A run of two parts and a quarantine is recorded: each folder made, file opened for writing, fsync, link, rename and
+removal. Then it is done again as often as there are steps, twice: once the process ends just before the step,
+once just after it. What is there is looked at, the same request is made again, and everything must be exact.
+A table, a line per step: the step, what was found, what came of it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import scorer.pipeline  # before the forks, that each need not do it again
+
+import scorer
+from scorer.api.verification import verify
+from scorer.output import publish, staging
+from scorer.output.place import Place
+from scorer.storage import files
+
+MODEL = Path(__file__).parent.parent / "models" / "sum3.onnx"
+ROWS, BAD = 40, 7
+ENDED = 9
+
+
+@dataclass
+class Steps:
+    """Counts what is done on disk below a folder, and ends the process at one step."""
+
+    top: str
+    at: int = -1
+    after: bool = False
+    taken: list[str] = None  # type: ignore[assignment]
+
+    def watch(self) -> None:
+        """Stand between the program and the system, in this process only."""
+        self.taken = []
+        for name in ("link", "rename", "replace", "unlink", "mkdir", "rmdir", "fsync"):
+            setattr(os, name, self._around(name, getattr(os, name)))
+        files.rename = self._around("exchange", files.rename)
+        staging.Journal.add = self._around("receipt", staging.Journal.add)
+        plain = io.open
+
+        def opened(file, mode="r", *args, **options):
+            if isinstance(mode, str) and set(mode) & set("wax+"):
+                return self._around("open", plain)(file, mode, *args, **options)
+            return plain(file, mode, *args, **options)
+
+        builtins.open = io.open = opened
+
+    def _around(self, name, function):
+        def stepped(*args, **options):
+            place = self._place(name, args, options)
+            if place is None:
+                return function(*args, **options)
+            number = len(self.taken)
+            self.taken.append(f"{name} {place}")
+            if number == self.at and not self.after:
+                os._exit(ENDED)
+            result = None
+            try:
+                result = function(*args, **options)
+            finally:
+                if number == self.at:
+                    if name == "open" and result is not None:  # half a file
+                        result.write(b"PAR1 half" if "b" in args[1] else "half")
+                        result.flush()
+                    os._exit(ENDED)
+            return result
+
+        return stepped
+
+    def _place(self, name, args, options):
+        """The path below our folder, without what changes from run to run; None for anybody else's."""
+        if name == "receipt":
+            return args[1].name
+        path = args[-1] if name in {"link", "rename", "replace"} else args[1] if name == "exchange" else args[0]
+        if isinstance(path, int):
+            with suppress(OSError):
+                path = os.readlink(f"/proc/self/fd/{path}")
+        elif options.get("dir_fd") is not None:
+            path = os.path.join(os.readlink(f"/proc/self/fd/{options['dir_fd']}"), path)
+        path = os.fspath(path) if not isinstance(path, int) else ""
+        if not path.startswith(self.top):
+            return None
+        pieces = path.removeprefix(self.top).lstrip("/").split("/")
+        return "/".join(_steady(piece) for piece in pieces)
+
+
+def _steady(name: str) -> str:
+    """A file's name without hashes, tokens and process ids."""
+    if name.startswith("work-"):
+        return "work"
+    if name.endswith(".crash"):
+        return "PROCESS.crash"
+    if name.startswith("lock."):
+        return "lock.TOKEN"
+    head, _, rest = name.partition(".")
+    attempt, dot, tail = rest.partition(".")
+    return f"{head}.ATTEMPT.{tail}" if dot and len(attempt) == 12 else name
+
+
+def make_input(folder: Path) -> Path:
+    """Two parts; one bad row in the second."""
+    columns = {"id": np.arange(ROWS), **{c: np.arange(ROWS, dtype=np.float64) for c in "abc"}}
+    columns["a"][BAD + 20] = 1e300  # no float32 holds it
+    path = folder / "in.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=20)
+    return path
+
+
+def score(source: Path, output: Path, *, overwrite: bool) -> None:
+    """The run that is interrupted, and the one that goes on."""
+    scorer.run(
+        source, MODEL, output, cluster="synchronous", feed="x=a,b,c", max_bad_rows=1, part_bytes=4096, tune=False,
+        batch_rows=8, overwrite=overwrite,
+    )  # fmt: skip
+
+
+def in_a_child(function) -> tuple[int, str]:
+    """The exit code of a fork that calls the function, and what it wrote."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        code = 0
+        try:
+            text = function() or ""
+        except BaseException:  # noqa: BLE001 - the parent shows it
+            code, text = 1, traceback.format_exc()
+        os.write(writer, text.encode()[-60_000:])
+        os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answer:
+        text = answer.read().decode()
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status), text
+
+
+def found(output: Path) -> str:
+    """What the end of the process left, in words."""
+    place = Place.of(str(output), None)
+    work = list(place.folder.glob("work-*")) if place.folder.exists() else []
+    staged = sum(1 for _ in place.folder.glob("work-*/parts/*.parquet"))
+    there = "no OUT"
+    if output.exists():
+        rows = sum(pq.read_metadata(path).num_rows for path in output.glob("*.parquet"))
+        there = f"OUT with {rows} rows"
+    temps = sum(1 for _ in place.folder.glob("work-*/tmp/*"))
+    doing = (
+        "publishing" if any((w / "publish.json").exists() for w in work) else "staging" if work else "no work folder"
+    )
+    return f"{there}, {doing}, {staged} parts, {temps} temps"
+
+
+def exact(output: Path) -> str:
+    """What is wrong with a finished output; empty if nothing is."""
+    table = pa.concat_tables([pq.ParquetFile(path).read() for path in sorted(output.glob("*.parquet"))])
+    good = [row for row in range(ROWS) if row != BAD + 20]
+    wrong = []
+    if table["id"].to_pylist() != good or table["total"].to_pylist() != [3.0 * row for row in good]:
+        wrong.append("other rows or scores")
+    verdict = verify(Place.of(str(output), None), deep=True)
+    wrong += verdict.faults
+    bad = pq.read_table(Path(f"{output}.scorer") / "quarantine")
+    if bad["id"].to_pylist() != [BAD + 20]:
+        wrong.append("another quarantine")
+    left = sorted(os.listdir(f"{output}.scorer"))
+    if left != sorted(["events.jsonl", *publish.PROOF_FILES]):
+        wrong.append(f"left behind: {left}")
+    beside = sorted(name for name in os.listdir(output.parent) if name not in {"in.parquet", "old.parquet"})
+    if beside != [output.name, f"{output.name}.scorer"]:
+        wrong.append(f"left beside: {beside}")
+    return "; ".join(wrong)
+
+
+def prepared(folder: Path, *, overwrite: bool) -> tuple[Path, Path]:
+    """An input and a place for its output, where another output may be."""
+    source, output = make_input(folder), folder / "out"
+    if overwrite:
+        old = folder / "old.parquet"
+        pq.write_table(pa.table({"id": np.arange(3), **{c: np.ones(3) for c in "abc"}}), old)
+        code, text = in_a_child(lambda: score(old, output, overwrite=False))
+        assert code == 0, text
+    return source, output
+
+
+def recorded(*, overwrite: bool) -> list[str]:
+    """The steps of a run that nothing interrupts."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = prepared(Path(folder), overwrite=overwrite)
+
+        def run() -> str:
+            steps = Steps(top=folder)
+            steps.watch()
+            score(source, output, overwrite=overwrite)
+            return "\n".join(steps.taken)
+
+        code, text = in_a_child(run)
+        assert code == 0, text
+        return text.splitlines()
+
+
+def interrupted(at: int, *, after: bool, overwrite: bool) -> tuple[str, str]:
+    """(What was found, what is wrong after the same request again)."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = prepared(Path(folder), overwrite=overwrite)
+
+        def run() -> None:
+            Steps(top=folder, at=at, after=after).watch()
+            score(source, output, overwrite=overwrite)
+
+        code, text = in_a_child(run)
+        assert code == ENDED, (at, code, text)
+        state = found(output)
+        if output.exists():
+            rows = sum(pq.read_metadata(path).num_rows for path in output.glob("*.parquet"))
+            assert rows in ({3, ROWS - 1} if overwrite else {ROWS - 1}), f"half an output: {state}"
+        code, text = in_a_child(lambda: score(source, output, overwrite=overwrite))
+        return state, f"exit {code}: {text.splitlines()[-1]}" if code else exact(output)
+
+
+def main() -> None:
+    """The table; exit 1 if any line is not exact."""
+    every = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    wrong = total = 0
+    for overwrite in (False, True):
+        print("\nreplacing another output" if overwrite else "where nothing was")
+        for at, step in list(enumerate(recorded(overwrite=overwrite)))[int(overwrite) % every :: every]:
+            for after in (False, True):
+                state, fault = interrupted(at, after=after, overwrite=overwrite)
+                total, wrong = total + 1, wrong + bool(fault)
+                print(f"{'after' if after else 'before':6} {step:62} -> {state:52} -> {fault or 'exact'}")
+    print(f"\n{total} interruptions, {wrong} not exact after the same command")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Parts cover every row once, start on the batch grid, and a frozen plan comes back from JSON as it went."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import strategies
+from support.runs import MODELS
+
+from scorer.binding.spec import Binding, Feed, Fetch
+from scorer.dataset.summary import Dataset, File
+from scorer.errors import DifferentPlan, OptionsError, PreflightError
+from scorer.model.protobuf import inspect_model
+from scorer.model.spec import SessionSpec
+from scorer.options.request import build
+from scorer.plan.frozen import FrozenPlan, differences, refuse_different
+from scorer.plan.parts import PlannedFile, run_lengths
+from scorer.plan.prepared import Plan
+from scorer.preflight.cutting import Size, plan_files
+from scorer.preflight.freeze import request_of
+from scorer.storage.encoding import Storage
+
+
+def file(rows, folder="", name="a", groups=None):
+    path = "/data/" + (f"{folder}/" if folder else "") + name
+    return File(path=path, folder=folder, size=rows * 8, mtime_ns=5, row_groups=tuple(groups or [rows]))
+
+
+def frozen(files, **changes):
+    feed = Feed(tensor="x", kind="numeric", dtype="float32", columns=("a", "b"), shape=(2,), on_null="nan",
+                on_lossy="error")  # fmt: skip
+    fetch = Fetch(tensor="y", kind="zipmap", columns=("y_0", "y_1"), type="float", labels=("0", "1"), width=2)
+    values = {
+        "request": {"format": 1, "input": "i", "model": "m", "feed": [["x", ["a", "b"]]]},
+        "files": tuple(files),
+        "conditions": ("a > 1",),
+        "binding": Binding(feeds=(feed,), fetches=(fetch,), kept=("a", "ü"), row_id=True, fixed_batch=3),
+        "session": SessionSpec(path="/m.onnx", digest="d", files=("w.bin",), device="cuda:1"),
+        "batch_rows": 4096,
+        "read_schema": "AA==",
+        "output_schema": "BB==",
+        "storage": Storage(codec="zstd", row_group_rows=9, dictionaries=("a",), encodings=(("b", "PLAIN"),)),
+        "trials": ("256 rows",),
+        "versions": {"numpy": "2"},
+    }
+    return FrozenPlan(**values | changes)
+
+
+def planned(parts, folder="", name="a", hive=()):
+    return PlannedFile(path=f"/in/{folder}/{name}", folder=folder, size=9, mtime_ns=2**62, row_groups=((7, 2),),
+                       parts=run_lengths(parts), hive=hive)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    cuts=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), min_size=1, max_size=4),
+    hive=st.lists(st.tuples(strategies.TEXT, st.none() | strategies.TEXT), max_size=2),
+    limits=st.none() | st.integers(0, 2**62),
+)
+def test_a_frozen_plan_comes_back_from_json_with_the_same_hash(cuts, hive, limits):
+    plan = frozen([planned(c, name=str(i), hive=tuple(hive)) for i, c in enumerate(cuts)], request={"limit": limits})
+    again = FrozenPlan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert again == plan
+    assert (again.plan_hash, again.request_hash) == (plan.plan_hash, plan.request_hash)
+    assert list(again.parts()) == list(plan.parts())
+    assert hash(again.files) == hash(plan.files)
+
+
+def test_whatever_decides_the_scores_changes_the_plan_hash():
+    plan = frozen([planned([1, 2])])
+    others = {
+        "conditions": (), "batch_rows": 256, "storage": Storage(codec="none", row_group_rows=9), "read_schema": "",
+        "output_schema": "", "files": (planned([2, 1]),), "request": {},
+        "session": dataclasses.replace(plan.session, device="cpu"),
+        "binding": dataclasses.replace(plan.binding, kept=()),
+    }  # fmt: skip
+    hashes = {frozen(**{"files": plan.files, name: value}).plan_hash for name, value in others.items()}
+    assert len({plan.plan_hash, *hashes}) == len(others) + 1
+
+
+def test_a_plan_that_was_tampered_with_is_refused():
+    data = frozen([planned([1, 2])]).to_dict()
+    with pytest.raises(ValueError, match=data["plan_hash"]):
+        FrozenPlan.from_dict(data | {"batch_rows": 1})
+
+
+def test_versions_are_recorded_and_not_hashed():
+    plan = frozen([planned([1])])
+    other = frozen(plan.files, versions={"numpy": "3"})
+    assert (other.plan_hash, other.request_hash) == (plan.plan_hash, plan.request_hash)
+    assert FrozenPlan.from_dict(other.to_dict()).versions == {"numpy": "3"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(cuts=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), min_size=1, max_size=4))
+def test_parts_follow_the_input_and_cover_each_file(cuts):
+    plan = frozen([planned(c, folder=f"k={i}", name=str(i), hive=(("k", str(i)),)) for i, c in enumerate(cuts)])
+    parts = list(plan.parts())
+    assert [p.index for p in parts] == list(range(plan.n_parts))
+    assert sum(p.rows for p in parts) == plan.rows == sum(map(sum, cuts))
+    for i, c in enumerate(cuts):
+        own = [p.source for p in parts if p.source.path == f"/in/k={i}/{i}"]
+        assert [(s.start, s.stop) for s in own] == [(sum(c[:j]), sum(c[: j + 1])) for j in range(len(c))]
+        assert {s.hive for s in own} == {(("k", str(i)),)}
+
+
+@pytest.mark.parametrize("many", [1, 3, 120_000])
+def test_part_names_are_unique_deterministic_and_sorted(many):
+    plan = frozen([planned([1] * (many - many // 2), folder="b"), planned([1] * (many // 2), folder="a/c=1")])
+    names = [p.name for p in plan.parts()]
+    bases = [name.rpartition("/")[2] for name in names]
+    assert len(names) == many == len(set(bases))
+    assert bases == sorted(bases)
+    assert names == [p.name for p in FrozenPlan.from_dict(plan.to_dict()).parts()]
+    assert [name.rpartition("/")[0] for name in names] == ["b"] * (many - many // 2) + ["a/c=1"] * (many // 2)
+    assert bases[0] == f"part-{'0' * len(str(max(many - 1, 10**4)))}.parquet"
+
+
+def test_a_million_parts_are_planned_in_seconds_and_stay_small():
+    """Two million row groups of a thousand files, cut into a million parts."""
+    started = time.perf_counter()
+    files = plan_files([file(0, name=str(i), groups=[100] * 2_000) for i in range(1_000)], Size(200, 64), None)
+    plan = frozen(files)
+    size = len(json.dumps(plan.to_dict()))
+    assert plan.n_parts == 1_000_000
+    assert sum(1 for _ in plan.parts()) == 1_000_000
+    assert time.perf_counter() - started < 30
+    assert size < 10**6
+
+
+def test_one_huge_row_group_stays_a_pair_of_run_lengths():
+    (got,) = plan_files([file(10**9)], Size(1_000, 100), None)
+    assert got.parts == ((1_000, 10**6),)
+
+
+def dataset(*files):
+    return Dataset(
+        files=files or (file(10),), schema=pa.schema([]), hive=pa.schema([]), variants=(), skipped=0, row_bytes=1,
+        column_bytes={}, codec="none", row_group_rows=9, dictionaries=(), nulls={},
+    )  # fmt: skip
+
+
+MODEL = inspect_model(MODELS / "sum3.onnx")
+
+
+def request(*files, spec=MODEL, **options):
+    return request_of(build({"input": "i", "model": "m", **options}), dataset(*files), spec, {})
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"feed": "x=a"}, ["feed"]), ({"where": "a > 1"}, ["where"]), ({"limit": 0}, ["limit"]),
+        ({"keep": "none", "row_id": True}, ["keep", "row_id"]), ({"batch_rows": 5}, ["batch_rows"]),
+        ({"on_null": "0", "on_lossy": "warn"}, ["on_lossy", "on_null"]), ({"device": "cpu"}, ["device"]),
+        ({"prefix": "p"}, ["prefix"]), ({"fetch": "y"}, ["fetch"]), ({"compression": "none"}, ["compression"]),
+        ({"threads": 3, "part_bytes": "1MiB", "tune": False, "strict": True, "max_bad_rows": 5, "overwrite": True}, []),
+        ({"cluster": "processes", "workers": 2, "work_dir": "w", "output": "o", "max_nan_rows": "1%"}, []),
+    ],
+)  # fmt: skip
+def test_only_what_changes_the_output_makes_another_request(options, names):
+    assert differences(request(), request(**options)) == names
+
+
+@pytest.mark.parametrize(
+    "changes", [{"path": "/data/b"}, {"size": 81}, {"mtime_ns": 6}, {"row_groups": (5, 5)}, {"folder": "x"}]
+)
+def test_another_input_is_another_request(changes):
+    assert differences(request(), request(dataclasses.replace(file(10), **changes))) == ["input"]
+
+
+def test_the_order_of_files_matters():
+    one, two = file(10, name="a"), file(10, name="b")
+    assert differences(request(one, two), request(two, one)) == ["input"]
+
+
+def test_another_model_is_another_request_wherever_it_lies():
+    assert differences(request(), request(spec=dataclasses.replace(MODEL, digest="other"))) == ["model"]
+    assert request() == request(spec=dataclasses.replace(MODEL, path="/elsewhere.onnx"))
+
+
+def test_a_request_is_equal_to_its_own_json():
+    got = request(feed={"x": ["a", "b"]}, where=["a > 1"], limit=5)
+    assert json.loads(json.dumps(got)) == got
+
+
+def test_a_different_plan_says_what_differs():
+    error = refuse_different("/out.scorer", request(limit=5), request(limit=6, prefix="p"))
+    assert isinstance(error, DifferentPlan)
+    assert "limit = 5, now 6" in error.found
+    assert "prefix = default, now p" in error.found
+    assert "feed" not in str(error)
+    error = refuse_different("/o", request(), request(file(11)))
+    assert "the input's files" in error.found
+
+
+def test_a_plan_with_problems_raises_them_all():
+    options = build({"input": "i", "model": "m"})
+    plan = Plan(options=options, output="o", work_dir="w", problems=(OptionsError("one"), OptionsError("two")))
+    with pytest.raises(PreflightError, match=r"(?s)one.*two"):
+        plan.check()
+    good = dataclasses.replace(plan, problems=(), frozen=frozen([planned([1, 2])]))
+    assert good.check().rows == 3
+    assert json.loads(json.dumps(good.to_dict()))["input"] == {"files": 1, "rows": 3, "parts": 2}

@@ -1,0 +1,149 @@
+"""How the input is cut into parts: every row once, in order, within the limits."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import accumulate, pairwise
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import strategies
+
+from scorer.dataset.summary import File
+from scorer.plan.parts import PlannedFile, run_lengths
+from scorer.preflight.cutting import HANDED_S, Size, cut, least_rows, part_rows, plan_files
+
+TARGETS = st.integers(1, 6_000)
+
+
+GRIDS = st.sampled_from([1, 2, 7, 64, 256, 4096]) | st.integers(1, 500)
+
+
+LIMITS = st.none() | st.integers(0, 20_000)
+
+
+def verify(groups, parts, target, grid, limit):
+    """Everything that is promised of the parts of one file, checked on numbers alone."""
+    rows = sum(groups) if limit is None else min(limit, sum(groups))
+    assert sum(parts) == rows
+    assert all(isinstance(part, int) for part in parts)
+    if rows == 0:
+        assert parts == [0]
+        return
+    assert min(parts) > 0
+    bounds = list(accumulate(groups, initial=0))
+    for start, stop in pairwise(accumulate(parts, initial=0)):
+        first = bounds[bisect_right(bounds, start) - 1]
+        if first < start:  # a slice
+            assert (start - first) % grid == 0
+            assert stop <= bounds[bisect_right(bounds, start)]
+        assert stop - start <= max(1.5 * target, target + grid)
+
+
+@settings(max_examples=3_000, deadline=None)
+@given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS)
+def test_parts_cover_every_row_once_and_in_order(groups, target, grid, limit):
+    verify(groups, cut(groups, Size(target, grid), limit), target, grid, limit)
+
+
+@settings(max_examples=500, deadline=None)
+@given(group=st.integers(1, 50_000), target=TARGETS, grid=GRIDS)
+def test_a_large_row_group_is_cut_into_nearly_equal_slices(group, target, grid):
+    parts = cut([group], Size(target, grid))
+    assert max(parts[:-1], default=0) - min(parts[:-1], default=0) <= grid
+    assert parts[-1] <= parts[0]
+    if grid == 1:
+        assert len(parts) <= max(1, -(-group // target))
+
+
+def test_a_single_row_group_makes_work_for_all_threads():
+    rows = part_rows(1_000_000, 100, 64 * 2**20, threads=16, rows_per_s=1e6)
+    assert len(cut([1_000_000], Size(rows, 4096))) >= 9
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(groups=strategies.row_groups(100), target=TARGETS, grid=GRIDS)
+def test_small_row_groups_share_a_part_up_to_the_target(groups, target, grid):
+    parts = cut(groups, Size(target, grid))
+    for one, following in pairwise(parts):
+        assert one + following > min(target, max(groups)) or following <= max(groups)
+    if sum(groups) <= target:
+        assert parts == [sum(groups)]
+
+
+@settings(max_examples=500, deadline=None)
+@given(values=st.lists(st.integers(0, 3), max_size=50))
+def test_run_lengths_expand_to_what_they_came_from(values):
+    runs = run_lengths(values)
+    assert [v for v, times in runs for _ in range(times)] == values
+    assert all(a[0] != b[0] for a, b in pairwise(runs))
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(
+    rows=st.integers(0, 10**10), row_bytes=st.floats(0, 1e6), part_bytes=st.integers(4096, 10**10),
+    threads=st.integers(1, 512), speed=st.none() | st.floats(1, 1e9),
+)  # fmt: skip
+def test_a_part_is_never_larger_than_memory_allows_nor_empty(rows, row_bytes, part_bytes, threads, speed):
+    got = part_rows(rows, row_bytes, part_bytes, threads, speed)
+    assert isinstance(got, int)
+    assert got >= 1
+    assert got == 1 or got * row_bytes <= part_bytes
+    if speed is not None:
+        assert got <= max(1, speed * 10)
+
+
+def test_with_many_threads_parts_last_until_their_turn_comes_again():
+    many, speed = 512, 1000.0
+    rows = part_rows(10**9, 8, 2**30, many, speed)
+    assert rows / speed >= many * HANDED_S
+    assert least_rows(rows, 8, speed, many) / speed >= 0.9 * many * HANDED_S
+    assert least_rows(rows, 8, speed, 2) / speed < 0.1
+
+
+def test_parts_are_worth_their_overhead_when_memory_allows():
+    assert part_rows(10_000, 100, 64 * 2**20, 8, None) >= 10_000
+    assert part_rows(10**7, 8, 2**30, 8, rows_per_s=1e6) >= 100_000
+    assert part_rows(10**7, 8, 2**30, 8, rows_per_s=1e6) <= 10**7 / (8 * 4) + 1
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS, threads=st.integers(1, 64))
+def test_parts_that_shrink_towards_the_end_cover_every_row_too(groups, target, grid, limit, threads):
+    least = max(1, target // 4)
+    parts = cut(groups, Size(target, grid, threads, least), limit)
+    verify(groups, parts, target, grid, limit)
+
+
+def test_the_last_parts_are_a_quarter_of_the_others():
+    parts = cut([10_000], Size(1_000, 10, 2, 250))
+    assert parts[0] > 900
+    assert parts[-3:] == [250, 250, 250] or max(parts[-3:]) <= 300
+    assert parts == sorted(parts, reverse=True)
+
+
+def file(rows, folder="", name="a", groups=None):
+    path = "/data/" + (f"{folder}/" if folder else "") + name
+    return File(path=path, folder=folder, size=rows * 8, mtime_ns=5, row_groups=tuple(groups or [rows]))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    files=st.lists(strategies.row_groups(500), min_size=1, max_size=5), target=st.integers(1, 600), grid=GRIDS,
+    limit=st.none() | st.integers(0, 3_000),
+)  # fmt: skip
+def test_a_limit_takes_the_first_rows_of_the_input(files, target, grid, limit):
+    inputs = [file(0, name=str(i), groups=groups) for i, groups in enumerate(files)]
+    planned = plan_files(inputs, Size(target, grid), limit)
+    total = sum(map(sum, files))
+    got = [sum(v * n for v, n in f.parts) for f in planned]
+    assert sum(got) == (total if limit is None else min(limit, total))
+    assert [f.path for f in planned] == [f.path for f in inputs[: len(planned)]]
+    assert got[:-1] == [f.rows for f in inputs[: len(planned) - 1]]
+    if limit is None:
+        assert len(planned) == len(inputs)
+
+
+def planned(parts, folder="", name="a", hive=()):
+    return PlannedFile(path=f"/in/{folder}/{name}", folder=folder, size=9, mtime_ns=2**62, row_groups=((7, 2),),
+                       parts=run_lengths(parts), hive=hive)  # fmt: skip

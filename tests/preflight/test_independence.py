@@ -1,0 +1,168 @@
+"""Rows that influence each other are found, with the difference measured; models that mix or remember are refused."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+from support.runs import MODELS, cli, read, write
+
+import scorer
+
+ROWS = 300
+
+
+def model_of(path, nodes, inputs, outputs, weights=()):
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs],
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in outputs],
+        list(weights),
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(proto, path)
+    return path
+
+
+def quantised(path):
+    """A linear layer whose input is quantised by the range of the whole batch."""
+    weights = np.random.default_rng(1).integers(-100, 100, (3, 1)).astype(np.int8)
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+        helper.make_node("MatMulInteger", ["q", "w", "zero"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["wide", "scale"], ["y"]),
+    ]
+    held = [helper.make_tensor("w", TensorProto.INT8, weights.shape, weights.tobytes(), raw=True)]
+    return model_of(path, nodes, [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.FLOAT, ["N", 1])], held)
+
+
+@pytest.fixture
+def matrix():
+    return np.random.default_rng(2).standard_normal((ROWS, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def source(tmp_path, matrix):
+    return write(tmp_path / "in.parquet", {name: matrix[:, i] for i, name in enumerate("abc")})
+
+
+def measured(text):
+    """Difference and tolerance in the canary's sentence."""
+    found = re.search(r"changes by (\S+) \(allowed: (\S+)\)", text)
+    return float(found[1]), float(found[2])
+
+
+def moved_by_halves(model, matrix, output):
+    """How far scores move when the first 256 rows are scored as halves, with the bare runtime."""
+    session = ort.InferenceSession(str(model))
+    whole = session.run([output], {"x": matrix[:256]})[0]
+    halves = np.concatenate([session.run([output], {"x": matrix[at : at + 128]})[0] for at in (0, 128)])
+    return float(np.abs(whole - halves).max())
+
+
+def softmax_over_rows(path):
+    node = helper.make_node("Softmax", ["x"], ["y"], axis=0)
+    return model_of(path, [node], [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.FLOAT, ["N", 3])])
+
+
+@pytest.mark.parametrize("make", [quantised, softmax_over_rows])
+def test_rows_that_influence_each_other_are_told_with_the_difference_measured(make, source, matrix, tmp_path):
+    model = make(tmp_path / "m.onnx")
+    plan = scorer.prepare(source, model, tmp_path / "out", feed=["x=a,b,c"])
+    assert plan.problems == ()
+    (note,) = [note for note in plan.notes if "depends on its neighbours" in note]
+    difference, allowed = measured(note)
+    assert difference > 10 * allowed
+    assert difference == pytest.approx(moved_by_halves(model, matrix, "y"), rel=0.05)
+
+
+def test_strict_refuses_them(source, tmp_path):
+    model = quantised(tmp_path / "m.onnx")
+    code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c", "--strict")
+    assert code == 3
+    assert "depends on its neighbours" in text
+    assert "DynamicQuantizeLinear" in text
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["sum3", "named3", "two_outputs", "fixed3", "lying"])
+def test_rows_that_do_not_are_no_doubt(name, source, tmp_path):
+    spec = scorer.inspect_model(MODELS / f"{name}.onnx")
+    (tensor,) = spec.inputs
+    width = tensor.shape[1] if len(tensor.shape) > 1 else 1
+    columns = ",".join("abc"[i % 3] for i in range(width))
+    plan = scorer.prepare(source, MODELS / f"{name}.onnx", tmp_path / "out", feed=[f"{tensor.name}={columns}"])
+    assert plan.problems == ()
+    assert "largest difference" in plan.canary
+    assert not [note for note in plan.notes if "neighbours" in note]
+
+
+def test_a_model_that_takes_one_row_at_a_time_needs_no_canary(source, tmp_path):
+    node = helper.make_node("Softmax", ["x"], ["y"], axis=0)
+    model = model_of(
+        tmp_path / "m.onnx", [node], [("x", TensorProto.FLOAT, [1, 3])], [("y", TensorProto.FLOAT, [1, 3])]
+    )
+    plan = scorer.prepare(source, model, tmp_path / "out", feed=["x=a,b,c"])
+    assert (plan.problems, plan.canary, plan.notes) == ((), "", ())
+
+
+def test_a_model_that_carries_state_is_refused(source, tmp_path):
+    nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Identity", ["state"], ["stateN"])]
+    model = model_of(
+        tmp_path / "m.onnx", nodes,
+        [("x", TensorProto.FLOAT, ["N", 3]), ("state", TensorProto.FLOAT, [2, "N", 8])],
+        [("y", TensorProto.FLOAT, ["N", 3]), ("stateN", TensorProto.FLOAT, [2, "N", 8])],
+    )  # fmt: skip
+    code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c")
+    assert code == 3
+    assert "carries state from call to call: 'state' comes back as 'stateN'" in text
+
+
+def test_a_model_whose_rows_are_not_on_its_first_axis_is_refused(source, tmp_path):
+    model = model_of(
+        tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Identity", ["z"], ["w"])],
+        [("x", TensorProto.FLOAT, ["N", 3]), ("z", TensorProto.FLOAT, [5, "N"])],
+        [("y", TensorProto.FLOAT, ["N", 3]), ("w", TensorProto.FLOAT, [5, "N"])],
+    )  # fmt: skip
+    code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c")
+    assert code == 3
+    assert "the rows of 'z' are not on its first axis" in text
+
+
+def test_a_model_with_the_batch_second_is_refused(source, tmp_path):
+    node = helper.make_node("Identity", ["x"], ["y"])
+    shape = ["seq", "batch", 1]
+    model = model_of(tmp_path / "m.onnx", [node], [("x", TensorProto.FLOAT, shape)], [("y", TensorProto.FLOAT, shape)])
+    code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a")
+    assert code == 3
+    assert "the rows of 'x' are not on its first axis" in text
+
+
+def test_an_input_without_rows_wants_a_constant(source, matrix, tmp_path):
+    model = model_of(
+        tmp_path / "m.onnx", [helper.make_node("Mul", ["x", "scale"], ["y"])],
+        [("x", TensorProto.FLOAT, ["N", 3]), ("scale", TensorProto.FLOAT, [3])], [("y", TensorProto.FLOAT, ["N", 3])],
+    )  # fmt: skip
+    flags = ["--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c"]
+    code, _, text = cli("run", source, *flags, "--feed", "scale=a")
+    assert code == 3
+    assert "input 'scale' has no dimension for rows" in text
+    assert cli("run", source, *flags, "--feed", "scale=const(1, 10, 100)")[0] == 0
+    out = read(tmp_path / "out")
+    assert np.array_equal(out["y_2"].to_numpy(), matrix[:, 2] * np.float32(100))
+
+
+def test_a_model_that_gives_another_number_of_rows_is_refused(source, tmp_path):
+    node = helper.make_node("Concat", ["x", "x"], ["y"], axis=0)
+    model = model_of(
+        tmp_path / "m.onnx", [node], [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.FLOAT, ["M", 3])]
+    )
+    code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c")
+    assert code == 3
+    assert "does not have one row per input row" in text
+    assert "[16, 3]" in text

@@ -1,0 +1,179 @@
+"""Bad rows of every kind cost only themselves: the right ones go to quarantine, all others are scored."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from onnx import TensorProto
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
+from support.runs import MODELS, cli, read, write
+
+import scorer
+from scorer.api.verification import verify
+
+ROWS, SIDE = 10_000, 4
+KINDS = ("runtime", "picture", "null", "length")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The mean of a picture, a number out of a table of ten, the sum of a list of four, and a number."""
+    nodes = [
+        make_node("ReduceMean", ["picture"], ["p"], axes=[1, 2, 3], keepdims=0),
+        make_node("Gather", ["table", "place"], ["g"]),
+        make_node("ReduceSum", ["list", "one"], ["s"], keepdims=0),
+        make_node("Add", ["p", "g"], ["pg"]),
+        make_node("Add", ["s", "x"], ["sx"]),
+        make_node("Add", ["pg", "sx"], ["y"]),
+    ]
+    inputs = [("picture", TensorProto.FLOAT, ["N", 3, SIDE, SIDE]), ("place", TensorProto.INT64, ["N"]),
+              ("list", TensorProto.FLOAT, ["N", 4]), ("x", TensorProto.FLOAT, ["N"])]  # fmt: skip
+    constants = [
+        make_tensor("table", TensorProto.FLOAT, [10], np.arange(10, dtype=np.float32) * 100),
+        make_tensor("one", TensorProto.INT64, [1], [1]),
+    ]
+    graph = make_graph(
+        nodes, "four", [make_tensor_value_info(*one) for one in inputs],
+        [make_tensor_value_info("y", TensorProto.FLOAT, ["N"])], constants,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("model") / "four.onnx"
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 13)], ir_version=8), path)
+    return path
+
+
+def pictures():
+    """Ten small PNG files and their pixels."""
+    image = pytest.importorskip("PIL.Image", reason="pillow is missing: pip install -e '.[test]'")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (10, SIDE, SIDE, 3), dtype=np.uint8)
+    encoded = []
+    for one in pixels:
+        sink = io.BytesIO()
+        image.fromarray(one).save(sink, "PNG")
+        encoded.append(sink.getvalue())
+    return encoded, pixels.astype(np.float32).transpose(0, 3, 1, 2) / 255
+
+
+def made(bad_rows):
+    """A table with so many bad rows of the four kinds in turn, which they are, and what the good ones are fed."""
+    encoded, pixels = pictures()
+    rng = np.random.default_rng(bad_rows)
+    bad = np.sort(rng.choice(ROWS, bad_rows, replace=False))
+    kind = {int(row): KINDS[i % 4] for i, row in enumerate(bad)}
+    which, place = rng.integers(0, 10, ROWS), rng.integers(0, 10, ROWS)
+    lists, x = rng.integers(0, 9, (ROWS, 4)).astype(np.float32), rng.integers(0, 9, ROWS).astype(np.float32)
+    table = pa.table({
+        "id": np.arange(ROWS),
+        "png": [encoded[w] if kind.get(row) != "picture" else b"\x89PNG no" for row, w in enumerate(which)],
+        "place": [int(p) if kind.get(row) != "runtime" else 10 + row for row, p in enumerate(place)],
+        "list": [v.tolist() if kind.get(row) != "length" else [1.0] * 3 for row, v in enumerate(lists)],
+        "x": pa.array([float(v) if kind.get(row) != "null" else None for row, v in enumerate(x)], pa.float32()),
+    })  # fmt: skip
+    return table, kind, {"picture": pixels[which], "place": place, "list": lists, "x": x}
+
+
+def asked(source, model, output, *more):
+    return ("run", source, "--model", model, "--output", output, "--feed", "picture=png|image(size=4, scale=1/255)",
+            "--feed", "place=place", "--feed", "list=list", "--feed", "x=x", "--on-null", "x=error", "--keep", "id",
+            "--max-bad-rows", "100%", "--no-tune", "--batch-rows", 64, "--part-bytes", "64KiB", "--threads", 2,
+            "--json", *more)  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad_rows", "most_calls"), [(0, 0), (1, 13), (50, 13), (9000, 1.5)])
+def test_the_right_rows_are_quarantined_and_all_others_scored(bad_rows, most_calls, model, tmp_path, capsys):
+    table, kind, feeds = made(bad_rows)
+    source = write(tmp_path / "in.parquet", table, row_group_size=2500)
+    code, text, stderr = cli(*asked(source, model, tmp_path / "out"))
+    assert code == 0, stderr
+    report = json.loads(text)
+    good = np.array([row for row in range(ROWS) if row not in kind])
+    bare = ort.InferenceSession(model).run(None, {name: values[good] for name, values in feeds.items()})[0]
+    out = read(tmp_path / "out")
+    assert out["id"].to_pylist() == good.tolist()
+    np.testing.assert_allclose(out["y"].to_numpy(), bare, rtol=1e-6)
+    quarantine = tmp_path / "out.scorer" / "quarantine"
+    bad = pq.read_table(quarantine).sort_by("id") if bad_rows else table.slice(0, 0)
+    assert bad["id"].to_pylist() == sorted(kind)
+    assert bad.select(table.column_names).equals(table.take(pa.array(sorted(kind), pa.int64())))
+    if bad_rows:
+        stages = {row: "infer" if why == "runtime" else "feed" for row, why in kind.items()}
+        assert bad["_stage"].to_pylist() == [stages[row] for row in sorted(kind)]
+        assert bad["_row"].to_pylist() == sorted(kind)
+        assert set(bad["_file"].to_pylist()) == {str(source)}
+        words = {"picture": "picture", "null": "null", "runtime": "out of data bounds", "length": "list"}
+        for row, why in zip(sorted(kind), bad["_error"].to_pylist(), strict=True):
+            assert words[kind[row]] in why, (kind[row], why)
+    batches = ROWS // 2500 * -(-2500 // 64)  # they start anew at each row group
+    extra = (report["calls"] - batches) / max(1, bad_rows)
+    with capsys.disabled():
+        print(
+            f"\n{bad_rows} bad rows: {report['calls']} calls of the model, {extra:.2f} more for each bad row", end=" "
+        )
+    assert extra <= most_calls
+    assert verify(scorer.output.place.Place.of(str(tmp_path / "out"), None), deep=True).whole
+
+
+def test_quarantine_is_scored_again_after_a_fix_and_remembers_where_its_rows_came_from(tmp_path):
+    idx = np.arange(200) % 10
+    idx[::20] = np.arange(10) + 10  # ten rows that a table of ten refuses, and a table of fifteen half
+    source = write(tmp_path / "in.parquet", {"id": np.arange(200), "idx": idx}, row_group_size=50)
+    first = ("--feed", "idx=idx", "--max-bad-rows", 10, "--quiet", "--part-bytes", "4KiB")
+    assert cli("run", source, "--model", MODELS / "gather.onnx", "--output", tmp_path / "one", *first)[0] == 0
+    quarantine = tmp_path / "one.scorer" / "quarantine"
+    larger = onnx.load(MODELS / "gather.onnx")
+    larger.graph.initializer[0].CopyFrom(
+        make_tensor(larger.graph.initializer[0].name, TensorProto.FLOAT, [15], np.arange(15, dtype=np.float32) * 10)
+    )
+    onnx.save(larger, tmp_path / "larger.onnx")
+    code, _, stderr = cli("run", quarantine, "--model", tmp_path / "larger.onnx", "--output", tmp_path / "two", *first)
+    assert code == 0, stderr
+    two = read(tmp_path / "two")
+    assert two.column_names == ["id", "idx", "_file", "_row", "value"]
+    assert two["_row"].to_pylist() == two["id"].to_pylist() == list(range(0, 100, 20))
+    assert set(two["_file"].to_pylist()) == {str(source)}
+    assert two["value"].to_pylist() == [10.0 * i for i in range(10, 15)]
+    left = pq.read_table(tmp_path / "two.scorer" / "quarantine").sort_by("id")
+    assert left.column_names == ["id", "idx", "_error", "_stage", "_file", "_row"]
+    assert left["_row"].to_pylist() == left["id"].to_pylist() == list(range(100, 200, 20))
+    assert set(left["_file"].to_pylist()) == {str(source)}
+    assert all(f"idx={i}" in why for i, why in zip(range(15, 20), left["_error"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("keep", ["none", "id", "_error,id"])
+def test_row_ids_of_a_quarantine_are_those_it_has(keep, tmp_path):
+    source = write(tmp_path / "in.parquet", {"id": [5, 6], "idx": [99, 1]})
+    flags = ("--feed", "idx=idx", "--max-bad-rows", 10, "--quiet")
+    assert cli("run", source, "--model", MODELS / "gather.onnx", "--output", tmp_path / "one", *flags)[0] == 0
+    bad = pq.read_table(tmp_path / "one.scorer" / "quarantine")
+    at = bad.column_names.index("idx")
+    mended = write(tmp_path / "mended.parquet", bad.set_column(at, "idx", pa.array([3])))
+    code, _, stderr = cli("run", mended, "--model", MODELS / "gather.onnx", "--output", tmp_path / "two", "--feed",
+                          "idx=idx", "--row-id", "--keep", keep, "--quiet")  # fmt: skip
+    assert code == 0, stderr
+    row = read(tmp_path / "two").to_pylist()[0]
+    assert (row["_file"], row["_row"], row["value"]) == (str(source), 0, 30.0)
+    assert ("_error" in row, "id" in row) == ("_error" in keep, "id" in keep)
+
+
+def test_an_unchanged_command_does_not_try_bad_rows_again_and_a_larger_budget_only_publishes(tmp_path):
+    idx = np.arange(400) % 10
+    idx[::100] = 99
+    source = write(tmp_path / "in.parquet", {"id": np.arange(400), "idx": idx}, row_group_size=100)
+    flags = ("run", source, "--model", MODELS / "gather.onnx", "--output", tmp_path / "out", "--feed", "idx=idx",
+             "--part-bytes", "4KiB", "--json")  # fmt: skip
+    for _ in range(2):
+        code, text, _ = cli(*flags)
+        assert code == 1
+        assert "--max-bad-rows 4 publishes" in json.loads(text)["error"]["hint"]
+        assert not (tmp_path / "out").exists()
+    code, text, _ = cli(*flags, "--max-bad-rows", "1%")
+    report = json.loads(text)
+    assert (code, report["calls"], report["counts"]["quarantined"]) == (0, 0, 4)
+    assert pq.read_table(tmp_path / "out.scorer" / "quarantine").num_rows == 4

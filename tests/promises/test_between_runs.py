@@ -1,0 +1,191 @@
+"""What breaks between two runs or beside a run, and that nothing is lost or replaced by it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.runs import MODELS, cli, oracle, read, write
+
+import scorer
+from scorer.errors import CommitError, OutputExists, RunFailed
+from scorer.output import publish
+
+SUM, NAMED = MODELS / "sum3.onnx", MODELS / "named3.onnx"
+FEED = {"feed": "x=a,b,c", "keep": "id", "threads": 2, "part_bytes": 4096, "batch_rows": 64}
+
+
+class Cut(BaseException):
+    """The process ended here."""
+
+
+@pytest.fixture
+def source(tmp_path):
+    """2,000 rows in ten row groups, and their scores."""
+    rng = np.random.default_rng(5)
+    columns = {"id": np.arange(2000)} | {name: rng.standard_normal(2000).astype(np.float32) for name in "abc"}
+    return write(tmp_path / "in.parquet", columns, row_group_size=200)
+
+
+def other(source, tmp_path):
+    """Other rows in another place."""
+    return write(tmp_path / "other.parquet", {"id": np.arange(5), **{c: np.ones(5, np.float32) for c in "abc"}})
+
+
+def exact(output, source):
+    table, rows = read(output), read(source.parent / "in.parquet") if source.is_dir() else read_one(source)
+    matrix = np.stack([rows[c].to_numpy() for c in "abc"], axis=1)
+    assert table["id"].to_pylist() == rows["id"].to_pylist()
+    assert np.allclose(table["total"].to_numpy(), oracle(SUM, {"x": matrix})["total"])
+    assert cli("verify", output, "--deep")[0] == 0
+
+
+def read_one(path):
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path).read()
+
+
+def staged(output):
+    """Parts of the unfinished run."""
+    return sorted(Path(f"{output}.scorer").glob("work-*/parts/*.parquet"))
+
+
+@pytest.fixture
+def before_publish(source, tmp_path, monkeypatch):
+    """A run that was cut off when all parts were staged."""
+
+    def cut(*_, **__):
+        raise Cut
+
+    monkeypatch.setattr(publish, "publish", cut)
+    with pytest.raises(Cut):
+        scorer.run(source, SUM, tmp_path / "out", **FEED)
+    monkeypatch.undo()
+    assert len(staged(tmp_path / "out")) >= 8
+    return tmp_path / "out"
+
+
+def test_a_staged_part_that_was_truncated_is_scored_again(source, before_publish):
+    part = staged(before_publish)[3]
+    part.write_bytes(part.read_bytes()[:200])
+    report = scorer.run(source, SUM, before_publish, **FEED)
+    assert report.parts - report.parts_resumed == 1
+    exact(before_publish, source)
+
+
+def test_a_staged_part_that_is_another_part_s_file_is_scored_again(source, before_publish):
+    parts = staged(before_publish)
+    shutil.copy(parts[1], parts[2])
+    next(Path(f"{before_publish}.scorer").glob("work-*/journal.jsonl")).unlink()
+    report = scorer.run(source, SUM, before_publish, **FEED)
+    assert report.parts - report.parts_resumed == 1
+    exact(before_publish, source)
+
+
+def test_a_stray_file_in_staging_is_neither_counted_nor_published(source, before_publish):
+    parts = staged(before_publish)
+    parts[1].unlink()
+    (parts[0].parent / ".DS_Store").write_text("x")
+    scorer.run(source, SUM, before_publish, **FEED)
+    exact(before_publish, source)
+    assert not (before_publish / ".DS_Store").exists()
+
+
+def test_a_part_that_vanishes_during_the_run_is_not_published_as_there(source, tmp_path):
+    def remove(event):
+        if isinstance(event, scorer.events.PartFinished) and event.receipt.proof.part == 2:
+            next(Path(f"{tmp_path}/out.scorer").glob("work-*/parts/part-00002.parquet")).unlink()
+
+    with pytest.raises(CommitError, match="staged parts changed"):
+        scorer.run(source, SUM, tmp_path / "out", observers=[remove], **FEED)
+    assert not (tmp_path / "out").exists()
+    scorer.run(source, SUM, tmp_path / "out", **FEED)
+    exact(tmp_path / "out", source)
+
+
+def test_a_folder_that_appears_at_the_output_during_the_run_is_left_alone(source, tmp_path):
+    def appear(event):
+        if isinstance(event, scorer.events.PartFinished) and not (tmp_path / "out").exists():
+            write(tmp_path / "out" / "thesis.parquet", {"a": [1]})
+
+    with pytest.raises(CommitError, match="something else has appeared"):
+        scorer.run(source, SUM, tmp_path / "out", observers=[appear], **FEED)
+    assert read(tmp_path / "out").column_names == ["a"]
+    with pytest.raises(scorer.PreflightError, match="the output exists"):
+        scorer.run(source, SUM, tmp_path / "out", **FEED)
+    shutil.move(tmp_path / "out", tmp_path / "mine")
+    report = scorer.run(source, SUM, tmp_path / "out", **FEED)
+    assert report.calls == 0
+    exact(tmp_path / "out", source)
+
+
+def test_a_run_that_was_planned_before_another_published_does_not_replace_it(source, tmp_path):
+    plan = scorer.prepare(source, SUM, tmp_path / "out", **FEED)
+    first = scorer.run(other(source, tmp_path), SUM, tmp_path / "out", **FEED)
+    with pytest.raises(OutputExists, match="the output exists"):
+        scorer.execute(plan)
+    assert read(tmp_path / "out").num_rows == first.counts.scored == 5
+
+
+def test_two_plans_of_one_request_become_one(source, tmp_path):
+    plan = scorer.prepare(source, SUM, tmp_path / "out", **FEED)
+    scorer.run(source, SUM, tmp_path / "out", **FEED)
+    assert scorer.execute(plan).already_done
+    exact(tmp_path / "out", source)
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2, 3])
+def test_an_overwrite_cut_off_in_publishing_is_finished_and_then_compared(source, tmp_path, monkeypatch, moved):
+    """After `moved` files of the new proof are in place, the old command must not call the new output its own."""
+    scorer.run(source, SUM, tmp_path / "out", **FEED)
+    calls = 0
+
+    def cut_after(source_, target):
+        nonlocal calls
+        if Path(target).parent == tmp_path / "out.scorer" and Path(target).name in publish.PROOF_FILES:
+            if calls == moved:
+                raise Cut
+            calls += 1
+        return renamed(source_, target)
+
+    import os
+
+    renamed = os.rename
+    monkeypatch.setattr(os, "rename", cut_after)
+    with pytest.raises(Cut):
+        scorer.run(source, SUM, tmp_path / "out", limit=300, overwrite=True, **FEED)
+    monkeypatch.undo()
+    flags = ("--feed", "x=a,b,c", "--keep", "id", "--threads", "2", "--part-bytes", "4096", "--batch-rows", "64")
+    code, _, text = cli("run", source, "--model", SUM, "--output", tmp_path / "out", *flags)
+    assert code == 3
+    assert "limit" in text
+    report = scorer.run(source, SUM, tmp_path / "out", limit=300, **FEED)
+    assert report.already_done
+    assert read(tmp_path / "out").num_rows == 300
+    assert cli("verify", tmp_path / "out", "--deep")[0] == 0
+
+
+def test_a_broken_page_is_one_plain_complaint_for_every_slice(tmp_path):
+    rng = np.random.default_rng(1)
+    columns = {"id": np.arange(60_000)} | {name: rng.integers(0, 9, 60_000).astype(np.float32) for name in "abc"}
+    path = write(tmp_path / "in.parquet", columns, row_group_size=60_000, compression="zstd", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 4000] = bytes(4000)
+    path.write_bytes(data)
+    asked = {**FEED, "part_bytes": "64KiB", "cluster": "synchronous"}
+    with pytest.raises(RunFailed) as failed:
+        scorer.run(path, SUM, tmp_path / "out", **asked)
+    assert "StopIteration" not in str(failed.value)
+    assert "cannot be read as Parquet" in failed.value.found
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tensor_fed_by_position_is_pointed_out_and_refused_under_strict(source, tmp_path):
+    plan = scorer.prepare(source, SUM, tmp_path / "out")
+    assert any("by position" in note for note in plan.notes)
+    strict = scorer.prepare(source, SUM, tmp_path / "out", strict=True)
+    assert "by position" in strict.problems[0].what
+    assert not any("position" in note for note in scorer.prepare(source, NAMED, tmp_path / "out").notes)

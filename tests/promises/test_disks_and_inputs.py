@@ -1,0 +1,188 @@
+"""A disk that fills, an output that may not be written, an input that goes away: an error, and nothing is lost."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.runs import MODELS, cli, command, read, write
+
+from scorer.errors import OutputLocked
+from scorer.output import lock
+
+ROWS = 60_000
+FLAGS = ("--feed", "x=a,b,c", "--batch-rows", 64, "--part-bytes", "40KiB", "--threads", 1, "--no-tune", "--quiet")
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Random floats, which do not compress."""
+    rng = np.random.default_rng(3)
+    columns = {c: rng.standard_normal(ROWS).astype(np.float32) for c in "abc"}
+    return write(tmp_path / "in" / "in.parquet", {"id": np.arange(ROWS), **columns}, row_group_size=3000)
+
+
+def asked(source, output, *more):
+    return ("run", source, "--model", MODELS / "sum3.onnx", "--output", output, *FLAGS, *more)
+
+
+def exact(output):
+    assert read(output)["id"].to_pylist() == list(range(ROWS))
+    assert cli("verify", output, "--deep")[0] == 0
+    assert {path.name for path in Path(f"{output}.scorer").iterdir()} == {
+        "events.jsonl", "plan.json", "ledger.parquet", "manifest.json", "report.html", "report.json"
+    }  # fmt: skip
+
+
+def staged(output):
+    return sum(1 for _ in Path(f"{output}.scorer").glob("work-*/parts/*.parquet"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of three megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system takes the rights of an administrator")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(disk, output):
+    """Somebody else's file takes all the room there is, once some parts are committed."""
+    until = time.monotonic() + 60
+    while staged(output) < 4 and time.monotonic() < until:
+        time.sleep(0.002)
+    with suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+@pytest.mark.parametrize(
+    "cluster", [("embedded",), pytest.param(("processes", "--workers", 2), marks=pytest.mark.slow)], ids=lambda c: c[0]
+)
+@pytest.mark.slow
+def test_a_disk_that_fills_loses_nothing_that_was_committed(cluster, source, small_disk):
+    output = small_disk / "out"
+    command_ = asked(source, output, "--batch-rows", 1, "--cluster", *cluster)
+    thread = threading.Thread(target=fill, args=(small_disk, output))
+    thread.start()
+    done = command(*command_)
+    thread.join()
+    assert done.returncode == 5, done.stderr
+    assert "No space left on device" in done.stderr
+    assert "committed parts are kept" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not output.exists()
+    kept = staged(output)
+    assert kept >= 4
+    again = command(*command_)
+    assert again.returncode == 5, again.stderr
+    assert "No space left on device" in again.stderr
+    assert staged(output) == kept
+    (small_disk / "ballast").unlink()
+    final = command(*command_, "--json")
+    assert final.returncode == 0, final.stderr
+    assert f'"parts_resumed": {kept}' in final.stdout
+    exact(output)
+
+
+def test_an_output_on_a_read_only_file_system_is_refused_before_the_start(source, tmp_path):
+    folder = tmp_path / "fixed"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a read-only file system takes the rights of an administrator")
+    try:
+        done = command(*asked(source, folder / "out"))
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    assert done.returncode == 5, done.stderr
+    assert "the output cannot be written here" in done.stderr
+    assert "no right to write" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "what", ["file", *(pytest.param(what, marks=pytest.mark.slow) for what in ("folder", "shorter"))]
+)
+def test_an_input_that_goes_away_fails_its_parts_and_comes_back(what, source, tmp_path):
+    output, away = tmp_path / "out", tmp_path / "away"
+
+    def vanish():
+        until = time.monotonic() + 60
+        while staged(output) < 3 and time.monotonic() < until:
+            time.sleep(0.002)
+        if what == "shorter":
+            shutil.copy2(source, away)
+            with source.open("r+b") as file:
+                file.truncate(1000)
+        else:
+            (source if what == "file" else source.parent).rename(away)
+
+    thread = threading.Thread(target=vanish)
+    thread.start()
+    done = command(*asked(source, output, "--batch-rows", 1))
+    thread.join()
+    assert done.returncode == 1, done.stderr
+    assert "the input changed after it was planned" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not output.exists()
+    kept = staged(output)
+    assert kept >= 3
+    if what == "shorter":
+        shutil.copy2(away, source)
+    else:
+        away.rename(source if what == "file" else source.parent)
+    code, text, stderr = cli(*asked(source, output, "--batch-rows", 1, "--json"))
+    assert code == 0, stderr
+    assert f'"parts_resumed": {kept}' in text
+    exact(output)
+
+
+def test_many_drivers_at_once_make_one_output(source, tmp_path):
+    output = tmp_path / "out"
+    ended = []
+
+    def drive():
+        ended.append(command(*asked(source, output)))
+
+    threads = [threading.Thread(target=drive) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    codes = sorted(done.returncode for done in ended)
+    assert codes[0] == 0
+    assert set(codes) <= {0, 3}
+    assert all("another run is writing" in done.stderr for done in ended if done.returncode == 3)
+    assert all("Traceback" not in done.stderr for done in ended)
+    exact(output)
+
+
+def test_a_lock_whose_release_was_interrupted_is_nobody_s(tmp_path, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    path = tmp_path / "out.scorer" / "lock"
+    holding = lock.held(path, print)
+    monkeypatch.setattr(holding.__enter__()._beater, "join", interrupted)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with pytest.raises(KeyboardInterrupt):
+        holding.__exit__(None, None, None)
+    monkeypatch.undo()
+    assert path.exists()
+    assert lock.is_alive(lock.read(path)) is False
+    with lock.held(path, print):
+        assert lock.is_alive(lock.read(path)) is True
+        with pytest.raises(OutputLocked), lock.held(path, print):
+            pass
+    assert not path.exists()

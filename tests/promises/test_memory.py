@@ -1,0 +1,78 @@
+"""Memory depends on part size and threads, not on the number of rows; and the plan says how much it will be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support.runs import MODELS
+
+COLUMNS = 28
+PART = 8 << 20
+ROWS = PART // (4 * COLUMNS)  # of a part of 8 MiB
+TURNS = 9
+FULL = 8  # parts: from here on memory must stand still
+
+
+def data(folder, parts):
+    """So many full parts of floats that take little room on the disk."""
+    folder.mkdir()
+    values = np.random.default_rng(0).standard_normal(200).astype(np.float32)
+    rows = ROWS * FULL
+    table = pa.table({f"f{i}": values[(np.arange(rows) * (i + 1)) % 200] for i in range(COLUMNS)})
+    pq.write_table(table, folder / "00.parquet", row_group_size=ROWS)
+    for i in range(1, parts // FULL):
+        shutil.copy(folder / "00.parquet", folder / f"{i:02}.parquet")
+    return folder
+
+
+def measured(source, output, *flags):
+    """Peak bytes of a run's process, and what its plan forecast."""
+    command = [sys.executable, "-m", "scorer", "run", str(source), "--model", str(MODELS / "dense28.onnx"),
+               "--output", str(output), "--threads", "2", "--keep", "none", "--quiet", "--json", *flags]  # fmt: skip
+    report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return report["peak_memory_bytes"], report["forecast"]["memory_bytes"], report
+
+
+def ratios(tmp_path, times, *flags, part=PART):
+    """Medians in turns: how many parts threads hold at once is chance, and moves a short run's peak by a tenth."""
+    peaks, ranges = {many: [] for many in times}, {}
+    sources = {many: data(tmp_path / f"in{many}", FULL * many * part // PART) for many in times}
+    for turn in range(TURNS):
+        for many, source in sources.items():
+            peak, forecast, report = measured(source, tmp_path / f"out{many}-{turn}", *flags)
+            assert report["parts"] >= FULL * many
+            peaks[many].append(peak)
+            ranges[many] = *forecast, report["forecast"]["memory"]
+    found = {many: statistics.median(seen) for many, seen in peaks.items()}
+    for many, (low, high, words) in ranges.items():
+        assert low <= found[many] <= high, (peaks, words)
+    return [found[many] / found[times[0]] for many in times]
+
+
+@pytest.mark.slow
+def test_memory_stands_still_from_eight_full_parts_on(tmp_path):
+    assert max(ratios(tmp_path, (1, 5), "--part-bytes", "8MiB")) <= 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_memory_stands_still_up_to_fifty_times_the_rows(tmp_path):
+    found = ratios(tmp_path, (1, 10, 50), "--part-bytes", "8MiB")
+    print("peak at 1, 10 and 50 times the rows:", [round(ratio, 3) for ratio in found])
+    assert max(found) <= 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_memory_stands_still_with_parts_of_the_usual_size(tmp_path):
+    found = ratios(tmp_path, (1, 5), part=64 << 20)
+    print("peak at 1 and 5 times the rows:", [round(ratio, 3) for ratio in found])
+    assert max(found) <= 1.1

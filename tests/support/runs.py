@@ -1,0 +1,96 @@
+"""Models, data and runs for tests: the command line, the bare runtime as oracle, and what a run wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow as pa
+import pyarrow.parquet as pq
+from click.testing import CliRunner
+
+from scorer.cli.main import main
+from scorer.model.protobuf import inspect_model
+from scorer.model.spec import SessionSpec
+
+ROOT = Path(__file__).parent.parent.parent
+MODELS = ROOT / "tests" / "models"
+FLIGHTS = ROOT / "examples" / "flights"
+BACKENDS = ("synchronous", "embedded", "processes")
+
+
+def write(path, columns, **options):
+    """One Parquet file from plain columns or a table; returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    pq.write_table(table, path, **options)
+    return path
+
+
+def read(output):
+    """The whole output in the order of its parts."""
+    paths = sorted(Path(output).rglob("*.parquet"), key=lambda path: path.name)
+    return pa.concat_tables([pq.ParquetFile(path).read() for path in paths])
+
+
+def session_spec(name, device="cpu", **options):
+    """What a session of one of the small models is made from."""
+    found = inspect_model(MODELS / f"{name}.onnx")
+    return SessionSpec(path=found.path, digest=found.digest, files=found.files, device=device, **options)
+
+
+def oracle(model, feeds, batch_rows=None):
+    """What the bare runtime gives, in batches of the given size; a dict of output to array."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    rows = len(next(iter(feeds.values())))
+    step = batch_rows or max(rows, 1)
+    batches = [
+        session.run(None, {name: values[at : at + step] for name, values in feeds.items()})
+        for at in range(0, rows, step)
+    ]
+    return {
+        name: [row for batch in batches for row in batch[i]]
+        if isinstance(batches[0][i], list)
+        else np.concatenate([b[i] for b in batches])
+        for i, name in enumerate(names)
+    }
+
+
+def cli(*arguments):
+    """The command line in this process: (exit code, stdout, stderr)."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def command(*arguments, timeout=100, **options):
+    """The command line in a process of its own."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.run(
+        [sys.executable, "-m", "scorer", *map(str, arguments)],
+        capture_output=True, text=True, timeout=timeout, env=environment, check=False, **options,
+    )  # fmt: skip
+
+
+def plain(text, *folders):
+    """A text without what changes from run to run: folders, hashes, process ids, versions."""
+    for i, folder in enumerate(folders):
+        text = text.replace(str(folder), "DIR" if i == 0 else f"DIR{i}")
+    text = re.sub(r"\b[0-9a-f]{16,64}\b", "HASH", text)
+    return re.sub(r"onnxruntime [0-9.]+", "onnxruntime VERSION", text)
+
+
+def report_of(output):
+    """report.json of a finished run."""
+    return json.loads((Path(f"{output}.scorer") / "report.json").read_text())
