@@ -10,13 +10,13 @@ if sys.platform == "linux":  # where Arrow has it: a fifth less memory than with
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", f"narenas:{len(os.sched_getaffinity(0)) + 1}")
 
 from scorer.cli import main as cli
-from scorer.cli.startup import with_room
-from scorer.host.crash import survived
+from scorer.cli.startup import with_large_frame
+from scorer.host.crash import run_supervised
 
 
 def main() -> None:
     """The command line, with somebody left to explain it if native code ends it."""
-    survived(with_room(cli.main))
+    run_supervised(with_large_frame(cli.main))
 
 
 if __name__ == "__main__":

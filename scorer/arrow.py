@@ -109,7 +109,7 @@ def sizes(kind: pa.DataType) -> tuple[int | None, ...]:
     return (kind.list_size if pa.types.is_fixed_size_list(kind) else None, *sizes(kind.value_type))
 
 
-def against(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table in the planned schema, nullability and metadata included; anything else is an error."""
     columns = []
     for field in schema:

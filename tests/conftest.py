@@ -12,7 +12,7 @@ from support.runs import BACKENDS
 from support.watched_runs import Window
 
 from scorer.display import terminal
-from scorer.display.terminal import Look
+from scorer.display.terminal import Terminal
 
 
 def pytest_addoption(parser):
@@ -78,10 +78,12 @@ def fewer28(tmp_path):
 
 @pytest.fixture
 def window(monkeypatch):
-    """A window whose size `look` believes."""
+    """A window whose size `terminal_of` believes."""
     made = Window()
     monkeypatch.setattr(
-        terminal, "look", lambda _: Look(columns=made.screen.columns, rows=made.screen.rows, lines=True)
+        terminal, "terminal_of", lambda _: Terminal(columns=made.screen.columns, rows=made.screen.rows, lines=True)
     )
-    monkeypatch.setattr("scorer.report.live.look", lambda _: Look(columns=made.screen.columns, rows=24, lines=True))
+    monkeypatch.setattr(
+        "scorer.report.live.terminal_of", lambda _: Terminal(columns=made.screen.columns, rows=24, lines=True)
+    )
     return made

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from scorer.plan.parts import Part
 
 
-def ours(error: BaseException, part: Part) -> ScorerError:
+def as_part_error(error: BaseException, part: Part) -> ScorerError:
     """A part's failure with its place; what is no error of ours carries its own text along."""
     if isinstance(error, ScorerError):
         if not isinstance(error, (ModelError, ClusterError, CommitError)):

@@ -19,7 +19,7 @@ from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, P
 from scorer.host import crash, devices, process, signals, versions
 from scorer.host.process import name_of_process
 from scorer.model.resident import SESSIONS
-from scorer.options.values import QUEUES, within
+from scorer.options.values import QUEUES, within_budget
 from scorer.output import ledger, lock, place, publish, quarantine
 from scorer.output import staging as staging_
 from scorer.output.attempts import crash_seen
@@ -33,7 +33,7 @@ from scorer.scoring.job import JOBS, Spec, meter
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from scorer.cluster.connect import Client, Cluster, Crew
+    from scorer.cluster.connect import Client, Cluster, Workers
     from scorer.events import Event, Observer, Receipt
     from scorer.output.place import Staging
     from scorer.plan.frozen import FrozenPlan
@@ -83,10 +83,10 @@ class Run:
     def carry_out(self, client: Client | None) -> Report:
         """Take the lock, finish what is unfinished, publish."""
         with ExitStack() as stack:
-            crew = None
+            workers = None
             queued = self.options.cluster.cluster in QUEUES and client is None  # jobs are not asked for in vain
             if not queued and len(staging_.committed(self.staging, self.frozen)) < self.n_parts:
-                crew = stack.enter_context(self.crew(client))  # before anything is written
+                workers = stack.enter_context(self.workers(client))  # before anything is written
             held = stack.enter_context(lock.held(self.place.lock, self.tell))
             publish.finish_half_published(self.place)
             if self.settle():
@@ -95,14 +95,14 @@ class Run:
             self.receipts = staging_.committed(self.staging, self.frozen)
             try:
                 if len(self.receipts) < self.n_parts:
-                    self.score(crew or stack.enter_context(self.crew(client)), held)
+                    self.score(workers or stack.enter_context(self.workers(client)), held)
                 else:
                     self.begin()
                 self.judge()
             except ScorerError as error:
                 self.show(str(error))
                 raise
-            crash.doing(f"publishing {self.place.output}")
+            crash.note_step(f"publishing {self.place.output}")
             staging_.sweep(self.staging, self.receipts)
             finished = self.report(already_done=False)
             ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict())
@@ -146,7 +146,7 @@ class Run:
         """Go on with a plan that was frozen before ours."""
         self.frozen, self.n_parts, self.rows = plan, plan.n_parts, plan.rows
 
-    def crew(self, client: Client | Cluster | None) -> AbstractContextManager[Crew]:
+    def workers(self, client: Client | Cluster | None) -> AbstractContextManager[Workers]:
         """Who will work."""
         if client is None and somebody_elses_client():
             self.tell("a Dask client exists in this process and is not used; pass client= to use it")
@@ -160,11 +160,11 @@ class Run:
         each = devices.one_each(replace(asked_device, name=self.frozen.session.device))
         return connect(asked, self.place.folder, client, self.tell, each)
 
-    def score(self, crew: Crew, held: lock.Lock) -> None:
+    def score(self, workers: Workers, held: lock.Lock) -> None:
         """Run every part that is not committed yet."""
-        frozen = on_their_card(self.frozen, devices.parse(self.options.session.device), crew)
-        if crew.client is not None and crew.far and crew.client.nthreads():
-            supplied = readiness.refuse_unfit(crew.client, frozen, self.place.folder)
+        frozen = on_their_card(self.frozen, devices.parse(self.options.session.device), workers)
+        if workers.client is not None and workers.remote and workers.client.nthreads():
+            supplied = readiness.refuse_unfit(workers.client, frozen, self.place.folder)
             if supplied:
                 self.tell(f"the model was brought to {supplied} host{'s' if supplied > 1 else ''} that did not see it")
         staging_.discard_others(self.place, self.frozen.plan_hash)
@@ -172,14 +172,14 @@ class Run:
         self.begin()
         staging_.sweep(staging, self.receipts)
         crash.scoring(str(staging.started))
-        limit = None if crew.client is None else self.options.scoring.batch_timeout  # one thread cannot watch itself
-        spec = Spec.of(frozen, staging, limit, crew.turns, far=crew.far, run=self.name)
+        limit = None if workers.client is None else self.options.scoring.batch_timeout  # one thread cannot watch itself
+        spec = Spec.of(frozen, staging, limit, workers.scoring_threads, remote=workers.remote, run=self.name)
         journal = staging_.Journal(staging)
         try:
-            with Topic(crew.client, self.name, self.progress.to_dict) as topic:
+            with Topic(workers.client, self.name, self.progress.to_dict) as topic:
                 self.observers += [one for one in (meter("driver"), topic) if one is not None]
-                self.announce(crew)
-                self.gather(crew, spec, journal, held)
+                self.announce(workers)
+                self.gather(workers, spec, journal, held)
         finally:
             journal.close()
             JOBS.drop(spec.key)
@@ -198,7 +198,7 @@ class Run:
         with suppress(OSError):
             Path(spec.stop_file).touch()
 
-    def gather(self, crew: Crew, spec: Spec, journal: staging_.Journal, held: lock.Lock) -> None:
+    def gather(self, workers: Workers, spec: Spec, journal: staging_.Journal, held: lock.Lock) -> None:
         """Take outcomes as they come; a signal drains what has started."""
 
         def drain() -> None:
@@ -207,10 +207,10 @@ class Run:
             self.emit(Stopping(text=text))
 
         counts, began = Counts(), time.monotonic()
-        self.threads = crew.threads()
+        self.threads = workers.threads()
         held.follow(self.progress.to_dict)
         with signals.draining(drain) as stop:
-            for part, outcome in waves.drive(crew, spec, self.todo(), self.emit):
+            for part, outcome in waves.drive(workers, spec, self.todo(), self.emit):
                 self.take(part, outcome, journal)
                 if len(self.ours) == 1:
                     _get_page_ready()
@@ -227,7 +227,7 @@ class Run:
         if outcome is None:  # left for the next run
             return
         if isinstance(outcome, BaseException):
-            error = failures.ours(outcome, part)
+            error = failures.as_part_error(outcome, part)
             self.failed[part.index] = error
             if isinstance(error, (ModelError, ClusterError, CommitError)):
                 self.fatal = self.fatal or error
@@ -243,7 +243,7 @@ class Run:
             return True
         enough = len(self.ours) >= _EARLY_PARTS or counts.rows >= _EARLY_ROWS
         seen = counts.scored + counts.quarantined
-        over = not within(self.options.scoring.max_bad_rows, counts.quarantined, self.rows)
+        over = not within_budget(self.options.scoring.max_bad_rows, counts.quarantined, self.rows)
         return enough and over and counts.quarantined > seen / 2
 
     def judge(self) -> None:
@@ -256,13 +256,13 @@ class Run:
         staged = self.place.staging(self.frozen.plan_hash)
         budget = self.options.scoring.max_bad_rows
         left = self.n_parts - len(self.receipts)
-        if left or not within(budget, counts.quarantined, self.rows):
+        if left or not within_budget(budget, counts.quarantined, self.rows):
             bad = [receipt.proof.quarantine for receipt in self.receipts.values() if receipt.proof.quarantine]
             seen = quarantine.reasons(staged.quarantine, bad, counts.quarantined, ())
             why = quarantine.in_words({one.text: one.rows for one in seen.reasons})
             raise failures.too_many_bad(counts, budget, str(staged.quarantine), left, why)
         nans = self.options.scoring.max_nan_rows
-        if nans is not None and not within(nans, counts.nan, max(counts.scored, 1)):
+        if nans is not None and not within_budget(nans, counts.nan, max(counts.scored, 1)):
             what, hint = (
                 "too many rows have NaN scores",
                 "check the feed, or raise --max-nan-rows and repeat the command",
@@ -323,15 +323,15 @@ class Run:
             with suppress(OSError):  # or an earlier run's would stay
                 (self.staging.root / "report.html").write_text("This report could not be made.\n", "utf-8")
 
-    def announce(self, crew: Crew) -> None:
+    def announce(self, workers: Workers) -> None:
         """Tell the observers what is about to happen."""
         done = ledger.totals(self.receipts.values()).rows
         self.emit(
             PlanReady(
                 parts=self.n_parts, done=len(self.receipts), rows=self.rows, rows_done=done,
-                output=str(self.place.output), where=crew.words,
+                output=str(self.place.output), where=workers.description,
                 forecast_s=None if self.plan.forecast is None else self.plan.forecast.seconds,
-                dashboard=crew.dashboard, metrics=crew.metrics,
+                dashboard=workers.dashboard, metrics=workers.metrics,
             )
         )  # fmt: skip
 
@@ -371,10 +371,10 @@ def _get_page_ready() -> None:
     with suppress(Exception):  # whoever makes the page tells what is wrong
         from scorer.report import page  # noqa: PLC0415 - start-up
 
-        page.get_ready()
+        page.load_template()
 
 
-def on_their_card(frozen: FrozenPlan, device: devices.Device, crew: Crew) -> FrozenPlan:
+def on_their_card(frozen: FrozenPlan, device: devices.Device, workers: Workers) -> FrozenPlan:
     """The plan with the number that its device has for these workers: ours see one each, and that is their first."""
-    gpu = 0 if crew.ours and crew.far else device.first
+    gpu = 0 if workers.owned and workers.remote else device.first
     return replace(frozen, session=replace(frozen.session, gpu=gpu))

@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow as pa
 
 from scorer.binding.inputs import bind, shapes
-from scorer.binding.outputs import fetched, output_schema
-from scorer.display.words import some
+from scorer.binding.outputs import output_schema, requested_fetches
+from scorer.display.words import quoted_list
 from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, ScorerError, ShapeMismatch
 from scorer.host import devices
 from scorer.model.protobuf import inspect_model
@@ -127,7 +127,7 @@ def _check(frame: Any, errors: str, *, lazy: bool) -> None:  # noqa: ANN401 - wh
         raise PreflightError([InputError(what, where, "one level of names", f"{names.nlevels} levels", hint)])
     twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
     if twice:
-        what, hint = f"columns share one name: {some(twice)}", "rename them, or drop all but one"
+        what, hint = f"columns share one name: {quoted_list(twice)}", "rename them, or drop all but one"
         raise PreflightError([InputError(what, where, "one column of a name", "several", hint)])
 
 
@@ -136,7 +136,7 @@ def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
     spec = inspect_model(options.model)
     columns = pa.schema([pa.field(str(name), _arrow(_few(frame[name])).type) for name in frame.columns])
     binding, problems = bind(options.binding, spec, columns)
-    wanted, more = fetched(options.binding, spec)
+    wanted, more = requested_fetches(options.binding, spec)
     problems += more
     device, gpu = settle_device(options.session.device), devices.parse(options.session.device).first
     library = library_for(options.session.ort_library, spec.opsets)

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from scorer.arrow import decode_schema, digest
 from scorer.display import html
 from scorer.display.blocks import Facts
-from scorer.display.words import some
+from scorer.display.words import quoted_list
 from scorer.errors import CommitError
 from scorer.events import Counts, Proof
-from scorer.host.crash import doing
+from scorer.host.crash import note_step
 from scorer.output.ledger import LEDGER, TIMES
 from scorer.output.place import load_plan, nobody_wrote, refuse_another_format
 from scorer.output.writer import read_footer
@@ -66,10 +66,10 @@ class Verdict:
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
-        return html.card("Verdict", [Facts([(name, _words(value)) for name, value in self.to_dict().items()])])
+        return html.card("Verdict", [Facts([(name, _joined(value)) for name, value in self.to_dict().items()])])
 
 
-def _words(value: object) -> str:
+def _joined(value: object) -> str:
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -100,7 +100,7 @@ def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
             what,
             str(place.folder),
             "plan.json, ledger.parquet, manifest.json",
-            f"without {some(missing or ['plan.json'])}",
+            f"without {quoted_list(missing or ['plan.json'])}",
             hint,
         )
     try:
@@ -113,7 +113,7 @@ def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
     holes = [name for name in table.column_names if table[name].null_count and name not in TIMES]
     if holes or not isinstance(manifest, dict):
         what, hint = "the proof beside the output is damaged", "restore it, or score again with --overwrite"
-        found = f"nothing in {some(holes)} of the ledger" if holes else "a manifest without names"
+        found = f"nothing in {quoted_list(holes)} of the ledger" if holes else "a manifest without names"
         raise CommitError(what, str(place.folder), "a manifest and a full ledger", found, hint)
     faults = _manifest_faults(manifest, plan, ledger, ledger_path)
     total = Counts()
@@ -180,7 +180,7 @@ def _odd_ones(proofs: dict[str, Proof]) -> list[str]:
 
 def _footer(path: Path) -> tuple[Proof | None, list[str]]:
     """What a file proves about itself, and how that fails."""
-    doing(f"reading {path}")
+    note_step(f"reading {path}")
     try:
         proof, rows, _ = read_footer(path)
     except _BROKEN as error:
@@ -226,7 +226,7 @@ def _part_faults(
     path = place.output / row["name"]
     if not path.exists():
         return ["the part is gone"]
-    doing(f"reading {path}")
+    note_step(f"reading {path}")
     try:
         proof, found_rows, found_schema = read_footer(path)
     except _BROKEN as error:

@@ -16,7 +16,7 @@ from scorer.arrow import depth, is_encoded, is_list, is_number, is_text, sizes, 
 from scorer.binding.features import codes, constant, image, text
 from scorer.binding.request import same_name
 from scorer.binding.spec import CONVERTERS, Feed
-from scorer.display.words import did_you_mean, some
+from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch
 from scorer.options.grammar import call_in
 
@@ -66,7 +66,7 @@ def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context
     if call.name not in CONVERTERS:
         what = f"there is no converter {call.name!r}"
         raise OptionsError(
-            what, f"--feed {tensor.name}", some(CONVERTERS), call.name, did_you_mean(call.name, CONVERTERS)
+            what, f"--feed {tensor.name}", quoted_list(CONVERTERS), call.name, did_you_mean(call.name, CONVERTERS)
         )
     names = names or _column_for(call.name, tensor, context.columns)
     types = {name: values_type(context.columns.field(name).type) for name in names}
@@ -93,7 +93,7 @@ def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context
     )  # fmt: skip
 
 
-def files_of(feeds: Iterable[FeedText]) -> dict[str, str]:
+def named_files(feeds: Iterable[FeedText]) -> dict[str, str]:
     """Files that converters name, with what they hold: part of what was asked."""
     found = {}
     for feed in feeds:
@@ -159,7 +159,7 @@ def _column_for(name: str, tensor: TensorSpec, columns: pa.Schema) -> list[str]:
     what = f"it is not certain which column {name}(...) shall take"
     hint = f"--feed '{tensor.name}=COLUMN|{name}(...)'"
     raise MissingColumns(
-        what, f"tensor {tensor.name!r}, {tensor}", "one column that fits", some(found) if found else "none", hint
+        what, f"tensor {tensor.name!r}, {tensor}", "one column that fits", quoted_list(found) if found else "none", hint
     )
 
 
@@ -176,12 +176,12 @@ def _flat_shape(
         )
         if pictured(tensor):
             hint = f"--feed '{tensor.name}=COLUMN|image(size=...)' for pictures, or a list column"
-        raise ShapeMismatch(what, where, "one list column", some(names), hint)
+        raise ShapeMismatch(what, where, "one list column", quoted_list(names), hint)
     width = 1 if not row else prod(size for size in row if size is not None) if None not in row else None
     if width is not None and len(names) != width:
         what = f"{columns_(len(names))} for {tensor.name!r} instead of {width}"
         hint = f"--feed '{tensor.name}=COLUMN,...' with {columns_(width)} in the model's order"
-        raise ShapeMismatch(what, where, columns_(width), f"{len(names)}: {some(names)}", hint)
+        raise ShapeMismatch(what, where, columns_(width), f"{len(names)}: {quoted_list(names)}", hint)
     return tuple(len(names) if size is None else size for size in row)
 
 
@@ -258,7 +258,7 @@ def _check_converted(name: str, types: Mapping[str, pa.DataType], tensor: Tensor
             raise TypeMismatch(what, where, wanted, f"{kind} in {column!r}", "feed another column")
     if len(types) > 1 and name in {"text", "image"}:
         what, hint = f"{name}(...) takes one column", f"--feed '{tensor.name}=COLUMN|{name}(...)'"
-        raise ShapeMismatch(what, where, "one column", some(list(types)), hint)
+        raise ShapeMismatch(what, where, "one column", quoted_list(list(types)), hint)
     masked = name == "text" and tensor.type == "bool" and text.roles([tensor.name]).get(tensor.name) == "mask"
     if tensor.type in {"string", "bool"} and name != "const" and not masked:
         what, hint = f"{name}(...) gives numbers", "feed the column as it is"

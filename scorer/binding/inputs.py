@@ -15,10 +15,10 @@ import pyarrow as pa
 from scorer.arrow import as_lists, is_list, is_number, sizes, values_in, values_type
 from scorer.binding.features import text as text_
 from scorer.binding.feeds import Context, columns_, converted_feed, measured, pictured, plain_feed, row_shape
-from scorer.binding.request import Wish, asked_feeds, expand, null_policies, same_name
+from scorer.binding.request import FeedRequest, expand, null_policies, requested_feeds, same_name
 from scorer.binding.spec import BY_FEATURES, BY_LIST, BY_NAME, BY_POSITION, Binding, Feed
 from scorer.dataset.quarantine import PLACE, WHY, from_quarantine
-from scorer.display.words import did_you_mean, some
+from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import BindingError, MissingColumns, ScorerError, ShapeMismatch, UnsupportedTensor
 from scorer.options.grammar import feed_line
 
@@ -48,7 +48,7 @@ def bind(
     """
     problems: list[ScorerError] = []
     columns = pa.schema([field.with_type(as_lists(field.type)) for field in columns])
-    asked, unclear = asked_feeds(options.feed, model, problems)
+    asked, unclear = requested_feeds(options.feed, model, problems)
     nulls = null_policies(options.on_null, asked, model, problems)
     constant = {name for name, wish in asked.items() if wish.call is not None and wish.call.name == "const"}
     fixed = {
@@ -89,17 +89,19 @@ def shapes(binding: Binding, sample: pa.Table) -> Binding:
     return replace(binding, feeds=tuple(measured(feed, sample) for feed in binding.feeds))
 
 
-def _feed(tensor: TensorSpec, wish: Wish | None, model: ModelSpec, context: Context, on_null: str | None) -> Feed:
+def _feed(
+    tensor: TensorSpec, wish: FeedRequest | None, model: ModelSpec, context: Context, on_null: str | None
+) -> Feed:
     if wish is None:
         names, rule = _automatic(tensor, model, context.columns)
         return replace(plain_feed(tensor, names, context, on_null), rule=rule)
-    names = _named(wish.tokens, tensor, context.columns) if wish.tokens else []
+    names = _requested_columns(wish.tokens, tensor, context.columns) if wish.tokens else []
     if wish.call is None:
         return plain_feed(tensor, names, context, on_null)
     return converted_feed(tensor, wish.call, names, context, on_null)
 
 
-def _refused(model: ModelSpec, asked: Mapping[str, Wish], fixed: Mapping[int, str]) -> list[ScorerError]:
+def _refused(model: ModelSpec, asked: Mapping[str, FeedRequest], fixed: Mapping[int, str]) -> list[ScorerError]:
     """Models that cannot be fed row by row, whatever the columns."""
     problems: list[ScorerError] = []
     if len(fixed) > 1:
@@ -149,12 +151,12 @@ def _carries(name: str, output: str) -> bool:
     return plain == other and name != output
 
 
-def _check_tensor(tensor: TensorSpec, wish: Wish | None) -> None:
+def _check_tensor(tensor: TensorSpec, wish: FeedRequest | None) -> None:
     """Refuse what no column can fill."""
     hint = "see `scorer inspect MODEL`"
     if tensor.type not in _NUMBERS | {"string"}:
         what = f"input {tensor.name!r} is of a type that columns cannot fill"
-        raise UnsupportedTensor(what, "the model", some(sorted(_NUMBERS | {"string"}), 20), str(tensor), hint)
+        raise UnsupportedTensor(what, "the model", quoted_list(sorted(_NUMBERS | {"string"}), 20), str(tensor), hint)
     if 0 in (tensor.shape or ()):
         what = f"input {tensor.name!r} has a dimension of size 0"
         raise UnsupportedTensor(what, "the model", "[N, ...]", str(tensor), "export it without this input")
@@ -164,10 +166,10 @@ def _check_tensor(tensor: TensorSpec, wish: Wish | None) -> None:
         raise UnsupportedTensor(what, "the model", "[N, ...]", str(tensor), hint)
 
 
-def _named(tokens: Sequence[str], tensor: TensorSpec, columns: pa.Schema) -> list[str]:
+def _requested_columns(tokens: Sequence[str], tensor: TensorSpec, columns: pa.Schema) -> list[str]:
     found, unknown = expand(tokens, columns.names)
     if unknown:
-        what = f"--feed {tensor.name} names columns that the input does not have: {some(unknown)}"
+        what = f"--feed {tensor.name} names columns that the input does not have: {quoted_list(unknown)}"
         hint = did_you_mean(unknown[0], columns.names) if len(unknown) < len(tokens) + 1 else ""
         if ".." in unknown[0]:
             hint = "ranges count up over numbered columns: f0..f27; for others use globs: 'mean *'"
@@ -175,7 +177,7 @@ def _named(tokens: Sequence[str], tensor: TensorSpec, columns: pa.Schema) -> lis
             hint if hint.startswith(("did", "ranges")) else "names, globs (x_*) and ranges (f0..f27) must match columns"
         )
         raise MissingColumns(
-            what, f"tensor {tensor.name!r}, {tensor}", "columns of the input", some(columns.names), hint
+            what, f"tensor {tensor.name!r}, {tensor}", "columns of the input", quoted_list(columns.names), hint
         )
     return found
 
@@ -195,7 +197,7 @@ def _automatic(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> tupl
         hint = f"--feed '{tensor.name}=COLUMN'"
         if tensor.name in text_.roles([tensor.name]):
             hint = f"--feed '{tensor.name}=COLUMN|text(tokenizer.json)' for text, or a list column of token numbers"
-        raise MissingColumns(what, f"tensor {tensor.name!r}, {tensor}", expected, some(columns.names), hint)
+        raise MissingColumns(what, f"tensor {tensor.name!r}, {tensor}", expected, quoted_list(columns.names), hint)
     lists = [f.name for f in columns if is_list(f.type) and _list_fits(f.type, row)]
     if len(lists) == 1 and _width(tensor) != 1:
         return lists, BY_LIST
@@ -214,13 +216,19 @@ def _no_guess(tensor: TensorSpec, floats: list[str], lists: list[str], columns: 
             f", or --feed '{tensor.name}=COLUMN|image(...)'" if pictured(tensor) else ""
         )
         return ShapeMismatch(
-            what, where, "one list column that fits", some(lists) if lists else f"none of {some(columns.names)}", hint
+            what,
+            where,
+            "one list column that fits",
+            quoted_list(lists) if lists else f"none of {quoted_list(columns.names)}",
+            hint,
         )
     needed = columns_(width) if width else "columns"
     numbers = [f.name for f in columns if is_number(values_type(f.type))]
     whole = bool(width) and len(numbers) == width
     shown = numbers if whole else (floats or numbers)[: width or 3]
-    found = f"{len(floats)} float columns ({some(floats)}), {len(lists)} lists that fit, of {columns_(len(columns))}"
+    found = (
+        f"{len(floats)} float columns ({quoted_list(floats)}), {len(lists)} lists that fit, of {columns_(len(columns))}"
+    )
     hint = f"{feed_line(tensor.name, shown)}, with the columns in the model's order"
     if not whole and len(shown) != width:
         hint = f"--feed '{tensor.name}=COLUMN,...' with {needed} in the model's order; ranges are written f0..f27"
@@ -233,10 +241,12 @@ def _no_guess(tensor: TensorSpec, floats: list[str], lists: list[str], columns: 
 def _featured(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list[str]:
     missing = [name for name in model.feature_names if name not in columns.names]
     if missing:
-        what = f"the model's own feature names are not columns of the input: {some(missing)}"
+        what = f"the model's own feature names are not columns of the input: {quoted_list(missing)}"
         needed = columns_(len(model.feature_names))
         hint = f"rename the columns, or --feed '{tensor.name}=COLUMN,...' with {needed} in order"
-        raise MissingColumns(what, f"tensor {tensor.name!r}, {tensor}", some(missing), some(columns.names), hint)
+        raise MissingColumns(
+            what, f"tensor {tensor.name!r}, {tensor}", quoted_list(missing), quoted_list(columns.names), hint
+        )
     return list(model.feature_names)
 
 
@@ -247,9 +257,11 @@ def _kept(tokens: Sequence[str], columns: pa.Schema, problems: list[ScorerError]
         return tuple(names) if tokens[0] == "all" else ()
     found, unknown = expand(tokens, names)
     if unknown:
-        what = f"--keep names columns that the input does not have: {some(unknown)}"
+        what = f"--keep names columns that the input does not have: {quoted_list(unknown)}"
         hint = did_you_mean(unknown[0], names)
-        problems.append(MissingColumns(what, f"--keep {','.join(tokens)}", "columns of the input", some(names), hint))
+        problems.append(
+            MissingColumns(what, f"--keep {','.join(tokens)}", "columns of the input", quoted_list(names), hint)
+        )
     return tuple(name for name in names if name in set(found))
 
 

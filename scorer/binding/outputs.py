@@ -12,7 +12,7 @@ import pyarrow as pa
 from scorer.binding.features import steps as steps_
 from scorer.binding.features.unpack import arrow_name, column_types
 from scorer.binding.spec import Fetch
-from scorer.display.words import did_you_mean, some
+from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import BindingError, OptionsError, ScorerError, ShapeMismatch, UnsupportedTensor
 from scorer.options.grammar import split_known, split_pipe
 
@@ -31,7 +31,7 @@ _MATRIX = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FetchRequest:
     """An output tensor that was asked for."""
 
     tensor: str
@@ -40,12 +40,12 @@ class Wanted:
     """The name it was given, '' if none."""
 
 
-def fetched(options: BindingOptions, model: ModelSpec) -> tuple[tuple[Wanted, ...], list[ScorerError]]:
+def requested_fetches(options: BindingOptions, model: ModelSpec) -> tuple[tuple[FetchRequest, ...], list[ScorerError]]:
     """Output tensors to ask for: TENSOR|step|step=COLUMN."""
     names = [tensor.name for tensor in model.outputs]
     if not options.fetch:
-        return tuple(Wanted(name) for name in names), []
-    wanted: list[Wanted] = []
+        return tuple(FetchRequest(name) for name in names), []
+    wanted: list[FetchRequest] = []
     problems: list[ScorerError] = []
     for text in options.fetch:
         try:
@@ -55,7 +55,7 @@ def fetched(options: BindingOptions, model: ModelSpec) -> tuple[tuple[Wanted, ..
     return tuple(dict.fromkeys(wanted)), problems
 
 
-def _wanted(text: str, names: list[str], model: ModelSpec) -> Wanted:
+def _wanted(text: str, names: list[str], model: ModelSpec) -> FetchRequest:
     tensor, column = split_known(text, names)
     pieces: list[str] = []
     if tensor is None:
@@ -69,13 +69,13 @@ def _wanted(text: str, names: list[str], model: ModelSpec) -> Wanted:
     if tensor is None:
         what = f"--fetch names an output that the model does not have: {text!r}"
         hint = did_you_mean(re.split(r"[=|]", text)[0], names)
-        raise OptionsError(what, f"--fetch {text}", f"one of {some(names)}", repr(text), hint)
+        raise OptionsError(what, f"--fetch {text}", f"one of {quoted_list(names)}", repr(text), hint)
     if len(split_pipe(column)) > 1:
         what, hint = "steps stand before the column", f"--fetch '{tensor}|step=COLUMN'"
         raise OptionsError(what, f"--fetch {text}", "TENSOR|step=COLUMN", repr(text), hint)
     _check_label(tensor, pieces, model)
     inputs = [given.name for given in model.inputs]
-    return Wanted(tensor, tuple(steps_.resolved(step, model.class_labels, inputs) for step in pieces), column)
+    return FetchRequest(tensor, tuple(steps_.parse_step(step, model.class_labels, inputs) for step in pieces), column)
 
 
 def _check_label(tensor: str, pieces: Sequence[str], model: ModelSpec) -> None:
@@ -89,7 +89,7 @@ def _check_label(tensor: str, pieces: Sequence[str], model: ModelSpec) -> None:
 
 
 def fetch_of(
-    wanted: Wanted, values: object, rows: int, model: ModelSpec, prefix: str, *, ragged: bool = False
+    wanted: FetchRequest, values: object, rows: int, model: ModelSpec, prefix: str, *, ragged: bool = False
 ) -> Fetch:
     """How an output becomes columns, judged by what really came back for `rows` rows."""
     tensor = wanted.tensor
@@ -139,11 +139,11 @@ def output_schema(binding: Binding, columns: pa.Schema, where: str) -> tuple[pa.
     clashes = sorted({name for name in names if names.count(name) > 1})
     problems: list[ScorerError] = []
     if clashes:
-        what = f"output columns would share a name: {some(clashes)}"
+        what = f"output columns would share a name: {quoted_list(clashes)}"
         hint = "--prefix score_ renames what the model adds; --keep or --fetch TENSOR=NAME change one column"
         if not set(clashes) & set(binding.outputs):
-            hint = f"leave {some(clashes)} out with --keep, or do without --row-id"
-        problems.append(BindingError(what, where, "each name once", some(names, 40), hint))
+            hint = f"leave {quoted_list(clashes)} out with --keep, or do without --row-id"
+        problems.append(BindingError(what, where, "each name once", quoted_list(names, 40), hint))
     return pa.schema(fields, metadata=columns.metadata), problems
 
 

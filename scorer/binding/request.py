@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from scorer.binding.features import text as text_
 from scorer.binding.spec import CONVERTERS
-from scorer.display.words import did_you_mean, some
+from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import OptionsError, ScorerError
 from scorer.options.grammar import parse_feed, split_known, split_pipe
 
@@ -62,22 +62,22 @@ _MIXED = "give them as numbers with --transform"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class FeedRequest:
     """What --feed says of one tensor."""
 
     tokens: tuple[str, ...] = ()
     call: Call | None = None
 
 
-def asked_feeds(
+def requested_feeds(
     feeds: Sequence[FeedText], model: ModelSpec, problems: list[ScorerError]
-) -> tuple[dict[str, Wish], set[str]]:
+) -> tuple[dict[str, FeedRequest], set[str]]:
     """Columns and converter by tensor; tensors that were asked for in a way that cannot be understood.
 
     A text feeds every tensor that its tokens can fill.
     """
     names = [tensor.name for tensor in model.inputs]
-    asked: dict[str, Wish] = {}
+    asked: dict[str, FeedRequest] = {}
     unclear: set[str] = set()
     for feed in feeds:
         tensor, tokens, call = _parsed(feed, names)
@@ -86,22 +86,24 @@ def asked_feeds(
             problems.append(_unknown(text, names))
             continue
         before = asked.get(tensor)
-        if (not tokens and call is None) or (before and (before.call or call)) or _idle(call, tokens):
-            problems.append(_not_understood(text, tensor, twice=before is not None, idle=_idle(call, tokens)))
+        if (not tokens and call is None) or (before and (before.call or call)) or _columns_for_constant(call, tokens):
+            problems.append(
+                _not_understood(text, tensor, twice=before is not None, idle=_columns_for_constant(call, tokens))
+            )
             unclear.add(tensor)
             continue
-        asked[tensor] = Wish((*(before.tokens if before else ()), *tokens), call)
+        asked[tensor] = FeedRequest((*(before.tokens if before else ()), *tokens), call)
     read = [(name, wish) for name, wish in asked.items() if wish.call is not None and wish.call.name == "text"]
     if len(read) == 1:
         (_, wish) = read[0]
         call = wish.call and type(wish.call)(wish.call.name, wish.call.args, _without(wish.call.named, "give"))
-        shared = Wish(wish.tokens, call)
+        shared = FeedRequest(wish.tokens, call)
         asked |= {name: shared for name in text_.roles(names) if name not in asked and name not in unclear}
     return asked, unclear
 
 
 def null_policies(
-    said: Sequence[str], asked: Mapping[str, Wish], model: ModelSpec, problems: list[ScorerError]
+    said: Sequence[str], asked: Mapping[str, FeedRequest], model: ModelSpec, problems: list[ScorerError]
 ) -> dict[str, str]:
     """Null policy by tensor; tensors of one text share theirs."""
     names = [tensor.name for tensor in model.inputs]
@@ -117,7 +119,7 @@ def null_policies(
                 "--on-null names an input that the model does not have",
                 did_you_mean(text.split("=")[0], names),
             )
-            problems.append(OptionsError(what, f"--on-null {text}", f"one of {some(names)}", repr(text), hint))
+            problems.append(OptionsError(what, f"--on-null {text}", f"one of {quoted_list(names)}", repr(text), hint))
     read = [name for name, wish in asked.items() if wish.call is not None and wish.call.name == "text"]
     told = [own[name] for name in read if name in own]
     if told and len({asked[name].tokens for name in read}) == 1:
@@ -134,7 +136,7 @@ def _parsed(feed: FeedText, names: Sequence[str]) -> tuple[str | None, list[str]
     return tensor, list(tokens), None
 
 
-def _idle(call: Call | None, tokens: Sequence[str]) -> bool:
+def _columns_for_constant(call: Call | None, tokens: Sequence[str]) -> bool:
     """Whether columns are named for a converter that takes none."""
     return call is not None and call.name == "const" and bool(tokens)
 
@@ -148,7 +150,7 @@ def _unknown(text: str, names: Sequence[str]) -> OptionsError:
     hint = did_you_mean(text.split("=", maxsplit=1)[0], names)
     if "=" not in text:
         hint = f"--feed '{names[0] if names else 'TENSOR'}={text}'"
-    return OptionsError(what, f"--feed {text}", f"one of {some(names)}", repr(text), hint)
+    return OptionsError(what, f"--feed {text}", f"one of {quoted_list(names)}", repr(text), hint)
 
 
 def _not_understood(text: str, tensor: str, *, twice: bool, idle: bool) -> OptionsError:
@@ -166,7 +168,7 @@ def _not_understood(text: str, tensor: str, *, twice: bool, idle: bool) -> Optio
             hint = f"a converter takes one column and fills a tensor by itself; columns of several kinds: {_MIXED}"
             return OptionsError(what, where, "one column before the bar", repr(pieces[0]), hint)
         hint = f"--feed '{tensor}=COLUMN|{CONVERTERS[0]}(...)', with every bracket and quote closed"
-        return OptionsError(what, where, f"one of {some(CONVERTERS)}", repr(pieces[-1]), hint)
+        return OptionsError(what, where, f"one of {quoted_list(CONVERTERS)}", repr(pieces[-1]), hint)
     what, hint = f"--feed {text!r} names no columns", f"--feed '{tensor}=COLUMN,...'"
     found = f"{text!r}, which is not a list of names" if "=" in text else "none"
     return OptionsError(what, where, "columns: names, globs, ranges, 'quoted, names'", found, hint)

@@ -50,7 +50,7 @@ def _series(column: pa.ChunkedArray) -> pd.Series:
     return column.to_pandas(types_mapper=_NULLABLE.get if exact else None)  # type: ignore[no-any-return]
 
 
-def spread(table: pa.Table, bad: dict[int, str], rows: int) -> pa.Table:
+def realign(table: pa.Table, bad: dict[int, str], rows: int) -> pa.Table:
     """The good rows at their places again, null where a row is bad."""
     if not bad:
         return table
@@ -61,7 +61,7 @@ def spread(table: pa.Table, bad: dict[int, str], rows: int) -> pa.Table:
     return table.take(pa.array(places, pa.int64()))
 
 
-def against(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+def conform_transformed(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     """The planned columns in the planned types."""
     gone = [column for column in schema.names if column not in table.column_names]
     if gone:

@@ -28,7 +28,7 @@ from scorer.binding.features.pack import pack
 from scorer.binding.features.unpack import unpack
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import reader
-from scorer.dataset.cursors import Opened
+from scorer.dataset.cursors import InputCache
 from scorer.errors import OptionsError
 from scorer.events import Stages
 from scorer.model.session import Session
@@ -71,7 +71,7 @@ class _Everybodys:
 def score(plan: FrozenPlan, out: str, loop: Loop) -> Stages:
     """Every part, each to a file of its own."""
     session = Session(plan.session) if loop.as_we_do else _Everybodys(plan.session.path, loop.threads)
-    opened = Opened()
+    opened = InputCache()
     os.makedirs(out, exist_ok=True)
     if loop.threads == 1:
         spent = [_part(part, plan, session, opened, out, loop) for part in plan.parts()]
@@ -85,7 +85,7 @@ def score(plan: FrozenPlan, out: str, loop: Loop) -> Stages:
 
 
 def _part(
-    part: Part, plan: FrozenPlan, session: Session | _Everybodys, opened: Opened, out: str, loop: Loop
+    part: Part, plan: FrozenPlan, session: Session | _Everybodys, opened: InputCache, out: str, loop: Loop
 ) -> Stages:  # fmt: skip
     times = [time.perf_counter()]
     schema = decode_schema(plan.read_schema)

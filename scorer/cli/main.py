@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from scorer.cli.flags import HEADINGS, JSON, asking, asking_cluster, cluster_of, files, folders, options_of
-from scorer.cli.startup import quickly
+from scorer.cli.startup import fast_imports
 from scorer.display.words import did_you_mean
 from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
 from scorer.options.values import QUEUES
@@ -21,7 +21,7 @@ from scorer.options.values import QUEUES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from scorer.display.terminal import Look
+    from scorer.display.terminal import Terminal
 
 
 _WORK_DIR = click.option(
@@ -89,9 +89,9 @@ class _Command(click.Command):
 def _fail(error: ScorerError, args: Sequence[str] = (), *, as_json: bool = False) -> NoReturn:
     if as_json or "--json" in args:
         click.echo(json.dumps({"error": error.to_dict()}))
-    from scorer.display.terminal import error_text, look  # noqa: PLC0415 - only when something is wrong
+    from scorer.display.terminal import error_text, terminal_of  # noqa: PLC0415 - only when something is wrong
 
-    click.echo(error_text(str(error), look(sys.stderr)), err=True)
+    click.echo(error_text(str(error), terminal_of(sys.stderr)), err=True)
     sys.exit(error.exit_code)
 
 
@@ -122,11 +122,11 @@ def reporting(body: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _show(value: dict[str, Any], text: Callable[[Look], str], *, as_json: bool) -> None:
+def _show(value: dict[str, Any], text: Callable[[Terminal], str], *, as_json: bool) -> None:
     from scorer.cli.text import printable  # noqa: PLC0415 - start-up
-    from scorer.display.terminal import look  # noqa: PLC0415 - start-up
+    from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
 
-    here = look(sys.stdout)
+    here = terminal_of(sys.stdout)
     shown = json.dumps(value) if as_json else text(here)
     click.echo(shown if here.colours and not as_json else printable(shown))  # paint would not get through
 
@@ -158,14 +158,14 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
       scorer run data/ --model m.onnx --output scores --feed 'x=f0..f27' --keep id
     """
     options = options_of(config, given)
-    with quickly():
+    with fast_imports():
         from scorer.api.pipeline import execute, prepare_options  # noqa: PLC0415 - start-up
         from scorer.cli.text import plan_text, report_text  # noqa: PLC0415 - start-up
-        from scorer.display.terminal import look  # noqa: PLC0415 - start-up
+        from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
         from scorer.report.live import watching  # noqa: PLC0415 - start-up
 
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a closing cluster's forgotten futures
-    here, still = replace(look(sys.stderr), colours=False), options.cluster.cluster == "synchronous"
+    here, still = replace(terminal_of(sys.stderr), colours=False), options.cluster.cluster == "synchronous"
     with watching(sys.stderr, quiet=quiet, still=still) as observers:
         plan = prepare_options(options)
         if verbose and not plan.problems:
@@ -185,7 +185,7 @@ def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None: 
       scorer plan flights.parquet --model late.onnx
     """
     options = options_of(config, given)
-    with quickly():
+    with fast_imports():
         from scorer.api.pipeline import prepare_options  # noqa: PLC0415 - start-up
         from scorer.cli.text import plan_text  # noqa: PLC0415 - start-up
 
@@ -303,7 +303,7 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
       scorer status scores --watch
     """
     from scorer.cli.text import status_lines, status_text  # noqa: PLC0415 - start-up
-    from scorer.display.terminal import look  # noqa: PLC0415 - start-up
+    from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
     from scorer.output.place import Place  # noqa: PLC0415 - start-up
     from scorer.report.live import follow  # noqa: PLC0415 - start-up
     from scorer.report.status import state_of  # noqa: PLC0415 - start-up
@@ -314,7 +314,7 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
 
         def again() -> list[str] | None:
             now = state_of(place)
-            lines = [json.dumps(now)] if as_json else status_lines(now, look(sys.stdout))
+            lines = [json.dumps(now)] if as_json else status_lines(now, terminal_of(sys.stdout))
             return lines if now["state"] == "running" else None
 
         follow(again, sys.stdout, _WATCH_S)

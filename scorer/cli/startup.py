@@ -20,7 +20,7 @@ _DESCRIBED = "pyarrow.vendored.docscrape"
 _ROOM = 1 << 16  # words of 8 bytes
 
 
-def with_room(command: Callable[[], Any]) -> Callable[[], Any]:
+def with_large_frame(command: Callable[[], Any]) -> Callable[[], Any]:
     """The command, called from a frame that asks for much room, so that all frames below it lie in one piece.
 
     Python maps memory for frames 16 KiB at a time, and unmaps it when the call that needed it returns: at the edge
@@ -35,7 +35,7 @@ def with_room(command: Callable[[], Any]) -> Callable[[], Any]:
 
 
 @contextmanager
-def quickly() -> Iterator[None]:
+def fast_imports() -> Iterator[None]:
     """Import without looking for garbage, without scipy, without descriptions, with the fast reader of YAML."""
     gc.disable()
     absent = [name for name in (*_PASSED_OVER, _DESCRIBED) if name not in sys.modules]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from scorer.binding.spec import feed_words, fetch_words
 from scorer.display.blocks import Facts
 from scorer.display.tables import CAUTION, facts, table, wrap
-from scorer.display.terminal import Look
-from scorer.display.words import duration, many, size, visible
+from scorer.display.terminal import Terminal
+from scorer.display.words import duration, plural, size, visible
 from scorer.report.live import block
 from scorer.report.progress import Snapshot
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 
 _SILENT_S = 120  # without a word from a driver on another host
-_NOWHERE = Look()
+_NOWHERE = Terminal()
 
 
-def plan_text(plan: Plan, look: Look = _NOWHERE) -> str:
+def plan_text(plan: Plan, look: Terminal = _NOWHERE) -> str:
     """What would happen."""
     return _page(*(_block(block, look) for block in plan.blocks()))
 
 
-def report_text(report: Report, look: Look = _NOWHERE) -> str:
+def report_text(report: Report, look: Terminal = _NOWHERE) -> str:
     """What was done, on a screen."""
     head = (look.paint("bold", one) for one in wrap(visible(report.summary), look.columns))
     return "\n".join([*head, *_facts(report.facts(), look)])
 
 
-def inspection_text(found: Inspection, look: Look = _NOWHERE) -> str:
+def inspection_text(found: Inspection, look: Terminal = _NOWHERE) -> str:
     """What a model takes and gives, and what a run would make of it."""
     spec = found.model
     head, *_ = spec.blocks()
@@ -54,14 +54,14 @@ def inspection_text(found: Inspection, look: Look = _NOWHERE) -> str:
     )
 
 
-def _taken(found: Inspection, look: Look) -> list[str]:
+def _taken(found: Inspection, look: Terminal) -> list[str]:
     """The input tensors and, where an input was given, what would feed them."""
     fed = {feed.tensor: (feed_words(feed), feed.rule) for feed in found.feeds}
     rows = [(*tensor.words, *(fed.get(tensor.name, ("", "")) if fed else ())) for tensor in found.model.inputs]
     return table(("input", "type", "shape", *(("fed from", "chosen") if fed else ())), rows, look.columns, look.paint)
 
 
-def _given(found: Inspection, look: Look) -> list[str]:
+def _given(found: Inspection, look: Terminal) -> list[str]:
     """The output tensors and, where an input was given, what would become of them."""
     rows: list[Sequence[str]] = []
     for tensor in found.model.outputs:
@@ -81,12 +81,12 @@ def _given(found: Inspection, look: Look) -> list[str]:
     return table(("output", "type", "shape", "through", "becomes", "type"), rows, look.columns, look.paint)
 
 
-def status_text(value: dict[str, Any], look: Look = _NOWHERE) -> str:
+def status_text(value: dict[str, Any], look: Terminal = _NOWHERE) -> str:
     """How far a run is, as `scorer status` knows it."""
     return "\n".join(status_lines(value, look))
 
 
-def status_lines(value: dict[str, Any], look: Look = _NOWHERE) -> list[str]:
+def status_lines(value: dict[str, Any], look: Terminal = _NOWHERE) -> list[str]:
     """The same as lines."""
     state = value["state"]
     head = look.paint("good" if state == "done" else "bold", f"{state}: ") + visible(value["output"])
@@ -107,19 +107,19 @@ def status_lines(value: dict[str, Any], look: Look = _NOWHERE) -> list[str]:
     return [head, *_facts(lines, look)]
 
 
-def verdict_text(verdict: Verdict, look: Look = _NOWHERE) -> str:
+def verdict_text(verdict: Verdict, look: Terminal = _NOWHERE) -> str:
     """What `verify` found; the faults first."""
     counts = verdict.counts
     how = "every value read" if verdict.deep else "footers read"
     sums = (
         f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined + "
-        f"{counts.filtered:,} filtered, in {many(verdict.parts, 'part')}"
+        f"{counts.filtered:,} filtered, in {plural(verdict.parts, 'part')}"
     )
     again = [visible(f"scored again: {verdict.rescored}")] if verdict.rescored else []
     if verdict.whole:
         whole = look.paint("good", "The output is whole:")
         return "\n".join([f"{sums} ({how})", *again, f"{whole} {visible(verdict.output)}"])
-    found = visible(f"{many(len(verdict.faults), 'fault')} in {verdict.output} ({how}):")
+    found = visible(f"{plural(len(verdict.faults), 'fault')} in {verdict.output} ({how}):")
     head = [look.paint("bad", found), *map(visible, verdict.faults[:20])]
     if verdict.unchecked:
         left = ["This could not be checked:", *(f"  {visible(text)}" for text in verdict.unchecked)]
@@ -127,7 +127,7 @@ def verdict_text(verdict: Verdict, look: Look = _NOWHERE) -> str:
     return "\n".join([*head, *again, f"Its ledger says: {sums}"])
 
 
-def bench_text(found: Bench, look: Look = _NOWHERE) -> str:
+def bench_text(found: Bench, look: Terminal = _NOWHERE) -> str:
     """Who is how fast, a line each."""
     head = ("", "seconds", "few rows", "rows/s beyond", "ratio", "90 % of it", "memory")
     rows = [
@@ -153,7 +153,7 @@ def bench_text(found: Bench, look: Look = _NOWHERE) -> str:
     return "\n".join([top, *table(head, rows, look.columns, look.paint, numbers), *_facts(lines, look)])
 
 
-def facts_text(values: dict[str, Any], look: Look = _NOWHERE) -> str:
+def facts_text(values: dict[str, Any], look: Terminal = _NOWHERE) -> str:
     """A flat dict, a line each."""
     return "\n".join(_facts([(name, str(value)) for name, value in values.items()], look))
 
@@ -163,14 +163,14 @@ def printable(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _facts(lines: Sequence[tuple[str, str]], look: Look) -> list[str]:
+def _facts(lines: Sequence[tuple[str, str]], look: Terminal) -> list[str]:
     def paint(kind: str, text: str) -> str:
         return look.paint("caution" if text.strip() in CAUTION else kind, text)
 
     return facts(lines, look.columns, paint) if lines else []
 
 
-def _block(block: Facts | Table, look: Look) -> list[str]:
+def _block(block: Facts | Table, look: Terminal) -> list[str]:
     """A block of a value as lines."""
     if isinstance(block, Facts):
         return _facts(block.pairs, look)

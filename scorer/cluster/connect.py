@@ -54,20 +54,20 @@ _CONFIG = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crew:
+class Workers:
     """Who does the work; no client means the calling thread."""
 
     client: Client | None
-    words: str
-    alone_s: float = NO_WORKERS_S
+    description: str
+    no_worker_timeout_s: float = NO_WORKERS_S
     """How long a run waits for a worker when none is left."""
-    turns: int | None = None
+    scoring_threads: int | None = None
     """Scoring threads of each worker, where we gave it one more to wait for the disk."""
-    far: bool = False
+    remote: bool = False
     """Whether its workers may be on other machines, or differ from this process."""
-    ours: bool = False
+    owned: bool = False
     """Whether we made it, and may end its workers."""
-    refill: Callable[[], None] | None = None
+    resubmit: Callable[[], None] | None = None
     """Asks again for workers that are gone; called from time to time."""
     dashboard: str = ""
     """Where Dask's dashboard is, if it was asked for."""
@@ -79,7 +79,7 @@ class Crew:
         if self.client is None:
             return 1
         each = self.client.nthreads().values()
-        return sum(each) if self.turns is None else self.turns * len(each)
+        return sum(each) if self.scoring_threads is None else self.scoring_threads * len(each)
 
 
 def planned_threads(options: ClusterOptions) -> int:
@@ -108,8 +108,8 @@ def local_threads(options: ClusterOptions) -> int:
 def connect(
     options: ClusterOptions, folder: Path, client: Client | Cluster | None = None, tell: Callable[[str], None] = print,
     each: Sequence[Mapping[str, str]] = (),
-) -> Iterator[Crew]:  # fmt: skip
-    """The crew; a cluster that we made is closed, one that we were given is left as it is.
+) -> Iterator[Workers]:  # fmt: skip
+    """The workers; a cluster that we made is closed, one that we were given is left as it is.
 
     Jobs keep their logs and keys in `folder`; `tell` hears what they wait for. Our own processes take turns at the
     environments in `each`.
@@ -121,17 +121,17 @@ def connect(
         elif client is not None:
             yield _given(_checked(client), "the given client", options, tell)
         elif options.cluster == "synchronous":
-            yield Crew(client=None, words="this thread")
+            yield Workers(client=None, description="this thread")
         elif options.scheduler or options.scheduler_file:
             address = options.scheduler or _address_in(options.scheduler_file or "")
             with _remote(address) as remote:
                 yield _given(remote, f"the scheduler at {address}", options, tell)
         elif options.cluster in QUEUES:
-            with dask.config.set(queues.SCHEDULER_CONFIG), _queued(options, folder, tell) as crew:
-                yield crew
+            with dask.config.set(queues.SCHEDULER_CONFIG), _queued(options, folder, tell) as workers:
+                yield workers
         else:
-            with _local(options, each, tell) as crew:
-                yield crew
+            with _local(options, each, tell) as workers:
+                yield workers
 
 
 def spawns() -> bool:
@@ -163,7 +163,7 @@ def _checked(client: object) -> Client:
     raise OptionsError(what, "client", "a Dask client or cluster", state, hint)
 
 
-def _given(client: Client, words: str, options: ClusterOptions, tell: Callable[[str], None]) -> Crew:
+def _given(client: Client, words: str, options: ClusterOptions, tell: Callable[[str], None]) -> Workers:
     try:
         client.wait_for_workers(1, timeout=WAIT_S)
     except TimeoutError:
@@ -173,7 +173,7 @@ def _given(client: Client, words: str, options: ClusterOptions, tell: Callable[[
     if options.dashboard:
         tell(dashboard_.invitation(link) if link else f"{words} serves no dashboard")
     far = not all(address.startswith("inproc://") for address in client.nthreads())
-    return Crew(client=client, words=words, far=far, dashboard=link)
+    return Workers(client=client, description=words, remote=far, dashboard=link)
 
 
 def _served(cluster: SpecCluster, options: ClusterOptions, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _text_of(path: str) -> str:
 
 
 @contextmanager
-def _queued(options: ClusterOptions, folder: Path, tell: Callable[[str], None]) -> Iterator[Crew]:
+def _queued(options: ClusterOptions, folder: Path, tell: Callable[[str], None]) -> Iterator[Workers]:
     """Jobs of a queue; nothing of them is left afterwards."""
     with signals.term_interrupts(), queues.start(options, folder) as jobs:
         threads = queues.threads_of(options)
@@ -220,9 +220,9 @@ def _queued(options: ClusterOptions, folder: Path, tell: Callable[[str], None]) 
         with Client(jobs.cluster, set_as_default=False) as client:
             if not jobs.adapts:
                 _await_first(client, jobs, tell)
-            yield Crew(
-                client=client, words=words, alone_s=_QUEUED_S, turns=threads, far=True, ours=True, refill=jobs.refill,
-                **served,
+            yield Workers(
+                client=client, description=words, no_worker_timeout_s=_QUEUED_S, scoring_threads=threads,
+                remote=True, owned=True, resubmit=jobs.resubmit, **served,
             )  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def _await_first(client: Client, jobs: queues.Jobs, tell: Callable[[str], None])
         if not told:
             tell(f"waiting for {jobs.system} to start a job")
             told = True
-        jobs.refill()
+        jobs.resubmit()
 
 
 @contextmanager
@@ -258,7 +258,9 @@ def _remote(address: str) -> Iterator[Client]:
 
 
 @contextmanager
-def _local(options: ClusterOptions, each: Sequence[Mapping[str, str]], tell: Callable[[str], None]) -> Iterator[Crew]:
+def _local(
+    options: ClusterOptions, each: Sequence[Mapping[str, str]], tell: Callable[[str], None]
+) -> Iterator[Workers]:
     """Our own cluster, on loopback only."""
     processes = options.cluster == "processes"
     workers, threads = _processes(options) if processes else (1, options.threads or CPU_COUNT)
@@ -289,7 +291,15 @@ def _local(options: ClusterOptions, each: Sequence[Mapping[str, str]], tell: Cal
     client = Client(cluster, set_as_default=False)
     hangs = False
     try:
-        yield Crew(client=client, words=words, alone_s=_OWN_S, turns=threads, far=processes, ours=True, **served)
+        yield Workers(
+            client=client,
+            description=words,
+            no_worker_timeout_s=_OWN_S,
+            scoring_threads=threads,
+            remote=processes,
+            owned=True,
+            **served,
+        )
     except BatchStalled:  # one of our threads is in native code for good: closing would wait for it
         hangs = True
         raise

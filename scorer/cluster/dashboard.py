@@ -97,7 +97,7 @@ def span_of(run: str) -> dict[str, Any]:
 
 
 @contextmanager
-def within(annotation: dict[str, Any]) -> Iterator[None]:
+def in_span(annotation: dict[str, Any]) -> Iterator[None]:
     """Tasks that are sent meanwhile belong to the span."""
     with warnings.catch_warnings(), dask.annotate(span=annotation):
         warnings.filterwarnings("ignore", "Dask annotations", UserWarning)  # frames ignore them, the client does not

@@ -95,9 +95,9 @@ class Jobs:
             self.cluster.worker_spec.update(self.cluster.new_worker_spec())
         self._asking(self.cluster._correct_state)  # noqa: SLF001 - scale() does not tell what goes wrong
 
-    def refill(self) -> None:
+    def resubmit(self) -> None:
         """Ask again for jobs that are over; raises when they never bring a worker."""
-        self._asking(self._refill)
+        self._asking(self._resubmit)
         if self.ended > _HOPELESS * self.asked and not self.seen:
             what, hint = (
                 "the jobs end before their workers come",
@@ -114,7 +114,7 @@ class Jobs:
                     job.status = Status.closed
             raise _refused(self.system, " ".join(str(error).split())) from error
 
-    async def _refill(self) -> None:
+    async def _resubmit(self) -> None:
         there = {str(worker.name) for worker in self.cluster.scheduler.workers.values()}
         self.seen |= there
         for name, job in list(self.cluster.workers.items()):
@@ -206,7 +206,7 @@ def _made(options: ClusterOptions, logs: Path, folder: Path | None) -> Iterator[
     if importlib.util.find_spec("dask_jobqueue") is None:
         what, hint = f"jobs of {system} need a package that is not installed", "pip install 'dask-scorer[hpc]'"
         raise OptionsError(what, "--cluster", "dask-jobqueue", "nothing", hint)
-    with signals.as_they_are():  # it would make of every Ctrl-C an end without a fault
+    with signals.keep_handlers():  # it would make of every Ctrl-C an end without a fault
         import dask_jobqueue  # noqa: PLC0415 - an extra, and only for this
 
     kind = getattr(dask_jobqueue, _CLASSES[system])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
-from scorer.display.words import some
+from scorer.display.words import quoted_list
 from scorer.errors import ClusterError, PreflightError, ScorerError
 from scorer.host.process import name_of_process
 from scorer.host.versions import MUST_AGREE, versions
@@ -78,7 +78,7 @@ def refuse_unfit(client: Client, plan: FrozenPlan, folder: Path) -> int:
         answers, complaints = _ask(client, question)
         lacking = {answer.host: worker for worker, answer in answers.items() if not answer.model}
         if lacking:
-            bring(client, plan.session, lacking.values())
+            deliver_model(client, plan.session, lacking.values())
         loads, more = _loaded(client, plan.session, answers)
         complaints += more
     finally:
@@ -90,10 +90,10 @@ def refuse_unfit(client: Client, plan: FrozenPlan, folder: Path) -> int:
     return len(lacking)
 
 
-def bring(client: Client, spec: SessionSpec, workers: Iterable[str]) -> None:
+def deliver_model(client: Client, spec: SessionSpec, workers: Iterable[str]) -> None:
     """Put the model on the shelf of the hosts of these workers, one worker for each host."""
     to, delivery = list(workers), uuid.uuid4().hex[:8]
-    for name in copies.files_of(spec):
+    for name in copies.model_files(spec):
         with open(os.path.join(os.path.dirname(spec.path), name), "rb") as file:
             chunk = file.read(_CHUNK)
             while chunk:
@@ -102,14 +102,14 @@ def bring(client: Client, spec: SessionSpec, workers: Iterable[str]) -> None:
     client.run(_complete, spec, delivery, workers=to)
 
 
-class Late:
+class NewHosts:
     """Workers that came after the census: each new host gets the model if it lacks it."""
 
     def __init__(self, client: Client, spec: SessionSpec) -> None:
         self._client, self._spec = client, spec
         self._known: set[str] = set(client.nthreads())
 
-    def look(self) -> None:
+    def deliver(self) -> None:
         """Bring the model to hosts that are new."""
         new = [address for address in self._client.nthreads() if address not in self._known]
         if not new:
@@ -118,7 +118,7 @@ class Late:
         said = self._client.run(_has, self._spec, workers=new, on_error="return")
         lacking = {host: worker for worker, (host, has) in _answers(said) if not has}
         if lacking:
-            bring(self._client, self._spec, lacking.values())
+            deliver_model(self._client, self._spec, lacking.values())
 
 
 def _answers(said: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -162,15 +162,15 @@ def _complaints(answers: dict[str, Answer], loads: dict[str, str], plan: FrozenP
                 groups["workers have another version of " + name, f"{name} {planned}", there, hint].append(who)
         if answer.unseen:
             hint = "put it on a file system that every worker mounts at the same path, or start the workers where it is"
-            groups["workers do not see the input", "the files as planned", some(answer.unseen, _SHOWN), hint].append(
-                who
-            )
+            groups[
+                "workers do not see the input", "the files as planned", quoted_list(answer.unseen, _SHOWN), hint
+            ].append(who)
         if answer.missing:
             hint = "put them on a file system that every worker mounts at the same path"
             groups[
                 "workers do not see files that the run needs",
                 "the files as planned",
-                some(answer.missing, _SHOWN),
+                quoted_list(answer.missing, _SHOWN),
                 hint,
             ].append(who)
         if answer.output:
@@ -191,7 +191,7 @@ def _who(workers: dict[str, Any]) -> str:
 
 
 def _named(workers: Sequence[str]) -> str:
-    return f"{len(workers)} workers: {some(workers, _SHOWN)}" if len(workers) > 1 else workers[0]
+    return f"{len(workers)} workers: {quoted_list(workers, _SHOWN)}" if len(workers) > 1 else workers[0]
 
 
 def _others(plan: FrozenPlan) -> tuple[str, ...]:
@@ -209,7 +209,7 @@ async def _look(question: Question) -> Answer:
 
 
 def _looked(question: Question) -> Answer:
-    answer = Answer(gethostname(), name_of_process(), versions(), copies.found(question.model) is not None)
+    answer = Answer(gethostname(), name_of_process(), versions(), copies.local_spec(question.model) is not None)
     answer.unseen = [
         path for path, size in question.inputs if not os.path.isfile(path) or os.path.getsize(path) != size
     ]
@@ -243,7 +243,7 @@ async def _load(spec: SessionSpec) -> str:
 
 async def _has(spec: SessionSpec) -> tuple[str, bool]:
     """Runs on a worker."""
-    return gethostname(), await asyncio.to_thread(copies.found, spec) is not None
+    return gethostname(), await asyncio.to_thread(copies.local_spec, spec) is not None
 
 
 async def _complete(spec: SessionSpec, delivery: str) -> bool:

@@ -46,7 +46,7 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
 
     def setup(self, worker: Any) -> None:  # noqa: ANN401 - distributed is untyped
         """Called in the worker's event loop: only starts the load, and the watch on the job's end."""
-        self._hear_again = signals.deaf_to(self._driver)
+        self._hear_again = signals.ignore_interrupts_from(self._driver)
         JOBS.prime(self.spec, worker.address, worker.log_event)
         ends = deadline.of_this_job()
         if ends is not None:
@@ -65,10 +65,10 @@ def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG
     JOBS.fit(key)
     tally = Tally(part, uuid.uuid4().hex[:12], edges=batches.grid(0, 1))
     with _in_flight(job, tally):
-        if job.turns is not None:
-            while not job.turns.acquire(timeout=_PATIENCE_S):
+        if job.slots is not None:
+            while not job.slots.acquire(timeout=_PATIENCE_S):
                 JOBS.job(key)  # raises once the run is over
-            tally.turn = job.turns
+            tally.slot = job.slots
         if (job.staging.parts / part.name).exists():
             tally.skip = "committed"
         elif os.path.exists(job.spec.stop_file):
@@ -78,7 +78,7 @@ def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG
             if tally.mark.suspect:
                 _score_apart(job, tally)
         if tally.skip:
-            tally.end_turn()
+            tally.release_slot()
             return to_frame(job.read_schema.empty_table(), tally)
         return _read(job, tally)
 
@@ -104,7 +104,7 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
     if receipt is not None and not tally.skip:
         for stage in Stages.__slots__:  # Dask's dashboard then shows them beside its own
             context_meter.digest_metric(stage, getattr(receipt.stages, stage), "seconds")
-    job.tell(tally.part.index, receipt)
+    job.report_receipt(tally.part.index, receipt)
     return receipt
 
 

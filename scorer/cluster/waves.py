@@ -16,8 +16,8 @@ import dask.dataframe as dd
 import pandas as pd
 from distributed import KilledWorker, futures_of
 
-from scorer.cluster.dashboard import span_of, within
-from scorer.cluster.readiness import Late
+from scorer.cluster.dashboard import in_span, span_of
+from scorer.cluster.readiness import NewHosts
 from scorer.cluster.tasks import ScorerPlugin, commit_part, read_meta, read_part, score_part
 from scorer.errors import ClusterError, NoWorkers, WorkerUnfit
 from scorer.events import Notice, PartRetried, Tick
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from distributed import Client, Future
 
-    from scorer.cluster.connect import Crew
+    from scorer.cluster.connect import Workers
     from scorer.events import Event, Receipt
     from scorer.plan.parts import Part
     from scorer.scoring.job import Spec
@@ -52,20 +52,22 @@ def _nobody(_: Event) -> None:
     """Whoever watches when nobody does."""
 
 
-def drive(crew: Crew, spec: Spec, parts: Iterator[Part], emit: Callable[[Event], None] = _nobody) -> Iterator[Outcome]:
+def drive(
+    workers: Workers, spec: Spec, parts: Iterator[Part], emit: Callable[[Event], None] = _nobody
+) -> Iterator[Outcome]:
     """Every part's outcome, in the order they end; `emit` hears of time, of parts sent again, of what to tell."""
     meta = read_meta()
-    if crew.client is None:
-        yield from _here(spec, parts, meta, Pulse(crew, emit))
+    if workers.client is None:
+        yield from _here(spec, parts, meta, Ticker(workers, emit))
         return
     plugin = ScorerPlugin(spec)
-    crew.client.register_plugin(plugin)
+    workers.client.register_plugin(plugin)
     try:
-        with _told(crew.client, spec) as told:
-            yield from _Waves(crew.client, crew, spec, parts, meta, emit, told).outcomes()
+        with _told(workers.client, spec) as told:
+            yield from _Waves(workers.client, workers, spec, parts, meta, emit, told).outcomes()
     finally:
-        if crew.client.status == "running":
-            crew.client.unregister_worker_plugin(plugin.name)
+        if workers.client.status == "running":
+            workers.client.unregister_worker_plugin(plugin.name)
 
 
 def collection(parts: list[Part], key: str, meta: pd.DataFrame, wave: int = 0) -> Any:  # noqa: ANN401 - dask is untyped
@@ -81,7 +83,7 @@ def collection(parts: list[Part], key: str, meta: pd.DataFrame, wave: int = 0) -
     )
 
 
-def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, pulse: Pulse) -> Iterator[Outcome]:
+def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, ticker: Ticker) -> Iterator[Outcome]:
     """One part at a time in this thread, so that a debugger can follow."""
     JOBS.prime(spec)
     try:
@@ -93,7 +95,7 @@ def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, pulse: Pulse) -
                 yield part, error
             else:
                 yield part, receipt
-            pulse()
+            ticker()
     finally:
         JOBS.drop(spec.key)
 
@@ -136,22 +138,22 @@ class _Waves:
     """Waves of one execution on a Dask client."""
 
     def __init__(
-        self, client: Client, crew: Crew, spec: Spec, parts: Iterator[Part], meta: pd.DataFrame,
+        self, client: Client, workers: Workers, spec: Spec, parts: Iterator[Part], meta: pd.DataFrame,
         emit: Callable[[Event], None], told: queue.SimpleQueue[bytes],
     ) -> None:  # fmt: skip
-        self._emit, self._pulse = emit, Pulse(crew, emit)
-        self._client, self._crew, self._spec = client, crew, spec
+        self._emit, self._ticker = emit, Ticker(workers, emit)
+        self._client, self._workers, self._spec = client, workers, spec
         self._parts, self._meta, self._told = parts, meta, told
         self._unfit: set[str] = set()
         self._span = span_of(spec.run)
-        self._late = Late(client, spec.frozen.session) if spec.far else None
+        self._new_hosts = NewHosts(client, spec.frozen.session) if spec.remote else None
         self._running: dict[int, tuple[Part, Future]] = {}
         self._told_of: list[Future] = []  # which Dask may not know to have ended: to let go of them would cancel them
         self._sent = self._parts_sent = 0
         self._lost: Counter[int] = Counter()
         self._again: list[Part] = []
         self._asked = self._looked = self._manned = self._tended = time.monotonic()
-        self._threads = crew.threads()
+        self._threads = workers.threads()
 
     def outcomes(self) -> Iterator[Outcome]:
         """Send waves so that no thread waits, and yield what ends."""
@@ -183,7 +185,7 @@ class _Waves:
         if now - self._asked > _TICK_S:
             self._asked = now
             ended += self._others()
-        self._pulse()
+        self._ticker()
         stalled = JOBS.stalled(self._spec.key)
         if stalled is not None:
             raise stalled
@@ -221,11 +223,11 @@ class _Waves:
         return ended
 
     def _tend(self) -> None:
-        """What the crew needs from time to time: jobs that are over asked for again, the model for new hosts."""
-        if self._crew.refill is not None:
-            self._crew.refill()
-        if self._late is not None:
-            self._late.look()
+        """Submit ended jobs again and deliver the model to new hosts, every few seconds."""
+        if self._workers.resubmit is not None:
+            self._workers.resubmit()
+        if self._new_hosts is not None:
+            self._new_hosts.deliver()
         if self._unfit and self._running and not self._fit():  # those that could are gone: whoever came since may
             self._again += [part for part, _ in self._running.values()]
             self._running.clear()
@@ -236,9 +238,9 @@ class _Waves:
         if error.where not in self._unfit:
             self._unfit.add(error.where)
             self._emit(Notice(text=f"worker {error.where} gets no more parts: {error.found}"))
-            if self._crew.ours:
+            if self._workers.owned:
                 self._client.retire_workers([error.where], close_workers=True)
-        return bool(self._fit()) or (self._crew.refill is not None and len(self._unfit) < _UNFIT)
+        return bool(self._fit()) or (self._workers.resubmit is not None and len(self._unfit) < _UNFIT)
 
     def _fit(self) -> list[str]:
         """Workers that may be fed."""
@@ -247,27 +249,27 @@ class _Waves:
     def _look_for_workers(self, now: float) -> None:
         """Raise when nobody has been there to do anything for too long."""
         try:
-            there = self._crew.threads()
+            there = self._workers.threads()
         except (OSError, TimeoutError) as error:
             what, hint = "the scheduler is gone", "repeat the command: committed parts are kept"
-            raise ClusterError(what, self._crew.words, "a scheduler that answers", str(error), hint) from error
+            raise ClusterError(what, self._workers.description, "a scheduler that answers", str(error), hint) from error
         if there:
             self._manned = now
-        elif now - self._manned > self._crew.alone_s:
+        elif now - self._manned > self._workers.no_worker_timeout_s:
             what, hint = "no worker is left", "start workers and repeat the command: committed parts are kept"
             found = f"none for {now - self._manned:.0f} s"
-            raise NoWorkers(what, self._crew.words, "at least one worker", found, hint)
+            raise NoWorkers(what, self._workers.description, "at least one worker", found, hint)
 
     def _send(self) -> bool:
         """Send the next wave; False when no part was left."""
-        self._threads = self._crew.threads()
+        self._threads = self._workers.threads()
         again, self._again = self._again, []
         wave = [*again, *itertools.islice(self._parts, max(WAVE, self._threads))]
         if not wave:
             return False
         lazy = collection(wave, self._spec.key, self._meta, self._sent).optimize()
-        only = {"workers": self._fit()} if self._unfit and not self._crew.ours else {}
-        with within(self._span):
+        only = {"workers": self._fit()} if self._unfit and not self._workers.owned else {}
+        with in_span(self._span):
             sent = self._client.persist(lazy, priority=InOrder(self._parts_sent), **only)
         self._sent += 1
         self._parts_sent += len(wave)
@@ -288,29 +290,27 @@ def _outcome(future: Future) -> Receipt | BaseException | None:
         return _Lost(str(error))
 
 
-PULSE_S = 0.2
-_PULSE_LOOK_S = 1.0
-_PULSE_LOOK_FAR_S = 5.0  # a scheduler elsewhere tells of every worker it has, however many
+TICKER_S = 0.2
+_COUNT_S = 1.0
+_COUNT_REMOTE_S = 5.0  # a scheduler elsewhere tells of every worker it has, however many
 
 
-class Pulse:
+class Ticker:
     """Emits a `Tick` at most every fifth of a second; free when it is not yet time."""
 
-    def __init__(self, crew: Crew, emit: Callable[[Event], None]) -> None:
-        self._client, self._turns, self._emit = crew.client, crew.turns, emit
-        self._scheduler = getattr(getattr(crew.client, "cluster", None), "scheduler", None)
+    def __init__(self, workers: Workers, emit: Callable[[Event], None]) -> None:
+        self._client, self._scoring_threads, self._emit = workers.client, workers.scoring_threads, emit
+        self._scheduler = getattr(getattr(workers.client, "cluster", None), "scheduler", None)
         self._ticked = self._looked = float("-inf")
         self._seen = (1, 1, 0)
 
     def __call__(self) -> None:
         """Time has passed."""
         now = time.monotonic()
-        if now - self._ticked < PULSE_S:
+        if now - self._ticked < TICKER_S:
             return
         self._ticked = now
-        if self._client is not None and now - self._looked > (
-            _PULSE_LOOK_FAR_S if self._scheduler is None else _PULSE_LOOK_S
-        ):
+        if self._client is not None and now - self._looked > (_COUNT_REMOTE_S if self._scheduler is None else _COUNT_S):
             self._looked = now
             with suppress(OSError, TimeoutError, RuntimeError):  # the driver notices by itself when nobody is left
                 self._seen = self._look(self._client)
@@ -325,5 +325,5 @@ class Pulse:
             told = client.scheduler_info(n_workers=-1)["workers"]
             there = [(address, w["nthreads"], w.get("metrics", {})) for address, w in told.items()]
         elsewhere = [metrics.get("memory", 0) for address, _, metrics in there if not address.startswith("inproc")]
-        scoring = [threads if self._turns is None else self._turns for _, threads, _ in there]
+        scoring = [threads if self._scoring_threads is None else self._scoring_threads for _, threads, _ in there]
         return len(there), sum(scoring), sum(elsewhere)

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scorer.display.words import did_you_mean, some
+from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ScorerError, TypeMismatch
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerErro
             what = f"--where names a column that the input does not have: {condition.column!r}"
             hint = did_you_mean(condition.column, schema.names)
             hint = hint if hint.startswith("did") else _HINT
-            problems.append(MissingColumns(what, condition.text, "a column of the input", some(schema.names), hint))
+            problems.append(
+                MissingColumns(what, condition.text, "a column of the input", quoted_list(schema.names), hint)
+            )
             continue
         kind = schema.field(condition.column).type
         try:

@@ -72,7 +72,7 @@ class Cursor:
     A late or repeated slice that finds its rows gone starts a pass of its own.
     """
 
-    def __init__(self, opened: Opened, path: str, group: int, columns: Sequence[str], first: int = 0) -> None:
+    def __init__(self, opened: InputCache, path: str, group: int, columns: Sequence[str], first: int = 0) -> None:
         self._opened, self._path, self._group, self._columns = opened, path, group, list(columns)
         self._lock = threading.Lock()
         self._first = first
@@ -143,7 +143,7 @@ class Cursor:
         self._kept = deque(piece for piece in self._kept if piece.left > 0)
 
 
-class Opened:
+class InputCache:
     """The footers and cursors of one run in one process."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from scorer.display.words import some
+from scorer.display.words import quoted_list
 from scorer.errors import InputError, InputNotFound
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _TABLE_FORMATS = {
 }
 
 
-def files_of(inputs: Sequence[str], ignore: set[str]) -> tuple[list[tuple[str, str]], int]:
+def list_files(inputs: Sequence[str], ignore: set[str]) -> tuple[list[tuple[str, str]], int]:
     """(path, folder inside its input) of every file in order, and how many were passed over."""
     found: list[tuple[str, str]] = []
     skipped = 0
@@ -93,7 +93,7 @@ def _neighbours(text: str) -> str:
     if not os.path.isdir(folder):
         return f"nothing; there is no folder {folder!r}"
     near = difflib.get_close_matches(name, sorted(os.listdir(folder)), n=3)
-    return f"nothing; beside it: {some(near)}" if near else "nothing"
+    return f"nothing; beside it: {quoted_list(near)}" if near else "nothing"
 
 
 def _under(path: str, ignore: set[str]) -> tuple[list[tuple[str, str]], int]:

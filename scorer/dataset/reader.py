@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import pyarrow.parquet as pq
 
-    from scorer.dataset.cursors import Opened
+    from scorer.dataset.cursors import InputCache
     from scorer.dataset.summary import Dataset
 
 
@@ -85,7 +85,7 @@ def read(
     schema: pa.Schema,
     conditions: Sequence[conditions_.Condition],
     batch_rows: int,
-    opened: Opened,
+    opened: InputCache,
     lean: pa.Schema | None = None,
 ) -> Rows:
     """The part's rows with the columns of `schema`, filtered; of whole row groups only those of `lean`, if given.
@@ -117,12 +117,12 @@ def check_unchanged(source: Source) -> None:
         raise changed(source, f"{stat.st_size} bytes, changed since")
 
 
-def rows_at(source: Source, rows: Sequence[int], opened: Opened) -> pa.Table:
+def rows_at(source: Source, rows: Sequence[int], opened: InputCache) -> pa.Table:
     """Single rows of a file, in ascending order, with all its columns and the keys of its path as texts."""
     return patiently(lambda: _rows_at(source, np.asarray(rows), opened), lambda: opened.forget(source.path))
 
 
-def _rows_at(source: Source, wanted: np.ndarray, opened: Opened) -> pa.Table:
+def _rows_at(source: Source, wanted: np.ndarray, opened: InputCache) -> pa.Table:
     pieces = []
     file = opened.file(source.path, _MANY_COLUMNS)
     with file.parquet as parquet:
@@ -149,7 +149,7 @@ def changed(source: Source, found: str) -> InputChanged:
 
 
 def _rows(
-    source: Source, schema: pa.Schema, conditions: Sequence[conditions_.Condition], batch_rows: int, opened: Opened,
+    source: Source, schema: pa.Schema, conditions: Sequence[conditions_.Condition], batch_rows: int, opened: InputCache,
     lean: pa.Schema | None,
 ) -> Rows:  # fmt: skip
     file = opened.file(source.path)
@@ -281,7 +281,7 @@ def _excluded(
 _FILES = 6  # that are opened for a sample
 
 
-def sample(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
+def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
     """The first rows of the input, planned columns only; keys of paths included."""
     pieces: list[pa.Table] = []
     left, there = rows, set(dataset.schema.names)

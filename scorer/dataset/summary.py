@@ -17,11 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.arrow import values_type
-from scorer.dataset.listing import files_of
-from scorer.display.words import some
+from scorer.dataset.listing import list_files
+from scorer.display.words import quoted_list
 from scorer.errors import InputError, ScorerError
-from scorer.host.crash import doing
-from scorer.storage.footers import codec_of, column_bytes, null_counts, open_parquet, paid, unreadable
+from scorer.host.crash import note_step
+from scorer.storage.footers import (
+    codec_of,
+    decoded_column_bytes,
+    dictionary_encoded,
+    null_counts,
+    open_parquet,
+    unreadable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,12 +118,12 @@ class Dataset:
         return {name for name, count in Counter(self.schema.names).items() if count > 1}
 
 
-def look(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
+def summarise(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
     """The dataset behind `inputs`, in their order; `ignore` are folders of our own output.
 
     Raises one `InputError`, or several as an ExceptionGroup-free list via `problems_of`.
     """
-    found, skipped = files_of(inputs, {os.path.realpath(path) for path in ignore})
+    found, skipped = list_files(inputs, {os.path.realpath(path) for path in ignore})
     first = _footer(*found[0])
     known = None if isinstance(first, ScorerError) else first.schema
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
@@ -132,7 +139,7 @@ def look(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
     files = tuple(footer.file for footer in good)
     schema, variants = _one_schema(good)
     sample = [footer.metadata for footer in good if footer.metadata is not None]
-    sizes = column_bytes(schema, sample)
+    sizes = decoded_column_bytes(schema, sample)
     return Dataset(
         files=files,
         schema=schema,
@@ -143,7 +150,7 @@ def look(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
         column_bytes=sizes,
         codec=codec_of(sample),
         row_group_rows=max((max(file.row_groups, default=0) for file in files[:_SAMPLED_FILES]), default=0),
-        dictionaries=paid(sample),
+        dictionaries=dictionary_encoded(sample),
         nulls=null_counts(sample) if len(good) == len(sample) else {},
         footer=good[0].metadata,
     )
@@ -167,7 +174,7 @@ def problems_of(dataset: Dataset, columns: Sequence[str]) -> list[ScorerError]:
         theirs = {name: schema.field(name).type if other[name] == 1 else None for name in ours}
         odd = [name for name in ours if theirs[name] is None or values_type(ours[name]) != values_type(theirs[name])]
         if odd:
-            what = f"columns are not the same in every file: {some(odd)}"
+            what = f"columns are not the same in every file: {quoted_list(odd)}"
             expected = ", ".join(f"{name}: {ours[name]}" for name in odd[:3]) + f", as in {first}"
             found = ", ".join(f"{name}: {theirs[name] or 'no such column'}" for name in odd[:3])
             problems.append(InputError(what, path, expected, found, hint))
@@ -179,7 +186,7 @@ def shared_name(dataset: Dataset, tokens: Sequence[str], *, keep_all: bool) -> l
     asked = sorted(name for name in dataset.twice if keep_all or any(name in token for token in tokens))
     if not asked:
         return []
-    what, hint = f"columns share one name: {some(asked)}", "rename them, or leave them out with --keep"
+    what, hint = f"columns share one name: {quoted_list(asked)}", "rename them, or leave them out with --keep"
     return [InputError(what, dataset.files[0].path, "one column of a name", "several", hint)]
 
 
@@ -198,7 +205,7 @@ def _light(footer: _Footer | ScorerError) -> _Footer | ScorerError:
 
 
 def _footer(path: str, folder: str, known: pa.Schema | None = None) -> _Footer | ScorerError:
-    doing(f"reading the footer of {path}")
+    note_step(f"reading the footer of {path}")
     try:
         stat = os.stat(path)
         with open_parquet(path) as parquet:
@@ -244,7 +251,9 @@ def _hive_schema(files: Sequence[File]) -> pa.Schema:
     if len(set(keys)) > 1:
         other = next(file for file, own in zip(files, keys, strict=True) if own != keys[0])
         what, hint = "the folders name different keys", "use one key=value layout for all files"
-        raise InputError(what, other.path, f"the keys {some(keys[0])}", some(tuple(other.hive)) or "none", hint)
+        raise InputError(
+            what, other.path, f"the keys {quoted_list(keys[0])}", quoted_list(tuple(other.hive)) or "none", hint
+        )
     fields = []
     for key in keys[0]:
         values = {file.hive[key] for file in files} - {None}

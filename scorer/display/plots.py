@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from scorer.display.words import short
+from scorer.display.words import short_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +87,7 @@ def bars(
         height=height,
         shapes=shapes,
         across=across,
-        up=tuple(Tick(round(100 - 96 * tick / most, 2), short(tick)) for tick in up),
+        up=tuple(Tick(round(100 - 96 * tick / most, 2), short_number(tick)) for tick in up),
         rules=tuple(Tick(round(100 - 96 * at / most, 2), text) for at, text in rules),
     )
 
@@ -114,7 +114,7 @@ def number_ticks(low: float, high: float) -> tuple[Tick, ...]:
     """Numbers under a plot that reaches from `low` to `high`."""
     span = (high - low) or 1.0
     inside = [at for at in nice(low, high, 5) if low <= at <= high]
-    return tuple(_tick(100 * (at - low) / span, short(at)) for at in inside)
+    return tuple(_tick(100 * (at - low) / span, short_number(at)) for at in inside)
 
 
 def time_ticks(span: float) -> tuple[Tick, ...]:
@@ -123,7 +123,7 @@ def time_ticks(span: float) -> tuple[Tick, ...]:
     if span > _MANY_DAYS * 86_400:
         unit, name = 86_400.0, "d"
     inside = [at for at in nice(0, span / unit, 7, _CLOCK if unit == 60 else _NICE) if at * unit <= span]  # noqa: PLR2004 - a minute
-    return tuple(_tick(100 * at * unit / span, f"{short(at)} {name}") for at in inside)
+    return tuple(_tick(100 * at * unit / span, f"{short_number(at)} {name}") for at in inside)
 
 
 def nice(low: float, high: float, about: int, steps: Sequence[int] = _NICE) -> list[float]:

@@ -39,7 +39,7 @@ def _columns(letter: str) -> int:
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
-def cut(text: str, columns: int) -> str:
+def shorten(text: str, columns: int) -> str:
     """No wider than so many columns; what is missing is shown by dots."""
     if width(text) <= columns:
         return text

@@ -35,7 +35,7 @@ _LEAST = 20  # columns that a fact keeps when the window is narrow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class Terminal:
     """What a stream can show."""
 
     columns: int | None = None
@@ -50,16 +50,16 @@ class Look:
         return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m" if self.colours and kind and text else text
 
 
-def look(stream: TextIO) -> Look:
+def terminal_of(stream: TextIO) -> Terminal:
     """What a stream can show now; asked again each time, because windows change."""
     if not is_terminal(stream):
-        return Look()
+        return Terminal()
     columns, rows = _SIZE
     with suppress(OSError, ValueError):
         columns, rows = os.get_terminal_size(stream.fileno())
     colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     encoding = (stream.encoding or "").lower().replace("-", "")
-    return Look(columns=columns or _SIZE[0], rows=rows or _SIZE[1], colours=colours, lines=encoding == "utf8")
+    return Terminal(columns=columns or _SIZE[0], rows=rows or _SIZE[1], colours=colours, lines=encoding == "utf8")
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -74,7 +74,7 @@ def is_live(stream: TextIO) -> bool:
     return is_terminal(stream) and os.environ.get("TERM") != "dumb"
 
 
-def error_text(text: str, look: Look) -> str:
+def error_text(text: str, look: Terminal) -> str:
     """An error's own lines for a window: facts wrap below themselves; a hint with something to paste stays one line."""
     shown: list[str] = []
     for line in f"Error: {text}".splitlines():
@@ -93,7 +93,7 @@ def error_text(text: str, look: Look) -> str:
     return "\n".join(shown)
 
 
-class Foot:
+class LiveLines:
     """Lines at the foot of a terminal; what is said goes above them.
 
     A frame is one write and erases nothing that stays, so nothing flickers. The cursor rests below the lines, at the
@@ -107,7 +107,7 @@ class Foot:
 
     def draw(self, lines: Sequence[str], said: Sequence[str] = ()) -> None:
         """Show these lines where the last ones are, and above them what is to stay."""
-        now = look(self.stream)
+        now = terminal_of(self.stream)
         lines = list(lines)[: max(1, now.rows - 2)]
         if not said and lines == self._lines and (now.columns or _SIZE[0]) == self._columns:
             return
@@ -122,7 +122,7 @@ class Foot:
 
     def clear(self) -> None:
         """Take the lines away."""
-        up = self._height(look(self.stream).columns or _SIZE[0])
+        up = self._height(terminal_of(self.stream).columns or _SIZE[0])
         self._lines = []
         if up:
             self._write(f"\x1b[{up}A\r" + "\x1b[K\n" * up + f"\x1b[{up}A")
@@ -144,13 +144,13 @@ class Foot:
 class Watcher:
     """Draws and says under one lock: a signal's handler may come in between."""
 
-    def __init__(self, stream: TextIO, caught: Sequence[Caught] = ()) -> None:
-        self._foot, self._caught = Foot(stream), caught
+    def __init__(self, stream: TextIO, caught: Sequence[CapturedOutput] = ()) -> None:
+        self._foot, self._caught = LiveLines(stream), caught
         self._lock = threading.Lock()
         self._waiting: deque[str] = deque()
         self._open = True
 
-    def show(self, lines: Sequence[str]) -> None:
+    def redraw(self, lines: Sequence[str]) -> None:
         """Draw, with what waits to be said above; left for the next time if somebody is drawing."""
         if not self._open or not self._lock.acquire(blocking=False):
             return
@@ -159,7 +159,7 @@ class Watcher:
         finally:
             self._lock.release()
 
-    def say(self, text: str) -> None:
+    def print_above(self, text: str) -> None:
         """What `show` puts above the lines the next time."""
         self._waiting.append(text)
 
@@ -185,7 +185,7 @@ class Watcher:
         return [*(line for caught in self._caught for line in caught.lines()), *said]
 
 
-class Caught:
+class CapturedOutput:
     """What anybody prints to a descriptor, worker processes and native code too: kept in a file until it can be said.
 
     A file never makes its writer wait; a pipe that nobody empties would.
@@ -229,7 +229,10 @@ class Caught:
 def foot(stream: TextIO) -> Iterator[tuple[Watcher, TextIO]]:
     """Lines at the foot of this terminal; meanwhile, what anybody prints to it goes above them."""
     main = threading.current_thread() is threading.main_thread()
-    caught = [Caught(stream), *([Caught(sys.stdout)] if is_terminal(sys.stdout) and sys.stdout is not stream else [])]
+    caught = [
+        CapturedOutput(stream),
+        *([CapturedOutput(sys.stdout)] if is_terminal(sys.stdout) and sys.stdout is not stream else []),
+    ]
     screen = caught[0].screen()
     watcher = Watcher(screen, caught)
     before = signal.signal(signal.SIGCONT, lambda *_: watcher.forget()) if main else None

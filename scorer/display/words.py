@@ -15,7 +15,7 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def some(names: Iterable[object], limit: int = 10) -> str:
+def quoted_list(names: Iterable[object], limit: int = 10) -> str:
     """Names quoted, sorted as given, cut at `limit` with a count."""
     quoted = [repr(name) for name in names]
     rest = len(quoted) - limit
@@ -25,7 +25,7 @@ def some(names: Iterable[object], limit: int = 10) -> str:
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """A suggestion, or the list when nothing is near."""
     near = nearest(word, known)
-    return f"did you mean {near!r}?" if near else f"known: {some(known, 40)}"
+    return f"did you mean {near!r}?" if near else f"known: {quoted_list(known, 40)}"
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -59,18 +59,18 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def many(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     """A count and its noun."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def some_of(names: Sequence[str], limit: int = 8) -> str:
+def name_list(names: Sequence[str], limit: int = 8) -> str:
     """The first names of many."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def short(value: float) -> str:
+def short_number(value: float) -> str:
     """A number with three figures: 1.25M, 40k, 0.037."""
     for step, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= step * 0.9995:
@@ -78,7 +78,7 @@ def short(value: float) -> str:
     return "0" if value == 0 else f"{value:.3g}" if abs(value) >= _SMALL else f"{value:.1e}"
 
 
-def between(low: float, high: float) -> str:
+def time_range(low: float, high: float) -> str:
     """How long something will take, no finer than it is known."""
     if high >= 2 * _HOUR:
         first, last = _hours(low), _hours(high)

@@ -19,7 +19,7 @@ def key_of(*facts: Any) -> str:  # noqa: ANN401 - whatever JSON holds
     return hashlib.sha256(json.dumps([machine, *facts], sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def recall(key: str) -> dict[str, Any] | None:
+def load(key: str) -> dict[str, Any] | None:
     """What was kept under this name, or None."""
     kept = folder("tuning")
     if kept is None:
@@ -30,7 +30,7 @@ def recall(key: str) -> dict[str, Any] | None:
     return None
 
 
-def keep(key: str, values: dict[str, Any]) -> None:
+def store(key: str, values: dict[str, Any]) -> None:
     """Keep it for the next time; where that cannot be, nothing happens."""
     kept = folder("tuning")
     if kept is None:

@@ -27,7 +27,7 @@ _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 _page: mmap.mmap | None = None
 
 
-def doing(text: str) -> None:
+def note_step(text: str) -> None:
     """Note what this process does next, for the one that waits for it."""
     if _page is not None:
         data = text.encode("utf-8", "replace")[: _PAGE_BYTES - 1]
@@ -36,10 +36,10 @@ def doing(text: str) -> None:
 
 def scoring(started: str) -> None:
     """From here on, marks in this folder say which parts are in flight."""
-    doing(_SCORING + started)
+    note_step(_SCORING + started)
 
 
-def survived(command: Callable[[], Any]) -> None:
+def run_supervised(command: Callable[[], Any]) -> None:
     """Run the command so that somebody is left to explain its end."""
     global _page  # noqa: PLW0603 - one page per process, shared with the parent
     if sys.platform != "linux":

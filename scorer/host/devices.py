@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scorer.display.words import did_you_mean, some
+from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import OptionsError, ProviderUnavailable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _CARDS = "/proc/driver/nvidia/gpus"
 _MASKS = {"cuda": "CUDA_VISIBLE_DEVICES", "tensorrt": "CUDA_VISIBLE_DEVICES", "migraphx": "HIP_VISIBLE_DEVICES"}
 
 
-def words(name: str, nodes: Mapping[str, int]) -> str:
+def described(name: str, nodes: Mapping[str, int]) -> str:
     """A device, with how much of the model runs where."""
     return f"{name} ({', '.join(f'{many:,} nodes on {where}' for where, many in nodes.items())})" if nodes else name
 
@@ -119,7 +119,7 @@ def refuse_missing(device: Device) -> None:
     there = visible(device)
     missing = [str(id_) for id_ in device.ids if id_ >= len(there)]
     if missing and there:
-        what, hint = f"there is no {device.name} device {some(missing)}", "`scorer doctor` lists them"
+        what, hint = f"there is no {device.name} device {quoted_list(missing)}", "`scorer doctor` lists them"
         found = f"{len(there)}: 0 to {len(there) - 1}" if len(there) > 1 else "only 0"
         raise ProviderUnavailable(what, "--device", "a number of one that is there", found, hint)
 
@@ -133,4 +133,4 @@ def unavailable(device: Device, providers: Sequence[str], why: str = "") -> Prov
     if why:
         hint = "`scorer doctor` says what to type; or use --device cpu"
     what = f"the device {device.name!r} is not available"
-    return ProviderUnavailable(what, "--device", PROVIDERS[device.name], why or some(there), hint)
+    return ProviderUnavailable(what, "--device", PROVIDERS[device.name], why or quoted_list(there), hint)

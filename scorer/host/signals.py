@@ -80,7 +80,7 @@ class Origin:
         return cls(socket.gethostname(), os.getpid(), os.getpgrp())
 
 
-class Deaf:
+class InterruptFilter:
     """A handler that lets no interrupt through while runs go on, and for a while after; then as if it was not there.
 
     A while, because whoever interrupts twice means the driver both times.
@@ -105,7 +105,7 @@ class Deaf:
         self._until = time.monotonic() + _DEAF_S
 
 
-def deaf_to(driver: Origin) -> Callable[[], None]:
+def ignore_interrupts_from(driver: Origin) -> Callable[[], None]:
     """Ignore interrupts that are meant for the driver and reach this process as well, until what comes back is called.
 
     Workers of a cluster that was started in the driver's process are in its group, and would end with their parts.
@@ -115,7 +115,7 @@ def deaf_to(driver: Origin) -> Callable[[], None]:
     if (here.host, here.group) == (driver.host, driver.group) and here.pid != driver.pid and main:
         handler = signal.getsignal(signal.SIGINT)
         if callable(handler):  # it is not ignored already
-            deaf = handler if isinstance(handler, Deaf) else Deaf(handler)
+            deaf = handler if isinstance(handler, InterruptFilter) else InterruptFilter(handler)
             signal.signal(signal.SIGINT, deaf)
             return deaf.run()
     return lambda: None
@@ -144,7 +144,7 @@ def ignored_by_children() -> Iterator[None]:
 
 
 @contextmanager
-def as_they_are() -> Iterator[None]:
+def keep_handlers() -> Iterator[None]:
     """What is imported meanwhile does not change what an interrupt does."""
     before = signal.getsignal(signal.SIGINT)
     try:

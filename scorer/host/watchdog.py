@@ -18,9 +18,9 @@ class Watchdog:
     """Barks once, with the thread that hangs and for how many seconds it does."""
 
     def __init__(
-        self, calling: Callable[[], Mapping[int, float]], limit_s: float, bark: Callable[[int, float], None]
+        self, calling: Callable[[], Mapping[int, float]], limit_s: float, on_stall: Callable[[int, float], None]
     ) -> None:
-        self._calling, self._limit_s, self._bark = calling, limit_s, bark
+        self._calling, self._limit_s, self._on_stall = calling, limit_s, on_stall
         self._stop = threading.Event()
         threading.Thread(target=self._watch, daemon=True, name="scorer-watchdog").start()
 
@@ -33,5 +33,5 @@ class Watchdog:
             now = time.monotonic()
             for thread, since in list(self._calling().items()):
                 if now - since > self._limit_s:
-                    self._bark(thread, now - since)
+                    self._on_stall(thread, now - since)
                     return

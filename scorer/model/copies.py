@@ -24,7 +24,7 @@ def root() -> Path:
     return Path(tempfile.gettempdir()) / f"scorer-{os.getuid()}" / "models"
 
 
-def found(spec: SessionSpec) -> SessionSpec | None:
+def local_spec(spec: SessionSpec) -> SessionSpec | None:
     """The model where this process sees it: as planned, or on the shelf; None where neither holds what was planned."""
     for path in (spec.path, str(_place(spec) / os.path.basename(spec.path))):
         if os.path.isfile(path) and _holds(path, spec):
@@ -32,7 +32,7 @@ def found(spec: SessionSpec) -> SessionSpec | None:
     return None
 
 
-def files_of(spec: SessionSpec) -> list[str]:
+def model_files(spec: SessionSpec) -> list[str]:
     """Names beside each other that make up the model."""
     return [os.path.basename(spec.path), *spec.files]
 

@@ -87,7 +87,7 @@ def _as_planned(spec: SessionSpec, patience_s: float) -> SessionSpec:
     """The model where this process sees it, once the driver has brought it if need be."""
     until = time.monotonic() + patience_s
     while True:
-        found = copies.found(spec)
+        found = copies.local_spec(spec)
         if found is not None:
             return found
         if time.monotonic() >= until:

@@ -7,7 +7,7 @@ from typing import Any
 
 from scorer.display import html
 from scorer.display.blocks import Facts, Table
-from scorer.display.words import size, some_of
+from scorer.display.words import name_list, size
 
 _VALUE = 60  # letters of a metadata entry
 
@@ -66,8 +66,8 @@ class ModelSpec:
         told = [
             ("model", f"{self.path} ({size(self.bytes)})"),
             ("digest", self.digest[:16]),
-            ("features", some_of(self.feature_names)),
-            ("classes", some_of(self.class_labels)),
+            ("features", name_list(self.feature_names)),
+            ("classes", name_list(self.class_labels)),
             ("metadata", "; ".join(f"{name} = {_short(value)}" for name, value in self.metadata.items())),
             ("made by", self.producer),
             ("opsets", ", ".join(f"{name} {version}" for name, version in self.opsets.items())),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from scorer.display.words import did_you_mean, some
+from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import OptionsError, PreflightError, ScorerError
 from scorer.host import devices
 from scorer.options.values import EXPECTED, QUEUES
@@ -374,7 +374,7 @@ def _at_odds(clean: Mapping[str, Any]) -> list[ScorerError]:
             found.append(OptionsError(what, "--device", "--cluster processes", wish, hint))
     jobs = [name for name in ("queue", "walltime", "memory", "interface", "job_extra") if clean.get(name)]
     if jobs and kind not in QUEUES:
-        what = f"{some(jobs)} asked of a job queue, and none was chosen"
+        what = f"{quoted_list(jobs)} asked of a job queue, and none was chosen"
         hint = f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ..."
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in jobs)
         found.append(OptionsError(what, flags, "a job queue", f"--cluster {kind}", hint))

@@ -57,7 +57,7 @@ def parse_budget(text: str) -> tuple[float, bool]:
     return amount, share
 
 
-def within(budget: str, count: int, total: int) -> bool:
+def within_budget(budget: str, count: int, total: int) -> bool:
     """Whether `count` of `total` rows stay inside N or P%."""
     amount, share = parse_budget(budget)
     return count <= (amount * total if share else amount)

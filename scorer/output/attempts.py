@@ -79,7 +79,7 @@ def end(mark: Mark) -> None:
         mark.path.unlink()
 
 
-def forgive(staging: Staging, name: str) -> None:
+def clear_marks(staging: Staging, name: str) -> None:
     """The part is committed: forget who died of it."""
     for n in itertools.count():
         try:
@@ -93,7 +93,7 @@ def crash_seen(staging: Staging) -> bool:
     return any(_size(path) for path in staging.started.glob("*.crash"))
 
 
-class Witness:
+class CrashFile:
     """Lets this process say what it was doing if native code ends it; nothing if somebody listens already."""
 
     def __init__(self, staging: Staging) -> None:
@@ -104,7 +104,7 @@ class Witness:
                 self._file = self._path.open("w", encoding="utf-8")
                 faulthandler.enable(self._file, all_threads=False)  # the others run on: to walk their frames crashes
 
-    def accuse(self, text: str) -> None:
+    def write_last_words(self, text: str) -> None:
         """Write the last words now: the process is about to be ended by us."""
         with suppress(OSError):
             self._path.write_text(text + "\n", encoding="utf-8")

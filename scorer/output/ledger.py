@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.display.words import some
+from scorer.display.words import quoted_list
 from scorer.errors import CommitError
 from scorer.events import Counts, Proof, Receipt
 from scorer.storage.files import file_digest, map_write_errors, sync, write_json
@@ -53,7 +53,7 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
     changed = [r.name for r in receipts.values() if _size(staging.parts / r.name) != r.size]
     if changed:
         what, hint = "staged parts changed while the run went on", "repeat the command: they are scored again"
-        raise CommitError(what, str(staging.parts), "the files of the receipts", some(changed), hint)
+        raise CommitError(what, str(staging.parts), "the files of the receipts", quoted_list(changed), hint)
     uneven = [i for i, receipt in receipts.items() if not receipt.proof.counts.balanced]
     counts = totals(receipts.values())
     if absent or uneven or counts.rows != plan.rows:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.dataset.listing import PROOF
-from scorer.display.words import nearest, some
+from scorer.display.words import nearest, quoted_list
 from scorer.errors import CommitError, OutputExists, ScorerError
 from scorer.plan.frozen import FORMAT, FrozenPlan, told_apart
 from scorer.storage.files import files_in
@@ -174,7 +174,7 @@ def existing_problem(
         strange = not_parquet(place.output)
         what, hint = "the output exists", "choose another --output, or replace it with --overwrite"
         if published is None and strange:
-            hint = f"choose another --output; this folder holds {some(strange, 3)} and is never replaced"
+            hint = f"choose another --output; this folder holds {quoted_list(strange, 3)} and is never replaced"
         older = another_format(place)
         old = "files that no run of scorer put there" if older is None else f"that of another version: {older.found}"
         if published is not None:
@@ -186,5 +186,5 @@ def existing_problem(
             "the output holds files that are not Parquet",
             "remove the folder yourself, or choose another --output",
         )
-        return OutputExists(what, str(place.output), "nothing but Parquet", some(strange), hint)
+        return OutputExists(what, str(place.output), "nothing but Parquet", quoted_list(strange), hint)
     return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.display.words import some
+from scorer.display.words import quoted_list
 from scorer.errors import CommitError, ScorerError
 from scorer.output import lock
 from scorer.output.place import INTENT, Place, Staging, not_parquet
@@ -101,7 +101,7 @@ def _swap(place: Place, staging: Staging, *, overwrite: bool) -> None:
         (staging.root / INTENT).unlink(missing_ok=True)
         what = "something else has appeared where the output belongs; nothing was published"
         hint = "move it away and repeat the command: the parts are kept, and only the publishing is left"
-        found = some(strange or sorted(path.name for path in place.output.iterdir()))
+        found = quoted_list(strange or sorted(path.name for path in place.output.iterdir()))
         raise CommitError(what, str(place.output), "nothing, or an empty folder", found, hint)
     if not there:
         os.rename(staging.parts, place.output)  # POSIX: replaces an empty folder, refuses any other

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 
 from scorer.dataset.quarantine import ERRORS, WHY, from_quarantine
-from scorer.display.words import many
+from scorer.display.words import plural
 from scorer.output.place import Staging, flat_name
 from scorer.output.writer import Encoded, _commit, _write
 from scorer.storage.encoding import QUARANTINE
@@ -79,7 +79,7 @@ class Reasons:
 
     def __str__(self) -> str:
         """What was looked at."""
-        return "" if self.seen == self.rows else f"{self.seen:,} of {many(self.rows, 'bad row')} were looked at."
+        return "" if self.seen == self.rows else f"{self.seen:,} of {plural(self.rows, 'bad row')} were looked at."
 
 
 def in_words(errors: Mapping[str, int]) -> str:

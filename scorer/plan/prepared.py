@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scorer.binding.spec import feed_words, fetch_words
 from scorer.display import html, tables
 from scorer.display.blocks import Facts, Table, Words
-from scorer.display.words import duration, many, size, some_of
+from scorer.display.words import duration, name_list, plural, size
 from scorer.errors import PreflightError, ScorerError
 from scorer.host import devices
 
@@ -99,8 +99,8 @@ class Plan:
         told, bound = [("output", self.output)], []
         if frozen is not None:
             where = self.options.cluster.scheduler or self.cluster
-            rows = f"{frozen.rows:,} rows in {many(len(frozen.files), 'file')}, {many(frozen.n_parts, 'part')}"
-            device = devices.words(frozen.session.device, self.nodes)
+            rows = f"{frozen.rows:,} rows in {plural(len(frozen.files), 'file')}, {plural(frozen.n_parts, 'part')}"
+            device = devices.described(frozen.session.device, self.nodes)
             told = [("input", rows), ("model", f"{self.model.path if self.model else ''} on {device}"), *told]
             told += [("keep", _kept(frozen))]
             told += [("where", text) for text in frozen.conditions]
@@ -139,8 +139,8 @@ def _batch_rows(frozen: FrozenPlan) -> str:
 
 def _kept(frozen: FrozenPlan) -> str:
     copied = len(frozen.storage.copied)
-    how = f"; {many(copied, 'column')} copied as stored" if copied else ""
-    return (some_of(frozen.binding.kept) or "none") + how
+    how = f"; {plural(copied, 'column')} copied as stored" if copied else ""
+    return (name_list(frozen.binding.kept) or "none") + how
 
 
 def _bound(frozen: FrozenPlan) -> list[Table]:

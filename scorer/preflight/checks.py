@@ -15,33 +15,33 @@ import pyarrow as pa
 from scorer.arrow import is_encoded, plain_schema
 from scorer.binding import spec
 from scorer.binding import transform as transform_
-from scorer.binding.feeds import files_of
+from scorer.binding.feeds import named_files
 from scorer.binding.inputs import bind, shapes
-from scorer.binding.outputs import fetched, output_schema
+from scorer.binding.outputs import output_schema, requested_fetches
 from scorer.binding.spec import BY_POSITION
 from scorer.cluster import dashboard
 from scorer.cluster.connect import spawns
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import reader
-from scorer.dataset.summary import look, problems_of, shared_name
-from scorer.display.words import many, some
+from scorer.dataset.summary import problems_of, shared_name, summarise
+from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, CommitError, PlanError, PreflightError, ScorerError
 from scorer.host import devices
-from scorer.host.crash import doing
+from scorer.host.crash import note_step
 from scorer.host.process import resident
 from scorer.host.versions import versions
 from scorer.model.protobuf import digest_of, inspect_model
 from scorer.model.resident import SESSIONS
 from scorer.model.session import library_for, settle_device, why_not
 from scorer.model.spec import SessionSpec
-from scorer.options.values import within
+from scorer.options.values import within_budget
 from scorer.output import place as place_
 from scorer.output.place import Place
 from scorer.output.quarantine import in_words
 from scorer.plan.frozen import FrozenPlan, refuse_different
 from scorer.plan.prepared import Plan
 from scorer.preflight import freeze, independence, placement, trial
-from scorer.preflight.freeze import Settled, request_of
+from scorer.preflight.freeze import Inputs, request_of
 from scorer.storage.footers import unreadable
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class _Found:
     transform: Transform | None = None
     files: dict[str, str] = field(default_factory=dict)
     """Digests of what the flags name besides input and model."""
-    verdict: independence.Verdict | None = None
+    verdict: independence.Independence | None = None
     forecast: Forecast | None = None
 
     @contextmanager
@@ -135,15 +135,15 @@ def _look(found: _Found) -> None:
     """Model, dataset, device and filter, each by itself."""
     options = found.options
     with found.collecting():
-        doing(f"reading the model {options.model}")
+        note_step(f"reading the model {options.model}")
         found.model = inspect_model(options.model)
     with found.collecting():
-        found.dataset = look(options.input, [str(found.place.output), str(found.place.folder)])
+        found.dataset = summarise(options.input, [str(found.place.output), str(found.place.folder)])
     for text in options.rows.where:
         with found.collecting():
             found.conditions.append(conditions_.parse(text))
     with found.collecting():
-        found.files = files_of(options.binding.feed)
+        found.files = named_files(options.binding.feed)
         if options.binding.transform is not None:
             found.transform = transform_.find(options.binding.transform)
             found.files[found.transform.name] = found.transform.digest
@@ -168,7 +168,7 @@ def _load(found: _Found) -> None:
     """The resident session of this process; a model that parses may still not load."""
     if found.session_spec is not None:
         with found.collecting():
-            doing(f"loading the model {found.session_spec.path}")
+            note_step(f"loading the model {found.session_spec.path}")
             found.session = SESSIONS.session(found.session_spec)
 
 
@@ -187,7 +187,9 @@ def _earlier(found: _Found, request: dict[str, Any]) -> tuple[FrozenPlan, bool] 
                 "the output was changed after it was published",
                 "`scorer verify OUT` says how; --overwrite scores again",
             )
-            found.problems.append(CommitError(what, str(place.output), "every part of its ledger", some(gone), hint))
+            found.problems.append(
+                CommitError(what, str(place.output), "every part of its ledger", quoted_list(gone), hint)
+            )
             return None
     if place.output.is_dir() and any(place.output.iterdir()):
         problem = place_.existing_problem(place, published, request, overwrite=overwrite)
@@ -219,7 +221,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         if fed is None:
             return None
     binding, problems = bind(options.binding, model, columns, dataset.folder, None if fed is None else fed.schema)
-    wanted, more = fetched(options.binding, model)
+    wanted, more = requested_fetches(options.binding, model)
     binding = replace(binding, kept=_without_keys(found, dataset, binding.kept))
     reads = spec.reads(found.transform, binding.fed)
     used = dict.fromkeys([*reads, *binding.kept, *(c.column for c in found.conditions)])
@@ -232,10 +234,14 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         return None
     read_schema = pa.schema([field for field in columns if field.name in used], metadata=dataset.schema.metadata)
     with found.collecting():
-        doing(f"sending the first rows of {dataset.files[0].path if dataset.files else 'nothing'} through the model")
+        note_step(
+            f"sending the first rows of {dataset.files[0].path if dataset.files else 'nothing'} through the model"
+        )
         read_schema = plain_schema(read_schema)
         if rows is None or fed is None:
-            rows = fed = reader.sample(dataset, read_schema, freeze.sample_rows(found.options, dataset, read_schema))
+            rows = fed = reader.first_rows(
+                dataset, read_schema, freeze.sample_rows(found.options, dataset, read_schema)
+            )
         rows, fed = rows.select(read_schema.names), fed.select(list(binding.fed))
         loaded = resident()
         binding = shapes(binding, fed)
@@ -249,7 +255,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
             _watch(found, found.session, model, binding, fed)
             found.notes += devices.left_behind(found.session.nodes)
         if not found.problems:
-            known = Settled(
+            known = Inputs(
                 dataset=dataset, binding=binding, session=found.session, spec=found.session_spec, request=request,
                 read_schema=read_schema, output_schema=schema, rows=rows, fed=fed, loaded=loaded, versions=versions(),
                 transform=found.transform,
@@ -264,7 +270,7 @@ def _transformed(found: _Found, dataset: Dataset) -> tuple[pa.Table, pa.Table | 
         return pa.table({}), None
     schema = plain_schema(dataset.columns)
     found.transform = replace(found.transform, reads=tuple(schema.names))
-    rows = reader.sample(dataset, schema, freeze.sample_rows(found.options, dataset, schema))
+    rows = reader.first_rows(dataset, schema, freeze.sample_rows(found.options, dataset, schema))
     fed, bad = transform_.apply(found.transform, rows)
     if bad and not fed.num_rows:
         what, hint = "the transform fails for every row that was tried", "run it on the first rows in a notebook"
@@ -277,35 +283,37 @@ def _transformed(found: _Found, dataset: Dataset) -> tuple[pa.Table, pa.Table | 
 def _watch(found: _Found, session: Session, model: ModelSpec, binding: Binding, rows: pa.Table) -> None:
     """Send the canary in; without rows to send, doubt what the operators alone make doubtful."""
     ahead = rows.num_rows if found.dataset is None else freeze.rows_ahead(found.options, found.dataset)
-    found.verdict = independence.look(session, binding, rows, ahead)
+    found.verdict = independence.try_rows(session, binding, rows, ahead)
     if found.verdict is None and model.coupled and binding.fixed_batch != 1:
-        _doubt(found, f"a row's score may depend on its batch: {some(model.coupled)}", model.path)
+        _doubt(found, f"a row's score may depend on its batch: {quoted_list(model.coupled)}", model.path)
     if found.verdict is not None:
         _expect_bad_rows(found, found.verdict)
     if found.verdict is not None and not found.verdict.independent:
-        cause = f" ({some(model.coupled)})" if model.coupled else ""
+        cause = f" ({quoted_list(model.coupled)})" if model.coupled else ""
         _doubt(found, f"{found.verdict}{cause}", model.path)
 
 
-def _expect_bad_rows(found: _Found, verdict: independence.Verdict) -> None:
+def _expect_bad_rows(found: _Found, verdict: independence.Independence) -> None:
     """Rows among the first that cannot be scored: said before the run, which is refused if they are all so."""
     bad, budget = sum(verdict.bad.values()), found.options.scoring.max_bad_rows
     if not bad:
         return
     why = in_words(verdict.bad)
     total = found.dataset.rows if found.dataset is not None else 0
-    if bad < verdict.rows or found.conditions or within(budget, bad, total):
+    if bad < verdict.rows or found.conditions or within_budget(budget, bad, total):
         found.notes.append(f"{bad:,} of the first {verdict.rows:,} rows would go to quarantine: {why}")
         return
     what, hint = "not one of the first rows can be scored", "check --feed: order, types and values of the columns"
     expected = "a row that the model takes"
-    found.problems.append(BindingError(what, some(found.options.input), expected, f"{bad:,} bad rows: {why}", hint))
+    found.problems.append(
+        BindingError(what, quoted_list(found.options.input), expected, f"{bad:,} bad rows: {why}", hint)
+    )
 
 
-def _cut(found: _Found, known: Settled) -> FrozenPlan:
+def _cut(found: _Found, known: Inputs) -> FrozenPlan:
     """Batch rows, parts and forecast, once nothing is wrong."""
     row_s = found.verdict.row_s if found.verdict is not None else None
-    frozen, found.forecast = freeze.freeze(found.options, known, freeze.probed(found.options, known, row_s))
+    frozen, found.forecast = freeze.freeze(found.options, known, freeze.choose_batch(found.options, known, row_s))
     if found.forecast is not None:
         problem = placement.room_problem(found.place, found.forecast.output_bytes[0])
         found.problems += [problem] if problem else []
@@ -317,7 +325,7 @@ def _without_keys(found: _Found, dataset: Dataset, kept: Sequence[str]) -> tuple
     keys = set(dataset.hive.names)
     doubled = [name for name in kept if name in keys and name in dataset.schema.names]
     if doubled:
-        found.notes.append(f"{some(doubled)} are keys of the paths and are left out of the files")
+        found.notes.append(f"{quoted_list(doubled)} are keys of the paths and are left out of the files")
     return tuple(name for name in kept if name not in keys)
 
 
@@ -330,7 +338,7 @@ def _known_nulls(found: _Found, dataset: Dataset, binding: Binding) -> list[Scor
     for feed in binding.feeds:
         nulls = {n: dataset.nulls.get(n, 0) for n in feed.columns} if feed.on_null == "error" else {}
         worst = max(nulls, key=lambda name: nulls[name], default="")
-        if worst and not within(options.scoring.max_bad_rows, nulls[worst], dataset.rows):
+        if worst and not within_budget(options.scoring.max_bad_rows, nulls[worst], dataset.rows):
             what = f"column {worst!r} has nulls and input {feed.tensor!r} takes none"
             found_ = f"{nulls[worst]:,} of {dataset.rows:,} rows"
             one, other = f"--on-null '{feed.tensor}=0'", f'--where "{worst} is not null"'
@@ -350,7 +358,7 @@ def _strewn_pictures(dataset: Dataset, binding: Binding) -> list[ScorerError]:
     if not paths or len(dataset.folders) <= 1:
         return []
     what, hint = f"the paths in {paths[0].columns[0]!r} may begin in several folders", "score the folders apart"
-    return [BindingError(what, f"tensor {paths[0].tensor!r}", "one folder", some(sorted(dataset.folders)), hint)]
+    return [BindingError(what, f"tensor {paths[0].tensor!r}", "one folder", quoted_list(sorted(dataset.folders)), hint)]
 
 
 def _check_versions(found: _Found, frozen: FrozenPlan) -> None:
@@ -374,7 +382,7 @@ def _remarks(dataset: Dataset) -> list[str]:
     """What a person should know, though nothing is wrong."""
     notes = []
     if dataset.skipped:
-        passed = many(dataset.skipped, "file")
+        passed = plural(dataset.skipped, "file")
         notes.append(f"passed over {passed} in the input: no Parquet, hidden, or a name that starts with _")
     if dataset.rows == 0:
         notes.append("the input has no rows; the output will have none")

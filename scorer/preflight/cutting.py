@@ -67,7 +67,7 @@ class Size:
         return max(self.least, min(most, math.ceil(left / (self.rounds * self.threads))))
 
 
-def cut(row_groups: Sequence[int], size: Size, limit: int | None = None, after: int = 0) -> list[int]:
+def cut_parts(row_groups: Sequence[int], size: Size, limit: int | None = None, after: int = 0) -> list[int]:
     """Rows of each part of one file, after which so many rows of the input follow.
 
     Parts are runs of row groups, or slices of one large row group that start on the batch grid:
@@ -102,7 +102,7 @@ def plan_files(files: Sequence[File], size: Size, limit: int | None) -> tuple[Pl
     for file in files:
         rows = min(left, file.rows)
         left -= rows
-        parts = cut(file.row_groups, size, rows, left)
+        parts = cut_parts(file.row_groups, size, rows, left)
         planned.append(
             PlannedFile(
                 path=file.path, folder=file.folder, size=file.size, mtime_ns=file.mtime_ns,

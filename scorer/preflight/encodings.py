@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from scorer.storage.encoding import ENOUGH_ROWS, LARGEST_GROUP, LEAST_GROUP, PAYS, Storage, column_sizes
+from scorer.storage.encoding import ENOUGH_ROWS, GAIN_THRESHOLD, LARGEST_GROUP, LEAST_GROUP, Storage, column_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ def _encodings(sample: pa.Table, codec: str, dictionaries: Sequence[str]) -> tup
         column_sizes(rows, Storage(codec=codec, row_group_rows=rows.num_rows, encodings=encodings))
         for encodings in ((), tuple(tried.items()))
     )
-    return tuple((name, tried[name]) for name in tried if other[name] < PAYS * plain[name])
+    return tuple((name, tried[name]) for name in tried if other[name] < GAIN_THRESHOLD * plain[name])
 
 
 def _encoding_for(kind: pa.DataType, codec: str) -> str:

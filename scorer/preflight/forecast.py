@@ -49,7 +49,7 @@ class Footprint:
         each = _KEPT * self.rows + 2 * self.scores + self.encoded
         return self.process + _RUN_BYTES + threads * each + (threads - 1) * self.batch + self.slices
 
-    def words(self, threads: int) -> str:
+    def explained(self, threads: int) -> str:
         """The formula with its figures."""
         parts = f"{_KEPT} x {_mb(self.rows)} of rows + 2 x {_mb(self.scores)} of scores + {_mb(self.encoded)} encoded"
         batch = f" + {threads - 1} x {_mb(self.batch)} for a batch" if threads > 1 else ""
@@ -58,7 +58,7 @@ class Footprint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Measured:
     """The first rows, as they are read and as they will be written."""
 
     rows: pa.Table
@@ -84,7 +84,9 @@ class Sample:
         return float(encoded_bytes(own, self.storage) / max(self.out.num_rows, 1))
 
 
-def footprint(part: int, slice_rows: int, group_rows: int, sample: Sample, *, filtered: bool, loaded: int) -> Footprint:
+def footprint(
+    part: int, slice_rows: int, group_rows: int, sample: Measured, *, filtered: bool, loaded: int
+) -> Footprint:
     """The footprint of parts of so many rows, or of slices of larger row groups.
 
     `loaded` is what the process held before its first batch.
@@ -102,7 +104,7 @@ def footprint(part: int, slice_rows: int, group_rows: int, sample: Sample, *, fi
     )  # fmt: skip
 
 
-def forecast(rows: int, sample: Sample, rows_per_s: float, threads: int, held: Footprint) -> Forecast:
+def forecast(rows: int, sample: Measured, rows_per_s: float, threads: int, held: Footprint) -> Forecast:
     """Ranges for the whole run, given the sample's speed and its encoded size."""
     started = time.perf_counter()
     out_bytes = (sample.encoded() + sample.copied) * rows
@@ -116,7 +118,7 @@ def forecast(rows: int, sample: Sample, rows_per_s: float, threads: int, held: F
         memory_bytes=(int(memory * _MEMORY[0]), int(memory * _MEMORY[1])),
         output_bytes=(int(out_bytes * less), int(out_bytes * more)),
         rows_per_s=rows_per_s,
-        memory=held.words(threads),
+        memory=held.explained(threads),
     )
 
 

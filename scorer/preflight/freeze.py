@@ -14,7 +14,7 @@ from scorer.plan.frozen import FORMAT, FrozenPlan, _hash
 from scorer.plan.prepared import as_json_value
 from scorer.preflight import encodings, trial, tuning
 from scorer.preflight.cutting import Size, least_rows, part_rows, plan_files
-from scorer.preflight.forecast import Sample, footprint, forecast
+from scorer.preflight.forecast import Measured, footprint, forecast
 from scorer.preflight.tuning import Probe
 from scorer.storage import copying, encoding
 from scorer.storage.footers import open_parquet
@@ -48,7 +48,7 @@ _SAMPLE_BYTES = 32 << 20  # pictures are large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Inputs:
     """What is settled before the parts are cut."""
 
     dataset: Dataset
@@ -78,10 +78,12 @@ def sample_rows(options: Options, dataset: Dataset, schema: pa.Schema) -> int:
     """How many first rows to look at, when these columns are read."""
     if not options.scoring.tune or rows_ahead(options, dataset) < tuning.PROBED_FROM:
         return trial.SAMPLE_ROWS
-    return max(trial.SAMPLE_ROWS, min(tuning.PROBE_ROWS, int(_SAMPLE_BYTES / _row_bytes(dataset, schema.names))))
+    return max(
+        trial.SAMPLE_ROWS, min(tuning.PROBE_ROWS, int(_SAMPLE_BYTES / _decoded_row_bytes(dataset, schema.names)))
+    )
 
 
-def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
+def choose_batch(options: Options, known: Inputs, row_s: float | None) -> Probe:
     """The batch rows: as asked, as the model has them fixed, or as they were fastest, now or the last time."""
     binding, asked, device = known.binding, options.scoring.batch_rows, known.spec.device
     rows, threads = rows_ahead(options, known.dataset), planned_threads(options.cluster)
@@ -99,26 +101,26 @@ def probed(options: Options, known: Settled, row_s: float | None) -> Probe:
         tuning.PROBE_ROWS,
         *(devices.cards() if grows else []),
     )
-    found = cache.recall(key)
+    found = cache.load(key)
     if found is None:
         if grows:
-            timed = tuning.grown(known.session, binding, known.fed, row_s)
+            timed = tuning.grow_batches(known.session, binding, known.fed, row_s)
         else:
             timed = tuning.probe(known.session, binding, known.fed, row_s, rows / threads, here)
         if timed.trials:  # a longer run has more to gain
-            cache.keep(key, asdict(timed))
+            cache.store(key, asdict(timed))
     else:
         timed = Probe(**{**found, "trials": (*found["trials"], "as remembered")})
     pinned = binding.fixed_batch or asked
     return replace(timed, batch_rows=pinned, batch_tokens=None) if pinned else timed
 
 
-def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, Forecast | None]:
+def freeze(options: Options, known: Inputs, probe: Probe) -> tuple[FrozenPlan, Forecast | None]:
     """The plan, and what it will take where the probe tells."""
     dataset, binding = known.dataset, known.binding
     total = rows_ahead(options, dataset)
     threads = planned_threads(options.cluster)
-    shown = tuning.worth_showing(known.fed.num_rows, probe.rows_per_s)
+    shown = tuning.rows_to_encode(known.fed.num_rows, probe.rows_per_s)
     first, fed = known.rows.slice(0, shown), known.fed.slice(0, shown)
     out = trial.as_output(first, fed, binding, known.session, known.output_schema)
     kept, scores = known.rows.select(list(binding.kept)), out.select(list(binding.outputs))
@@ -146,14 +148,16 @@ def freeze(options: Options, known: Settled, probe: Probe) -> tuple[FrozenPlan, 
     )
     if probe.rows_per_s is None:
         return frozen, None
-    sample = Sample(rows=known.rows, out=out, scores=len(binding.outputs), storage=chosen, unread=unread, copied=copied)
+    sample = Measured(
+        rows=known.rows, out=out, scores=len(binding.outputs), storage=chosen, unread=unread, copied=copied
+    )
     filtered = bool(options.rows.where)
     groups = dataset.row_group_rows
     held = footprint(frozen.most_rows, size.target, groups, sample, filtered=filtered, loaded=known.loaded)
     return frozen, forecast(total, sample, probe.rows_per_s, threads, held)
 
 
-def _copied(options: Options, known: Settled, chosen: Storage, reads: set[str]) -> tuple[Storage, float]:
+def _copied(options: Options, known: Inputs, chosen: Storage, reads: set[str]) -> tuple[Storage, float]:
     """Which kept columns are copied as they are stored, and what a row of them takes.
 
     None where they are to be stored otherwise, where rows are left out, and where row groups are better put together.
@@ -161,37 +165,41 @@ def _copied(options: Options, known: Settled, chosen: Storage, reads: set[str]) 
     everything is.
     """
     dataset, asked = known.dataset, options.out
-    tiny = not all(copying.large(file.rows, len(file.row_groups)) for file in dataset.files[:_LOOKED_AT])
+    tiny = not all(copying.worth_copying(file.rows, len(file.row_groups)) for file in dataset.files[:_LOOKED_AT])
     otherwise = asked.compression != "source" or asked.row_group_rows is not None or bool(options.rows.where)
     if otherwise or tiny or dataset.footer is None or not known.binding.kept:
         return chosen, 0.0
     with open_parquet(dataset.files[0].path, dataset.footer) as parquet:
-        columns = copying.alike(copying.Form.of(known.output_schema, chosen), parquet, known.binding.kept)
+        columns = copying.copyable(copying.FileForm.of(known.output_schema, chosen), parquet, known.binding.kept)
     if not columns:
         return chosen, 0.0
-    encoded = encoding.column_bytes(known.rows.select([name for name in known.binding.kept if name in reads]), chosen)
+    encoded = encoding.encoded_column_bytes(
+        known.rows.select([name for name in known.binding.kept if name in reads]), chosen
+    )
     for name in encoded.keys() & columns.keys():
-        if encoded[name] < encoding.PAYS * copying.row_bytes(dataset.footer, {name: columns[name]}):
+        if encoded[name] < encoding.GAIN_THRESHOLD * copying.compressed_row_bytes(
+            dataset.footer, {name: columns[name]}
+        ):
             del columns[name]
-    copied = copying.row_bytes(dataset.footer, columns)
+    copied = copying.compressed_row_bytes(dataset.footer, columns)
     beside = sum(size for name, size in encoded.items() if name not in columns)
     return (replace(chosen, copied=tuple(columns)), copied) if copied > _WORTH * beside else (chosen, 0.0)
 
 
-def _part_size(options: Options, known: Settled, probe: Probe, unread: frozenset[str]) -> Size:
+def _part_size(options: Options, known: Inputs, probe: Probe, unread: frozenset[str]) -> Size:
     """How large parts are; more rows fit where some columns are copied unread."""
     total, threads = rows_ahead(options, known.dataset), planned_threads(options.cluster)
     most, speed = options.rows.part_bytes or PART_BYTES, probe.rows_per_s
-    row_bytes = _row_bytes(known.dataset, known.read_schema.names)
+    row_bytes = _decoded_row_bytes(known.dataset, known.read_schema.names)
     target = part_rows(total, row_bytes, most, threads, speed)
     least = least_rows(target, row_bytes, speed, threads)
     if probe.batch_tokens is not None:
         least = max(least, target // 4)  # texts are sorted by length inside a part
-    lean = _row_bytes(known.dataset, [name for name in known.read_schema.names if name not in unread])
+    lean = _decoded_row_bytes(known.dataset, [name for name in known.read_schema.names if name not in unread])
     whole = part_rows(total, lean, most, threads, speed) if unread else 0
     return Size(target, probe.batch_rows, threads, least, 2 if elsewhere(options.cluster) else 1, whole)
 
 
-def _row_bytes(dataset: Dataset, names: Iterable[str]) -> float:
+def _decoded_row_bytes(dataset: Dataset, names: Iterable[str]) -> float:
     """Decoded bytes of a row of these columns."""
     return max(1.0, sum(dataset.column_bytes.get(name, 8.0) for name in names))

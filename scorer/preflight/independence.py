@@ -23,7 +23,7 @@ _MOST_S, _LEAST_S, _SHARE = 0.6, 0.4, 0.05  # of the canary, and of the work ahe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Independence:
     """What the canary saw."""
 
     rows: int
@@ -55,7 +55,7 @@ class Verdict:
         )
 
 
-def look(session: Session, binding: Binding, table: pa.Table, ahead: int) -> Verdict | None:
+def try_rows(session: Session, binding: Binding, table: pa.Table, ahead: int) -> Independence | None:
     """The verdict on the first rows, of so many ahead; None where there is nothing to compare."""
     if binding.fixed_batch == 1 or table.num_rows < 2:  # noqa: PLR2004 - two rows are the fewest neighbours
         return None
@@ -76,7 +76,7 @@ def look(session: Session, binding: Binding, table: pa.Table, ahead: int) -> Ver
     mixed = [column.take(pa.array(np.argsort(turned))) for column in mixed]
     bad = Counter(reason for _, reason in whole.bad.values())
     verdicts = [
-        Verdict(rows=rows, column=name, difference=moved, allowed=allowed, manner=manner, row_s=row_s, bad=bad)
+        Independence(rows=rows, column=name, difference=moved, allowed=allowed, manner=manner, row_s=row_s, bad=bad)
         for other, manner in ((halves, "in halves"), (mixed, "in another order"))
         for name, a, b in zip(binding.outputs, whole.columns, other, strict=True)
         for moved, allowed in [changed(a, b)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scorer.dataset.listing import PROOF, is_glob
-from scorer.display.words import some
+from scorer.display.words import quoted_list
 from scorer.errors import CommitError, InputError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError
 from scorer.output import lock
 
@@ -41,7 +41,7 @@ def output_of(options: Options) -> tuple[str, ScorerError | None]:
     first = options.input[0]
     if len(options.input) > 1 or is_glob(first):
         what, hint = "several inputs need an --output", "--output DIR"
-        found = some(options.input) if len(options.input) > 1 else f"the pattern {first!r}"
+        found = quoted_list(options.input) if len(options.input) > 1 else f"the pattern {first!r}"
         return "scored", OptionsError(what, "--output", "a folder for the result", found, hint)
     path = Path(os.path.abspath(first))
     suffix = "" if os.path.isdir(path) else path.suffix

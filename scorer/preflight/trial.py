@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scorer.binding.features.packed import Packed
-    from scorer.binding.outputs import Wanted
+    from scorer.binding.outputs import FetchRequest
     from scorer.binding.spec import Binding
     from scorer.model.session import Session
     from scorer.model.spec import ModelSpec
@@ -30,7 +30,7 @@ _FEW, _FEW_TEXTS = 8, 2  # rows show an output's shape; long texts are work and 
 
 
 def outputs(
-    session: Session, binding: Binding, wanted: Sequence[Wanted], table: pa.Table, model: ModelSpec, prefix: str
+    session: Session, binding: Binding, wanted: Sequence[FetchRequest], table: pa.Table, model: ModelSpec, prefix: str
 ) -> tuple[tuple[Fetch, ...], list[ScorerError]]:
     """How each wanted output becomes columns, learnt from rows that really went through."""
     few = table.slice(0, _FEW if binding.pictures else SAMPLE_ROWS)
@@ -78,7 +78,7 @@ def _complaint(session: Session, asked: Sequence[Fetch], feeds: dict[str, np.nda
     return ""
 
 
-def _ragged(one: Wanted, binding: Binding, batches: Sequence[tuple[dict[str, np.ndarray], Any]]) -> bool:
+def _ragged(one: FetchRequest, binding: Binding, batches: Sequence[tuple[dict[str, np.ndarray], Any]]) -> bool:
     """Whether rows are as long as their texts; refused where no single axis says how long."""
     texts = {
         (f.columns, f.setting("tokenizer"), f.setting("max_length")): f.tensor
@@ -101,7 +101,7 @@ def _ragged(one: Wanted, binding: Binding, batches: Sequence[tuple[dict[str, np.
     return True
 
 
-def _check_padding(one: Wanted, batches: Sequence[Any]) -> None:
+def _check_padding(one: FetchRequest, batches: Sequence[Any]) -> None:
     """Refuse steps that would take padding for values: those over a last axis that is as long as the longest row."""
     step = next((step for step in one.steps if step.startswith(steps.OVER_VALUES)), None)
     lengths = {batch.shape[-1] for batch in batches if isinstance(batch, np.ndarray) and batch.ndim > 1}

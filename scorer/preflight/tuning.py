@@ -96,7 +96,9 @@ def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahe
         taken = _at_once(pool, threads, session, binding, table.slice(0, rows), batch_rows)
         return float(_net(taken, once_s) / rows)
 
-    best = _raced(tried, fitting, row_s, threads, lambda row_s: min(most_s, _SHARE * ahead * row_s), light=not much)
+    best = _best_of_turns(
+        tried, fitting, row_s, threads, lambda row_s: min(most_s, _SHARE * ahead * row_s), light=not much
+    )
     cost = {n: seconds + _CALL_S / n for n, seconds in best.items()}
     chosen = min(cost)
     for batch_rows in sorted(cost):
@@ -111,7 +113,7 @@ def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahe
     return Probe(batch_rows=chosen, rows_per_s=1 / best[chosen], trials=tuple(trials), together=together)
 
 
-def _raced(
+def _best_of_turns(
     tried: Callable[[ThreadPoolExecutor, int, float], float], candidates: Sequence[int], row_s: float, threads: int,
     most_s: Callable[[float], float], *, light: bool,
 ) -> dict[int, float]:  # fmt: skip
@@ -133,7 +135,7 @@ def _raced(
     return best
 
 
-def grown(session: Session, binding: Binding, table: pa.Table, row_s: float) -> Probe:
+def grow_batches(session: Session, binding: Binding, table: pa.Table, row_s: float) -> Probe:
     """Batches twice as large, from few rows on, while that is faster and memory lasts: for devices with much of both.
 
     Texts are batched by tokens, all else by rows.
@@ -229,7 +231,7 @@ def untuned(binding: Binding, asked: int | None, row_s: float | None, *, device:
     )
 
 
-def worth_showing(rows: int, rows_per_s: float | None) -> int:
+def rows_to_encode(rows: int, rows_per_s: float | None) -> int:
     """How many of the first rows to score once more, to see what is written: no more than take a moment."""
     return min(rows, max(_FEW, int(_MOMENT_S * (rows_per_s or 0))))
 

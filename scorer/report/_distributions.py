@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from scorer.arrow import is_list
 from scorer.display.blocks import Meter
 from scorer.display.plots import Plot, bars, number_ticks
-from scorer.display.words import many, short
+from scorer.display.words import plural, short_number
 from scorer.storage.footers import open_parquet
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _AT_LEAST_S, _SHARE, _AT_MOST_S = 0.5, 0.005, 2.0  # of the run; a slow disk is 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class ScoreSample:
     """Rows of the output, and where they are from."""
 
     table: pa.Table
@@ -50,9 +50,9 @@ class Sample:
     def __str__(self) -> str:
         """In a sentence."""
         if self.table.num_rows == self.rows:
-            return f"All {many(self.rows, 'scored row')}."
-        of = f"{self.table.num_rows:,} of {many(self.rows, 'scored row')}"
-        return f"A sample: {of}, the first ones of {many(self.groups, 'row group')} spread evenly over the output."
+            return f"All {plural(self.rows, 'scored row')}."
+        of = f"{self.table.num_rows:,} of {plural(self.rows, 'scored row')}"
+        return f"A sample: {of}, the first ones of {plural(self.groups, 'row group')} spread evenly over the output."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,9 @@ class Distribution:
     meters: tuple[Meter, ...] = ()
 
 
-def sample(folder: Path, plan: FrozenPlan, names: Sequence[str], scored: np.ndarray, seconds: float) -> Sample | None:
+def sample_scores(
+    folder: Path, plan: FrozenPlan, names: Sequence[str], scored: np.ndarray, seconds: float
+) -> ScoreSample | None:
     """Some rows of the columns that the model added, out of parts with so many rows each; None if there are none.
 
     `seconds` is how long scoring took: a short run is looked at for a short time.
@@ -87,7 +89,7 @@ def sample(folder: Path, plan: FrozenPlan, names: Sequence[str], scored: np.ndar
             tables += list(_first(parquet.iter_batches(each, row_groups=asked, columns=columns, use_threads=False)))
         if time.perf_counter() > until:
             break
-    return Sample(table=pa.concat_tables(tables), groups=len(tables), rows=int(scored.sum())) if tables else None
+    return ScoreSample(table=pa.concat_tables(tables), groups=len(tables), rows=int(scored.sum())) if tables else None
 
 
 def _first(batches: object) -> list[pa.Table]:
@@ -106,7 +108,7 @@ def _picked(scored: np.ndarray, group_rows: int) -> list[tuple[int, int]]:
     return [(int(parts[i]), int(at[i] - (ends[parts[i]] - groups[parts[i]]))) for i in order]
 
 
-def distributions(found: Sample) -> list[Distribution]:
+def distributions(found: ScoreSample) -> list[Distribution]:
     """One for each column."""
     return [_of(field.name, found.table[field.name]) for field in found.table.schema]
 
@@ -138,8 +140,11 @@ def _numbers(name: str, kind: pa.DataType, values: np.ndarray, facts: list[tuple
     if not len(finite):
         return Distribution(column=name, type=str(kind), facts=tuple(facts))
     least, low, five, half, most95, high, most = np.quantile(finite, [0, 0.001, 0.05, 0.5, 0.95, 0.999, 1]).tolist()
-    facts += [("mean", short(float(finite.mean()))), ("median", short(half))]
-    facts += [("5 to 95 %", f"{short(five)} to {short(most95)}"), ("range", f"{short(least)} to {short(most)}")]
+    facts += [("mean", short_number(float(finite.mean()))), ("median", short_number(half))]
+    facts += [
+        ("5 to 95 %", f"{short_number(five)} to {short_number(most95)}"),
+        ("range", f"{short_number(least)} to {short_number(most)}"),
+    ]
     if not (high > low and most - least > _TAIL * (high - low)):
         low, high = least, most
     if low == high:
@@ -147,11 +152,11 @@ def _numbers(name: str, kind: pa.DataType, values: np.ndarray, facts: list[tuple
     counts, edges = np.histogram(finite, _BINS, (low, high))
     outside = len(finite) - int(counts.sum())
     if outside:
-        facts.append(("not drawn", f"{many(outside, 'value')} farther out"))
+        facts.append(("not drawn", f"{plural(outside, 'value')} farther out"))
     plot = bars(
         f"histogram of {name}",
         counts.tolist(),
-        lambda i: f"{short(edges[i])} to {short(edges[i + 1])}: {_share(int(counts[i]), len(finite))}",
+        lambda i: f"{short_number(edges[i])} to {short_number(edges[i + 1])}: {_share(int(counts[i]), len(finite))}",
         number_ticks(low, high),
         height=110,
     )
@@ -162,15 +167,15 @@ def _words(name: str, kind: pa.DataType, values: pa.ChunkedArray, facts: list[tu
     """The values that are there most often."""
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    counted = sorted(((v["counts"], v["values"]) for v in values.value_counts().to_pylist()), key=lambda one: -one[0])
-    shown = [*counted[: _WORDS if len(counted) > _FEW else _FEW]]
-    rest = sum(count for count, _ in counted[len(shown) :])
+    found = sorted(((v["counts"], v["values"]) for v in values.value_counts().to_pylist()), key=lambda one: -one[0])
+    shown = [*found[: _WORDS if len(found) > _FEW else _FEW]]
+    rest = sum(count for count, _ in found[len(shown) :])
     total = max(len(values), 1)
     meters = [Meter(_short(value), 100 * n / total, f"{n / total:.1%}", says=f"{n:,} times") for n, value in shown]
     if rest:
-        others = many(len(counted) - len(shown), "other value")
+        others = plural(len(found) - len(shown), "other value")
         meters.append(Meter(others, 100 * rest / total, f"{rest / total:.1%}", tint="rest", says=f"{rest:,} times"))
-    facts.append(("different values", f"{len(counted):,}"))
+    facts.append(("different values", f"{len(found):,}"))
     return Distribution(column=name, type=str(kind), facts=tuple(facts), meters=tuple(meters))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from scorer.display.plots import Plot, Shape, Tick, bars, shape, time_ticks
-from scorer.display.words import duration, many, short
+from scorer.display.words import duration, plural, short_number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,7 +62,7 @@ class Work:
         spent = ", ".join(
             f"{name} {s:.2g} s" for name, s in zip(STAGES, self.stages[i], strict=True) if s >= _TOUCH_S / 2
         )
-        rows, worker = many(int(self.rows[i]), "row"), self.workers[self.who[i]]
+        rows, worker = plural(int(self.rows[i]), "row"), self.workers[self.who[i]]
         head = f"part {self.part[i]}: {rows} in {self.took[i]:.3g} s on {worker}"
         return f"{head}\n{spent}" if spent else head
 
@@ -122,9 +122,9 @@ def throughput(done: Work) -> Plot:
     return bars(
         f"rows per second over {duration(done.span)}",
         rates.tolist(),
-        lambda i: f"{short(float(rates[i]))} rows/s, {_clock(edges[i])} to {_clock(edges[i + 1])}",
+        lambda i: f"{short_number(float(rates[i]))} rows/s, {_clock(edges[i])} to {_clock(edges[i + 1])}",
         time_ticks(done.span),
-        height=190, gap=0.0, rules=[(mean, f"mean {short(mean)} rows/s")],
+        height=190, gap=0.0, rules=[(mean, f"mean {short_number(mean)} rows/s")],
     )  # fmt: skip
 
 
@@ -186,7 +186,7 @@ def _parts(done: Work, lane: list[tuple[int, int]]) -> Plot:
     first = {who: min(i for (w, _), i in rows.items() if w == who) for who in own}
     up = tuple(Tick(round((first[who] + own[who] / 2) * tall, 2), done.workers[who]) for who in sorted(own))
     return Plot(
-        name=f"parts on {many(len(own), 'worker')} over {duration(done.span)}",
+        name=f"parts on {plural(len(own), 'worker')} over {duration(done.span)}",
         height=_LANE_PX * len(rows), shapes=tuple(shapes), across=time_ticks(done.span), up=up,
         gutter="wide", grid=False,
     )  # fmt: skip
@@ -230,7 +230,7 @@ def _busy(done: Work) -> Plot:
         x, wide = 100 * done.began[i] / done.span, 100 * done.took[i] / done.span
         shapes.append(shape(x, (row_of[done.who[i]] + 0.1) * tall, wide, 0.8 * tall, "slow", f"slow {done.says(i)}"))
     return Plot(
-        name=f"how busy {many(many_, 'worker')} were over {duration(done.span)}",
+        name=f"how busy {plural(many_, 'worker')} were over {duration(done.span)}",
         height=max(_LANE_PX, _ROW_PX * rows) if rows > 1 else 2 * _LANE_PX,
         shapes=tuple(shapes), across=time_ticks(done.span), up=tuple(up), gutter="wide", grid=False,
     )  # fmt: skip

@@ -9,16 +9,16 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from scorer.display.tables import beside, cut, facts, wrap
-from scorer.display.terminal import Watcher, foot, is_live, look
-from scorer.display.words import between, duration, many, size, visible
+from scorer.display.tables import beside, facts, shorten, wrap
+from scorer.display.terminal import Watcher, foot, is_live, terminal_of
+from scorer.display.words import duration, plural, size, time_range, visible
 from scorer.events import Notice, PartFailed, PartFinished, PlanReady, Stopping, Tick
 from scorer.report.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scorer.display.terminal import Look
+    from scorer.display.terminal import Terminal
     from scorer.events import Event, Observer
     from scorer.report.progress import Snapshot
 
@@ -33,12 +33,12 @@ _LABEL = 12  # columns before a fact
 _MINUTE_S = 60
 
 
-def block(seen: Snapshot, look: Look) -> list[str]:
+def block(seen: Snapshot, look: Terminal) -> list[str]:
     """A run in hand, in a window."""
     columns = (look.columns or 80) - 1  # a letter in the last column would make some terminals fold the line
     two = columns >= _TWO
     room = (columns // 2 if two else columns) - _LABEL - 2
-    told = [(name, cut(text, room)) for name, text in facts_of(seen)]
+    told = [(name, shorten(text, room)) for name, text in facts_of(seen)]
     half = (len(told) + 1) // 2
     shown = facts(told, None, look.paint)
     lines = beside(shown[:half], shown[half:], columns) if two else shown
@@ -54,7 +54,7 @@ def line(seen: Snapshot) -> str:
         f"{_left(seen)}",
         f"{size(seen.memory_bytes)}" if seen.memory_bytes else "",
         f"{seen.quarantined:,} quarantined" if seen.quarantined else "",
-        f"{many(seen.retried, 'part')} tried again" if seen.retried else "",
+        f"{plural(seen.retried, 'part')} tried again" if seen.retried else "",
         f"{seen.failed:,} failed" if seen.failed else "",
     ]
     return "  ".join(part for part in parts if part)
@@ -65,7 +65,7 @@ def share_of(seen: Snapshot) -> float:
     return min(seen.rows_done / seen.rows if seen.rows else 1.0, 1.0 if seen.done == seen.parts else 0.99)
 
 
-def _bar(seen: Snapshot, columns: int, look: Look) -> str:
+def _bar(seen: Snapshot, columns: int, look: Terminal) -> str:
     share = share_of(seen)
     room = max(columns - 9, 5)
     if look.lines:
@@ -88,7 +88,7 @@ def facts_of(seen: Snapshot) -> list[tuple[str, str]]:
     parts += [f"{seen.resumed:,} by an earlier run"] if seen.resumed else []
     parts += [f"{seen.retried:,} tried again"] if seen.retried else []
     parts += [f"{seen.failed:,} failed"] if seen.failed else []
-    threads = [many(seen.threads, "thread")] if seen.threads else []
+    threads = [plural(seen.threads, "thread")] if seen.threads else []
     memory = [f"{size(seen.memory_bytes)} of memory"] if seen.memory_bytes else []
     gone = f"{seen.seconds:.0f} s" if seen.seconds < _MINUTE_S else duration(seen.seconds)
     return [
@@ -109,10 +109,10 @@ def _left(seen: Snapshot) -> str:
     if seen.stopping:
         return "stopping"
     if seen.left_s is not None:
-        return f"{between(*seen.left_s)} left"
+        return f"{time_range(*seen.left_s)} left"
     if seen.forecast_s is not None:
         low, high = (max(0.0, end - seen.seconds) for end in seen.forecast_s)
-        return f"the plan says {between(low, high)} left" if high else ""
+        return f"the plan says {time_range(low, high)} left" if high else ""
     return ""
 
 
@@ -128,13 +128,13 @@ class Live:
         """Take note; draw when it is time, or at once when there is something to say."""
         self._progress(event)
         said = said_of(event)
-        for one in wrap(visible(said), look(self._stream).columns) if said else []:
-            self._watcher.say(one)
+        for one in wrap(visible(said), terminal_of(self._stream).columns) if said else []:
+            self._watcher.print_above(one)
         due = isinstance(event, Tick) and self._clock() - self._drawn >= DRAW_S
         if said or due or (isinstance(event, PartFinished) and self._progress.whole):
             self._drawn = self._clock()
             seen = self._progress.seen()
-            self._watcher.show([] if seen is None else block(seen, look(self._stream)))
+            self._watcher.redraw([] if seen is None else block(seen, terminal_of(self._stream)))
 
 
 class Lines:
@@ -170,7 +170,7 @@ def said_of(event: Event) -> str:
     match event:
         case PlanReady():
             done = f", {event.done:,} of them done before" if event.done else ""
-            return f"scoring {event.rows:,} rows in {many(event.parts, 'part')}{done}, on {event.where}"
+            return f"scoring {event.rows:,} rows in {plural(event.parts, 'part')}{done}, on {event.where}"
         case PartFailed():
             return f"part {event.part} failed: {event.error.splitlines()[0]}"
         case Notice() | Stopping():
@@ -188,7 +188,7 @@ def watching(stream: TextIO, *, quiet: bool = False, still: bool = False) -> Ite
         yield ()
     elif is_live(stream) and not still:
         with foot(stream) as (watcher, screen):
-            watcher.show([look(screen).paint("label", f"  {READY}")])
+            watcher.redraw([terminal_of(screen).paint("label", f"  {READY}")])
             yield (Live(screen, watcher),)
     else:
         yield (Lines(stream),)
@@ -201,7 +201,7 @@ def follow(again: Callable[[], list[str] | None], stream: TextIO, every_s: float
     try:
         while (lines := again()) is not None:
             if watcher is not None:
-                watcher.show(lines)
+                watcher.redraw(lines)
             elif lines != before:
                 stream.write("\n".join(lines) + "\n")
                 stream.flush()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.display import html
 from scorer.display.blocks import Facts, Meter, Meters, Words
-from scorer.display.terminal import Look
+from scorer.display.terminal import Terminal
 from scorer.events import PartFailed, PartFinished, Stopping, Tick
 from scorer.host.signals import AT_ONCE
 from scorer.report import live
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DRAW_S = 0.25
 _SAID = 8  # sentences that stay in sight
-_LOOK = Look(columns=80, lines=True)
+_LOOK = Terminal(columns=80, lines=True)
 
 
 class Watch:

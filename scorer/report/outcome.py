@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from scorer.display import html
 from scorer.display.blocks import Facts, Link, Words
-from scorer.display.words import between, duration, many, size
+from scorer.display.words import duration, plural, size, time_range
 from scorer.events import Counts, Stages
 from scorer.host import devices
 
@@ -89,7 +89,7 @@ class Report:
     @property
     def bottleneck(self) -> Bottleneck | None:
         """Where the time went, and what would save the most of it."""
-        return verdict(self.stages, self.scoring_s, self.threads)
+        return bottleneck_of(self.stages, self.scoring_s, self.threads)
 
     @property
     def summary(self) -> str:
@@ -107,22 +107,22 @@ class Report:
 
     def facts(self) -> list[tuple[str, str]]:
         """What was done, as a person reads it; of what was done already, only what is in quarantine."""
-        quarantined = f"{many(self.counts.quarantined, 'row')} and why, in {self.quarantine}"
+        quarantined = f"{plural(self.counts.quarantined, 'row')} and why, in {self.quarantine}"
         if self.already_done:
             return [("quarantine", quarantined)] if self.quarantine else []
         counts, time_said, memory_said = self.counts, "", ""
         if self.forecast is not None and self.seconds >= _SHORT_S and not self.parts_resumed:
-            time_said = f"; the plan said {between(*self.forecast['seconds'])}"
+            time_said = f"; the plan said {time_range(*self.forecast['seconds'])}"
         if self.forecast is not None and len(self.sessions) == 1:
             low, high = self.forecast["memory_bytes"]
             memory_said = f"; the plan said {size(low)} to {size(high)}"
         batch = f"{self.batch_tokens} tokens" if self.batch_tokens is not None else f"{self.batch_rows:,}"
-        device = devices.words(self.device, self.nodes)
+        device = devices.described(self.device, self.nodes)
         told = [
-            ("output", f"{self.output} ({many(self.parts, 'part')}, {size(self.output_bytes)})"),
-            ("resumed", f"{many(self.parts_resumed, 'part')} of an earlier run" if self.parts_resumed else ""),
+            ("output", f"{self.output} ({plural(self.parts, 'part')}, {size(self.output_bytes)})"),
+            ("resumed", f"{plural(self.parts_resumed, 'part')} of an earlier run" if self.parts_resumed else ""),
             ("time", f"{self.speed}{time_said}"),
-            ("model", f"{device}, batches of {batch}, {many(self.calls, 'call')}"),
+            ("model", f"{device}, batches of {batch}, {plural(self.calls, 'call')}"),
             ("memory", f"{size(self.peak_memory_bytes)} at the most in this process{memory_said}"),
         ]
         if self.bottleneck and self.seconds >= _SHORT_S:
@@ -132,11 +132,11 @@ class Report:
         if self.quarantine:
             told.append(("quarantine", quarantined))
         if counts.nan:
-            told.append(("nan", f"{many(counts.nan, 'scored row')} with a NaN score; --max-nan-rows limits them"))
+            told.append(("nan", f"{plural(counts.nan, 'scored row')} with a NaN score; --max-nan-rows limits them"))
         if counts.truncated:
-            told.append(("cut", f"{many(counts.truncated, 'text')} longer than max_length"))
+            told.append(("cut", f"{plural(counts.truncated, 'text')} longer than max_length"))
         if counts.lossy:
-            told.append(("lossy", f"{many(counts.lossy, 'value')} changed by a cast (--on-lossy warn)"))
+            told.append(("lossy", f"{plural(counts.lossy, 'value')} changed by a cast (--on-lossy warn)"))
         if counts.rows and not counts.scored:
             told.append(("note", "not one row was scored"))
         return [(name, text) for name, text in told if text] + [("note", note) for note in self.notes]
@@ -218,7 +218,7 @@ class Bottleneck:
         )
 
 
-def verdict(stages: Stages, seconds: float, threads: int) -> Bottleneck | None:
+def bottleneck_of(stages: Stages, seconds: float, threads: int) -> Bottleneck | None:
     """The verdict on so many seconds of so many threads; None when nothing was done."""
     spent = {name: max(0.0, value) for name, value in asdict(stages).items()}
     if not sum(spent.values()):

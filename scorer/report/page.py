@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NAME = "report.html"
 
 
-def get_ready() -> None:
+def load_template() -> None:
     """Do now what a page needs that is the same for every run, so that it is quickly made."""
     html.template(NAME)
 

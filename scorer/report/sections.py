@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from scorer.binding.spec import feed_words, fetch_words
 from scorer.display.blocks import Cards, Code, Facts, Heading, Keys, Meter, Meters, Section, Table, Words
 from scorer.display.plots import band
-from scorer.display.words import duration, many, short, size
+from scorer.display.words import duration, plural, short_number, size
 from scorer.events import Counts
 from scorer.options.grammar import feed_line, quoted
 from scorer.options.request import FIELDS
@@ -86,8 +86,8 @@ def tiles(sources: Sources) -> list[tuple[str, str, str]]:
     found = [
         ("rows scored", f"{counts['scored']:,}", f"of {sources.plan.rows:,} in the input"),
         ("time", duration(report["seconds"]), f"{duration(report['scoring_s'])} of it scoring"),
-        ("rows per second", f"{report['rows_per_s']:,}", f"on {many(report['threads'], 'thread')}"),
-        ("output", size(report["output_bytes"]), many(sources.ledger.num_rows, "part")),
+        ("rows per second", f"{report['rows_per_s']:,}", f"on {plural(report['threads'], 'thread')}"),
+        ("output", size(report["output_bytes"]), plural(sources.ledger.num_rows, "part")),
         ("memory", size(report["peak_memory_bytes"]), "at the most in the driver's process"),
     ]
     if counts["quarantined"]:
@@ -112,7 +112,7 @@ def _asked(plan: FrozenPlan, report: dict[str, Any]) -> list[object]:
         *_batch(plan),
     ]
     if report["halved"]:
-        parts = many(len(report["halved"]), "part")
+        parts = plural(len(report["halved"]), "part")
         text = f"In {parts} a batch was made smaller (memory, or bad rows); scores there may differ in the last bits."
         found.append(Words(text, tone="warn"))
     if report["notes"]:
@@ -124,9 +124,9 @@ def _bound(plan: FrozenPlan) -> list[tuple[str, str]]:
     binding = plan.binding
     kept = ", ".join(binding.kept[:_KEPT])
     more = f" and {len(binding.kept) - _KEPT} more" if len(binding.kept) > _KEPT else ""
-    files = many(len(plan.files), "file")
+    files = plural(len(plan.files), "file")
     return [
-        ("input", f"{many(plan.rows, 'row')} in {files}, cut into {many(plan.n_parts, 'part')}"),
+        ("input", f"{plural(plan.rows, 'row')} in {files}, cut into {plural(plan.n_parts, 'part')}"),
         *(("feed", f"{feed.tensor} ({feed.dtype}) = {feed_words(feed)}, {feed.rule}") for feed in binding.feeds),
         *(("fetch", "{} -> {} ({})".format(*fetch_words(fetch))) for fetch in binding.fetches),
         ("keep", kept + more or "none"),
@@ -142,7 +142,9 @@ def _batch(plan: FrozenPlan) -> list[object]:
     rates = {int(m[1].replace(",", "")): int(m[2].replace(",", "")) for m, _ in tried if m}
     most = max(rates.values(), default=1) or 1
     lines = [
-        Meter(f"{rows:,}", 100 * rate / most, f"{short(rate)} rows/s", "bar" if rows == plan.batch_rows else "rest")
+        Meter(
+            f"{rows:,}", 100 * rate / most, f"{short_number(rate)} rows/s", "bar" if rows == plan.batch_rows else "rest"
+        )
         for rows, rate in sorted(rates.items())
     ]
     if plan.batch_tokens is not None:
@@ -186,7 +188,9 @@ def _work(sources: Sources) -> list[object]:
     left = f" {done.left_out:,} are left out: an earlier run did them, or nobody noted when." if done.left_out else ""
     return [
         Heading("Rows per second"),
-        Words(f"Of {many(len(done.part), 'part')}; a part's rows are spread evenly over its time.{left}", tone="soft"),
+        Words(
+            f"Of {plural(len(done.part), 'part')}; a part's rows are spread evenly over its time.{left}", tone="soft"
+        ),
         timeline.throughput(done),
         Heading("Parts on workers"),
         Words(f"{_LANES[drawn]} Times are by the clock of each worker.", tone="soft"),
@@ -204,11 +208,18 @@ def _slow(done: timeline.Work) -> list[object]:
     if not n:
         return [Words(f"No part took {rule}.")]
     rows = [
-        (f"{one.part}", one.worker, f"{one.rows:,}", short(one.seconds), f"{short(one.times)} times", one.most)
+        (
+            f"{one.part}",
+            one.worker,
+            f"{one.rows:,}",
+            short_number(one.seconds),
+            f"{short_number(one.times)} times",
+            one.most,
+        )
         for one in timeline.slowest(done, _SLOWEST)
     ]
     head = ("part", "worker", "rows", "seconds", "of the median row", "most in")
-    return [Words(f"took {rule}.", lead=many(n, "slow part")), Table(head, ("n", "", "n", "n", "n", ""), rows)]
+    return [Words(f"took {rule}.", lead=plural(n, "slow part")), Table(head, ("n", "", "n", "n", "n", ""), rows)]
 
 
 def _workers(done: timeline.Work) -> list[object]:
@@ -222,7 +233,7 @@ def _workers(done: timeline.Work) -> list[object]:
             f"{parts[i]:,}",
             f"{rows[i]:,.0f}",
             duration(busy[i]),
-            short(rows[i] / busy[i]),
+            short_number(rows[i] / busy[i]),
             f"{odd[i]:.0f}",
         )
         for i in np.argsort(rows / busy, kind="stable")[:_SHOWN]
@@ -251,7 +262,7 @@ def _stages(report: dict[str, Any]) -> list[object]:
 def _scores(sources: Sources) -> list[object]:
     """How the scores are distributed."""
     names, scored = sources.ledger["name"].to_pylist(), sources.ledger["scored"].to_numpy()
-    found = distributions.sample(sources.parts, sources.plan, names, scored, sources.report["scoring_s"])
+    found = distributions.sample_scores(sources.parts, sources.plan, names, scored, sources.report["scoring_s"])
     if found is None:
         return []
     cards = []
@@ -271,7 +282,7 @@ def _bad(sources: Sources) -> list[object]:
         return []
     rows = sources.report["counts"]["quarantined"]
     found = reasons(sources.proof / "quarantine", files, rows, sources.plan.binding.fed)
-    text = f"{many(rows, 'row')} could not be scored, kept with all columns in quarantine/ beside this page. {found}"
+    text = f"{plural(rows, 'row')} could not be scored, kept with all columns in quarantine/ beside this page. {found}"
     blocks: list[object] = [Words(text, tone="soft")]
     for reason in found.reasons:
         columns = [name for name, _ in reason.examples[0].values]
@@ -281,11 +292,11 @@ def _bad(sources: Sources) -> list[object]:
         ]
         classes = ("name", "n", *("name" for _ in columns), "told")
         blocks += [
-            Heading(f"{many(reason.rows, 'row')} at {reason.stage}"),
+            Heading(f"{plural(reason.rows, 'row')} at {reason.stage}"),
             Words(reason.text),
             Table(("file", "row", *columns, "error"), classes, table),
         ]
-    return [*blocks, *([Words(f"{many(found.others, 'more row')} for other reasons.")] if found.others else [])]
+    return [*blocks, *([Words(f"{plural(found.others, 'more row')} for other reasons.")] if found.others else [])]
 
 
 def _failed(report: dict[str, Any]) -> list[object]:
@@ -298,19 +309,19 @@ def _failed(report: dict[str, Any]) -> list[object]:
 
 def _ledger(sources: Sources) -> list[object]:
     """First rows and totals."""
-    ledger, counted = sources.ledger, ("scored", "quarantined", "filtered", "nan")
+    ledger, columns = sources.ledger, ("scored", "quarantined", "filtered", "nan")
     counts = Counts(**{name: pc.sum(ledger[name]).as_py() or 0 for name in Counts.__slots__})
     rows = [
         (
             one["name"], one["file"].rpartition("/")[2], f"{one['row_start']:,}", f"{one['row_stop']:,}",
-            *(f"{one[name]:,}" for name in counted), size(one["size"]), one["worker"],
+            *(f"{one[name]:,}" for name in columns), size(one["size"]), one["worker"],
         )
         for one in ledger.slice(0, _SHOWN).to_pylist()
     ]  # fmt: skip
     if ledger.num_rows > _SHOWN:
-        rows.append((f"and {many(ledger.num_rows - _SHOWN, 'more part')}", *("" for _ in range(9))))
-    total = (*(f"{getattr(counts, name):,}" for name in counted), size(pc.sum(ledger["size"]).as_py() or 0))
-    foot = (many(ledger.num_rows, "part"), "", "", f"{counts.rows:,}", *total, "")
+        rows.append((f"and {plural(ledger.num_rows - _SHOWN, 'more part')}", *("" for _ in range(9))))
+    total = (*(f"{getattr(counts, name):,}" for name in columns), size(pc.sum(ledger["size"]).as_py() or 0))
+    foot = (plural(ledger.num_rows, "part"), "", "", f"{counts.rows:,}", *total, "")
     head = ("part", "of file", "rows from", "to", "scored", "quarantined", "filtered", "NaN", "size", "worker")
     text = "A row for each part, here the first ones; ledger.parquet beside this page has all of them."
     digest = [Facts([("its sha256", sources.digest)])] if sources.digest else []

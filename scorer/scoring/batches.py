@@ -78,7 +78,7 @@ class _Caller:
                 waiting += self._cut(span, self.session.fits or 1)
                 continue
             try:
-                result = self._call(feeds if len(some) == len(rows) else cut(feeds, span, some, self.packs), some)
+                result = self._call(feeds if len(some) == len(rows) else take_rows(feeds, span, some, self.packs), some)
             except OutOfMemory:
                 if len(some) == 1:
                     raise
@@ -172,7 +172,7 @@ def score(
             good = ~np.isin(every, lost)
             if not good.all():
                 rows = every[good]
-                feeds = cut(feeds, good, rows, packs)
+                feeds = take_rows(feeds, good, rows, packs)
         pack_s += time.perf_counter() - began
         if len(rows):
             for scored, result in caller.run(feeds, rows):
@@ -188,7 +188,7 @@ def score(
     whys |= {row: ("transform", reason) for row, reason in spoilt.items()}
     whys |= {row: ("infer", reason) for row, reason in caller.failed.items()}
     return Scored(
-        columns=_spread(columns, done, table.num_rows) if whys or order is not None else columns,
+        columns=_realign(columns, done, table.num_rows) if whys or order is not None else columns,
         bad=whys,
         rows=table.num_rows,
         nan=nan,
@@ -227,7 +227,7 @@ def lengths_of(packs: dict[str, Packed]) -> np.ndarray | None:
     return next((packed.lengths for packed in packs.values() if packed.lengths is not None), None)
 
 
-def cut(
+def take_rows(
     feeds: dict[str, np.ndarray], pick: slice | np.ndarray, rows: RowNumbers, packs: dict[str, Packed]
 ) -> dict[str, np.ndarray]:
     """Some rows of a batch: what all rows share stays whole, what was padded is padded anew to what is left."""
@@ -283,7 +283,7 @@ def _trimmed(values: np.ndarray, packed: Packed, rows: RowNumbers, width: int) -
     ]
 
 
-def _spread(columns: list[pa.Array], done: list[RowNumbers], rows: int) -> list[pa.Array]:
+def _realign(columns: list[pa.Array], done: list[RowNumbers], rows: int) -> list[pa.Array]:
     """Values back at their rows, with nulls where a row is bad."""
     scored = np.concatenate(done) if done else np.empty(0, np.int64)
     places, bad = np.zeros(rows, np.int64), np.ones(rows, bool)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from scorer.arrow import against
+from scorer.arrow import conform
 from scorer.dataset import reader
 from scorer.output.writer import Encoded
 from scorer.storage import copying
@@ -35,8 +35,8 @@ class Copied:
     part: Part
     table: pa.Table
     """All columns that are not copied."""
-    form: copying.Form
-    taken: copying.Taken
+    form: copying.FileForm
+    taken: copying.CopiedGroups
     otherwise: Encoded
     """Where they turn out not to be stored as their footer says."""
 
@@ -65,25 +65,29 @@ def of_part(
     schema, storage = job.output_schema, job.spec.frozen.storage
     kept = read if good is None or not read.num_columns else read.filter(good)
     if not groups:
-        return Encoded.of(against(_beside(kept, scores), schema), storage)
+        return Encoded.of(conform(_beside(kept, scores), schema), storage)
     otherwise = Encoded(schema, storage, scores.num_rows, lambda: _stretches(job, part, scores, good))
     form = job.form if good is None else None
     taken = None if form is None else _taken(job, form, part, groups)
     if form is None or taken is None:
         return otherwise
     own = pa.schema([field for field in schema if field.name not in taken.columns], metadata=schema.metadata)
-    return Copied(part, against(_beside(kept, scores), own), form, taken, otherwise)
+    return Copied(part, conform(_beside(kept, scores), own), form, taken, otherwise)
 
 
-def _taken(job: Job, form: copying.Form, part: Part, groups: tuple[int, ...]) -> copying.Taken | None:
+def _taken(job: Job, form: copying.FileForm, part: Part, groups: tuple[int, ...]) -> copying.CopiedGroups | None:
     """The row groups, if each kept column that was not read can be copied from them."""
     names = job.spec.frozen.storage.copied
-    with job.opened.file(part.source.path).parquet as parquet:
+    with job.inputs.file(part.source.path).parquet as parquet:
         metadata = parquet.metadata
-        columns = copying.alike(form, parquet, names)
+        columns = copying.copyable(form, parquet, names)
     rows = [metadata.row_group(group).num_rows for group in groups]
-    fits = max(rows) <= copying.MOST_ROWS and copying.large(sum(rows), len(rows))
-    return copying.Taken(part.source.path, metadata, groups, columns) if fits and len(columns) == len(names) else None
+    fits = max(rows) <= copying.MOST_ROWS and copying.worth_copying(sum(rows), len(rows))
+    return (
+        copying.CopiedGroups(part.source.path, metadata, groups, columns)
+        if fits and len(columns) == len(names)
+        else None
+    )
 
 
 def _stretches(job: Job, part: Part, scores: pa.Table, good: pa.ChunkedArray | None) -> Iterator[pa.Table]:
@@ -93,10 +97,10 @@ def _stretches(job: Job, part: Part, scores: pa.Table, good: pa.ChunkedArray | N
     done = 0
     for low in range(source.start, source.stop, step):
         high = min(low + step, source.stop)
-        kept = reader.read(replace(source, start=low, stop=high), schema, (), step, job.opened).table
+        kept = reader.read(replace(source, start=low, stop=high), schema, (), step, job.inputs).table
         if good is not None:
             kept = kept.filter(good.slice(low - source.start, high - low))
-        yield against(_beside(kept, scores.slice(done, kept.num_rows)), job.output_schema)
+        yield conform(_beside(kept, scores.slice(done, kept.num_rows)), job.output_schema)
         done += kept.num_rows
 
 

@@ -15,14 +15,14 @@ import pyarrow as pa
 
 from scorer.arrow import decode_schema
 from scorer.dataset import conditions as conditions_
-from scorer.dataset.cursors import Opened
+from scorer.dataset.cursors import InputCache
 from scorer.errors import BatchStalled, ModelNotResident, ScorerError, WorkerUnfit
 from scorer.host.isolation import STALLED
 from scorer.host.process import name_of_process
 from scorer.host.versions import differing
 from scorer.host.watchdog import Watchdog
 from scorer.model.resident import SESSIONS
-from scorer.output.attempts import Witness
+from scorer.output.attempts import CrashFile
 from scorer.output.place import Staging
 from scorer.storage import copying
 
@@ -50,9 +50,9 @@ class Spec:
     driver: str = ""
     """The process that plans and publishes."""
     batch_timeout: float | None = None
-    turns: int | None = None
+    scoring_threads: int | None = None
     """Parts that a worker works on at once, where it has one thread more: that one waits for the disk."""
-    far: bool = False
+    remote: bool = False
     """Whether workers may be on other machines."""
     run: str = ""
     """The run's name."""
@@ -64,8 +64,8 @@ class Spec:
 
     @classmethod
     def of(
-        cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None, turns: int | None = None,
-        *, far: bool = False, run: str = "",
+        cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None,
+        scoring_threads: int | None = None, *, remote: bool = False, run: str = "",
     ) -> Spec:  # fmt: skip
         """The spec of one execution of a plan."""
         key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
@@ -76,8 +76,8 @@ class Spec:
             stop_file=str(staging.root / f"stop-{key}"),
             driver=name_of_process(),
             batch_timeout=batch_timeout,
-            turns=turns,
-            far=far,
+            scoring_threads=scoring_threads,
+            remote=remote,
             run=run,
         )
 
@@ -91,13 +91,13 @@ class Job:
     output_schema: pa.Schema
     lean_schema: pa.Schema | None
     """What is read of whole row groups, whose kept columns are copied; None where none are."""
-    form: copying.Form | None
+    form: copying.FileForm | None
     """Of the parts, where columns are copied."""
     conditions: tuple[conditions_.Condition, ...]
-    opened: Opened
+    inputs: InputCache
     staging: Staging
-    witness: Witness
-    turns: threading.Semaphore | None = None
+    crash_file: CrashFile
+    slots: threading.Semaphore | None = None
     scoring: dict[int, Part] = field(default_factory=dict)
     """Threads that score, and what."""
     parts_done: int = 0
@@ -110,15 +110,15 @@ class Job:
     watchdog: Watchdog | None = None
     stalled: ScorerError | None = None
     """In the driver's own process, which cannot end a thread: what hangs."""
-    meter: Callable[[Receipt | None], None] | None = None
+    count_part: Callable[[Receipt | None], None] | None = None
     """Told of each part that ends here, where prometheus_client is loaded."""
-    say: Callable[[str, bytes], None] | None = None
+    publish_event: Callable[[str, bytes], None] | None = None
     """On a Dask worker: tells all who have subscribed to a topic."""
 
-    def tell(self, index: int, receipt: Receipt | None) -> None:
+    def report_receipt(self, index: int, receipt: Receipt | None) -> None:
         """The driver, what came of a part; None if it was left for later."""
-        if self.say is not None:
-            self.say(self.spec.topic, pickle.dumps((index, receipt)))
+        if self.publish_event is not None:
+            self.publish_event(self.spec.topic, pickle.dumps((index, receipt)))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -141,19 +141,19 @@ class Job:
             read,
             written,
             pa.schema([one for one in read if one.name not in spec.frozen.unread], read.metadata) if copied else None,
-            copying.Form.of(written, spec.frozen.storage) if copied else None,
+            copying.FileForm.of(written, spec.frozen.storage) if copied else None,
             tuple(conditions_.parse(text) for text in spec.frozen.conditions),
-            Opened(),
+            InputCache(),
             staging,
-            Witness(staging),
-            None if spec.turns is None else threading.Semaphore(spec.turns),
-            meter=meter("worker"),
+            CrashFile(staging),
+            None if spec.scoring_threads is None else threading.Semaphore(spec.scoring_threads),
+            count_part=meter("worker"),
         )
 
-    def bark(self, thread: int, seconds: float) -> None:
+    def on_stall(self, thread: int, seconds: float) -> None:
         """A batch hangs: end this process, or tell the driver if this is its own."""
         error = _hanging(self.scoring.get(thread), seconds, self.spec.batch_timeout)
-        self.witness.accuse(str(error))
+        self.crash_file.write_last_words(str(error))
         if name_of_process() == self.spec.driver:
             self.stalled = error
             return
@@ -164,7 +164,7 @@ class Job:
         """Nothing more is scored."""
         if self.watchdog is not None:
             self.watchdog.close()
-        self.witness.close()
+        self.crash_file.close()
 
 
 class Jobs:
@@ -174,19 +174,19 @@ class Jobs:
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
 
-    def prime(self, spec: Spec, address: str = "", say: Callable[[str, bytes], None] | None = None) -> None:
+    def prime(self, spec: Spec, address: str = "", publish_event: Callable[[str, bytes], None] | None = None) -> None:
         """Remember the job and start loading its model; returns at once."""
         with self._lock:
             job = self._jobs[spec.key] = Job.of(spec)
-        job.address, job.say = address, say
-        job.differs = differing(spec.frozen.versions) if spec.far else ""
-        future = SESSIONS.loading(spec.frozen.session, _DELIVERY_S if spec.far else 0.0)
+        job.address, job.publish_event = address, publish_event
+        job.differs = differing(spec.frozen.versions) if spec.remote else ""
+        future = SESSIONS.loading(spec.frozen.session, _DELIVERY_S if spec.remote else 0.0)
         if spec.batch_timeout is not None:
 
             def calling() -> dict[int, float]:
                 return future.result().calling if future.done() and future.exception() is None else {}
 
-            job.watchdog = Watchdog(calling, spec.batch_timeout, job.bark)
+            job.watchdog = Watchdog(calling, spec.batch_timeout, job.on_stall)
 
     def drop(self, key: str) -> None:
         """Forget a job, and its session unless another job uses it; running calls keep theirs."""
@@ -210,7 +210,7 @@ class Jobs:
     def fit(self, key: str) -> None:
         """Raise `WorkerUnfit` where this worker can already be seen to be no use to the run."""
         job = self.job(key)
-        if not job.spec.far:
+        if not job.spec.remote:
             return
         if job.differs:
             raise unfit(job, job.differs)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 
-from scorer.arrow import against, decode_schema, digest
+from scorer.arrow import conform, decode_schema, digest
 from scorer.binding import transform as transform_
 from scorer.dataset import reader
 from scorer.errors import ModelNotResident, PartError, ScorerError
@@ -72,14 +72,14 @@ class Tally:
     mark: Mark | None = None
     """On disk while the part is in flight."""
     started: float = 0.0
-    turn: threading.Semaphore | None = None
+    slot: threading.Semaphore | None = None
     """Held while there is something to compute; whoever waits for the disk lets another part begin."""
 
-    def end_turn(self) -> None:
+    def release_slot(self) -> None:
         """What is left is waiting."""
-        turn, self.turn = self.turn, None
-        if turn is not None:
-            turn.release()
+        slot, self.slot = self.slot, None
+        if slot is not None:
+            slot.release()
 
     def __deepcopy__(self, memo: object) -> Tally:
         """Itself: pandas copies the attrs with every column that is looked at."""
@@ -93,11 +93,11 @@ def _outcome(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt | None:
         return receipt_of(job.staging, tally.part.name)
     with _in_flight(job, tally):
         receipt = _commit(job, tally, frame)
-        tally.end_turn()
+        tally.release_slot()
     if tally.mark is not None:
         attempts.end(tally.mark)
-    if job.meter is not None:
-        job.meter(receipt)
+    if job.count_part is not None:
+        job.count_part(receipt)
     job.parts_done += 1
     job.longest_s = max(job.longest_s, time.monotonic() - tally.began)
     if job.parts_done % _RELEASED_AFTER == 0:
@@ -110,7 +110,7 @@ def _still(key: str, tally: Tally) -> Job:
     try:
         return JOBS.job(key)
     except ModelNotResident:
-        tally.end_turn()  # others wait for it
+        tally.release_slot()  # others wait for it
         raise
 
 
@@ -141,11 +141,11 @@ def _in_flight(job: Job, tally: Tally) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        tally.end_turn()
+        tally.release_slot()
         if tally.mark is not None:
             attempts.end(tally.mark)
-        if job.meter is not None:
-            job.meter(None)
+        if job.count_part is not None:
+            job.count_part(None)
         raise
     finally:
         job.scoring.pop(thread, None)
@@ -164,14 +164,14 @@ def _score_apart(job: Job, tally: Tally) -> None:
     tally.skip = "committed"
     if tally.mark is not None:
         attempts.end(tally.mark)
-    attempts.forgive(job.staging, part.name)
+    attempts.clear_marks(job.staging, part.name)
 
 
 def _read(job: Job, tally: Tally) -> pd.DataFrame:
     tally.started = time.time()
     started, busy = time.perf_counter(), time.thread_time()
     batch_rows = job.spec.frozen.batch_rows
-    rows = reader.read(tally.part.source, job.read_schema, job.conditions, batch_rows, job.opened, job.lean_schema)
+    rows = reader.read(tally.part.source, job.read_schema, job.conditions, batch_rows, job.inputs, job.lean_schema)
     tally.edges, tally.places, tally.groups = rows.edges, rows.places, rows.groups
     tally.filtered, tally.bytes_read = rows.filtered, rows.bytes_read
     frame = to_frame(rows.table, tally)
@@ -185,7 +185,7 @@ def _score(job: Job, tally: Tally, frame: pd.DataFrame) -> pd.DataFrame:
     try:
         session = SESSIONS.session(job.spec.frozen.session)
     except ScorerError as error:
-        if not job.spec.far:
+        if not job.spec.remote:
             raise
         raise unfit(job, str(error)) from error
     began = time.perf_counter()
@@ -226,7 +226,7 @@ def _commit(job: Job, tally: Tally, frame: pd.DataFrame) -> Receipt:
         quarantine=quarantine,
     )
     _let_go(frame)
-    receipt = write_part(job.staging, part.name, tally.attempt, made, proof, tally.end_turn)
+    receipt = write_part(job.staging, part.name, tally.attempt, made, proof, tally.release_slot)
     spent = tally.stages + Stages(write=time.perf_counter() - started)
     return replace(
         receipt,
@@ -245,7 +245,7 @@ def _set_aside(job: Job, tally: Tally, frame: pd.DataFrame) -> str:
     rows = tally.places.numbers()[bad.is_valid().to_numpy()].tolist()
     reasons, stages = bad.drop_null().to_pylist(), _chunked(frame["_stage"]).drop_null().to_pylist()
     why = list(zip(reasons, stages, [source.path] * len(rows), rows, strict=True))
-    found = reader.rows_at(source, rows, job.opened)
+    found = reader.rows_at(source, rows, job.inputs)
     return write_quarantine(job.staging, tally.part.name, tally.attempt, found, why)
 
 
@@ -282,8 +282,8 @@ def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
         return decode_schema(job.spec.frozen.fed_schema).empty_table(), {}
     given, bad = transform_.apply(transform, table)
     schema = decode_schema(job.spec.frozen.fed_schema)
-    good = transform_.against(given, schema, transform.name) if given.num_rows else schema.empty_table()
-    return transform_.spread(good, bad, table.num_rows), bad
+    good = transform_.conform_transformed(given, schema, transform.name) if given.num_rows else schema.empty_table()
+    return transform_.realign(good, bad, table.num_rows), bad
 
 
 def _scores(job: Job, tally: Tally, frame: pd.DataFrame, good: pa.ChunkedArray | None) -> pa.Table:
@@ -294,7 +294,7 @@ def _scores(job: Job, tally: Tally, frame: pd.DataFrame, good: pa.ChunkedArray |
         table = table.append_column("_file", pa.repeat(pa.scalar(tally.part.source.path), len(frame)))
         table = table.append_column("_row", pa.array(tally.places.numbers()))
     added = pa.schema([field for field in job.output_schema if field.name not in binding.kept])
-    return against(table if good is None else table.filter(good), added)
+    return conform(table if good is None else table.filter(good), added)
 
 
 def _struct(frame: pd.DataFrame, name: str, wanted: Sequence[str]) -> pa.Table:

@@ -66,7 +66,7 @@ class _Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class FileForm:
     """What all files of one output have in common."""
 
     schema: pa.Schema
@@ -78,7 +78,7 @@ class Form:
     """Keys with their values."""
 
     @classmethod
-    def of(cls, schema: pa.Schema, storage: Storage) -> Form:
+    def of(cls, schema: pa.Schema, storage: Storage) -> FileForm:
         """The form of files with this schema, as Arrow would write them."""
         sink = pa.BufferOutputStream()
         with pq.ParquetWriter(sink, schema, **storage.options()):
@@ -93,7 +93,7 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class CopiedGroups:
     """Row groups of a file whose columns are put into a part as they are stored."""
 
     path: str
@@ -103,7 +103,7 @@ class Taken:
     """The leaves in the file of each column that is taken."""
 
 
-def alike(form: Form, parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def copyable(form: FileForm, parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Of these columns, those that the file stores as the form has them, with their leaves in the file."""
     if _OLD.match(parquet.metadata.created_by or ""):
         return {}
@@ -128,12 +128,12 @@ def alike(form: Form, parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str
     }
 
 
-def large(rows: int, groups: int) -> bool:
+def worth_copying(rows: int, groups: int) -> bool:
     """Whether so many row groups, of so many rows in all, are copied rather than put together."""
     return rows >= _LEAST_ROWS * (groups - 1)
 
 
-def row_bytes(metadata: pq.FileMetaData, columns: Mapping[str, tuple[int, ...]]) -> float:
+def compressed_row_bytes(metadata: pq.FileMetaData, columns: Mapping[str, tuple[int, ...]]) -> float:
     """What a row of these columns takes as it is stored, by the first row groups."""
     groups = [metadata.row_group(i) for i in range(min(metadata.num_row_groups, _SAMPLED_GROUPS))]
     size = sum(group.column(i).total_compressed_size for group in groups for own in columns.values() for i in own)
@@ -141,7 +141,7 @@ def row_bytes(metadata: pq.FileMetaData, columns: Mapping[str, tuple[int, ...]])
 
 
 def write(
-    path: str | os.PathLike[str], table: pa.Table, form: Form, taken: Taken, notes: Mapping[bytes, bytes]
+    path: str | os.PathLike[str], table: pa.Table, form: FileForm, taken: CopiedGroups, notes: Mapping[bytes, bytes]
 ) -> None:
     """A file of the form: columns of `table` encoded, all others taken; the rows of both are the same."""
     done = 0
@@ -195,7 +195,7 @@ def _group(columns: Sequence[_Column], rows: int, number: int) -> bytes:
     )
 
 
-def _finish(into: _Into, form: Form, groups: Sequence[bytes], rows: int, notes: Mapping[bytes, bytes]) -> None:
+def _finish(into: _Into, form: FileForm, groups: Sequence[bytes], rows: int, notes: Mapping[bytes, bytes]) -> None:
     """The footer."""
     said = [
         thrift.struct([(1, BINARY, thrift.binary(key)), (2, BINARY, thrift.binary(value))])

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-PAYS = 0.8  # of the size without; below that gain, the time is worth more
+GAIN_THRESHOLD = 0.8  # of the size without; below that gain, the time is worth more
 ENOUGH_ROWS = 4096  # to tell an encoding's gain from chance
 LEAST_GROUP, LARGEST_GROUP = 1 << 14, 1 << 20
 
@@ -46,7 +46,7 @@ def encoded_bytes(table: pa.Table, storage: Storage) -> int:
     return int(sink.tell())
 
 
-def column_bytes(rows: pa.Table, storage: Storage) -> dict[str, float]:
+def encoded_column_bytes(rows: pa.Table, storage: Storage) -> dict[str, float]:
     """What a row of each flat column takes, encoded; nothing where there are too few rows to tell."""
     if rows.num_rows < ENOUGH_ROWS:
         return {}

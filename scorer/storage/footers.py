@@ -47,7 +47,7 @@ def flat_leaves(schema: pa.Schema, metadata: pq.FileMetaData) -> dict[str, int]:
     return {path: i for i, path in enumerate(paths) if path in flat and once[path] == 1}
 
 
-def column_bytes(schema: pa.Schema, sample: list[pq.FileMetaData]) -> dict[str, float]:
+def decoded_column_bytes(schema: pa.Schema, sample: list[pq.FileMetaData]) -> dict[str, float]:
     """Decoded bytes of a row, by top-level column."""
     sizes = dict.fromkeys(schema.names, 0.0)
     rows = 0
@@ -91,7 +91,7 @@ def codec_of(sample: list[pq.FileMetaData]) -> str:
     return "snappy"
 
 
-def paid(sample: list[pq.FileMetaData]) -> tuple[str, ...]:
+def dictionary_encoded(sample: list[pq.FileMetaData]) -> tuple[str, ...]:
     """Fixed-width leaves that the source stored well below their plain size."""
     stored: dict[str, float] = {}
     plain: dict[str, float] = {}

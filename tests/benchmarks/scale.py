@@ -53,7 +53,7 @@ def commit(frame, key):
         began = time.thread_time()
         (JOBS.job(key).staging.parts / part.name).write_bytes(b"0123456789")
         IO_S.append(time.thread_time() - began)
-    JOBS.job(key).tell(part.index, receipt)
+    JOBS.job(key).report_receipt(part.index, receipt)
     return receipt
 
 
@@ -155,7 +155,7 @@ def busy(asked):
     from distributed import Client, LocalCluster
 
     from scorer.cluster import waves
-    from scorer.cluster.connect import _CONFIG, Crew
+    from scorer.cluster.connect import _CONFIG, Workers
     from scorer.model.resident import SESSIONS
     from scorer.output.place import Staging
     from scorer.scoring.job import Spec
@@ -183,7 +183,7 @@ def busy(asked):
             client.run(simulated_worker, str(Path(__file__).parent))
             spec = Spec.of(made, Staging(root=Path(folder)))
             began = time.perf_counter()
-            done = sum(1 for _ in waves.drive(Crew(client=client, words=""), spec, made.parts()))
+            done = sum(1 for _ in waves.drive(Workers(client=client, description=""), spec, made.parts()))
             wall = time.perf_counter() - began
     assert done == threads * rounds
     share = round(done * part_s / (threads * wall), 3)
@@ -200,7 +200,7 @@ def simulated_worker(folder):
 
 def schedule():
     """Parts in order to whoever is free, as the scheduler does; length over total work by total speed."""
-    from scorer.preflight.cutting import Size, cut
+    from scorer.preflight.cutting import Size, cut_parts
 
     rng = np.random.default_rng(0)
     rows = []
@@ -209,7 +209,7 @@ def schedule():
             for cost, spread in (("even", 0.0), ("uneven", 0.5)):
                 total = workers * 300  # a part of 10 s at the most, an hour and a half at the least: 5 min a worker
                 for shrink in (0, workers):
-                    parts = cut([total * 100], Size(1_000, 1, shrink, 10))
+                    parts = cut_parts([total * 100], Size(1_000, 1, shrink, 10))
                     work = np.array(parts) / 100 * rng.uniform(1 - spread, 1 + spread, len(parts))
                     free = [(0.0, i) for i in range(workers)]
                     for seconds in work:

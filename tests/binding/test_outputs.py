@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from scorer.binding.outputs import Wanted, fetch_of, fetched, output_schema
+from scorer.binding.outputs import FetchRequest, fetch_of, output_schema, requested_fetches
 from scorer.binding.spec import Binding
 from scorer.errors import BindingError, OptionsError, ShapeMismatch, UnsupportedTensor
 from scorer.model.spec import ModelSpec, TensorSpec
@@ -35,28 +35,28 @@ OUTPUTS = model(outputs=[tensor("mean"), tensor("logits"), tensor("a=b")])
 @pytest.mark.parametrize(
     ("fetch", "wanted"),
     [
-        ((), (Wanted("mean"), Wanted("logits"), Wanted("a=b"))),
-        (("logits",), (Wanted("logits"),)),
-        (("logits=score", "mean"), (Wanted("logits", column="score"), Wanted("mean"))),
-        (("a=b",), (Wanted("a=b"),)),
-        (("a=b=c",), (Wanted("a=b", column="c"),)),
-        (("logits|softmax=p",), (Wanted("logits", ("softmax",), "p"),)),
-        (("a=b|sigmoid|round(2)=p", "a=b"), (Wanted("a=b", ("sigmoid", "round(2)"), "p"), Wanted("a=b"))),
-        (("logits|argmax",), (Wanted("logits", ("argmax",)),)),
+        ((), (FetchRequest("mean"), FetchRequest("logits"), FetchRequest("a=b"))),
+        (("logits",), (FetchRequest("logits"),)),
+        (("logits=score", "mean"), (FetchRequest("logits", column="score"), FetchRequest("mean"))),
+        (("a=b",), (FetchRequest("a=b"),)),
+        (("a=b=c",), (FetchRequest("a=b", column="c"),)),
+        (("logits|softmax=p",), (FetchRequest("logits", ("softmax",), "p"),)),
+        (("a=b|sigmoid|round(2)=p", "a=b"), (FetchRequest("a=b", ("sigmoid", "round(2)"), "p"), FetchRequest("a=b"))),
+        (("logits|argmax",), (FetchRequest("logits", ("argmax",)),)),
     ],
 )
 def test_outputs_are_fetched_under_the_names_asked(fetch, wanted):
-    assert fetched(BindingOptions(fetch=fetch), OUTPUTS) == (wanted, [])
+    assert requested_fetches(BindingOptions(fetch=fetch), OUTPUTS) == (wanted, [])
 
 
 def test_an_output_that_is_not_there_gets_a_suggestion():
-    _, (problem,) = fetched(BindingOptions(fetch=("logit=y",)), OUTPUTS)
+    _, (problem,) = requested_fetches(BindingOptions(fetch=("logit=y",)), OUTPUTS)
     assert isinstance(problem, OptionsError)
     assert "'logits'" in problem.hint
 
 
 def of(values, spec=None, column="", prefix="", rows=2):
-    return fetch_of(Wanted("y", column=column), values, rows, spec or model(), prefix)
+    return fetch_of(FetchRequest("y", column=column), values, rows, spec or model(), prefix)
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 1), (2, 1, 1)])

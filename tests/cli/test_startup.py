@@ -12,9 +12,9 @@ from support.runs import MODELS, command, write
 
 LOOK = """
 import json, sys
-from scorer.cli.startup import quickly
+from scorer.cli.startup import fast_imports
 {before}
-with quickly():
+with fast_imports():
     import dask.array, dask.dataframe
     during = sys.modules.get("scipy") is not None
 import dask.utils, pandas as pd
@@ -51,8 +51,8 @@ def test_scipy_is_left_alone_and_there_again_afterwards(scipy_there, before):
 
 def test_a_failed_import_leaves_nothing_behind():
     code = (
-        "import sys\nfrom scorer.cli.startup import quickly\n"
-        "try:\n with quickly():\n  import there_is_no_such_module\nexcept ImportError:\n pass\n"
+        "import sys\nfrom scorer.cli.startup import fast_imports\n"
+        "try:\n with fast_imports():\n  import there_is_no_such_module\nexcept ImportError:\n pass\n"
         "import dask.utils, gc\n"
         "print(None in sys.modules.values(), dask.utils._derived_from.__module__, gc.isenabled())"
     )
@@ -62,8 +62,8 @@ def test_a_failed_import_leaves_nothing_behind():
 
 def test_arrow_is_whole_and_what_it_describes_with_is_there_afterwards():
     code = (
-        "from scorer.cli.startup import quickly\n"
-        "with quickly():\n import pyarrow.compute as pc\n"
+        "from scorer.cli.startup import fast_imports\n"
+        "with fast_imports():\n import pyarrow.compute as pc\n"
         "from pyarrow.vendored import docscrape\n"
         "found = docscrape.NumpyDocString('A thing.\\n\\nParameters\\n----------\\nx : int\\n    A number.\\n')\n"
         "print(pc.sum([1, 2], min_count=1), pc.sum.__name__, found['Parameters'][0].name)"
@@ -75,12 +75,12 @@ def test_arrow_is_whole_and_what_it_describes_with_is_there_afterwards():
 def test_frames_of_a_command_lie_in_one_piece():
     """Calls at every depth, as many as imports make: none maps memory."""
     code = (
-        "import resource\nfrom scorer.cli.startup import with_room\n"
+        "import resource\nfrom scorer.cli.startup import with_large_frame\n"
         "def deep(n):\n if n: deep(n - 1)\n for _ in range(200): (lambda a, b, c: a)(1, 2, 3)\n"
         "def command():\n"
         " deep(400)\n before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n deep(400)\n"
         " return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "print(command(), with_room(command)())"
+        "print(command(), with_large_frame(command)())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     without, within = map(int, done.stdout.split())

@@ -156,15 +156,15 @@ def test_a_model_on_the_shelf_is_whole_or_not_there(tmp_path, monkeypatch):
     model = inspect_model(DENSE)
     spec = SessionSpec(path="/not/here/dense28.onnx", digest=model.digest, files=model.files, device="cpu")
     data = DENSE.read_bytes()
-    assert copies.found(spec) is None
+    assert copies.local_spec(spec) is None
     copies.receive(spec, "a", "dense28.onnx", data[:100])
-    assert copies.found(spec) is None
+    assert copies.local_spec(spec) is None
     assert not copies.complete(spec, "a")
-    assert copies.found(spec) is None
+    assert copies.local_spec(spec) is None
     for chunk in (data[:100], data[100:]):
         copies.receive(spec, "b", "dense28.onnx", chunk)
     assert copies.complete(spec, "b")
-    there = copies.found(spec)
+    there = copies.local_spec(spec)
     assert Path(there.path).read_bytes() == data
     assert (copies.root().stat().st_mode & 0o777) == 0o700
     copies.receive(spec, "c", "dense28.onnx", data)

@@ -33,8 +33,8 @@ def test_read_score_and_write_are_one_task_per_part(fewer28, tmp_path):
 
 @pytest.mark.parametrize("times", [0, 2], ids=["words that are lost", "words that come twice"])
 def test_every_part_counts_once_however_often_the_driver_is_told(fewer28, tmp_path, monkeypatch, times):
-    plain = Job.tell
-    monkeypatch.setattr(Job, "tell", lambda *told: [plain(*told) for _ in range(times)])
+    plain = Job.report_receipt
+    monkeypatch.setattr(Job, "report_receipt", lambda *told: [plain(*told) for _ in range(times)])
     seen = []
     report = scorer.run(fewer28, DENSE, tmp_path / "out", part_bytes="96KiB", tune=False, observers=[seen.append])
     ended = [event.receipt.proof.part for event in seen if isinstance(event, PartFinished)]

@@ -8,7 +8,7 @@ import pytest
 from support.runs import write
 
 from scorer.dataset.listing import is_glob, natural
-from scorer.dataset.summary import look
+from scorer.dataset.summary import summarise
 from scorer.errors import InputError, InputNotFound
 
 ONE = {"a": [1]}
@@ -19,7 +19,7 @@ def names(dataset, top):
 
 
 def listed(top, **options):
-    return names(look([str(top)], **options), top)
+    return names(summarise([str(top)], **options), top)
 
 
 def fill(top, *paths):
@@ -61,7 +61,7 @@ def test_hidden_other_and_unfinished_files_are_skipped_and_counted(tmp_path):
     )
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "_SUCCESS").touch()
-    dataset = look([str(tmp_path)])
+    dataset = summarise([str(tmp_path)])
     assert names(dataset, tmp_path) == ["a.parquet", "b.PARQUET", "c.pq", "d.parq"]
     assert dataset.skipped == 3
 
@@ -78,14 +78,14 @@ def test_an_output_that_is_named_is_an_input(tmp_path):
 
 def test_a_pattern_does_not_reach_our_own_outputs(tmp_path):
     fill(tmp_path, "in/a.parquet", "out/b.parquet", "out.scorer/quarantine/c.parquet")
-    assert names(look([str(tmp_path / "*")]), tmp_path) == ["in/a.parquet"]
+    assert names(summarise([str(tmp_path / "*")]), tmp_path) == ["in/a.parquet"]
 
 
 def test_a_pattern_skips_what_a_folder_would_skip(tmp_path):
     fill(tmp_path, "a.parquet", "b.parquet", "_m.parquet")
     (tmp_path / "_SUCCESS").touch()
     (tmp_path / "notes.txt").write_text("hello")
-    assert names(look([str(tmp_path / "*")]), tmp_path) == ["a.parquet", "b.parquet"]
+    assert names(summarise([str(tmp_path / "*")]), tmp_path) == ["a.parquet", "b.parquet"]
 
 
 def test_folders_to_ignore_are_ignored(tmp_path):
@@ -100,13 +100,13 @@ def test_an_explicit_file_may_have_any_name(tmp_path):
 
 def test_inputs_stay_in_the_order_given(tmp_path):
     fill(tmp_path, "b/2.parquet", "b/1.parquet", "a/x.parquet")
-    dataset = look([str(tmp_path / "b"), str(tmp_path / "a")])
+    dataset = summarise([str(tmp_path / "b"), str(tmp_path / "a")])
     assert names(dataset, tmp_path) == ["b/1.parquet", "b/2.parquet", "a/x.parquet"]
 
 
 def test_patterns_match_in_natural_order(tmp_path):
     fill(tmp_path, "p-10.parquet", "p-9.parquet", "q.parquet")
-    assert names(look([str(tmp_path / "p-*.parquet")]), tmp_path) == ["p-9.parquet", "p-10.parquet"]
+    assert names(summarise([str(tmp_path / "p-*.parquet")]), tmp_path) == ["p-9.parquet", "p-10.parquet"]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path):
@@ -132,13 +132,13 @@ def test_a_file_that_is_reached_twice_is_refused(tmp_path, second):
     if second == "link.parquet":
         (tmp_path / second).symlink_to(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="reached twice"):
-        look([str(tmp_path / "a.parquet"), str(tmp_path / second)])
+        summarise([str(tmp_path / "a.parquet"), str(tmp_path / second)])
 
 
 @pytest.mark.parametrize("text", ["nothing", "*.nothing"])
 def test_an_input_that_is_not_there_is_refused(tmp_path, text):
     with pytest.raises(InputNotFound, match="nothing"):
-        look([str(tmp_path / text)])
+        summarise([str(tmp_path / text)])
 
 
 def test_every_folder_without_parquet_is_refused(tmp_path):
@@ -146,12 +146,12 @@ def test_every_folder_without_parquet_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for inputs in (["empty"], ["good", "empty"], ["empty", "good"]):
         with pytest.raises(InputNotFound, match="no Parquet file"):
-            look([str(tmp_path / name) for name in inputs])
+            summarise([str(tmp_path / name) for name in inputs])
 
 
 def test_a_url_is_refused_with_a_cure():
     with pytest.raises(InputError, match="not supported yet") as caught:
-        look(["s3://bucket/x.parquet"])
+        summarise(["s3://bucket/x.parquet"])
     assert "copy" in caught.value.hint
 
 
@@ -161,7 +161,7 @@ def test_folders_of_table_formats_are_refused(tmp_path, marker):
     (tmp_path / "deep" / "t" / marker).mkdir()
     (tmp_path / "deep" / "t" / marker / "v1.metadata.json").touch()
     with pytest.raises(InputError) as caught:
-        look([str(tmp_path)])
+        summarise([str(tmp_path)])
     assert str(tmp_path / "deep" / "t") in caught.value.where
     assert caught.value.hint
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import scorer.dataset.cursors
 from scorer.dataset import conditions as conditions_
-from scorer.dataset.cursors import Cursor, Opened
+from scorer.dataset.cursors import Cursor, InputCache
 from scorer.dataset.reader import Source, read
 from scorer.errors import InputChanged, UnreadableFile
 
@@ -101,7 +101,9 @@ def test_any_stretch_gives_exactly_its_rows_positions_and_edges(file, bounds, ba
     for text in conditions:
         keep &= np.asarray(CONDITIONS[text](whole))
     expected = whole.filter(pa.array(keep)).select(schema.names)
-    rows = read(source_of(file, start, stop), schema, [conditions_.parse(c) for c in conditions], batch_rows, Opened())
+    rows = read(
+        source_of(file, start, stop), schema, [conditions_.parse(c) for c in conditions], batch_rows, InputCache()
+    )
     assert rows.table.schema.equals(schema)
     assert rows.table.to_pylist() == expected.to_pylist()
     assert rows.places.numbers().tolist() == expected["id"].to_pylist()
@@ -114,7 +116,7 @@ def test_slices_that_start_on_the_grid_cut_the_same_batches_as_the_whole(file):
     schema = pa.schema([pq.read_schema(file).field("id")])
 
     def batches(start, stop):
-        rows = read(source_of(file, start, stop), schema, [conditions_.parse("x > 0")], 16, Opened())
+        rows = read(source_of(file, start, stop), schema, [conditions_.parse("x > 0")], 16, InputCache())
         ids = rows.table["id"].to_pylist()
         return [ids[a:b] for a, b in zip(rows.edges[:-1], rows.edges[1:], strict=True)]
 
@@ -126,7 +128,7 @@ def test_slices_that_start_on_the_grid_cut_the_same_batches_as_the_whole(file):
 
 def test_a_part_without_rows_has_the_planned_columns(file):
     schema = pq.read_schema(file)
-    rows = read(source_of(file, 5, 5), schema, [], 16, Opened())
+    rows = read(source_of(file, 5, 5), schema, [], 16, InputCache())
     assert rows.table.schema.names == schema.names
     assert rows.table.schema.types == schema.types
     assert (rows.table.num_rows, rows.edges.tolist(), rows.filtered, len(rows.places)) == (0, [0], 0, 0)
@@ -135,28 +137,28 @@ def test_a_part_without_rows_has_the_planned_columns(file):
 def test_keys_of_the_path_are_columns(file):
     schema = pa.schema([pa.field("year", pa.int64()), pa.field("id", pa.int64()), pa.field("who", pa.string())])
     source = source_of(file, 8, 14, hive=(("year", "2020"), ("who", None)))
-    table = read(source, schema, [conditions_.parse("year = 2020")], 4, Opened()).table
+    table = read(source, schema, [conditions_.parse("year = 2020")], 4, InputCache()).table
     assert table.to_pylist() == [{"year": 2020, "id": i, "who": None} for i in range(8, 14)]
-    assert read(source, schema, [conditions_.parse("who = 'x'")], 4, Opened()).filtered == 6
+    assert read(source, schema, [conditions_.parse("who = 'x'")], 4, InputCache()).filtered == 6
 
 
 @pytest.mark.parametrize("bounds", [(0, ROWS), (20, 30)])
 def test_a_part_may_need_nothing_but_keys_of_the_path(file, bounds):
     schema = pa.schema([pa.field("year", pa.int64())])
-    table = read(source_of(file, *bounds, hive=(("year", "2020"),)), schema, [], 16, Opened()).table
+    table = read(source_of(file, *bounds, hive=(("year", "2020"),)), schema, [], 16, InputCache()).table
     assert table["year"].to_pylist() == [2020] * (bounds[1] - bounds[0])
 
 
 def test_a_dictionary_column_is_read_as_planned_values_and_back(file):
     for kind in (pa.string(), pa.dictionary(pa.int32(), pa.string())):
-        rows = read(source_of(file), pa.schema([pa.field("color", kind)]), [], 64, Opened())
+        rows = read(source_of(file), pa.schema([pa.field("color", kind)]), [], 64, InputCache())
         assert rows.table["color"].type == kind
         assert rows.table["color"].to_pylist() == pq.read_table(file)["color"].to_pylist()
 
 
 def test_bytes_read_grow_with_the_rows(file):
     schema = pa.schema([pq.read_schema(file).field("id")])
-    few, all_ = (read(source_of(file, 0, stop), schema, [], 64, Opened()).bytes_read for stop in (5, ROWS))
+    few, all_ = (read(source_of(file, 0, stop), schema, [], 64, InputCache()).bytes_read for stop in (5, ROWS))
     assert 0 < few < all_
 
 
@@ -165,7 +167,7 @@ def test_a_flat_column_is_not_ruled_out_by_a_struct_child_of_the_same_path(tmp_p
     path = tmp_path / "dots.parquet"
     pq.write_table(pa.table({"s.x": [1, 2, 3], "s": [{"x": 100}, {"x": 200}, {"x": 300}]}), path)
     schema = pa.schema([pa.field("s.x", pa.int64())])
-    rows = read(source_of(path, 0, 3), schema, [conditions_.parse("'s.x' < 10")], 16, Opened())
+    rows = read(source_of(path, 0, 3), schema, [conditions_.parse("'s.x' < 10")], 16, InputCache())
     assert rows.table["s.x"].to_pylist() == [1, 2, 3]
 
 
@@ -180,21 +182,21 @@ def test_a_cursor_gives_the_right_rows_in_any_order_and_again(big, seed):
     slices = [(start, min(start + step, BIG)) for start in range(0, BIG, step)]
     slices += chance.choices(slices, k=seed % 4)
     chance.shuffle(slices)
-    cursor = Cursor(Opened(), str(big), 0, ["id"])
+    cursor = Cursor(InputCache(), str(big), 0, ["id"])
     for start, stop in slices:
         assert np.array_equal(ids(cursor.take(start, stop)), np.arange(start, stop)), (start, stop, slices)
 
 
 def test_a_repeated_slice_behind_a_waiting_one_finds_its_rows(big):
     """The rows before it still wait for their slice, so it does not look late."""
-    cursor = Cursor(Opened(), str(big), 0, ["id"])
+    cursor = Cursor(InputCache(), str(big), 0, ["id"])
     for _ in range(2):
         assert np.array_equal(ids(cursor.take(65_536, 131_072)), np.arange(65_536, 131_072))
 
 
 def test_a_slice_read_twice_takes_nothing_from_its_neighbour(big):
     """Half a decoded batch, twice, is not the whole batch."""
-    cursor = Cursor(Opened(), str(big), 0, ["id"])
+    cursor = Cursor(InputCache(), str(big), 0, ["id"])
     cursor.take(65_536, 98_304)
     cursor.take(65_536, 98_304)
     assert np.array_equal(ids(cursor.take(98_304, 131_072)), np.arange(98_304, 131_072))
@@ -206,7 +208,7 @@ def test_slices_read_by_many_threads_are_right_each_time(big, seed):
     step = 28_672
     slices = [(start, min(start + step, BIG)) for start in range(0, BIG, step)] * 2
     slices.sort(key=lambda s: s[0] + chance.uniform(0, 4 * step))
-    schema, opened = pa.schema([pa.field("id", pa.int64())]), Opened()
+    schema, opened = pa.schema([pa.field("id", pa.int64())]), InputCache()
 
     def one(bounds):
         rows = read(source_of(big, *bounds), schema, [], 4096, opened)
@@ -222,7 +224,7 @@ def test_many_cursors_at_once_stay_right(tmp_path):
     paths = [tmp_path / f"{i}.parquet" for i in range(7)]
     for i, path in enumerate(paths):
         pq.write_table(pa.table({"id": np.arange(1000) + i * 1000}), path)
-    schema, opened = pa.schema([pa.field("id", pa.int64())]), Opened()
+    schema, opened = pa.schema([pa.field("id", pa.int64())]), InputCache()
     for start in range(0, 1000, 250):
         for i, path in enumerate(paths):
             rows = read(source_of(path, start, start + 250), schema, [], 50, opened)
@@ -250,39 +252,39 @@ def test_another_size_is_a_changed_input(own):
     pq.write_table(pa.table({"id": np.arange(101)}), own)
     os.utime(own, ns=(source.mtime_ns, source.mtime_ns))
     with pytest.raises(InputChanged, match="changed after it was planned"):
-        read(source, ID, [], 16, Opened())
+        read(source, ID, [], 16, InputCache())
 
 
 def test_another_time_is_a_changed_input(own):
     source = source_of(own, 0, 100)
     os.utime(own, ns=(source.mtime_ns, source.mtime_ns + 1))
     with pytest.raises(InputChanged, match=str(own)):
-        read(source, ID, [], 16, Opened())
+        read(source, ID, [], 16, InputCache())
 
 
 def test_a_file_that_is_gone_is_a_changed_input(own):
     source = source_of(own, 0, 100)
     own.unlink()
     with pytest.raises(InputChanged, match="nothing"):
-        read(source, ID, [], 16, Opened())
+        read(source, ID, [], 16, InputCache())
 
 
 def test_fewer_rows_than_planned_are_a_changed_input(own):
     source = planned_then(own, {"id": np.arange(99)})
     with pytest.raises(InputChanged, match="99 rows"):
-        read(source, ID, [], 16, Opened())
+        read(source, ID, [], 16, InputCache())
 
 
 def test_a_column_of_another_type_is_a_changed_input(own):
     source = planned_then(own, {"id": np.arange(100.0)})
     with pytest.raises(InputChanged, match="double instead of int64"):
-        read(source, ID, [], 16, Opened())
+        read(source, ID, [], 16, InputCache())
 
 
 def test_a_column_that_is_gone_is_a_changed_input(own):
     source = planned_then(own, {"other": np.arange(100)})
     with pytest.raises(InputChanged, match="id"):
-        read(source, ID, [], 16, Opened())
+        read(source, ID, [], 16, InputCache())
 
 
 @pytest.mark.parametrize("bounds", [(0, 100), (10, 20)])
@@ -291,7 +293,7 @@ def test_damaged_pages_are_an_unreadable_file(own, bounds):
     data[4:200] = b"\xff" * 196
     own.write_bytes(bytes(data))
     with pytest.raises(UnreadableFile, match="cannot be read as Parquet"):
-        read(source_of(own, *bounds), ID, [], 16, Opened())
+        read(source_of(own, *bounds), ID, [], 16, InputCache())
 
 
 def test_a_footer_is_parsed_once_for_all_parts_of_a_process(tmp_path, monkeypatch):
@@ -302,7 +304,7 @@ def test_a_footer_is_parsed_once_for_all_parts_of_a_process(tmp_path, monkeypatc
         "open_parquet",
         lambda path, md=None, n=1: (parsed.append(md is None), plain(path, md, n))[1],
     )
-    opened = Opened()
+    opened = InputCache()
     with ThreadPoolExecutor(8) as pool:
         parts = range(0, 4000, 10)
         tables = pool.map(lambda start: read(source_of(path, start, start + 10), ID, [], 50, opened).table, parts)
@@ -312,7 +314,7 @@ def test_a_footer_is_parsed_once_for_all_parts_of_a_process(tmp_path, monkeypatc
 
 
 def test_footers_of_many_files_are_not_kept(tmp_path):
-    opened = Opened()
+    opened = InputCache()
     paths = [write_groups(tmp_path / f"{i}.parquet", pa.table({"id": range(3)}), [3]) for i in range(300)]
     for path in paths + paths[:5]:
         assert opened.file(str(path)).starts == (0, 3)

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.runs import write
 
-from scorer.dataset.summary import File, look, problems_of, shared_name
+from scorer.dataset.summary import File, problems_of, shared_name, summarise
 from scorer.errors import InputError, UnreadableFile
 
 ONE = {"a": [1]}
@@ -24,7 +24,7 @@ def test_every_unreadable_file_counts_and_the_first_is_named(tmp_path):
     for name in ("b", "c", "d"):
         (tmp_path / f"{name}.parquet").write_bytes(b"PAR1 nothing PAR1")
     with pytest.raises(UnreadableFile, match="2 more") as caught:
-        look([str(tmp_path)])
+        summarise([str(tmp_path)])
     assert caught.value.where.endswith("b.parquet")
 
 
@@ -33,7 +33,7 @@ def test_a_broken_file_is_unreadable(tmp_path, content):
     path = tmp_path / "x.parquet"
     path.write_bytes(content)
     with pytest.raises(UnreadableFile, match=r"x\.parquet"):
-        look([str(path)])
+        summarise([str(path)])
 
 
 def hive_of(folder):
@@ -62,7 +62,7 @@ def test_keys_are_read_from_the_path(folder, keys):
 )  # fmt: skip
 def test_keys_are_whole_numbers_only_if_all_are(tmp_path, values, kind):
     fill(tmp_path, *(f"k={value}/a.parquet" for value in values))
-    dataset = look([str(tmp_path)])
+    dataset = summarise([str(tmp_path)])
     assert dataset.hive == pa.schema([("k", kind)])
     assert dataset.columns.names == ["a", "k"]
     assert {file.folder for file in dataset.files} == {f"k={value}" for value in values}
@@ -70,7 +70,7 @@ def test_keys_are_whole_numbers_only_if_all_are(tmp_path, values, kind):
 
 def test_a_key_that_is_a_column_too_is_the_column(tmp_path):
     fill(tmp_path, "a=5/x.parquet")
-    dataset = look([str(tmp_path)])
+    dataset = summarise([str(tmp_path)])
     assert dataset.columns == pa.schema([("a", pa.int64())])
     assert dataset.hive.names == ["a"]
 
@@ -79,13 +79,13 @@ def test_a_key_that_is_a_column_too_is_the_column(tmp_path):
 def test_folders_with_different_keys_are_refused(tmp_path, other):
     fill(tmp_path, "k=1/x.parquet", other)
     with pytest.raises(InputError, match="different keys"):
-        look([str(tmp_path)])
+        summarise([str(tmp_path)])
 
 
 def looked(tmp_path, *tables, **options):
     for i, table in enumerate(tables):
         write(tmp_path / f"{i}.parquet", table, **options)
-    return look([str(tmp_path)])
+    return summarise([str(tmp_path)])
 
 
 def test_the_order_of_columns_is_free(tmp_path):
@@ -157,7 +157,7 @@ def test_nulls_are_counted_where_statistics_are(tmp_path):
     dataset = looked(tmp_path, columns, columns, row_group_size=2)
     assert dataset.nulls == {"a": 4, "b": 0, "s": 2}
     write(tmp_path / "2.parquet", {"a": [None, 1], "b": [1, 1], "s": ["", ""]}, write_statistics=["b"])
-    assert look([str(tmp_path)]).nulls == {"b": 0}
+    assert summarise([str(tmp_path)]).nulls == {"b": 0}
 
 
 def test_only_dictionaries_that_paid_are_named(tmp_path):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer.display.tables import beside, cut, facts, pad, table, width, wrap
-from scorer.display.words import between, duration, many, size
+from scorer.display.tables import beside, facts, pad, shorten, table, width, wrap
+from scorer.display.words import duration, plural, size, time_range
 
 WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=60)
 
@@ -33,16 +33,16 @@ def test_width_is_what_a_terminal_takes(text, columns):
 
 
 def test_cut_never_splits_a_wide_letter():
-    assert cut("数据数据", 6) == "数..."
-    assert width(cut("数据数据", 6)) <= 6
-    assert cut("abc", 3) == "abc"
-    assert cut("abcd", 2) == ".."
+    assert shorten("数据数据", 6) == "数..."
+    assert width(shorten("数据数据", 6)) <= 6
+    assert shorten("abc", 3) == "abc"
+    assert shorten("abcd", 2) == ".."
 
 
 @given(WORDS, st.integers(0, 40))
 def test_cut_fits_and_pad_fills(text, columns):
-    assert width(cut(text, columns)) <= columns
-    assert width(pad(cut(text, columns), columns)) == columns
+    assert width(shorten(text, columns)) <= columns
+    assert width(pad(shorten(text, columns), columns)) == columns
 
 
 @given(WORDS, st.integers(2, 40))
@@ -107,10 +107,10 @@ def test_two_blocks_stand_side_by_side():
     ],
 )
 def test_a_stretch_of_time_is_said_no_finer_than_it_is_known(seconds, text):
-    assert between(*seconds) == text
+    assert time_range(*seconds) == text
 
 
 def test_amounts_are_said_for_a_person():
     assert [size(n) for n in (0, 999, 1234, 5.6e9, 2e15)] == ["0 B", "999 B", "1.2 kB", "5.6 GB", "2000.0 TB"]
     assert [duration(s) for s in (0.31, 12, 75, 3725)] == ["0.3 s", "12 s", "1 min 15 s", "1 h 2 min"]
-    assert [many(n, "part") for n in (0, 1, 1200)] == ["0 parts", "1 part", "1,200 parts"]
+    assert [plural(n, "part") for n in (0, 1, 1200)] == ["0 parts", "1 part", "1,200 parts"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from support.pseudo_terminal import Terminal
+from support.pseudo_terminal import PseudoTerminal
 from support.runs import MODELS
 
 from scorer.display.tables import width
-from scorer.display.terminal import Foot, Look, error_text
+from scorer.display.terminal import LiveLines, Terminal, error_text
 
 DENSE = MODELS / "dense28.onnx"
 
@@ -18,7 +18,7 @@ SLOW = ("--batch-rows", 8, "--part-bytes", "96KiB", "--no-tune", "--threads", 1)
 
 
 def test_lines_are_drawn_in_place_and_what_is_said_stays_above(window):
-    foot = Foot(window)
+    foot = LiveLines(window)
     foot.draw(["one", "two"])
     foot.draw(["one", "three"])
     foot.draw(["one", "four"], said=["a notice"])
@@ -30,7 +30,7 @@ def test_lines_are_drawn_in_place_and_what_is_said_stays_above(window):
 
 
 def test_a_frame_is_one_write_and_the_same_frame_is_none(window):
-    foot = Foot(window)
+    foot = LiveLines(window)
     foot.draw(["one", "two"])
     foot.draw(["one", "two"])
     assert window.writes == 1
@@ -42,7 +42,7 @@ def test_a_frame_is_one_write_and_the_same_frame_is_none(window):
 
 @pytest.mark.parametrize("length", [79, 80, 81, 160, 161])
 def test_a_long_line_that_is_said_is_whole_and_leaves_nothing_of_the_lines(window, length):
-    foot = Foot(window)
+    foot = LiveLines(window)
     foot.draw(["." * 70] * 3)
     foot.draw(["after"], said=["x" * length])
     assert "".join(window.screen.lines) == "x" * length + "after"
@@ -50,7 +50,7 @@ def test_a_long_line_that_is_said_is_whole_and_leaves_nothing_of_the_lines(windo
 
 def test_at_the_foot_of_a_full_screen_nothing_is_left_above(window):
     window.write("\n".join(f"line {n}" for n in range(40)) + "\n")
-    foot = Foot(window)
+    foot = LiveLines(window)
     for n in range(5):
         foot.draw([f"a {n}", f"b {n}", f"c {n}"], said=[f"notice {n}"] if n % 2 else [])
     assert window.screen.text.splitlines()[-6:] == ["line 39", "notice 1", "notice 3", "a 4", "b 4", "c 4"]
@@ -58,7 +58,7 @@ def test_at_the_foot_of_a_full_screen_nothing_is_left_above(window):
 
 @pytest.mark.parametrize("columns", [100, 61, 60, 40, 20])
 def test_a_window_that_changes_keeps_no_old_lines(window, columns):
-    foot = Foot(window)
+    foot = LiveLines(window)
     foot.draw(["x" * 75, "y" * 60, "z"], said=["notice"])
     window.screen.resize(columns)
     foot.draw(["after"])
@@ -67,7 +67,7 @@ def test_a_window_that_changes_keeps_no_old_lines(window, columns):
 
 def test_a_low_window_gets_fewer_lines(window):
     window.screen.rows = 4
-    Foot(window).draw(["a", "b", "c", "d"])
+    LiveLines(window).draw(["a", "b", "c", "d"])
     assert window.screen.lines == ["a", "b"]
 
 
@@ -76,7 +76,7 @@ def test_what_worker_processes_and_native_code_print_goes_above_the_lines(fewer2
         "import os\n\n\ndef make(frame):\n    print('printed in a worker')\n"
         "    os.write(2, b'written by native code\\n')\n    return frame\n"
     )
-    seen = Terminal(
+    seen = PseudoTerminal(
         "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", *SLOW[:-2], "--transform", "chatty:make",
         cwd=tmp_path, rows=60,
     )  # fmt: skip
@@ -93,11 +93,11 @@ def test_an_error_wraps_below_its_labels_and_its_hint_stays_whole():
     text = (
         "a column is missing\n  where:    in.parquet\n  found:    " + "f1, " * 20 + "f9\nHint: scorer run " + "x" * 60
     )
-    shown = error_text(text, Look(columns=60)).splitlines()
+    shown = error_text(text, Terminal(columns=60)).splitlines()
     assert shown[:2] == ["Error: a column is missing", "  where:    in.parquet"]
     assert max(map(width, shown[:-1])) <= 60
     assert shown[3].startswith(" " * 12 + "f1,")
     assert shown[-1] == "Hint: scorer run " + "x" * 60
-    assert len(error_text("a\nHint: " + "word " * 20, Look(columns=60)).splitlines()) == 3
-    assert error_text(text, Look()) == f"Error: {text}"
-    assert error_text(text, Look(colours=True)).startswith("\x1b[1;31mError:\x1b[0m a column")
+    assert len(error_text("a\nHint: " + "word " * 20, Terminal(columns=60)).splitlines()) == 3
+    assert error_text(text, Terminal()) == f"Error: {text}"
+    assert error_text(text, Terminal(colours=True)).startswith("\x1b[1;31mError:\x1b[0m a column")

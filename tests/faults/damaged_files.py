@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from onnx import TensorProto
 
 from scorer.cli import main as main_
-from scorer.host.crash import survived
+from scorer.host.crash import run_supervised
 
 MODELS = Path(__file__).parent.parent / "models"
 SOUND = ["sum3", "dense28", "strings", "zipmap", "gather", "wide_output", "fixed3", "two_outputs", "float16"]
@@ -290,7 +290,7 @@ def commanded(arguments: list[str], folder: Path) -> tuple[int | None, str]:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.argv = ["scorer", *arguments]
         try:
-            survived(main_.main)
+            run_supervised(main_.main)
         except SystemExit as end:
             sys.stderr.flush()
             os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)

@@ -96,23 +96,23 @@ def test_several_devices_in_one_process_are_refused(kind):
 def test_each_process_sees_its_own_device_and_a_replaced_one_the_same(tmp_path):
     each = [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}]
     asked = build_cluster({"cluster": "processes", "workers": 3, "threads": 1})
-    with connect.connect(asked, tmp_path, each=each) as crew:
+    with connect.connect(asked, tmp_path, each=each) as workers:
 
         def seen():
-            return sorted(crew.client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values())
+            return sorted(workers.client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values())
 
         assert seen() in (["4", "4", "6"], ["4", "6", "6"])
         first = seen()
-        crew.client.restart_workers(list(crew.client.nthreads())[:1])
-        crew.client.wait_for_workers(3, timeout=30)
+        workers.client.restart_workers(list(workers.client.nthreads())[:1])
+        workers.client.wait_for_workers(3, timeout=30)
         assert seen() == first
 
 
 @pytest.mark.parametrize(("ours", "far", "number"), [(True, True, 0), (True, False, 1), (False, True, 1)])
 def test_our_processes_know_their_card_as_their_first(tmp_path, ours, far, number):
     plan = scorer.prepare(floats(tmp_path, 10), MODELS / "dense28.onnx", tmp_path / "out").check()
-    crew = connect.Crew(client=None, words="", ours=ours, far=far)
-    there = on_their_card(plan, devices.parse("cuda:1,3"), crew)
+    workers = connect.Workers(client=None, description="", owned=ours, remote=far)
+    there = on_their_card(plan, devices.parse("cuda:1,3"), workers)
     assert there.session.gpu == number
     assert there.plan_hash == plan.plan_hash
 
@@ -129,7 +129,7 @@ def test_which_of_several_devices_makes_no_other_plan(tmp_path):
 def test_batches_grow_while_it_pays(rows, tmp_path):
     path = floats(tmp_path, rows)
     plan = scorer.prepare(path, MODELS / "dense28.onnx", tmp_path / "out")
-    found = tuning.grown(Session(session_spec("dense28")), plan.frozen.binding, pq.read_table(path), 1e-5)
+    found = tuning.grow_batches(Session(session_spec("dense28")), plan.frozen.binding, pq.read_table(path), 1e-5)
     assert found.batch_rows <= max(rows, cutting.BATCH_ROWS)
     assert found.rows_per_s > 0
     assert found.trials or rows < tuning.CONVERTED_BATCH_ROWS

@@ -12,7 +12,7 @@ import time
 
 import psutil
 import pytest
-from support.pseudo_terminal import Terminal
+from support.pseudo_terminal import PseudoTerminal
 from support.runs import MODELS
 
 from scorer.host import signals
@@ -97,7 +97,7 @@ def workers_of(process):
 
 def test_ctrl_c_while_worker_processes_start_is_not_lost(fewer28, tmp_path):
     out = tmp_path / "out"
-    seen = Terminal("run", fewer28, "--model", MODELS / "dense28.onnx", "--output", out, "--cluster", "processes")
+    seen = PseudoTerminal("run", fewer28, "--model", MODELS / "dense28.onnx", "--output", out, "--cluster", "processes")
     ends = time.monotonic() + 30
     while not workers_of(seen.process):
         assert time.monotonic() < ends

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from scorer.errors import OptionsError, PreflightError
 from scorer.options.request import FIELDS, GROUPS, KEYS, Asked, Options, build, read_toml
-from scorer.options.values import parse_budget, parse_size, within
+from scorer.options.values import parse_budget, parse_size, within_budget
 
 BASE = {"input": "data", "model": "m.onnx"}
 
@@ -93,8 +93,8 @@ def test_a_budget_that_makes_no_sense_is_refused(text):
 @settings(max_examples=300, deadline=None)
 @given(count=st.integers(0, 1000), total=st.integers(0, 1000), amount=st.integers(0, 100))
 def test_a_budget_holds_exactly_up_to_its_amount(count, total, amount):
-    assert within(str(amount), count, total) == (count <= amount)
-    assert within(f"{amount}%", count, total) == (count * 100 <= amount * total)
+    assert within_budget(str(amount), count, total) == (count <= amount)
+    assert within_budget(f"{amount}%", count, total) == (count * 100 <= amount * total)
 
 
 @pytest.mark.parametrize(

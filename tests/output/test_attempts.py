@@ -179,7 +179,7 @@ def test_a_part_is_suspected_after_a_crash_or_two_deaths(staging):
     assert not attempts.begin(staging, name).suspect
     left_by(staging, "k=1__part-00003", 1)
     assert attempts.begin(staging, name).suspect
-    attempts.forgive(staging, name)
+    attempts.clear_marks(staging, name)
     assert not attempts.begin(staging, name).suspect
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import strategies
 
-from scorer.arrow import against, decode_schema, digest, encode_schema
-from scorer.dataset.cursors import Opened
+from scorer.arrow import conform, decode_schema, digest, encode_schema
+from scorer.dataset.cursors import InputCache
 from scorer.dataset.reader import Source, rows_at
 from scorer.errors import CommitError, OutputFull
 from scorer.events import Counts, Proof
@@ -119,18 +119,18 @@ def test_nan_scores_have_a_digest():
 
 def test_the_planned_schema_is_what_is_written():
     field = pa.field("y", pa.float32(), nullable=False, metadata={"unit": "m"})
-    got = against(table(1.0, 2.0), pa.schema([field], {"geo": "x"}))
+    got = conform(table(1.0, 2.0), pa.schema([field], {"geo": "x"}))
     assert got.schema.equals(pa.schema([field], {"geo": "x"}), check_metadata=True)
 
 
 def test_nulls_where_the_schema_has_none_are_refused():
     with pytest.raises(CommitError, match="'y' has nulls"):
-        against(table(1.0, None), pa.schema([pa.field("y", pa.float32(), nullable=False)]))
+        conform(table(1.0, None), pa.schema([pa.field("y", pa.float32(), nullable=False)]))
 
 
 def test_columns_are_put_in_the_planned_order_and_encoding():
     schema = pa.schema([("b", pa.dictionary(pa.int32(), pa.string())), ("a", pa.int64())])
-    got = against(pa.table({"a": [1], "b": ["x"]}), schema)
+    got = conform(pa.table({"a": [1], "b": ["x"]}), schema)
     assert got.schema.equals(schema)
     assert got.to_pylist() == [{"b": "x", "a": 1}]
 
@@ -299,7 +299,7 @@ def source(tmp_path):
 def test_bad_rows_keep_all_columns_and_say_why(staging, source, rows):
     why = [("feed" if row % 2 else "infer", f"row {row}") for row in rows]
     bad = [(reason, stage, source.path, row) for row, (stage, reason) in zip(rows, why, strict=True)]
-    name = write_quarantine(staging, "k=1/part-00001.parquet", "abc", rows_at(source, rows, Opened()), bad)
+    name = write_quarantine(staging, "k=1/part-00001.parquet", "abc", rows_at(source, rows, InputCache()), bad)
     assert name == "k=1__part-00001.abc.parquet"
     got = pq.ParquetFile(staging.quarantine / name).read()
     assert got.column_names == ["id", "text", "tags", "color", "_error", "_stage", "_file", "_row"]

@@ -11,7 +11,7 @@ from support import strategies
 
 from scorer.dataset.summary import File
 from scorer.plan.parts import PlannedFile, run_lengths
-from scorer.preflight.cutting import HANDED_S, Size, cut, least_rows, part_rows, plan_files
+from scorer.preflight.cutting import HANDED_S, Size, cut_parts, least_rows, part_rows, plan_files
 
 TARGETS = st.integers(1, 6_000)
 
@@ -43,13 +43,13 @@ def verify(groups, parts, target, grid, limit):
 @settings(max_examples=3_000, deadline=None)
 @given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS)
 def test_parts_cover_every_row_once_and_in_order(groups, target, grid, limit):
-    verify(groups, cut(groups, Size(target, grid), limit), target, grid, limit)
+    verify(groups, cut_parts(groups, Size(target, grid), limit), target, grid, limit)
 
 
 @settings(max_examples=500, deadline=None)
 @given(group=st.integers(1, 50_000), target=TARGETS, grid=GRIDS)
 def test_a_large_row_group_is_cut_into_nearly_equal_slices(group, target, grid):
-    parts = cut([group], Size(target, grid))
+    parts = cut_parts([group], Size(target, grid))
     assert max(parts[:-1], default=0) - min(parts[:-1], default=0) <= grid
     assert parts[-1] <= parts[0]
     if grid == 1:
@@ -58,13 +58,13 @@ def test_a_large_row_group_is_cut_into_nearly_equal_slices(group, target, grid):
 
 def test_a_single_row_group_makes_work_for_all_threads():
     rows = part_rows(1_000_000, 100, 64 * 2**20, threads=16, rows_per_s=1e6)
-    assert len(cut([1_000_000], Size(rows, 4096))) >= 9
+    assert len(cut_parts([1_000_000], Size(rows, 4096))) >= 9
 
 
 @settings(max_examples=1_000, deadline=None)
 @given(groups=strategies.row_groups(100), target=TARGETS, grid=GRIDS)
 def test_small_row_groups_share_a_part_up_to_the_target(groups, target, grid):
-    parts = cut(groups, Size(target, grid))
+    parts = cut_parts(groups, Size(target, grid))
     for one, following in pairwise(parts):
         assert one + following > min(target, max(groups)) or following <= max(groups)
     if sum(groups) <= target:
@@ -111,12 +111,12 @@ def test_parts_are_worth_their_overhead_when_memory_allows():
 @given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS, threads=st.integers(1, 64))
 def test_parts_that_shrink_towards_the_end_cover_every_row_too(groups, target, grid, limit, threads):
     least = max(1, target // 4)
-    parts = cut(groups, Size(target, grid, threads, least), limit)
+    parts = cut_parts(groups, Size(target, grid, threads, least), limit)
     verify(groups, parts, target, grid, limit)
 
 
 def test_the_last_parts_are_a_quarter_of_the_others():
-    parts = cut([10_000], Size(1_000, 10, 2, 250))
+    parts = cut_parts([10_000], Size(1_000, 10, 2, 250))
     assert parts[0] > 900
     assert parts[-3:] == [250, 250, 250] or max(parts[-3:]) <= 300
     assert parts == sorted(parts, reverse=True)

@@ -74,7 +74,7 @@ def test_row_groups_as_asked(tmp_path):
 def test_real_flights_take_less_room_than_with_everybodys_defaults(tmp_path):
     table = pq.read_table(FLIGHTS / "flights.parquet")
     chosen = choose(
-        scorer.dataset.summary.look([str(FLIGHTS / "flights.parquet")]),
+        scorer.dataset.summary.summarise([str(FLIGHTS / "flights.parquet")]),
         scorer.options.request.OutputOptions(),
         table,
         table.select([]),

@@ -17,7 +17,7 @@ from scorer.host import cache as cache_
 from scorer.plan.prepared import Plan
 from scorer.preflight import tuning
 from scorer.preflight.cutting import BATCH_ROWS
-from scorer.report.outcome import verdict
+from scorer.report.outcome import bottleneck_of
 from scorer.scoring import batches
 
 ROWS = 60_000
@@ -67,8 +67,8 @@ def test_nothing_is_kept_where_the_folder_cannot_be_written(floats, tmp_path, mo
 
 def test_nothing_is_kept_on_a_file_system_that_others_share(cache, monkeypatch):
     monkeypatch.setattr(cache_, "_is_remote", lambda _: True)
-    cache_.keep("key", {"batch_rows": 1})
-    assert cache_.recall("key") is None
+    cache_.store("key", {"batch_rows": 1})
+    assert cache_.load("key") is None
     assert not cache.exists()
 
 
@@ -188,7 +188,7 @@ def test_the_probe_takes_a_small_share_of_the_work():
     ({"read": 6.0, "infer": 4.0}, 5.0, "read", 2.5),
 ])  # fmt: skip
 def test_the_bottleneck_is_what_takes_the_most_of_the_threads_time(spent, seconds, stage, gain):
-    found = verdict(Stages(**spent), seconds, 2)
+    found = bottleneck_of(Stages(**spent), seconds, 2)
     assert found.stage == stage
     assert found.gain == pytest.approx(gain)
     assert sum(found.shares.values()) == pytest.approx(1, abs=1e-3)
@@ -196,7 +196,7 @@ def test_the_bottleneck_is_what_takes_the_most_of_the_threads_time(spent, second
 
 
 def test_nothing_done_has_no_bottleneck():
-    assert verdict(Stages(), 1.0, 2) is None
+    assert bottleneck_of(Stages(), 1.0, 2) is None
 
 
 def test_a_heavy_net_is_given_the_rows_at_which_it_streams_its_weights_best():

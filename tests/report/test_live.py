@@ -11,12 +11,12 @@ import time
 
 import numpy as np
 import pytest
-from support.pseudo_terminal import Terminal
+from support.pseudo_terminal import PseudoTerminal
 from support.runs import MODELS, command, write
 from support.watched_runs import HALF, TICK, Clock, ended
 
 from scorer.display.tables import width
-from scorer.display.terminal import Look, Watcher
+from scorer.display.terminal import Terminal, Watcher
 from scorer.events import (
     Notice,
     PartFailed,
@@ -39,13 +39,13 @@ READY = PlanReady(parts=10, done=0, rows=1000, rows_done=0, output="out", where=
 @pytest.mark.parametrize("columns", [40, 60, 80, 119, 120, 121, 160, 300])
 @pytest.mark.parametrize("lines", [True, False])
 def test_no_live_line_reaches_the_edge_of_the_window(columns, lines):
-    shown = block(HALF, Look(columns=columns, lines=lines, colours=True))
+    shown = block(HALF, Terminal(columns=columns, lines=lines, colours=True))
     assert max(map(width, shown)) < columns
     assert lines or "\n".join(shown).isascii()
 
 
 def test_live_lines_say_all_there_is_at_80_columns():
-    assert block(HALF, Look(columns=80)) == [
+    assert block(HALF, Terminal(columns=80)) == [
         "  " + "#" * 43 + "." * 27 + "  62%",
         "  time       13 s, 20 to 25 s left",
         "  rows       4,960,000 of 8,000,000, 12 quarantined, 9,120 filtered",
@@ -57,8 +57,8 @@ def test_live_lines_say_all_there_is_at_80_columns():
 
 
 def test_a_wide_window_has_two_blocks():
-    assert len(block(HALF, Look(columns=80))) == 7
-    assert len(block(HALF, Look(columns=160))) == 4
+    assert len(block(HALF, Terminal(columns=80))) == 7
+    assert len(block(HALF, Terminal(columns=160))) == 4
 
 
 def test_the_line_of_a_log_says_the_same():
@@ -72,7 +72,7 @@ def test_before_anything_is_known_the_plan_s_forecast_is_told():
     progress = Progress(clock := Clock())
     progress(PlanReady(parts=10, done=0, rows=1000, rows_done=0, output="out", where="", forecast_s=(30.0, 90.0)))
     clock.now += 10
-    assert "10 s, the plan says 20 to 80 s left" in "\n".join(block(progress.seen(), Look(columns=80)))
+    assert "10 s, the plan says 20 to 80 s left" in "\n".join(block(progress.seen(), Terminal(columns=80)))
 
 
 def test_progress_adds_up_and_survives_a_file():
@@ -143,7 +143,7 @@ def test_stopping_is_said_even_from_a_signal_s_handler_in_the_middle_of_a_frame(
 
 def test_a_debugger_s_mode_draws_nothing_in_place(tmp_path):
     write(tmp_path / "in.parquet", {f"f{i}": np.ones(10, np.float32) for i in range(28)})
-    seen = Terminal("run", tmp_path / "in.parquet", "--model", DENSE, "--cluster", "synchronous")
+    seen = PseudoTerminal("run", tmp_path / "in.parquet", "--model", DENSE, "--cluster", "synchronous")
     assert seen.end() == 0
     assert "\x1b[J" not in seen.output
 
@@ -172,7 +172,9 @@ def test_where_nobody_looks_there_is_a_line_every_few_seconds_and_fewer_after_ho
 
 @pytest.mark.parametrize("columns", [60, pytest.param(80, marks=pytest.mark.slow), 160])
 def test_a_run_on_a_terminal_shows_its_lines_and_leaves_a_summary(fewer28, tmp_path, columns):
-    seen = Terminal("run", fewer28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, columns=columns, rows=40)
+    seen = PseudoTerminal(
+        "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, columns=columns, rows=40
+    )
     during = list(seen.until(lambda screen: re.search(r"[1-9]\d* of \d+ committed", screen.text)).lines)
     assert any(set("━╸─") & set(one) for one in during)  # nothing is full yet where parts are many
     labels = re.findall(r"(?m) {2}(time|rows|speed|parts|data|workers) {2}", "\n".join(during))
@@ -188,7 +190,7 @@ def test_a_run_on_a_terminal_shows_its_lines_and_leaves_a_summary(fewer28, tmp_p
 
 def test_ctrl_c_leaves_a_clean_terminal(fewer28, tmp_path):
     arguments = ("run", fewer28, "--model", DENSE, "--output", tmp_path / "out", *SLOW)
-    seen = Terminal(*arguments)
+    seen = PseudoTerminal(*arguments)
     seen.until(lambda screen: re.search(r"[1-9]\d* of \d+ committed", screen.text))
     seen.type("\x03")
     assert seen.end() == 130
@@ -198,13 +200,13 @@ def test_ctrl_c_leaves_a_clean_terminal(fewer28, tmp_path):
     assert "━" not in text
     assert "^C" not in text
     assert seen.screen.column == 0
-    again = Terminal(*arguments)
+    again = PseudoTerminal(*arguments)
     assert again.end() == 0
     assert "of an earlier run" in again.screen.text
 
 
 def test_a_window_made_narrow_during_a_run_keeps_no_old_lines(floats28, tmp_path):
-    seen = Terminal("run", floats28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, columns=100, rows=40)
+    seen = PseudoTerminal("run", floats28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, columns=100, rows=40)
     seen.until(lambda screen: re.search(r"[1-9]\d* of \d+ committed", screen.text))
     seen.resize(50, 40)
     seen.screen.resize(50)
@@ -217,7 +219,7 @@ def test_a_window_made_narrow_during_a_run_keeps_no_old_lines(floats28, tmp_path
 
 
 def test_no_color_takes_the_colours_and_leaves_the_lines(fewer28, tmp_path):
-    seen = Terminal("run", fewer28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, NO_COLOR="1")
+    seen = PseudoTerminal("run", fewer28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, NO_COLOR="1")
     seen.until("committed")
     assert seen.end() == 0
     assert not re.search(r"\x1b\[[0-9;]*m", seen.output)
@@ -225,21 +227,21 @@ def test_no_color_takes_the_colours_and_leaves_the_lines(fewer28, tmp_path):
 
 def test_a_dumb_terminal_gets_lines_only(tmp_path):
     write(tmp_path / "in.parquet", {f"f{i}": np.ones(10, np.float32) for i in range(28)})
-    seen = Terminal("run", tmp_path / "in.parquet", "--model", DENSE, TERM="dumb")
+    seen = PseudoTerminal("run", tmp_path / "in.parquet", "--model", DENSE, TERM="dumb")
     assert seen.end() == 0
     assert "\x1b" not in seen.output
 
 
 def test_quiet_shows_the_summary_only(tmp_path):
     write(tmp_path / "in.parquet", {f"f{i}": np.ones(10, np.float32) for i in range(28)})
-    seen = Terminal("run", tmp_path / "in.parquet", "--model", DENSE, "--quiet")
+    seen = PseudoTerminal("run", tmp_path / "in.parquet", "--model", DENSE, "--quiet")
     assert seen.end() == 0
     assert seen.screen.lines[0].startswith("10 rows in = 10 scored")
 
 
 def test_a_refusal_on_a_terminal_takes_the_lines_away(tmp_path):
     write(tmp_path / "in.parquet", {"a": [1.0]})
-    seen = Terminal("run", tmp_path / "in.parquet", "--model", DENSE, columns=60)
+    seen = PseudoTerminal("run", tmp_path / "in.parquet", "--model", DENSE, columns=60)
     assert seen.end() == 3
     assert seen.screen.lines[0].startswith("Error: ")
     assert "getting ready" not in seen.screen.text
@@ -255,7 +257,7 @@ def test_escapes_in_names_are_shown_not_sent_on_a_terminal_with_colours(tmp_path
         "inspect": ("inspect", MODELS / "lying.onnx", "--input", "in.parquet"),
         "run": ("run", "in.parquet", "--model", MODELS / "lying.onnx", "-v"),
     }[what]
-    seen = Terminal(*asked, cwd=tmp_path)
+    seen = PseudoTerminal(*asked, cwd=tmp_path)
     assert seen.end() == 0, (seen.screen.text, feed)
     assert "\x1b[2J" not in seen.output
     assert "\x07" not in seen.output
@@ -263,7 +265,7 @@ def test_escapes_in_names_are_shown_not_sent_on_a_terminal_with_colours(tmp_path
 
 
 def test_status_reads_files_only_and_follows_a_run_to_its_end(floats28, tmp_path):
-    run = Terminal("run", floats28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, "--batch-rows", 1)
+    run = PseudoTerminal("run", floats28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, "--batch-rows", 1)
     run.until(lambda screen: re.search(r"[1-9]\d* of \d+ committed", screen.text))
     ends = time.monotonic() + 2.5
     run.until(lambda _: time.monotonic() > ends)
@@ -271,7 +273,7 @@ def test_status_reads_files_only_and_follows_a_run_to_its_end(floats28, tmp_path
     assert found["state"] == "running"
     assert 0 < found["done"] <= found["parts"]
     assert {"rows_per_s", "rows_per_s_now", "left_s", "memory_bytes", "workers", "bytes_read", "age_s"} <= found.keys()
-    watch = Terminal("status", tmp_path / "out", "--watch")
+    watch = PseudoTerminal("status", tmp_path / "out", "--watch")
     watch.until("committed")
     assert run.end() == 0
     assert watch.end() == 0
@@ -280,9 +282,9 @@ def test_status_reads_files_only_and_follows_a_run_to_its_end(floats28, tmp_path
 
 
 def test_watching_is_ended_by_ctrl_c_and_the_run_goes_on(floats28, tmp_path):
-    run = Terminal("run", floats28, "--model", DENSE, "--output", tmp_path / "out", *SLOW)
+    run = PseudoTerminal("run", floats28, "--model", DENSE, "--output", tmp_path / "out", *SLOW)
     run.until(lambda screen: re.search(r"[1-9]\d* of \d+ committed", screen.text))
-    watch = Terminal("status", tmp_path / "out", "--watch")
+    watch = PseudoTerminal("status", tmp_path / "out", "--watch")
     watch.until("running: ")
     watch.type("\x03")
     assert watch.end() == 0

@@ -280,7 +280,7 @@ def origin(**other):
 
 @pytest.mark.parametrize("other", [{"group": -1}, {"host": "elsewhere"}, {"pid": signals.Origin.here().pid}])
 def test_interrupts_that_are_not_the_driver_s_are_heard(heard, other):
-    again = signals.deaf_to(origin(**other))
+    again = signals.ignore_interrupts_from(origin(**other))
     signal.raise_signal(signal.SIGINT)
     again()
     assert len(heard) == 1
@@ -290,7 +290,7 @@ def test_the_driver_s_interrupts_are_not_heard_until_a_while_after_the_last_run(
     assert origin().host == socket.gethostname()
     clock = Clock()
     monkeypatch.setattr(signals.time, "monotonic", clock)
-    first, second = signals.deaf_to(origin()), signals.deaf_to(origin())
+    first, second = signals.ignore_interrupts_from(origin()), signals.ignore_interrupts_from(origin())
     first()
     signal.raise_signal(signal.SIGINT)
     second()

@@ -359,7 +359,7 @@ def test_words_and_few_whole_numbers_are_counted_one_by_one(odd_scores):
 def test_lists_with_nulls_have_a_histogram_of_their_values():
     lists = pa.array([[1.0, 2.0], None, [3.0, float("nan")]] * 100, pa.list_(pa.float32(), 2))
     table = pa.table({"v": lists, "s": pa.array(["a", None, "b"] * 100).dictionary_encode(), "t": [b"x"] * 300})
-    vector, text, raw = distributions.distributions(distributions.Sample(table=table, groups=1, rows=300))
+    vector, text, raw = distributions.distributions(distributions.ScoreSample(table=table, groups=1, rows=300))
     assert ("nulls", "100 (33.33%)") in vector.facts
     assert ("NaN", "100 (25.00%)") in vector.facts
     assert vector.plot is not None

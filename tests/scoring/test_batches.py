@@ -16,7 +16,7 @@ from support import strategies
 from support.runs import MODELS, oracle
 
 from scorer.binding.inputs import bind
-from scorer.binding.outputs import fetched, output_schema
+from scorer.binding.outputs import output_schema, requested_fetches
 from scorer.errors import BindingError, OutOfMemory, ScorerError, ShapeMismatch
 from scorer.model.protobuf import inspect_model
 from scorer.model.session import Session
@@ -42,7 +42,7 @@ def bound(path, table, **options):
     spec, session = load(path)
     asked = BindingOptions(**options)
     binding, problems = bind(asked, spec, table.schema)
-    wanted, more = fetched(asked, spec)
+    wanted, more = requested_fetches(asked, spec)
     assert [*problems, *more] == []
     fetches, wrong = trial.outputs(session, binding, wanted, table, spec, asked.prefix)
     if wrong:

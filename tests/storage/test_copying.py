@@ -20,14 +20,14 @@ from support.runs import MODELS, cli, read
 from support.strategies import TEXT
 
 import scorer
-from scorer.arrow import against
+from scorer.arrow import conform
 from scorer.dataset import cursors, reader
 from scorer.errors import ScorerError
 from scorer.model.protobuf import inspect_model
 from scorer.storage import _pages as pages
 from scorer.storage import _thrift as thrift
 from scorer.storage import copying
-from scorer.storage.copying import Form, Taken, alike
+from scorer.storage.copying import CopiedGroups, FileForm, copyable
 from scorer.storage.encoding import Storage
 
 MODEL = MODELS / "named3.onnx"
@@ -82,16 +82,16 @@ def copied(source, target, groups=None):
     """All columns of a file's row groups into another, beside a score; gives what was read back."""
     with pq.ParquetFile(source) as parquet:
         metadata, schema = parquet.metadata, parquet.schema_arrow
-        form = Form.of(schema.append(SCORE), PLAIN)
-        found = alike(form, parquet, schema.names)
+        form = FileForm.of(schema.append(SCORE), PLAIN)
+        found = copyable(form, parquet, schema.names)
     groups = tuple(range(metadata.num_row_groups)) if groups is None else groups
     rows = sum(metadata.row_group(i).num_rows for i in groups)
     scores = pa.table({"score": np.arange(rows, dtype=np.float32)})
     unlike = [name for name in schema.names if name not in found]
     own = pq.ParquetFile(source).read_row_groups(groups, columns=unlike) if unlike else pa.table({})
     table = pa.table(dict(zip([*unlike, "score"], [*own.columns, *scores.columns], strict=True)))
-    taken = Taken(str(source), metadata, groups, found)
-    table = against(table, pa.schema([field for field in form.schema if field.name not in found]))
+    taken = CopiedGroups(str(source), metadata, groups, found)
+    table = conform(table, pa.schema([field for field in form.schema if field.name not in found]))
     copying.write(target, table, form, taken, {b"scorer": b"x" * 300})
     return found, pq.read_table(target, page_checksum_verification=True)
 
@@ -183,14 +183,14 @@ def test_some_row_groups_of_a_file(tmp_path):
 def test_what_means_something_else_is_not_copied(theirs, ours, tmp_path):
     pq.write_table(pa.schema([theirs]).empty_table(), tmp_path / "in.parquet")
     with pq.ParquetFile(tmp_path / "in.parquet") as parquet:
-        assert alike(Form.of(pa.schema([ours]), PLAIN), parquet, ["v"]) == {}
+        assert copyable(FileForm.of(pa.schema([ours]), PLAIN), parquet, ["v"]) == {}
 
 
 def test_old_times_of_spark_are_not_copied(tmp_path):
     table = pa.table({"v": pa.array([1, 2], pa.timestamp("us"))})
     pq.write_table(table, tmp_path / "in.parquet", use_deprecated_int96_timestamps=True)
     with pq.ParquetFile(tmp_path / "in.parquet", coerce_int96_timestamp_unit="us") as parquet:
-        assert alike(Form.of(table.schema, PLAIN), parquet, ["v"]) == {}
+        assert copyable(FileForm.of(table.schema, PLAIN), parquet, ["v"]) == {}
 
 
 def kept_table(rows=40_000, seed=0):
@@ -357,7 +357,7 @@ def test_a_damaged_page_without_a_checksum_is_an_error_before_anything_is_publis
 def test_a_column_with_fewer_values_than_rows_is_an_error(tmp_path):
     short = tmp_path / "short.parquet"
     pq.write_table(kept_table(20_000).select(["id"]), short, use_dictionary=False, compression="none")
-    form = Form.of(pa.schema([pa.field("id", pa.int64()), SCORE]), PLAIN)
+    form = FileForm.of(pa.schema([pa.field("id", pa.int64()), SCORE]), PLAIN)
     column, leaf = pq.read_metadata(short).row_group(0).column(0), form.leaves[0]
     with pages.Pages.opened(str(short)) as source, (tmp_path / "out").open("wb", buffering=0) as file:
         copying._take(source, copying._Into(file.fileno()), column, leaf, 20_000)

@@ -116,7 +116,7 @@ class Screen:
         self.column += wide
 
 
-class Terminal:
+class PseudoTerminal:
     """A command on a pseudo-terminal of its own, with a keyboard and a screen."""
 
     def __init__(self, *arguments, columns=80, rows=24, cwd=None, **environment):

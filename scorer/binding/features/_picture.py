@@ -61,7 +61,7 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class PictureSettings:
     """The pixels that are asked for."""
 
     height: int
@@ -109,7 +109,7 @@ def read(path: str, root: str) -> bytes:
         raise Unreadable(f"the path {path!r}", str(error)) from error
 
 
-def pixels(data: bytes, wanted: Wanted) -> np.ndarray:
+def pixels(data: bytes, wanted: PictureSettings) -> np.ndarray:
     """[height, width, 1 or 3] of uint8, red first; Unreadable when there is no whole picture."""
     if not data:
         raise Unreadable("empty bytes")
@@ -210,7 +210,7 @@ def _quiet(kind: str) -> Iterator[None]:
         _HUSH.on = False
 
 
-def _decoded(kind: str, data: bytes, wanted: Wanted) -> Image.Image:
+def _decoded(kind: str, data: bytes, wanted: PictureSettings) -> Image.Image:
     """The upright picture, L or RGB.
 
     Pillow's own classes instead of `Image.open`: that one tries formats by turns and has its own limit of pixels.
@@ -276,7 +276,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return gray
 
 
-def _fitted(image: Image.Image, wanted: Wanted) -> Image.Image:
+def _fitted(image: Image.Image, wanted: PictureSettings) -> Image.Image:
     """The picture in its new size.
 
     stretch: both sides as asked, proportions lost. crop: the shorter side as asked and the centre cut out, in the

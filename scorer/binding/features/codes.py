@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from scorer.arrow import values_type
 from scorer.binding.features.numeric import EXACT, Numbers, is_float, numpy_type
-from scorer.display.words import some
+from scorer.display.words import quoted_list
 from scorer.errors import OptionsError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def vocab_settings(call: Call, tensor: str) -> tuple[tuple[str, Setting], ...]:
     except (ValueError, OverflowError):
         raise OptionsError("unknown= is no code", where, "a whole number", repr(unknown), hint) from None
     if not words or twice or named:
-        found = f"{some(twice)} twice" if twice else some(sorted(named)) if named else "no words"
+        found = f"{quoted_list(twice)} twice" if twice else quoted_list(sorted(named)) if named else "no words"
         raise OptionsError("the vocabulary does not fit", where, "words, each once, and unknown=CODE", found, hint)
     return (("words", tuple(words)), ("unknown", code))
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.binding.features._picture import Unreadable, Wanted, need_pillow, pixels, read
+from scorer.binding.features._picture import PictureSettings, Unreadable, need_pillow, pixels, read
 from scorer.binding.features.numeric import numpy_type
 from scorer.binding.features.packed import Packed
 from scorer.display.words import did_you_mean
@@ -91,7 +91,7 @@ def settings(
         "folder": os.path.abspath(folder),
     }
     if dtype is not None:
-        lookup(tuple(result.items()), dtype, tensor)
+        pixel_table(tuple(result.items()), dtype, tensor)
     return tuple(result.items())
 
 
@@ -103,7 +103,7 @@ def row_shape(settings: Iterable[tuple[str, Setting]]) -> tuple[int, int, int]:
     return (depth, height, width) if told["layout"] == "NCHW" else (height, width, depth)
 
 
-def lookup(settings: Iterable[tuple[str, Setting]], dtype: str, tensor: str) -> np.ndarray:
+def pixel_table(settings: Iterable[tuple[str, Setting]], dtype: str, tensor: str) -> np.ndarray:
     """[channels, 256]: what each pixel becomes, by the formula on top; refused when the type cannot hold it."""
     told = dict(settings)
     kind = numpy_type(dtype)
@@ -134,7 +134,7 @@ class Images(Packed):
         self._dtype = numpy_type(feed.dtype)
         self._shape = row_shape(feed.settings)
         self._first = feed.setting("layout") == "NCHW"
-        self._lookup = lookup(feed.settings, feed.dtype, feed.tensor)
+        self._lookup = pixel_table(feed.settings, feed.dtype, feed.tensor)
         self._channels = (2, 1, 0) if feed.setting("color") == "bgr" else (0, 1, 2)[: len(self._lookup)]
         self._wanted = _wanted(feed)
         self._root = os.path.realpath(str(feed.setting("folder")))
@@ -172,11 +172,11 @@ class Images(Packed):
         return read(path, self._root)
 
 
-def _wanted(feed: Feed) -> Wanted:
+def _wanted(feed: Feed) -> PictureSettings:
     told = dict(feed.settings)
     height, width = (int(side) for side in str(told["size"]).split("x"))
     keys = ("resize", "filter", "fill", "background", "rotate", "max_pixels")
-    return Wanted(height=height, width=width, gray=told["color"] == "gray", **{key: told[key] for key in keys})  # type: ignore[arg-type]  # made by `settings`
+    return PictureSettings(height=height, width=width, gray=told["color"] == "gray", **{key: told[key] for key in keys})  # type: ignore[arg-type]  # made by `settings`
 
 
 def _sources(column: pa.ChunkedArray, where: str) -> tuple[pa.ChunkedArray | None, pa.ChunkedArray | None]:

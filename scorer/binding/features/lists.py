@@ -59,7 +59,7 @@ class Lists(Packed):
         if self._text:
             return texts(self._feed, name, column, found)
         check = Check(self._feed, name, column)
-        values = check.view(flat, 0, found)
+        values = check.as_numpy(flat, 0, found)
         self.lossy += check.lossy
         return values
 

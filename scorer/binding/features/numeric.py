@@ -49,7 +49,7 @@ class Numbers(Packed):
         for batch in table.select(list(feed.columns)).to_batches():
             self._starts.append(at)
             self._chunks.append(
-                [check.view(array, at, self.bad) for check, array in zip(checks, batch.columns, strict=True)]
+                [check.as_numpy(array, at, self.bad) for check, array in zip(checks, batch.columns, strict=True)]
             )
             self._batches.append(_batch(self._chunks[-1], self._dtype))
             at += batch.num_rows
@@ -115,7 +115,7 @@ class Check:
         self._source = values_type(column.type)
         self._suspect = self._may_lose(column.cast(self._source))
 
-    def view(self, array: pa.Array, at: int, bad: dict[int, str]) -> np.ndarray:
+    def as_numpy(self, array: pa.Array, at: int, bad: dict[int, str]) -> np.ndarray:
         """The chunk as numpy; rows that cannot be fed go to `bad`, counted from `at`."""
         if array.type != self._source:
             array = array.cast(self._source)

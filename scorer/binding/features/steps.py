@@ -42,7 +42,7 @@ def apply(steps: Sequence[str], values: np.ndarray, feeds: Feeds) -> np.ndarray:
     return values
 
 
-def resolved(step: str, labels: Sequence[str], inputs: Sequence[str]) -> str:
+def parse_step(step: str, labels: Sequence[str], inputs: Sequence[str]) -> str:
     """The step with the model's labels in it; refused when it is unknown or wrongly told."""
     call = _parsed(step)
     where = f"--fetch ...|{step}"

@@ -17,7 +17,7 @@ import numpy as np
 
 from scorer.binding.features.numeric import EXACT, numpy_type
 from scorer.binding.features.packed import Packed
-from scorer.display.words import did_you_mean, some
+from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import ModelError, OptionsError, ShapeMismatch, TypeMismatch
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def settings(call: Call, tensor: str, length: int | None = None) -> tuple[tuple[
     give = named.get("give", _give(tensor))
     if give not in GIVES:
         what = f"text cannot give {give!r}"
-        raise OptionsError(what, where, f"one of {some(GIVES)}", repr(give), did_you_mean(give, GIVES))
+        raise OptionsError(what, where, f"one of {quoted_list(GIVES)}", repr(give), did_you_mean(give, GIVES))
     path = os.path.abspath(os.path.expanduser(call.args[0]))
     data = _read(path, where)
     tokenizer = _parsed(data, path, where)
@@ -163,14 +163,14 @@ def _named(call: Call, where: str) -> dict[str, str]:
     """The named arguments of a call whose only other one is the tokenizer."""
     if len(call.args) != 1 or not call.args[0]:
         what, expected = "text needs a tokenizer", "the path of one tokenizer.json"
-        raise OptionsError(what, where, expected, some(call.args) or "nothing", _LIKE)
+        raise OptionsError(what, where, expected, quoted_list(call.args) or "nothing", _LIKE)
     keys = [key for key, _ in call.named]
     for key in keys:
         if key not in _KEYS:
             what = f"text knows no {key!r}"
-            raise OptionsError(what, where, some(_KEYS), repr(key), did_you_mean(key, _KEYS))
+            raise OptionsError(what, where, quoted_list(_KEYS), repr(key), did_you_mean(key, _KEYS))
         if keys.count(key) > 1:
-            raise OptionsError(f"{key} is given twice", where, f"one {key}", some(keys), _LIKE)
+            raise OptionsError(f"{key} is given twice", where, f"one {key}", quoted_list(keys), _LIKE)
     return dict(call.named)
 
 

@@ -27,7 +27,7 @@ from support.runs import read
 
 import scorer
 from scorer.binding.inputs import bind, shapes
-from scorer.binding.outputs import Wanted
+from scorer.binding.outputs import FetchRequest
 from scorer.errors import PreflightError
 from scorer.model.session import Session
 from scorer.model.spec import SessionSpec
@@ -326,7 +326,7 @@ def through_a_binding(table, model, policy):
     )
     assert problems == []
     binding = shapes(binding, table)
-    fetches, problems = trial.outputs(session, binding, (Wanted("y"),), table, spec, "")
+    fetches, problems = trial.outputs(session, binding, (FetchRequest("y"),), table, spec, "")
     assert problems == []
     scored = batches.score(table, batches.grid(ROWS, 4), replace(binding, fetches=fetches), session)
     good = pa.array([row not in scored.bad for row in range(ROWS)])

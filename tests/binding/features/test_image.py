@@ -799,14 +799,14 @@ LOUD = """
 import io, sys
 import numpy as np
 from PIL import Image
-from scorer.binding.features._picture import Unreadable, Wanted, pixels
+from scorer.binding.features._picture import Unreadable, PictureSettings, pixels
 
 file = io.BytesIO()
 noise = np.random.default_rng(1).integers(0, 256, (40, 40), dtype=np.uint8)
 Image.fromarray(noise).save(file, "TIFF", compression="tiff_lzw")
 damaged = file.getvalue().replace(file.getvalue()[8:300], bytes(292))
-wanted = Wanted(height=4, width=4, gray=True, resize="stretch", filter="nearest", fill=0, background=0, rotate=True,
-                max_pixels=10000)
+wanted = PictureSettings(height=4, width=4, gray=True, resize="stretch", filter="nearest", fill=0,
+                         background=0, rotate=True, max_pixels=10000)
 for _ in range(2):
     try:
         pixels(damaged, wanted)

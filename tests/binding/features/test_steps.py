@@ -124,7 +124,7 @@ def test_argmax_is_the_first_of_the_largest(dtype):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_label_is_that_of_the_largest_score(dtype):
-    step = steps_.resolved("label", LABELS, ())
+    step = steps_.parse_step("label", LABELS, ())
     assert done(array([[0, 2, 1], [3, 0, 0], [0, 0, 9]], dtype), step).tolist() == [LABELS[1], LABELS[0], LABELS[2]]
 
 
@@ -171,7 +171,7 @@ def test_topk_puts_nan_last():
 
 
 def test_topk_names_the_classes_where_the_model_does():
-    step = steps_.resolved("topk(2)", LABELS, ())
+    step = steps_.parse_step("topk(2)", LABELS, ())
     assert done(np.array([[0.0, 1.0, 2.0]]), step)[0, :, 0].tolist() == [LABELS[2], LABELS[1]]
     assert done(np.array([[0.0, 1.0]]), step)[0, :, 0].tolist() == ["1", "0"]
 
@@ -333,13 +333,13 @@ def test_nothing_can_be_reckoned_from_names(first, after):
 )
 def test_a_step_that_cannot_be_meant_is_refused(step, says):
     with pytest.raises(OptionsError, match=says):
-        steps_.resolved(step, (), ("input_ids", "attention_mask"))
+        steps_.parse_step(step, (), ("input_ids", "attention_mask"))
 
 
 @pytest.mark.parametrize("labels", [("a=b", "c=d"), ("x", "y=1"), ("a, b", "c|d"), ("(", ")"), ("it's", "''")])
 def test_labels_may_hold_any_letters(labels):
-    assert done(np.array([[0.0, 1.0]]), steps_.resolved("label", labels, ())).tolist() == [labels[1]]
-    assert done(np.array([[0.0, 1.0]]), steps_.resolved("topk(1)", labels, ()))[0, 0, 0] == labels[1]
+    assert done(np.array([[0.0, 1.0]]), steps_.parse_step("label", labels, ())).tolist() == [labels[1]]
+    assert done(np.array([[0.0, 1.0]]), steps_.parse_step("topk(1)", labels, ()))[0, 0, 0] == labels[1]
 
 
 def tensor(name, kind, *shape):
