@@ -8,5 +8,5 @@
     metrics.py    Prometheus counters of this process
 
 Knows no Dask: `cluster/tasks.py` passes tables through Dask as frames.
-State: job.JOBS, metrics.driver, metrics.worker, part._ALONE.
+State: job.JOBS, metrics.driver, metrics.worker, part._ISOLATED.
 """

@@ -54,6 +54,14 @@ class Scored:
     """Rows in the smallest halved batch, 0 if none was halved."""
     stages: Stages
 
+    def good(self) -> pa.ChunkedArray | None:
+        """Return which rows were scored; None if all were."""
+        if not self.bad:
+            return None
+        good = np.ones(self.rows, bool)
+        good[list(self.bad)] = False
+        return pa.chunked_array([good])
+
 
 @dataclass(slots=True)
 class _Caller:

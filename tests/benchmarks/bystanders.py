@@ -43,9 +43,8 @@ def unprepared() -> ExitStack:
     stack = ExitStack()
     for target, name, instead in (
         (batches._Caller, "run", run),
-        (part, "_bad_columns", lambda *_: (None, None)),
-        (part, "_set_aside", lambda *_: ""),
-        (part, "_good", lambda _: None),
+        (part, "_quarantine", lambda *_: ""),
+        (batches.Scored, "good", lambda _: None),
         (attempts, "begin", lambda *_: nothing),
         (attempts, "end", lambda *_: None),
     ):

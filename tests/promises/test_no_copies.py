@@ -17,7 +17,6 @@ from scorer.cluster import tasks
 from scorer.model.resident import SESSIONS
 from scorer.output import staging as staging_
 from scorer.output.place import Place
-from scorer.scoring import part as part_
 from scorer.scoring.job import JOBS, Spec
 
 ROWS, COLUMNS = 65_536, 28  # Arrow's reader makes room for powers of two
@@ -65,7 +64,7 @@ def test_a_float_column_is_copied_once_into_tensors_and_nowhere_else(ready):
     with Traced() as score:
         scored = tasks.score_part(frame, spec.key)
     with Traced() as write:
-        part_._content(JOBS.job(spec.key), scored.attrs["scorer"], scored)
+        tasks._prepared(JOBS.job(spec.key), scored.attrs["scorer"], scored)
     found = {name: (round(one.arrow, 2), round(one.numpy, 2)) for name, one in
              (("read", read), ("score", score), ("write, up to the encoder", write))}  # fmt: skip
     print("allocated, as a share of the floats, by Arrow in all and by numpy at the most:", found)
