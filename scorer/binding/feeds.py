@@ -18,7 +18,6 @@ from scorer.binding.request import same_name
 from scorer.binding.spec import CONVERTERS, Feed
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch
-from scorer.options.grammar import call_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -97,11 +96,10 @@ def named_files(feeds: Iterable[FeedText]) -> dict[str, str]:
     """Files that converters name, with what they hold: part of what was asked."""
     found = {}
     for feed in feeds:
-        call = call_in(feed) if isinstance(feed, str) else None
-        for name in call.args if call is not None and call.name in {"text", "vocab"} else ():
+        for name in feed.call.args if feed.call is not None and feed.file is not None else ():
             path = os.path.expanduser(name)
             if os.path.isfile(path):
-                with suppress(OSError), open(path, "rb") as file:  # who uses it will complain
+                with suppress(OSError), open(path, "rb") as file:  # the converter that uses it reports the error
                     found[path] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 

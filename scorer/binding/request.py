@@ -11,7 +11,7 @@ from scorer.binding.features import text as text_
 from scorer.binding.spec import CONVERTERS
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import OptionsError, ScorerError
-from scorer.options.grammar import parse_feed, split_known, split_pipe
+from scorer.options.grammar import split_known, split_pipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,8 +80,8 @@ def requested_feeds(
     asked: dict[str, FeedRequest] = {}
     unclear: set[str] = set()
     for feed in feeds:
-        tensor, tokens, call = _parsed(feed, names)
-        text = feed if isinstance(feed, str) else f"{feed[0]}={','.join(feed[1])}"
+        tensor, tokens, call = feed.split(names, CONVERTERS)
+        text = str(feed)
         if tensor is None or tensor not in names:
             problems.append(_unknown(text, names))
             continue
@@ -125,15 +125,6 @@ def null_policies(
     if told and len({asked[name].tokens for name in read}) == 1:
         own |= dict.fromkeys(read, told[0])
     return policies | own
-
-
-def _parsed(feed: FeedText, names: Sequence[str]) -> tuple[str | None, list[str], Call | None]:
-    if isinstance(feed, str):
-        return parse_feed(feed, names, CONVERTERS)
-    tensor, tokens = feed
-    if len(tokens) == 1 and len(split_pipe(tokens[0])) > 1:
-        return parse_feed(f"{tensor}={tokens[0]}", names, CONVERTERS)
-    return tensor, list(tokens), None
 
 
 def _columns_for_constant(call: Call | None, tokens: Sequence[str]) -> bool:

@@ -31,7 +31,7 @@ from scorer.dataset.listing import PROOF
 from scorer.errors import BatchError, ModelError, PlanError
 from scorer.host.versions import versions
 from scorer.model.resident import SESSIONS
-from scorer.options.request import FIELDS
+from scorer.options.request import as_flags
 from scorer.preflight import trial, tuning
 from scorer.scoring import batches
 from scorer.storage.footers import open_parquet
@@ -193,6 +193,8 @@ def _loops(options: Options, plans: Mapping[str, FrozenPlan], at: Path) -> dict[
     same = baseline.Loop(threads=threads, batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens, as_we_do=True)
     pool = baseline.Loop(threads=threads, batch_rows=usual, batch_tokens=None, as_we_do=False)
     plain = replace(pool, threads=1)
+    asked = as_flags(options.asked(), {"output", "overwrite", "work_dir"})
+    flags = [word for flag in asked for word in flag]
 
     def loop(how: baseline.Loop) -> Callable[[str, str], list[str]]:
         def command(which: str, out: str) -> list[str]:
@@ -203,27 +205,10 @@ def _loops(options: Options, plans: Mapping[str, FrozenPlan], at: Path) -> dict[
 
     def tool(which: str, out: str) -> list[str]:
         source = list(options.input) if which == "all" else [str(at / "few.parquet")]
-        return [sys.executable, "-m", "scorer", "run", *source, "--model", options.model, *_flags(options),
+        return [sys.executable, "-m", "scorer", "run", *source, "--model", options.model, *flags,
                 "--output", out, "--overwrite", "--quiet", "--json"]  # fmt: skip
 
     return {CEILING: loop(same), TOOL: tool, AGAIN: loop(same), "usual pool": loop(pool), "usual loop": loop(plain)}
-
-
-def _flags(options: Options) -> list[str]:
-    """What was asked, as it would be typed."""
-    flags: list[str] = []
-    for name, value in options.asked().items():
-        if name not in FIELDS or name in {"output", "overwrite", "work_dir"}:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            flags.append(flag if value else f"--no-{name.replace('_', '-')}")
-        elif isinstance(value, list | tuple):
-            shown = getattr(options.binding, name, value)
-            flags += [one for text in shown for one in (flag, str(text))]
-        else:
-            flags += [flag, str(value)]
-    return flags
 
 
 def _peer(script: Path, python: str, plans: Mapping[str, FrozenPlan], at: Path) -> Callable[[str, str], list[str]]:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scorer.options.grammar import beside
 from scorer.options.request import FIELDS, GROUPS, ClusterOptions, build, build_cluster, read_toml
-from scorer.options.values import EXPECTED
+from scorer.options.values import FEEDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from click.shell_completion import CompletionItem
 
@@ -28,8 +27,6 @@ HEADINGS = {
     for field in dataclasses.fields(kind)
 }
 """What the flag of each field decides."""
-_FOLDERS = {"output", "work_dir"}
-_FILES = {"ort_library", "scheduler_file", "feed"}
 
 
 def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:  # noqa: ARG001 - click's signature
@@ -50,10 +47,10 @@ def _item(incomplete: str, kind: str) -> list[CompletionItem[Any]]:
 
 def _completes(name: str) -> Any:  # noqa: ANN401 - click's own kinds of callables
     """What the shell offers for a field: names of files or folders, or the words it may be."""
-    if name in _FILES or name in _FOLDERS:
-        return files if name in _FILES else folders
-    said = EXPECTED[name][0]
-    words = said.removeprefix("one of ").split(", ") if said.startswith("one of ") else []
+    meta = FIELDS[name].metadata
+    if meta["completes"]:
+        return files if meta["completes"] == "file" else folders
+    words = meta["rule"].choices
     return lambda ctx, param, incomplete: [word for word in words if word.startswith(incomplete)]  # noqa: ARG005 - click's
 
 
@@ -103,22 +100,12 @@ def options_of(config: str | None, given: dict[str, Any]) -> Options:
     if "feed" in toml:
         toml["feed"] = _feeds_beside(folder, toml["feed"])
     places = {name: f"{name} in {config}" for name in toml} | {n: _FLAGS.get(n, n) for n in asked}
-    return build({**toml, **_numbers(asked)}, places)
+    return build({**toml, **asked}, places)
 
 
 def cluster_of(given: dict[str, Any]) -> ClusterOptions:
     """Who works, of the flags of `asking_cluster`."""
-    return build_cluster(_numbers({name: value for name, value in given.items() if value not in (None, ())}), _FLAGS)
-
-
-def _numbers(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts as numbers."""
-    counts = {"limit", "batch_rows", "row_group_rows", "workers", "threads"}
-    return {name: _number(value) if name in counts else value for name, value in asked.items()}
-
-
-def _number(text: Any) -> Any:  # noqa: ANN401 - text that may be a number; `build` complains otherwise
-    return int(text) if isinstance(text, str) and text.strip().isdecimal() else text
+    return build_cluster({name: value for name, value in given.items() if value not in (None, ())}, _FLAGS)
 
 
 def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
@@ -130,10 +117,7 @@ def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `bui
 
 def _feeds_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
     """Converters may name files, relative to the job file too."""
-    if isinstance(value, str):
-        return beside(folder, value)
-    if isinstance(value, list):
-        return [_feeds_beside(folder, one) for one in value]
-    if isinstance(value, dict):
-        return {name: beside(folder, one) if isinstance(one, str) else one for name, one in value.items()}
-    return value
+    try:
+        return [feed.beside(folder) for feed in FEEDS.read(value)]
+    except (TypeError, ValueError):
+        return value

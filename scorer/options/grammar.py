@@ -1,10 +1,16 @@
-"""How columns and tensors are named in a request: names, lists, ranges, globs, quotes."""
+"""The language of --feed, --fetch and --keep: names, lists, ranges, globs, quotes, bars and calls.
+
+x=f0..f27                          a range of columns for the tensor x
+x='a, b',c*                        a column with a comma in its name, and a glob
+ids=text|text(tokenizer.json)      one column through a converter
+y=const(1)                         a converter that needs no column
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,9 +21,6 @@ _CALL = re.compile(r"^\s*([A-Za-z_]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 
 Setting = str | int | float | bool | None | tuple[str, ...] | tuple[float, ...]
 """One thing that a converter or a step was told; goes to plan.json and back."""
-
-FeedText = str | tuple[str, tuple[str, ...]]
-"""`TENSOR=COLUMNS` as typed, or the tensor with a list of exact column tokens."""
 
 
 def split_names(text: str) -> list[str] | None:
@@ -81,48 +84,98 @@ def parse_call(text: str) -> Call | None:
     return Call(match[1], tuple(args), tuple(named))
 
 
-def call_in(feed: str) -> Call | None:
-    """The converter of TENSOR=COLUMNS|converter(...), whatever the tensor's name."""
-    cuts = [0, *(at + 1 for at, letter in enumerate(feed) if letter in "=|")]
-    return next((call for cut in cuts if (call := parse_call(feed[cut:])) is not None), None)
+_WITH_FILE = ("text", "vocab")
+"""Converters whose first argument may be a file."""
 
 
-def beside(folder: str, feed: str) -> str:
-    """The feed with the file that its converter names, if that lies in `folder`."""
-    call = call_in(feed)
-    if call is None or len(call.args) != 1 or call.name not in {"text", "vocab"}:
-        return feed
-    path = os.path.join(folder, call.args[0])
-    if not os.path.isfile(path):
-        return feed
-    head, _, _ = feed.rpartition(call.name + "(")
-    quoted = path.replace("'", "''")
-    inside = ", ".join([f"'{quoted}'", *(f"{name}={value}" for name, value in call.named)])
-    return f"{head}{call.name}({inside})"
+@dataclass(frozen=True, slots=True)
+class FeedText:
+    """One --feed, taken apart once; only where the tensor's name ends has to wait for the model."""
+
+    text: str
+    """As typed. Without the tensor, if that was given apart."""
+    tensor: str | None = None
+    """Given apart, as the key of a table."""
+    tokens: tuple[str, ...] | None = None
+    """Column tokens given apart, as a list."""
+    call: Call | None = None
+    """The converter."""
+    at: int = 0
+    """Where the converter begins in the text."""
+
+    @classmethod
+    def parse(cls, text: str, tensor: str | None = None) -> FeedText:
+        """Take a text apart: the converter follows the last bar, or else the first '=' that one can follow."""
+        bars = [at for at in range(len(text) - 1, -1, -1) if text[at] == "|"]
+        equals = [at for at in range(len(text)) if text[at] == "="] if text.rstrip().endswith(")") else []
+        for cut in bars + equals:
+            tail = text[cut + 1 :].lstrip()
+            call = parse_call(tail)
+            if call is not None:
+                return cls(text, tensor, None, call, len(text) - len(tail))
+        return cls(text, tensor)
+
+    @classmethod
+    def of(cls, tensor: str, tokens: Sequence[str]) -> FeedText:
+        """A tensor with a list: exact column tokens, or one text with a converter."""
+        if len(tokens) == 1 and len(split_pipe(tokens[0])) > 1:
+            return cls.parse(tokens[0], tensor)
+        return cls("", tensor, tuple(tokens))
+
+    def __str__(self) -> str:
+        """As a --feed."""
+        text = self.text if self.tokens is None else ",".join(self.tokens)
+        return text if self.tensor is None else f"{self.tensor}={text}"
+
+    @property
+    def value(self) -> str | tuple[str, tuple[str, ...]]:
+        """The plain value that it was made from, for JSON."""
+        if self.tensor is None:
+            return self.text
+        return self.tensor, (self.text,) if self.tokens is None else self.tokens
+
+    @property
+    def file(self) -> str | None:
+        """The first argument of a converter that may name a file there."""
+        return self.call.args[0] if self.call and self.call.name in _WITH_FILE and self.call.args else None
+
+    def beside(self, folder: str) -> FeedText:
+        """Return the feed with the path of the file that its converter names, if that file is in `folder`."""
+        call = self.call
+        if call is None or self.file is None or len(call.args) != 1:
+            return self
+        path = os.path.join(folder, self.file)
+        if not os.path.isfile(path):
+            return self
+        quoted_path = path.replace("'", "''")
+        inside = ", ".join([f"'{quoted_path}'", *(f"{name}={value}" for name, value in call.named)])
+        text = f"{self.text[: self.at]}{call.name}({inside})"
+        return replace(self, text=text, call=replace(call, args=(path,)))
+
+    def split(self, names: Sequence[str], converters: Sequence[str]) -> tuple[str | None, list[str], Call | None]:
+        """Return the tensor, the column tokens and the converter; the tensor is None if no known name fits.
+
+        Without tokens and without a converter, the feed cannot be understood.
+        """
+        if self.tokens is not None:
+            return self.tensor, list(self.tokens), None
+        tensor, rest = (self.tensor, self.text) if self.tensor is not None else split_known(self.text, names)
+        columns, *pieces = split_pipe(rest)
+        converter = self.text[self.at :].strip()
+        if pieces:
+            call = self.call if pieces == [converter] else None
+            return tensor, (split_names(columns) or []) if call is not None else [], call
+        if self.call is not None and self.call.name in converters and rest == converter:
+            return tensor, [], self.call
+        return tensor, split_names(rest) or [], None
 
 
 _NUMBERED = re.compile(r"^(.*?)(\d+)$", re.ASCII)
 _WORTH_A_RANGE = 3  # columns
 
 
-def parse_feed(text: str, names: Sequence[str], converters: Sequence[str]) -> tuple[str | None, list[str], Call | None]:
-    """The tensor, the column tokens and the converter of TENSOR=COLUMNS|converter(...).
-
-    Without tokens and without a converter it cannot be understood.
-    """
-    tensor, rest = split_known(text, names)
-    columns, *calls = split_pipe(rest)
-    if not calls:
-        call = parse_call(columns)
-        if call is not None and call.name in converters and "(" in columns:
-            return tensor, [], call
-        return tensor, split_names(columns) or [], None
-    call = parse_call(calls[0]) if len(calls) == 1 else None
-    return tensor, (split_names(columns) or []) if call is not None else [], call
-
-
 def quoted(name: str) -> str:
-    """A column name as `parse_feed` reads it."""
+    """Return a column name as a feed or --keep reads it."""
     plain = name and name == name.strip() and not set(name) & set(",'*?[|") and ".." not in name
     return name if plain else "'" + name.replace("'", "''") + "'"
 

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import OptionsError, PreflightError, ScorerError
 from scorer.host import devices
-from scorer.options.values import EXPECTED, QUEUES
+from scorer.options import values as rules
+from scorer.options.grammar import quoted, ranged, split_pipe
+from scorer.options.values import QUEUES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from scorer.options.grammar import FeedText
 
@@ -26,12 +28,23 @@ if TYPE_CHECKING:
 PART_BYTES = 64 * 2**20  # decoded; large enough that 3 ms of Dask per part disappear, small in memory
 
 
-def ask(default: Any, help_: str, *, metavar: str = "", scores: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
-    """A field that is also a flag; `scores` when another value gives another output.
+def ask(
+    default: Any,  # noqa: ANN401 - as dataclasses.field
+    help_: str,
+    rule: rules.Rule,
+    *,
+    metavar: str = "",
+    completes: str = "",
+    scores: bool = False,
+) -> Any:  # noqa: ANN401 - as dataclasses.field
+    """A field that is also a flag, a TOML key and a keyword of `run`.
 
-    One without a metavar is a switch.
+    `rule` reads its value; None is allowed where it is the default. A field without a metavar is a switch.
+    `completes` is "file" or "dir" where a shell completes those. `scores` if another value gives another output.
     """
-    return field(default=default, metadata={"help": help_, "metavar": metavar, "scores": scores})
+    rule = rules.optional(rule) if default is None else rule
+    metadata = {"help": help_, "rule": rule, "metavar": metavar, "completes": completes, "scores": scores}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +53,14 @@ class InputOptions:
 
     where: tuple[str, ...] = ask(
         (), "Score only rows for which this holds: 'COLUMN op LITERAL', 'COLUMN in (...)', "
-        "'COLUMN is [not] null'. Repeatable; all must hold.", metavar="CONDITION", scores=True,
+        "'COLUMN is [not] null'. Repeatable; all must hold.", rule=rules.TEXTS, metavar="CONDITION", scores=True,
     )  # fmt: skip
     limit: int | None = ask(
-        None, "Only the first N rows of the input, counted before --where.", metavar="N", scores=True
+        None, "Only the first N rows of the input, counted before --where.", rule=rules.LIMIT, metavar="N", scores=True
     )
-    part_bytes: int | None = ask(None, "Decoded size of one part, such as 64MiB; bounds memory.", metavar="SIZE")
+    part_bytes: int | None = ask(
+        None, "Decoded size of one part, such as 64MiB; bounds memory.", rule=rules.PART_SIZE, metavar="SIZE"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,30 +69,34 @@ class BindingOptions:
 
     feed: tuple[FeedText, ...] = ask(
         (), "Columns for an input tensor: names, globs, ranges, lists (f0..f27, 'a b', x_*). "
-        "Repeatable.", metavar="TENSOR=COLUMNS", scores=True,
+        "Repeatable.", rule=rules.FEEDS, completes="file", metavar="TENSOR=COLUMNS", scores=True,
     )  # fmt: skip
     transform: str | None = ask(
         None, "A Python function, frame in, frame out, the same rows: its columns are fed. Runs in worker "
-        "processes unless --cluster says otherwise.", metavar="MODULE:FUNCTION", scores=True,
+        "processes unless --cluster says otherwise.", rule=rules.TEXT, metavar="MODULE:FUNCTION", scores=True,
     )  # fmt: skip
     fetch: tuple[str, ...] = ask(
         (), "Write only these outputs, renamed if you like; one of width n becomes NAME_0 to NAME_n-1. "
-        "Repeatable; default: all.",
+        "Repeatable; default: all.", rule=rules.TEXTS,
         metavar="TENSOR[=COLUMN]", scores=True,
     )  # fmt: skip
     keep: tuple[str, ...] = ask(
-        ("all",), "Input columns to keep in the output: all, none, or names and globs.",
+        ("all",), "Input columns to keep in the output: all, none, or names and globs.", rule=rules.KEEP,
         metavar="COLUMNS", scores=True,
     )  # fmt: skip
-    row_id: bool = ask(default=False, help_="Add _file and _row: where each row came from.", scores=True)
-    prefix: str = ask("", "Put this before the name of every output column.", metavar="TEXT", scores=True)
+    row_id: bool = ask(
+        default=False, help_="Add _file and _row: where each row came from.", rule=rules.SWITCH, scores=True
+    )
+    prefix: str = ask(
+        "", "Put this before the name of every output column.", rule=rules.ANY_TEXT, metavar="TEXT", scores=True
+    )
     on_null: tuple[str, ...] = ask(
         (), "A null in a fed column: error, nan, or a constant, for all feeds or one tensor. "
-        "Default: nan for floats, error otherwise.", metavar="[TENSOR=]POLICY", scores=True,
+        "Default: nan for floats, error otherwise.", rule=rules.TEXTS, metavar="[TENSOR=]POLICY", scores=True,
     )  # fmt: skip
     on_lossy: str = ask(
         "error", "A value that a cast cannot keep: error (a bad row) or warn (counted).",
-        metavar="error|warn", scores=True,
+        rule=rules.one_of("error", "warn"), metavar="error|warn", scores=True,
     )  # fmt: skip
 
 
@@ -85,19 +104,24 @@ class BindingOptions:
 class ScoringOptions:
     """How rows are batched, and what is tolerated."""
 
-    batch_rows: int | None = ask(None, "Rows in one ONNX call; default: tuned.", metavar="N", scores=True)
+    batch_rows: int | None = ask(
+        None, "Rows in one ONNX call; default: tuned.", rule=rules.COUNT, metavar="N", scores=True
+    )
     max_bad_rows: str = ask(
-        "0", "Publish with up to this many bad rows (N or P%); they go to quarantine.", metavar="N|P%"
+        "0",
+        "Publish with up to this many bad rows (N or P%); they go to quarantine.",
+        rule=rules.BUDGET,
+        metavar="N|P%",
     )
     max_nan_rows: str | None = ask(
-        None, "Fail beyond this many NaN scores (N or P%); default: warn above half.", metavar="N|P%"
+        None, "Fail beyond this many NaN scores (N or P%); default: warn above half.", rule=rules.BUDGET, metavar="N|P%"
     )
     batch_timeout: float | None = ask(
         None, "Seconds that one ONNX call may take; one that hangs longer ends its worker process, or the run if it "
-        "scores in its own process. Default: no limit.", metavar="SECONDS",
+        "scores in its own process. Default: no limit.", rule=rules.SECONDS, metavar="SECONDS",
     )  # fmt: skip
-    strict: bool = ask(default=False, help_="Warnings that question the scores become errors.")
-    tune: bool = ask(default=True, help_="Choose the batch rows by a short probe.")
+    strict: bool = ask(default=False, help_="Warnings that question the scores become errors.", rule=rules.SWITCH)
+    tune: bool = ask(default=True, help_="Choose the batch rows by a short probe.", rule=rules.SWITCH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,12 +130,12 @@ class SessionOptions:
 
     device: str = ask(
         "auto", "auto, cpu, cuda, tensorrt, ...; cuda:1 for one of several, cuda:0,1 for a process on each. What is "
-        "asked is what runs, or an error.", metavar="DEVICE", scores=True,
+        "asked is what runs, or an error.", rule=rules.TEXT, metavar="DEVICE", scores=True,
     )  # fmt: skip
 
     ort_library: str | None = ask(
         None, "A shared library with custom operators for ONNX Runtime; every worker must see it.",
-        metavar="PATH", scores=True,
+        rule=rules.TEXT, completes="file", metavar="PATH", scores=True,
     )  # fmt: skip
 
 
@@ -119,19 +143,27 @@ class SessionOptions:
 class OutputOptions:
     """Where the result goes."""
 
-    output: str | None = ask(None, "Folder for the result; default: beside the input, as NAME.scored.", metavar="DIR")
-    overwrite: bool = ask(default=False, help_="Replace an output of another run, in one step at the end.")
+    output: str | None = ask(
+        None,
+        "Folder for the result; default: beside the input, as NAME.scored.",
+        rule=rules.TEXT,
+        completes="dir",
+        metavar="DIR",
+    )
+    overwrite: bool = ask(
+        default=False, help_="Replace an output of another run, in one step at the end.", rule=rules.SWITCH
+    )
     compression: str = ask(
         "source", "Parquet codec: source (the input's; kept columns copied), none, snappy, zstd, lz4, gzip, brotli.",
-        metavar="CODEC", scores=True,
+        rule=rules.one_of(*rules.COMPRESSIONS), metavar="CODEC", scores=True,
     )  # fmt: skip
     row_group_rows: int | None = ask(
-        None, "Rows of a row group of the output; default: as the input's, from 16,384 to 1,048,576.",
+        None, "Rows of a row group of the output; default: as the input's, from 16,384 to 1,048,576.", rule=rules.COUNT,
         metavar="N", scores=True,
     )  # fmt: skip
     work_dir: str | None = ask(
         None, "Folder for staging and proof, on the output's file system; default: OUT.scorer.",
-        metavar="DIR",
+        rule=rules.TEXT, completes="dir", metavar="DIR",
     )  # fmt: skip
 
 
@@ -142,33 +174,50 @@ class ClusterOptions:
     cluster: str | None = ask(
         None, "embedded (threads in this process), processes, synchronous (one thread, for a debugger), or jobs of a "
         "queue: slurm, pbs, sge, lsf, htcondor, oar. Default: embedded, or processes where a probe shows that threads "
-        "hold each other up.", metavar="KIND",
+        "hold each other up.", rule=rules.one_of(*rules.CLUSTERS), metavar="KIND",
     )  # fmt: skip
-    scheduler: str | None = ask(None, "Address of a running Dask scheduler.", metavar="ADDRESS")
+    scheduler: str | None = ask(None, "Address of a running Dask scheduler.", rule=rules.TEXT, metavar="ADDRESS")
     scheduler_file: str | None = ask(
-        None, "File in which a running Dask scheduler left its address, as under MPI.", metavar="FILE"
+        None,
+        "File in which a running Dask scheduler left its address, as under MPI.",
+        rule=rules.TEXT,
+        completes="file",
+        metavar="FILE",
     )
-    workers: int | None = ask(None, "Worker processes, or jobs; default: by the cores, or one job.", metavar="N")
-    threads: int | None = ask(None, "Scoring threads per worker; default: usable cores.", metavar="N")
+    workers: int | None = ask(
+        None, "Worker processes, or jobs; default: by the cores, or one job.", rule=rules.COUNT, metavar="N"
+    )
+    threads: int | None = ask(None, "Scoring threads per worker; default: usable cores.", rule=rules.COUNT, metavar="N")
     adapt: str | None = ask(
-        None, "Between so many processes or jobs, as there is work; instead of --workers.", metavar="MIN:MAX"
+        None,
+        "Between so many processes or jobs, as there is work; instead of --workers.",
+        rule=rules.SPAN,
+        metavar="MIN:MAX",
     )
-    queue: str | None = ask(None, "Queue or partition for the jobs; default: Dask's jobqueue.yaml.", metavar="NAME")
+    queue: str | None = ask(
+        None, "Queue or partition for the jobs; default: Dask's jobqueue.yaml.", rule=rules.TEXT, metavar="NAME"
+    )
     walltime: str | None = ask(
         None, "Time limit of a job, as [DAYS-]HOURS:MINUTES:SECONDS; a worker takes no part that it would not end.",
-        metavar="TIME",
+        rule=rules.WALLTIME, metavar="TIME",
     )  # fmt: skip
-    memory: int | None = ask(None, "Memory of a job, such as 16GiB.", metavar="SIZE")
+    memory: int | None = ask(None, "Memory of a job, such as 16GiB.", rule=rules.MEMORY_SIZE, metavar="SIZE")
     interface: str | None = ask(
-        None, "Network interface that jobs and this machine share, such as ib0.", metavar="NAME"
+        None, "Network interface that jobs and this machine share, such as ib0.", rule=rules.TEXT, metavar="NAME"
     )
     job_extra: tuple[str, ...] = ask(
-        (), "A directive for the queue as its script takes it, such as --account=abc. Repeatable.", metavar="TEXT"
+        (),
+        "A directive for the queue as its script takes it, such as --account=abc. Repeatable.",
+        rule=rules.TEXTS,
+        metavar="TEXT",
     )
-    tls: bool | None = ask(None, "Encrypt between processes, with keys made for the run; default: for jobs.")
+    tls: bool | None = ask(
+        None, "Encrypt between processes, with keys made for the run; default: for jobs.", rule=rules.SWITCH
+    )
     dashboard: bool = ask(
         default=False, help_="Serve Dask's dashboard on the loopback of this machine, whose users can all look, and "
         "say where; from elsewhere: ssh -L PORT:127.0.0.1:PORT HOST. Never encrypted, whatever --tls says.",
+        rule=rules.SWITCH,
     )  # fmt: skip
 
 
@@ -190,7 +239,7 @@ class Options:
         flat: dict[str, Any] = {"input": list(self.input), "model": self.model}
         for group in GROUPS:
             flat |= dataclasses.asdict(getattr(self, group))
-        return flat
+        return flat | {"feed": tuple(feed.value for feed in self.binding.feed)}
 
     def asked(self) -> dict[str, Any]:
         """What is not at its default."""
@@ -250,6 +299,9 @@ GROUPS: dict[str, type] = {
 }
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS.values() for f in fields(group)}
 KEYS = ("input", "model", *FIELDS)
+_RULES = {"input": rules.PATHS, "model": rules.PATH} | {name: field.metadata["rule"] for name, field in FIELDS.items()}
+_QUOTED = set(",'")
+"""Letters that split a kept name unless it is quoted."""
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -297,6 +349,32 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
     return Options(input=clean["input"], model=clean["model"], **groups)
 
 
+def as_flags(asked: Mapping[str, Any], but: Container[str] = ()) -> list[tuple[str, ...]]:
+    """Return the flags that give the same options again, each with its value; `asked` is what `Options.asked` gives.
+
+    Its values may come from JSON. The input and the model are arguments, and left out.
+    """
+    flags: list[tuple[str, ...]] = []
+    for name, value in asked.items():
+        if name not in FIELDS or name in but or value is None:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            flags.append((flag,) if value else (f"--no-{flag[2:]}",))
+        else:
+            flags += [(flag, _flag_text(name, one)) for one in (value if isinstance(value, list | tuple) else [value])]
+    return flags
+
+
+def _flag_text(name: str, value: Any) -> str:  # noqa: ANN401 - JSON values
+    """One value as its flag takes it."""
+    if name == "feed" and not isinstance(value, str):
+        tensor, columns = value
+        piped = len(columns) == 1 and len(split_pipe(columns[0])) > 1
+        return f"{tensor}={columns[0] if piped else ','.join(ranged(columns))}"
+    return quoted(value) if name == "keep" and _QUOTED & set(value) else str(value)
+
+
 def build_cluster(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> ClusterOptions:
     """The part of a request that says who works, checked by itself."""
     return build({"input": "-", "model": "-", **values}, where).cluster
@@ -307,16 +385,16 @@ def _clean(name: str, value: Any, place: str) -> Any:  # noqa: ANN401 - TOML and
     if name not in KEYS:
         what = f"there is no option {name!r}"
         raise OptionsError(what, place, "a name that scorer knows", repr(name), did_you_mean(name, KEYS))
-    expected, convert = EXPECTED[name]
+    rule = _RULES[name]
     try:
-        return convert(value)
+        return rule.read(value)
     except (TypeError, ValueError, OverflowError):
         what = f"the value of {name!r} does not fit"
         flag = f"--{name.replace('_', '-')}"
-        choices = expected.removeprefix("one of ").split(", ") if expected.startswith("one of ") else []
-        near = did_you_mean(str(value), choices) if choices else ""
+        near = did_you_mean(str(value), rule.choices) if rule.choices else ""
         hint = near if near.startswith("did") else f"see `scorer run --help` for {flag if name in FIELDS else name}"
-        raise OptionsError(what, place, expected, repr(value), hint) from None
+        found = value if isinstance(value, str) and value.isdecimal() else repr(value)  # a number that was typed
+        raise OptionsError(what, place, rule.expected, found, hint) from None
 
 
 def _missing(clean: Mapping[str, Any], given: set[str]) -> list[ScorerError]:

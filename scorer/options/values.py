@@ -1,13 +1,19 @@
-"""What each option's value may be, and how it is read."""
+"""What the value of an option may be, and how it is read: a rule for each kind of value.
+
+A field of the options names its rule (`ask(..., rule=COUNT)`).
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scorer.options.grammar import FeedText, split_names
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 QUEUES = ("slurm", "pbs", "sge", "lsf", "htcondor", "oar")
 """Job queues that a cluster can be asked of."""
@@ -74,19 +80,19 @@ def _texts(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python val
 
 def _feeds(value: Any) -> tuple[FeedText, ...]:  # noqa: ANN401 - TOML and Python values
     if isinstance(value, dict):
-        return tuple((k, _texts(v)) if not isinstance(v, str) else f"{k}={v}" for k, v in value.items())
-    if isinstance(value, str):
-        return (value,)
-    feeds: list[FeedText] = []
-    for one in value:
-        if isinstance(one, str):
-            feeds.append(one)
-            continue
-        tensor, columns = one if isinstance(one, (list, tuple)) else ("", one)
-        if not isinstance(tensor, str) or not tensor:
-            raise TypeError(value)
-        feeds.append((tensor, _texts(columns)))
-    return tuple(feeds)
+        return tuple(
+            FeedText.parse(f"{k}={v}") if isinstance(v, str) else FeedText.of(k, _texts(v)) for k, v in value.items()
+        )
+    return tuple(_feed(one) for one in ([value] if isinstance(value, str) else value))
+
+
+def _feed(value: Any) -> FeedText:  # noqa: ANN401 - TOML and Python values
+    if isinstance(value, str | FeedText):
+        return FeedText.parse(value) if isinstance(value, str) else value
+    tensor, columns = value if isinstance(value, list | tuple) else ("", value)
+    if not isinstance(tensor, str) or not tensor:
+        raise TypeError(value)
+    return FeedText.of(tensor, _texts(columns))
 
 
 def _paths(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
@@ -134,7 +140,7 @@ def _seconds(value: Any) -> float:  # noqa: ANN401 - TOML and Python values
     return float(value)
 
 
-def _flag(value: Any) -> bool:  # noqa: ANN401 - TOML and Python values
+def _switch(value: Any) -> bool:  # noqa: ANN401 - TOML and Python values
     if not isinstance(value, bool):
         raise TypeError(value)
     return value
@@ -156,61 +162,45 @@ def _budget(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
     return str(value)
 
 
-def _one_of(choices: tuple[str, ...]) -> tuple[str, Any]:
+class Rule(NamedTuple):
+    """What a value may be, in words, and the function that reads it: ValueError or TypeError if it does not fit."""
+
+    expected: str
+    read: Callable[[Any], Any]
+    choices: tuple[str, ...] = ()
+
+
+def one_of(*choices: str) -> Rule:
+    """One of a few words."""
+
     def pick(value: str) -> str:
         return choices[choices.index(value)]
 
-    return f"one of {', '.join(choices)}", pick
+    return Rule(f"one of {', '.join(choices)}", pick, choices)
 
 
-def _or_none(rule: tuple[str, Any]) -> tuple[str, Any]:
-    return rule[0], lambda value: None if value is None else rule[1](value)
+def optional(rule: Rule) -> Rule:
+    """As the rule, or None."""
+    return rule._replace(read=lambda value: None if value is None else rule.read(value))
 
 
-_COUNT = ("a whole number from 1", _count)
-_LIMIT = ("a whole number from 0", lambda value: 0 if value == 0 and value is not False else _count(value))
-_TEXT = ("text that is not empty", _text)
-_BOOL = ("true or false", _flag)
-_TEXTS = ("text, or a list of texts", _texts)
-_BUDGET = ("a number of rows, or a share from 0% to 100%", _budget)
-EXPECTED: dict[str, tuple[str, Any]] = {
-    "input": ("paths", _paths),
-    "model": ("a path", _text),
-    "where": _TEXTS,
-    "limit": _or_none(_LIMIT),
-    "part_bytes": _or_none((f"a size from {MIN_PART_BYTES} bytes, such as 64MiB", _size)),
-    "feed": ("TENSOR=COLUMNS, a list of them, or a table", _feeds),
-    "fetch": _TEXTS,
-    "transform": _or_none(_TEXT),
-    "keep": ("all, none, or column names", _keep),
-    "row_id": _BOOL,
-    "prefix": ("text", lambda value: "" if value == "" else _text(value)),
-    "on_null": _TEXTS,
-    "on_lossy": _one_of(("error", "warn")),
-    "batch_rows": _or_none(_COUNT),
-    "max_bad_rows": _BUDGET,
-    "max_nan_rows": _or_none(_BUDGET),
-    "batch_timeout": _or_none(("seconds above 0", _seconds)),
-    "strict": _BOOL,
-    "tune": _BOOL,
-    "device": _TEXT,
-    "ort_library": _or_none(_TEXT),
-    "output": _or_none(_TEXT),
-    "overwrite": _BOOL,
-    "compression": _one_of(COMPRESSIONS),
-    "row_group_rows": _or_none(_COUNT),
-    "work_dir": _or_none(_TEXT),
-    "cluster": _or_none(_one_of(CLUSTERS)),
-    "scheduler": _or_none(_TEXT),
-    "scheduler_file": _or_none(_TEXT),
-    "workers": _or_none(_COUNT),
-    "threads": _or_none(_COUNT),
-    "adapt": _or_none(("MIN:MAX, such as 0:20", _span)),
-    "queue": _or_none(_TEXT),
-    "walltime": _or_none(("[DAYS-]HOURS:MINUTES:SECONDS, such as 01:30:00", _walltime)),
-    "memory": _or_none((f"a size from {MIN_PART_BYTES} bytes, such as 16GiB", _size)),
-    "interface": _or_none(_TEXT),
-    "job_extra": _TEXTS,
-    "tls": _or_none(_BOOL),
-    "dashboard": _BOOL,
-}
+def _limit(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
+    return 0 if value in (0, "0") and value is not False else _count(value)
+
+
+PATH = Rule("a path", _text)
+PATHS = Rule("paths", _paths)
+COUNT = Rule("a whole number from 1", _count)
+LIMIT = Rule("a whole number from 0", _limit)
+TEXT = Rule("text that is not empty", _text)
+ANY_TEXT = Rule("text", lambda value: "" if value == "" else _text(value))
+SWITCH = Rule("true or false", _switch)
+TEXTS = Rule("text, or a list of texts", _texts)
+BUDGET = Rule("a number of rows, or a share from 0% to 100%", _budget)
+SECONDS = Rule("seconds above 0", _seconds)
+PART_SIZE = Rule(f"a size from {MIN_PART_BYTES} bytes, such as 64MiB", _size)
+MEMORY_SIZE = Rule(f"a size from {MIN_PART_BYTES} bytes, such as 16GiB", _size)
+FEEDS = Rule("TENSOR=COLUMNS, a list of them, or a table", _feeds)
+KEEP = Rule("all, none, or column names", _keep)
+SPAN = Rule("MIN:MAX, such as 0:20", _span)
+WALLTIME = Rule("[DAYS-]HOURS:MINUTES:SECONDS, such as 01:30:00", _walltime)

@@ -16,8 +16,7 @@ from scorer.display.blocks import Cards, Code, Facts, Heading, Keys, Meter, Mete
 from scorer.display.plots import band
 from scorer.display.words import duration, plural, short_number, size
 from scorer.events import Counts
-from scorer.options.grammar import feed_line, quoted
-from scorer.options.request import FIELDS
+from scorer.options.request import as_flags
 from scorer.output.quarantine import reasons
 from scorer.report import _distributions as distributions
 from scorer.report import _timeline as timeline
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 _SHOWN = 20  # parts of the ledger, workers, failures
 _SLOWEST = 8
 _KEPT = 40  # names of columns
-_SPLIT = set("',")
 """What would cut the name of a column in two."""
 _TRIAL = re.compile(r"([\d,]+) rows: ([\d,]+) rows/s")
 """How the plan tells what tuning tried."""
@@ -342,19 +340,7 @@ def _again(sources: Sources) -> list[object]:
 
 
 def command(asked: dict[str, Any]) -> str:
-    """The request as a command line."""
-    words = ["scorer run", *(shlex.quote(one) for one in asked.get("input", ()))]
-    if asked.get("model"):
-        words.append(f"--model {shlex.quote(asked['model'])}")
-    for name, value in asked.items():
-        flag = f"--{name.replace('_', '-')}"
-        if name not in FIELDS or value is None:
-            continue
-        if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            paired = isinstance(one, list) and name == "feed"
-            told = quoted(one) if name == "keep" and _SPLIT & set(one) else str(one)
-            words.append(feed_line(one[0], one[1]) if paired else f"{flag} {shlex.quote(told)}")
-    return " \\\n  ".join(words)
+    """Return the request as a command line."""
+    words = [shlex.join(["scorer", "run", *asked.get("input", ())])]
+    flags = ([("--model", asked["model"])] if asked.get("model") else []) + as_flags(asked)
+    return " \\\n  ".join(words + [shlex.join(flag) for flag in flags])

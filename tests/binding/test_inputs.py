@@ -16,7 +16,7 @@ from scorer.binding.request import expand
 from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch, UnsupportedTensor
 from scorer.model.protobuf import inspect_model
 from scorer.model.spec import ModelSpec, TensorSpec
-from scorer.options.request import BindingOptions, build
+from scorer.options.request import build
 
 
 def tensor(name="x", kind="float32", shape=("N", 3)):
@@ -39,16 +39,21 @@ def floats(*names):
     return pa.schema([(name, pa.float32()) for name in names])
 
 
+def asked(**options):
+    """The binding options of a request."""
+    return build({"input": "-", "model": "-", **options}).binding
+
+
 def bound(spec, columns, **options):
     """The binding, which must have no problems."""
-    binding, problems = bind(BindingOptions(**options), spec, columns)
+    binding, problems = bind(asked(**options), spec, columns)
     assert problems == []
     return binding
 
 
 def refused(spec, columns, **options):
     """The one problem of a binding."""
-    _, (problem,) = bind(BindingOptions(**options), spec, columns)
+    _, (problem,) = bind(asked(**options), spec, columns)
     return problem
 
 
@@ -154,7 +159,7 @@ def test_two_names_without_case_are_no_certainty():
 
 def test_every_input_without_a_column_is_reported():
     spec = inspect_model(MODELS / "percolumn.onnx")
-    _, problems = bind(BindingOptions(), spec, floats("x", "y"))
+    _, problems = bind(asked(), spec, floats("x", "y"))
     assert [type(p) for p in problems] == [MissingColumns] * 3
 
 
@@ -216,7 +221,7 @@ def test_a_tensor_may_have_any_name(name):
     ],
 )
 def test_a_feed_that_does_not_fit_is_refused(text, error, word):
-    _, problems = bind(BindingOptions(feed=(text,)), model(), COLUMNS)
+    _, problems = bind(asked(feed=(text,)), model(), COLUMNS)
     assert isinstance(problems[0], error)
     assert word in problems[0].what
 
@@ -224,12 +229,12 @@ def test_a_feed_that_does_not_fit_is_refused(text, error, word):
 @pytest.mark.parametrize("text", ["x=a,b,it'c", "x='a,b,c", "x=a,'b'c,f0", "x=a,b,c''"])
 def test_a_feed_that_is_half_understood_is_refused(text):
     """Dropping what does not parse would feed other columns in silence."""
-    _, problems = bind(BindingOptions(feed=(text,)), model(), COLUMNS)
+    _, problems = bind(asked(feed=(text,)), model(), COLUMNS)
     assert problems
 
 
 def test_an_empty_list_of_columns_is_no_feed():
-    _, problems = bind(BindingOptions(feed=(("x", ()),)), model(), floats("a", "b", "c"))
+    _, problems = bind(asked(feed=(("x", ()),)), model(), floats("a", "b", "c"))
     assert problems
 
 
@@ -263,7 +268,7 @@ def test_unknown_tokens_are_told_apart_from_known_columns():
     ],
 )  # fmt: skip
 def test_a_column_that_cannot_become_the_tensor_is_refused(kind, column, good):
-    _, problems = bind(BindingOptions(feed=("x=a",)), model(tensor("x", kind, ("N", 1))), schema(a=column))
+    _, problems = bind(asked(feed=("x=a",)), model(tensor("x", kind, ("N", 1))), schema(a=column))
     assert [type(p) for p in problems] == ([] if good else [TypeMismatch])
 
 
@@ -314,7 +319,7 @@ def test_the_rank_and_the_fixed_batch_come_from_the_model():
 
 
 def test_every_problem_of_a_request_is_reported_at_once():
-    options = BindingOptions(feed=("y=a", "x=nope"), keep=("gone",), on_null=("z=0",))
+    options = asked(feed=("y=a", "x=nope"), keep=("gone",), on_null=("z=0",))
     _, problems = bind(options, model(), floats("a", "b", "c"))
     assert len(problems) == 4
 

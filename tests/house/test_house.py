@@ -68,7 +68,10 @@ CHANGES = {"append", "add", "update", "setdefault", "pop", "popitem", "clear", "
 def state(path):
     """Names of a module that hold something that changes: caches, locks, objects of its own, changed containers."""
     tree = ast.parse(path.read_text())
-    classes = {node.name: ast.unparse(node).split("class ")[0] for node in tree.body if isinstance(node, ast.ClassDef)}
+    classes = {node.name: ast.unparse(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    frozen = {
+        name for name, text in classes.items() if "frozen=True" in text.split("class ")[0] or "(NamedTuple)" in text
+    }
     values = {ast.unparse(one): n.value for n in tree.body if isinstance(n, ast.Assign) for one in n.targets}
     values |= {ast.unparse(n.target): n.value for n in tree.body if isinstance(n, ast.AnnAssign)}
     for node in tree.body:
@@ -76,7 +79,7 @@ def state(path):
             yield node.name
     for name, value in values.items():
         made = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
-        if made.startswith(("threading.", "weakref.")) or (made in classes and "frozen=True" not in classes[made]):
+        if made.startswith(("threading.", "weakref.")) or made in {*classes} - frozen:
             yield name
     for node in ast.walk(tree):
         if isinstance(node, ast.Global):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import tomllib
 from pathlib import Path
@@ -11,8 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scorer.binding.request import expand
+from scorer.binding.spec import CONVERTERS
+from scorer.cli.flags import options_of
+from scorer.cli.main import main
 from scorer.errors import OptionsError, PreflightError
-from scorer.options.request import FIELDS, GROUPS, KEYS, Asked, Options, build, read_toml
+from scorer.options.grammar import FeedText
+from scorer.options.request import FIELDS, GROUPS, KEYS, Asked, Options, as_flags, build, read_toml
 from scorer.options.values import parse_budget, parse_size, within_budget
 
 BASE = {"input": "data", "model": "m.onnx"}
@@ -108,7 +114,7 @@ def test_a_budget_holds_exactly_up_to_its_amount(count, total, amount):
     ],
 )
 def test_feeds_come_as_text_list_or_table(toml, feed):
-    assert build(BASE | tomllib.loads(toml)).binding.feed == feed
+    assert tuple(one.value for one in build(BASE | tomllib.loads(toml)).binding.feed) == feed
 
 
 @pytest.mark.parametrize(
@@ -222,3 +228,59 @@ def test_a_job_file_is_a_request(tmp_path):
     path.write_text('input = ["a", "b"]\nmodel = "m"\nlimit = 5\nkeep = ["x"]\n[feed]\nt = ["c"]\n', "utf-8")
     options = build(read_toml(path))
     assert options.asked() == {"input": ["a", "b"], "model": "m", "limit": 5, "keep": ("x",), "feed": (("t", ("c",)),)}
+
+
+def taken_apart(options):
+    """Tensor, columns and converter of each feed."""
+    feeds = [feed.split("xy", CONVERTERS) for feed in options.binding.feed]
+    return [(tensor, expand(tokens, [f"f{i}" for i in range(4)]), call) for tensor, tokens, call in feeds]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"feed": {"x": ["a, b", "c", "f0", "f1", "f2", "f3"], "y": "text|text(tokenizer.json, max_length=8)"}},
+        {"feed": {"x": ["a|vocab(u, w)"]}, "keep": ["it's, so", "a,b", "id", "x_*"], "fetch": ["p=q", "r"]},
+        {
+            "feed": ["x=f0..f27", "x='a, b'"],
+            "where": ["day >= '2026-01-01'"],
+            "limit": 0,
+            "tune": False,
+            "strict": True,
+        },
+        {"part_bytes": "1MiB", "batch_timeout": 1.5, "max_bad_rows": "5%", "on_null": ["x=0"], "row_id": True},
+        {
+            "cluster": "slurm",
+            "workers": 3,
+            "memory": "16GiB",
+            "job_extra": ["--account=abc", "--mail 'x'"],
+            "tls": False,
+        },
+    ],
+)
+def test_options_as_flags_give_the_same_options_again(asked):
+    options = build(BASE | asked)
+    for plain in (options.asked(), json.loads(json.dumps(options.asked()))):
+        words = [word for flag in as_flags(plain) for word in flag]
+        typed = main.commands["run"].make_context("run", ["data", "--model", "m.onnx", *words]).params
+        again = options_of(None, {name: typed[name] for name in (*FIELDS, "input", "model")})
+        assert taken_apart(again) == taken_apart(options)
+        assert {**again.to_dict(), "feed": ()} == {**options.to_dict(), "feed": ()}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("x=a|text('t.json', max_length=5)", ("x", ["a"], "text")),
+        ("x=vocab(p|q)", ("x", [], "vocab")),
+        ("x=f(a)", ("x", ["f(a)"], None)),
+        ("x=f(a)|text(t)", ("x", ["f(a)"], "text")),
+        ("x=a|b|text(t)", ("x", [], None)),
+        ("a|b=col|vocab('p|q(r)', s)", ("a|b", ["col"], "vocab")),
+        ("x=a=const(5)", ("x", ["a=const(5)"], None)),
+        ("z=a", (None, ["z=a"], None)),
+    ],
+)
+def test_a_feed_is_taken_apart_once_whatever_the_tensor_is_called(text, parts):
+    tensor, tokens, call = FeedText.parse(text).split(["x", "a|b"], CONVERTERS)
+    assert (tensor, tokens, call and call.name) == parts

@@ -31,6 +31,7 @@ from scorer.binding.outputs import FetchRequest
 from scorer.errors import PreflightError
 from scorer.model.session import Session
 from scorer.model.spec import SessionSpec
+from scorer.options.grammar import FeedText
 from scorer.options.request import BindingOptions
 from scorer.preflight import trial
 from scorer.scoring import batches
@@ -322,7 +323,7 @@ def through_a_binding(table, model, policy):
     """The same without pandas, as a part of a run is scored."""
     spec, session = loaded(model)
     binding, problems = bind(
-        BindingOptions(feed=(f"x={','.join(table.column_names)}",), on_null=(policy,)), spec, table.schema
+        BindingOptions(feed=(FeedText.of("x", table.column_names),), on_null=(policy,)), spec, table.schema
     )
     assert problems == []
     binding = shapes(binding, table)
