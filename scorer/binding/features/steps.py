@@ -200,4 +200,3 @@ _EXAMPLES = {
     "mean_pool": "mean_pool(attention_mask)",
     "label": "label(cat, dog)",
 }
-STEPS = tuple(_STEPS)

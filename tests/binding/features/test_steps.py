@@ -296,7 +296,7 @@ THREE = np.zeros((3, 4, 2), np.float32)
         ("mean_pool(m)", THREE[:, :3], "mask"),
         ("softmax", np.zeros((3, 0), np.float32), "does not fit the tensor"),
         *((f"{step}{'(1)' if step in {'topk', 'round'} else '(m)' if step == 'mean_pool' else ''}",
-           np.array([["a", "b"]], object), "found: +text") for step in steps_.STEPS if step != "label"),
+           np.array([["a", "b"]], object), "found: +text") for step in steps_._STEPS if step != "label"),
         ("label(a)", np.array(["a", "b"]), "found: +text"),
         ("softmax", [{"a": 0.5, "b": 0.5}], "a sequence of maps"),
     ],
