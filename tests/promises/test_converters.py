@@ -234,11 +234,11 @@ def test_a_constant_beside_a_fixed_batch_is_shared_where_it_has_no_rows(tmp_path
         (["--feed", "x=a", "--feed", "x=a|vocab(p, q)"], ["'x' is fed twice"]),
         (["--feed", "x=a|const(1)"], ["const(...) takes no column"]),
         (["--feed", "x=const(1)", "--keep", "none"], ["no column is fed"]),
-        (["--feed", "x=a|vocab(nothing.txt, unknown=-1)"], ["the vocabulary file is not there", "nothing.txt"]),
+        (["--feed", "x=a|vocab(nothing.txt, unknown=-1)"], ["the vocabulary file does not exist", "nothing.txt"]),
         (["--feed", "x=a|text(nothing.json)"], ["nothing.json"]),
         (
             ["--feed", "x=a|vocab(p, q)", "--fetch", "out=p|round(1)"],
-            ["steps stand before the column", "'out|step=COLUMN'"],
+            ["steps must come before the column name", "'out|step=COLUMN'"],
         ),
     ],
 )

@@ -1,10 +1,14 @@
-"""One encoded picture becomes pixels of one size and colour; knows nothing about columns and tensors.
+"""Decode one encoded picture into pixels of one size and colour; knows no columns and no tensors.
 
-Formats: JPEG, PNG, WebP, GIF, BMP, TIFF, told by their first bytes; the first frame or page of several.
-Everything ends as 8 bits: 16-bit gray is divided by 257 and rounded (Pillow itself gives the high byte of 16-bit
-colour), transparency is laid over `background`, CMYK is multiplied out (in a JPEG it is inverted, as Adobe writes it).
-Gray is 0.299 R + 0.587 G + 0.114 B. Colour profiles are not applied. Damage inside a JPEG that its decoder papers over
-is not seen, since the format has no checksums.
+The formats are JPEG, PNG, WebP, GIF, BMP and TIFF, recognised by their first bytes. Of several frames or pages, the
+first is used. All pixels become 8-bit:
+
+- 16-bit gray is divided by 257 and rounded. Of 16-bit colour, Pillow returns the high byte.
+- Transparent pixels are blended with `background`.
+- CMYK is multiplied out. In a JPEG it is inverted, as Adobe writes it.
+- Gray is 0.299 R + 0.587 G + 0.114 B.
+
+Colour profiles are not applied. JPEG has no checksums, so damage that its decoder conceals is not detected.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 
-_KINDS = {
+_FORMATS = {
     b"\xff\xd8\xff": "Jpeg",
     b"\x89PNG\r\n\x1a\n": "Png",
     b"GIF87a": "Gif",
@@ -44,15 +48,15 @@ _KINDS = {
     b"II+\0": "Tiff",
     b"MM\0+": "Tiff",
 }
-"""What a file starts with, and Pillow's name for it; WebP has its own in the middle."""
+"""Pillow's name of the format, by the first bytes of a file. WebP is missing: its marker starts at byte 8."""
 
-_ENDED = (IndexError, EOFError, struct.error)
+_TRUNCATION_ERRORS = (IndexError, EOFError, struct.error)
 _ORIENTATION, _PHOTOMETRIC, _BITS = 274, 262, 258
 _LONGEST_REASON = 200
 
 
 class Unreadable(Exception):
-    """No pixels: what it is instead, and the decoder's own words."""
+    """A picture that cannot be decoded: what was found instead, and the decoder's message."""
 
     def __init__(self, what: str, detail: str = "") -> None:
         super().__init__(what, detail)
@@ -62,7 +66,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureSettings:
-    """The pixels that are asked for."""
+    """The size, colour and treatment that every picture of a column gets."""
 
     height: int
     width: int
@@ -72,33 +76,41 @@ class PictureSettings:
     filter: str
     """bilinear, bicubic, nearest or lanczos."""
     fill: int
-    """Around a padded picture, 0 to 255."""
+    """Gray level around a padded picture, 0 to 255."""
     background: int
-    """Behind a transparent one, 0 to 255."""
+    """Gray level behind transparent pixels, 0 to 255."""
     rotate: bool
-    """Whether the EXIF orientation is applied; a TIFF's own always is."""
+    """Whether the EXIF orientation is applied. The orientation tag of a TIFF always is."""
     max_pixels: int
 
 
 def need_pillow() -> None:
-    """Refuse where pictures cannot be decoded."""
+    """Raise `OptionsError` if Pillow is not installed."""
     try:
         import PIL.Image  # noqa: F401, PLC0415 - an extra
     except ImportError as error:
-        what, hint = "pictures need Pillow, which is not installed", "pip install 'dask-scorer[image]'"
-        raise OptionsError(what, "image(...)", "Pillow", str(error), hint) from error
+        raise OptionsError(
+            "pictures need Pillow, which is not installed",
+            where="image(...)",
+            expected="Pillow",
+            found=str(error),
+            hint="pip install 'dask-scorer[image]'",
+        ) from error
 
 
 def read(path: str, root: str) -> bytes:
-    """A picture's file below `root`, which is a resolved folder; nothing outside is opened, links are followed."""
+    """Return the bytes of a picture's file below `root`, a resolved folder.
+
+    Links are followed. No file outside `root` is opened.
+    """
     if "://" in path:
-        raise Unreadable(f"the address {path!r} instead of a path")
+        raise Unreadable(f"the URL {path!r} instead of a path")
     if os.path.isabs(path):
         raise Unreadable(f"the absolute path {path!r}")
     try:
         real = os.path.realpath(os.path.join(root, path))
         if os.path.commonpath((real, root)) != root:
-            raise Unreadable(f"the path {path!r}, which leads out of its folder,")
+            raise Unreadable(f"the path {path!r}, which is outside the allowed folder,")
         if not os.path.isfile(real):
             raise Unreadable(f"no file {path!r}")
         with open(real, "rb") as file:
@@ -109,127 +121,145 @@ def read(path: str, root: str) -> bytes:
         raise Unreadable(f"the path {path!r}", str(error)) from error
 
 
-def pixels(data: bytes, wanted: PictureSettings) -> np.ndarray:
-    """[height, width, 1 or 3] of uint8, red first; Unreadable when there is no whole picture."""
+def pixels(data: bytes, settings: PictureSettings) -> np.ndarray:
+    """Return the picture as uint8 [height, width, 1 or 3], red first.
+
+    Raises `Unreadable` if the bytes are not one complete picture.
+    """
     if not data:
         raise Unreadable("empty bytes")
-    kind = _kind(data)
-    if kind is None:
-        raise Unreadable("no JPEG, PNG, WebP, GIF, BMP or TIFF picture")
-    with _quiet(kind):
+    file_format = _format_of(data)
+    if file_format is None:
+        raise Unreadable("not a JPEG, PNG, WebP, GIF, BMP or TIFF picture")
+    with _mute_pillow(file_format):
         try:
-            found = np.asarray(_fitted(_decoded(kind, data, wanted), wanted))
+            decoded = np.asarray(_resize(_decode(file_format, data, settings), settings))
         except Unreadable:
             raise
         except Exception as error:
-            raise _unreadable(kind, data, error) from error
-    return found.reshape(wanted.height, wanted.width, -1)
+            raise _decoding_error(file_format, data, error) from error
+    return decoded.reshape(settings.height, settings.width, -1)
 
 
-def _unreadable(kind: str, data: bytes, error: Exception) -> Unreadable:
-    """Whether the bytes end too early or are wrong, and why the decoder thinks so."""
+def _decoding_error(file_format: str, data: bytes, error: Exception) -> Unreadable:
+    """Return the error for bytes that a decoder rejects: truncated or broken, and the decoder's message."""
     text = str(error)
-    ended = isinstance(error, _ENDED) or isinstance(error.__cause__, _ENDED) or "truncated" in text.lower()
-    if kind == "WebP":  # its decoder does not say, its header tells the length
-        ended = len(data) < 8 + int.from_bytes(data[4:8], "little")
+    truncated = (
+        isinstance(error, _TRUNCATION_ERRORS)
+        or isinstance(error.__cause__, _TRUNCATION_ERRORS)
+        or "truncated" in text.lower()
+    )
+    if file_format == "WebP":  # the decoder does not say whether bytes are missing, but the header holds the length
+        truncated = len(data) < 8 + int.from_bytes(data[4:8], "little")
     detail = text if " " in text else f"{type(error).__name__} {text}".strip()
-    return Unreadable(f"{'truncated' if ended else 'broken'} {kind if kind == 'WebP' else kind.upper()}", detail)
+    return Unreadable(
+        f"{'truncated' if truncated else 'broken'} {file_format if file_format == 'WebP' else file_format.upper()}",
+        detail,
+    )
 
 
-def _kind(data: bytes) -> str | None:
+def _format_of(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
-    return next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
+    return next((file_format for start, file_format in _FORMATS.items() if data.startswith(start)), None)
 
 
-class _Hush(threading.local):
-    """Silences Pillow in threads that are decoding here, and in no other."""
+class _PillowFilter(threading.local):
+    """Mutes Pillow's warnings and log lines in the threads that decode here, and in no other thread."""
 
-    on = False
+    muted = False
 
     def match(self, module: str) -> bool:
-        """As the module pattern of a warnings filter."""
-        return self.on and module.startswith("PIL.")
+        """Act as the module pattern of a warnings filter."""
+        return self.muted and module.startswith("PIL.")
 
     def filter(self, _record: logging.LogRecord) -> bool:
-        """As the filter of a logger."""
-        return not self.on
+        """Act as the filter of a logger."""
+        return not self.muted
 
 
-class _LibTiff:
-    """Keeps libtiff, which reports damage on stderr as well, silent while pictures are decoded."""
+class _LibtiffMute:
+    """Mutes libtiff, which also writes damage to stderr, while at least one thread decodes a TIFF."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._before: list[tuple[Any, Any]] = []
+        self._previous: list[tuple[Any, Any]] = []
 
     def __enter__(self) -> None:
         with self._lock:
             self._users += 1
             if self._users == 1:
-                self._before = [(setter, setter(None)) for setter in _tiff_setters()]
+                self._previous = [(setter, setter(None)) for setter in _handler_setters()]
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
             if self._users == 0:
-                for setter, before in self._before:
-                    setter(before)
+                for setter, previous in self._previous:
+                    setter(previous)
 
 
-def _tiff_setters() -> list[Any]:
-    """The C functions that set a handler and give the one before; none where libtiff is linked out of sight."""
+def _handler_setters() -> list[Any]:
+    """Return libtiff's functions that set a message handler and return the previous one.
+
+    The list is empty where libtiff is linked statically and its symbols are hidden.
+    """
     try:
         library = ctypes.CDLL(import_module("PIL._imaging").__file__)
-        found = [library.TIFFSetErrorHandler, library.TIFFSetWarningHandler]
+        setters = [library.TIFFSetErrorHandler, library.TIFFSetWarningHandler]
     except (AttributeError, OSError):
         return []
-    for setter in found:
+    for setter in setters:
         setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
-    return found
+    return setters
 
 
-_LIBTIFF = _LibTiff()
-_HUSH = _Hush()
-_FILTER = ("ignore", None, Warning, _HUSH, 0)
+_LIBTIFF_MUTE = _LibtiffMute()
+_PILLOW_FILTER = _PillowFilter()
+_WARNING_FILTER = ("ignore", None, Warning, _PILLOW_FILTER, 0)
 
 
 @contextmanager
-def _quiet(kind: str) -> Iterator[None]:
-    """Nothing from Pillow on stderr; `catch_warnings` is for all threads at once, so it would not do."""
-    filters: list[Any] = warnings.filters  # type: ignore[assignment]  # typed as what users may do with it
-    if _FILTER not in filters:
-        filters.insert(0, _FILTER)
-    logging.getLogger("PIL.TiffImagePlugin").addFilter(_HUSH)
-    _HUSH.on = True
+def _mute_pillow(file_format: str) -> Iterator[None]:
+    """Keep Pillow from writing to stderr in this thread.
+
+    `warnings.catch_warnings` cannot be used: it changes the filters of all threads.
+    """
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]  # typed as read-only
+    if _WARNING_FILTER not in filters:
+        filters.insert(0, _WARNING_FILTER)
+    logging.getLogger("PIL.TiffImagePlugin").addFilter(_PILLOW_FILTER)
+    _PILLOW_FILTER.muted = True
     try:
-        with _LIBTIFF if kind == "Tiff" else nullcontext():
+        with _LIBTIFF_MUTE if file_format == "Tiff" else nullcontext():
             yield
     finally:
-        _HUSH.on = False
+        _PILLOW_FILTER.muted = False
 
 
-def _decoded(kind: str, data: bytes, wanted: PictureSettings) -> Image.Image:
-    """The upright picture, L or RGB.
+def _decode(file_format: str, data: bytes, settings: PictureSettings) -> Image.Image:
+    """Return the upright picture in mode L or RGB.
 
-    Pillow's own classes instead of `Image.open`: that one tries formats by turns and has its own limit of pixels.
+    Pillow's format classes are used directly: `Image.open` tries one format after another and has its own pixel limit.
     """
-    image: ImageFile = getattr(import_module(f"PIL.{kind}ImagePlugin"), f"{kind}ImageFile")(io.BytesIO(data))
+    image: ImageFile = getattr(import_module(f"PIL.{file_format}ImagePlugin"), f"{file_format}ImageFile")(
+        io.BytesIO(data)
+    )
     width, height = image.size
-    if width * height > wanted.max_pixels:
-        raise Unreadable(f"a picture of {width} x {height} pixels, more than max_pixels={wanted.max_pixels},")
+    if width * height > settings.max_pixels:
+        raise Unreadable(f"a picture of {width} x {height} pixels, more than max_pixels={settings.max_pixels},")
     image.load()
-    turn = _turn(image) if wanted.rotate else None
-    plain = _plain(image, "L" if wanted.gray else "RGB", wanted.background)
-    return plain if turn is None else plain.transpose(turn)
+    operation = _upright_operation(image) if settings.rotate else None
+    plain = _to_8_bits(image, "L" if settings.gray else "RGB", settings.background)
+    return plain if operation is None else plain.transpose(operation)
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes it upright; nothing when the EXIF block cannot be read, for the pixels can."""
+def _upright_operation(image: Image.Image) -> Image.Transpose | None:
+    """Return the operation that puts the picture upright; None if it has no orientation or unreadable EXIF bytes."""
     from PIL.Image import Transpose  # noqa: PLC0415 - an extra
 
-    turns = {
+    operations = {
         2: Transpose.FLIP_LEFT_RIGHT,
         3: Transpose.ROTATE_180,
         4: Transpose.FLIP_TOP_BOTTOM,
@@ -239,19 +269,19 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         8: Transpose.ROTATE_90,
     }
     try:
-        return turns.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - as of any hostile bytes
+        return operations.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - damaged EXIF bytes can raise anything
         return None
 
 
-def _plain(image: Image.Image, mode: str, background: int) -> Image.Image:
-    """Eight bits, no palette and no transparency."""
+def _to_8_bits(image: Image.Image, mode: str, background: int) -> Image.Image:
+    """Convert to 8 bits without palette and transparency."""
     from PIL import Image  # noqa: PLC0415 - an extra
 
     if image.mode in ("I", "F"):
-        raise Unreadable("a picture of 32-bit values, of which nobody says what is white,")
+        raise Unreadable("a picture of 32-bit values, whose white level is unknown,")
     if image.mode.startswith("I;16"):
-        image = _eight_bits(image)
+        image = _scale_to_8_bits(image)
     if image.has_transparency_data:
         clear = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
         image = Image.new("RGBA", clear.size, (background, background, background, 255))
@@ -259,15 +289,15 @@ def _plain(image: Image.Image, mode: str, background: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit gray (12 in some TIFFs) scaled, where Pillow would clip."""
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit gray (12-bit in some TIFFs) to 8 bits; Pillow would clip it."""
     from PIL import Image  # noqa: PLC0415 - an extra
 
     tags = getattr(image, "tag_v2", {})
-    top = 2 ** tags.get(_BITS, (16,))[0] - 1
+    white = 2 ** tags.get(_BITS, (16,))[0] - 1
     values = np.asarray(image).astype(np.int64)
-    scaled = (values * 255 + top // 2) // top
-    if tags.get(_PHOTOMETRIC) == 0:  # white is zero, which Pillow minds up to 8 bits only
+    scaled = (values * 255 + white // 2) // white
+    if tags.get(_PHOTOMETRIC) == 0:  # zero is white; Pillow inverts such pictures up to 8 bits only
         scaled = 255 - scaled
     gray = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
     clear = image.info.get("transparency")
@@ -276,28 +306,29 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return gray
 
 
-def _fitted(image: Image.Image, wanted: PictureSettings) -> Image.Image:
-    """The picture in its new size.
+def _resize(image: Image.Image, settings: PictureSettings) -> Image.Image:
+    """Return the picture in the requested size.
 
-    stretch: both sides as asked, proportions lost. crop: the shorter side as asked and the centre cut out, in the
-    whole numbers of torchvision's Resize and CenterCrop. pad: the longer side as asked, centred on `fill`.
+    stretch: scale both sides, which changes the proportions.
+    crop: scale until both sides are filled, then cut out the centre, rounded as torchvision's Resize and CenterCrop do.
+    pad: scale until the picture fits inside, then centre it on `fill`.
     """
     from PIL import Image  # noqa: PLC0415 - an extra
 
-    how = Image.Resampling[wanted.filter.upper()]
-    size = wanted.width, wanted.height
-    if wanted.resize == "crop":
-        return image.resize(size, how, _window(image.size, size))
-    if wanted.resize == "stretch":
-        return image.resize(size, how)
-    small = _inside(image.size, size)
-    canvas = Image.new(image.mode, size, wanted.fill if wanted.gray else (wanted.fill,) * 3)
-    canvas.paste(image.resize(small, how), ((size[0] - small[0]) // 2, (size[1] - small[1]) // 2))
+    resampling = Image.Resampling[settings.filter.upper()]
+    size = settings.width, settings.height
+    if settings.resize == "crop":
+        return image.resize(size, resampling, _crop_box(image.size, size))
+    if settings.resize == "stretch":
+        return image.resize(size, resampling)
+    small = _padded_size(image.size, size)
+    canvas = Image.new(image.mode, size, settings.fill if settings.gray else (settings.fill,) * 3)
+    canvas.paste(image.resize(small, resampling), ((size[0] - small[0]) // 2, (size[1] - small[1]) // 2))
     return canvas
 
 
-def _window(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, float, float, float]:
-    """What of the old picture is seen; only that is resampled, so a long strip needs no memory."""
+def _crop_box(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return the visible box of the old picture; only this box is resampled, so a long strip needs little memory."""
     if new[0] * old[1] >= new[1] * old[0]:
         scaled = new[0], old[1] * new[0] // old[0]
     else:
@@ -308,8 +339,8 @@ def _window(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, float, f
     return left * x, top * y, min(right * x, old[0]), min(bottom * y, old[1])
 
 
-def _inside(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
-    """The largest size of the same proportions."""
+def _padded_size(old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest size of the same proportions that fits into `new`."""
     if new[0] * old[1] <= new[1] * old[0]:
         return new[0], max(1, round(old[1] * new[0] / old[0]))
     return max(1, round(old[0] * new[1] / old[1])), new[1]

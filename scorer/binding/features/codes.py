@@ -1,4 +1,4 @@
-"""Columns whose values stand for whole numbers: categories by a vocabulary, dates by an epoch."""
+"""Convert categories into their indices in a vocabulary, and dates into time since 1970."""
 
 from __future__ import annotations
 
@@ -21,64 +21,64 @@ if TYPE_CHECKING:
 
 
 _UNITS = {"d": 86_400 * 10**9, "h": 3_600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
-"""Nanoseconds in each."""
+"""Nanoseconds in each unit."""
 
 
 class Codes(Numbers):
-    """Texts or whole numbers as their places in a vocabulary."""
+    """Columns of texts or whole numbers, converted into their indices in a vocabulary."""
 
     def __init__(self, feed: Feed, table: pa.Table) -> None:
-        known = pa.array(feed.setting("words"), pa.large_string())
+        vocabulary = pa.array(feed.setting("words"), pa.large_string())
         unknown = feed.setting("unknown")
-        strange: dict[int, str] = {}
+        reasons: dict[int, str] = {}
         columns = {}
         for name in feed.columns:
-            words = _plain(table[name]).cast(pa.large_string())
-            codes = pc.index_in(words, known).cast(pa.int64())
-            lost = pc.and_(codes.is_null(), words.is_valid())
+            words = _decode_dictionary(table[name]).cast(pa.large_string())
+            codes = pc.index_in(words, vocabulary).cast(pa.int64())
+            missing = pc.and_(codes.is_null(), words.is_valid())
             if unknown is None:
-                where = np.flatnonzero(lost.to_numpy())
-                for row, word in zip(where, words.take(pa.array(where)).to_pylist(), strict=True):
-                    strange.setdefault(
+                rows = np.flatnonzero(missing.to_numpy())
+                for row, word in zip(rows, words.take(pa.array(rows)).to_pylist(), strict=True):
+                    reasons.setdefault(
                         int(row), f"{word!r} in column {name!r} is not in the vocabulary of {feed.tensor!r}"
                     )
-            columns[name] = pc.if_else(lost, pa.scalar(unknown or 0, pa.int64()), codes)
+            columns[name] = pc.if_else(missing, pa.scalar(unknown or 0, pa.int64()), codes)
         super().__init__(feed, pa.table(columns))
-        self.bad |= strange
+        self.bad |= reasons
 
 
 class Epochs(Numbers):
-    """Dates and times as what has passed since 1970, in UTC; whole tensors are floored."""
+    """Columns of dates and times, converted into units since 1970 in UTC; integer tensors get the floor."""
 
     def __init__(self, feed: Feed, table: pa.Table) -> None:
         per = _UNITS[str(feed.setting("unit"))]
         kind = numpy_type(feed.dtype)
-        lost: dict[int, str] = {}
+        reasons: dict[int, str] = {}
         columns, changed = {}, 0
         for name in feed.columns:
-            column = _plain(table[name])
-            whole, rest, units, over = _since(column, per)
+            column = _decode_dictionary(table[name])
+            whole, rest, units, over = _units_since_1970(column, per)
             fractions = is_float(kind) and bool(rest.any())
             columns[name] = pa.array(units if fractions else whole, mask=column.is_null().to_numpy())
-            lossy = _loses(whole, rest, units, kind) if fractions else np.zeros_like(over)
+            lossy = _lossy_values(whole, rest, units, kind) if fractions else np.zeros_like(over)
             if feed.on_lossy == "warn":
                 changed += int(np.count_nonzero(lossy))
                 lossy = np.zeros_like(over)
             for row in np.flatnonzero(over | lossy).tolist():
-                reason = f"does not survive as {feed.dtype} (tensor {feed.tensor!r})"
-                lost.setdefault(row, f"{_told(column[row])} in column {name!r} {reason}")
+                problem = f"cannot be stored exactly as {feed.dtype} (tensor {feed.tensor!r})"
+                reasons.setdefault(row, f"{_date_text(column[row])} in column {name!r} {problem}")
         super().__init__(feed, pa.table(columns))
-        self.bad = lost | self.bad
+        self.bad = reasons | self.bad
         self.lossy += changed
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without a dictionary."""
+def _decode_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decode a dictionary column into its values."""
     return column.cast(values_type(column.type))
 
 
-def _since(column: pa.ChunkedArray, per: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Whole units since 1970, what is left over, both as a float, and which rows an int64 does not hold."""
+def _units_since_1970(column: pa.ChunkedArray, per: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the whole units since 1970, the remainder, both as a float, and which rows exceed an int64."""
     kind = column.type
     own = _UNITS[kind.unit] if pa.types.is_timestamp(kind) else _UNITS["ms" if pa.types.is_date64(kind) else "d"]
     counted = column.cast(pa.int32()) if pa.types.is_date32(kind) else column
@@ -88,59 +88,86 @@ def _since(column: pa.ChunkedArray, per: int) -> tuple[np.ndarray, np.ndarray, n
         exact = np.abs(counts) <= EXACT["float64"]
         units = np.where(exact, counts / (per // own), whole + rest / (per // own))
         return whole, rest, units, np.zeros(len(counts), bool)
-    most = np.iinfo(np.int64).max // (own // per)
-    over = (counts > most) | (counts < -most)
+    largest = np.iinfo(np.int64).max // (own // per)
+    over = (counts > largest) | (counts < -largest)
     whole = np.where(over, 0, counts) * (own // per)
     return whole, np.zeros_like(whole), whole, over
 
 
-def _told(moment: pa.Scalar) -> str:
-    """As a person writes it; as a number where Python has no such date."""
+def _date_text(moment: pa.Scalar) -> str:
+    """Return the date or time as text; as a number if it is outside the range of Python's dates."""
     try:
         return str(moment)
     except (OverflowError, ValueError):
         return str(moment.value)
 
 
-def _loses(whole: np.ndarray, rest: np.ndarray, units: np.ndarray, target: np.dtype) -> np.ndarray:
-    """Where the float is too large for fractions, and is not what was meant."""
+def _lossy_values(whole: np.ndarray, rest: np.ndarray, units: np.ndarray, target: np.dtype) -> np.ndarray:
+    """Return which values change beyond the usual rounding of fractions.
+
+    These are values too large for the float type to hold fractions, whose cast differs from the exact value.
+    """
     with np.errstate(over="ignore"):
         cast = units.astype(target).astype(np.float64)
-    held = np.where(np.abs(cast) < float(2**63), cast, 0).astype(np.int64)
-    return np.asarray((np.abs(whole) > EXACT[target.name]) & ((rest != 0) | (held != whole)))
+    back = np.where(np.abs(cast) < float(2**63), cast, 0).astype(np.int64)
+    return np.asarray((np.abs(whole) > EXACT[target.name]) & ((rest != 0) | (back != whole)))
 
 
 def vocab_settings(call: Call, tensor: str) -> tuple[tuple[str, Setting], ...]:
-    """vocab(a, b, c, unknown=-1), or vocab(FILE) with a word on each line."""
+    """Return the settings of vocab(a, b, c, unknown=-1), or of vocab(FILE) with one word on each line."""
     where, hint = f"--feed {tensor}", f"--feed '{tensor}=COLUMN|vocab(red, green, unknown=-1)', or vocab(FILE)"
     words = call.args
     if len(words) == 1 and not os.path.isfile(os.path.expanduser(words[0])):
-        what = "the vocabulary file is not there"
-        raise OptionsError(what, where, "a file, or at least two words", repr(words[0]), hint)
+        raise OptionsError(
+            "the vocabulary file does not exist",
+            where=where,
+            expected="a file, or at least two words",
+            found=repr(words[0]),
+            hint=hint,
+        )
     if len(words) == 1:
         try:
             with open(os.path.expanduser(words[0]), encoding="utf-8-sig") as file:
                 words = tuple(file.read().removesuffix("\n").split("\n"))
         except (OSError, UnicodeDecodeError) as error:
-            what = "the vocabulary cannot be read"
-            raise OptionsError(what, words[0], "text in UTF-8, a word on each line", str(error), hint) from error
-    twice = sorted(word for word, count in Counter(words).items() if count > 1)
+            raise OptionsError(
+                "the vocabulary cannot be read",
+                where=words[0],
+                expected="text in UTF-8, one word on each line",
+                found=str(error),
+                hint=hint,
+            ) from error
+    duplicates = sorted(word for word, count in Counter(words).items() if count > 1)
     named = dict(call.named)
     unknown = named.pop("unknown", None)
     try:
         code = None if unknown is None else int(np.int64(int(unknown)))
     except (ValueError, OverflowError):
-        raise OptionsError("unknown= is no code", where, "a whole number", repr(unknown), hint) from None
-    if not words or twice or named:
-        found = f"{quoted_list(twice)} twice" if twice else quoted_list(sorted(named)) if named else "no words"
-        raise OptionsError("the vocabulary does not fit", where, "words, each once, and unknown=CODE", found, hint)
+        raise OptionsError(
+            "unknown= is not a whole number", where=where, expected="a whole number", found=repr(unknown), hint=hint
+        ) from None
+    if not words or duplicates or named:
+        found = (
+            f"{quoted_list(duplicates)} twice" if duplicates else quoted_list(sorted(named)) if named else "no words"
+        )
+        raise OptionsError(
+            "the vocabulary is not valid",
+            where=where,
+            expected="words, each once, and unknown=CODE",
+            found=found,
+            hint=hint,
+        )
     return (("words", tuple(words)), ("unknown", code))
 
 
 def epoch_settings(call: Call, tensor: str) -> tuple[tuple[str, Setting], ...]:
-    """epoch(s): the unit."""
+    """Return the settings of epoch(s): the unit."""
     if len(call.args) != 1 or call.named or call.args[0] not in _UNITS:
-        what, hint = "epoch wants a unit", f"--feed '{tensor}=COLUMN|epoch(s)'"
-        found = ", ".join(call.args) or "none"
-        raise OptionsError(what, f"--feed {tensor}", f"one of {', '.join(_UNITS)}", found, hint)
+        raise OptionsError(
+            "epoch needs a unit",
+            where=f"--feed {tensor}",
+            expected=f"one of {', '.join(_UNITS)}",
+            found=", ".join(call.args) or "none",
+            hint=f"--feed '{tensor}=COLUMN|epoch(s)'",
+        )
     return (("unit", call.args[0]),)

@@ -1,4 +1,4 @@
-"""A tensor that is the same for every row, and needs no column."""
+"""Fill a tensor with the same value for every row, without a column."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from scorer.options.grammar import Call, Setting
 
 
-_TRUTH = {"true": True, "false": False, "1": True, "0": False}
+_TRUTH_VALUES = {"true": True, "false": False, "1": True, "0": False}
 
 
 class Constant(Packed):
-    """One value, or one row of values."""
+    """One value, or one row of values, for all rows."""
 
-    def __init__(self, feed: Feed, table: pa.Table) -> None:  # noqa: ARG002 - every packer is called alike
+    def __init__(self, feed: Feed, table: pa.Table) -> None:  # noqa: ARG002 - every converter has the same arguments
         super().__init__()
         self.shared = bool(feed.setting("shared"))
         shape = tuple(size or 1 for size in feed.shape)
@@ -35,7 +35,7 @@ class Constant(Packed):
         self._row[...] = np.array(values, dtype=kind).reshape(shape if len(values) > 1 else (1,) * len(shape))  # type: ignore[arg-type]
 
     def batch(self, rows: Rows) -> np.ndarray:
-        """The value itself, or once per row."""
+        """Return the shared value itself, or one copy per row."""
         if self.shared:
             return self._row
         n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
@@ -43,26 +43,37 @@ class Constant(Packed):
 
 
 def settings(call: Call, tensor: str, dtype: str, size: int, *, shared: bool) -> tuple[tuple[str, Setting], ...]:
-    """const(16000): one value, or as many as a row of the tensor has; whether all rows share it."""
+    """Return the settings of const(16000): one value, or `size` values for a row; and whether all rows share it."""
     where, hint = f"--feed {tensor}", f"--feed '{tensor}=const(0)'"
     if call.named or len(call.args) not in {1, size}:
-        expected = "one value" if size == 1 else f"one value, or {size}"
-        raise OptionsError("the constant does not fit", where, expected, f"{len(call.args)}", hint)
+        raise OptionsError(
+            "the constant does not fit the tensor",
+            where=where,
+            expected="one value" if size == 1 else f"one value, or {size}",
+            found=f"{len(call.args)}",
+            hint=hint,
+        )
     try:
-        values = tuple(_value(text, dtype) for text in call.args)
+        values = tuple(_parse_value(text, dtype) for text in call.args)
     except (ValueError, KeyError, OverflowError):
-        raise OptionsError("the constant does not fit", where, dtype, ", ".join(call.args), hint) from None
+        raise OptionsError(
+            "the constant does not fit the tensor",
+            where=where,
+            expected=dtype,
+            found=", ".join(call.args),
+            hint=hint,
+        ) from None
     return (("values", values), ("shared", shared))  # type: ignore[return-value]
 
 
-def _value(text: str, dtype: str) -> str | float | int | bool:
+def _parse_value(text: str, dtype: str) -> str | float | int | bool:
     if dtype == "string":
         return text
     if dtype == "bool":
-        return _TRUTH[text.lower()]
+        return _TRUTH_VALUES[text.lower()]
     kind = numpy_type(dtype)
     if is_float(kind):
-        return _float(text, kind)
+        return _parse_float(text, kind)
     number = int(text)
     info = np.iinfo(kind)
     if not info.min <= number <= info.max:
@@ -70,13 +81,13 @@ def _value(text: str, dtype: str) -> str | float | int | bool:
     return number
 
 
-def _float(text: str, kind: np.dtype) -> float:
-    """A number that the type holds: finite where it was, and exact where it is whole."""
+def _parse_float(text: str, kind: np.dtype) -> float:
+    """Parse a number; OverflowError if the type makes it infinite, or changes a whole number."""
     number = float(text)
     with np.errstate(over="ignore"):
-        held = float(np.float64(number).astype(kind))
-    if not math.isfinite(held) and math.isfinite(number):
+        cast = float(np.float64(number).astype(kind))
+    if not math.isfinite(cast) and math.isfinite(number):
         raise OverflowError(text)
-    if text.strip().lstrip("+-").isdecimal() and held != int(text):
+    if text.strip().lstrip("+-").isdecimal() and cast != int(text):
         raise OverflowError(text)
     return number

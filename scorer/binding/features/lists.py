@@ -1,4 +1,4 @@
-"""One list column, however deep, whose every row is the tensor's row."""
+"""Convert one column of (nested) lists: each list is one row of the tensor."""
 
 from __future__ import annotations
 
@@ -20,54 +20,54 @@ if TYPE_CHECKING:
 
 
 class Lists(Packed):
-    """A list column as one array: a view where lists are whole, else a copy of the good rows."""
+    """A list column as one array: a view if all lists have the right length, else a copy of the good rows."""
 
     def __init__(self, feed: Feed, table: pa.Table) -> None:
         super().__init__()
-        self._text = feed.dtype == "string"
-        self._dtype = np.dtype(object) if self._text else numpy_type(feed.dtype)
+        self._is_text = feed.dtype == "string"
+        self._dtype = np.dtype(object) if self._is_text else numpy_type(feed.dtype)
         self._feed = feed
         self._shape = tuple(size or 0 for size in feed.shape)
         column = table[feed.columns[0]]
-        self._stored, self._axes = _layout(column.type, self._shape)
+        self._stored, self._axes = _stored_layout(column.type, self._shape)
         pieces, at = [], 0
         for chunk in column.chunks:
-            lists = _lists_of(chunk)
+            lists = _plain_lists(chunk)
             self._dims = self._shape if depth(lists.type) == len(self._shape) else (prod(self._shape),)
-            pieces.append(self._matrix(lists, at))
+            pieces.append(self._rows_of(lists, at))
             at += len(chunk)
         empty = np.empty((0, *self._shape), self._dtype)
         self._values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [empty])
 
-    def _matrix(self, chunk: pa.Array, at: int) -> np.ndarray:
-        """The chunk as rows of the tensor; those that are bad stay zero."""
-        flat, rows = self._flat(chunk, at)
-        found: dict[int, str] = {}
-        values = self._values_of(flat, found).reshape(-1, *self._stored).transpose(self._axes)
+    def _rows_of(self, chunk: pa.Array, at: int) -> np.ndarray:
+        """Return the chunk as rows of the tensor; bad rows are zero."""
+        flat, rows = self._flatten(chunk, at)
+        reasons: dict[int, str] = {}
+        values = self._numpy_values(flat, reasons).reshape(-1, *self._stored).transpose(self._axes)
         width = prod(self._shape)
-        for place, reason in found.items():
+        for place, reason in reasons.items():
             self.bad.setdefault(at + int(rows[place // width]), reason)
         if len(rows) == len(chunk):
             return values
-        matrix = np.full((len(chunk), *self._shape), "" if self._text else 0, dtype=values.dtype)
+        matrix = np.full((len(chunk), *self._shape), "" if self._is_text else 0, dtype=values.dtype)
         matrix[rows] = values
         return matrix
 
-    def _values_of(self, flat: pa.Array, found: dict[int, str]) -> np.ndarray:
-        """The innermost values as numpy; those that cannot be fed go to `found`."""
+    def _numpy_values(self, flat: pa.Array, reasons: dict[int, str]) -> np.ndarray:
+        """Return the innermost values as numpy; add those that cannot be fed to `reasons`, by position."""
         name, column = self._feed.columns[0], pa.chunked_array([flat])
-        if self._text:
-            return texts(self._feed, name, column, found)
+        if self._is_text:
+            return texts(self._feed, name, column, reasons)
         check = Check(self._feed, name, column)
-        values = check.as_numpy(flat, 0, found)
+        values = check.as_numpy(flat, 0, reasons)
         self.lossy += check.lossy
         return values
 
-    def _flat(self, chunk: pa.Array, at: int) -> tuple[pa.Array, np.ndarray]:
-        """All values of the rows whose lists are as long as they must be, and which rows these are."""
+    def _flatten(self, chunk: pa.Array, at: int) -> tuple[pa.Array, np.ndarray]:
+        """Return the values of the rows whose lists have the right lengths, and the numbers of these rows."""
         rows = np.arange(len(chunk))
         for level, size in enumerate(self._dims):
-            lists = prod(self._dims[:level])  # of this level in one row
+            lists = prod(self._dims[:level])  # lists of this level in one row
             lengths = pc.fill_null(pc.list_value_length(chunk), -1).to_numpy(zero_copy_only=False)
             wrong = np.flatnonzero(lengths != size)
             if len(wrong):
@@ -86,20 +86,20 @@ class Lists(Packed):
         return f"a list of {length} in column {column!r} instead of {size} (tensor {tensor!r})"
 
     def batch(self, rows: Rows) -> np.ndarray:
-        """Those rows."""
+        """Return the tensor of these rows."""
         with np.errstate(over="ignore", invalid="ignore"):
             return np.ascontiguousarray(self._values[rows], dtype=self._dtype)
 
 
-def _lists_of(chunk: pa.Array) -> pa.Array:
-    """The lists of a chunk, without what stands around them."""
+def _plain_lists(chunk: pa.Array) -> pa.Array:
+    """Return the plain lists of an extension or dictionary array."""
     if isinstance(chunk, pa.ExtensionArray):
         return chunk.storage
     return chunk.dictionary_decode() if isinstance(chunk, pa.DictionaryArray) else chunk
 
 
-def _layout(kind: pa.DataType, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shape in which a row is stored, and the axes that make it the tensor's."""
+def _stored_layout(kind: pa.DataType, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shape in which a row is stored, and the order of axes that turns it into the tensor's."""
     if not isinstance(kind, pa.FixedShapeTensorType) or not kind.permutation:
         return shape, tuple(range(len(shape) + 1))
     return tuple(kind.shape), (0, *(axis + 1 for axis in kind.permutation))

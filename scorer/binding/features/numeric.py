@@ -1,6 +1,6 @@
-"""Columns of numbers, one per value of the tensor's row.
+"""Convert columns of numbers: each column is one value of the tensor's row.
 
-Zero-copy up to the batch: the one copy is the stack that makes rows of columns.
+Nothing is copied before the batch. The only copy is the stack that turns columns into rows.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 EXACT = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}
-"""Whole numbers up to here survive in the float type."""
-_LARGEST = {"bfloat16": 3.3895313892515355e38} | {
+"""The largest magnitude up to which a float type holds every whole number."""
+_LARGEST_FINITE = {"bfloat16": 3.3895313892515355e38} | {
     name: float(np.finfo(name).max) for name in ("float16", "float32", "float64")
 }
 
 
-_FEW = 2  # columns
+_FEWEST_COLUMNS = 2  # a single column needs no stack
 
 
 class Numbers(Packed):
@@ -42,8 +42,8 @@ class Numbers(Packed):
         self._starts: list[int] = []
         self._chunks: list[list[np.ndarray]] = []
         self._batches: list[pa.RecordBatch | None] = []
-        self._whole: list[np.ndarray] | None = None
-        self._place = np.empty(0, self._dtype)
+        self._joined: list[np.ndarray] | None = None
+        self._memory = np.empty(0, self._dtype)
         checks = [Check(feed, name, table[name]) for name in feed.columns]
         at = 0
         for batch in table.select(list(feed.columns)).to_batches():
@@ -51,87 +51,89 @@ class Numbers(Packed):
             self._chunks.append(
                 [check.as_numpy(array, at, self.bad) for check, array in zip(checks, batch.columns, strict=True)]
             )
-            self._batches.append(_batch(self._chunks[-1], self._dtype))
+            self._batches.append(_record_batch(self._chunks[-1], self._dtype))
             at += batch.num_rows
         self.lossy = sum(check.lossy for check in checks)
 
     def batch(self, rows: Rows) -> np.ndarray:
-        """Those rows, C-ordered, in the tensor's type."""
+        """Return the tensor of these rows, C-ordered, in the tensor's type."""
         if not isinstance(rows, slice):
-            return self._stack([column[rows] for column in self._columns()])
+            return self._stack([column[rows] for column in self._joined_columns()])
         start, stop = rows.start, rows.stop
         first = bisect_right(self._starts, start) - 1
         last = bisect_right(self._starts, max(stop - 1, start)) - 1
         if first == last:
-            return self._cut(first, start, stop, again=self.one_place)
+            return self._take_slice(first, start, stop, reuse=self.one_place)
         pieces = []
         for i in range(first, last + 1):
             end = self._starts[i + 1] if i + 1 < len(self._starts) else stop
-            pieces.append(self._cut(i, max(start, self._starts[i]), min(stop, end)))
+            pieces.append(self._take_slice(i, max(start, self._starts[i]), min(stop, end)))
         return np.concatenate(pieces)
 
-    def _cut(self, chunk: int, start: int, stop: int, *, again: bool = False) -> np.ndarray:
+    def _take_slice(self, chunk: int, start: int, stop: int, *, reuse: bool = False) -> np.ndarray:
         at, batch = self._starts[chunk], self._batches[chunk]
         if batch is not None:
             rows = batch.slice(start - at, stop - start).to_tensor(row_major=True).to_numpy()
             return rows.reshape(-1, *self._shape)  # type: ignore[no-any-return]  # pyarrow is untyped
-        return self._stack([view[start - at : stop - at] for view in self._chunks[chunk]], again=again)
+        return self._stack([view[start - at : stop - at] for view in self._chunks[chunk]], reuse=reuse)
 
-    def _columns(self) -> list[np.ndarray]:
-        """Each column in one piece, for rows in any order."""
-        if self._whole is None:
-            with np.errstate(over="ignore", invalid="ignore"):  # what overflows was counted by Check
-                self._whole = [
+    def _joined_columns(self) -> list[np.ndarray]:
+        """Return each column as one array, for batches of rows in any order."""
+        if self._joined is None:
+            with np.errstate(over="ignore", invalid="ignore"):  # Check has already reported the values that overflow
+                self._joined = [
                     np.concatenate([view.astype(self._dtype, copy=False) for view in views])
                     for views in zip(*self._chunks, strict=True)
                 ]
-        return self._whole
+        return self._joined
 
-    def _stack(self, views: list[np.ndarray], *, again: bool = False) -> np.ndarray:
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows was counted by Check
+    def _stack(self, views: list[np.ndarray], *, reuse: bool = False) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):  # Check has already reported the values that overflow
             if len(views) > 1:
-                rows = np.stack(views, axis=1, out=self._room(len(views[0]), len(views), again=again), casting="unsafe")
+                rows = np.stack(
+                    views, axis=1, out=self._buffer(len(views[0]), len(views), reuse=reuse), casting="unsafe"
+                )
             else:
                 rows = np.ascontiguousarray(views[0], dtype=self._dtype)
         return rows.reshape(-1, *self._shape)
 
-    def _room(self, rows: int, columns: int, *, again: bool) -> np.ndarray:
-        """Where a batch goes: new pages cost more than filling them."""
+    def _buffer(self, rows: int, columns: int, *, reuse: bool) -> np.ndarray:
+        """Return the array to fill, reused where allowed, because page faults cost more than the copy."""
         size = rows * columns
-        if not again:
+        if not reuse:
             return np.empty((rows, columns), self._dtype)
-        if len(self._place) < size:
-            self._place = np.empty(size, self._dtype)
-        return self._place[:size].reshape(rows, columns)
+        if len(self._memory) < size:
+            self._memory = np.empty(size, self._dtype)
+        return self._memory[:size].reshape(rows, columns)
 
 
 class Check:
-    """What one column may hold, and how its values are seen by numpy."""
+    """Converts one column to numpy and finds the values that cannot be fed."""
 
     def __init__(self, feed: Feed, name: str, column: pa.ChunkedArray) -> None:
         self.lossy = 0
         self._feed, self._name = feed, name
         self._dtype = numpy_type(feed.dtype)
         self._source = values_type(column.type)
-        self._suspect = self._may_lose(column.cast(self._source))
+        self._may_change = self._cast_may_change(column.cast(self._source))
 
     def as_numpy(self, array: pa.Array, at: int, bad: dict[int, str]) -> np.ndarray:
-        """The chunk as numpy; rows that cannot be fed go to `bad`, counted from `at`."""
+        """Return the chunk as numpy; add rows that cannot be fed to `bad`, numbered from `at`."""
         if array.type != self._source:
             array = array.cast(self._source)
         if array.null_count:
-            return self._filled(array, at, bad)
+            return self._fill_nulls(array, at, bad)
         values = array.to_numpy(zero_copy_only=False)
-        if self._suspect:
-            self._check(values, at, bad)
+        if self._may_change:
+            self._find_changes(values, at, bad)
         return values  # type: ignore[no-any-return]  # pyarrow is untyped
 
-    def _filled(self, array: pa.Array, at: int, bad: dict[int, str]) -> np.ndarray:
-        """A chunk with nulls, in the tensor's type, by the null policy."""
+    def _fill_nulls(self, array: pa.Array, at: int, bad: dict[int, str]) -> np.ndarray:
+        """Return a chunk in the tensor's type, its nulls replaced by the null policy."""
         nulls = array.is_null().to_numpy(zero_copy_only=False)
         values = pc.fill_null(array, pa.scalar(0).cast(array.type)).to_numpy(zero_copy_only=False)
-        if self._suspect:
-            self._check(values, at, bad)
+        if self._may_change:
+            self._find_changes(values, at, bad)
         with np.errstate(over="ignore", invalid="ignore"):
             filled = values.astype(self._dtype)
         policy = self._feed.on_null
@@ -144,65 +146,65 @@ class Check:
             filled[nulls] = int(float(policy)) if whole else float(policy)
         return filled  # type: ignore[no-any-return]  # pyarrow is untyped
 
-    def _may_lose(self, column: pa.ChunkedArray) -> bool:
-        """Whether any value of the column might not survive the cast."""
+    def _cast_may_change(self, column: pa.ChunkedArray) -> bool:
+        """Return whether the cast may change a value of the column, judged by its types and its range."""
         source, target = self._source, self._dtype
         if pa.types.is_boolean(source) or not len(column):
             return False
         if pa.types.is_floating(source):
             wide = not is_float(target) or source.bit_width > target.itemsize * 8
-            return bool(wide and (not is_float(target) or _limit(column) > _LARGEST[target.name]))
-        low, high = _extremes(column)
+            return bool(wide and (not is_float(target) or _largest_magnitude(column) > _LARGEST_FINITE[target.name]))
+        low, high = _min_max(column)
         if is_float(target):
             return bool(max(-low, high) > EXACT[target.name])
         info = np.iinfo(target)
         return bool(low < info.min or high > info.max)
 
-    def _check(self, values: np.ndarray, at: int, bad: dict[int, str]) -> None:
-        """Blame, or count, the values that change."""
+    def _find_changes(self, values: np.ndarray, at: int, bad: dict[int, str]) -> None:
+        """Report the values that the cast changes as bad rows, or count them with --on-lossy warn."""
         with np.errstate(over="ignore", invalid="ignore"):
-            changed = _changed(values, self._dtype)
+            changed = _changed_values(values, self._dtype)
         if self._feed.on_lossy == "warn":
             self.lossy += int(np.count_nonzero(changed))
             return
         for row in np.flatnonzero(changed):
             bad.setdefault(
                 at + int(row),
-                f"{values[row]} in column {self._name!r} does not survive as {self._dtype} "
+                f"{values[row]} in column {self._name!r} cannot be stored exactly as {self._dtype} "
                 f"(tensor {self._feed.tensor!r})",
             )
 
 
-def _changed(values: np.ndarray, target: np.dtype) -> np.ndarray:
-    """Which values do not survive; rounding of fractions is what float types are for and does not count."""
+def _changed_values(values: np.ndarray, target: np.dtype) -> np.ndarray:
+    """Return which values the cast changes. The rounding of fractions to a float type does not count."""
     if is_float(target):
         cast = values.astype(target)
         if values.dtype.kind == "f":
             return np.asarray(np.isinf(cast) & np.isfinite(values))
         back = cast.astype(np.float64)
         info = np.iinfo(values.dtype)
-        held = np.isfinite(back) & (back >= float(info.min)) & (back < float(info.max + 1))
-        return np.asarray(~held | (np.where(held, back, 0).astype(values.dtype) != values))
+        in_range = np.isfinite(back) & (back >= float(info.min)) & (back < float(info.max + 1))
+        return np.asarray(~in_range | (np.where(in_range, back, 0).astype(values.dtype) != values))
     info = np.iinfo(target)
     if values.dtype.kind == "f":
         exact = values.astype(np.float64)
         return np.asarray(~((exact >= float(info.min)) & (exact < float(info.max + 1)) & (exact == np.trunc(exact))))
-    own = np.iinfo(values.dtype)
-    return np.asarray((values < max(info.min, own.min)) | (values > min(info.max, own.max)))
+    source = np.iinfo(values.dtype)
+    return np.asarray((values < max(info.min, source.min)) | (values > min(info.max, source.max)))
 
 
-def _batch(views: Sequence[np.ndarray], dtype: np.dtype) -> pa.RecordBatch | None:
-    """Columns that are of the tensor's type already: Arrow makes rows of them in one call.
+def _record_batch(views: Sequence[np.ndarray], dtype: np.dtype) -> pa.RecordBatch | None:
+    """Return columns that already have the tensor's type as a batch, which Arrow turns into rows in one call.
 
-    numpy's stack gives the interpreter's lock back once for each column, and threads wait for each other there.
+    numpy's stack releases the GIL once for each column, and threads then wait for each other to get it back.
     """
-    if len(views) < _FEW or dtype.kind not in "fiu" or any(view.dtype != dtype for view in views):
+    if len(views) < _FEWEST_COLUMNS or dtype.kind not in "fiu" or any(view.dtype != dtype for view in views):
         return None
     return pa.RecordBatch.from_arrays([pa.array(view) for view in views], [str(i) for i in range(len(views))])
 
 
 def numpy_type(name: str) -> np.dtype:
-    """The type in numpy; the small floats come with a package of their own."""
+    """Return the numpy type; bfloat16 comes from the package ml_dtypes."""
     if name == "bfloat16":
         import ml_dtypes  # noqa: PLC0415 - comes with onnx; few models need it
 
@@ -211,19 +213,19 @@ def numpy_type(name: str) -> np.dtype:
 
 
 def is_float(kind: np.dtype) -> bool:
-    """Whether the type rounds; numpy itself does not know the small ones."""
+    """Return whether the type is a float; numpy itself does not count bfloat16 as one."""
     return kind.name in EXACT
 
 
-def _extremes(column: pa.Array | pa.ChunkedArray) -> tuple[Any, Any]:
+def _min_max(column: pa.Array | pa.ChunkedArray) -> tuple[Any, Any]:
     found = pc.min_max(column)
     low, high = found["min"].as_py(), found["max"].as_py()
     return (0, 0) if low is None else (low, high)
 
 
-def _limit(column: pa.Array | pa.ChunkedArray) -> Any:  # noqa: ANN401 - an int or a float
-    """The largest finite magnitude; infinite only if nothing else is there."""
-    low, high = _extremes(column)
+def _largest_magnitude(column: pa.Array | pa.ChunkedArray) -> Any:  # noqa: ANN401 - an int or a float
+    """Return the largest magnitude of the column; infinite if it has an infinite value."""
+    low, high = _min_max(column)
     if pa.types.is_floating(column.type) and (np.isinf(low) or np.isinf(high)):
         return float("inf")
     return max(abs(low), abs(high))

@@ -1,4 +1,4 @@
-"""Every feed's converter, by its kind."""
+"""Apply to each feed the converter of its kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def pack(feeds: Sequence[Feed], table: pa.Table) -> dict[str, Packed]:
-    """The packed columns by tensor."""
+    """Return the packed columns of each feed, by tensor name."""
     from scorer.binding.features import (  # noqa: PLC0415 - they implement this interface
         codes,
         constant,
@@ -25,7 +25,7 @@ def pack(feeds: Sequence[Feed], table: pa.Table) -> dict[str, Packed]:
         text,
     )
 
-    packers: dict[str, Callable[[Feed, pa.Table], Packed]] = {
+    converters: dict[str, Callable[[Feed, pa.Table], Packed]] = {
         "numeric": numeric.Numbers,
         "nested": lists.Lists,
         "strings": strings.Strings,
@@ -34,5 +34,5 @@ def pack(feeds: Sequence[Feed], table: pa.Table) -> dict[str, Packed]:
         "const": constant.Constant,
         "image": image.Images,
     }
-    packed = {feed.tensor: packers[feed.kind](feed, table) for feed in feeds if feed.kind != "text"}
+    packed = {feed.tensor: converters[feed.kind](feed, table) for feed in feeds if feed.kind != "text"}
     return packed | text.pack([feed for feed in feeds if feed.kind == "text"], table)

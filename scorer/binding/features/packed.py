@@ -1,33 +1,33 @@
-"""The one interface of all converters: the columns of a part, ready to be cut into batches."""
+"""The interface of all converters: the columns of a part, ready to be cut into batches."""
 
 from __future__ import annotations
 
 import numpy as np
 
 Rows = slice | np.ndarray
-"""Rows of a part: a stretch, which numpy can view, or their numbers."""
+"""Rows of a part: a slice, which numpy can view without a copy, or row numbers."""
 
 
 class Packed:
-    """The columns of a whole part, ready to be cut into batches."""
+    """The columns of a whole part for one tensor."""
 
     lengths: np.ndarray | None = None
-    """Of each row, where rows of like length should be scored together."""
+    """The length of each row, if rows of similar length should be scored together."""
     left = False
-    """Whether padding comes before a row's own values, where lengths differ."""
+    """Whether padding is before a row's values, if rows differ in length."""
     one_place = False
-    """Whether a batch may be made where the one before it lay."""
+    """Whether `batch` may overwrite the buffer of the batch before."""
     shared = False
-    """Whether `batch` is the same for every batch and has no row of its own for each row."""
+    """Whether `batch` returns the same array for every batch, without a row axis."""
 
     def __init__(self) -> None:
         self.bad: dict[int, str] = {}
-        """Rows that cannot be fed, with the reason; `batch` may add to it and fill their place with anything."""
+        """The reason for each row that cannot be fed. `batch` may add rows, and fills bad rows with any value."""
         self.lossy = 0
-        """Values that a cast changed and that are fed all the same."""
+        """Number of values that are fed although the cast changed them."""
         self.truncated = 0
-        """Rows that were cut to fit."""
+        """Number of rows that were truncated to fit."""
 
     def batch(self, rows: Rows) -> np.ndarray:
-        """Those rows as the tensor, in that order."""
+        """Return the tensor of these rows, in this order."""
         raise NotImplementedError

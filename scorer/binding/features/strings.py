@@ -1,4 +1,4 @@
-"""Columns of text as string tensors: Python strings, never 'None'."""
+"""Convert columns of text into string tensors of Python strings; a null never becomes 'None'."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Strings(Packed):
-    """Text columns as one object array."""
+    """Text columns as one array of Python strings."""
 
     def __init__(self, feed: Feed, table: pa.Table) -> None:
         super().__init__()
@@ -25,12 +25,12 @@ class Strings(Packed):
         self._values = np.stack(columns, axis=1).reshape(table.num_rows, *feed.shape)
 
     def batch(self, rows: Rows) -> np.ndarray:
-        """Those rows."""
+        """Return the tensor of these rows."""
         return self._values[rows]
 
 
 def texts(feed: Feed, name: str, column: pa.ChunkedArray, bad: dict[int, str]) -> np.ndarray:
-    """A column's texts; nulls that the policy does not fill go to `bad`."""
+    """Return a column's texts; add nulls that the policy does not fill to `bad`."""
     column = column.cast(values_type(column.type)).cast(pa.large_string())
     if column.null_count:
         if feed.on_null == "error":

@@ -1,4 +1,4 @@
-"""What turns output tensors into columns."""
+"""Convert output tensors into Arrow columns."""
 
 from __future__ import annotations
 
@@ -23,66 +23,76 @@ _TYPES = {
     "bool": "bool",
     "object": "string",
 }
-_HINT = "the model gives another shape for some rows; fetch another tensor with --fetch"
+_HINT = "the model returns another shape for some rows; fetch another tensor with --fetch"
 
 
 def arrow_name(dtype: np.dtype) -> str | None:
-    """Arrow's name for a numpy type; the small floats are widened, because few readers know them."""
+    """Return Arrow's name for a numpy type. float16 and bfloat16 are widened, because few readers support them."""
     if dtype.kind in "iu":
         return dtype.name
     return _TYPES.get(dtype.name if dtype.kind not in "OU" else "object")
 
 
 def column_types(fetch: Fetch) -> list[pa.DataType]:
-    """The type of each column of one output."""
+    """Return the type of each column of one output."""
     kind = pa.type_for_alias(fetch.type)
     if fetch.kind == "list":
-        return [_fixed(kind, fetch.width)]
+        return [_fixed_size_list(kind, fetch.width)]
     if fetch.kind == "ragged":
-        return [pa.list_(pa.field("item", kind if fetch.width == 1 else _fixed(kind, fetch.width), nullable=False))]
+        return [
+            pa.list_(
+                pa.field("item", kind if fetch.width == 1 else _fixed_size_list(kind, fetch.width), nullable=False)
+            )
+        ]
     if fetch.kind == "topk":
         return [pa.string(), kind] * (len(fetch.columns) // 2)
     return [kind] * len(fetch.columns)
 
 
 def unpack(fetch: Fetch, batches: Sequence[Any]) -> list[pa.Array]:
-    """The columns of one output, given what each batch returned for it."""
+    """Return the columns of one output from the values that the batches returned."""
     types = column_types(fetch)
     if fetch.kind == "zipmap":
         rows = [row for batch in batches for row in batch]
-        return [pa.array([_of(row, label) for row in rows], types[0]) for label in fetch.labels]
+        return [pa.array([_map_value(row, label) for row in rows], types[0]) for label in fetch.labels]
     if not batches:
         return [pa.array([], kind) for kind in types]
     if fetch.kind == "ragged":
-        return [_ragged(fetch, [row for batch in batches for row in batch], types[0])]
+        return [_ragged_column(fetch, [row for batch in batches for row in batch], types[0])]
     if fetch.kind == "topk":
         best = np.concatenate([batch.reshape(len(batch), -1) for batch in batches])
         return [pa.array(list(best[:, i]), kind) for i, kind in enumerate(types)]
     flat = [batch.reshape(len(batch), -1) for batch in batches]
-    strange = next((batch for batch in flat if batch.shape[1] != fetch.width), None)
-    if strange is not None:
-        what = f"output {fetch.tensor!r} changed its width"
-        raise ShapeMismatch(what, "", f"{fetch.width} values in a row", str(strange.shape[1]), _HINT)
+    unequal = next((batch for batch in flat if batch.shape[1] != fetch.width), None)
+    if unequal is not None:
+        raise ShapeMismatch(
+            f"output {fetch.tensor!r} changed its width",
+            expected=f"{fetch.width} values in a row",
+            found=str(unequal.shape[1]),
+            hint=_HINT,
+        )
     values = flat[0] if len(flat) == 1 else np.concatenate(flat)
     if fetch.kind == "list":
-        return [_lists(_array(np.ascontiguousarray(values).reshape(-1), types[0].value_type), types[0])]
-    return [_array(values[:, i], kind) for i, kind in enumerate(types)]
+        return [
+            _fixed_size_lists(_value_array(np.ascontiguousarray(values).reshape(-1), types[0].value_type), types[0])
+        ]
+    return [_value_array(values[:, i], kind) for i, kind in enumerate(types)]
 
 
-def _fixed(kind: pa.DataType, width: int) -> pa.DataType:
+def _fixed_size_list(kind: pa.DataType, width: int) -> pa.DataType:
     return pa.list_(pa.field("item", kind, nullable=False), width)
 
 
-def _ragged(fetch: Fetch, rows: list[np.ndarray], kind: pa.DataType) -> pa.Array:
-    """Rows of any length; each item is a value, or a list of them."""
+def _ragged_column(fetch: Fetch, rows: list[np.ndarray], kind: pa.DataType) -> pa.Array:
+    """Return a list column of rows of any length; each item is a value, or a list of values."""
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
     flat = np.concatenate([np.ascontiguousarray(row).reshape(-1) for row in rows])
-    values = _array(flat, pa.type_for_alias(fetch.type))
-    items = values if fetch.width == 1 else _lists(values, kind.value_type)
+    values = _value_array(flat, pa.type_for_alias(fetch.type))
+    items = values if fetch.width == 1 else _fixed_size_lists(values, kind.value_type)
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items).cast(kind)
 
 
-def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+def _value_array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     if values.dtype == np.float16 or values.dtype.name == "bfloat16":
         values = values.astype(np.float32)
     if values.dtype.kind in "OU":
@@ -90,12 +100,12 @@ def _array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.array(np.ascontiguousarray(values), kind, from_pandas=False)
 
 
-def _lists(flat: pa.Array, kind: pa.DataType) -> pa.FixedSizeListArray:
+def _fixed_size_lists(flat: pa.Array, kind: pa.DataType) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(flat, type=kind)
 
 
-def _of(row: dict[Any, float], label: str) -> float:
-    """A map's value by its label, which may be a whole number."""
+def _map_value(row: dict[Any, float], label: str) -> float:
+    """Return a map's value by its label; the map's keys may be whole numbers."""
     return row[label] if label in row else row[int(label)]
 
 

@@ -161,11 +161,11 @@ def test_a_word_twice_is_refused_however_long_the_list(echo, tmp_path):
         ("vocab()", "no words"),
         ("vocab", "no words"),
         ("vocab(unknown=1)", "no words"),
-        ("vocab(a, b, unknown=x)", "unknown= is no code"),
-        ("vocab(a, b, unknown=1.5)", "unknown= is no code"),
-        ("vocab(a, b, unknown=99999999999999999999)", "unknown= is no code"),
+        ("vocab(a, b, unknown=x)", "unknown= is not a whole number"),
+        ("vocab(a, b, unknown=1.5)", "unknown= is not a whole number"),
+        ("vocab(a, b, unknown=99999999999999999999)", "unknown= is not a whole number"),
         ("vocab(a, b, nonsense=1)", "found:    'nonsense'"),
-        ("vocab(words.txt, unknown=-1)", "the vocabulary file is not there"),
+        ("vocab(words.txt, unknown=-1)", "the vocabulary file does not exist"),
         ("vocabulary(a)", "there is no converter 'vocabulary'"),
     ],
 )
@@ -194,7 +194,7 @@ def test_a_vocabulary_that_is_no_text_is_refused(echo, tmp_path):
         ("int64", [dt.date(2026, 1, 1)], "epoch", "one of d, h, m, s, ms, us, ns"),
         ("int64", [dt.date(2026, 1, 1)], "epoch(w)", "found:    w"),
         ("int64", [dt.date(2026, 1, 1)], "epoch(s, ms)", "found:    s, ms"),
-        ("int64", [dt.date(2026, 1, 1)], "epoch(unit=s)", "epoch wants a unit"),
+        ("int64", [dt.date(2026, 1, 1)], "epoch(unit=s)", "epoch needs a unit"),
     ],
 )
 def test_what_a_converter_cannot_read_or_fill_is_refused(echo, kind, column, call, says):
@@ -205,7 +205,7 @@ def test_codes_that_the_tensor_does_not_hold_are_bad_rows(echo):
     words = [f"w{i}" for i in range(200)]
     good, bad = fed(frame_of(c=["w127", "w128"]), echo(x=("int8", ["N"])), f"x=c|vocab({', '.join(words)})")
     assert good == {0: [127]}
-    assert bad == {1: "128 in column 'c' does not survive as int8 (tensor 'x')"}
+    assert bad == {1: "128 in column 'c' cannot be stored exactly as int8 (tensor 'x')"}
 
 
 PER = {"d": 86_400 * 10**9, "h": 3_600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -303,24 +303,24 @@ def test_a_moment_beyond_an_int64_is_named_and_never_wraps(echo, kind, count):
         good, bad = fed(frame_of(c=whole), echo(x=(dtype, ["N"])), "x=c|epoch(ns)")
         assert good == {1: [0]}
         assert list(bad) == [0]
-        assert f"in column 'c' does not survive as {dtype} (tensor 'x')" in bad[0]
+        assert f"in column 'c' cannot be stored exactly as {dtype} (tensor 'x')" in bad[0]
 
 
-def test_seconds_of_today_do_not_survive_as_float32(echo):
+def test_seconds_of_today_are_not_exact_as_float32(echo):
     """They would be off by up to a minute."""
     column = pa.array([1_767_225_601, 86_400, None], pa.timestamp("s"))
     frame = frame_of(c=column)
     good, bad = fed(frame, echo(x=("float32", ["N"])), "x=c|epoch(s)")
-    assert bad == {0: "1767225601 in column 'c' does not survive as float32 (tensor 'x')"}
+    assert bad == {0: "1767225601 in column 'c' cannot be stored exactly as float32 (tensor 'x')"}
     assert (good[1], np.isnan(good[2][0])) == ([86_400], True)
 
 
-def test_fractions_of_a_day_survive_as_float32_and_those_of_a_second_do_not(echo):
+def test_fractions_of_a_day_are_exact_as_float32_and_those_of_a_second_are_not(echo):
     when = dt.datetime.fromisoformat("2026-01-01T12:00:00.5")
     frame, model = frame_of(c=pa.array([when], pa.timestamp("us"))), echo(x=("float32", ["N"]))
     assert fed(frame, model, "x=c|epoch(d)")[0] == {0: [20_454.5]}
     bad = fed(frame, model, "x=c|epoch(s)")[1]
-    assert bad == {0: "2026-01-01 12:00:00.500000 in column 'c' does not survive as float32 (tensor 'x')"}
+    assert bad == {0: "2026-01-01 12:00:00.500000 in column 'c' cannot be stored exactly as float32 (tensor 'x')"}
     good, bad = fed(frame, model, "x=c|epoch(s)", on_lossy="warn")
     assert (good, bad) == ({0: [float(np.float32(1767268800.5))]}, {})
 

@@ -395,7 +395,7 @@ def test_values_that_no_small_float_holds_are_named_at_any_rank():
             feed="x=x",
             errors="return",
         )
-        assert list(bad["_error"]) == [f"1e+39 in column 'x' does not survive as {dtype} (tensor 'x')"]
+        assert list(bad["_error"]) == [f"1e+39 in column 'x' cannot be stored exactly as {dtype} (tensor 'x')"]
 
 
 def test_a_small_float_that_is_no_numpy_type_rounds_as_its_own_package_does():

@@ -169,11 +169,11 @@ SQUARE = ("N", 3, 224, 224)
         ("size=big", SQUARE, ["size", "48x192"]),
         ("size=0", SQUARE, ["size", "1 to 65535"]),
         ("size=70000", SQUARE, ["size", "1 to 65535"]),
-        ("size=256", SQUARE, ["the tensor's is 224x224", "'256'"]),
+        ("size=256", SQUARE, ["the tensor's size is 224x224", "'256'"]),
         ("size=10x20", ("N", 3, 10, None), None),
         ("size=11x20", ("N", 3, 10, "w"), ["10xany", "image(size=10x20)"]),
-        ("", ("N", 3, None, None), ["size", "is needed", "[N, 3, ?, ?]"]),
-        ("color=rgb, layout=NCHW", None, ["size", "is needed", "no shape"]),
+        ("", ("N", 3, None, None), ["size", "is required", "[N, 3, ?, ?]"]),
+        ("color=rgb, layout=NCHW", None, ["size", "is required", "no shape"]),
         ("size=4", ("N", None, None, None), ["layout", "does not show"]),
         ("size=3", ("N", 3, 3, 3), ["layout", "does not show"]),
         ("size=3, layout=NCHW", ("N", 3, 3, 3), None),
@@ -190,7 +190,7 @@ SQUARE = ("N", 3, 224, 224)
         ("filter=cubic", SQUARE, ["filter", "did you mean 'bicubic'?"]),
         ("rotate=yes", SQUARE, ["rotate", "true, false"]),
         ("mean=0.5 0.5", SQUARE, ["mean", "one number, or 3"]),
-        ("mean=a", SQUARE, ["mean", "no number"]),
+        ("mean=a", SQUARE, ["mean", "not a number"]),
         ("mean=nan", SQUARE, ["mean"]),
         ("std=0", SQUARE, ["std", "above 0"]),
         ("std=1 1 -1", SQUARE, ["std", "above 0"]),
@@ -339,14 +339,14 @@ TABLE = {
     ),
     "a null": (None, f"null {WHERE}"),
     "no bytes": (b"", f"empty bytes {WHERE}"),
-    "a text": (b"<html>404</html>", f"no JPEG, PNG, WebP, GIF, BMP or TIFF picture {WHERE}"),
+    "a text": (b"<html>404</html>", f"not a JPEG, PNG, WebP, GIF, BMP or TIFF picture {WHERE}"),
     "an icon, which is no format of ours": (
         encoded(COLOR, "ICO"),
-        f"no JPEG, PNG, WebP, GIF, BMP or TIFF picture {WHERE}",
+        f"not a JPEG, PNG, WebP, GIF, BMP or TIFF picture {WHERE}",
     ),
     "a TIFF of floats": (
         encoded(GRAY.astype(np.float32), "TIFF"),
-        f"a picture of 32-bit values, of which nobody says what is white, {WHERE}",
+        f"a picture of 32-bit values, whose white level is unknown, {WHERE}",
     ),
 }
 
@@ -619,13 +619,13 @@ def test_strings_are_paths_below_the_folder(folder, kind):
 @pytest.mark.parametrize(
     ("path", "wanted"),
     [
-        ("../secret.png", "the path '../secret.png', which leads out of its folder,"),
-        ("../data2/secret.png", "the path '../data2/secret.png', which leads out of its folder,"),
-        ("out.png", "the path 'out.png', which leads out of its folder,"),
-        ("outside/secret.png", "the path 'outside/secret.png', which leads out of its folder,"),
+        ("../secret.png", "the path '../secret.png', which is outside the allowed folder,"),
+        ("../data2/secret.png", "the path '../data2/secret.png', which is outside the allowed folder,"),
+        ("out.png", "the path 'out.png', which is outside the allowed folder,"),
+        ("outside/secret.png", "the path 'outside/secret.png', which is outside the allowed folder,"),
         ("ABSOLUTE", "the absolute path"),
-        ("https://example.com/a.png", "the address 'https://example.com/a.png' instead of a path"),
-        ("file:///etc/passwd", "the address 'file:///etc/passwd' instead of a path"),
+        ("https://example.com/a.png", "the URL 'https://example.com/a.png' instead of a path"),
+        ("file:///etc/passwd", "the URL 'file:///etc/passwd' instead of a path"),
         ("none.png", "no file 'none.png'"),
         ("deep", "no file 'deep'"),
         ("", "no file ''"),
@@ -651,7 +651,7 @@ def test_a_folder_that_is_a_link_is_its_target(folder, tmp_path):
 def test_a_path_that_is_no_text_is_a_bad_row():
     raw = pa.array([b"\xff\xfe"], pa.binary())
     column = pa.Array.from_buffers(pa.string(), 1, raw.buffers())
-    assert reason(column) == f"a path that is no UTF-8 {WHERE}"
+    assert reason(column) == f"a path that is not UTF-8 {WHERE}"
 
 
 def test_of_bytes_and_path_the_bytes_win(folder):

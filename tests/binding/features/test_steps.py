@@ -316,19 +316,19 @@ def test_nothing_can_be_reckoned_from_names(first, after):
 @pytest.mark.parametrize(
     ("step", "says"),
     [
-        ("softmx", "there is no step 'softmx'[^$]*did you mean 'softmax'"),
-        ("softmax(1)", "step softmax wants no arguments"),
-        ("round", "step round wants 1 argument\n"),
-        ("round(a)", "step round wants a number"),
-        ("round(-1)", "step round wants a number"),
-        ("topk", "step topk wants 1 argument"),
-        ("topk(0)", "step topk wants a number"),
-        ("topk(2, 3)", "step topk wants 1 argument"),
-        ("topk(k=3)", "step topk wants 1 argument"),
-        ("mean_pool", "step mean_pool wants 1 argument"),
+        ("softmx", "unknown step 'softmx'[^$]*did you mean 'softmax'"),
+        ("softmax(1)", "step softmax takes no arguments"),
+        ("round", "step round takes 1 argument\n"),
+        ("round(a)", "step round takes a whole number"),
+        ("round(-1)", "step round takes a whole number"),
+        ("topk", "step topk takes 1 argument"),
+        ("topk(0)", "step topk takes a whole number"),
+        ("topk(2, 3)", "step topk takes 1 argument"),
+        ("topk(k=3)", "step topk takes 1 argument"),
+        ("mean_pool", "step mean_pool takes 1 argument"),
         ("mean_pool(atention_mask)", "does not have: 'atention_mask'[^$]*did you mean 'attention_mask'"),
         ("label", "the model does not name its classes"),
-        ("cls()x", "there is no step"),
+        ("cls()x", "unknown step"),
     ],
 )
 def test_a_step_that_cannot_be_meant_is_refused(step, says):
@@ -441,7 +441,7 @@ def test_the_model_s_own_labels_name_what_steps_give(tmp_path):
 def test_labels_that_are_numbers_themselves_are_not_numbered_again(tmp_path):
     frame = pd.DataFrame(X, columns=["a", "b"])
     odd = classifier(tmp_path / "odd.onnx", classlabels_ints=[1, 2, 3])
-    with pytest.raises(PreflightError, match=r"'label' may hold the classes' own labels already[^$]*leave \|label out"):
+    with pytest.raises(PreflightError, match=r"'label' may already hold class labels[^$]*remove \|label"):
         scorer.score(frame, odd, fetch="label|label")
     scored = scorer.score(frame, odd, fetch=["label", "scores|label=name"], keep="none")
     assert scored["name"].tolist() == [str(v) for v in scored["label"]]

@@ -203,7 +203,7 @@ def test_more_texts_than_one_call_takes_keep_their_order(file, monkeypatch):
     texts = [f"film {i} " * (i % 5) for i in range(2_500)]
     expected = by_the_library(file, texts, 64)["ids"]
     assert packed(texts, file, "max_length=64")["input_ids"].batch(slice(0, 2_500)).tolist() == expected
-    monkeypatch.setattr(text_, "_LETTERS", 20)
+    monkeypatch.setattr(text_, "_CALL_CHARACTERS", 20)
     assert packed(texts, file, "max_length=64")["input_ids"].batch(slice(0, 2_500)).tolist() == expected
 
 
@@ -287,7 +287,7 @@ def test_tensors_are_of_the_type_that_the_model_asks_for(files, dtype):
 
 def test_ids_that_the_type_does_not_hold_are_refused(files):
     texts = ["\N{GRINNING FACE}" * 5]
-    with pytest.raises(TypeMismatch, match="does not hold"):
+    with pytest.raises(TypeMismatch, match="too small"):
         packed(texts, files["bpe"], dtype="int8", tensors=["ids"])
     assert packed(texts, files["bpe"], dtype="int8", tensors=["mask"])["mask"].batch(slice(0, 1)).all()
 
@@ -354,7 +354,7 @@ def test_what_a_tensor_gets_follows_its_name(files, tensor, give):
         ("text", "needs a tokenizer"),
         ("text({bpe}, {bpe})", "needs a tokenizer"),
         ("text({bpe}, maxlength=3)", "did you mean 'max_length'"),
-        ("text({bpe}, padding=left)", "knows no 'padding'"),
+        ("text({bpe}, padding=left)", "has no setting 'padding'"),
         ("text({bpe}, max_length=3, max_length=4)", "given twice"),
         ("text({bpe}, max_length=1)", "from 2"),
         ("text({bpe}, max_length=0x10)", "from 2"),
@@ -366,8 +366,8 @@ def test_what_a_tensor_gets_follows_its_name(files, tensor, give):
         ("text({bpe}, give=mas)", "did you mean 'mask'"),
         ("text({bpe}.gone)", "No such file"),
         ("text({folder})", "Is a directory"),
-        ("text({broken})", "does not load"),
-        ("text({empty})", "does not load"),
+        ("text({broken})", "cannot be loaded"),
+        ("text({empty})", "cannot be loaded"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_the_reason(files, tmp_path, written, says):
@@ -412,13 +412,13 @@ def test_a_tokenizer_that_changed_since_the_plan_is_refused(tmp_path):
 def test_a_tokenizer_is_loaded_once_and_few_are_kept(files, monkeypatch):
     monkeypatch.setattr(text_, "_LOADED", {})
     path, digest = files["bpe"], hashlib.sha256(Path(files["bpe"]).read_bytes()).hexdigest()
-    first = text_._load(path, digest, 2)
+    first = text_._load_once(path, digest, 2)
     with ThreadPoolExecutor(4) as pool:
-        assert all(one is first for one in pool.map(lambda _: text_._load(path, digest, 2), range(8)))
+        assert all(one is first for one in pool.map(lambda _: text_._load_once(path, digest, 2), range(8)))
     for length in range(3, 20):
-        text_._load(path, digest, length)
+        text_._load_once(path, digest, length)
     assert len(text_._LOADED) == 8
-    assert text_._load(path, digest, 2) is not first
+    assert text_._load_once(path, digest, 2) is not first
 
 
 def test_roles_are_the_names_that_mean_one_thing():
