@@ -1,4 +1,4 @@
-"""What a --feed and a --fetch for a model could look like, before any data is seen; lines to paste and fill in."""
+"""Suggest --feed and --fetch lines for a model, before any data is read: lines to paste and fill in."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _TOKENS = 3  # axes of [N, tokens, values]
 
 
 def feed_lines(model: ModelSpec) -> list[str]:
-    """A --feed for each input, with COLUMN where a name must go; one line for all tensors of one text."""
+    """Return a --feed for each input, with COLUMN in place of a name; token tensors of one text share a line."""
     roles = text.roles([tensor.name for tensor in model.inputs])
     lines = []
     for tensor in model.inputs:
         role = roles.get(tensor.name) if tensor.type.startswith("int") else None
         if role in {None, "ids"}:
-            asked = "COLUMN|text(tokenizer.json)" if role else _asked(tensor)
-            lines.append(_line("--feed", f"{tensor.name}={asked}"))
+            source = "COLUMN|text(tokenizer.json)" if role else _source(tensor)
+            lines.append(_line("--feed", f"{tensor.name}={source}"))
     return lines
 
 
 def fetch_lines(model: ModelSpec) -> list[str]:
-    """A --fetch for each output, with steps where its shape suggests them."""
+    """Return a --fetch for each output, with steps if its shape suggests them."""
     masks = [name for name, role in text.roles([tensor.name for tensor in model.inputs]).items() if role == "mask"]
     lines = []
     for tensor in model.outputs:
@@ -39,8 +39,8 @@ def fetch_lines(model: ModelSpec) -> list[str]:
     return lines
 
 
-def _asked(tensor: TensorSpec) -> str:
-    """Columns, or a converter, for a tensor of this shape."""
+def _source(tensor: TensorSpec) -> str:
+    """Return the columns or the converter that suit a tensor of this shape."""
     row = row_shape(tensor)
     if tensor.shape == ():
         return "const(VALUE)"
@@ -51,9 +51,9 @@ def _asked(tensor: TensorSpec) -> str:
     if row is not None and len(row) == 1 and row[0] is not None and 1 < row[0] <= MAX_LISTED:
         return ",".join(["COLUMN"] * row[0])
     if row is not None and len(row) == 1 and (row[0] or 0) > MAX_LISTED:
-        return f"COLUMN,... ({row[0]} columns, or one of lists)"
+        return f"COLUMN,... ({row[0]} columns, or one column of lists)"
     return "COLUMN"
 
 
-def _line(flag: str, asked: str) -> str:
-    return f"{flag} '{asked}'"
+def _line(flag: str, value: str) -> str:
+    return f"{flag} '{value}'"

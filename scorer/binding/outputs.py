@@ -1,4 +1,4 @@
-"""Which output tensor becomes which column, and what every part of the output looks like."""
+"""Decide which output tensor becomes which columns, and the schema of the output."""
 
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ if TYPE_CHECKING:
     from scorer.options.request import BindingOptions
 
 
-FLAT = 16  # wider outputs become one list column: two to ten times faster to read than as many columns
+FLAT = 16  # wider outputs become one list column, which is read two to ten times faster than as many columns
 _MATRIX = 2
+_FETCH_OTHERS = "select other outputs with --fetch"
 
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """An output tensor that was asked for."""
+    """An output tensor that --fetch requests."""
 
     tensor: str
     steps: tuple[str, ...] = ()
     column: str = ""
-    """The name it was given, '' if none."""
+    """The requested column name; '' if none is given."""
 
 
 def requested_fetches(options: BindingOptions, model: ModelSpec) -> tuple[tuple[FetchRequest, ...], list[ScorerError]]:
-    """Output tensors to ask for: TENSOR|step|step=COLUMN."""
+    """Parse --fetch TENSOR|step|step=COLUMN; without it, request all outputs. Returns the requests and the problems."""
     names = [tensor.name for tensor in model.outputs]
     if not options.fetch:
         return tuple(FetchRequest(name) for name in names), []
-    wanted: list[FetchRequest] = []
+    requests: list[FetchRequest] = []
     problems: list[ScorerError] = []
     for text in options.fetch:
         try:
-            wanted.append(_wanted(text, names, model))
+            requests.append(_parse_fetch(text, names, model))
         except ScorerError as error:
             problems.append(error)
-    return tuple(dict.fromkeys(wanted)), problems
+    return tuple(dict.fromkeys(requests)), problems
 
 
-def _wanted(text: str, names: list[str], model: ModelSpec) -> FetchRequest:
+def _parse_fetch(text: str, names: list[str], model: ModelSpec) -> FetchRequest:
     tensor, column = split_known(text, names)
     pieces: list[str] = []
     if tensor is None:
@@ -67,69 +68,109 @@ def _wanted(text: str, names: list[str], model: ModelSpec) -> FetchRequest:
         else:
             column = ""
     if tensor is None:
-        what = f"--fetch names an output that the model does not have: {text!r}"
-        hint = did_you_mean(re.split(r"[=|]", text)[0], names)
-        raise OptionsError(what, f"--fetch {text}", f"one of {quoted_list(names)}", repr(text), hint)
+        raise OptionsError(
+            f"--fetch names an output that the model does not have: {text!r}",
+            where=f"--fetch {text}",
+            expected=f"one of {quoted_list(names)}",
+            found=repr(text),
+            hint=did_you_mean(re.split(r"[=|]", text)[0], names),
+        )
     if len(split_pipe(column)) > 1:
-        what, hint = "steps stand before the column", f"--fetch '{tensor}|step=COLUMN'"
-        raise OptionsError(what, f"--fetch {text}", "TENSOR|step=COLUMN", repr(text), hint)
+        raise OptionsError(
+            "steps must come before the column name",
+            where=f"--fetch {text}",
+            expected="TENSOR|step=COLUMN",
+            found=repr(text),
+            hint=f"--fetch '{tensor}|step=COLUMN'",
+        )
     _check_label(tensor, pieces, model)
     inputs = [given.name for given in model.inputs]
     return FetchRequest(tensor, tuple(steps_.parse_step(step, model.class_labels, inputs) for step in pieces), column)
 
 
 def _check_label(tensor: str, pieces: Sequence[str], model: ModelSpec) -> None:
-    """Refuse to number what holds the classes' own numbers already."""
+    """Raise `OptionsError` if the step `label` is requested for an output that may already hold class labels."""
     kind = next(output.type for output in model.outputs if output.name == tensor)
     numbered = model.class_labels == tuple(map(str, range(len(model.class_labels))))
     if "int" in kind and pieces[:1] == ["label"] and model.class_labels and not numbered:
-        what = f"{tensor!r} may hold the classes' own labels already"
-        hint = "leave |label out, or name the classes: |label(cat, dog)"
-        raise OptionsError(what, f"--fetch {tensor}|label", "scores, or class numbers from 0", kind, hint)
+        raise OptionsError(
+            f"output {tensor!r} may already hold class labels",
+            where=f"--fetch {tensor}|label",
+            expected="scores, or class numbers from 0",
+            found=kind,
+            hint="remove |label, or name the classes: |label(cat, dog)",
+        )
 
 
 def fetch_of(
-    wanted: FetchRequest, values: object, rows: int, model: ModelSpec, prefix: str, *, ragged: bool = False
+    request: FetchRequest, values: object, rows: int, model: ModelSpec, prefix: str, *, ragged: bool = False
 ) -> Fetch:
-    """How an output becomes columns, judged by what really came back for `rows` rows."""
-    tensor = wanted.tensor
-    base = wanted.column or tensor
+    """Decide how an output becomes columns, from the values that the model returned for `rows` rows."""
+    tensor = request.tensor
+    base = request.column or tensor
     if values is None:
-        what, hint = f"output {tensor!r} is optional, and the model left it out", "leave it out with --fetch"
-        raise UnsupportedTensor(what, model.path, "a tensor", "nothing", hint)
+        raise UnsupportedTensor(
+            f"output {tensor!r} is optional, and the model did not return it",
+            where=model.path,
+            expected="a tensor",
+            found="nothing",
+            hint=_FETCH_OTHERS,
+        )
     if isinstance(values, list):
-        return _zipmap(tensor, base, values, rows, model, prefix)
+        return _fetch_of_maps(tensor, base, values, rows, model, prefix)
     array: np.ndarray = values  # type: ignore[assignment]
-    kind = arrow_name(array.dtype)
-    if kind is None:
-        what, hint = f"output {tensor!r} is of a type that has no column", "leave it out with --fetch"
-        raise UnsupportedTensor(what, model.path, "numbers, truth values or text", str(array.dtype), hint)
-    if array.ndim == 0 or len(array) != rows:
-        what = f"output {tensor!r} does not have one row per input row"
-        hint = "such a model mixes its rows; export it without the reduction, or leave the output out with --fetch"
-        raise ShapeMismatch(what, model.path, f"{rows} rows for {rows} rows", f"shape {list(array.shape)}", hint)
-    if rows and not array.size:
-        what, hint = f"output {tensor!r} has no values in a row", "leave it out with --fetch"
-        raise UnsupportedTensor(what, model.path, "at least one value in a row", f"shape {list(array.shape)}", hint)
-    if wanted.steps and wanted.steps[-1].startswith("topk"):
+    kind = _checked_type(tensor, array, rows, model)
+    if request.steps and request.steps[-1].startswith("topk"):
         names = [f"{prefix}{base}_{i}" for i in range(1, array.shape[1] + 1)]
         columns = tuple(name + more for name in names for more in ("", "_score"))
-        return Fetch(tensor=tensor, kind="topk", columns=columns, type="double", steps=wanted.steps)
+        return Fetch(tensor=tensor, kind="topk", columns=columns, type="double", steps=request.steps)
     if ragged:
         width = prod(array.shape[2:])
-        return Fetch(tensor=tensor, kind="ragged", columns=(prefix + base,), type=kind, width=width, steps=wanted.steps)
+        return Fetch(
+            tensor=tensor, kind="ragged", columns=(prefix + base,), type=kind, width=width, steps=request.steps
+        )
     width = array.size // rows if rows else 1
     if width == 1:
-        return Fetch(tensor=tensor, kind="flat", columns=(prefix + base,), type=kind, steps=wanted.steps)
+        return Fetch(tensor=tensor, kind="flat", columns=(prefix + base,), type=kind, steps=request.steps)
     if array.ndim > _MATRIX or width > FLAT:
-        return Fetch(tensor=tensor, kind="list", columns=(prefix + base,), type=kind, width=width, steps=wanted.steps)
+        return Fetch(tensor=tensor, kind="list", columns=(prefix + base,), type=kind, width=width, steps=request.steps)
     labels = model.class_labels if len(model.class_labels) == width else tuple(map(str, range(width)))
     flat = tuple(f"{prefix}{base}_{label}" for label in labels)
-    return Fetch(tensor=tensor, kind="flat", columns=flat, type=kind, width=width, steps=wanted.steps)
+    return Fetch(tensor=tensor, kind="flat", columns=flat, type=kind, width=width, steps=request.steps)
+
+
+def _checked_type(tensor: str, array: np.ndarray, rows: int, model: ModelSpec) -> str:
+    """Return Arrow's name of an output's type; raise if the output cannot become columns."""
+    kind = arrow_name(array.dtype)
+    if kind is None:
+        raise UnsupportedTensor(
+            f"output {tensor!r} has a type that cannot be written as a column",
+            where=model.path,
+            expected="numbers, truth values or text",
+            found=str(array.dtype),
+            hint=_FETCH_OTHERS,
+        )
+    if array.ndim == 0 or len(array) != rows:
+        raise ShapeMismatch(
+            f"output {tensor!r} does not have one row per input row",
+            where=model.path,
+            expected=f"{rows} rows for {rows} rows",
+            found=f"shape {list(array.shape)}",
+            hint=f"export the model without the reduction over rows, or {_FETCH_OTHERS}",
+        )
+    if rows and not array.size:
+        raise UnsupportedTensor(
+            f"output {tensor!r} has no values in a row",
+            where=model.path,
+            expected="at least one value in a row",
+            found=f"shape {list(array.shape)}",
+            hint=_FETCH_OTHERS,
+        )
+    return kind
 
 
 def output_schema(binding: Binding, columns: pa.Schema, where: str) -> tuple[pa.Schema, list[ScorerError]]:
-    """What every part of the output looks like, and names that clash."""
+    """Return the schema of every part of the output, and a problem if column names clash."""
     fields = [columns.field(name) for name in binding.kept]
     for fetch in binding.fetches:
         fields += [pa.field(name, kind) for name, kind in zip(fetch.columns, column_types(fetch), strict=True)]
@@ -139,19 +180,33 @@ def output_schema(binding: Binding, columns: pa.Schema, where: str) -> tuple[pa.
     clashes = sorted({name for name in names if names.count(name) > 1})
     problems: list[ScorerError] = []
     if clashes:
-        what = f"output columns would share a name: {quoted_list(clashes)}"
-        hint = "--prefix score_ renames what the model adds; --keep or --fetch TENSOR=NAME change one column"
+        hint = (
+            "rename the model's columns with --prefix score_, or change one column with --fetch TENSOR=NAME or --keep"
+        )
         if not set(clashes) & set(binding.outputs):
-            hint = f"leave {quoted_list(clashes)} out with --keep, or do without --row-id"
-        problems.append(BindingError(what, where, "each name once", quoted_list(names, 40), hint))
+            hint = f"leave {quoted_list(clashes)} out with --keep, or remove --row-id"
+        problems.append(
+            BindingError(
+                f"output columns would share a name: {quoted_list(clashes)}",
+                where=where,
+                expected="each name once",
+                found=quoted_list(names, 40),
+                hint=hint,
+            )
+        )
     return pa.schema(fields, metadata=columns.metadata), problems
 
 
-def _zipmap(tensor: str, base: str, values: list[object], rows: int, model: ModelSpec, prefix: str) -> Fetch:
+def _fetch_of_maps(tensor: str, base: str, values: list[object], rows: int, model: ModelSpec, prefix: str) -> Fetch:
     maps = [value for value in values if isinstance(value, dict)]
     if len(maps) != rows or not maps:
-        what, hint = f"output {tensor!r} is a sequence that is not one map per row", "leave it out with --fetch"
-        raise UnsupportedTensor(what, model.path, f"{rows} maps", f"{len(values)} values", hint)
+        raise UnsupportedTensor(
+            f"output {tensor!r} is a sequence that is not one map per row",
+            where=model.path,
+            expected=f"{rows} maps",
+            found=f"{len(values)} values",
+            hint=_FETCH_OTHERS,
+        )
     labels = model.zipmaps.get(tensor) or tuple(str(key) for key in maps[0])
     names = tuple(f"{prefix}{base}_{label}" for label in labels)
     return Fetch(tensor=tensor, kind="zipmap", columns=names, type="float", labels=labels, width=len(labels))

@@ -1,4 +1,4 @@
-"""What was bound, as data: Feed, Fetch, Transform, Binding; and each in words."""
+"""The result of binding, as plain data: Feed, Fetch, Transform and Binding; and their description as text."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ CONVERTERS = ("text", "image", "vocab", "epoch", "const")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Columns to tensors and back."""
+    """Which columns fill which input tensors, and which output tensors become which columns."""
 
     feeds: tuple[Feed, ...]
     fetches: tuple[Fetch, ...] = ()
     kept: tuple[str, ...] = ()
     row_id: bool = False
     fixed_batch: int | None = None
-    """Rows that the model insists on; batches are padded to it and cut again."""
+    """Number of rows that the model requires; batches are padded to it, and the outputs cut back."""
 
     @property
     def fed(self) -> tuple[str, ...]:
-        """Columns that any tensor uses, each once."""
+        """Columns that feed at least one tensor, without duplicates."""
         return tuple(dict.fromkeys(name for feed in self.feeds for name in feed.columns))
 
     @property
@@ -35,44 +35,49 @@ class Binding:
 
     @property
     def texts(self) -> bool:
-        """Whether any tensor is fed texts."""
+        """Whether a tensor is fed by the text converter."""
         return any(feed.kind == "text" for feed in self.feeds)
 
     @property
     def pictures(self) -> bool:
-        """Whether any tensor is fed pictures."""
+        """Whether a tensor is fed by the image converter."""
         return any(feed.kind == "image" for feed in self.feeds)
 
 
-MAX_LISTED, _MANY = 4, 16
-_HIDDEN = ("tokenizer", "words", "folder", "sha256", "shared")
-"""Settings that are paths, digests or long."""
+MAX_LISTED, _MOST_NAMES = 4, 16
+_HIDDEN_SETTINGS = ("tokenizer", "words", "folder", "sha256", "shared")
+"""Settings that are not shown: paths, digests, and long values."""
 
 
 def feed_words(feed: Feed) -> str:
-    """The columns of a feed and what they go through."""
-    columns = ", ".join(feed.columns[:_MANY]) + (
-        f" and {len(feed.columns) - _MANY} more" if len(feed.columns) > _MANY else ""
+    """Describe a feed as text: its columns, and its converter with the settings."""
+    columns = ", ".join(feed.columns[:_MOST_NAMES]) + (
+        f" and {len(feed.columns) - _MOST_NAMES} more" if len(feed.columns) > _MOST_NAMES else ""
     )
     if not feed.settings:
         return columns
-    told = {**dict(feed.settings), **({} if feed.kind != "const" else {"values": _plain(feed.setting("values"))})}
+    settings = {
+        **dict(feed.settings),
+        **({} if feed.kind != "const" else {"values": _setting_text(feed.setting("values"))}),
+    }
     shown = ", ".join(
-        f"{name}={_plain(value)}" for name, value in told.items() if name not in _HIDDEN and value is not None
+        f"{name}={_setting_text(value)}"
+        for name, value in settings.items()
+        if name not in _HIDDEN_SETTINGS and value is not None
     )
     return f"{columns}{'|' if columns else ''}{feed.kind}({shown})"
 
 
 def fetch_words(fetch: Fetch) -> tuple[str, str, str]:
-    """An output with its steps, the columns it becomes, and their type."""
+    """Describe a fetch as text: (the output with its steps, its columns, their type)."""
     kinds = {"list": f"lists of {fetch.width}", "ragged": "lists of any length"}
     value = fetch.type if fetch.kind not in kinds else f"{kinds[fetch.kind]} {fetch.type}"
-    steps = "".join(f"|{step if len(step) < 40 else step[:36] + '...)'}" for step in fetch.steps)  # noqa: PLR2004 - a line's worth
+    steps = "".join(f"|{step if len(step) < 40 else step[:36] + '...)'}" for step in fetch.steps)  # noqa: PLR2004 - longer steps would fill a line
     some = f"{', '.join(fetch.columns[:MAX_LISTED])}, ... {fetch.columns[-1]}"
-    return f"{fetch.tensor}{steps}", some if len(fetch.columns) > _MANY else ", ".join(fetch.columns), value
+    return f"{fetch.tensor}{steps}", some if len(fetch.columns) > _MOST_NAMES else ", ".join(fetch.columns), value
 
 
-def _plain(value: object) -> str:
+def _setting_text(value: object) -> str:
     return " ".join(
         f"{one:g}" if isinstance(one, float) else str(one) for one in (value if isinstance(value, tuple) else (value,))
     )
@@ -80,26 +85,26 @@ def _plain(value: object) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
-    """A function, by name; plain data."""
+    """A user's function, by name."""
 
     name: str
     """package.module:function."""
     folder: str
-    """Importable too: where the command was given."""
+    """The current folder of the command; modules are imported from it too."""
     digest: str
     """sha256 of the module's source."""
     reads: tuple[str, ...] = ()
-    """Columns of the frame that it gets."""
+    """Columns of the frame that the function gets."""
 
 
 def reads(transform: Transform | None, fed: tuple[str, ...]) -> tuple[str, ...]:
-    """Columns of the input that are fed, or go through the transform first."""
+    """Return the input columns to read: those of the transform if one is used, else the fed ones."""
     return fed if transform is None else transform.reads
 
 
 ASKED, BY_FEATURES, BY_NAME = "as asked", "by the model's feature names", "by name"
 BY_LIST, BY_POSITION = "the one list that fits", "by position: every float column in file order, the model names none"
-"""Why columns feed a tensor, for whoever reads the plan."""
+"""Why these columns feed a tensor, as the plan shows it. The texts are part of the plan's hash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,18 +118,18 @@ class Feed:
     """numpy's name, 'bfloat16', or 'string'."""
     columns: tuple[str, ...]
     shape: tuple[int | None, ...]
-    """Of one row: () for [N], (28,) for [N, 28]; None where only the rows will tell."""
+    """Shape of one row: () for [N], (28,) for [N, 28]. A size is None if only the data decides it."""
     on_null: str
     """error, nan, or a constant."""
     on_lossy: str
     """error or warn."""
     rule: str = ASKED
-    """Why these columns."""
+    """Why these columns feed the tensor."""
     settings: tuple[tuple[str, Setting], ...] = ()
-    """What a converter was told, defaults filled in."""
+    """The converter's settings, defaults included."""
 
     def setting(self, name: str) -> Setting:
-        """One of the settings."""
+        """Return one of the settings."""
         return dict(self.settings)[name]
 
 
@@ -141,6 +146,6 @@ class Fetch:
     labels: tuple[str, ...] = ()
     """Keys of a map, in the order of `columns`."""
     width: int = 1
-    """Values in a row; of a ragged one, in each of its items."""
+    """Number of values in a row; in a ragged output, in each item of a row."""
     steps: tuple[str, ...] = ()
-    """What is done to the tensor first, such as softmax or topk(3)."""
+    """Steps applied to the tensor first, such as softmax or topk(3)."""

@@ -1,4 +1,4 @@
-"""The user's own function between reading and feeding: frame in, frame out, row by row the same ones."""
+"""Apply the user's function between reading and feeding: a frame in, a frame of the same rows out."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
 
 
 def find(name: str) -> Transform:
-    """The function as it is now; refused when it cannot be imported."""
+    """Import the function and return it with the digest of its source; `OptionsError` if it cannot be imported."""
     folder = os.getcwd()
     return Transform(name=name, folder=folder, digest=_digest(_imported(name, folder)))
 
 
 def apply(transform: Transform, table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
-    """What the function makes of the rows, and those for which it raises."""
+    """Apply the function to a table; return the new rows, and the reason for each row on which it raises."""
     function = _load(transform)
     frame = pd.DataFrame({name: _series(table[name]) for name in transform.reads})
     bad: dict[int, str] = {}
-    pieces = list(_pieces(function, frame, bad, name=transform.name))
+    pieces = list(_apply_halving(function, frame, bad, name=transform.name))
     if not pieces:
         return table.schema.empty_table(), bad
     return pa.concat_tables(pieces, promote_options="permissive"), bad
 
 
 def _series(column: pa.ChunkedArray) -> pd.Series:
-    """As pandas itself reads it, but whole numbers and truth values with nulls stay what they are."""
+    """Convert a column as pandas reads it, except that integers and booleans with nulls keep their type."""
     exact = column.null_count and (pa.types.is_integer(column.type) or pa.types.is_boolean(column.type))
     return column.to_pandas(types_mapper=_NULLABLE.get if exact else None)  # type: ignore[no-any-return]
 
 
 def realign(table: pa.Table, bad: dict[int, str], rows: int) -> pa.Table:
-    """The good rows at their places again, null where a row is bad."""
+    """Return `rows` rows: the good rows at their original positions, nulls in place of the bad ones."""
     if not bad:
         return table
     places, at = [], 0
@@ -62,58 +62,78 @@ def realign(table: pa.Table, bad: dict[int, str], rows: int) -> pa.Table:
 
 
 def conform_transformed(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
-    """The planned columns in the planned types."""
-    gone = [column for column in schema.names if column not in table.column_names]
-    if gone:
-        what, hint = f"the transform did not give column {gone[0]!r} this time", "make it give the same columns always"
-        raise BindingError(what, name, ", ".join(schema.names), ", ".join(table.column_names), hint)
+    """Return the planned columns in the planned types; `BindingError` if the function returned others."""
+    missing = [column for column in schema.names if column not in table.column_names]
+    if missing:
+        raise BindingError(
+            f"the transform did not return column {missing[0]!r}",
+            where=name,
+            expected=", ".join(schema.names),
+            found=", ".join(table.column_names),
+            hint="return the same columns in every call",
+        )
     try:
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
-        what, hint = "the transform gave another type this time", "make it cast its columns"
-        raise BindingError(what, name, str(schema).replace("\n", ", "), str(error)[:200], hint) from error
+        raise BindingError(
+            "the transform returned a column of another type",
+            where=name,
+            expected=str(schema).replace("\n", ", "),
+            found=str(error)[:200],
+            hint="cast the columns in the function, so that their types do not depend on the rows",
+        ) from error
 
 
-def _pieces(
+def _apply_halving(
     function: Callable[[pd.DataFrame], Any], frame: pd.DataFrame, bad: dict[int, str], *, name: str, first: int = 0
 ) -> list[pa.Table]:
-    """The function over the frame, halved where it raises until the row stands alone."""
+    """Apply the function to the frame. If it raises, halve the frame until the row that causes it is alone."""
     try:
-        given = function(frame.reset_index(drop=True))
+        result = function(frame.reset_index(drop=True))
     except ScorerError:
         raise
-    except Exception as error:  # noqa: BLE001 - the user's code; a bad row costs only itself
+    except Exception as error:  # noqa: BLE001 - the user's code; only the bad row may fail
         if len(frame) <= 1:
             bad[first] = f"{name}: {type(error).__name__}: {str(error)[:200]}"
             return []
         half = len(frame) // 2
-        before = _pieces(function, frame.iloc[:half], bad, name=name, first=first)
-        return before + _pieces(function, frame.iloc[half:], bad, name=name, first=first + half)
-    return [_checked(given, len(frame), name)]
+        before = _apply_halving(function, frame.iloc[:half], bad, name=name, first=first)
+        return before + _apply_halving(function, frame.iloc[half:], bad, name=name, first=first + half)
+    return [_checked_table(result, len(frame), name)]
 
 
-def _checked(given: object, rows: int, name: str) -> pa.Table:
-    """A frame with the same rows in the same order, as a table."""
-    if not isinstance(given, pd.DataFrame):
-        raise _broken(name, type(given).__name__)
-    if len(given) != rows or not given.index.equals(pd.RangeIndex(rows)):
-        found = f"{len(given)} rows for {rows}" if len(given) != rows else "another order, or another index"
-        raise _broken(name, found)
-    if len(set(map(str, given.columns))) != given.shape[1]:
-        raise _broken(name, "two columns of one name")
-    return pa.Table.from_pandas(given.rename(columns=str), preserve_index=False).replace_schema_metadata()
+def _checked_table(result: object, rows: int, name: str) -> pa.Table:
+    """Return the result as a table; `BindingError` if it is not a frame of the same rows in the same order."""
+    if not isinstance(result, pd.DataFrame):
+        raise _bad_result(name, type(result).__name__)
+    if len(result) != rows or not result.index.equals(pd.RangeIndex(rows)):
+        found = f"{len(result)} rows for {rows}" if len(result) != rows else "another order, or another index"
+        raise _bad_result(name, found)
+    if len(set(map(str, result.columns))) != result.shape[1]:
+        raise _bad_result(name, "two columns with the same name")
+    return pa.Table.from_pandas(result.rename(columns=str), preserve_index=False).replace_schema_metadata()
 
 
-def _broken(name: str, found: str) -> BindingError:
-    what, hint = "the transform does not keep to its task", "it gets a frame and gives one with the same rows and index"
-    return BindingError(what, name, "a frame with the same rows in the same order", found, hint)
+def _bad_result(name: str, found: str) -> BindingError:
+    return BindingError(
+        "the transform's result cannot be used",
+        where=name,
+        expected="a frame with the same rows in the same order",
+        found=found,
+        hint="return a pandas DataFrame with the same rows and index as the argument",
+    )
 
 
 def _load(transform: Transform) -> Callable[[pd.DataFrame], Any]:
     function = _imported(transform.name, transform.folder)
     if transform.digest and _digest(function) != transform.digest:
-        what, hint = "the transform is not the one that was planned", "restore it, or start again with --overwrite"
-        raise InputChanged(what, transform.name, transform.digest[:16], _digest(function)[:16], hint)
+        raise InputChanged(
+            "the transform is not the one that was planned",
+            where=transform.name,
+            expected=transform.digest[:16],
+            found=_digest(function)[:16],
+            hint="restore it, or start again with --overwrite",
+        )
     return function
 
 
@@ -122,27 +142,38 @@ def _imported(name: str, folder: str) -> Callable[[pd.DataFrame], Any]:
     module, colon, attribute = name.partition(":")
     if not colon or not module or not attribute:
         raise OptionsError(
-            "the transform is not a function's name", "--transform", "package.module:function", repr(name), _HINT
+            "the transform is not the name of a function",
+            where="--transform",
+            expected="package.module:function",
+            found=repr(name),
+            hint=_HINT,
         )
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
         found = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
     except Exception as error:
-        text = f"{type(error).__name__}: {str(error)[:200]}"
         raise OptionsError(
-            "the transform cannot be imported", f"--transform {name}", "a function", text, _HINT
+            "the transform cannot be imported",
+            where=f"--transform {name}",
+            expected="a function",
+            found=f"{type(error).__name__}: {str(error)[:200]}",
+            hint=_HINT,
         ) from error
     if not callable(found):
         raise OptionsError(
-            "the transform is no function", f"--transform {name}", "a function", type(found).__name__, _HINT
+            "the transform is not a function",
+            where=f"--transform {name}",
+            expected="a function",
+            found=type(found).__name__,
+            hint=_HINT,
         )
     return found
 
 
 @functools.lru_cache(maxsize=8)
 def _digest(function: Callable[..., Any]) -> str:
-    """Of the file that the function's module was read from; of what it imports nothing is known."""
+    """Return the digest of the file of the function's module; the modules that it imports are not covered."""
     path = getattr(sys.modules.get(getattr(function, "__module__", "")), "__file__", None)
     if path is None or not os.path.isfile(path):
         return ""

@@ -109,7 +109,7 @@ def test_a_sequence_that_is_not_a_map_per_row_is_refused(values):
 
 
 def test_an_output_type_without_a_column_is_refused():
-    with pytest.raises(UnsupportedTensor, match="no column"):
+    with pytest.raises(UnsupportedTensor, match="cannot be written as a column"):
         of(np.zeros(2, np.complex64))
 
 

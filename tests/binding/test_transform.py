@@ -132,10 +132,10 @@ def test_a_row_for_which_it_raises_costs_only_itself(place):
     ("function", "code", "words"),
     [
         ("nothing", 2, ["cannot be imported", "AttributeError", "package.module:function"]),
-        ("number", 2, ["is no function", "int"]),
-        ("drops", 3, ["does not keep to its task", "255 rows for 256"]),
-        ("turns", 3, ["does not keep to its task", "another order"]),
-        ("gives_no_frame", 3, ["does not keep to its task", "int"]),
+        ("number", 2, ["is not a function", "int"]),
+        ("drops", 3, ["result cannot be used", "255 rows for 256"]),
+        ("turns", 3, ["result cannot be used", "another order"]),
+        ("gives_no_frame", 3, ["result cannot be used", "int"]),
         ("always_fails", 3, ["fails for every row", "KeyError"]),
     ],
 )
