@@ -45,11 +45,11 @@ OUTPUTS = model(outputs=[tensor("mean"), tensor("logits"), tensor("a=b")])
         (("logits|argmax",), (FetchRequest("logits", ("argmax",)),)),
     ],
 )
-def test_outputs_are_fetched_under_the_names_asked(fetch, wanted):
+def test_outputs_are_fetched_under_the_requested_names(fetch, wanted):
     assert requested_fetches(BindingOptions(fetch=fetch), OUTPUTS) == (wanted, [])
 
 
-def test_an_output_that_is_not_there_gets_a_suggestion():
+def test_an_unknown_output_gets_a_suggestion():
     _, (problem,) = requested_fetches(BindingOptions(fetch=("logit=y",)), OUTPUTS)
     assert isinstance(problem, OptionsError)
     assert "'logits'" in problem.hint
@@ -137,7 +137,7 @@ def test_the_output_schema_keeps_nullability_and_metadata():
         (with_fetch("y", kept=("_file",), row_id=True), "'_file'", "--keep"),
     ],
 )  # fmt: skip
-def test_a_clash_of_names_is_an_error_that_names_the_cure(binding, clash, cure):
+def test_a_clash_of_names_is_an_error_with_a_remedy(binding, clash, cure):
     _, (problem,) = output_schema(binding, floats("a", "_file"), "in.parquet")
     assert isinstance(problem, BindingError)
     assert clash in problem.what

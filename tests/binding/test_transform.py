@@ -1,4 +1,4 @@
-"""The user's own function makes columns of columns: the same rows, in worker processes, a bad row only itself."""
+"""The user's function computes columns from columns: in worker processes, with the same rows; only bad rows fail."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def place(tmp_path):
     return tmp_path
 
 
-def asked(function, fed="x=a,b,c"):
+def arguments(function, fed="x=a,b,c"):
     return ("run", "in.parquet", "--model", MODELS / "sum3.onnx", "--feed", fed, "--transform", f"mine:{function}",
             "--output", "out", "--quiet")  # fmt: skip
 
 
 def run(place, function, *flags):
-    done = command(*asked(function), *flags, cwd=place)
+    done = command(*arguments(function), *flags, cwd=place)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -107,13 +107,13 @@ def test_what_the_function_gives_is_fed_and_the_input_is_kept(place, flags):
     assert np.array_equal(score, expected(source).reshape(-1), equal_nan=True)
 
 
-def test_it_runs_in_worker_processes_unless_told_otherwise(place):
+def test_it_runs_in_worker_processes_by_default(place):
     assert run(place, "features", "--json")[0] == 0
     report = json.loads((place / "out.scorer" / "report.json").read_text())
     assert report["asked"]["cluster"] == "processes"
 
 
-def test_a_row_for_which_it_raises_costs_only_itself(place):
+def test_a_row_for_which_it_raises_is_the_only_bad_row(place):
     code, _, _ = run(place, "fails_on_seven", "--max-bad-rows", "8", "--cluster", "embedded")
     assert code == 0
     bad = [row for row in range(ROWS) if row % 50 == 7]
@@ -139,8 +139,8 @@ def test_a_row_for_which_it_raises_costs_only_itself(place):
         ("always_fails", 3, ["fails for every row", "KeyError"]),
     ],
 )
-def test_a_function_that_cannot_do_is_refused_before_the_start(here, function, code, words):
-    found, _, text = cli(*asked(function))
+def test_an_unusable_function_is_refused_before_the_start(here, function, code, words):
+    found, _, text = cli(*arguments(function))
     assert "Traceback" not in text
     assert all(word in text for word in words), text
     assert found == code
@@ -149,7 +149,7 @@ def test_a_function_that_cannot_do_is_refused_before_the_start(here, function, c
 
 
 def test_a_column_that_it_does_not_give_is_refused_with_what_it_gives(here):
-    code, _, text = cli(*asked("features", fed="x=a,b,zz"))
+    code, _, text = cli(*arguments("features", fed="x=a,b,zz"))
     assert code == 3
     assert "'zz'" in text
     assert "'a', 'b', 'c'" in text

@@ -1,4 +1,4 @@
-"""Categories by a vocabulary, dates by an epoch, constants: against Python's own dicts, dates and fractions."""
+"""Vocabularies, epochs and constants against Python's own dicts, dates and fractions."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ TEXT_KINDS = {
 
 @pytest.mark.parametrize("dtype", ["int8", "int64", "uint8", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("kind", TEXT_KINDS)
-def test_words_become_their_places_and_strange_ones_bad_rows(echo, kind, dtype):
+def test_words_become_their_indices_and_unknown_ones_bad_rows(echo, kind, dtype):
     rows = ["green", "x=y", None, "it's", "blue", "a, b", "7", "", "red"]
     column = pa.chunked_array([pa.array(rows[:3], TEXT_KINDS[kind]), pa.array(rows[3:], TEXT_KINDS[kind])])
     good, bad = fed(frame_of(c=column), echo(x=(dtype, ["N"])), f"x=c|vocab({SPELT})", on_null="error")
@@ -169,7 +169,7 @@ def test_a_word_twice_is_refused_however_long_the_list(echo, tmp_path):
         ("vocabulary(a)", "there is no converter 'vocabulary'"),
     ],
 )
-def test_a_vocabulary_that_cannot_be_meant_is_refused(echo, call, says):
+def test_an_invalid_vocabulary_is_refused(echo, call, says):
     assert says in refused(frame_of(c=["a"]), echo(x=("int64", ["N"])), f"x=c|{call}")
 
 
@@ -235,7 +235,7 @@ def moments(unit, zone):
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("stored", ["s", "ms", "us", "ns"])
 @pytest.mark.parametrize("dtype", ["int64", "int32", "float64", "float32", "float16"])
-def test_every_unit_of_every_timestamp_is_exact_or_named(echo, stored, zone, dtype):
+def test_every_unit_of_every_timestamp_is_exact_or_reported(echo, stored, zone, dtype):
     column, ns = moments(stored, zone)
     model = echo(x=(dtype, ["N"]))
     for unit, per in PER.items():
@@ -297,7 +297,7 @@ def test_a_date64_that_is_no_midnight_is_floored(echo):
 @pytest.mark.parametrize(
     ("kind", "count"), [(pa.timestamp("s"), 2**62), (pa.timestamp("us"), -(2**62)), (pa.date32(), 2**30)]
 )
-def test_a_moment_beyond_an_int64_is_named_and_never_wraps(echo, kind, count):
+def test_a_time_beyond_an_int64_is_reported_and_never_wraps(echo, kind, count):
     whole = pa.array([count, 0], pa.int32() if kind == pa.date32() else pa.int64()).cast(kind)
     for dtype in ("int64", "float64"):
         good, bad = fed(frame_of(c=whole), echo(x=(dtype, ["N"])), "x=c|epoch(ns)")

@@ -46,7 +46,7 @@ FRAMED = ("[N,k]",)
 ROWS = 9
 AT_LEAST = 2400
 BAD = object()
-"""What the oracle says of a row that cannot be fed."""
+"""The oracle's answer for a row that cannot be fed."""
 
 OTHER = {"float16": "FLOAT16", "bfloat16": "BFLOAT16", "float32": "FLOAT", "float64": "DOUBLE"}
 ARROW = {
@@ -110,7 +110,7 @@ def with_null(row, depth):
 
 
 def rows_of(dtype, shape, nulls, *, odd):
-    """Rows to feed: some with nulls at every depth that is asked for, one of them too short if `odd`."""
+    """Rows to feed: some with nulls at every requested depth, one of them too short if `odd`."""
     rows = [filled(shape, turning(VALUES[dtype], i)) for i in range(ROWS)]
     if nulls == "outside":
         rows[2] = rows[7] = None
@@ -137,7 +137,7 @@ def stored(rows, kind, cut):
 
 
 def array(rows, kind):
-    """As pa.array, and for the types for which that has no words."""
+    """As pa.array, also for types that pa.array does not support."""
     if isinstance(kind, pa.FixedShapeTensorType):
         flat = [None if row is None else physical(row, kind).ravel().tolist() for row in rows]
         return pa.ExtensionArray.from_storage(kind, array(flat, kind.storage_type))
@@ -239,7 +239,7 @@ def punched(column):
     return pa.chunked_array(chunks, column.type)
 
 
-def told(table):
+def python_rows(table):
     """The rows as Python values, each a list of what its columns hold."""
     columns = []
     for column in table.columns:
@@ -347,7 +347,7 @@ def check(dtype, rank, form, nulls, policy, cut):
     shape = SHAPES[rank]
     table = table_of(dtype, shape, form, nulls, cut)
     own = forms(dtype, shape)[form][1]
-    wanted = [oracle(row, shape, dtype, policy, own=own) for row in told(table)]
+    wanted = [oracle(row, shape, dtype, policy, own=own) for row in python_rows(table)]
     through = through_a_frame if rank in FRAMED else through_a_binding
     columns, reasons = through(table, echo(dtype, shape), policy)
     place = (dtype, rank, form, nulls, policy, cut)
@@ -368,7 +368,7 @@ def _released():
 
 @pytest.mark.parametrize("rank", SHAPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_form_of_column_fills_the_tensor_or_the_row_is_named(dtype, rank):
+def test_every_form_of_column_fills_the_tensor_or_the_row_is_reported(dtype, rank):
     tried = [one for one in combinations() if one[:2] == (dtype, rank)]
     for one in tried:
         check(*one)
@@ -386,7 +386,7 @@ def one_column(column):
     return pd.DataFrame({"x": pd.Series(pd.arrays.ArrowExtensionArray(column))})
 
 
-def test_values_that_no_small_float_holds_are_named_at_any_rank():
+def test_values_too_large_for_a_small_float_are_reported_at_any_rank():
     rows = [[[1.0, 2.0, 3.0]] * 2, [[1.0, 2.0, 1e39]] * 2]
     for dtype in ("float16", "bfloat16", "float32"):
         _, bad = scorer.score(
@@ -446,7 +446,7 @@ def test_lists_of_python_objects_are_lists():
     assert list(bad.index) == [0]
 
 
-def test_bad_rows_stand_out_of_list_outputs_too():
+def test_bad_rows_are_left_out_of_list_outputs_too():
     rows = [[[1.0, 2.0, 3.0]] * 2, None, [[4.0, 5.0, 6.0]] * 2]
     frame = pd.DataFrame({"x": rows})
     scored, bad = scorer.score(frame, echo("float32", (2, 3)), errors="return", keep="none")

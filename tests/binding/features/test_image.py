@@ -1,4 +1,4 @@
-"""Encoded pictures become the tensors that plain numpy makes of the same pixels, or the row is named."""
+"""Encoded pictures become the tensors that plain numpy computes from the same pixels, or the row is reported."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def encoded(pixels, kind="PNG", **options):
 
 
 def images(column, text="size=11x17", dtype="uint8", folder="/nowhere", shape=None):
-    """The packed column; without a shape NCHW and, unless told, rgb."""
+    """The packed column; without a shape NCHW and, by default, rgb."""
     if shape is None:
         text += "".join(f", {more}" for more in ("layout=NCHW", "color=rgb") if more.split("=")[0] not in text)
-    told = settings(parse_call(f"image({text})"), "x", shape, str(folder), dtype)
+    chosen = settings(parse_call(f"image({text})"), "x", shape, str(folder), dtype)
     feed = Feed(
-        tensor="x", kind="image", dtype=dtype, columns=("photo",), shape=row_shape(told), on_null="error",
-        on_lossy="error", settings=told,
+        tensor="x", kind="image", dtype=dtype, columns=("photo",), shape=row_shape(chosen), on_null="error",
+        on_lossy="error", settings=chosen,
     )  # fmt: skip
     column = column if isinstance(column, (pa.Array, pa.ChunkedArray)) else pa.array(column, pa.binary())
     return Images(feed, pa.table({"photo": column}))
@@ -108,21 +108,21 @@ def tiff(values, bits, *, photometric=1, order="<"):
     )
 
 
-# what image(...) says
+# the settings of image(...)
 
 
-def test_everything_can_be_told_and_stands_in_a_fixed_order():
+def test_every_setting_can_be_given_and_is_stored_in_a_fixed_order():
     text = (
         "image(size=224, layout=NCHW, mean=0.485 0.456 0.406, std=0.229/0.224/0.225, scale=1/255, color=bgr, "
         "resize=pad, filter=lanczos, fill=114, background=9, rotate=false, max_pixels=5)"
     )
-    told = settings(parse_call(text), "x", ("N", 3, 224, 224), "/data", "float32")
-    assert told == (
+    chosen = settings(parse_call(text), "x", ("N", 3, 224, 224), "/data", "float32")
+    assert chosen == (
         ("size", "224x224"), ("layout", "NCHW"), ("color", "bgr"), ("mean", (0.485, 0.456, 0.406)),
         ("std", (0.229, 0.224, 0.225)), ("scale", 1 / 255), ("resize", "pad"), ("filter", "lanczos"), ("fill", 114),
         ("background", 9), ("rotate", False), ("max_pixels", 5), ("folder", "/data"),
     )  # fmt: skip
-    assert tuple(dict(told)) == (*KEYS, "folder")
+    assert tuple(dict(chosen)) == (*KEYS, "folder")
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,10 @@ def test_everything_can_be_told_and_stands_in_a_fixed_order():
     ],
 )
 def test_the_declared_shape_fills_in_size_layout_and_color(shape, size, layout, color, row):
-    told = settings(parse_call("image"), "x", shape, ".", "float32")
-    assert [dict(told)[key] for key in ("size", "layout", "color")] == [size, layout, color]
-    assert row_shape(told) == row
-    assert dict(told)["folder"] == os.getcwd()
+    chosen = settings(parse_call("image"), "x", shape, ".", "float32")
+    assert [dict(chosen)[key] for key in ("size", "layout", "color")] == [size, layout, color]
+    assert row_shape(chosen) == row
+    assert dict(chosen)["folder"] == os.getcwd()
 
 
 @pytest.mark.parametrize(("dtype", "scale"), [("float16", 1 / 255), ("float32", 1 / 255), ("uint8", 1.0), (None, None)])
@@ -147,11 +147,11 @@ def test_the_scale_follows_the_type_of_the_tensor(dtype, scale):
 
 
 def test_without_a_type_the_scale_is_found_when_the_pictures_are():
-    told = settings(parse_call("image"), "x", (1, 3, 11, 17), ".")
+    chosen = settings(parse_call("image"), "x", (1, 3, 11, 17), ".")
     for dtype, wanted in (("float32", COLOR / 255), ("int16", COLOR)):
         feed = Feed(
             tensor="x", kind="image", dtype=dtype, columns=("photo",), shape=(3, 11, 17), on_null="error",
-            on_lossy="error", settings=told,
+            on_lossy="error", settings=chosen,
         )  # fmt: skip
         tensor = Images(feed, pa.table({"photo": [encoded(COLOR)]})).batch(slice(0, 1))
         np.testing.assert_allclose(tensor[0], first(wanted), rtol=1e-6)
@@ -204,7 +204,7 @@ SQUARE = ("N", 3, 224, 224)
         ("max_pixels=0", SQUARE, ["max_pixels", "from 1"]),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_the_setting_and_the_tensor(text, shape, words):
+def test_an_invalid_setting_is_refused_with_its_name_and_the_tensor(text, shape, words):
     call = parse_call(f"image({text})")
     if words is None:
         assert settings(call, "x", shape, ".")
@@ -226,10 +226,10 @@ def test_values_that_the_tensor_cannot_hold_are_refused_before_anything_is_decod
 
 
 def test_without_pillow_both_sides_say_what_to_install(monkeypatch):
-    told = settings(parse_call("image"), "x", SQUARE, ".", "uint8")
+    chosen = settings(parse_call("image"), "x", SQUARE, ".", "uint8")
     feed = Feed(
         tensor="x", kind="image", dtype="uint8", columns=("photo",), shape=(3, 224, 224), on_null="error",
-        on_lossy="error", settings=told,
+        on_lossy="error", settings=chosen,
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.delitem(sys.modules, "PIL.Image")
@@ -311,7 +311,7 @@ def test_mean_and_std_may_be_one_number():
     np.testing.assert_allclose(got[0], (GRAY - 127.5) / 127.5, rtol=1e-6)
 
 
-# what must be shown: strange pictures, and what each gives
+# unusual pictures, and the result of each
 
 JPEG = encoded(RNG.integers(0, 256, (80, 90, 3), dtype=np.uint8), "JPEG", quality=90)
 PNG = encoded(COLOR)
@@ -340,7 +340,7 @@ TABLE = {
     "a null": (None, f"null {WHERE}"),
     "no bytes": (b"", f"empty bytes {WHERE}"),
     "a text": (b"<html>404</html>", f"not a JPEG, PNG, WebP, GIF, BMP or TIFF picture {WHERE}"),
-    "an icon, which is no format of ours": (
+    "an icon, which is not supported": (
         encoded(COLOR, "ICO"),
         f"not a JPEG, PNG, WebP, GIF, BMP or TIFF picture {WHERE}",
     ),
@@ -588,7 +588,7 @@ def test_every_kind_of_binary_column_is_read(kind):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with pictures, and one beside it that is nobody's business."""
+    """A folder with pictures, and one beside it that must not be opened."""
     inside = tmp_path / "data"
     (inside / "deep").mkdir(parents=True)
     (inside / "a.png").write_bytes(PNG)
@@ -755,12 +755,12 @@ random.seed(11)
 pixels = Image.fromarray(np.random.default_rng(11).integers(0, 256, (21, 34, 3), dtype=np.uint8))
 exif = Image.Exif()
 exif[274], exif[271], exif[282] = 6, "maker", 72.0
-asked = [("JPEG", {"exif": exif}), ("JPEG", {"progressive": True}), ("PNG", {"exif": exif}), ("GIF", {}), ("BMP", {}),
+kinds = [("JPEG", {"exif": exif}), ("JPEG", {"progressive": True}), ("PNG", {"exif": exif}), ("GIF", {}), ("BMP", {}),
          ("WEBP", {"exif": exif}), ("PNG", {"save_all": True, "append_images": [pixels.rotate(90)]}), ("TIFF", {}),
          ("TIFF", {"compression": "tiff_lzw"}), ("TIFF", {"compression": "jpeg"}),
          ("TIFF", {"compression": "tiff_adobe_deflate", "exif": exif})]
 files = []
-for kind, options in asked:
+for kind, options in kinds:
     file = io.BytesIO()
     pixels.save(file, kind, **options)
     files.append(file.getvalue())
@@ -774,9 +774,9 @@ while len(rows) < 1000:
         else:
             del data[at : at + random.randrange(1, 30)]
     rows.append(bytes(data) if random.random() < 0.9 else random.randbytes(100))
-told = settings(parse_call("image(size=16, layout=NCHW, color=rgb, max_pixels=4000000)"), "x", None, ".", "float32")
-feed = Feed(tensor="x", kind="image", dtype="float32", columns=("photo",), shape=row_shape(told), on_null="error",
-            on_lossy="error", settings=told)
+chosen = settings(parse_call("image(size=16, layout=NCHW, color=rgb, max_pixels=4000000)"), "x", None, ".", "float32")
+feed = Feed(tensor="x", kind="image", dtype="float32", columns=("photo",), shape=row_shape(chosen), on_null="error",
+            on_lossy="error", settings=chosen)
 packed = Images(feed, pa.table({"photo": pa.array(rows, pa.binary())}))
 for at in range(0, 1000, 40):
     packed.batch(slice(at, at + 40))
@@ -812,23 +812,23 @@ for _ in range(2):
         pixels(damaged, wanted)
     except Unreadable as error:
         print(error.what)
-print("ours", file=sys.stderr, flush=True)
+print("scorer done", file=sys.stderr, flush=True)
 try:
     Image.open(io.BytesIO(damaged)).load()
 except OSError:
-    print("theirs", file=sys.stderr, flush=True)
+    print("user done", file=sys.stderr, flush=True)
 """
 
 
-def test_libtiff_is_silent_in_our_hands_and_as_it_was_in_others():
+def test_libtiff_is_muted_while_scorer_decodes_and_not_afterwards():
     done = subprocess.run([sys.executable, "-c", LOUD], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "broken TIFF\n" * 2
-    ours, theirs = done.stderr.split("ours\n")
-    assert ours == ""
-    assert len(theirs) > len("theirs\n")
+    by_scorer, by_user = done.stderr.split("scorer done\n")
+    assert by_scorer == ""
+    assert len(by_user) > len("user done\n")
 
 
-def test_pillow_s_warnings_stay_the_user_s_own_outside():
+def test_pillow_still_warns_outside_of_scorer():
     odd = encoded(COLOR, "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\x0f\x01\x02\0\xff\0\0\0\xff\0\0\0" * 5)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -847,7 +847,7 @@ def test_pillow_s_settings_are_left_alone(monkeypatch):
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 
 
-def test_a_warning_of_the_caller_s_own_is_not_swallowed():
+def test_a_warning_of_the_caller_is_not_muted():
     one(PNG)
     with pytest.warns(UserWarning, match="mine"):
         warnings.warn_explicit("mine", UserWarning, "mine.py", 1, "PIL.Image")

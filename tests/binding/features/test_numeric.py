@@ -1,4 +1,4 @@
-"""Columns become exactly the tensors that a loop over Python values would make, or the row is named."""
+"""Columns become exactly the tensors that a loop over Python values creates, or the row is reported."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def values_for(source):
     return [held[0], None, *held[1:]]
 
 
-def survives(value, target):
+def is_exact(value, target):
     """Whether the value is itself after the cast, decided on Python numbers."""
     if target.startswith("float"):
         with np.errstate(over="ignore"):
@@ -102,7 +102,7 @@ def check(packed, rows, target, on_null, on_lossy):
                 bad.add(i)
             else:
                 assert same(float(got[i]), float(on_null)), (i, got[i])
-        elif survives(value, target):
+        elif is_exact(value, target):
             assert same(got[i].item(), np.dtype(target).type(value).item()), (i, value, got[i])
         elif on_lossy == "error":
             bad.add(i)
@@ -120,7 +120,7 @@ def policies(target):
 @pytest.mark.parametrize("on_lossy", ["error", "warn"])
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_value_survives_or_is_named_with_column_and_tensor(source, target, on_lossy):
+def test_every_value_is_exact_or_reported_with_column_and_tensor(source, target, on_lossy):
     rows = [value for value in values_for(source) if value is not None]
     check(
         packed_of(feed(target, on_lossy=on_lossy), table(a=pa.array(rows, arrow(source)))),
@@ -167,7 +167,7 @@ def test_a_null_constant_need_only_fit_the_tensor(source, target, constant):
     assert packed.batch(slice(0, 2)).tolist() == [1, np.dtype(target).type(float(constant)).item()]
 
 
-def test_an_integer_beyond_the_float_is_named_though_a_null_stands_beside_it():
+def test_an_integer_that_the_float_rounds_is_reported_beside_a_null():
     packed = packed_of(feed("float32", on_null="nan"), table(a=pa.array([2**24, 2**24 + 1, None], pa.int64())))
     assert list(packed.bad) == [1]
     assert "16777217" in packed.bad[1]
@@ -180,7 +180,7 @@ def test_the_first_integer_that_a_float_rounds_is_found(target, limit):
 
 
 @pytest.mark.parametrize("target", INTEGERS)
-def test_an_integer_types_own_ends_survive_when_they_come_as_doubles(target):
+def test_the_limits_of_an_integer_type_are_exact_from_doubles(target):
     info = np.iinfo(target)
     rows = [float(v) for v in (info.min, info.max) if int(float(v)) == v]
     assert not packed_of(feed(target), table(a=pa.array(rows, pa.float64()))).bad

@@ -1,4 +1,4 @@
-"""What is done to an output before it becomes columns, against plain loops; and outputs as long as each row's own."""
+"""The steps of --fetch against plain loops, and outputs with one value for each token of a row."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_mean_pool_is_the_mean_of_the_tokens(dtype, mask):
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_mean_pool_is_the_same_to_the_bit_whatever_the_padding(dtype, tokens, before, after, filler):
-    """On either side, and whatever the model made of it."""
+    """On either side, and with any values of the model there."""
     alone = done(tokens[None].astype(dtype), "mean_pool(m)", m=np.ones((1, 5), np.int64))
     with np.errstate(over="ignore"):
         padded = np.full((2, before + 5 + after, 3), filler, dtype)
@@ -308,7 +308,7 @@ def test_a_step_that_does_not_fit_says_so(step, values, says):
 
 @pytest.mark.parametrize("after", ["softmax", "round(1)", "argmax", "label(a, b)", "topk(1)"])
 @pytest.mark.parametrize("first", ["topk(2)", "label(a, b)"])
-def test_nothing_can_be_reckoned_from_names(first, after):
+def test_no_step_computes_from_names(first, after):
     with pytest.raises(ShapeMismatch, match=r"found: +text"):
         done(TWO, first, after)
 
@@ -331,7 +331,7 @@ def test_nothing_can_be_reckoned_from_names(first, after):
         ("cls()x", "unknown step"),
     ],
 )
-def test_a_step_that_cannot_be_meant_is_refused(step, says):
+def test_an_invalid_step_is_refused(step, says):
     with pytest.raises(OptionsError, match=says):
         steps_.parse_step(step, (), ("input_ids", "attention_mask"))
 
@@ -500,8 +500,8 @@ def speller(path):
 
 @pytest.mark.parametrize("direction", ["right", "left"])
 @pytest.mark.parametrize("batch_rows", [1, 2, 5, 64])
-def test_outputs_of_tokens_are_as_long_as_each_row_s_own(tmp_path, direction, batch_rows):
-    """Whoever is in the batch, whoever fails in it, and on whichever side the padding is."""
+def test_outputs_of_tokens_are_as_long_as_each_text(tmp_path, direction, batch_rows):
+    """With any other rows in the batch, any of them failing, and padding on either side."""
     frame = pd.DataFrame({"text": TEXTS, "extra": np.arange(len(TEXTS), dtype=np.float32)})
     frame.loc[[6, 7], "extra"] = np.nan  # a longest row among them: it is cut out of its batch
     frame["extra"] = frame["extra"].astype("Float32")

