@@ -6,6 +6,8 @@ import json
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.runs import MODELS, cli, write
 
@@ -67,6 +69,21 @@ def test_a_peer_with_other_scores_has_no_time(floats, tmp_path):
     assert code == 3
     assert "wrong gives other scores" in err
     assert out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_job_file_with_a_table_of_feeds_is_measured_too(floats, tmp_path):
+    table = pq.read_table(floats).append_column("a, b", pa.array(np.arange(ROWS)))
+    write(tmp_path / "in.parquet", table, row_group_size=5_000)
+    names = ", ".join(f'"f{i}"' for i in range(28))
+    (tmp_path / "job.toml").write_text(
+        f'input = "in.parquet"\nmodel = "{MODELS / "dense28.onnx"}"\nkeep = ["a, b"]\n[feed]\ninput = [{names}]\n'
+    )
+    code, out, err = cli("bench", "--config", tmp_path / "job.toml", "--turns", 1, "--json")
+    assert code == 0, err
+    named = {one["name"]: one for one in json.loads(out)["contenders"]}
+    assert named["scorer"]["agrees"] == "equal, in order"
 
 
 def test_too_few_rows_tell_no_speed(tmp_path):
