@@ -1,9 +1,9 @@
-"""The loop that an expert would write by hand: a pool of threads over the parts, and nothing that proves anything.
+"""The hand-written loop that `scorer bench` compares with: a thread pool over the parts.
 
     python -m scorer.cli.baseline JOB.json
 
-No Dask, no marks, no digests, no ledger. With the tool's own reader, packing, writer and fsync it is the ceiling
-that `scorer bench` measures against; with everybody's defaults it is what people run today.
+It has no Dask, no digests, no ledger and no recovery. With scorer's reader, packing, writer and fsync it is the
+upper bound for scorer's speed. With the defaults of ONNX Runtime and pyarrow it is the loop that most people write.
 """
 
 from __future__ import annotations
@@ -44,40 +44,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
-    """How a loop goes about it."""
+    """The settings of one loop."""
 
     threads: int
     batch_rows: int
     batch_tokens: int | None
-    as_we_do: bool
-    """The tool's session options, writer and order of texts; else everybody's defaults."""
+    like_scorer: bool
+    """Use scorer's session options, writer and order of texts; otherwise the libraries' defaults."""
 
 
-class _Everybodys:
-    """A session as one gets it without asking for anything."""
+class _DefaultSession:
+    """An ONNX Runtime session with default options."""
 
     def __init__(self, path: str, threads: int) -> None:
         options = ort.SessionOptions()
-        if threads > 1:  # whoever starts threads keeps the runtime from starting as many for each
+        if threads > 1:  # else the runtime starts a thread pool of its own for each thread
             options.intra_op_num_threads = 1
         options.log_severity_level = 4
         self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        """As the runtime's own."""
+        """Run the model, with the arguments of `InferenceSession.run`."""
         return self._session.run(names, feeds)  # type: ignore[no-any-return]
 
 
 def score(plan: FrozenPlan, out: str, loop: Loop) -> Stages:
-    """Every part, each to a file of its own."""
-    session = Session(plan.session) if loop.as_we_do else _Everybodys(plan.session.path, loop.threads)
-    opened = InputCache()
+    """Score every part into its own file; return the seconds by stage."""
+    session = Session(plan.session) if loop.like_scorer else _DefaultSession(plan.session.path, loop.threads)
+    cache = InputCache()
     os.makedirs(out, exist_ok=True)
     if loop.threads == 1:
-        spent = [_part(part, plan, session, opened, out, loop) for part in plan.parts()]
+        spent = [_part(part, plan, session, cache, out, loop) for part in plan.parts()]
     else:
         with ThreadPoolExecutor(loop.threads) as pool:
-            spent = list(pool.map(lambda part: _part(part, plan, session, opened, out, loop), plan.parts()))
+            spent = list(pool.map(lambda part: _part(part, plan, session, cache, out, loop), plan.parts()))
     total = Stages()
     for one in spent:
         total += one
@@ -85,16 +85,16 @@ def score(plan: FrozenPlan, out: str, loop: Loop) -> Stages:
 
 
 def _part(
-    part: Part, plan: FrozenPlan, session: Session | _Everybodys, opened: InputCache, out: str, loop: Loop
+    part: Part, plan: FrozenPlan, session: Session | _DefaultSession, cache: InputCache, out: str, loop: Loop
 ) -> Stages:  # fmt: skip
     times = [time.perf_counter()]
     schema = decode_schema(plan.read_schema)
     conditions = tuple(conditions_.parse(text) for text in plan.conditions)
-    rows = reader.read(part.source, schema, conditions, loop.batch_rows, opened)
+    rows = reader.read(part.source, schema, conditions, loop.batch_rows, cache)
     times.append(time.perf_counter())
     binding = plan.binding
     packs = pack(binding.feeds, rows.table)
-    order, edges = batches.by_length(packs) if loop.as_we_do else None, rows.edges
+    order, edges = batches.by_length(packs) if loop.like_scorer else None, rows.edges
     lengths = batches.lengths_of(packs)
     if order is not None and lengths is not None and loop.batch_tokens is not None:
         edges = batches.budgeted(lengths[order], loop.batch_tokens)
@@ -103,10 +103,10 @@ def _part(
     for start, stop in pairwise(edges.tolist()):
         chosen = slice(start, stop) if order is None else order[start:stop]
         feeds = {name: packed.batch(chosen) for name, packed in packs.items()}
-        began = time.perf_counter()
-        given = dict(zip(names, session.run(names, feeds), strict=True))
-        results.append([batches.stepped(fetch, given, feeds) for fetch in binding.fetches])
-        infer += time.perf_counter() - began
+        started = time.perf_counter()
+        tensors = dict(zip(names, session.run(names, feeds), strict=True))
+        results.append([batches.stepped(fetch, tensors, feeds) for fetch in binding.fetches])
+        infer += time.perf_counter() - started
     times.append(time.perf_counter())
     columns = [c for i, fetch in enumerate(binding.fetches) for c in unpack(fetch, [result[i] for result in results])]
     if order is not None:
@@ -117,7 +117,7 @@ def _part(
         table = table.append_column(name, column)
     times.append(time.perf_counter())
     path = os.path.join(out, part.name.replace("/", "__"))
-    if loop.as_we_do:
+    if loop.like_scorer:
         write_once(path, Encoded.of(table, plan.storage))
     else:
         pq.write_table(table, path, compression=plan.storage.codec)
@@ -126,17 +126,21 @@ def _part(
     return Stages(decode=decode, pack=packed_ - infer, infer=infer, unpack=unpacked, write=written)
 
 
-def refuse_what_a_loop_cannot(plan: FrozenPlan) -> None:
-    """Bad rows, fixed batches and transforms are what a tool is for."""
-    odd = plan.transform is not None or plan.binding.fixed_batch is not None
-    if odd or any(fetch.kind == "ragged" for fetch in plan.binding.fetches):
-        what, hint = "there is no plain loop to compare with", "bench a plan without it"
-        found = "a transform, a fixed batch or outputs as long as their texts"
-        raise OptionsError(what, "scorer bench", "columns in, columns out", found, hint)
+def refuse_unsupported(plan: FrozenPlan) -> None:
+    """Raise an error for a plan that the loop cannot run: a transform, a fixed batch, outputs of varying length."""
+    unsupported = plan.transform is not None or plan.binding.fixed_batch is not None
+    if unsupported or any(fetch.kind == "ragged" for fetch in plan.binding.fetches):
+        raise OptionsError(
+            "the hand-written loop cannot run this job",
+            where="scorer bench",
+            expected="columns in, columns out",
+            found="a transform, a fixed batch or outputs of varying length",
+            hint="run bench on a job without it",
+        )
 
 
 def main() -> None:
-    """One line of JSON: the seconds by stage."""
+    """Run the job file in `argv[1]`; print the seconds by stage as one line of JSON."""
     with open(sys.argv[1], encoding="utf-8") as file:
         job = json.load(file)
     plan = FrozenPlan.from_dict(job["plan"])
@@ -145,7 +149,7 @@ def main() -> None:
     spent = score(plan, job["output"], loop)
     print(json.dumps({"stages": spent.to_dict()}), flush=True)  # noqa: T201 - read by bench
     with suppress(BrokenPipeError):
-        os._exit(0)  # as quick to leave as the tool is
+        os._exit(0)  # scorer exits in the same way, without teardown
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The bare ceiling, the usual loops, the peers and this tool, side by side: whole processes, turn by turn.
+"""`scorer bench`: scorer, hand-written loops and other tools on the same job, each in its own process.
 
-What counts is the marginal rate: the rows over the time beyond a run of a thousand rows, so that nobody's
-imports are counted. Results are compared before a time is shown.
+The rate that is compared is marginal: a run of the first thousand rows is subtracted, so that start-up and imports
+do not count. The scores are compared before any time is shown.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 
 
 FEW_ROWS = 1000
-_USUAL_ROWS = {True: 32, False: 4096}  # of a batch, where rows are converted and where they are numbers
+_USUAL_ROWS = {True: 32, False: 4096}  # rows of a usual batch: for texts and pictures, and for numbers
 _CURVE = tuple(4**n for n in range(9))
-_CURVE_S = 0.3  # for each point
-_LOOK_S = 0.05
-_NOT_HERE = 77  # a peer's exit code when it is not installed, or cannot do this
-CEILING, AGAIN, TOOL = "ceiling", "ceiling again", "scorer"
+_CURVE_S = 0.3  # seconds for each batch size
+_MEMORY_INTERVAL_S = 0.05
+_NOT_INSTALLED = 77  # a peer's exit code when it is not installed, or cannot do this
+BOUND, BOUND_AGAIN, SCORER = "upper bound", "upper bound again", "scorer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,47 +58,47 @@ class Contender:
 
     name: str
     seconds: float
-    """Of the whole process, median."""
+    """Median time of the whole process."""
     few_seconds: float
-    """The same for the first thousand rows."""
+    """Median time of a process that scores only the first thousand rows."""
     rows_per_s: float
-    """Beyond those."""
+    """Rows per second beyond the first thousand."""
     ratio: float
-    """The ceiling's time beyond those over this one's: 1 is as fast, median over the turns."""
+    """The upper bound's time beyond the first thousand rows, divided by this one's. Median over the turns."""
     low: float
     high: float
-    """The 90 % interval of the mean ratio."""
+    """90 % interval of the mean ratio."""
     peak_bytes: int
-    """The most memory of all its processes together."""
+    """Peak memory of all its processes together."""
     agrees: str
-    """How its scores compare with the ceiling's."""
+    """How its scores compare with the upper bound's."""
     stages: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What was measured."""
+    """The result of a benchmark."""
 
     rows: int
     turns: int
     contenders: tuple[Contender, ...]
     left_out: dict[str, str]
-    """Peers that did not run, with the reason."""
+    """Peers that did not run, with the reasons."""
     curve: dict[int, float]
-    """Rows/s of scoring alone in one thread, by batch rows."""
+    """Rows per second of scoring alone in one thread, by batch size."""
     machine: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """Return the result as plain data."""
         return asdict(self)
 
 
 @dataclass(slots=True)
 class _Runs:
-    """The commands of one contender and what they took."""
+    """The commands of one contender and their measurements."""
 
     command: Callable[[str, str], list[str]]
-    """Of a job's name, 'all' or 'few', and an output folder."""
+    """Returns the command for a job ('all' or 'few') and an output folder."""
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"all": [], "few": []})
     peak: int = 0
     agrees: str = ""
@@ -106,22 +106,22 @@ class _Runs:
 
 
 def bench(options: Options, turns: int, peers: Path | None = None, python: str = sys.executable) -> Bench:
-    """Measure; raises when contenders disagree about a score."""
-    with tempfile.TemporaryDirectory(prefix="scorer-bench-", dir=_beside(options)) as folder:
+    """Measure all contenders; raise an error if their scores differ."""
+    with tempfile.TemporaryDirectory(prefix="scorer-bench-", dir=_output_parent(options)) as folder:
         at = Path(folder)
         plans = _plans(options, at)
-        runs = {name: _Runs(command) for name, command in _loops(options, plans, at).items()}
+        runs = {name: _Runs(command) for name, command in _commands(options, plans, at).items()}
         left_out: dict[str, str] = {}
         for script in sorted(peers.glob("[!_]*.py")) if peers else ():
             runs[script.stem.replace("_", " ")] = _Runs(_peer(script, python, plans, at))
         for name in list(runs):
-            complaint = _warm(name, runs[name], at)
-            if complaint:
-                left_out[name] = complaint
+            reason = _warm_up(name, runs[name], at)
+            if reason:
+                left_out[name] = reason
                 del runs[name]
         for name, run in runs.items():
-            run.agrees = _compared(at / CEILING, at / name, plans["all"])
-        _take_turns(runs, turns, at)
+            run.agrees = _compare(at / BOUND, at / name, plans["all"])
+        _run_turns(runs, turns, at)
         return Bench(
             rows=plans["all"].rows,
             turns=turns,
@@ -134,7 +134,10 @@ def bench(options: Options, turns: int, peers: Path | None = None, python: str =
 
 
 def curve(plan: FrozenPlan) -> dict[int, float]:
-    """Rows/s by batch rows, of scoring alone, in one thread; up to what the first rows and a moment allow."""
+    """Return rows per second by batch size, for scoring alone in one thread.
+
+    The sizes end where the first row group has too few rows or the model refuses a batch.
+    """
     session = SESSIONS.session(plan.session)
     first = next(plan.parts())
     with open_parquet(first.source.path) as parquet:
@@ -147,8 +150,8 @@ def curve(plan: FrozenPlan) -> dict[int, float]:
         rows = min(table.num_rows, max(batch_rows, trial.SAMPLE_ROWS))
         if rows < batch_rows:
             break
-        best, began = float("inf"), time.perf_counter()
-        while time.perf_counter() - began < _CURVE_S:
+        best, first_started = float("inf"), time.perf_counter()
+        while time.perf_counter() - first_started < _CURVE_S:
             started = time.perf_counter()
             few = table.slice(0, max(batch_rows, min(rows, int(_CURVE_S / best * rows) if rates else batch_rows)))
             try:
@@ -160,19 +163,24 @@ def curve(plan: FrozenPlan) -> dict[int, float]:
     return rates
 
 
-def _beside(options: Options) -> str:
-    """Where outputs would go, so that the same disk is measured."""
+def _output_parent(options: Options) -> str:
+    """Return the folder beside which outputs are written, so that the same disk is measured."""
     return os.path.dirname(os.path.abspath(options.out.output or options.input[0]))
 
 
 def _plans(options: Options, at: Path) -> dict[str, FrozenPlan]:
-    """The plan of the whole run, and of its first thousand rows in a file of their own."""
+    """Plan the whole run, and a run of its first thousand rows from a separate file."""
     whole = replace(options, out=replace(options.out, output=str(at / "planned"), overwrite=False, work_dir=None))
     plan = prepare_options(whole).check()
-    baseline.refuse_what_a_loop_cannot(plan)
+    baseline.refuse_unsupported(plan)
     if plan.rows < 2 * FEW_ROWS:
-        what, hint = "there are too few rows to tell a speed", "bench on more of them"
-        raise PlanError(what, ", ".join(options.input), f"at least {2 * FEW_ROWS:,}", f"{plan.rows:,} rows", hint)
+        raise PlanError(
+            "the input has too few rows to measure a speed",
+            where=", ".join(options.input),
+            expected=f"at least {2 * FEW_ROWS:,}",
+            found=f"{plan.rows:,} rows",
+            hint="run bench on a larger input",
+        )
     first = plan.files[0].path
     with open_parquet(first) as parquet:
         rows = next(parquet.iter_batches(batch_size=FEW_ROWS))
@@ -185,20 +193,22 @@ def _plans(options: Options, at: Path) -> dict[str, FrozenPlan]:
     }
 
 
-def _loops(options: Options, plans: Mapping[str, FrozenPlan], at: Path) -> dict[str, Callable[[str, str], list[str]]]:
-    """The tool, and loops with the tool's tricks, with none of them but threads, and with none at all."""
+def _commands(
+    options: Options, plans: Mapping[str, FrozenPlan], at: Path
+) -> dict[str, Callable[[str, str], list[str]]]:
+    """Return the commands of scorer and of three loops: scorer's settings, threads only, and a plain loop."""
     plan = plans["all"]
     threads = planned_threads(options.cluster)
     usual = _USUAL_ROWS[plan.binding.texts or plan.binding.pictures]
-    same = baseline.Loop(threads=threads, batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens, as_we_do=True)
-    pool = baseline.Loop(threads=threads, batch_rows=usual, batch_tokens=None, as_we_do=False)
+    same = baseline.Loop(threads=threads, batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens, like_scorer=True)
+    pool = baseline.Loop(threads=threads, batch_rows=usual, batch_tokens=None, like_scorer=False)
     plain = replace(pool, threads=1)
     asked = as_flags(options.asked(), {"output", "overwrite", "work_dir"})
     flags = [word for flag in asked for word in flag]
 
-    def loop(how: baseline.Loop) -> Callable[[str, str], list[str]]:
+    def loop(settings: baseline.Loop) -> Callable[[str, str], list[str]]:
         def command(which: str, out: str) -> list[str]:
-            job = {"plan": plans[which].to_dict(), "loop": asdict(how), "output": out}
+            job = {"plan": plans[which].to_dict(), "loop": asdict(settings), "output": out}
             return [sys.executable, "-m", "scorer.cli.baseline", _job(at, job)]
 
         return command
@@ -208,11 +218,17 @@ def _loops(options: Options, plans: Mapping[str, FrozenPlan], at: Path) -> dict[
         return [sys.executable, "-m", "scorer", "run", *source, "--model", options.model, *flags,
                 "--output", out, "--overwrite", "--quiet", "--json"]  # fmt: skip
 
-    return {CEILING: loop(same), TOOL: tool, AGAIN: loop(same), "usual pool": loop(pool), "usual loop": loop(plain)}
+    return {
+        BOUND: loop(same),
+        SCORER: tool,
+        BOUND_AGAIN: loop(same),
+        "default pool": loop(pool),
+        "default loop": loop(plain),
+    }
 
 
 def _peer(script: Path, python: str, plans: Mapping[str, FrozenPlan], at: Path) -> Callable[[str, str], list[str]]:
-    """A peer's script with all it needs to know, and nothing of ours."""
+    """Return the command of a peer's script; its job file has all it needs, without importing scorer."""
 
     def command(which: str, out: str) -> list[str]:
         plan = plans[which]
@@ -234,62 +250,75 @@ def _job(at: Path, job: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def _warm(name: str, run: _Runs, at: Path) -> str:
-    """One run of each that is not timed: files are read once, memory is looked at, results are kept."""
+def _warm_up(name: str, run: _Runs, at: Path) -> str:
+    """Run both jobs once without timing them; return the reason if the contender cannot run.
+
+    This fills the disk cache, measures the memory, and keeps the outputs for the comparison.
+    """
     for which in ("few", "all"):
-        code, said, _, run.peak = _started(run.command(which, str(at / name)), at, at / name, watch=True)
+        code, printed, _, run.peak = _run_process(run.command(which, str(at / name)), at, at / name, watch=True)
         if code:
-            lines = said.strip().splitlines() or ["no word"]
-            if code != _NOT_HERE and name in {CEILING, AGAIN, TOOL}:
-                what, hint = f"the {name} does not run", "score a few rows with `scorer run` first"
-                raise PlanError(what, "scorer bench", "an output", "\n".join(lines[-5:]), hint)
+            lines = printed.strip().splitlines() or ["no output"]
+            if code != _NOT_INSTALLED and name in {BOUND, BOUND_AGAIN, SCORER}:
+                raise PlanError(
+                    f"{name!r} failed",
+                    where="scorer bench",
+                    expected="an output",
+                    found="\n".join(lines[-5:]),
+                    hint="try the job with `scorer run --limit 1000` first",
+                )
             return lines[-1][:300]
-    last = (said.strip().splitlines() or ["{}"])[-1]
+    last = (printed.strip().splitlines() or ["{}"])[-1]
     run.stages = json.loads(last).get("stages", {}) if last.startswith("{") else {}
     return ""
 
 
-def _take_turns(runs: Mapping[str, _Runs], turns: int, at: Path) -> None:
-    """Everybody once in each turn, there and back, so that drift favours nobody."""
+def _run_turns(runs: Mapping[str, _Runs], turns: int, at: Path) -> None:
+    """Run each contender once a turn, in alternating order, so that drift favours none of them."""
     for turn in range(turns):
         names = list(runs) if turn % 2 == 0 else list(runs)[::-1]
         for which in ("few", "all"):
             for name in names:
                 out = at / "timed"
-                code, said, seconds, _ = _started(runs[name].command(which, str(out)), at, out)
+                code, printed, seconds, _ = _run_process(runs[name].command(which, str(out)), at, out)
                 if code:
-                    what, hint = f"{name} ran once and not again", "look at what it says"
-                    raise PlanError(what, "scorer bench", "an output", said[-500:], hint)
+                    raise PlanError(
+                        f"{name!r} failed when it ran again",
+                        where="scorer bench",
+                        expected="an output",
+                        found=printed[-500:],
+                        hint="repair what its output names, then run bench again",
+                    )
                 runs[name].seconds[which].append(seconds)
 
 
-def _started(command: Sequence[str], at: Path, out: Path, *, watch: bool = False) -> tuple[int, str, float, int]:
-    """Exit code, words, seconds and the most memory of all processes, if that is looked at.
+def _run_process(command: Sequence[str], at: Path, out: Path, *, watch: bool = False) -> tuple[int, str, float, int]:
+    """Run a command; return its exit code, output, seconds and, with `watch`, the peak memory of its processes.
 
-    The disk is idle at first: who waits for it would otherwise pay for those before who did not. Nothing is
-    remembered of the run before, such as what tuning found.
+    The disk is synced first: a contender that waits for it would otherwise also wait for the writes of the one
+    before. The cache folder is emptied, so that no run reuses the tuning results of an earlier one.
     """
     cache = at / "cache"
-    for left in (out, out.with_name(out.name + PROOF), cache):
-        shutil.rmtree(left, ignore_errors=True)
+    for folder in (out, out.with_name(out.name + PROOF), cache):
+        shutil.rmtree(folder, ignore_errors=True)
     os.sync()
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     clean["XDG_CACHE_HOME"] = str(cache)
-    with (at / "said").open("w+") as said:
-        began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=clean)  # noqa: S603 - built above
+    with (at / "printed").open("w+") as printed:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, env=clean)  # noqa: S603 - built above
         peak = 0
         while watch and process.poll() is None:
-            peak = max(peak, _held(process.pid))
-            time.sleep(_LOOK_S)
+            peak = max(peak, _memory_of(process.pid))
+            time.sleep(_MEMORY_INTERVAL_S)
         code = process.wait()
-        seconds = time.perf_counter() - began
-        said.seek(0)
-        return code, said.read(), seconds, peak
+        seconds = time.perf_counter() - started
+        printed.seek(0)
+        return code, printed.read(), seconds, peak
 
 
-def _held(pid: int) -> int:
-    """Memory of a process and all under it."""
+def _memory_of(pid: int) -> int:
+    """Return the memory of a process and its children."""
     total = 0
     try:
         root = psutil.Process(pid)
@@ -300,37 +329,45 @@ def _held(pid: int) -> int:
     return total
 
 
-def _compared(expected: Path, found: Path, plan: FrozenPlan) -> str:
-    """How the scores of two outputs compare; raises where they do not."""
+def _compare(expected: Path, found: Path, plan: FrozenPlan) -> str:
+    """Describe how the scores of two outputs compare; raise an error if they differ."""
     worst, order = 0.0, "in order"
     for name in plan.binding.outputs:
-        ours, theirs = (_column(folder, name) for folder in (expected, found))
-        if len(ours) != len(theirs):
-            _disagree(found.name, name, f"{len(ours):,} rows", f"{len(theirs):,}")
-        if ours.dtype.kind not in "fiu":
-            if sorted(map(str, ours.tolist())) != sorted(map(str, theirs.tolist())):
-                _disagree(found.name, name, "the ceiling's values", "others")
+        reference, scores = (_column(folder, name) for folder in (expected, found))
+        if len(reference) != len(scores):
+            _refuse_difference(found.name, name, f"{len(reference):,} rows", f"{len(scores):,}")
+        if reference.dtype.kind not in "fiu":
+            if sorted(map(str, reference.tolist())) != sorted(map(str, scores.tolist())):
+                _refuse_difference(found.name, name, "the upper bound's values", "other values")
             continue
-        moved = _moved(ours, theirs)
-        if not moved <= _tolerance(ours):
-            order, moved = "in another order", _moved(np.sort(ours, axis=0), np.sort(theirs, axis=0))
-        if not moved <= _tolerance(ours):
-            _disagree(found.name, name, "the ceiling's values", f"others by {moved:.2g}")
-        worst = max(worst, moved)
+        difference = _largest_difference(reference, scores)
+        if not difference <= _tolerance(reference):
+            order, difference = (
+                "in another order",
+                _largest_difference(np.sort(reference, axis=0), np.sort(scores, axis=0)),
+            )
+        if not difference <= _tolerance(reference):
+            _refuse_difference(found.name, name, "the upper bound's values", f"a difference of {difference:.2g}")
+        worst = max(worst, difference)
     return f"{'equal' if worst == 0 else f'within {worst:.1g}'}, {order}"
 
 
-def _moved(ours: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.nanmax(np.abs(ours.astype(np.float64) - theirs), initial=0.0))
+def _largest_difference(reference: np.ndarray, scores: np.ndarray) -> float:
+    return float(np.nanmax(np.abs(reference.astype(np.float64) - scores), initial=0.0))
 
 
 def _tolerance(values: np.ndarray) -> float:
     return 1e-4 * float(np.nanmax(np.abs(values), initial=1e-30))
 
 
-def _disagree(name: str, column: str, expected: str, found: str) -> None:
-    what, hint = f"{name} gives other scores, so its time says nothing", "find out which of them is right"
-    raise PlanError(what, f"column {column!r}", expected, found, hint)
+def _refuse_difference(name: str, column: str, expected: str, found: str) -> None:
+    raise PlanError(
+        f"{name!r} computes different scores, so its time cannot be compared",
+        where=f"column {column!r}",
+        expected=expected,
+        found=found,
+        hint="find out which scores are right, then run bench again",
+    )
 
 
 def _column(folder: Path, name: str) -> np.ndarray:
@@ -343,11 +380,10 @@ def _column(folder: Path, name: str) -> np.ndarray:
 
 def _contender(name: str, run: _Runs, runs: Mapping[str, _Runs], rows: int) -> Contender:
     seconds, few = statistics.median(run.seconds["all"]), statistics.median(run.seconds["few"])
-    base = runs[CEILING].seconds
-    start = statistics.median(base["few"])
-    ratios = [
-        (theirs - start) / max(ours - few, 1e-9) for theirs, ours in zip(base["all"], run.seconds["all"], strict=True)
-    ]
+    base = runs[BOUND].seconds
+    base_few = statistics.median(base["few"])
+    pairs = zip(base["all"], run.seconds["all"], strict=True)
+    ratios = [(base_all - base_few) / max(own_all - few, 1e-9) for base_all, own_all in pairs]
     low, high = _interval(ratios)
     return Contender(
         name=name, seconds=seconds, few_seconds=few, rows_per_s=(rows - FEW_ROWS) / max(seconds - few, 1e-9),
@@ -356,7 +392,7 @@ def _contender(name: str, run: _Runs, runs: Mapping[str, _Runs], rows: int) -> C
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """Of the mean, 90 %."""
+    """Return the 90 % interval of the mean."""
     if len(values) < 2:  # noqa: PLR2004 - one value has no spread
         return values[0], values[0]
     free = len(values) - 1

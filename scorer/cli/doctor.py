@@ -1,4 +1,4 @@
-"""What is installed, which devices work, and what to type where something is missing."""
+"""`scorer doctor`: installed versions, devices that work, and commands that install what is missing."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ _INSTALL = "pip uninstall -y {runtimes}, then pip install 'onnxruntime-gpu[cuda,
 
 
 def examine() -> dict[str, Any]:
-    """Facts and advice."""
-    there = [name for name, provider in PROVIDERS.items() if provider in runtime()["providers"]]
-    broken = {name: why for name in there if (why := why_not(name))}
+    """Return the facts and the advice of `scorer doctor`."""
+    available = [name for name, provider in PROVIDERS.items() if provider in runtime()["providers"]]
+    broken = {name: why for name in available if (why := why_not(name))}
     installed = [name for name in RUNTIMES if _installed(name)]
-    advice = _advice(there, broken, installed)
+    advice = _advice(available, broken, installed)
     if platform.system() == "Windows":
-        advice.append("Windows is supported through WSL")
+        advice.append("on Windows, run scorer in WSL")
     return {
         **versions(),
         "platform": platform.platform(),
         "cores": CPU_COUNT,
         "runtimes": ", ".join(installed),
         "cards": ", ".join(cards()),
-        "devices": ", ".join(name for name in there if name not in broken),
+        "devices": ", ".join(name for name in available if name not in broken),
         **{f"{name} fails": why for name, why in broken.items()},
         "advice": "; ".join(advice) or "nothing is missing",
     }
 
 
-def _advice(there: list[str], broken: dict[str, str], installed: list[str]) -> list[str]:
-    """What to type."""
+def _advice(available: list[str], broken: dict[str, str], installed: list[str]) -> list[str]:
+    """Return the commands or steps that would make more devices work."""
     if len(installed) > 1:
         command = _INSTALL.format(runtimes=" ".join(installed))
         return [f"{' and '.join(installed)} overwrite each other: {command}"]
-    if "cuda" not in there and cards():
-        return ["no CUDA in this runtime; for a GPU: " + _INSTALL.format(runtimes=" ".join(installed))]
+    if "cuda" not in available and cards():
+        return ["this ONNX Runtime has no CUDA; to use a GPU: " + _INSTALL.format(runtimes=" ".join(installed))]
     if "driver" in broken.get("cuda", ""):
-        return ["for CUDA: a machine with an NVIDIA card and its driver; on a cluster, a job that asks for a GPU"]
+        return ["CUDA needs an NVIDIA card and its driver; on a cluster, request a GPU for the job"]
     if "cuda" in broken:
         return [
-            f"CUDA's libraries are not found: pip install 'onnxruntime-gpu[cuda,cudnn]=={versions()['onnxruntime']}'"
+            f"CUDA's libraries were not found: pip install 'onnxruntime-gpu[cuda,cudnn]=={versions()['onnxruntime']}'"
         ]
     if "tensorrt" in broken:
-        return ["for TensorRT, which --device tensorrt needs: NVIDIA's libraries on LD_LIBRARY_PATH"]
+        return ["--device tensorrt needs NVIDIA's TensorRT libraries on LD_LIBRARY_PATH"]
     return []
 
 

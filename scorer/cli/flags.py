@@ -1,4 +1,4 @@
-"""The fields of the options as flags, what a shell may complete, and a job file below the flags."""
+"""The fields of the options as click flags, their shell completion, and values from a job file."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ HEADINGS = {
     for kind in GROUPS.values()
     for field in dataclasses.fields(kind)
 }
-"""What the flag of each field decides."""
+"""The section of the help for each field's flag."""
 
 
-def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:  # noqa: ARG001 - click's signature
-    """The shell completes names of files."""
+def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:  # noqa: ARG001 - click's signature
+    """Let the shell complete file names."""
     return _item(incomplete, "file")
 
 
-def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:  # noqa: ARG001 - click's signature
-    """The shell completes names of folders."""
+def complete_folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[Any]]:  # noqa: ARG001 - click's signature
+    """Let the shell complete folder names."""
     return _item(incomplete, "dir")
 
 
 def _item(incomplete: str, kind: str) -> list[CompletionItem[Any]]:
-    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only a shell that completes needs it
+    from click.shell_completion import CompletionItem  # noqa: PLC0415 - only completion needs it
 
     return [CompletionItem(incomplete, type=kind)]
 
 
-def _completes(name: str) -> Any:  # noqa: ANN401 - click's own kinds of callables
-    """What the shell offers for a field: names of files or folders, or the words it may be."""
+def _completes(name: str) -> Any:  # noqa: ANN401 - click accepts several kinds of callables
+    """Return a field's completion: file names, folder names, or its allowed values."""
     meta = FIELDS[name].metadata
     if meta["completes"]:
-        return files if meta["completes"] == "file" else folders
+        return complete_files if meta["completes"] == "file" else complete_folders
     words = meta["rule"].choices
     return lambda ctx, param, incomplete: [word for word in words if word.startswith(incomplete)]  # noqa: ARG005 - click's
 
 
 def _flags(command: Callable[..., None], names: Iterable[str]) -> Callable[..., None]:
-    """Fields of the options as flags, the first one first."""
+    """Add a flag for each field to a command, in the order of `names`."""
     for name in reversed([*names]):
         field = FIELDS[name]
         meta = field.metadata
@@ -72,25 +72,28 @@ def _flags(command: Callable[..., None], names: Iterable[str]) -> Callable[..., 
     return command
 
 
-def asking(command: Callable[..., None]) -> Callable[..., None]:
-    """Every field of the options as a flag, and the flags about the flags."""
+def request_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add INPUT, --model, a flag for every option, and --config, --json and --debug."""
     command = _flags(command, FIELDS)
     command = click.option(
-        "--config", metavar="FILE", shell_complete=files, help="A job.toml with the same keys; flags win."
+        "--config",
+        metavar="FILE",
+        shell_complete=complete_files,
+        help="Read options from a job.toml; its keys are the flags' names. Flags override it.",
     )(command)
-    command = click.option("--model", metavar="FILE", shell_complete=files, help="The ONNX model.")(command)
+    command = click.option("--model", metavar="FILE", shell_complete=complete_files, help="The ONNX model.")(command)
     command = JSON(command)
-    command = click.option("--debug", is_flag=True, help="Show the traceback of an error.")(command)
-    return click.argument("input", nargs=-1, metavar="INPUT...", shell_complete=files)(command)
+    command = click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")(command)
+    return click.argument("input", nargs=-1, metavar="INPUT...", shell_complete=complete_files)(command)
 
 
-def asking_cluster(command: Callable[..., None]) -> Callable[..., None]:
-    """The flags that say who works."""
+def cluster_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the flags of `ClusterOptions`."""
     return _flags(command, [field.name for field in dataclasses.fields(ClusterOptions)])
 
 
 def options_of(config: str | None, given: dict[str, Any]) -> Options:
-    """Defaults < job.toml < flags."""
+    """Build the options: flags override the job file, which overrides the defaults."""
     asked = {name: value for name, value in given.items() if value not in (None, ())}
     toml = read_toml(config) if config else {}
     folder = os.path.dirname(os.path.abspath(config)) if config else ""
@@ -104,19 +107,19 @@ def options_of(config: str | None, given: dict[str, Any]) -> Options:
 
 
 def cluster_of(given: dict[str, Any]) -> ClusterOptions:
-    """Who works, of the flags of `asking_cluster`."""
+    """Build the cluster options from the flags of `cluster_flags`."""
     return build_cluster({name: value for name, value in given.items() if value not in (None, ())}, _FLAGS)
 
 
 def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
-    """Paths in a job file are relative to the file."""
+    """Resolve paths of a job file relative to its folder."""
     if isinstance(value, str):
         return value if "://" in value else os.path.join(folder, value)
     return [_beside(folder, one) for one in value] if isinstance(value, list) else value
 
 
 def _feeds_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
-    """Converters may name files, relative to the job file too."""
+    """Resolve file names in converters relative to the job file's folder."""
     try:
         return [feed.beside(folder) for feed in FEEDS.read(value)]
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit."""
+"""The commands of `scorer`: parse the flags, call the API, print the result, exit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from scorer.cli.flags import HEADINGS, JSON, asking, asking_cluster, cluster_of, files, folders, options_of
+from scorer.cli.flags import (
+    HEADINGS,
+    JSON,
+    cluster_flags,
+    cluster_of,
+    complete_files,
+    complete_folders,
+    options_of,
+    request_flags,
+)
 from scorer.cli.startup import fast_imports
 from scorer.display.words import did_you_mean
 from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
@@ -25,43 +34,53 @@ if TYPE_CHECKING:
 
 
 _WORK_DIR = click.option(
-    "--work-dir", metavar="DIR", shell_complete=folders, help="Where the run kept its proof; default: OUT.scorer."
-)
-_OUT = click.argument("output", metavar="OUT", shell_complete=folders)
+    "--work-dir", metavar="DIR", shell_complete=complete_folders,
+    help="Folder of the proof, if the run used --work-dir. Default: OUT.scorer.",
+)  # fmt: skip
+_OUT = click.argument("output", metavar="OUT", shell_complete=complete_folders)
 _WATCH_S = 2.0
 
 
 class _Group(click.Group):
-    """Knows what was meant."""
+    """The `scorer` command. Its usage errors suggest the command that was probably meant."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click's, in our form; flags belong behind the command."""
+        """Parse as click does; a flag before the command becomes an `OptionsError`."""
         given = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            hint = f"flags follow the command: scorer run INPUT --model FILE {error.option_name} ..."
-            what = f"there is no option {error.option_name!r} before the command"
-            _fail(OptionsError(what, "scorer", "a command", repr(error.option_name), hint), given)
+            flag = error.option_name
+            error_ = OptionsError(
+                f"the flag {flag!r} must follow the command",
+                where="scorer",
+                expected="a command",
+                found=repr(flag),
+                hint=f"scorer run INPUT {flag} ...",
+            )
+            _fail(error_, given)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with a suggestion."""
+        """Find the command as click does; an unknown name becomes an `OptionsError` with a suggestion."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in self.commands:
-            what, hint = f"there is no command {name!r}", did_you_mean(name, sorted(self.commands))
+            hint = did_you_mean(name, sorted(self.commands))
             if os.path.exists(name):
                 hint = f"scorer run {name} --model FILE"
-            _fail(OptionsError(what, "scorer", "a command", repr(name), hint), args)
+            error = OptionsError(
+                f"unknown command {name!r}", where="scorer", expected="a command", found=repr(name), hint=hint
+            )
+            _fail(error, args)
         return super().resolve_command(ctx, args)
 
 
 class _Command(click.Command):
-    """Click's usage errors in our form, and flags below what they decide."""
+    """One command: its help groups the flags by topic, and its usage errors are `OptionsError`s."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """A section for each group of the options, in their words."""
+        """Write one section of the help for each group of options."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
@@ -72,31 +91,45 @@ class _Command(click.Command):
                 formatter.write_dl(records)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click's, with our text for what does not parse."""
+        """Parse as click does; usage errors become `OptionsError`s."""
         given = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             known = [option for p in self.params for option in p.opts if option.startswith("--")]
-            what, hint = f"there is no option {error.option_name!r}", did_you_mean(error.option_name, known)
-            _fail(OptionsError(what, f"scorer {self.name}", "a flag", repr(error.option_name), hint), given)
+            unknown = OptionsError(
+                f"unknown flag {error.option_name!r}",
+                where=f"scorer {self.name}",
+                expected="a flag",
+                found=repr(error.option_name),
+                hint=did_you_mean(error.option_name, known),
+            )
+            _fail(unknown, given)
         except click.UsageError as error:
-            what, hint = error.format_message().rstrip("."), f"scorer {self.name} --help"
-            usage = self.get_usage(ctx).removeprefix("Usage: ")
-            _fail(OptionsError(what, f"scorer {self.name}", usage, " ".join(given) or "nothing", hint), given)
+            misused = OptionsError(
+                error.format_message().rstrip("."),
+                where=f"scorer {self.name}",
+                expected=self.get_usage(ctx).removeprefix("Usage: "),
+                found=" ".join(given) or "nothing",
+                hint=f"scorer {self.name} --help",
+            )
+            _fail(misused, given)
 
 
 def _fail(error: ScorerError, args: Sequence[str] = (), *, as_json: bool = False) -> NoReturn:
     if as_json or "--json" in args:
         click.echo(json.dumps({"error": error.to_dict()}))
-    from scorer.display.terminal import error_text, terminal_of  # noqa: PLC0415 - only when something is wrong
+    from scorer.display.terminal import error_text, terminal_of  # noqa: PLC0415 - only errors need it
 
     click.echo(error_text(str(error), terminal_of(sys.stderr)), err=True)
     sys.exit(error.exit_code)
 
 
-def reporting(body: Callable[..., None]) -> Callable[..., None]:
-    """Turn our errors into text and an exit code; anything else is a bug and looks like one."""
+def reports_errors(body: Callable[..., None]) -> Callable[..., None]:
+    """Turn a `ScorerError` into text and an exit code.
+
+    Any other exception is a bug in scorer and keeps its traceback.
+    """
 
     @wraps(body)
     def wrapped(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's values
@@ -108,7 +141,7 @@ def reporting(body: Callable[..., None]) -> Callable[..., None]:
             try:
                 _fail(error, as_json=kwargs.get("as_json", False))
             finally:
-                if isinstance(error, BatchStalled):  # a thread is in native code for good
+                if isinstance(error, BatchStalled):  # a thread hangs in native code: a normal exit would wait for it
                     sys.stdout.flush()
                     sys.stderr.flush()
                     os._exit(error.exit_code)
@@ -117,7 +150,7 @@ def reporting(body: Callable[..., None]) -> Callable[..., None]:
 
             click.echo(AT_ONCE, err=True)
             sys.stderr.flush()
-            os._exit(Interrupted.exit_code)  # threads of the runtime must not hold us back
+            os._exit(Interrupted.exit_code)  # a normal exit would wait for threads in native code
 
     return wrapped
 
@@ -126,9 +159,10 @@ def _show(value: dict[str, Any], text: Callable[[Terminal], str], *, as_json: bo
     from scorer.cli.text import printable  # noqa: PLC0415 - start-up
     from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
 
-    here = terminal_of(sys.stdout)
-    shown = json.dumps(value) if as_json else text(here)
-    click.echo(shown if here.colours and not as_json else printable(shown))  # paint would not get through
+    terminal = terminal_of(sys.stdout)
+    shown = json.dumps(value) if as_json else text(terminal)
+    coloured = terminal.colours and not as_json  # `printable` would escape the colour codes
+    click.echo(shown if coloured else printable(shown))
 
 
 @click.group(
@@ -136,7 +170,7 @@ def _show(value: dict[str, Any], text: Callable[[Terminal], str], *, as_json: bo
 )
 @click.version_option(package_name="dask-scorer", message="scorer %(version)s")
 def main() -> None:
-    """Score Parquet datasets with ONNX models, on Dask; and prove that no row was lost.
+    """Score Parquet datasets with ONNX models on Dask, and prove that no row was lost.
 
     \b
     Example:
@@ -145,12 +179,15 @@ def main() -> None:
 
 
 @main.command(cls=_Command)
-@asking
-@click.option("--quiet", is_flag=True, help="No progress.")
-@click.option("-v", "--verbose", is_flag=True, help="Show the plan before the run.")
-@reporting
+@request_flags
+@click.option("--quiet", is_flag=True, help="Show no progress, only the summary.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the plan before the run starts.")
+@reports_errors
 def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bool, **given: Any) -> None:  # noqa: ANN401, ARG001, FBT001 - click's values
-    """Score INPUT (files, folders, globs) and publish the result.
+    """Score INPUT and publish the result.
+
+    INPUT is one or more Parquet files, folders or glob patterns. The result is a folder of Parquet files. It
+    appears only when it is complete. If a run is interrupted, the same command finishes it.
 
     \b
     Examples:
@@ -164,21 +201,24 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
         from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
         from scorer.report.live import watching  # noqa: PLC0415 - start-up
 
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a closing cluster's forgotten futures
-    here, still = replace(terminal_of(sys.stderr), colours=False), options.cluster.cluster == "synchronous"
-    with watching(sys.stderr, quiet=quiet, still=still) as observers:
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # futures that a closing cluster leaves behind
+    terminal = replace(terminal_of(sys.stderr), colours=False)
+    with watching(sys.stderr, quiet=quiet, still=options.cluster.cluster == "synchronous") as observers:
         plan = prepare_options(options)
         if verbose and not plan.problems:
-            click.echo(plan_text(plan, here), err=True)
+            click.echo(plan_text(plan, terminal), err=True)
         report = execute(plan, observers=observers, progress=False)
     _show(report.to_dict(), partial(report_text, report), as_json=as_json)
 
 
 @main.command(cls=_Command)
-@asking
-@reporting
+@request_flags
+@reports_errors
 def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None:  # noqa: ANN401, ARG001, FBT001 - click's values
-    """Say what `run` with the same flags would do; write nothing.
+    """Show what `run` would do with the same flags.
+
+    The plan shows which columns feed the model, what the output contains, and the estimated time, memory and
+    disk space. If `run` would fail, you get every reason at once. Nothing is written.
 
     \b
     Example:
@@ -189,26 +229,39 @@ def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None: 
         from scorer.api.pipeline import prepare_options  # noqa: PLC0415 - start-up
         from scorer.cli.text import plan_text  # noqa: PLC0415 - start-up
 
-    found = prepare_options(options)
-    if found.problems:
-        raise PreflightError(found.problems)
-    _show(found.to_dict(), partial(plan_text, found), as_json=as_json)
+    prepared = prepare_options(options)
+    if prepared.problems:
+        raise PreflightError(prepared.problems)
+    _show(prepared.to_dict(), partial(plan_text, prepared), as_json=as_json)
 
 
 @main.command(cls=_Command)
-@asking
+@request_flags
 @click.option(
-    "--turns", type=click.IntRange(min=1), default=5, metavar="N", help="How often everybody runs; default 5."
+    "--turns", type=click.IntRange(min=1), default=5, metavar="N",
+    help="How many times each contender is measured. Default: 5.",
+)  # fmt: skip
+@click.option(
+    "--peers",
+    type=click.Path(exists=True, file_okay=False),
+    metavar="DIR",
+    help="Folder with scripts that run other tools.",
 )
-@click.option("--peers", type=click.Path(exists=True, file_okay=False), metavar="DIR", help="Scripts of other tools.")
-@click.option("--peers-python", default=sys.executable, metavar="FILE", help="The Python that has the other tools.")
-@reporting
+@click.option(
+    "--peers-python",
+    default=sys.executable,
+    metavar="FILE",
+    help="Python interpreter that runs these scripts. Default: the one that runs scorer.",
+)
+@reports_errors
 def bench(
     config: str | None, as_json: bool, debug: bool, turns: int, peers: str | None, peers_python: str, **given: Any,  # noqa: ANN401, ARG001, FBT001
 ) -> None:  # fmt: skip
-    """Measure what `run` with the same flags costs beside a loop written by hand, and beside other tools.
+    """Measure scorer against hand-written loops.
 
-    Whole processes in turns, on a copy of the job beside the input (or --output); their scores are compared first.
+    bench runs the job that `run` would run with the same flags: with scorer, with hand-written loops, and with
+    other tools (--peers). Each runs in its own process, in alternating order. Their scores are compared before
+    any time is shown. Outputs go to a temporary folder beside --output or the input.
 
     \b
     Example:
@@ -225,14 +278,15 @@ def bench(
 
 
 @main.command(cls=_Command)
-@click.argument("model", metavar="MODEL", shell_complete=files)
+@click.argument("model", metavar="MODEL", shell_complete=complete_files)
 @click.option(
-    "--input", "input_", metavar="DATA", multiple=True, shell_complete=files, help="Try some rows of this input."
-)
-@click.option("--feed", multiple=True, metavar="TENSOR=COLUMNS", help="As for run.")
-@click.option("--fetch", multiple=True, metavar="TENSOR[=COLUMN]", help="As for run.")
+    "--input", "input_", metavar="DATA", multiple=True, shell_complete=complete_files,
+    help="Input to match with the model; a few rows of it are scored.",
+)  # fmt: skip
+@click.option("--feed", multiple=True, metavar="TENSOR=COLUMNS", help="As for `run`.")
+@click.option("--fetch", multiple=True, metavar="TENSOR[=COLUMN]", help="As for `run`.")
 @JSON
-@reporting
+@reports_errors
 def inspect(
     model: str,
     input_: tuple[str, ...],
@@ -240,10 +294,10 @@ def inspect(
     fetch: tuple[str, ...],
     as_json: bool,  # noqa: FBT001 - click's value
 ) -> None:
-    """Show what MODEL takes and gives, and lines to paste.
+    """Show a model's inputs and outputs.
 
-    With --input also what it would be fed, what would come out, and whether a row's score depends on its
-    neighbours.
+    With --input, you also see which columns would feed the model, which columns it would write, and whether a
+    row's score depends on the other rows in its batch. The --feed and --fetch lines at the end are ready to copy.
 
     \b
     Example:
@@ -263,16 +317,19 @@ def inspect(
 
 @main.command(cls=_Command)
 @_OUT
-@click.option("--deep", is_flag=True, help="Read every page and value, not only the footers.")
+@click.option("--deep", is_flag=True, help="Read every page and value instead of the footers only.")
 @click.option(
     "--rescore", type=click.IntRange(min=0), default=0, metavar="N",
-    help="Score N random rows again, each with its part, and compare; needs the input and the model.",
+    help="Score N random rows again and compare the scores. Needs the input and the model.",
 )  # fmt: skip
 @_WORK_DIR
 @JSON
-@reporting
+@reports_errors
 def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
-    """Prove OUT again from its files: rows in = scored + quarantined + filtered.
+    """Check a finished output against its proof.
+
+    The proof is the ledger and the manifest in OUT.scorer. verify checks every file of OUT and that
+    rows in = scored + quarantined + filtered.
 
     \b
     Example:
@@ -290,12 +347,14 @@ def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json:
 
 @main.command(cls=_Command)
 @_OUT
-@click.option("--watch", is_flag=True, help="Look again every two seconds until the run ends.")
+@click.option("--watch", is_flag=True, help="Refresh every two seconds until the run ends.")
 @_WORK_DIR
 @JSON
-@reporting
+@reports_errors
 def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
-    """Say how far the run that writes OUT is, from its files only: on this host or on any that sees them.
+    """Show the progress of the run that writes OUT.
+
+    status reads only files. It works from another terminal, and on any host that sees OUT.scorer.
 
     \b
     Examples:
@@ -312,12 +371,12 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
     value = state_of(place)
     if watch and value["state"] == "running":
 
-        def again() -> list[str] | None:
+        def refreshed() -> list[str] | None:
             now = state_of(place)
             lines = [json.dumps(now)] if as_json else status_lines(now, terminal_of(sys.stdout))
             return lines if now["state"] == "running" else None
 
-        follow(again, sys.stdout, _WATCH_S)
+        follow(refreshed, sys.stdout, _WATCH_S)
         value = state_of(place)
     _show(value, partial(status_text, value), as_json=as_json)
 
@@ -326,9 +385,11 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
 @_OUT
 @_WORK_DIR
 @JSON
-@reporting
+@reports_errors
 def report(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's value
-    """Make report.html of OUT again, from the proof beside it, and say where it is.
+    """Write report.html for OUT again.
+
+    report reads the proof in OUT.scorer and prints the path of the page.
 
     \b
     Example:
@@ -344,9 +405,11 @@ def report(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: F
 
 @main.command(cls=_Command)
 @JSON
-@reporting
+@reports_errors
 def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value
-    """Show what is installed, which devices are there and what to type where something is missing.
+    """Check the installation and the devices.
+
+    doctor shows the installed versions, the devices that work, and the command that installs what is missing.
 
     \b
     Example:
@@ -360,10 +423,10 @@ def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value
 
 
 @main.command(cls=_Command)
-@asking_cluster
-@reporting
+@cluster_flags
+@reports_errors
 def cluster_script(**given: Any) -> None:  # noqa: ANN401 - click's values
-    """Print what `run` would submit to a job queue for each of its jobs.
+    """Print the job script that `run` would submit.
 
     \b
     Example:
@@ -371,8 +434,13 @@ def cluster_script(**given: Any) -> None:  # noqa: ANN401 - click's values
     """
     options = cluster_of(given)
     if options.cluster not in QUEUES:
-        what, hint = "only a job queue has a script", f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ..."
-        raise OptionsError(what, "--cluster", f"one of {', '.join(QUEUES)}", str(options.cluster), hint)
+        raise OptionsError(
+            "cluster-script needs a job queue",
+            where="--cluster",
+            expected=f"one of {', '.join(QUEUES)}",
+            found=str(options.cluster),
+            hint=f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ...",
+        )
     from scorer.cluster.queues import script  # noqa: PLC0415 - start-up
 
     click.echo(script(options))

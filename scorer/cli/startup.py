@@ -1,4 +1,7 @@
-"""Imports of a command: without what only somebody at a prompt would miss. They are most of a short run."""
+"""Faster imports for the command line, where imports are most of a short run.
+
+Optional packages and docstring processing that only an interactive session needs are skipped.
+"""
 
 from __future__ import annotations
 
@@ -13,40 +16,40 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-_PASSED_OVER = ("jinja2", "scipy", "scipy.fftpack", "scipy.sparse")
-"""What Dask looks for and does without: here it is not there, even where it is installed."""
-_DESCRIBED = "pyarrow.vendored.docscrape"
-"""What Arrow takes descriptions apart with, to write those of 286 functions."""
-_ROOM = 1 << 16  # words of 8 bytes
+_OPTIONAL = ("jinja2", "scipy", "scipy.fftpack", "scipy.sparse")
+"""Packages that Dask imports if they are installed, and does not need. They are hidden from it."""
+_DOCSCRAPE = "pyarrow.vendored.docscrape"
+"""The parser with which Arrow writes the docstrings of 286 functions at import."""
+_STACK_WORDS = 1 << 16  # words of 8 bytes
 
 
 def with_large_frame(command: Callable[[], Any]) -> Callable[[], Any]:
-    """The command, called from a frame that asks for much room, so that all frames below it lie in one piece.
+    """Return the command, called from a frame with a large stack, so that all frames below it share one block.
 
-    Python maps memory for frames 16 KiB at a time, and unmaps it when the call that needed it returns: at the edge
-    of a piece every call costs 10 µs, and imports, one inside the other, used to make three thousand there.
+    Python maps memory for frames in blocks of 16 KiB. It unmaps a block when the call that needed it returns, so
+    each call at the edge of a block costs 10 µs. Nested imports made about three thousand such calls.
     """
 
-    def roomy() -> Any:  # noqa: ANN401 - any command's
+    def with_stack() -> Any:  # noqa: ANN401 - any command's
         return command()
 
-    roomy.__code__ = roomy.__code__.replace(co_stacksize=_ROOM)
-    return roomy
+    with_stack.__code__ = with_stack.__code__.replace(co_stacksize=_STACK_WORDS)
+    return with_stack
 
 
 @contextmanager
 def fast_imports() -> Iterator[None]:
-    """Import without looking for garbage, without scipy, without descriptions, with the fast reader of YAML."""
+    """Import faster inside this context: no garbage collection, scipy or docstring parsing; YAML's C loader."""
     gc.disable()
-    absent = [name for name in (*_PASSED_OVER, _DESCRIBED) if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: it cannot be imported
-    if _DESCRIBED in absent:
-        sys.modules[_DESCRIBED] = _Undescribed(_DESCRIBED)
+    absent = [name for name in (*_OPTIONAL, _DOCSCRAPE) if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None blocks the import
+    if _DOCSCRAPE in absent:
+        sys.modules[_DOCSCRAPE] = _EmptyDocscrape(_DOCSCRAPE)
     try:
         with ExitStack() as stack:
             yaml = import_module("yaml")
-            stack.enter_context(_instead(yaml, "SafeLoader", getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
-            stack.enter_context(_instead(import_module("dask.utils"), "_derived_from", _as_it_is))
+            stack.enter_context(_replaced(yaml, "SafeLoader", getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+            stack.enter_context(_replaced(import_module("dask.utils"), "_derived_from", _keep_docstring))
             yield
     finally:
         for name in absent:
@@ -55,30 +58,30 @@ def fast_imports() -> Iterator[None]:
         gc.enable()
 
 
-class _Undescribed(ModuleType):
-    """Takes nothing apart."""
+class _EmptyDocscrape(ModuleType):
+    """A stand-in for Arrow's docstring parser that parses nothing."""
 
     @staticmethod
-    def NumpyDocString(_: str) -> dict[str, tuple[()]]:  # noqa: N802 - the other's name
-        """No parameters."""
+    def NumpyDocString(_: str) -> dict[str, tuple[()]]:  # noqa: N802 - the name in docscrape
+        """Return a docstring without parameters."""
         return {"Parameters": ()}
 
 
 @contextmanager
-def _instead(module: ModuleType, name: str, other: object) -> Iterator[None]:
-    """The other thing under a module's name, if the module has it."""
+def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """Replace an attribute of a module inside this context, if the module has it."""
     before = getattr(module, name, None)
     if before is None:
         yield
         return
-    setattr(module, name, other)
+    setattr(module, name, value)
     try:
         yield
     finally:
         setattr(module, name, before)
 
 
-def _as_it_is(original: Any, method: Any, **_: Any) -> str | None:  # noqa: ANN401 - any class's any method
-    """Instead of the docstring of the original's method, changed in many places, the method's own."""
-    getattr(original, method.__name__)  # whether the original has it must be found out all the same
+def _keep_docstring(original: Any, method: Any, **_: Any) -> str | None:  # noqa: ANN401 - any class's any method
+    """Return the method's own docstring instead of an edited copy of the original's."""
+    getattr(original, method.__name__)  # Dask relies on the AttributeError if it is missing
     return method.__doc__  # type: ignore[no-any-return]

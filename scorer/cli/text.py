@@ -1,4 +1,4 @@
-"""Values as text for a person, as wide as the window."""
+"""Plans, reports and other results as text, wrapped to the width of the terminal."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
     from scorer.report.outcome import Report
 
 
-_SILENT_S = 120  # without a word from a driver on another host
-_NOWHERE = Terminal()
+_SILENT_S = 120  # without a heartbeat, `status` warns
+_PLAIN = Terminal()
 
 
-def plan_text(plan: Plan, look: Terminal = _NOWHERE) -> str:
-    """What would happen."""
+def plan_text(plan: Plan, look: Terminal = _PLAIN) -> str:
+    """Return a plan as text."""
     return _page(*(_block(block, look) for block in plan.blocks()))
 
 
-def report_text(report: Report, look: Terminal = _NOWHERE) -> str:
-    """What was done, on a screen."""
+def report_text(report: Report, look: Terminal = _PLAIN) -> str:
+    """Return a report as text."""
     head = (look.paint("bold", one) for one in wrap(visible(report.summary), look.columns))
     return "\n".join([*head, *_facts(report.facts(), look)])
 
 
-def inspection_text(found: Inspection, look: Terminal = _NOWHERE) -> str:
-    """What a model takes and gives, and what a run would make of it."""
+def inspection_text(found: Inspection, look: Terminal = _PLAIN) -> str:
+    """Return a model's inputs and outputs as text, and what a run would do with them."""
     spec = found.model
     head, *_ = spec.blocks()
     after = [("rows", found.rows)] if not found.problems else []
@@ -47,22 +47,22 @@ def inspection_text(found: Inspection, look: Terminal = _NOWHERE) -> str:
     paste = [visible(line) for line in (*found.feed_lines, *found.fetch_lines)]
     return _page(
         _block(head, look),
-        _taken(found, look),
-        _given(found, look),
+        _inputs(found, look),
+        _outputs(found, look),
         _facts(after, look),
         [look.paint("head", "  to paste"), *(f"  {line}" for line in paste)] if paste else [],
     )
 
 
-def _taken(found: Inspection, look: Terminal) -> list[str]:
-    """The input tensors and, where an input was given, what would feed them."""
+def _inputs(found: Inspection, look: Terminal) -> list[str]:
+    """Return the table of input tensors; with an input, also the columns that would feed them."""
     fed = {feed.tensor: (feed_words(feed), feed.rule) for feed in found.feeds}
     rows = [(*tensor.words, *(fed.get(tensor.name, ("", "")) if fed else ())) for tensor in found.model.inputs]
     return table(("input", "type", "shape", *(("fed from", "chosen") if fed else ())), rows, look.columns, look.paint)
 
 
-def _given(found: Inspection, look: Terminal) -> list[str]:
-    """The output tensors and, where an input was given, what would become of them."""
+def _outputs(found: Inspection, look: Terminal) -> list[str]:
+    """Return the table of output tensors; with an input, also the columns they would become."""
     rows: list[Sequence[str]] = []
     for tensor in found.model.outputs:
         becomes = [fetch for fetch in found.fetches if fetch.tensor == tensor.name]
@@ -81,22 +81,23 @@ def _given(found: Inspection, look: Terminal) -> list[str]:
     return table(("output", "type", "shape", "through", "becomes", "type"), rows, look.columns, look.paint)
 
 
-def status_text(value: dict[str, Any], look: Terminal = _NOWHERE) -> str:
-    """How far a run is, as `scorer status` knows it."""
+def status_text(value: dict[str, Any], look: Terminal = _PLAIN) -> str:
+    """Return the state of a run as text."""
     return "\n".join(status_lines(value, look))
 
 
-def status_lines(value: dict[str, Any], look: Terminal = _NOWHERE) -> list[str]:
-    """The same as lines."""
+def status_lines(value: dict[str, Any], look: Terminal = _PLAIN) -> list[str]:
+    """Return the state of a run as lines."""
     state = value["state"]
     head = look.paint("good" if state == "done" else "bold", f"{state}: ") + visible(value["output"])
     seen = Snapshot.from_dict(value) if state == "running" else None
     if state == "running":
-        who = [("by", f"process {value['pid']} on {value['host']}, which last spoke {duration(value['age_s'])} ago")]
+        age = duration(value["age_s"])
+        who = [("by", f"process {value['pid']} on {value['host']}, last heartbeat {age} ago")]
         if value["age_s"] > _SILENT_S:
-            who.append(("silent", "if that process is gone, repeat the command to go on"))
+            who.append(("silent", "if that process has ended, repeat the command to continue"))
         if seen is None:
-            return [head, *_facts([*who, ("time", "it has not begun to score, or has only just begun")], look)]
+            return [head, *_facts([*who, ("time", "scoring has not started, or only just now")], look)]
         return [head, *block(seen, look), *_facts(who, look)]
     if state == "unfinished":
         parts = f"{value['done']:,} of {value['parts']:,} committed"
@@ -107,8 +108,8 @@ def status_lines(value: dict[str, Any], look: Terminal = _NOWHERE) -> list[str]:
     return [head, *_facts(lines, look)]
 
 
-def verdict_text(verdict: Verdict, look: Terminal = _NOWHERE) -> str:
-    """What `verify` found; the faults first."""
+def verdict_text(verdict: Verdict, look: Terminal = _PLAIN) -> str:
+    """Return the result of `verify` as text, faults first."""
     counts = verdict.counts
     how = "every value read" if verdict.deep else "footers read"
     sums = (
@@ -117,19 +118,19 @@ def verdict_text(verdict: Verdict, look: Terminal = _NOWHERE) -> str:
     )
     again = [visible(f"scored again: {verdict.rescored}")] if verdict.rescored else []
     if verdict.whole:
-        whole = look.paint("good", "The output is whole:")
-        return "\n".join([f"{sums} ({how})", *again, f"{whole} {visible(verdict.output)}"])
+        complete = look.paint("good", "The output is complete:")
+        return "\n".join([f"{sums} ({how})", *again, f"{complete} {visible(verdict.output)}"])
     found = visible(f"{plural(len(verdict.faults), 'fault')} in {verdict.output} ({how}):")
     head = [look.paint("bad", found), *map(visible, verdict.faults[:20])]
     if verdict.unchecked:
-        left = ["This could not be checked:", *(f"  {visible(text)}" for text in verdict.unchecked)]
-        return "\n".join([*head, f"Its parts say: {sums}", *left])
-    return "\n".join([*head, *again, f"Its ledger says: {sums}"])
+        left = ["Not checked:", *(f"  {visible(text)}" for text in verdict.unchecked)]
+        return "\n".join([*head, f"According to its parts: {sums}", *left])
+    return "\n".join([*head, *again, f"According to its ledger: {sums}"])
 
 
-def bench_text(found: Bench, look: Terminal = _NOWHERE) -> str:
-    """Who is how fast, a line each."""
-    head = ("", "seconds", "few rows", "rows/s beyond", "ratio", "90 % of it", "memory")
+def bench_text(found: Bench, look: Terminal = _PLAIN) -> str:
+    """Return a benchmark as text, one line for each contender."""
+    head = ("", "seconds", "1,000 rows", "rows/s", "ratio", "90 % interval", "memory")
     rows = [
         (
             c.name, f"{c.seconds:.2f}", f"{c.few_seconds:.2f}", f"{c.rows_per_s:,.0f}", f"{c.ratio:.2f}",
@@ -142,24 +143,29 @@ def bench_text(found: Bench, look: Terminal = _NOWHERE) -> str:
         total = sum(c.stages.values())
         if total:
             shares = ", ".join(f"{name} {spent / total:.0%}" for name, spent in c.stages.items())
-            lines.append(("time in", f"{c.name}: {shares}"))
+            lines.append(("stages", f"{c.name}: {shares}"))
     lines += [("not run", f"{name}: {why}") for name, why in found.left_out.items()]
     if found.curve:
         lines.append(("batches", "; ".join(f"{rows:,} rows: {rate:,.0f} rows/s" for rows, rate in found.curve.items())))
     machine = ", ".join(f"{name} {value}" for name, value in found.machine.items() if name != "memory_bytes")
     lines.append(("machine", machine))
-    top = f"{found.rows:,} rows, {found.turns} turns, in whole processes. Ratio: 1 is as fast as the ceiling"
+    top = (
+        f"{found.rows:,} rows, {plural(found.turns, 'turn')} of whole processes. rows/s and ratio leave out the first "
+        "1,000 rows. A ratio of 1 is as fast as the upper bound."
+    )
     numbers = frozenset(range(1, len(head)))
-    return "\n".join([top, *table(head, rows, look.columns, look.paint, numbers), *_facts(lines, look)])
+    return "\n".join(
+        [*wrap(top, look.columns), *table(head, rows, look.columns, look.paint, numbers), *_facts(lines, look)]
+    )
 
 
-def facts_text(values: dict[str, Any], look: Terminal = _NOWHERE) -> str:
-    """A flat dict, a line each."""
+def facts_text(values: dict[str, Any], look: Terminal = _PLAIN) -> str:
+    """Return a flat dict as text, one line for each key."""
     return "\n".join(_facts([(name, str(value)) for name, value in values.items()], look))
 
 
 def printable(text: str) -> str:
-    """Terminal escapes and other control characters of foreign names made visible."""
+    """Return the text with terminal escapes and other control characters made visible."""
     return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -171,7 +177,7 @@ def _facts(lines: Sequence[tuple[str, str]], look: Terminal) -> list[str]:
 
 
 def _block(block: Facts | Table, look: Terminal) -> list[str]:
-    """A block of a value as lines."""
+    """Return one block as lines."""
     if isinstance(block, Facts):
         return _facts(block.pairs, look)
     numbers = frozenset(i for i, kind in enumerate(block.classes) if kind == "n")
@@ -179,5 +185,5 @@ def _block(block: Facts | Table, look: Terminal) -> list[str]:
 
 
 def _page(*blocks: Sequence[str]) -> str:
-    """Blocks of lines with an empty line between them."""
+    """Join blocks of lines, with an empty line between them."""
     return "\n\n".join("\n".join(block) for block in blocks if block)

@@ -49,175 +49,198 @@ def ask(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputOptions:
-    """Which rows."""
+    """Input rows."""
 
     where: tuple[str, ...] = ask(
-        (), "Score only rows for which this holds: 'COLUMN op LITERAL', 'COLUMN in (...)', "
-        "'COLUMN is [not] null'. Repeatable; all must hold.", rule=rules.TEXTS, metavar="CONDITION", scores=True,
+        (), "Score only rows that match: 'COLUMN op LITERAL', 'COLUMN in (...)' or 'COLUMN is [not] null'. "
+        "Repeatable; a row must match all conditions.", rule=rules.TEXTS, metavar="CONDITION", scores=True,
     )  # fmt: skip
     limit: int | None = ask(
-        None, "Only the first N rows of the input, counted before --where.", rule=rules.LIMIT, metavar="N", scores=True
+        None,
+        "Score only the first N rows of the input, counted before --where.",
+        rule=rules.LIMIT,
+        metavar="N",
+        scores=True,
     )
     part_bytes: int | None = ask(
-        None, "Decoded size of one part, such as 64MiB; bounds memory.", rule=rules.PART_SIZE, metavar="SIZE"
+        None,
+        "Decoded size of one part, such as 64MiB. Smaller parts need less memory.",
+        rule=rules.PART_SIZE,
+        metavar="SIZE",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindingOptions:
-    """Which columns feed which tensor, and which tensor becomes which column."""
+    """Columns and tensors."""
 
     feed: tuple[FeedText, ...] = ask(
-        (), "Columns for an input tensor: names, globs, ranges, lists (f0..f27, 'a b', x_*). "
-        "Repeatable.", rule=rules.FEEDS, completes="file", metavar="TENSOR=COLUMNS", scores=True,
+        (), "Columns that feed an input tensor: names, lists, globs and ranges, such as f0..f27, 'a b' or "
+        "x_*. Repeatable.", rule=rules.FEEDS, completes="file", metavar="TENSOR=COLUMNS", scores=True,
     )  # fmt: skip
     transform: str | None = ask(
-        None, "A Python function, frame in, frame out, the same rows: its columns are fed. Runs in worker "
-        "processes unless --cluster says otherwise.", rule=rules.TEXT, metavar="MODULE:FUNCTION", scores=True,
+        None, "Python function that takes a pandas frame and returns one with the same rows; its columns feed "
+        "the model. It runs in worker processes unless you set --cluster.",
+        rule=rules.TEXT, metavar="MODULE:FUNCTION", scores=True,
     )  # fmt: skip
     fetch: tuple[str, ...] = ask(
-        (), "Write only these outputs, renamed if you like; one of width n becomes NAME_0 to NAME_n-1. "
-        "Repeatable; default: all.", rule=rules.TEXTS,
+        (), "Write only this output, under a new name if you give one. An output of width n becomes the "
+        "columns NAME_0 to NAME_n-1. Repeatable. Default: all outputs.", rule=rules.TEXTS,
         metavar="TENSOR[=COLUMN]", scores=True,
     )  # fmt: skip
     keep: tuple[str, ...] = ask(
-        ("all",), "Input columns to keep in the output: all, none, or names and globs.", rule=rules.KEEP,
+        ("all",), "Input columns to keep in the output: all, none, or names and globs. Default: all.", rule=rules.KEEP,
         metavar="COLUMNS", scores=True,
     )  # fmt: skip
     row_id: bool = ask(
-        default=False, help_="Add _file and _row: where each row came from.", rule=rules.SWITCH, scores=True
+        default=False,
+        help_="Add the columns _file and _row, which say where each row came from.",
+        rule=rules.SWITCH,
+        scores=True,
     )
     prefix: str = ask(
-        "", "Put this before the name of every output column.", rule=rules.ANY_TEXT, metavar="TEXT", scores=True
+        "", "Text to put before the name of every output column.", rule=rules.ANY_TEXT, metavar="TEXT", scores=True
     )
     on_null: tuple[str, ...] = ask(
-        (), "A null in a fed column: error, nan, or a constant, for all feeds or one tensor. "
-        "Default: nan for floats, error otherwise.", rule=rules.TEXTS, metavar="[TENSOR=]POLICY", scores=True,
+        (), "What to do with a null in a fed column: error, nan or a constant, for all tensors or for one. "
+        "Default: nan for floats, error for other types.", rule=rules.TEXTS, metavar="[TENSOR=]POLICY", scores=True,
     )  # fmt: skip
     on_lossy: str = ask(
-        "error", "A value that a cast cannot keep: error (a bad row) or warn (counted).",
-        rule=rules.one_of("error", "warn"), metavar="error|warn", scores=True,
+        "error", "What to do with a value that a cast would change: error makes a bad row, warn counts it. "
+        "Default: error.", rule=rules.one_of("error", "warn"),
+        metavar="error|warn", scores=True,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringOptions:
-    """How rows are batched, and what is tolerated."""
+    """Batches and error limits."""
 
     batch_rows: int | None = ask(
-        None, "Rows in one ONNX call; default: tuned.", rule=rules.COUNT, metavar="N", scores=True
+        None, "Rows per ONNX call. Default: chosen by a short probe.", rule=rules.COUNT, metavar="N", scores=True
     )
     max_bad_rows: str = ask(
         "0",
-        "Publish with up to this many bad rows (N or P%); they go to quarantine.",
+        "Publish if at most this many rows (N or P%) are bad. Bad rows go to quarantine. Default: 0.",
         rule=rules.BUDGET,
         metavar="N|P%",
     )
     max_nan_rows: str | None = ask(
-        None, "Fail beyond this many NaN scores (N or P%); default: warn above half.", rule=rules.BUDGET, metavar="N|P%"
+        None,
+        "Fail if more than this many rows (N or P%) have a NaN score. Default: warn above half.",
+        rule=rules.BUDGET,
+        metavar="N|P%",
     )
     batch_timeout: float | None = ask(
-        None, "Seconds that one ONNX call may take; one that hangs longer ends its worker process, or the run if it "
+        None, "Time limit of one ONNX call. A call that hangs longer ends its worker process, or the run if it "
         "scores in its own process. Default: no limit.", rule=rules.SECONDS, metavar="SECONDS",
     )  # fmt: skip
-    strict: bool = ask(default=False, help_="Warnings that question the scores become errors.", rule=rules.SWITCH)
-    tune: bool = ask(default=True, help_="Choose the batch rows by a short probe.", rule=rules.SWITCH)
+    strict: bool = ask(default=False, help_="Turn warnings that question the scores into errors.", rule=rules.SWITCH)
+    tune: bool = ask(default=True, help_="Choose the batch size with a short probe.", rule=rules.SWITCH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """Where the model runs."""
+    """Device and runtime."""
 
     device: str = ask(
-        "auto", "auto, cpu, cuda, tensorrt, ...; cuda:1 for one of several, cuda:0,1 for a process on each. What is "
-        "asked is what runs, or an error.", rule=rules.TEXT, metavar="DEVICE", scores=True,
+        "auto", "auto, cpu, cuda, tensorrt, ...; cuda:1 selects one of several GPUs, cuda:0,1 starts a process for "
+        "each. If the device you name does not work, the run fails. Default: auto.",
+        rule=rules.TEXT, metavar="DEVICE", scores=True,
     )  # fmt: skip
 
     ort_library: str | None = ask(
-        None, "A shared library with custom operators for ONNX Runtime; every worker must see it.",
+        None, "Shared library with custom operators for ONNX Runtime. Every worker must be able to read it.",
         rule=rules.TEXT, completes="file", metavar="PATH", scores=True,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """Where the result goes."""
+    """Output."""
 
     output: str | None = ask(
         None,
-        "Folder for the result; default: beside the input, as NAME.scored.",
+        "Folder for the result. Default: beside the input, as NAME.scored.",
         rule=rules.TEXT,
         completes="dir",
         metavar="DIR",
     )
     overwrite: bool = ask(
-        default=False, help_="Replace an output of another run, in one step at the end.", rule=rules.SWITCH
+        default=False, help_="Replace the output of another run, in one step at the end.", rule=rules.SWITCH
     )
     compression: str = ask(
-        "source", "Parquet codec: source (the input's; kept columns copied), none, snappy, zstd, lz4, gzip, brotli.",
-        rule=rules.one_of(*rules.COMPRESSIONS), metavar="CODEC", scores=True,
+        "source", "Parquet codec: source (the input's; kept columns are copied), none, snappy, zstd, lz4, gzip or "
+        "brotli. Default: source.", rule=rules.one_of(*rules.COMPRESSIONS),
+        metavar="CODEC", scores=True,
     )  # fmt: skip
     row_group_rows: int | None = ask(
-        None, "Rows of a row group of the output; default: as the input's, from 16,384 to 1,048,576.", rule=rules.COUNT,
-        metavar="N", scores=True,
+        None, "Rows per row group of the output. Default: as in the input, from 16,384 to 1,048,576.",
+        rule=rules.COUNT, metavar="N", scores=True,
     )  # fmt: skip
     work_dir: str | None = ask(
-        None, "Folder for staging and proof, on the output's file system; default: OUT.scorer.",
+        None, "Folder for staging and proof, on the output's file system. Default: OUT.scorer.",
         rule=rules.TEXT, completes="dir", metavar="DIR",
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterOptions:
-    """Who does the work."""
+    """Workers and cluster."""
 
     cluster: str | None = ask(
-        None, "embedded (threads in this process), processes, synchronous (one thread, for a debugger), or jobs of a "
-        "queue: slurm, pbs, sge, lsf, htcondor, oar. Default: embedded, or processes where a probe shows that threads "
-        "hold each other up.", rule=rules.one_of(*rules.CLUSTERS), metavar="KIND",
+        None, "Where parts are scored: embedded (threads in this process), processes, synchronous (one thread, "
+        "for debugging), or jobs of a queue: slurm, pbs, sge, lsf, htcondor, oar. Default: embedded, or "
+        "processes if a probe shows that threads block each other.",
+        rule=rules.one_of(*rules.CLUSTERS), metavar="KIND",
     )  # fmt: skip
-    scheduler: str | None = ask(None, "Address of a running Dask scheduler.", rule=rules.TEXT, metavar="ADDRESS")
+    scheduler: str | None = ask(None, "Address of a running Dask scheduler to use.", rule=rules.TEXT, metavar="ADDRESS")
     scheduler_file: str | None = ask(
         None,
-        "File in which a running Dask scheduler left its address, as under MPI.",
+        "File that contains the address of a running Dask scheduler, as under MPI.",
         rule=rules.TEXT,
         completes="file",
         metavar="FILE",
     )
     workers: int | None = ask(
-        None, "Worker processes, or jobs; default: by the cores, or one job.", rule=rules.COUNT, metavar="N"
+        None,
+        "Number of worker processes or jobs. Default: by the number of cores, or one job.",
+        rule=rules.COUNT,
+        metavar="N",
     )
-    threads: int | None = ask(None, "Scoring threads per worker; default: usable cores.", rule=rules.COUNT, metavar="N")
+    threads: int | None = ask(
+        None, "Scoring threads per worker. Default: the usable cores.", rule=rules.COUNT, metavar="N"
+    )
     adapt: str | None = ask(
         None,
-        "Between so many processes or jobs, as there is work; instead of --workers.",
+        "Fewest and most processes or jobs; the number follows the remaining work. Use it instead of --workers.",
         rule=rules.SPAN,
         metavar="MIN:MAX",
     )
     queue: str | None = ask(
-        None, "Queue or partition for the jobs; default: Dask's jobqueue.yaml.", rule=rules.TEXT, metavar="NAME"
+        None, "Queue or partition for the jobs. Default: from Dask's jobqueue.yaml.", rule=rules.TEXT, metavar="NAME"
     )
     walltime: str | None = ask(
-        None, "Time limit of a job, as [DAYS-]HOURS:MINUTES:SECONDS; a worker takes no part that it would not end.",
-        rule=rules.WALLTIME, metavar="TIME",
+        None, "Time limit of a job, as [DAYS-]HOURS:MINUTES:SECONDS. A worker takes no part that it could not "
+        "finish in time.", rule=rules.WALLTIME,
+        metavar="TIME",
     )  # fmt: skip
     memory: int | None = ask(None, "Memory of a job, such as 16GiB.", rule=rules.MEMORY_SIZE, metavar="SIZE")
     interface: str | None = ask(
-        None, "Network interface that jobs and this machine share, such as ib0.", rule=rules.TEXT, metavar="NAME"
+        None, "Network interface that the jobs and this machine share, such as ib0.", rule=rules.TEXT, metavar="NAME"
     )
     job_extra: tuple[str, ...] = ask(
-        (),
-        "A directive for the queue as its script takes it, such as --account=abc. Repeatable.",
-        rule=rules.TEXTS,
-        metavar="TEXT",
+        (), "Directive to add to the job script, such as --account=abc. Repeatable.", rule=rules.TEXTS, metavar="TEXT"
     )
     tls: bool | None = ask(
-        None, "Encrypt between processes, with keys made for the run; default: for jobs.", rule=rules.SWITCH
+        None,
+        "Encrypt connections between processes, with keys created for the run. Default: only for jobs.",
+        rule=rules.SWITCH,
     )
     dashboard: bool = ask(
-        default=False, help_="Serve Dask's dashboard on the loopback of this machine, whose users can all look, and "
-        "say where; from elsewhere: ssh -L PORT:127.0.0.1:PORT HOST. Never encrypted, whatever --tls says.",
-        rule=rules.SWITCH,
+        default=False, help_="Serve Dask's dashboard on this machine's loopback address and print its URL. It is never "
+        "encrypted, and every user of this machine can open it. From another machine: ssh -L "
+        "PORT:127.0.0.1:PORT HOST.", rule=rules.SWITCH,
     )  # fmt: skip
 
 

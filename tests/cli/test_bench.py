@@ -1,4 +1,4 @@
-"""`scorer bench` measures itself against a loop written by hand, and shows no time before the scores agree."""
+"""`scorer bench` compares scorer with hand-written loops, and shows no time before the scores agree."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def floats(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_everybody_is_in_the_table_and_agrees(floats, tmp_path):
+def test_all_contenders_are_listed_and_agree(floats, tmp_path):
     peers = tmp_path / "peers"
     peers.mkdir()
     (peers / "honest.py").write_text(PEER % 0)
@@ -49,7 +49,7 @@ def test_everybody_is_in_the_table_and_agrees(floats, tmp_path):
     found = json.loads(out)
     assert found["left_out"] == {"absent": "not installed"}
     named = {one["name"]: one for one in found["contenders"]}
-    assert list(named) == ["ceiling", "scorer", "ceiling again", "usual pool", "usual loop", "honest"]
+    assert list(named) == ["upper bound", "scorer", "upper bound again", "default pool", "default loop", "honest"]
     assert named["honest"]["agrees"].endswith("in order")
     assert named["scorer"]["agrees"] == "equal, in order"
     assert all(one["seconds"] > 0 and one["peak_bytes"] > 2**20 for one in named.values())
@@ -61,13 +61,13 @@ def test_everybody_is_in_the_table_and_agrees(floats, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_peer_with_other_scores_has_no_time(floats, tmp_path):
+def test_a_peer_with_different_scores_is_an_error(floats, tmp_path):
     peers = tmp_path / "peers"
     peers.mkdir()
     (peers / "wrong.py").write_text(PEER % 0.5)
     code, out, err = cli("bench", floats, "--model", MODELS / "dense28.onnx", "--turns", 1, "--peers", peers)
     assert code == 3
-    assert "wrong gives other scores" in err
+    assert "'wrong' computes different scores" in err
     assert out == ""
 
 
@@ -86,7 +86,7 @@ def test_a_job_file_with_a_table_of_feeds_is_measured_too(floats, tmp_path):
     assert named["scorer"]["agrees"] == "equal, in order"
 
 
-def test_too_few_rows_tell_no_speed(tmp_path):
+def test_too_few_rows_are_an_error(tmp_path):
     source = write(tmp_path / "in.parquet", {f"f{i}": np.ones(100, np.float32) for i in range(28)})
     code, _, err = cli("bench", source, "--model", MODELS / "dense28.onnx")
     assert code == 3

@@ -1,4 +1,4 @@
-"""What a command imports, and that it leaves everything as it found it."""
+"""Which modules a command imports, and that faster imports leave no trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.runs import MODELS, command, write
 
-LOOK = """
+SCRIPT = """
 import json, sys
 from scorer.cli.startup import fast_imports
 {before}
@@ -29,7 +29,7 @@ print(json.dumps({{
 
 @pytest.fixture
 def scipy_there(tmp_path):
-    """A scipy that can be imported, by name."""
+    """Return a folder with an importable stand-in for scipy."""
     for name in ("__init__", "fftpack", "sparse"):
         file = tmp_path / "scipy" / f"{name}.py"
         file.parent.mkdir(exist_ok=True)
@@ -37,9 +37,9 @@ def scipy_there(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("before", ["", "import scipy"], ids=["not loaded", "loaded by somebody before"])
-def test_scipy_is_left_alone_and_there_again_afterwards(scipy_there, before):
-    code = f"import sys; sys.path.insert(0, {str(scipy_there)!r})\n{LOOK.format(before=before)}"
+@pytest.mark.parametrize("before", ["", "import scipy"], ids=["not loaded", "loaded before"])
+def test_scipy_is_hidden_only_during_the_imports(scipy_there, before):
+    code = f"import sys; sys.path.insert(0, {str(scipy_there)!r})\n{SCRIPT.format(before=before)}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     seen = json.loads(done.stdout)
     assert seen["during"] is bool(before)
@@ -60,7 +60,7 @@ def test_a_failed_import_leaves_nothing_behind():
     assert done.stdout.split() == ["False", "dask.utils", "True"]
 
 
-def test_arrow_is_whole_and_what_it_describes_with_is_there_afterwards():
+def test_arrow_works_and_its_docstring_parser_is_importable_afterwards():
     code = (
         "from scorer.cli.startup import fast_imports\n"
         "with fast_imports():\n import pyarrow.compute as pc\n"
@@ -72,8 +72,8 @@ def test_arrow_is_whole_and_what_it_describes_with_is_there_afterwards():
     assert done.stdout.split() == ["3", "sum", "x"]
 
 
-def test_frames_of_a_command_lie_in_one_piece():
-    """Calls at every depth, as many as imports make: none maps memory."""
+def test_a_large_frame_avoids_mapping_memory_for_calls():
+    """Nested calls, as many as imports make, cause hardly any page faults."""
     code = (
         "import resource\nfrom scorer.cli.startup import with_large_frame\n"
         "def deep(n):\n if n: deep(n - 1)\n for _ in range(200): (lambda a, b, c: a)(1, 2, 3)\n"
@@ -87,7 +87,7 @@ def test_frames_of_a_command_lie_in_one_piece():
     assert within < 50 < without
 
 
-def test_importing_scorer_and_its_help_is_light():
+def test_import_and_help_load_no_heavy_package():
     heavy = ("pandas", "dask", "pyarrow", "onnxruntime", "distributed", "numpy", "onnx")
     code = (
         "import sys, scorer\nfrom click.testing import CliRunner\nfrom scorer.cli.main import main\n"
@@ -99,7 +99,7 @@ def test_importing_scorer_and_its_help_is_light():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_run_is_silent_on_stderr_when_asked(tmp_path):
+def test_a_quiet_run_prints_nothing_on_stderr(tmp_path):
     write(tmp_path / "in.parquet", {"a": np.ones(10, np.float32), "b": np.ones(10, np.float32)})
     done = command("run", tmp_path / "in.parquet", "--model", MODELS / "lying.onnx", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")

@@ -25,7 +25,7 @@ SAID = {
         "--keep names columns that the input does not have",
         "--where names a column that the input does not have",
         "scored again: 100 rows of ",
-        "The output is whole:",
+        "The output is complete:",
     ],
     "02_text_embeddings": [
         "400 reviews, ",
@@ -54,7 +54,7 @@ SAID = {
         "part-00003.parquet",
         " of the threads' time; at most ",
         "(every value read)",
-        "The output is whole:",
+        "The output is complete:",
     ],
 }
 

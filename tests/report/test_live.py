@@ -301,8 +301,8 @@ def test_a_driver_that_has_been_silent_is_said_to_be(tmp_path):
     state = {"host": "elsewhere", "pid": 4711, "now": time.time() - 3600, "beat": 7, "token": "x"}
     (folder / "lock").write_text(json.dumps(state | HALF.to_dict()))
     shown = command("status", tmp_path / "out").stdout
-    assert "last spoke 1 h 0 min ago" in shown
-    assert "repeat the command to go on" in shown
+    assert "last heartbeat 1 h 0 min ago" in shown
+    assert "repeat the command to continue" in shown
     assert "79 of 128 committed" in shown
 
 
