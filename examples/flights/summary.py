@@ -1,10 +1,10 @@
-"""Say in a few lines what the scored flights show.
+"""Summarise the scored flights in a few lines.
 
     python summary.py [SCORED]
 
-SCORED is the folder (or file) that scorer wrote; without it, the script reads
-flights.scored.parquet beside itself.  It needs pandas and pyarrow only, and the
-columns label, probabilities_1, carrier and arr_delay.
+SCORED is the folder (or file) that scorer wrote.  The default is
+flights.scored.parquet beside this script.  The script needs pandas and pyarrow, and
+the columns label, probabilities_1, carrier and arr_delay.
 """
 
 import argparse
@@ -24,19 +24,19 @@ def read_scores(path: Path) -> pd.DataFrame:
     """Read the columns needed from a scored file or a folder of them."""
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        message = f"{path}: no scored Parquet files there; run scorer first"
+        message = f"{path}: no scored Parquet files; run scorer first"
         raise SystemExit(message)
     scored = ds.dataset([str(file) for file in files], format="parquet")
     missing = [name for name in COLUMNS if name not in scored.schema.names]
     if missing:
-        message = f"{path}: no column {', '.join(missing)}; is it scored, and kept?"
+        message = f"{path}: no column {', '.join(missing)}; was the file scored, and the column kept?"
         raise SystemExit(message)
     frame: pd.DataFrame = scored.to_table(columns=COLUMNS).to_pandas()
     return frame
 
 
 def auc(truth: pd.Series, score: pd.Series) -> float:
-    """Return how often a late flight scores above a punctual one (ties: half)."""
+    """Return how often a late flight scores higher than a punctual one (a tie counts half)."""
     late = int(truth.sum())
     punctual = len(truth) - late
     if not late or not punctual:
@@ -46,7 +46,7 @@ def auc(truth: pd.Series, score: pd.Series) -> float:
 
 
 def by_carrier(known: pd.DataFrame) -> pd.DataFrame:
-    """Compare expected and actual lateness, the latest carriers first."""
+    """Compare the expected and the actual share of late flights by carrier, highest expected share first."""
     table = known.groupby("carrier").agg(
         flights=("late", "size"),
         expected=("probabilities_1", "mean"),

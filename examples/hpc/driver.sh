@@ -4,7 +4,7 @@
 #SBATCH --cpus-per-task=2
 #SBATCH --mem=8G
 #SBATCH --requeue
-# The driver as a job; its workers are up to 20 jobs of 16 threads each, as many as there is work for.
+# The driver runs as a job. It starts up to 20 worker jobs of 16 threads each; their number follows the remaining work.
 set -euo pipefail
 source "${VENV:-.venv}/bin/activate"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Inside `salloc -N 2 -n 2 -c 16 --mem=32G`: a scheduler here, a worker on each node, and the driver.
+# Run this inside `salloc -N 2 -n 2 -c 16 --mem=32G`. It starts a scheduler here, a worker on each node, and the driver.
 set -euo pipefail
 source "${VENV:-.venv}/bin/activate"
 

@@ -3,7 +3,7 @@
 #SBATCH --ntasks=9
 #SBATCH --cpus-per-task=16
 #SBATCH --time=02:00:00
-# Rank 0 is the scheduler, the others are workers; the driver runs beside rank 0.
+# Rank 0 is the scheduler, the other ranks are workers. The driver runs on the node of rank 0.
 set -euo pipefail
 source "${VENV:-.venv}/bin/activate"
 

@@ -1,14 +1,14 @@
-"""Make penguins.parquet and species.onnx, the two files of this example.
+"""Create penguins.parquet and species.onnx, the two files of this example.
 
 The data are 344 penguins that were measured near Palmer Station, Antarctica (package
-palmerpenguins, CC0).  A scikit-learn pipeline learns from those of 2007 and 2008 and
-becomes species.onnx, so what it says of 2009 is out of sample.  The script checks that
-the ONNX model agrees with scikit-learn.
+palmerpenguins, CC0).  A scikit-learn pipeline is trained on 2007 and 2008 and saved as
+species.onnx, so its predictions for 2009 are out of sample.  The script checks that the
+ONNX model agrees with scikit-learn.
 
     pip install palmerpenguins scikit-learn skl2onnx onnxruntime pyarrow
     python prepare.py
 
-The files land beside the script.
+The files are written beside this script.
 """
 
 from importlib.util import find_spec
@@ -36,7 +36,7 @@ UNKNOWN = "unknown"
 
 
 def load_penguins() -> pd.DataFrame:
-    """Read the penguins without importing the package that carries them."""
+    """Read the penguins without importing the package that contains them."""
     spec = find_spec("palmerpenguins")
     if spec is None or not spec.submodule_search_locations:
         message = "palmerpenguins is not installed"
@@ -46,13 +46,13 @@ def load_penguins() -> pd.DataFrame:
 
 
 def features_of(penguins: pd.DataFrame) -> pd.DataFrame:
-    """Take the columns that the model is fed; a missing sex becomes the word that scorer puts there."""
+    """Return the columns that feed the model; missing texts become "unknown", as in job.toml."""
     types = dict.fromkeys(NUMBERS, np.float32) | dict.fromkeys(WORDS, object)
     return penguins[NUMBERS + WORDS].fillna(dict.fromkeys(WORDS, UNKNOWN)).astype(types)
 
 
 def train(penguins: pd.DataFrame) -> Pipeline:
-    """Fit the pipeline: gaps get the mean, and a word that was never seen counts for nothing."""
+    """Fit the pipeline: missing numbers become the mean, and unknown texts are ignored."""
     columns = make_column_transformer(
         (make_pipeline(SimpleImputer(), StandardScaler()), NUMBERS),
         (OneHotEncoder(handle_unknown="ignore"), WORDS),
@@ -62,7 +62,7 @@ def train(penguins: pd.DataFrame) -> Pipeline:
 
 
 def to_onnx(pipeline: Pipeline) -> onnx.ModelProto:
-    """Convert to ONNX: a tensor for each column, and the species as text."""
+    """Convert to ONNX, with one input tensor for each column and the species as text."""
     inputs = [(name, FloatTensorType([None, 1])) for name in NUMBERS]
     inputs += [(name, StringTensorType([None, 1])) for name in WORDS]
     options = {id(pipeline[-1]): {"zipmap": False}}
@@ -80,7 +80,7 @@ def to_onnx(pipeline: Pipeline) -> onnx.ModelProto:
 
 
 def main() -> None:
-    """Write both files and say how good the model is."""
+    """Write both files and print how good the model is."""
     penguins = load_penguins()
     table = pa.Table.from_pandas(penguins, preserve_index=False).replace_schema_metadata(None)
     pq.write_table(table, HERE / "penguins.parquet", compression="zstd")
@@ -97,7 +97,7 @@ def main() -> None:
 
     last = (penguins["year"] == LAST_YEAR).to_numpy()
     right = (species == penguins["species"].to_numpy(object))[last]
-    print(f"{len(penguins)} penguins; of the {last.sum()} of {LAST_YEAR}, {right.sum()} named rightly")
+    print(f"{len(penguins)} penguins; of the {last.sum()} of {LAST_YEAR}, {right.sum()} predicted correctly")
 
 
 if __name__ == "__main__":

