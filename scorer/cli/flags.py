@@ -94,7 +94,7 @@ def cluster_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 def options_of(config: str | None, given: dict[str, Any]) -> Options:
     """Build the options: flags override the job file, which overrides the defaults."""
-    asked = {name: value for name, value in given.items() if value not in (None, ())}
+    typed = {name: value for name, value in given.items() if value not in (None, ())}
     toml = read_toml(config) if config else {}
     folder = os.path.dirname(os.path.abspath(config)) if config else ""
     for name in ("input", "model", "output", "work_dir", "ort_library", "scheduler_file"):
@@ -102,8 +102,8 @@ def options_of(config: str | None, given: dict[str, Any]) -> Options:
             toml[name] = _beside(folder, toml[name])
     if "feed" in toml:
         toml["feed"] = _feeds_beside(folder, toml["feed"])
-    places = {name: f"{name} in {config}" for name in toml} | {n: _FLAGS.get(n, n) for n in asked}
-    return build({**toml, **asked}, places)
+    places = {name: f"{name} in {config}" for name in toml} | {n: _FLAGS.get(n, n) for n in typed}
+    return build({**toml, **typed}, places)
 
 
 def cluster_of(given: dict[str, Any]) -> ClusterOptions:
