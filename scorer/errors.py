@@ -19,7 +19,7 @@ ScorerError
   NativeCrash             native code ended the process            exit 1, or 3 before a row is scored
   RunFailed               rows or parts failed beyond the budget   exit 1
   CommitError             cannot write or publish                  exit 5
-    OutputFull, VerifyFailed
+    OutputFull
   Interrupted             stopped on request; run it again         exit 130, 143
 PreflightError            several of the above, reported together  the smallest of theirs
 """
@@ -272,12 +272,6 @@ class OutputFull(CommitError):
     """No room, no quota or no right to write."""
 
     code = "output-full"
-
-
-class VerifyFailed(CommitError):
-    """The output does not agree with its ledger."""
-
-    code = "verify-failed"
 
 
 class Interrupted(ScorerError):
