@@ -1,7 +1,7 @@
-"""What a page is made of, as data: sections of headings, words, facts, tables, bars and plots.
+"""The pieces of a page or card as data: sections, headings, paragraphs, facts, tables, meters.
 
-Knows no type of ours and no markup; `templates/report.html` turns each kind of block into HTML, `templates/cell.html`
-those that values show in a notebook, and `render` those into text.
+Holds no markup. `templates/report.html` turns blocks into HTML for the report, `templates/cell.html` into HTML for a
+notebook cell, and `cli/text.py` turns facts and tables into text.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Heading(NamedTuple):
-    """Of a part of a section."""
+    """A heading inside a section."""
 
     text: str
     more: str = ""
-    """Beside it, in a softer tone."""
+    """Text beside it, in a softer tone."""
     kind: str = "heading"
 
 
@@ -28,19 +28,19 @@ class Words(NamedTuple):
     lead: str = ""
     """Its first words, in bold."""
     tone: str = ""
-    """'' or soft or warn."""
+    """A class of the style sheet: '', soft, warn, bad or good."""
     kind: str = "words"
 
 
 class Facts(NamedTuple):
-    """Names and values."""
+    """A list of names and values."""
 
     pairs: Sequence[tuple[str, str]]
     kind: str = "facts"
 
 
 class Link(NamedTuple):
-    """Where there is more."""
+    """A link to a page with more."""
 
     name: str
     text: str
@@ -49,30 +49,31 @@ class Link(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows of texts under a head."""
+    """Rows of texts under a head, and perhaps a foot."""
 
     head: Sequence[str]
     classes: Sequence[str]
-    """Of each column: '' or n for a number, name or told for what may be long."""
+    """Class of each column: '', n for numbers, name for names, or long for long texts."""
     rows: Sequence[Sequence[str]]
     foot: Sequence[str] = ()
     kind: str = "table"
 
 
 class Meter(NamedTuple):
-    """A line with a bar in it."""
+    """A label, a bar and a value on one line."""
 
     label: str
     share: float
-    """Of the bar's room, in hundredths."""
+    """Length of the bar, as a percentage."""
     value: str
     tint: str = "bar"
-    """A class of the style sheet, as a shape's."""
+    """A class of the style sheet: the bar's colour."""
     says: str = ""
+    """Text shown when the pointer is on the bar."""
 
 
 class Meters(NamedTuple):
-    """Bars below each other, with a name and a value."""
+    """Meters below each other."""
 
     lines: Sequence[Meter]
     tone: str = ""
@@ -80,14 +81,14 @@ class Meters(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What the colours mean: (class, text)."""
+    """A legend of colours: pairs of a style sheet class and a text."""
 
     keys: Sequence[tuple[str, str]]
     kind: str = "keys"
 
 
 class Code(NamedTuple):
-    """Something to paste."""
+    """Text to copy, such as a command."""
 
     text: str
     kind: str = "code"
@@ -101,10 +102,11 @@ class Cards(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of the page that can be jumped to."""
+    """A part of the page with a title and a link to it in the navigation."""
 
     name: str
-    """In links."""
+    """Its id in links."""
     title: str
     link: str
+    """Its text in the navigation."""
     blocks: Sequence[object]

@@ -1,4 +1,4 @@
-"""Plain values as HTML; knows no type of ours."""
+"""Blocks and plots as HTML, by the templates in this package. Everything is escaped."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def card(title: str, blocks: Sequence[object], more: str = "") -> str:
-    """A value in a notebook; everything is escaped."""
+    """Return a card for a notebook cell as HTML."""
     return _cards().render(title=title, blocks=blocks, more=more)
 
 
-def page(name: str, /, **values: Any) -> str:  # noqa: ANN401 - whatever the template shows
-    """A whole page from a template, everything escaped, with its style sheet and script inside.
+def page(name: str, /, **values: Any) -> str:  # noqa: ANN401 - any value that the template shows
+    """Return a complete page from a template, with its style sheet and script inside.
 
-    Its policy lets these two work, known by their digests, and nothing else: no request, no other script.
+    The page's content security policy allows only these two, by their digests: no request and no other script.
     """
     style, script = ((_TEMPLATES / Path(name).with_suffix(kind)).read_text("utf-8") for kind in (".css", ".js"))
-    own = f"style-src {_source(style)}; script-src {_source(script)}; img-src data:"
-    policy = f"default-src 'none'; {own}; base-uri 'none'; form-action 'none'"
+    allowed = f"style-src {_source(style)}; script-src {_source(script)}; img-src data:"
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
     return template(name).render(style=style, script=script, policy=policy, **values)
 
 
 @cache
 def _cards() -> jinja2.Template:
-    """Of cards for the cells of a notebook; to make it takes a hundred times as long as a card."""
+    """Return the template of cards, cached: compiling it takes a hundred times as long as filling it in."""
     import jinja2  # noqa: PLC0415 - only notebooks and reports show HTML
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -48,7 +48,7 @@ def _cards() -> jinja2.Template:
 
 @cache
 def template(name: str) -> jinja2.Template:
-    """Of a page; to make it takes six times as long as the page."""
+    """Return the template of a page, cached: compiling it takes six times as long as filling it in."""
     import jinja2  # noqa: PLC0415 - only notebooks and reports show HTML
 
     environment = jinja2.Environment(
@@ -58,5 +58,5 @@ def template(name: str) -> jinja2.Template:
 
 
 def _source(text: str) -> str:
-    """How a policy names what stands between two tags."""
+    """Return the content security policy's name for an inline style or script: its digest."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

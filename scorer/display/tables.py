@@ -1,6 +1,6 @@
-"""Text in columns: how wide it is, wrapped, cut, as facts and as tables.
+"""Text in columns: widths, shortening, wrapping, tables, and lists of labelled facts.
 
-Widths are a terminal's: a Chinese letter takes two columns, an accent of its own none.
+Widths are those of a terminal: a Chinese letter takes two columns, a combining accent none.
 """
 
 from __future__ import annotations
@@ -18,29 +18,32 @@ if TYPE_CHECKING:
 
 
 LABEL = 11
+"""Least width of the labels of facts."""
 CAUTION = frozenset({"note", "caution", "quarantine", "nan", "cut", "lossy", "silent", "fault"})
-"""Labels of facts that want a second look."""
-_LEAST = 8  # columns that a cell keeps when the window is narrow
-_GAP = 2
+"""Labels of facts that are highlighted."""
+_MIN_CELL = 8  # columns that a cell keeps in a narrow window
+_GAP = 2  # columns between two cells
 _DOTS = "..."
-_PAINTED = re.compile("\x1b\\[[0-9;]*m")
+_COLOUR_CODES = re.compile("\x1b\\[[0-9;]*m")
 
 
 def width(text: str) -> int:
-    """Columns that a text takes; paint takes none."""
+    """Return the number of columns that a text takes; colour codes take none."""
     if "\x1b" in text:
-        text = _PAINTED.sub("", text)
+        text = _COLOUR_CODES.sub("", text)
     return len(text) if text.isascii() else sum(map(_columns, text))
 
 
 def _columns(letter: str) -> int:
-    if unicodedata.category(letter) in {"Mn", "Me", "Cf"} or "\u1160" <= letter <= "\u11ff":  # vowels inside a syllable
+    if (
+        unicodedata.category(letter) in {"Mn", "Me", "Cf"} or "\u1160" <= letter <= "\u11ff"
+    ):  # vowels and final consonants of a Korean syllable
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
 def shorten(text: str, columns: int) -> str:
-    """No wider than so many columns; what is missing is shown by dots."""
+    """Cut a text to this many columns, with dots at the end if it was longer."""
     if width(text) <= columns:
         return text
     dots = _DOTS[: max(columns, 0)]
@@ -48,7 +51,7 @@ def shorten(text: str, columns: int) -> str:
 
 
 def _head(text: str, columns: int) -> str:
-    """As much of the beginning as fits."""
+    """Return as much of the beginning as fits."""
     taken = 0
     for place, letter in enumerate(text):
         taken += _columns(letter)
@@ -58,15 +61,15 @@ def _head(text: str, columns: int) -> str:
 
 
 def pad(text: str, columns: int, *, right: bool = False) -> str:
-    """Filled up with spaces; numbers stand at the right."""
+    """Fill a text up with spaces; `right` aligns it at the right, as for numbers."""
     spaces = " " * (columns - width(text))
     return spaces + text if right else text + spaces
 
 
 def wrap(text: str, columns: int | None, *, inside: bool = False) -> list[str]:
-    """As lines, broken at spaces; `inside` also breaks a word that is wider than a line, else it sticks out.
+    """Break a text into lines at spaces; several spaces in a row are kept inside a line.
 
-    Spaces that the text has in a row are kept inside a line.
+    A word wider than a line is broken if `inside`; otherwise it gets a line that is too wide.
     """
     if columns is None or width(text) <= columns:
         return [text]
@@ -85,20 +88,20 @@ def wrap(text: str, columns: int | None, *, inside: bool = False) -> list[str]:
 
 
 def plain(kind: str, text: str) -> str:  # noqa: ARG001 - a Paint
-    """No paint at all."""
+    """Return the text without colour."""
     return text
 
 
 def facts(lines: Sequence[tuple[str, str]], columns: int | None = None, paint: Paint = plain) -> list[str]:
-    """A label and a text each; long texts go on below themselves."""
-    wide = max([LABEL, *(width(name) + 1 for name, _ in lines)])
+    """Return lines of labels and texts; a long text continues below its first line."""
+    label_width = max([LABEL, *(width(name) + 1 for name, _ in lines)])
     shown = []
     for name, text in lines:
-        label = pad(visible(name), wide)
-        room = None if columns is None else max(columns - wide - 2, _LEAST)
-        first, *rest = wrap(visible(text), room)
+        label = pad(visible(name), label_width)
+        available = None if columns is None else max(columns - label_width - 2, _MIN_CELL)
+        first, *rest = wrap(visible(text), available)
         shown.append(f"  {paint('label', label)}{first}".rstrip())
-        shown += [f"  {' ' * wide}{line}" for line in rest]
+        shown += [f"  {' ' * label_width}{line}" for line in rest]
     return shown
 
 
@@ -106,49 +109,49 @@ def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], columns: int | None = None, paint: Paint = plain,
     right: frozenset[int] = frozenset(),
 ) -> list[str]:  # fmt: skip
-    """A head and rows below it, no wider than the window: the widest columns give way and wrap.
+    """Return a table as lines no wider than the window: the widest columns become narrower, and their cells wrap.
 
-    `right` names the columns of numbers.
+    `right` holds the indices of columns that are aligned at the right.
     """
     cells = [[visible(cell) for cell in row] for row in rows]
-    wide = [max(map(width, column)) for column in zip(head, *cells, strict=True)]
+    widths = [max(map(width, column)) for column in zip(head, *cells, strict=True)]
     if columns is not None:
         words = [
             max(width(word) for cell in column for word in cell.split(" ")) for column in zip(head, *cells, strict=True)
         ]
-        room = columns - 2 - _GAP * (len(wide) - 1)
-        wide = _narrowed(_narrowed(wide, room, words), room, [_LEAST] * len(wide))
-    shown = ["  " + paint("head", line) for line in _row(head, wide, right)]
-    return shown + ["  " + line for row in cells for line in _row(row, wide, right)]
+        available = columns - 2 - _GAP * (len(widths) - 1)
+        widths = _narrowed(_narrowed(widths, available, words), available, [_MIN_CELL] * len(widths))
+    shown = ["  " + paint("head", line) for line in _row(head, widths, right)]
+    return shown + ["  " + line for row in cells for line in _row(row, widths, right)]
 
 
-def _narrowed(wide: Sequence[int], room: int, least: Sequence[int]) -> list[int]:
-    """The widest columns made narrower until all fit, none below what it needs at the least."""
-    wide = list(wide)
-    while sum(wide) > room:
-        spare = [columns if columns > need else 0 for columns, need in zip(wide, least, strict=True)]
+def _narrowed(widths: Sequence[int], available: int, least: Sequence[int]) -> list[int]:
+    """Reduce the widest columns until all fit, none below its least width."""
+    widths = list(widths)
+    while sum(widths) > available:
+        spare = [columns if columns > need else 0 for columns, need in zip(widths, least, strict=True)]
         if not any(spare):
             break
-        wide[spare.index(max(spare))] -= 1
-    return wide
+        widths[spare.index(max(spare))] -= 1
+    return widths
 
 
-def _row(cells: Sequence[str], wide: Sequence[int], right: frozenset[int]) -> list[str]:
-    """The lines of one row."""
-    wrapped = [wrap(cell, columns, inside=True) for cell, columns in zip(cells, wide, strict=True)]
+def _row(cells: Sequence[str], widths: Sequence[int], right: frozenset[int]) -> list[str]:
+    """Return the lines of one row."""
+    wrapped = [wrap(cell, columns, inside=True) for cell, columns in zip(cells, widths, strict=True)]
     lines = []
     for n in range(max(map(len, wrapped))):
         parts = [part[n] if n < len(part) else "" for part in wrapped]
         padded = [
-            pad(part, columns, right=i in right) for i, (part, columns) in enumerate(zip(parts, wide, strict=True))
+            pad(part, columns, right=i in right) for i, (part, columns) in enumerate(zip(parts, widths, strict=True))
         ]
         lines.append((" " * _GAP).join(padded).rstrip())
     return lines
 
 
 def beside(left: Sequence[str], right: Sequence[str], columns: int) -> list[str]:
-    """Two blocks of lines side by side, each no wider than half of the window."""
+    """Return two blocks of lines side by side; each must fit into half of the window."""
     half = columns // 2
-    tall = max(len(left), len(right))
-    both = zip([*left, *[""] * (tall - len(left))], [*right, *[""] * (tall - len(right))], strict=True)
-    return [(pad(one, half) + other).rstrip() for one, other in both]
+    height = max(len(left), len(right))
+    pairs = zip([*left, *[""] * (height - len(left))], [*right, *[""] * (height - len(right))], strict=True)
+    return [(pad(one, half) + other).rstrip() for one, other in pairs]

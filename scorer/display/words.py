@@ -1,4 +1,4 @@
-"""Numbers for a person: bytes, seconds, stretches of time, counts, how many more."""
+"""Names, numbers and times as text for a person."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ if TYPE_CHECKING:
 
 
 def visible(text: str) -> str:
-    """Line breaks, terminal escapes and other control characters of foreign names, made visible."""
+    """Return the text with control characters escaped, so that a foreign name cannot send terminal escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def quoted_list(names: Iterable[object], limit: int = 10) -> str:
-    """Names quoted, sorted as given, cut at `limit` with a count."""
+    """Return the first `limit` names, quoted, in the given order, and the number of the others."""
     quoted = [repr(name) for name in names]
     rest = len(quoted) - limit
     return ", ".join(quoted[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A suggestion, or the list when nothing is near."""
+    """Return a hint: the closest known word, or the list of known words if none is close."""
     near = nearest(word, known)
     return f"did you mean {near!r}?" if near else f"known: {quoted_list(known, 40)}"
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """The one that was probably meant; '' when nothing is near."""
+    """Return the closest known word, or '' if none is close."""
     return next(iter(difflib.get_close_matches(word, known, n=1)), "")
 
 
-_STEP = 1000
-_EXACT_S = 10  # below, a tenth of a second matters
-_SMALL = 1e-3
-_MINUTE, _HOUR = 60, 3600
-_FINE_S = 20  # from here on, a stretch of seconds is known by fives
-_FEW = 10  # hours, whose tenths matter
+_UNIT_STEP = 1000  # from one unit of size to the next
+_TENTHS_BELOW_S = 10  # shorter durations are shown with tenths of a second
+_SCIENTIFIC_BELOW = 1e-3  # smaller numbers are shown as 1.2e-05
+_MINUTE_S, _HOUR_S = 60, 3600
+_FIVES_FROM_S = 20  # from here on, a range in seconds is rounded to multiples of five
+_TENTHS_BELOW_H = 10  # fewer hours are shown with tenths
 
 
 def size(count: float) -> str:
-    """Bytes."""
+    """Return a number of bytes in a suitable unit: 1.2 kB, 5.6 GB."""
     for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < _STEP:
+        if abs(count) < _UNIT_STEP:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= _STEP
+        count /= _UNIT_STEP
     return f"{count:.1f} TB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds, as hours and minutes where there are many."""
-    if seconds < _EXACT_S:
+    """Return a duration in hours, minutes and seconds: 0.3 s, 1 min 15 s, 1 h 2 min."""
+    if seconds < _TENTHS_BELOW_S:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -60,34 +60,34 @@ def duration(seconds: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """A count and its noun."""
+    """Return a count with its noun: 1 part, 1,200 parts."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def name_list(names: Sequence[str], limit: int = 8) -> str:
-    """The first names of many."""
+    """Return the first `limit` names, and the number of the others."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def short_number(value: float) -> str:
-    """A number with three figures: 1.25M, 40k, 0.037."""
+    """Return a number with three significant digits: 1.25M, 40k, 0.037."""
     for step, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= step * 0.9995:
             return f"{value / step:.3g}{unit}"
-    return "0" if value == 0 else f"{value:.3g}" if abs(value) >= _SMALL else f"{value:.1e}"
+    return "0" if value == 0 else f"{value:.3g}" if abs(value) >= _SCIENTIFIC_BELOW else f"{value:.1e}"
 
 
 def time_range(low: float, high: float) -> str:
-    """How long something will take, no finer than it is known."""
-    if high >= 2 * _HOUR:
+    """Return an estimated time as a rounded range: 3 to 8 s, 50 min to 2.5 h."""
+    if high >= 2 * _HOUR_S:
         first, last = _hours(low), _hours(high)
-        if low < _HOUR:
+        if low < _HOUR_S:
             return f"{_minutes(low)} min to {last} h"
         return f"about {last} h" if first == last else f"{first} to {last} h"
-    if high >= 2 * _MINUTE:
-        first, last = str(_minutes(low)), str(math.ceil(high / _MINUTE))
-        if low < _MINUTE:
+    if high >= 2 * _MINUTE_S:
+        first, last = str(_minutes(low)), str(math.ceil(high / _MINUTE_S))
+        if low < _MINUTE_S:
             return f"{_seconds(low, up=False)} s to {last} min"
         return f"about {last} min" if first == last else f"{first} to {last} min"
     first, last = _seconds(low, up=False), _seconds(high, up=True)
@@ -97,16 +97,16 @@ def time_range(low: float, high: float) -> str:
 
 
 def _hours(seconds: float) -> str:
-    hours = seconds / _HOUR
-    return f"{hours:.0f}" if hours >= _FEW else f"{hours:.1f}"
+    hours = seconds / _HOUR_S
+    return f"{hours:.0f}" if hours >= _TENTHS_BELOW_H else f"{hours:.1f}"
 
 
 def _minutes(seconds: float) -> int:
-    return max(1, math.floor(seconds / _MINUTE))
+    return max(1, math.floor(seconds / _MINUTE_S))
 
 
 def _seconds(seconds: float, *, up: bool) -> str:
-    """Whole seconds, or fives of them: down at the low end, up at the high one."""
-    step = 5 if seconds >= _FINE_S else 1
+    """Round to whole seconds, or to multiples of five from 20 s on."""
+    step = 5 if seconds >= _FIVES_FROM_S else 1
     steps = math.ceil(seconds / step) if up else math.floor(seconds / step)
     return str(max(steps * step, int(up)))

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 from scorer.display.tables import beside, facts, shorten, wrap
-from scorer.display.terminal import Watcher, foot, is_live, terminal_of
+from scorer.display.terminal import Watcher, is_live, live_output, terminal_of
 from scorer.display.words import duration, plural, size, time_range, visible
 from scorer.events import Notice, PartFailed, PartFinished, PlanReady, Stopping, Tick
 from scorer.report.progress import Progress
@@ -187,7 +187,7 @@ def watching(stream: TextIO, *, quiet: bool = False, still: bool = False) -> Ite
     if quiet:
         yield ()
     elif is_live(stream) and not still:
-        with foot(stream) as (watcher, screen):
+        with live_output(stream) as (watcher, screen):
             watcher.redraw([terminal_of(screen).paint("label", f"  {READY}")])
             yield (Live(screen, watcher),)
     else:

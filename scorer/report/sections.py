@@ -288,7 +288,7 @@ def _bad(sources: Sources) -> list[object]:
             (one.file.rpartition("/")[2], f"{one.row:,}", *(value for _, value in one.values), one.error)
             for one in reason.examples
         ]
-        classes = ("name", "n", *("name" for _ in columns), "told")
+        classes = ("name", "n", *("name" for _ in columns), "long")
         blocks += [
             Heading(f"{plural(reason.rows, 'row')} at {reason.stage}"),
             Words(reason.text),
@@ -302,7 +302,7 @@ def _failed(report: dict[str, Any]) -> list[object]:
     if not failed:
         return []
     more = [Words(f"And {len(failed) - _SHOWN:,} more.", tone="soft")] if len(failed) > _SHOWN else []
-    return [Table(("part", "error"), ("n", "told"), failed[:_SHOWN]), *more]
+    return [Table(("part", "error"), ("n", "long"), failed[:_SHOWN]), *more]
 
 
 def _ledger(sources: Sources) -> list[object]:

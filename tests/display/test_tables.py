@@ -1,4 +1,4 @@
-"""Text in columns: widths as a terminal counts them, nothing wider than the window, nothing lost."""
+"""Text in columns: widths as in a terminal, no line wider than the window, no text lost."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ WORDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=60)
         ("🐧", 2),
     ],
 )
-def test_width_is_what_a_terminal_takes(text, columns):
+def test_width_is_the_number_of_terminal_columns(text, columns):
     assert width(text) == columns
 
 
-def test_cut_never_splits_a_wide_letter():
+def test_shorten_never_splits_a_wide_letter():
     assert shorten("数据数据", 6) == "数..."
     assert width(shorten("数据数据", 6)) <= 6
     assert shorten("abc", 3) == "abc"
@@ -40,7 +40,7 @@ def test_cut_never_splits_a_wide_letter():
 
 
 @given(WORDS, st.integers(0, 40))
-def test_cut_fits_and_pad_fills(text, columns):
+def test_shortened_text_fits_and_padded_text_fills_the_width(text, columns):
     assert width(shorten(text, columns)) <= columns
     assert width(pad(shorten(text, columns), columns)) == columns
 
@@ -52,7 +52,7 @@ def test_wrap_fits_and_loses_nothing_but_spaces(text, columns):
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
 
 
-def test_a_word_that_is_to_be_copied_is_never_broken():
+def test_wrap_never_breaks_a_word_such_as_a_path():
     path = "/data/" + "x" * 50
     assert wrap(f"see {path} please", 20) == ["see", path, "please"]
 
@@ -66,26 +66,26 @@ def test_a_table_is_no_wider_than_the_window(columns):
     assert lines[-1].endswith("    5") or lines[-1].split()[-1] == "5"
 
 
-def test_columns_of_a_table_stand_below_their_heads():
+def test_columns_of_a_table_are_aligned_with_their_heads():
     head, one, two = table(("name", "type"), [("数据", "int64"), ("e\u0301tat", "string")])
     assert [width(line[: line.index(word)]) for line, word in ((head, "type"), (one, "int64"), (two, "string"))] == [
         8
     ] * 3
 
 
-def test_facts_go_on_below_themselves():
+def test_a_long_fact_continues_below_its_first_line():
     lines = facts([("note", "one two three four five six seven")], 30)
     assert lines == ["  note       one two three", "             four five six", "             seven"]
 
 
-def test_terminal_escapes_in_cells_are_shown_not_sent():
+def test_terminal_escapes_in_cells_are_escaped():
     shown = "\n".join([*facts([("a\x1b[31m", "b\x1b]0;x\x07")]), *table(("h",), [("c\x1b[2J",)])])
     assert "\x1b" not in shown
     assert "\\x1b[31m" in shown
     assert "\\x1b[2J" in shown
 
 
-def test_two_blocks_stand_side_by_side():
+def test_two_blocks_are_shown_side_by_side():
     assert beside(["a", "数"], ["1"], 20) == ["a         1", "数"]
 
 
@@ -106,11 +106,11 @@ def test_two_blocks_stand_side_by_side():
         ((7, 7), "about 7 s"),
     ],
 )
-def test_a_stretch_of_time_is_said_no_finer_than_it_is_known(seconds, text):
+def test_a_time_range_is_rounded(seconds, text):
     assert time_range(*seconds) == text
 
 
-def test_amounts_are_said_for_a_person():
+def test_sizes_durations_and_counts_as_text():
     assert [size(n) for n in (0, 999, 1234, 5.6e9, 2e15)] == ["0 B", "999 B", "1.2 kB", "5.6 GB", "2000.0 TB"]
     assert [duration(s) for s in (0.31, 12, 75, 3725)] == ["0.3 s", "12 s", "1 min 15 s", "1 h 2 min"]
     assert [plural(n, "part") for n in (0, 1, 1200)] == ["0 parts", "1 part", "1,200 parts"]

@@ -1,4 +1,4 @@
-"""Lines at the bottom of a terminal, redrawn in place, and errors as wide as the window."""
+"""Lines at the bottom of a terminal, redrawn in place, and errors wrapped to the window."""
 
 from __future__ import annotations
 
@@ -17,61 +17,61 @@ DENSE = MODELS / "dense28.onnx"
 SLOW = ("--batch-rows", 8, "--part-bytes", "96KiB", "--no-tune", "--threads", 1)
 
 
-def test_lines_are_drawn_in_place_and_what_is_said_stays_above(window):
-    foot = LiveLines(window)
-    foot.draw(["one", "two"])
-    foot.draw(["one", "three"])
-    foot.draw(["one", "four"], said=["a notice"])
-    foot.draw(["five"])
+def test_lines_are_redrawn_in_place_and_other_text_stays_above(window):
+    live = LiveLines(window)
+    live.draw(["one", "two"])
+    live.draw(["one", "three"])
+    live.draw(["one", "four"], above=["a notice"])
+    live.draw(["five"])
     assert window.screen.lines == ["a notice", "five"]
-    foot.clear()
+    live.clear()
     assert window.screen.lines == ["a notice"]
     assert (window.screen.row, window.screen.column) == (1, 0)
 
 
-def test_a_frame_is_one_write_and_the_same_frame_is_none(window):
-    foot = LiveLines(window)
-    foot.draw(["one", "two"])
-    foot.draw(["one", "two"])
+def test_a_frame_is_one_write_and_an_unchanged_frame_none(window):
+    live = LiveLines(window)
+    live.draw(["one", "two"])
+    live.draw(["one", "two"])
     assert window.writes == 1
-    foot.draw(["one", "three"])
+    live.draw(["one", "three"])
     assert window.writes == 2
     assert "\x1b[2J" not in window.getvalue()
     assert "?25" not in window.getvalue()
 
 
 @pytest.mark.parametrize("length", [79, 80, 81, 160, 161])
-def test_a_long_line_that_is_said_is_whole_and_leaves_nothing_of_the_lines(window, length):
-    foot = LiveLines(window)
-    foot.draw(["." * 70] * 3)
-    foot.draw(["after"], said=["x" * length])
+def test_a_long_line_above_is_complete_and_erases_the_old_lines(window, length):
+    live = LiveLines(window)
+    live.draw(["." * 70] * 3)
+    live.draw(["after"], above=["x" * length])
     assert "".join(window.screen.lines) == "x" * length + "after"
 
 
-def test_at_the_foot_of_a_full_screen_nothing_is_left_above(window):
+def test_at_the_bottom_of_a_full_screen_no_old_lines_remain(window):
     window.write("\n".join(f"line {n}" for n in range(40)) + "\n")
-    foot = LiveLines(window)
+    live = LiveLines(window)
     for n in range(5):
-        foot.draw([f"a {n}", f"b {n}", f"c {n}"], said=[f"notice {n}"] if n % 2 else [])
+        live.draw([f"a {n}", f"b {n}", f"c {n}"], above=[f"notice {n}"] if n % 2 else [])
     assert window.screen.text.splitlines()[-6:] == ["line 39", "notice 1", "notice 3", "a 4", "b 4", "c 4"]
 
 
 @pytest.mark.parametrize("columns", [100, 61, 60, 40, 20])
-def test_a_window_that_changes_keeps_no_old_lines(window, columns):
-    foot = LiveLines(window)
-    foot.draw(["x" * 75, "y" * 60, "z"], said=["notice"])
+def test_after_a_resize_no_old_lines_remain(window, columns):
+    live = LiveLines(window)
+    live.draw(["x" * 75, "y" * 60, "z"], above=["notice"])
     window.screen.resize(columns)
-    foot.draw(["after"])
+    live.draw(["after"])
     assert window.screen.lines == ["notice", "after"]
 
 
-def test_a_low_window_gets_fewer_lines(window):
+def test_a_window_with_few_rows_gets_fewer_lines(window):
     window.screen.rows = 4
     LiveLines(window).draw(["a", "b", "c", "d"])
     assert window.screen.lines == ["a", "b"]
 
 
-def test_what_worker_processes_and_native_code_print_goes_above_the_lines(fewer28, tmp_path):
+def test_output_of_worker_processes_and_native_code_is_printed_above_the_lines(fewer28, tmp_path):
     (tmp_path / "chatty.py").write_text(
         "import os\n\n\ndef make(frame):\n    print('printed in a worker')\n"
         "    os.write(2, b'written by native code\\n')\n    return frame\n"
@@ -89,7 +89,7 @@ def test_what_worker_processes_and_native_code_print_goes_above_the_lines(fewer2
     assert "written by native code" in shown
 
 
-def test_an_error_wraps_below_its_labels_and_its_hint_stays_whole():
+def test_an_error_wraps_beside_its_labels_and_its_hint_stays_on_one_line():
     text = (
         "a column is missing\n  where:    in.parquet\n  found:    " + "f1, " * 20 + "f9\nHint: scorer run " + "x" * 60
     )

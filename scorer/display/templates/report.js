@@ -1,5 +1,5 @@
 "use strict";
-// What a shape says, beside the pointer and at once; without this, the browser shows it after a while.
+// Shows the text of a shape beside the pointer immediately; without this script, the browser shows it after a delay.
 (() => {
   const tip = document.createElement("div");
   tip.className = "tip";
