@@ -157,7 +157,7 @@ class Run:
             self.tell("an earlier run of this plan ended in native code: parts are scored in worker processes")
             asked = replace(asked, cluster="processes")
         asked_device = devices.parse(self.options.session.device)
-        each = devices.one_each(replace(asked_device, name=self.frozen.session.device))
+        each = devices.device_environments(replace(asked_device, name=self.frozen.session.device))
         return connect(asked, self.place.folder, client, self.tell, each)
 
     def score(self, workers: Workers, held: lock.Lock) -> None:
@@ -171,7 +171,7 @@ class Run:
         staging = staging_.begin(self.place, self.frozen)
         self.begin()
         staging_.sweep(staging, self.receipts)
-        crash.scoring(str(staging.started))
+        crash.note_scoring(str(staging.started))
         limit = None if workers.client is None else self.options.scoring.batch_timeout  # one thread cannot watch itself
         spec = Spec.of(frozen, staging, limit, workers.scoring_threads, remote=workers.remote, run=self.name)
         journal = staging_.Journal(staging)

@@ -146,9 +146,9 @@ def reports_errors(body: Callable[..., None]) -> Callable[..., None]:
                     sys.stderr.flush()
                     os._exit(error.exit_code)
         except KeyboardInterrupt:
-            from scorer.host.signals import AT_ONCE  # noqa: PLC0415 - start-up
+            from scorer.host.signals import INTERRUPTED_TEXT  # noqa: PLC0415 - start-up
 
-            click.echo(AT_ONCE, err=True)
+            click.echo(INTERRUPTED_TEXT, err=True)
             sys.stderr.flush()
             os._exit(Interrupted.exit_code)  # a normal exit would wait for threads in native code
 

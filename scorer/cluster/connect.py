@@ -212,7 +212,7 @@ def _text_of(path: str) -> str:
 @contextmanager
 def _queued(options: ClusterOptions, folder: Path, tell: Callable[[str], None]) -> Iterator[Workers]:
     """Jobs of a queue; nothing of them is left afterwards."""
-    with signals.term_interrupts(), queues.start(options, folder) as jobs:
+    with signals.sigterm_as_interrupt(), queues.start(options, folder) as jobs:
         threads = queues.threads_of(options)
         many = f"{jobs.asked} job{'s' if jobs.asked > 1 else ''} x {threads} thread{'s' if threads > 1 else ''}"
         words = f"{jobs.system}: {'up to ' if jobs.adapts else ''}{many}"

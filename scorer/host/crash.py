@@ -1,7 +1,7 @@
-"""When native code ends the command: a light process that waits for it says so, and what was being done.
+"""Run the command in a child process, so that the parent can explain a crash in native code.
 
-The command runs in a child, in a process group of its own; signals are passed on to it, and it does not
-outlive its parent. What it is about to do it writes to a page of memory that both see.
+The child has its own process group and ends with its parent. The parent forwards signals to it. The child writes its
+current step to a page of shared memory; after a crash, the parent reads the step there and names it in the error.
 """
 
 from __future__ import annotations
@@ -15,32 +15,35 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from scorer.errors import NativeCrash
-from scorer.host.isolation import die_with, ending
+from scorer.host.isolation import describe_exit, end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_SCORING = "scoring, with marks in "
+_SCORING = "scoring, with marks in "  # start of a step that is followed by the folder of marks
 _PAGE_BYTES = 8192
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _page: mmap.mmap | None = None
 
 
 def note_step(text: str) -> None:
-    """Note what this process does next, for the one that waits for it."""
+    """Record the current step in memory shared with the parent, which names it if native code kills this process."""
     if _page is not None:
         data = text.encode("utf-8", "replace")[: _PAGE_BYTES - 1]
         _page[: len(data) + 1] = data + b"\0"
 
 
-def scoring(started: str) -> None:
-    """From here on, marks in this folder say which parts are in flight."""
+def note_scoring(started: str) -> None:
+    """Record that parts are being scored; the marks in this folder name the parts in progress."""
     note_step(_SCORING + started)
 
 
 def run_supervised(command: Callable[[], Any]) -> None:
-    """Run the command so that somebody is left to explain its end."""
+    """Run the command in a child process and exit with its code; explain its crash, if it crashes.
+
+    On systems other than Linux, the command runs in this process.
+    """
     global _page  # noqa: PLW0603 - one page per process, shared with the parent
     if sys.platform != "linux":
         command()
@@ -51,82 +54,89 @@ def run_supervised(command: Callable[[], Any]) -> None:
     child = os.fork()
     if child == 0:
         os.setpgid(0, 0)
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it may write to the terminal all the same
-        die_with(parent)
-        _leave(command)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a background group may write to the terminal, too
+        end_with_parent(parent)
+        _run_and_exit(command)
         return
     with suppress(OSError):
-        os.setpgid(child, child)  # whoever is first
+        os.setpgid(child, child)  # the child sets it too: either may run first
     os._exit(_wait_for(child))
 
 
-def _leave(command: Callable[[], Any]) -> None:
-    """Run the command and end at once: taking 1,500 modules apart again takes a fifth of a second."""
+def _run_and_exit(command: Callable[[], Any]) -> None:
+    """Run the command and exit without clean-up: unloading 1,500 modules takes 0.2 s."""
     code: object = 0
     try:
         command()
-    except SystemExit as ending_:
-        code = ending_.code
+    except SystemExit as exit_:
+        code = exit_.code
     if not isinstance(code, int | None):
-        print(code, file=sys.stderr)  # noqa: T201 - as the interpreter does
+        print(code, file=sys.stderr)  # noqa: T201 - the interpreter does the same
         code = 1
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # whoever read is gone
+    except OSError:  # the reader of a pipe has ended
         code = code or 1
     os._exit(code or 0)
 
 
 def _wait_for(child: int) -> int:
-    """The command's exit code, after it ended."""
-    for number in (*_PASSED_ON, signal.SIGCONT):
-        signal.signal(number, lambda number, _: _tell(child, number))
+    """Wait for the command and return its exit code; print the error if it crashed."""
+    for number in (*_FORWARDED, signal.SIGCONT):
+        signal.signal(number, lambda number, _: _forward(child, number))
     signal.signal(signal.SIGTSTP, lambda *_: _pause(child))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return code
-    if -code in _PASSED_ON:
+    if -code in _FORWARDED:
         return 128 - code
-    error = _explained(code, child)
+    error = _crash_error(code, child)
     if "--json" in sys.argv:
-        print(json.dumps({"error": error.to_dict()}), flush=True)  # noqa: T201 - what the command would have done
+        print(json.dumps({"error": error.to_dict()}), flush=True)  # noqa: T201 - as the command prints its errors
     print(f"Error: {error}", file=sys.stderr, flush=True)  # noqa: T201
     return error.exit_code
 
 
-def _tell(child: int, number: int) -> None:
-    with suppress(ProcessLookupError):  # it may just have ended
+def _forward(child: int, number: int) -> None:
+    with suppress(ProcessLookupError):  # the child may just have ended
         os.kill(child, number)
 
 
 def _pause(child: int) -> None:
-    _tell(child, signal.SIGSTOP)
+    _forward(child, signal.SIGSTOP)
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def _explained(code: int, child: int) -> NativeCrash:
-    """How it ended, and what it was doing."""
-    said = bytes(_page or b"").partition(b"\0")[0].decode("utf-8", "replace")
-    how = ending(code)
-    what = f"the process was killed ({how})" if code == -signal.SIGKILL else f"native code ended the process ({how})"
-    hint = "the file may be damaged or made to do harm; write or export it again, or leave it out"
-    if code == -signal.SIGKILL:
-        hint = "if nobody did, memory ran out: ask for it, or try --threads 1 or a smaller --part-bytes"
-    if not said.startswith(_SCORING):
-        error = NativeCrash(what, said or "at the start", "an answer, or an error", how, hint)
+def _crash_error(code: int, child: int) -> NativeCrash:
+    """Return the error that says how the child ended, and at which step or in which parts."""
+    step = bytes(_page or b"").partition(b"\0")[0].decode("utf-8", "replace")
+    killed, how = code == -signal.SIGKILL, describe_exit(code)
+    what = f"the process was killed ({how})" if killed else f"the process crashed in native code ({how})"
+    memory = "if nobody killed it, memory ran out: request more, or try --threads 1 or a smaller --part-bytes"
+    if not step.startswith(_SCORING):
+        error = NativeCrash(
+            what,
+            where=step or "starting up",
+            expected="a result or an error",
+            found=how,
+            hint=memory if killed else "export the file again or leave it out: it may be damaged or malicious",
+        )
         error.exit_code = 3
         return error
-    parts = _in_flight(said.removeprefix(_SCORING), child)
-    where = "in flight: " + (", ".join(parts) if parts else "no part")
-    if code != -signal.SIGKILL:
-        hint = "repeat the command: these parts are then scored in processes of their own, and what fails is named"
-    return NativeCrash(what, where, "every part scored", how, hint)
+    parts = _parts_in_progress(step.removeprefix(_SCORING), child)
+    return NativeCrash(
+        what,
+        where="in progress: " + (", ".join(parts) if parts else "no part"),
+        expected="every part scored",
+        found=how,
+        hint=memory if killed else "run the command again: it scores these parts in isolation and reports which fail",
+    )
 
 
-def _in_flight(started: str, child: int) -> list[str]:
-    """Parts that the process had begun and not ended."""
+def _parts_in_progress(started: str, child: int) -> list[str]:
+    """Return the names of the parts that the child had started and not finished."""
     found = []
     with suppress(OSError):
         for name in sorted(os.listdir(started)):

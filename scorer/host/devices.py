@@ -1,6 +1,6 @@
-"""Devices by name and number: which there are to ask for, and which one each process gets.
+"""Devices by name and number: which exist, which can be requested, and which one each process gets.
 
-Knows no runtime: whether a device really works, only a session can tell.
+Knows no runtime: whether a device works is only known once a session is created on it.
 """
 
 from __future__ import annotations
@@ -28,109 +28,126 @@ PROVIDERS = {
     "directml": "DmlExecutionProvider",
 }
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
-"""Distributions that hold the one package of that name; of several, the last one installed is there."""
+"""Distributions of the package `onnxruntime`. If several are installed, the last one has overwritten the others."""
 _ALIASES = {"gpu": "cuda", "nvidia": "cuda", "amd": "migraphx", "mps": "coreml", "dml": "directml", "trt": "tensorrt"}
-_CARDS = "/proc/driver/nvidia/gpus"
-_MASKS = {"cuda": "CUDA_VISIBLE_DEVICES", "tensorrt": "CUDA_VISIBLE_DEVICES", "migraphx": "HIP_VISIBLE_DEVICES"}
+_NVIDIA_GPUS = "/proc/driver/nvidia/gpus"
+_VISIBLE_VARIABLES = {
+    "cuda": "CUDA_VISIBLE_DEVICES",
+    "tensorrt": "CUDA_VISIBLE_DEVICES",
+    "migraphx": "HIP_VISIBLE_DEVICES",
+}
 
 
 def described(name: str, nodes: Mapping[str, int]) -> str:
-    """A device, with how much of the model runs where."""
-    return f"{name} ({', '.join(f'{many:,} nodes on {where}' for where, many in nodes.items())})" if nodes else name
+    """Return the device as text, with the number of model nodes on each device."""
+    return f"{name} ({', '.join(f'{count:,} nodes on {where}' for where, count in nodes.items())})" if nodes else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A kind of device, and which of several."""
+    """A kind of device and the numbers of the requested ones."""
 
     name: str
     ids: tuple[int, ...] = ()
-    """As asked; () for the first, or for each process its own."""
+    """Requested device numbers; empty for the first device, or one per process."""
 
     @property
     def counted(self) -> bool:
-        """Whether a machine may have several, told apart by number."""
-        return self.name in _MASKS
+        """Whether devices of this kind are numbered."""
+        return self.name in _VISIBLE_VARIABLES
 
     @property
     def first(self) -> int:
-        """The number of the one that a single process uses."""
+        """The number of the device that a single process uses."""
         return self.ids[0] if self.ids else 0
 
 
 def parse(text: str) -> Device:
-    """What cuda:0,1 names."""
+    """Parse a device such as `cuda` or `cuda:0,1`."""
     name, colon, numbers = text.lower().partition(":")
-    said = numbers.split(",") if colon else []
-    ids = tuple(int(number) for number in said if number.isdecimal())
-    whole = len({*ids}) == len(said) and (name in _MASKS or not said)
-    if name in {"auto", *PROVIDERS} and whole:
+    requested = numbers.split(",") if colon else []
+    ids = tuple(int(number) for number in requested if number.isdecimal())
+    valid = len({*ids}) == len(requested) and (name in _VISIBLE_VARIABLES or not requested)
+    if name in {"auto", *PROVIDERS} and valid:
         return Device(name=name, ids=ids)
-    what, hint = f"there is no device {text!r}", did_you_mean(_ALIASES.get(name, name), ["auto", *PROVIDERS])
+    hint = did_you_mean(_ALIASES.get(name, name), ["auto", *PROVIDERS])
     if name in {"auto", *PROVIDERS}:
-        hint = f"number the devices of {', '.join(_MASKS)} only, each once: cuda:0,1"
-    expected = f"one of auto, {', '.join(PROVIDERS)}; with :ID, or :ID,ID for a process each"
-    raise OptionsError(what, "--device", expected, repr(text), hint)
+        hint = f"use numbers only with {', '.join(_VISIBLE_VARIABLES)}, and each number once: cuda:0,1"
+    raise OptionsError(
+        f"there is no device {text!r}",
+        where="--device",
+        expected=f"one of auto, {', '.join(PROVIDERS)}; optionally :ID, or :ID,ID for one process each",
+        found=repr(text),
+        hint=hint,
+    )
 
 
 def visible(device: Device) -> tuple[str, ...]:
-    """What the machine has of this kind and lets this process see, as its driver names them."""
-    mask = os.environ.get(_MASKS.get(device.name, ""))
-    if mask is not None:
-        return tuple(name.strip() for name in mask.split(",") if name.strip())
-    cards = glob.glob(f"{_CARDS}/*") if device.name in {"cuda", "tensorrt"} else ()
-    return tuple(str(number) for number in range(len(cards)))
+    """Return the names of the devices that this process may use, by CUDA_VISIBLE_DEVICES or the driver."""
+    variable = os.environ.get(_VISIBLE_VARIABLES.get(device.name, ""))
+    if variable is not None:
+        return tuple(name.strip() for name in variable.split(",") if name.strip())
+    gpus = glob.glob(f"{_NVIDIA_GPUS}/*") if device.name in {"cuda", "tensorrt"} else ()
+    return tuple(str(number) for number in range(len(gpus)))
 
 
-def one_each(device: Device) -> list[dict[str, str]]:
-    """What each process has in its environment so that it sees one GPU and no other; [] where there is none."""
+def device_environments(device: Device) -> list[dict[str, str]]:
+    """Return for each process the environment variable that shows it one device; [] if devices have no numbers."""
     if not device.counted:
         return []
-    there = visible(device)
-    ids = device.ids or range(len(there))
-    return [{_MASKS[device.name]: there[id_] if id_ < len(there) else str(id_)} for id_ in ids]
+    names = visible(device)
+    ids = device.ids or range(len(names))
+    return [{_VISIBLE_VARIABLES[device.name]: names[id_] if id_ < len(names) else str(id_)} for id_ in ids]
 
 
 def cards() -> list[str]:
-    """The models of NVIDIA's cards in this machine, as their driver names them."""
+    """Return the product name of each NVIDIA GPU in this machine, as its driver gives it."""
     found = []
-    for path in sorted(glob.glob(f"{_CARDS}/*/information")):
+    for path in sorted(glob.glob(f"{_NVIDIA_GPUS}/*/information")):
         with suppress(OSError), open(path, encoding="utf-8") as file:
             found += [line.partition(":")[2].strip() for line in file if line.startswith("Model")]
     return found
 
 
 def counts(nodes: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """Nodes by device, given those of each operator."""
+    """Return the number of nodes on each device, given device -> operator -> number."""
     return {name: sum(operators.values()) for name, operators in nodes.items()}
 
 
-def left_behind(nodes: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """What to say of nodes that the device does not run."""
-    left = nodes.get("cpu", {})
-    if not left:
+def notes_on_cpu_nodes(nodes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a note on the nodes that run on the CPU instead of the device; [] if there are none."""
+    on_cpu = nodes.get("cpu", {})
+    if not on_cpu:
         return []
-    named = ", ".join(f"{operator} ({many})" for operator, many in left.items())
-    return [f"{sum(left.values())} of {sum(counts(nodes).values())} nodes of the model stay on the cpu: {named}"]
+    named = ", ".join(f"{operator} ({count})" for operator, count in on_cpu.items())
+    return [f"{sum(on_cpu.values())} of {sum(counts(nodes).values())} nodes of the model stay on the cpu: {named}"]
 
 
 def refuse_missing(device: Device) -> None:
-    """Numbers beyond what there is."""
-    there = visible(device)
-    missing = [str(id_) for id_ in device.ids if id_ >= len(there)]
-    if missing and there:
-        what, hint = f"there is no {device.name} device {quoted_list(missing)}", "`scorer doctor` lists them"
-        found = f"{len(there)}: 0 to {len(there) - 1}" if len(there) > 1 else "only 0"
-        raise ProviderUnavailable(what, "--device", "a number of one that is there", found, hint)
+    """Raise if a requested number is higher than that of the last device."""
+    existing = visible(device)
+    missing = [str(id_) for id_ in device.ids if id_ >= len(existing)]
+    if missing and existing:
+        raise ProviderUnavailable(
+            f"there is no {device.name} device {quoted_list(missing)}",
+            where="--device",
+            expected="the number of an existing device",
+            found=f"{len(existing)} devices: 0 to {len(existing) - 1}" if len(existing) > 1 else "one device: 0",
+            hint="run `scorer doctor` to list the devices",
+        )
 
 
 def unavailable(device: Device, providers: Sequence[str], why: str = "") -> ProviderUnavailable:
-    """The device is not there, with what is."""
-    there = [short for short, provider in PROVIDERS.items() if provider in providers]
-    hint = (
-        f"--device {there[0] if there else 'cpu'}, or install the runtime for {device.name}; `scorer doctor` explains"
-    )
+    """Return the error for a device that is not available, with the reason or the available devices."""
+    available = [name for name, provider in PROVIDERS.items() if provider in providers]
+    other = available[0] if available else "cpu"
+    hint = f"use --device {other}, or install the runtime for {device.name}; `scorer doctor` shows how"
     if why:
-        hint = "`scorer doctor` says what to type; or use --device cpu"
-    what = f"the device {device.name!r} is not available"
-    return ProviderUnavailable(what, "--device", PROVIDERS[device.name], why or quoted_list(there), hint)
+        hint = "run `scorer doctor` to see what to install, or use --device cpu"
+    return ProviderUnavailable(
+        f"the device {device.name!r} is not available",
+        where="--device",
+        expected=PROVIDERS[device.name],
+        found=why or quoted_list(available),
+        hint=hint,
+    )

@@ -1,4 +1,4 @@
-"""Call a function in a process of its own, so that native code which ends a process ends only that one."""
+"""Call a function in its own process, so that a crash in native code ends only that process."""
 
 from __future__ import annotations
 
@@ -14,46 +14,49 @@ from typing import Any
 
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
 STALLED = 75
-"""Exit code of a process whose watchdog ended it."""
+"""Exit code of a process that its watchdog stopped."""
 
 
 class Died(Exception):
-    """The process ended without an answer."""
+    """The process ended without returning a result or an error."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
-        """As subprocess gives it: below zero, the signal."""
+        """The return code of `subprocess`: negative for a signal."""
 
     def __str__(self) -> str:
-        """How, in words."""
+        """Return how the process ended."""
         if self.code == STALLED:
             return "ended by the watchdog: a batch took longer than --batch-timeout"
-        return f"ended by {ending(self.code)}"
+        return f"ended {'by' if self.code < 0 else 'with'} {describe_exit(self.code)}"
 
 
-def ending(code: int) -> str:
-    """The name of a signal, or the exit code."""
+def describe_exit(code: int) -> str:
+    """Return the name of the signal, or the exit code, as text."""
     try:
         return signal.Signals(-code).name
     except ValueError:
         return f"exit code {code}"
 
 
-def die_with(parent: int) -> None:
-    """Outlive nobody: end when the process that started this one does, where the system can see to that."""
+def end_with_parent(parent: int) -> None:
+    """End this process when its parent ends (Linux only: PR_SET_PDEATHSIG)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
-def call(target: str, *args: Any) -> Any:  # noqa: ANN401 - whatever the function takes and gives
-    """The result of package.module:function, or its exception; `Died` if the process gave neither."""
-    question = pickle.dumps((os.getpid(), sys.path, target, args))
+def call(target: str, *args: Any) -> Any:  # noqa: ANN401 - any arguments, any result
+    """Call `package.module:function` in a new process: return its result or raise its exception.
+
+    Raises `Died` if the process ended without either.
+    """
+    request = pickle.dumps((os.getpid(), sys.path, target, args))
     done = subprocess.run(
-        [sys.executable, "-c", "from scorer.host.isolation import answer; answer()"],
-        input=question, stdout=subprocess.PIPE, check=False, start_new_session=True,
+        [sys.executable, "-c", "from scorer.host.isolation import run_child; run_child()"],
+        input=request, stdout=subprocess.PIPE, check=False, start_new_session=True,
     )  # fmt: skip
     if done.returncode or not done.stdout:
         raise Died(done.returncode)
@@ -63,23 +66,23 @@ def call(target: str, *args: Any) -> Any:  # noqa: ANN401 - whatever the functio
     return result
 
 
-def answer() -> None:
-    """The other side: one question on stdin, one answer on what was stdout."""
+def run_child() -> None:
+    """Run in the new process: read one call from stdin, write its result or exception to the original stdout."""
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else is printed must not spoil the answer
+    os.dup2(2, 1)  # other prints must not damage the result
     try:
         parent, path, target, args = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own process
-    except EOFError:  # the asker was killed
+    except EOFError:  # the caller was killed
         os._exit(1)
-    die_with(parent)
+    end_with_parent(parent)
     sys.path[:] = path
     module, _, name = target.partition(":")
     result, error = None, None
     try:
         result = getattr(importlib.import_module(module), name)(*args)
-    except Exception as raised:  # noqa: BLE001 - the asker decides
+    except Exception as raised:  # noqa: BLE001 - raised again by `call`
         error = raised
-    with suppress(BrokenPipeError):  # the asker was killed
+    with suppress(BrokenPipeError):  # the caller was killed
         pickle.dump((result, error), out)
         out.flush()
-    os._exit(0)  # no thread of a runtime is waited for
+    os._exit(0)  # does not wait for the threads of the runtime

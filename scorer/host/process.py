@@ -1,4 +1,4 @@
-"""The process that asks: its name, its birth, the memory it holds."""
+"""The current process: its name, start time and memory."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from typing import Any
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds."""
+    """Return the resident memory of this process in bytes."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:  # elsewhere the most it ever held will do
+    except OSError:  # systems without /proc: the peak is the best estimate
         return peak()
 
 
 def peak() -> int:
-    """The most bytes of memory that this process ever held."""
+    """Return the peak resident memory of this process in bytes."""
     with suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii") as status:
         for line in status:
-            if line.startswith("VmHWM:"):  # getrusage would count who started us, too
+            if line.startswith("VmHWM:"):  # getrusage would include the process that forked this one
                 return int(line.split()[1]) * 1024
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 
 
 def myself() -> dict[str, Any]:
-    """What tells this process from every other one."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid())}
+    """Return host, process id and start time, which together identify this process."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": _start_time(os.getpid())}
 
 
-def _born(pid: int) -> str | None:
-    """When a process started, so that a recycled process id is not taken for it; None where the system does not say."""
+def _start_time(pid: int) -> str | None:
+    """Return when a process started, which tells apart processes with the same id; None if unknown."""
     stat = process_stat(pid)
     return stat[1] if stat else None
 
 
 def process_stat(pid: int) -> tuple[str, str] | None:
-    """State and time of birth."""
+    """Return the state and the start time of a process, or None if it does not exist or there is no /proc."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()
@@ -51,5 +51,5 @@ def process_stat(pid: int) -> tuple[str, str] | None:
 
 
 def name_of_process() -> str:
-    """Host and process id, for receipts and errors."""
+    """Return `host:pid`, for receipts and errors."""
     return f"{socket.gethostname()}:{os.getpid()}"

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: the first one drains, the second one stops.
+"""Ctrl-C and SIGTERM: the first signal finishes the running parts, the second one stops immediately.
 
-Nothing is raised inside a wait, so what is half done is always finished or known. Outside the main
-thread there are no signals, and nothing here does anything.
+The first signal raises no exception: the run sees the request between two parts, so no part is left half done.
+Python handles signals in the main thread only, so these functions do nothing in other threads.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-AT_ONCE = "stopped at once; committed parts are kept, repeat the command to go on"
-"""What a KeyboardInterrupt means."""
-_ECHO_S = 0.3
-_DEAF_S = 10.0
+INTERRUPTED_TEXT = "stopped immediately; committed parts are kept, run the same command again to continue"
+"""Shown for a KeyboardInterrupt."""
+_REPEAT_S = 0.3  # a signal that comes sooner is a copy of the one before
+_IGNORE_S = 10.0  # after a run, during which a worker still ignores interrupts
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class Stop:
-    """Whether somebody asked to stop, and how."""
+    """A signal handler that records the request to stop: true once a signal was received."""
 
-    def __init__(self, first: Callable[[], None]) -> None:
-        self._first = first
-        self._at = 0.0
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self._on_first = on_first
+        self._received = 0.0
         self.exit_code = 0
 
     def __bool__(self) -> bool:
-        """Somebody did."""
+        """Return whether a signal was received."""
         return bool(self.exit_code)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the handler's signature
-        """The signal handler."""
+        """Call `on_first` at the first signal; raise KeyboardInterrupt at the second."""
         now = time.monotonic()
-        if self and now - self._at < _ECHO_S:
-            return  # a job's end is told to the whole group: this is the same signal, passed on
+        if self and now - self._received < _REPEAT_S:
+            return  # a queue signals the whole process group, and the parent forwards it: this is the same signal
         if self:
             raise KeyboardInterrupt
-        self._at = now
+        self._received = now
         self.exit_code = EXIT_CODES[signal.Signals(number)]
-        self._first()
+        self._on_first()
 
 
 @contextmanager
-def draining(first: Callable[[], None]) -> Iterator[Stop]:
-    """Call `first` at the first signal; raise KeyboardInterrupt at the second."""
-    stop = Stop(first)
+def draining(on_first: Callable[[], None]) -> Iterator[Stop]:
+    """Handle Ctrl-C and SIGTERM inside the block: call `on_first` first, raise KeyboardInterrupt the second time."""
+    stop = Stop(on_first)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop) for number in EXIT_CODES}
+    replaced = {number: signal.signal(number, stop) for number in EXIT_CODES}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in replaced.items():
             signal.signal(number, handler)
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A process to whose whole group a terminal sends Ctrl-C, and a notebook its interrupt."""
+    """The process that an interrupt is meant for: a terminal or a notebook sends it to its whole process group."""
 
     host: str
     pid: int
@@ -76,92 +76,92 @@ class Origin:
 
     @classmethod
     def here(cls) -> Origin:
-        """The one that asks."""
+        """Return the origin of this process."""
         return cls(socket.gethostname(), os.getpid(), os.getpgrp())
 
 
 class InterruptFilter:
-    """A handler that lets no interrupt through while runs go on, and for a while after; then as if it was not there.
+    """A SIGINT handler that ignores interrupts while a run is active and for ten seconds after it.
 
-    A while, because whoever interrupts twice means the driver both times.
+    After that it calls the handler it replaced. The ten seconds cover a second Ctrl-C, also meant for the driver.
     """
 
-    def __init__(self, before: Callable[[int, FrameType | None], object]) -> None:
-        self._before = before
-        self._runs, self._until = 0, 0.0
+    def __init__(self, replaced: Callable[[int, FrameType | None], object]) -> None:
+        self._replaced = replaced
+        self._runs, self._ignore_until = 0, 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        if not self._runs and time.monotonic() >= self._until:
-            self._before(number, frame)
+        """Call the replaced handler, unless interrupts are ignored now."""
+        if not self._runs and time.monotonic() >= self._ignore_until:
+            self._replaced(number, frame)
 
-    def run(self) -> Callable[[], None]:
-        """A run has begun; what comes back ends it."""
+    def start_run(self) -> Callable[[], None]:
+        """Count one more active run; return the function that ends it."""
         self._runs += 1
-        return self._ended
+        return self._end_run
 
-    def _ended(self) -> None:
+    def _end_run(self) -> None:
         self._runs -= 1
-        self._until = time.monotonic() + _DEAF_S
+        self._ignore_until = time.monotonic() + _IGNORE_S
 
 
 def ignore_interrupts_from(driver: Origin) -> Callable[[], None]:
-    """Ignore interrupts that are meant for the driver and reach this process as well, until what comes back is called.
+    """Ignore interrupts that are meant for the driver but reach this process too; return the function that ends this.
 
-    Workers of a cluster that was started in the driver's process are in its group, and would end with their parts.
+    Worker processes started by the driver are in its process group, so Ctrl-C would end them in the middle of a part.
     """
     here = Origin.here()
     main = threading.current_thread() is threading.main_thread()
     if (here.host, here.group) == (driver.host, driver.group) and here.pid != driver.pid and main:
         handler = signal.getsignal(signal.SIGINT)
-        if callable(handler):  # it is not ignored already
-            deaf = handler if isinstance(handler, InterruptFilter) else InterruptFilter(handler)
-            signal.signal(signal.SIGINT, deaf)
-            return deaf.run()
+        if callable(handler):  # else SIGINT is ignored already
+            filter_ = handler if isinstance(handler, InterruptFilter) else InterruptFilter(handler)
+            signal.signal(signal.SIGINT, filter_)
+            return filter_.start_run()
     return lambda: None
 
 
 @contextmanager
 def ignored_by_children() -> Iterator[None]:
-    """Processes started meanwhile do not hear the Ctrl-C that the terminal sends to all of them; ours comes afterwards.
+    """Start processes inside the block that ignore Ctrl-C; an interrupt of this process is raised after the block.
 
-    A signal that is blocked is blocked in whatever is started, too, and in every thread that starts something. Threads
-    that were there before may still take it: then it is noted.
+    A blocked signal is also blocked in new processes and new threads. An older thread may still receive the signal,
+    which is then recorded and raised after the block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    noted: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
-    masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    received: list[int] = []
+    replaced = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, masked)  # one that waits is heard here
-        if noted:
+        signal.signal(signal.SIGINT, replaced)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # delivers a blocked interrupt
+        if received:
             signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
 def keep_handlers() -> Iterator[None]:
-    """What is imported meanwhile does not change what an interrupt does."""
-    before = signal.getsignal(signal.SIGINT)
+    """Restore the SIGINT handler after the block, in case an import inside it replaces the handler."""
+    handler = signal.getsignal(signal.SIGINT)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is not before:
-            signal.signal(signal.SIGINT, before)
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager
-def term_interrupts() -> Iterator[None]:
-    """SIGTERM is a Ctrl-C while nothing drains, so that what was asked of others is taken back."""
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM inside the block, so that requests to a queue are cancelled on the way out."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    replaced = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, replaced)

@@ -1,4 +1,4 @@
-"""The installed versions that decide a score's bits, and where they differ from the planned ones."""
+"""The package versions that decide a score's bits, and how they differ from the planned ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MUST_AGREE = ("scorer", "onnxruntime", "pyarrow")
-"""What must be of one version wherever parts are scored."""
+"""Packages that must have the same version in every process that scores."""
 
 
 @cache
 def _version(name: str) -> str | None:
-    """What is installed under that name; its description, which may be a book, is not read."""
+    """Return the installed version of a distribution, or None. Stops reading before its long description."""
     with suppress(Exception):
         for line in (distribution(name).read_text("METADATA") or "").splitlines():
             key, _, value = line.partition(":")
@@ -29,7 +29,7 @@ def _version(name: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """What decides bits besides the plan."""
+    """Return package -> installed version, for the packages that can change a score's bits."""
     names = {"scorer": "dask-scorer"} | {
         n: n for n in ("onnxruntime", "pyarrow", "pandas", "dask", "distributed", "numpy", "tokenizers", "pillow")
     }
@@ -40,8 +40,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def differing(planned: Mapping[str, str]) -> str:
-    """What is installed here in another version than planned and must not be, in words."""
+def version_conflicts(planned: Mapping[str, str]) -> str:
+    """Return as text which packages of `MUST_AGREE` differ from the plan; empty if none does."""
     here = versions()
     wrong = [name for name in MUST_AGREE if name in planned and here.get(name) != planned[name]]
     return ", ".join(f"{name} {here.get(name, 'missing')}, planned with {planned[name]}" for name in wrong)

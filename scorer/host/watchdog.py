@@ -1,4 +1,4 @@
-"""Notice a call that hangs: a thread that looks now and then who has been inside for too long."""
+"""A thread that notices calls that take too long."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-_LOOKS = 8  # within the limit
-_RARELY_S = 1.0
+_CHECKS = 8  # checks per limit, so a stall is noticed at most an eighth late
+_MAX_WAIT_S = 1.0  # between two checks
 
 
 class Watchdog:
-    """Barks once, with the thread that hangs and for how many seconds it does."""
+    """Calls `on_stall` once, with the thread that exceeded the limit and its seconds so far.
+
+    `calling` returns thread -> start time of its current call.
+    """
 
     def __init__(
         self, calling: Callable[[], Mapping[int, float]], limit_s: float, on_stall: Callable[[int, float], None]
@@ -25,11 +28,11 @@ class Watchdog:
         threading.Thread(target=self._watch, daemon=True, name="scorer-watchdog").start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._stop.set()
 
     def _watch(self) -> None:
-        while not self._stop.wait(min(_RARELY_S, self._limit_s / _LOOKS)):
+        while not self._stop.wait(min(_MAX_WAIT_S, self._limit_s / _CHECKS)):
             now = time.monotonic()
             for thread, since in list(self._calling().items()):
                 if now - since > self._limit_s:

@@ -435,7 +435,7 @@ def _one_process_each(clean: dict[str, Any]) -> None:
         device = devices.parse(clean.get("device", "auto"))
         if len(device.ids) > 1:
             clean["cluster"] = clean.get("cluster") or "processes"
-        each = devices.one_each(device) if clean.get("cluster") == "processes" else []
+        each = devices.device_environments(device) if clean.get("cluster") == "processes" else []
         if each and not clean.get("adapt"):
             clean["workers"] = clean.get("workers") or len(each)
 

@@ -253,7 +253,7 @@ def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str
         found.problems += [*wrong, *clashes]
         if not found.problems:
             _watch(found, found.session, model, binding, fed)
-            found.notes += devices.left_behind(found.session.nodes)
+            found.notes += devices.notes_on_cpu_nodes(found.session.nodes)
         if not found.problems:
             known = Inputs(
                 dataset=dataset, binding=binding, session=found.session, spec=found.session_spec, request=request,

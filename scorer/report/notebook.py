@@ -15,7 +15,7 @@ from scorer.display import html
 from scorer.display.blocks import Facts, Meter, Meters, Words
 from scorer.display.terminal import Terminal
 from scorer.events import PartFailed, PartFinished, Stopping, Tick
-from scorer.host.signals import AT_ONCE
+from scorer.host.signals import INTERRUPTED_TEXT
 from scorer.report import live
 from scorer.report.progress import Progress
 
@@ -151,5 +151,5 @@ def _short_interrupts() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        interrupt._render_traceback_ = lambda: [f"KeyboardInterrupt: {AT_ONCE}"]  # type: ignore[attr-defined]
+        interrupt._render_traceback_ = lambda: [f"KeyboardInterrupt: {INTERRUPTED_TEXT}"]  # type: ignore[attr-defined]
         raise

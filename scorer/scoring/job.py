@@ -19,7 +19,7 @@ from scorer.dataset.cursors import InputCache
 from scorer.errors import BatchStalled, ModelNotResident, ScorerError, WorkerUnfit
 from scorer.host.isolation import STALLED
 from scorer.host.process import name_of_process
-from scorer.host.versions import differing
+from scorer.host.versions import version_conflicts
 from scorer.host.watchdog import Watchdog
 from scorer.model.resident import SESSIONS
 from scorer.output.attempts import CrashFile
@@ -179,7 +179,7 @@ class Jobs:
         with self._lock:
             job = self._jobs[spec.key] = Job.of(spec)
         job.address, job.publish_event = address, publish_event
-        job.differs = differing(spec.frozen.versions) if spec.remote else ""
+        job.differs = version_conflicts(spec.frozen.versions) if spec.remote else ""
         future = SESSIONS.loading(spec.frozen.session, _DELIVERY_S if spec.remote else 0.0)
         if spec.batch_timeout is not None:
 

@@ -324,7 +324,7 @@ def judged(name: str, arguments: list[str], folder: Path, found: Counter[str], k
     if code not in {0, None} and "Error: " not in errors:
         faults.append("no word")
     found[f"exit {code}"] += 1
-    found["native code ended the process, and the command said so"] += "native code ended" in errors
+    found["native code ended the process, and the command said so"] += "crashed in native code" in errors
     for fault in faults:
         found[f"FAULT: {fault}"] += 1
         print(f"{fault}: {name}\n{errors[-1500:]}", file=sys.stderr)

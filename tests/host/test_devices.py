@@ -1,4 +1,4 @@
-"""Devices by name and number, and one process for each."""
+"""Devices by name and number, and one process for each device."""
 
 from __future__ import annotations
 
@@ -54,37 +54,39 @@ def test_a_device_that_is_nearly_right_gets_a_suggestion(text, near):
         devices.parse(text)
 
 
-def test_what_a_queue_lets_a_job_see_is_all_there_is(monkeypatch):
+def test_only_devices_that_the_environment_makes_visible_exist(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5f, 7")
     assert devices.visible(Device(name="cuda")) == ("3", "GPU-5f", "7")
-    assert devices.one_each(Device(name="cuda")) == [{"CUDA_VISIBLE_DEVICES": name} for name in ("3", "GPU-5f", "7")]
-    assert devices.one_each(Device(name="tensorrt", ids=(2, 0))) == [
+    assert devices.device_environments(Device(name="cuda")) == [
+        {"CUDA_VISIBLE_DEVICES": name} for name in ("3", "GPU-5f", "7")
+    ]
+    assert devices.device_environments(Device(name="tensorrt", ids=(2, 0))) == [
         {"CUDA_VISIBLE_DEVICES": name} for name in ("7", "3")
     ]
     devices.refuse_missing(Device(name="cuda", ids=(0, 2)))
     with pytest.raises(ProviderUnavailable, match="no cuda device '3'") as caught:
         devices.refuse_missing(Device(name="cuda", ids=(1, 3)))
-    assert caught.value.found == "3: 0 to 2"
-    assert not devices.one_each(Device(name="cpu"))
+    assert caught.value.found == "3 devices: 0 to 2"
+    assert not devices.device_environments(Device(name="cpu"))
 
 
-def test_nodes_that_stay_on_the_processor_are_named():
+def test_nodes_that_run_on_the_cpu_are_reported():
     placed = {"cuda": {"MatMul": 12, "Add": 3}, "cpu": {"Shape": 2, "NonZero": 1}}
     assert devices.counts(placed) == {"cuda": 15, "cpu": 3}
-    (said,) = devices.left_behind(placed)
-    assert said == "3 of 18 nodes of the model stay on the cpu: Shape (2), NonZero (1)"
-    assert not devices.left_behind({"cuda": {"MatMul": 1}})
-    assert not devices.left_behind({})
+    (note,) = devices.notes_on_cpu_nodes(placed)
+    assert note == "3 of 18 nodes of the model stay on the cpu: Shape (2), NonZero (1)"
+    assert not devices.notes_on_cpu_nodes({"cuda": {"MatMul": 1}})
+    assert not devices.notes_on_cpu_nodes({})
 
 
 def test_several_devices_get_a_process_each(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    asked = build({"input": "x", "model": "m", "device": "cuda:1,3"}).cluster
-    assert (asked.cluster, asked.workers) == ("processes", 2)
-    asked = build({"input": "x", "model": "m", "device": "cuda", "cluster": "processes"}).cluster
-    assert asked.workers == 4
-    asked = build({"input": "x", "model": "m", "device": "cuda:1"}).cluster
-    assert (asked.cluster, asked.workers) == (None, None)
+    options = build({"input": "x", "model": "m", "device": "cuda:1,3"}).cluster
+    assert (options.cluster, options.workers) == ("processes", 2)
+    options = build({"input": "x", "model": "m", "device": "cuda", "cluster": "processes"}).cluster
+    assert options.workers == 4
+    options = build({"input": "x", "model": "m", "device": "cuda:1"}).cluster
+    assert (options.cluster, options.workers) == (None, None)
 
 
 @pytest.mark.parametrize("kind", ["embedded", "slurm"])
@@ -93,10 +95,10 @@ def test_several_devices_in_one_process_are_refused(kind):
         build({"input": "x", "model": "m", "device": "cuda:0,1", "cluster": kind})
 
 
-def test_each_process_sees_its_own_device_and_a_replaced_one_the_same(tmp_path):
+def test_each_process_sees_one_device_and_its_replacement_the_same(tmp_path):
     each = [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}]
-    asked = build_cluster({"cluster": "processes", "workers": 3, "threads": 1})
-    with connect.connect(asked, tmp_path, each=each) as workers:
+    options = build_cluster({"cluster": "processes", "workers": 3, "threads": 1})
+    with connect.connect(options, tmp_path, each=each) as workers:
 
         def seen():
             return sorted(workers.client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values())
@@ -108,16 +110,16 @@ def test_each_process_sees_its_own_device_and_a_replaced_one_the_same(tmp_path):
         assert seen() == first
 
 
-@pytest.mark.parametrize(("ours", "far", "number"), [(True, True, 0), (True, False, 1), (False, True, 1)])
-def test_our_processes_know_their_card_as_their_first(tmp_path, ours, far, number):
+@pytest.mark.parametrize(("owned", "remote", "number"), [(True, True, 0), (True, False, 1), (False, True, 1)])
+def test_worker_processes_of_scorer_use_their_only_gpu_as_number_0(tmp_path, owned, remote, number):
     plan = scorer.prepare(floats(tmp_path, 10), MODELS / "dense28.onnx", tmp_path / "out").check()
-    workers = connect.Workers(client=None, description="", owned=ours, remote=far)
-    there = on_their_card(plan, devices.parse("cuda:1,3"), workers)
-    assert there.session.gpu == number
-    assert there.plan_hash == plan.plan_hash
+    workers = connect.Workers(client=None, description="", owned=owned, remote=remote)
+    frozen = on_their_card(plan, devices.parse("cuda:1,3"), workers)
+    assert frozen.session.gpu == number
+    assert frozen.plan_hash == plan.plan_hash
 
 
-def test_which_of_several_devices_makes_no_other_plan(tmp_path):
+def test_the_number_of_the_device_does_not_change_the_plan(tmp_path):
     path = floats(tmp_path, 10)
     plan = scorer.prepare(path, MODELS / "dense28.onnx", tmp_path / "out", device="cpu")
     assert plan.frozen is not None
@@ -126,7 +128,7 @@ def test_which_of_several_devices_makes_no_other_plan(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [5, 300, 5000])
-def test_batches_grow_while_it_pays(rows, tmp_path):
+def test_batches_grow_while_the_speed_grows(rows, tmp_path):
     path = floats(tmp_path, rows)
     plan = scorer.prepare(path, MODELS / "dense28.onnx", tmp_path / "out")
     found = tuning.grow_batches(Session(session_spec("dense28")), plan.frozen.binding, pq.read_table(path), 1e-5)
@@ -134,4 +136,4 @@ def test_batches_grow_while_it_pays(rows, tmp_path):
     assert found.rows_per_s > 0
     assert found.trials or rows < tuning.CONVERTED_BATCH_ROWS
     if rows == 5000:
-        assert found.batch_rows > tuning.CONVERTED_BATCH_ROWS  # calls of so few rows are mostly calls
+        assert found.batch_rows > tuning.CONVERTED_BATCH_ROWS  # with fewer rows, a call is mostly overhead

@@ -1,4 +1,4 @@
-"""Interrupts that come while workers start: the children never hear them, and none is lost."""
+"""Interrupts while workers start: the new processes ignore them, and none is lost."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from support.runs import MODELS
 
 from scorer.host import signals
 
-ASLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 
 
-def heard(child):
-    """Whether an interrupt ends it."""
+def ends_on_interrupt(child):
+    """Return whether an interrupt ends the process."""
     assert child.stdout.readline() == "up\n"
     child.send_signal(signal.SIGINT)
     try:
@@ -33,59 +33,58 @@ def heard(child):
         child.communicate()
 
 
-def asleep():
-    """A process that would end by an interrupt."""
-    return subprocess.Popen(ASLEEP, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def sleeper():
+    """Start a process that an interrupt would end."""
+    return subprocess.Popen(SLEEPER, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 @pytest.fixture
-def usual():
-    """The handler of a process that nobody has changed: libraries that other tests import do, and a
-    shell that runs it in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def default_handler():
+    """Python's default SIGINT handler, which libraries of other tests or a background shell may have replaced."""
+    replaced = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, replaced)
 
 
-@pytest.mark.usefixtures("usual")
-def test_children_started_meanwhile_are_deaf_and_others_are_not():
+@pytest.mark.usefixtures("default_handler")
+def test_processes_started_inside_ignore_interrupts_and_others_do_not():
     started = []
     with signals.ignored_by_children():
-        starter = threading.Thread(target=lambda: started.append(asleep()))
+        starter = threading.Thread(target=lambda: started.append(sleeper()))
         starter.start()
         starter.join()
-        started.append(asleep())
-    assert [heard(one) for one in started] == [False, False]
-    assert heard(asleep())
+        started.append(sleeper())
+    assert [ends_on_interrupt(one) for one in started] == [False, False]
+    assert ends_on_interrupt(sleeper())
 
 
-def interrupted(ready):
-    """An interrupt while something starts."""
+def interrupt_inside(finished):
+    """Interrupt this process inside the block."""
     with signals.ignored_by_children():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)
-        ready.append("nothing was cut short")
+        finished.append("the block ran to its end")
 
 
-@pytest.mark.usefixtures("usual")
-@pytest.mark.parametrize("early", [True, False], ids=["a thread was there before", "no other thread"])
-def test_an_interrupt_meanwhile_is_raised_at_the_end(early):
-    end, ready = threading.Event(), []
-    bystander = threading.Thread(target=end.wait)
+@pytest.mark.usefixtures("default_handler")
+@pytest.mark.parametrize("early", [True, False], ids=["an older thread", "no other thread"])
+def test_an_interrupt_inside_is_raised_after_the_block(early):
+    end, finished = threading.Event(), []
+    other = threading.Thread(target=end.wait)
     if early:
-        bystander.start()
+        other.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            interrupted(ready)
+            interrupt_inside(finished)
     finally:
         end.set()
-    assert ready
+    assert finished
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def workers_of(process):
-    """Worker processes of a command."""
+    """Return the worker processes of a command."""
     found = []
     for one in psutil.Process(process.pid).children(recursive=True):
         try:
@@ -102,21 +101,21 @@ def test_ctrl_c_while_worker_processes_start_is_not_lost(fewer28, tmp_path):
     while not workers_of(seen.process):
         assert time.monotonic() < ends
         time.sleep(0.01)
-    began = workers_of(seen.process)
+    workers = workers_of(seen.process)
     seen.type("\x03")
     assert seen.end() == 130
     assert "Traceback" not in seen.output
     assert not out.exists()
-    assert not psutil.wait_procs(began, 10)[1]
+    assert not psutil.wait_procs(workers, 10)[1]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("dask_jobqueue") is None, reason="dask-jobqueue is not installed")
-def test_asking_a_queue_leaves_interrupts_as_they_are():
+def test_importing_dask_jobqueue_does_not_change_the_interrupt_handler():
     code = (
         "import signal, sys\nfrom scorer.cli.main import main\n"
         "main(['cluster-script', '--cluster', 'slurm', '--memory', '1GiB'], standalone_mode=False)\n"
         "print('dask_jobqueue' in sys.modules, signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     )
-    hears = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - whoever runs the tests may ignore it
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, preexec_fn=hears)
+    reset = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - the shell of the tests may ignore SIGINT
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, preexec_fn=reset)
     assert done.stdout.split()[-2:] == ["True", "True"]

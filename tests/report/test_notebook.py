@@ -233,7 +233,7 @@ def test_a_second_interrupt_stops_at_once(jupyter, tmp_path):
         jupyter.follow(run, within_s=0.5)  # what has begun is being finished
     jupyter.interrupt()
     name, lines = jupyter.follow(run, within_s=5).error
-    assert (name, lines) == ("KeyboardInterrupt", [f"KeyboardInterrupt: {signals.AT_ONCE}"])
+    assert (name, lines) == ("KeyboardInterrupt", [f"KeyboardInterrupt: {signals.INTERRUPTED_TEXT}"])
     assert not (tmp_path / "out").exists()
     jupyter.do("assert signal.getsignal(signal.SIGINT) is signal.default_int_handler")
     jupyter.do("report = scorer.run(**asked)")
