@@ -1,11 +1,11 @@
-"""Score Parquet datasets with ONNX models, on Dask; and prove that no row was lost."""
+"""Score Parquet datasets with ONNX models on Dask, and prove that no row was lost."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the first import; set it to 0 to opt in
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # must be set before ONNX Runtime is imported; 0 opts in
 
 if TYPE_CHECKING:
     from scorer.api.frames import release, score
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scorer.plan.prepared import Forecast, Plan
     from scorer.report.outcome import Report
 
-_HOMES = {
+_MODULES = {
     "api.frames": ("release", "score"),
     "api.pipeline": ("execute", "prepare", "run"),
     "errors": ("PreflightError", "RunFailed", "ScorerError"),
@@ -51,19 +51,19 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
-    """Public names on first use, so that `scorer --help` imports nothing heavy."""
-    import importlib  # noqa: PLC0415 - the point of this function
+    """Import a public name on first use, so that `scorer --help` imports nothing heavy."""
+    import importlib  # noqa: PLC0415 - `import scorer` stays fast
 
     if name == "__version__":
         metadata = importlib.import_module("importlib.metadata")
         return metadata.version("dask-scorer")
-    for home, names in _HOMES.items():
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(importlib.import_module(f"scorer.{home}"), name)
+            return getattr(importlib.import_module(f"scorer.{module}"), name)
     msg = f"module 'scorer' has no attribute {name!r}"
     raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:
-    """For completion in notebooks."""
+    """Return the public names, for completion in notebooks."""
     return [*__all__, "__version__"]

@@ -1,4 +1,7 @@
-"""Arrow's layouts of the same values: views and dictionaries, beside the plain ones that every function takes."""
+"""Arrow types, schemas and columns: plain layouts, type checks, nested lists, schemas as text, digests.
+
+Arrow stores the same values in several layouts: plain, views, dictionaries. Few of its functions accept views.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from scorer.errors import CommitError
 
 
 def values_type(kind: pa.DataType) -> pa.DataType:
-    """A dictionary's values, else the type itself."""
+    """Return the type of a dictionary's values; any other type unchanged."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type without Arrow's view layouts, which few of its own functions can handle."""
+    """Return the type with every view layout, nested ones included, replaced by the plain one."""
     views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
     if kind in views:
         return views[kind]
@@ -36,12 +39,12 @@ def plain(kind: pa.DataType) -> pa.DataType:
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Every column without view layouts."""
+    """Return the schema with plain types instead of views."""
     return pa.schema([field.with_type(plain(field.type)) for field in schema], metadata=schema.metadata)
 
 
 def plain_rows(rows: pa.Table | pa.RecordBatch) -> Any:  # noqa: ANN401 - a table for a table, a batch for a batch
-    """The rows without view layouts; themselves where they have none."""
+    """Return the rows with plain columns instead of views; the same object if there are none."""
     _check_categories(rows)
     schema = plain_schema(rows.schema)
     if schema.equals(rows.schema, check_metadata=False):
@@ -51,7 +54,7 @@ def plain_rows(rows: pa.Table | pa.RecordBatch) -> Any:  # noqa: ANN401 - a tabl
 
 
 def _check_categories(rows: pa.Table | pa.RecordBatch) -> None:
-    """Codes that no category has come out of a damaged file unseen; whoever looks them up reads past the end."""
+    """Raise if a dictionary code is out of range: Arrow reads past the end for a code from a damaged file."""
     for column in rows.columns:
         if pa.types.is_dictionary(column.type):
             column.validate(full=True)
@@ -62,7 +65,7 @@ def _is_listed(kind: pa.DataType) -> bool:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether numpy knows it as a number."""
+    """Return whether a type is an integer, a float or a boolean, which NumPy holds as numbers."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
@@ -72,13 +75,13 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_encoded(kind: pa.DataType) -> bool:
-    """Whether each value holds bytes."""
+    """Return whether a type holds bytes, in any layout."""
     binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
     return bool(binary or pa.types.is_fixed_size_binary(kind))
 
 
 def as_lists(kind: pa.DataType) -> pa.DataType:
-    """A tensor column as the fixed-size lists that it stands for; any other type as it is."""
+    """Return a fixed-shape tensor type as the equal fixed-size lists; any other type unchanged."""
     if not isinstance(kind, pa.FixedShapeTensorType):
         return kind
     lists = kind.value_type
@@ -88,57 +91,61 @@ def as_lists(kind: pa.DataType) -> pa.DataType:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether each value is a list."""
+    """Return whether each value is a list, in any layout."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def depth(kind: pa.DataType) -> int:
-    """How many lists are inside each other."""
+    """Return the number of nested list levels; 0 for a type without lists."""
     return 1 + depth(kind.value_type) if is_list(kind) else 0
 
 
 def values_in(kind: pa.DataType) -> pa.DataType:
-    """What the innermost lists hold."""
+    """Return the type of the values in the innermost lists."""
     return values_in(kind.value_type) if is_list(kind) else values_type(kind)
 
 
 def sizes(kind: pa.DataType) -> tuple[int | None, ...]:
-    """Fixed sizes by level, None where lists may be of any length."""
+    """Return the fixed list size of each level, outermost first; None where lists may have any length."""
     if not is_list(kind):
         return ()
     return (kind.list_size if pa.types.is_fixed_size_list(kind) else None, *sizes(kind.value_type))
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table in the planned schema, nullability and metadata included; anything else is an error."""
+    """Return the table with exactly this schema, nullability and metadata included; raise if that is impossible."""
     columns = []
     for field in schema:
         column = table[field.name]
         if column.type != field.type:
             column = column.cast(field.type)
         if column.null_count and not field.nullable:
-            what = f"column {field.name!r} has nulls and the input's schema says it has none"
-            raise CommitError(what, "", "no nulls", f"{column.null_count} nulls", "drop the column with --keep")
+            raise CommitError(
+                f"column {field.name!r} has nulls, but the input's schema declares it as not null",
+                expected="no nulls",
+                found=f"{column.null_count} nulls",
+                hint="leave the column out with --keep",
+            )
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)
 
 
 def digest(column: pa.ChunkedArray | pa.Array) -> str:
-    """A digest of the values alone: the same however they are chunked, encoded or stored."""
+    """Return a digest of the values; it does not depend on chunks, encoding or layout."""
     hasher = hashlib.sha256()
-    if isinstance(column, pa.ChunkedArray):  # to put one chunk together would copy it
+    if isinstance(column, pa.ChunkedArray):  # combining would copy a single chunk
         column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     _feed_digest(column, hasher)
     return hasher.hexdigest()[:32]
 
 
 def encode_schema(schema: pa.Schema) -> str:
-    """An Arrow schema as text."""
+    """Return an Arrow schema as base64 text."""
     return base64.b64encode(schema.serialize().to_pybytes()).decode()
 
 
 def decode_schema(text: str) -> pa.Schema:
-    """The inverse of `encode_schema`."""
+    """Return the schema that `encode_schema` wrote."""
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
@@ -147,7 +154,7 @@ def _feed_digest(array: pa.Array, hasher: hashlib._Hash) -> None:
     if pa.types.is_dictionary(kind):
         return _feed_digest(array.cast(kind.value_type), hasher)
     listed = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    name = "list" if listed else str(kind)  # a list's child is renamed on its way through Parquet
+    name = "list" if listed else str(kind)  # Parquet renames a list's child field, so its name must not count
     hasher.update(f"{name}:{len(array)}:{array.null_count};".encode())
     if array.null_count:
         hasher.update(np.packbits(array.is_null().to_numpy(zero_copy_only=False)).tobytes())

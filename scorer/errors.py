@@ -1,27 +1,29 @@
-"""Every error scorer raises, and the exit code each one means.
+"""Every error that scorer raises, with the exit code of the command.
+
+Catch `ScorerError` for all of them, or one of its subclasses:
 
 ScorerError
-  OptionsError            the request is wrong                     exit 2
-  InputError              the dataset cannot be read               exit 3
+  OptionsError            an option is wrong                       exit 2
+  InputError              the input cannot be used                 exit 3
     InputNotFound, UnreadableFile, InputChanged
   ModelError              the model cannot be used                 exit 3
     ModelNotFound, ModelLoadError, UnsupportedTensor, ProviderUnavailable
-  BindingError            columns and tensors do not fit           exit 3
+  BindingError            columns and tensors do not match         exit 3
     MissingColumns, TypeMismatch, ShapeMismatch
-  PlanError               it would not fit or would destroy        exit 3
+  PlanError               would not fit, or would overwrite files  exit 3
     OutputExists, OutputInsideInput, DifferentPlan, OutputLocked
-  ClusterError            retry or repair the cluster              exit 4
+  ClusterError            the workers cannot do the work           exit 4
     NoWorkers, ModelNotResident, WorkerUnfit
-  BatchError              the runtime refused a batch              (isolated, never shown alone)
+  BatchError              the runtime rejected a batch             (handled inside a run)
     OutOfMemory
   PartError               one part failed                          exit 1
-  BatchStalled            a batch hangs                            exit 1
-  NativeCrash             native code ended the process            exit 1, or 3 before a row is scored
-  RunFailed               rows or parts failed beyond the budget   exit 1
-  CommitError             cannot write or publish                  exit 5
+  BatchStalled            a batch exceeded --batch-timeout         exit 1
+  NativeCrash             the process crashed in native code       exit 1, or 3 before a row is scored
+  RunFailed               too many rows or parts failed            exit 1
+  CommitError             cannot write, publish or verify output   exit 5
     OutputFull
-  Interrupted             stopped on request; run it again         exit 130, 143
-PreflightError            several of the above, reported together  the smallest of theirs
+  Interrupted             stopped by Ctrl-C or SIGTERM             exit 130 or 143
+PreflightError            all problems found before a run          the lowest of theirs; 2 only if all are 2
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ if TYPE_CHECKING:
 
 
 class ScorerError(Exception):
-    """Base of every error; five plain strings, so that it survives any pickle."""
+    """Base of every error: what failed, where, what was expected, what was found, and a hint.
+
+    All five are plain strings, so every error can be pickled.
+    """
 
     code: ClassVar[str] = "error"
     exit_code: int = 1
@@ -56,7 +61,7 @@ class ScorerError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        """One sentence, the facts a line each, the hint last."""
+        """Return the error as text: a sentence, one line for each fact, and the hint."""
         lines = [visible(self.what)]
         facts = (("where", self.where), ("expected", self.expected), ("found", self.found))
         lines += [f"  {name + ':':<10}{visible(text)}" for name, text in facts if text]
@@ -65,11 +70,11 @@ class ScorerError(Exception):
         return "\n".join(lines)
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows instead of a traceback; `%debug` still knows where it came from."""
+        """Return the lines that IPython shows instead of a traceback; `%debug` still works."""
         return f"{type(self).__name__}: {self}".splitlines()
 
     def to_dict(self) -> dict[str, Any]:
-        """The same facts as data."""
+        """Return the error as the dict that `--json` prints."""
         return {
             "code": self.code,
             "exit_code": self.exit_code,
@@ -82,33 +87,33 @@ class ScorerError(Exception):
 
 
 class OptionsError(ScorerError):
-    """A flag, a TOML key or an argument is wrong."""
+    """A flag, a TOML key or a Python argument is wrong."""
 
     code = "options"
     exit_code = 2
 
 
 class InputError(ScorerError):
-    """The dataset cannot be used as it is."""
+    """The input dataset cannot be used as it is."""
 
     code = "input"
     exit_code = 3
 
 
 class InputNotFound(InputError):
-    """No file where the input should be."""
+    """The input does not exist."""
 
     code = "input-not-found"
 
 
 class UnreadableFile(InputError):
-    """A file is there and is not Parquet that can be read."""
+    """A file exists, but is not readable Parquet."""
 
     code = "unreadable-file"
 
 
 class InputChanged(InputError):
-    """The input is not what the plan saw."""
+    """The input, or the transform's code, has changed since the plan was made."""
 
     code = "input-changed"
 
@@ -121,63 +126,63 @@ class ModelError(ScorerError):
 
 
 class ModelNotFound(ModelError):
-    """No file where the model should be."""
+    """The model file does not exist."""
 
     code = "model-not-found"
 
 
 class ModelLoadError(ModelError):
-    """The file is there and does not load."""
+    """The model file exists, but does not load."""
 
     code = "model-load"
 
 
 class UnsupportedTensor(ModelError):
-    """A tensor of a type or shape that scorer cannot fill or read."""
+    """scorer cannot fill or read a tensor of this type or shape."""
 
     code = "unsupported-tensor"
 
 
 class ProviderUnavailable(ModelError):
-    """The device that was asked for is not there."""
+    """The requested device is not available."""
 
     code = "provider-unavailable"
 
 
 class BindingError(ScorerError):
-    """Columns and tensors do not fit together."""
+    """The columns do not match the tensors of the model."""
 
     code = "binding"
     exit_code = 3
 
 
 class MissingColumns(BindingError):
-    """Columns that are needed are not in the dataset."""
+    """The dataset lacks columns that are needed."""
 
     code = "missing-columns"
 
 
 class TypeMismatch(BindingError):
-    """A column's type cannot become the tensor's type."""
+    """A column's type cannot be converted to the tensor's type."""
 
     code = "type-mismatch"
 
 
 class ShapeMismatch(BindingError):
-    """The number of columns or rows is not what the tensor says."""
+    """The number of columns, values or rows does not match the tensor's shape."""
 
     code = "shape-mismatch"
 
 
 class PlanError(ScorerError):
-    """The run would not fit, or would destroy something."""
+    """The run would not fit or would overwrite files, or `--strict` refuses it."""
 
     code = "plan"
     exit_code = 3
 
 
 class OutputExists(PlanError):
-    """The output is there already and is not this run's."""
+    """The output exists already and does not belong to this run."""
 
     code = "output-exists"
 
@@ -189,100 +194,100 @@ class OutputInsideInput(PlanError):
 
 
 class DifferentPlan(PlanError):
-    """An unfinished run of another request lies beside the output."""
+    """The output has an unfinished run with different options."""
 
     code = "different-plan"
 
 
 class OutputLocked(PlanError):
-    """Another run is writing this output now."""
+    """Another run is writing to this output."""
 
     code = "output-locked"
 
 
 class ClusterError(ScorerError):
-    """The cluster cannot do the work; nothing is wrong with the request."""
+    """The cluster cannot do the work; the request itself is fine."""
 
     code = "cluster"
     exit_code = 4
 
 
 class NoWorkers(ClusterError):
-    """Nobody is there to score."""
+    """No worker is available."""
 
     code = "no-workers"
 
 
 class ModelNotResident(ClusterError):
-    """A worker has no loaded model; carries the recorded cause."""
+    """A worker has no loaded model."""
 
     code = "model-not-resident"
 
 
 class WorkerUnfit(ClusterError):
-    """One worker cannot score; `where` is its address. Others may."""
+    """One worker cannot score, but others may; `where` is its address."""
 
     code = "worker-unfit"
 
 
 class BatchError(ScorerError):
-    """The runtime refused one batch; `partition` isolates the rows."""
+    """The runtime rejected a batch; scorer then finds the bad rows and scores the others."""
 
     code = "batch"
 
 
 class OutOfMemory(BatchError):
-    """The batch was too large for the device: no row is to blame."""
+    """The batch did not fit into the device's memory; scorer then retries with smaller batches."""
 
     code = "out-of-memory"
 
 
 class PartError(ScorerError):
-    """One part failed; `where` names the file and its rows."""
+    """One part failed; `where` is its file and rows."""
 
     code = "part"
 
 
 class BatchStalled(ScorerError):
-    """A batch took longer than --batch-timeout; the thread it is in cannot be ended."""
+    """A batch took longer than `--batch-timeout`; its thread cannot be stopped."""
 
     code = "batch-stalled"
 
 
 class NativeCrash(ScorerError):
-    """The process is gone; only the one that waited for it can say so."""
+    """The process crashed in native code, or was killed; its parent process reports it."""
 
     code = "native-crash"
 
 
 class RunFailed(ScorerError):
-    """Rows or parts failed beyond the budget; nothing was published."""
+    """More rows or parts failed than allowed; nothing was published."""
 
     code = "run-failed"
 
 
 class CommitError(ScorerError):
-    """Nothing was published, or what was published is no longer whole."""
+    """The output cannot be written or published, or a published output is damaged."""
 
     code = "commit"
     exit_code = 5
 
 
 class OutputFull(CommitError):
-    """No room, no quota or no right to write."""
+    """The disk or the quota is full, or scorer has no right to write there."""
 
     code = "output-full"
 
 
 class Interrupted(ScorerError):
-    """Stopped on request; what was committed is kept."""
+    """Stopped by Ctrl-C or SIGTERM; committed parts are kept."""
 
     code = "interrupted"
     exit_code = 130
 
 
 class PreflightError(ScorerError):
-    """Several reasons why a run cannot start, reported together."""
+    """All reasons why a run cannot start, reported together; `problems` holds them."""
 
     code = "preflight"
 
@@ -293,14 +298,14 @@ class PreflightError(ScorerError):
         self.exit_code = min(codes - {OptionsError.exit_code}, default=OptionsError.exit_code)
 
     def __str__(self) -> str:
-        """Every problem in full, numbered when there are several."""
+        """Return every problem in full, numbered if there are several."""
         if len(self.problems) == 1:
             return str(self.problems[0])
-        many = (f"{n}. {problem}" for n, problem in enumerate(self.problems, 1))
-        return "\n\n".join([f"{len(self.problems)} problems were found; nothing was written.", *many])
+        numbered = (f"{n}. {problem}" for n, problem in enumerate(self.problems, 1))
+        return "\n\n".join([f"{len(self.problems)} problems were found; nothing was written.", *numbered])
 
     def to_dict(self) -> dict[str, Any]:
-        """The same facts as data."""
+        """Return the error as the dict that `--json` prints."""
         return {
             "code": self.code,
             "exit_code": self.exit_code,

@@ -1,6 +1,7 @@
-"""What happened, as frozen dataclasses, and who may watch.
+"""The events of a run, the receipts of its parts, and the protocol of observers.
 
-A receipt says what one part did; the ledger is made of receipts.
+Pass `observers=[function]` to `scorer.run` or `scorer.execute`: the function gets every event, in the driver's process.
+A receipt records how one part was read, scored and committed; the ledger has one row per receipt.
 """
 
 from __future__ import annotations
@@ -11,123 +12,136 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
-def _shallow(value: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass of ours
-    """Its fields as they are: `asdict` copies every value, and takes a tenth of a millisecond for a receipt."""
+def _shallow(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass of this module
+    """Return the fields of a dataclass without copying: `asdict` copies every value, 0.1 ms for a receipt."""
     return {name: getattr(value, name) for name in value.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Rows of one part or of a run; `rows` = scored + quarantined + filtered (+ set aside)."""
+    """Row counts of one part or of a run: `rows` = `scored` + `quarantined` + `filtered`."""
 
     rows: int = 0
+    """Rows of the input."""
     scored: int = 0
+    """Rows with scores in the output."""
     quarantined: int = 0
+    """Rows that could not be scored."""
     filtered: int = 0
+    """Rows removed by --where."""
     lossy: int = 0
-    """Values that a cast changed, under --on-lossy warn."""
+    """Values changed by a cast, with --on-lossy warn."""
     nan: int = 0
-    """Scored rows with a NaN in any score."""
+    """Scored rows with a NaN in at least one score."""
     truncated: int = 0
-    """Rows whose text was cut at max_length."""
+    """Rows with a text that was cut at max_length."""
 
     def __add__(self, other: Counts) -> Counts:
-        """Field by field."""
+        """Add field by field."""
         return Counts(**{name: getattr(self, name) + getattr(other, name) for name in Counts.__slots__})
 
     @property
     def balanced(self) -> bool:
-        """Whether every row read is accounted for."""
+        """Whether every row was scored, quarantined or filtered."""
         return self.rows == self.scored + self.quarantined + self.filtered
 
     def to_dict(self) -> dict[str, int]:
-        """As data."""
+        """Return the fields as a dict."""
         return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """Seconds of one thread, by what it was doing."""
+    """Seconds that threads spent in each stage of scoring."""
 
     read: float = 0.0
-    """Waiting for the input."""
+    """Waiting for the input to be read."""
     decode: float = 0.0
-    """Making columns of what was read."""
+    """Decoding Parquet into columns."""
     pack: float = 0.0
+    """Converting columns to input tensors, the transform included."""
     infer: float = 0.0
+    """Running the model."""
     unpack: float = 0.0
+    """Converting output tensors to columns."""
     write: float = 0.0
+    """Writing and committing the part's file."""
 
     def __add__(self, other: Stages) -> Stages:
-        """Field by field."""
+        """Add field by field."""
         return Stages(**{name: getattr(self, name) + getattr(other, name) for name in Stages.__slots__})
 
     def to_dict(self) -> dict[str, float]:
-        """As data."""
+        """Return the fields as a dict."""
         return {name: round(value, 6) for name, value in dataclasses.asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What every attempt at a part says alike; it is in the part's footer."""
+    """The facts that are equal for every attempt at a part; stored in the footer of the part's file."""
 
     part: int
+    """Index of the part, from 0."""
     plan: str
     """The plan hash."""
     model: str
     """The model digest."""
     counts: Counts
     digests: dict[str, str]
-    """Per output column, a digest of its values."""
+    """Output column -> digest of its values."""
     quarantine: str = ""
-    """Name of the file of bad rows, if there are any."""
+    """Name of the part's quarantine file; empty if it has no bad rows."""
 
     def to_json(self) -> str:
-        """As one line, byte-stable."""
+        """Return one line of JSON, the same bytes every time."""
         return json.dumps(_shallow(self) | {"counts": _shallow(self.counts)}, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Proof:
-        """The inverse of `to_json`."""
+        """Parse what `to_json` returns."""
         data = json.loads(text)
         return cls(**data | {"counts": Counts(**data["counts"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What one part did, once committed."""
+    """How one committed part was read, scored and written."""
 
     proof: Proof
     name: str
-    """Path of the part inside the output."""
+    """Path of the part's file inside the output."""
     size: int
     """Bytes of the part's file."""
     bytes_read: int = 0
+    """Bytes of input read for the part."""
     stages: Stages = field(default_factory=Stages)
     calls: int = 0
-    """Calls of the model."""
+    """Calls of the model, one for each batch."""
     worker: str = ""
-    """Host and process that did it."""
+    """Host and process id that scored the part, as `host:pid`."""
     sessions: int = 0
-    """Sessions made so far in that process."""
+    """Model sessions created in that process so far."""
     device: str = ""
+    """Device of the session, such as cpu or cuda."""
     batch_rows: int = 0
-    """Smallest batch that was used; below the plan's after an out-of-memory."""
+    """Smallest batch size used; below the plan's if the device ran out of memory."""
     attempt: str = ""
+    """Unique id of the attempt that was committed."""
     started: float = 0.0
-    """Seconds since 1970 by the worker's clock; 0 where nobody noted it."""
+    """Start, in seconds since 1970 by the worker's clock; 0 if unknown."""
     ended: float = 0.0
+    """End, by the same clock."""
     tries: int = 1
-    """How often the part was begun, this time included; those that were cut short are the others."""
+    """Attempts at the part, this one included; the earlier ones were interrupted."""
 
     def to_json(self) -> str:
-        """As one line of the journal."""
+        """Return one line of the journal."""
         proof = _shallow(self.proof) | {"counts": _shallow(self.proof.counts)}
         return json.dumps(_shallow(self) | {"proof": proof, "stages": _shallow(self.stages)}, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Receipt:
-        """The inverse of `to_json`."""
+        """Parse what `to_json` returns."""
         data = json.loads(text)
         proof = Proof.from_json(json.dumps(data.pop("proof")))
         return cls(proof=proof, stages=Stages(**data.pop("stages")), **data)
@@ -135,11 +149,12 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted:
-    """Nothing stands in the way any more; from here on something is written."""
+    """All checks have passed and the run has the lock; files are written from here on."""
 
     run: str
-    """Its name: the output's and the first letters of the plan's hash."""
+    """Name of the run: the output's name and the start of the plan hash."""
     output: str
+    """Path of the output."""
     plan: str
     """The plan hash."""
     request: str
@@ -147,33 +162,40 @@ class RunStarted:
     model: str
     """The model digest."""
     host: str
+    """Host of the driver."""
     pid: int
+    """Process id of the driver."""
     versions: dict[str, str]
+    """Installed package -> version, on the driver."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReady:
-    """Work is about to begin."""
+    """The workers are connected, and scoring starts."""
 
     parts: int
+    """Parts of the plan."""
     done: int
-    """Parts that an earlier run committed."""
+    """Parts already committed by an earlier, interrupted run."""
     rows: int
+    """Rows of the plan."""
     rows_done: int
+    """Rows of the parts in `done`."""
     output: str
+    """Path of the output."""
     where: str
-    """Who does the work, in words."""
+    """The workers, described in words."""
     forecast_s: tuple[float, float] | None = None
-    """Seconds that the plan foresaw for all rows."""
+    """Forecast for all rows: lowest and highest number of seconds."""
     dashboard: str = ""
-    """Where Dask's dashboard is, if it was asked for."""
+    """URL of Dask's dashboard, if requested."""
     metrics: str = ""
-    """Where the driver's metrics are, if prometheus_client is installed."""
+    """URL of the driver's Prometheus metrics, if prometheus_client is installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartFinished:
-    """A part is committed; its receipt is on disk."""
+    """A part was committed, and its receipt is on disk."""
 
     receipt: Receipt
 
@@ -183,55 +205,68 @@ class PartFailed:
     """A part could not be scored in this run."""
 
     part: int
+    """Index of the part."""
     error: str
+    """The error, as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartRetried:
-    """A part was lost with its worker, and is sent again."""
+    """A part was lost with its worker and is submitted again."""
 
     part: int
+    """Index of the part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """Time has passed while parts are scored: who works, and how much memory is held; a few times a second."""
+    """Current workers and memory; emitted several times a second while parts are scored."""
 
     workers: int
+    """Connected workers."""
     threads: int
+    """Threads of these workers."""
     memory_bytes: int
-    """Of the driver and of every worker process, as far as they say."""
+    """Memory of the driver and of all worker processes that report it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping:
-    """Somebody asked to stop; comes out of a signal's handler, so whoever watches must not wait for anything."""
+    """Ctrl-C or SIGTERM was received; running parts are finished.
+
+    Emitted inside the signal handler, so an observer must not block on it.
+    """
 
     text: str
+    """What happens now, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """Something a person should know, in one sentence."""
+    """A message for the user; the run continues."""
 
     text: str
+    """The message, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The output is in its place."""
+    """The output was published, complete."""
 
     output: str
+    """Path of the output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded:
-    """Nothing more is done; nobody holds the lock any longer."""
+    """The run is finished, and the lock is released."""
 
     exit_code: int
-    """As the command's."""
+    """Exit code, the same as the command's."""
     seconds: float
+    """Duration of the run."""
     error: str = ""
+    """The error as text; empty if the run succeeded."""
 
 
 Event = (
@@ -240,14 +275,17 @@ Event = (
 
 
 class Observer(Protocol):
-    """Watches a run; called in the driver, in order. One that raises is dropped."""
+    """A function that receives the events of a run, in order, in the driver's process.
+
+    An observer that raises an exception gets no further events; the run continues.
+    """
 
     def __call__(self, event: Event, /) -> None:
-        """Take note of `event`."""
+        """Handle one event."""
 
 
 def to_dict(event: Event) -> dict[str, Any]:
-    """An event as flat data, its kind first; a part's receipt under the names of the ledger's columns."""
+    """Return an event as a flat dict, its class name first; a receipt's fields are named as in the ledger."""
     kind = {"event": type(event).__name__}
     if not isinstance(event, PartFinished):
         return kind | _shallow(event)
