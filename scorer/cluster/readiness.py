@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from scorer.model.spec import SessionSpec
     from scorer.plan.frozen import FrozenPlan
+    from scorer.storage.files import FileId
 
 
 _FILES = 16  # of the input, first and last among them: a folder that is not mounted hides them all
@@ -39,8 +40,7 @@ class Question:
     """What a worker is asked."""
 
     model: SessionSpec
-    inputs: tuple[tuple[str, int], ...]
-    """Paths and sizes."""
+    inputs: tuple[FileId, ...]
     sign: str
     """A file that the driver has just written into the work folder."""
     others: tuple[str, ...]
@@ -72,7 +72,7 @@ def refuse_unfit(client: Client, plan: FrozenPlan, folder: Path) -> int:
     with map_write_errors(sign):
         sign.touch()
     try:
-        files = [(file.path, file.size) for file in plan.files]
+        files = [file.id for file in plan.files]
         step = max(1, len(files) // _FILES)
         question = Question(plan.session, (*files[::step][:_FILES], *files[-1:]), str(sign), _others(plan))
         answers, complaints = _ask(client, question)
@@ -210,9 +210,7 @@ async def _look(question: Question) -> Answer:
 
 def _looked(question: Question) -> Answer:
     answer = Answer(gethostname(), name_of_process(), versions(), copies.local_spec(question.model) is not None)
-    answer.unseen = [
-        path for path, size in question.inputs if not os.path.isfile(path) or os.path.getsize(path) != size
-    ]
+    answer.unseen = [file.path for file in question.inputs if not file.unchanged()]
     answer.missing = [path for path in question.others if not os.path.isfile(path)]
     answer.output = _unwritable(question.sign)
     return answer

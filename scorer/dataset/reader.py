@@ -6,7 +6,6 @@ so a row's batch-mates never depend on who scores it. Knows nothing about models
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -19,7 +18,7 @@ from scorer.arrow import plain, plain_rows, values_type
 from scorer.dataset import conditions as conditions_
 from scorer.dataset.cursors import decoded
 from scorer.errors import InputChanged, UnreadableFile
-from scorer.storage.files import patiently
+from scorer.storage.files import file_id, patiently
 from scorer.storage.footers import flat_leaves, open_parquet, unreadable
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from scorer.dataset.cursors import InputCache
     from scorer.dataset.summary import Dataset
+    from scorer.storage.files import FileId
 
 
 _MANY_COLUMNS = 100  # where all are read
@@ -38,12 +38,15 @@ _MANY_COLUMNS = 100  # where all are read
 class Source:
     """Where a part's rows are: rows start..stop of one file, as the plan saw it."""
 
-    path: str
-    size: int
-    mtime_ns: int
+    id: FileId
     start: int
     stop: int
     hive: tuple[tuple[str, str | None], ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The file's path."""
+        return self.id.path
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +113,11 @@ def read(
 def check_unchanged(source: Source) -> None:
     """Raise `InputChanged` if the file is not the one that was planned."""
     try:
-        stat = os.stat(source.path)
+        current = file_id(source.path)
     except FileNotFoundError:
         raise changed(source, "nothing") from None
-    if (stat.st_size, stat.st_mtime_ns) != (source.size, source.mtime_ns):
-        raise changed(source, f"{stat.st_size} bytes, changed since")
+    if current != source.id:
+        raise changed(source, f"{current.size} bytes, changed since")
 
 
 def rows_at(source: Source, rows: Sequence[int], opened: InputCache) -> pa.Table:
@@ -145,7 +148,7 @@ def _rows_at(source: Source, wanted: np.ndarray, opened: InputCache) -> pa.Table
 def changed(source: Source, found: str) -> InputChanged:
     """The input is not what the plan saw."""
     what, hint = "the input changed after it was planned", "restore the file, or start again with --overwrite"
-    return InputChanged(what, source.path, f"the {source.size} bytes that were planned", found, hint)
+    return InputChanged(what, source.path, f"the {source.id.size} bytes that were planned", found, hint)
 
 
 def _rows(

@@ -21,6 +21,7 @@ from scorer.dataset.listing import list_files
 from scorer.display.words import quoted_list
 from scorer.errors import InputError, ScorerError
 from scorer.host.crash import note_step
+from scorer.storage.files import file_id
 from scorer.storage.footers import (
     codec_of,
     decoded_column_bytes,
@@ -33,6 +34,8 @@ from scorer.storage.footers import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scorer.storage.files import FileId
+
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _FOOTER_THREADS = 8
@@ -43,13 +46,16 @@ _SAMPLED_FILES = 4
 class File:
     """One input file as the plan saw it."""
 
-    path: str
+    id: FileId
     folder: str
     """Folder inside the input, mirrored in the output; '' at its top."""
-    size: int
-    mtime_ns: int
     row_groups: tuple[int, ...]
     """Rows of each."""
+
+    @property
+    def path(self) -> str:
+        """The file's path."""
+        return self.id.path
 
     @property
     def rows(self) -> int:
@@ -207,7 +213,7 @@ def _light(footer: _Footer | ScorerError) -> _Footer | ScorerError:
 def _footer(path: str, folder: str, known: pa.Schema | None = None) -> _Footer | ScorerError:
     note_step(f"reading the footer of {path}")
     try:
-        stat = os.stat(path)
+        identity = file_id(path)
         with open_parquet(path) as parquet:
             metadata, schema = parquet.metadata, parquet.schema_arrow
         groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
@@ -215,7 +221,7 @@ def _footer(path: str, folder: str, known: pa.Schema | None = None) -> _Footer |
         return unreadable(path, error)
     if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
         return unreadable(path, ValueError(f"row counts that do not add up: {groups[:5]}, {metadata.num_rows}"))
-    file = File(path=path, folder=folder, size=stat.st_size, mtime_ns=stat.st_mtime_ns, row_groups=groups)
+    file = File(id=identity, folder=folder, row_groups=groups)
     same = known is not None and schema.equals(known, check_metadata=False)
     return _Footer(file, None if same else schema, metadata)
 

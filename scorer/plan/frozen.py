@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 
 FORMAT = 3
-_FILE_FIELDS = tuple(field.name for field in dataclasses.fields(PlannedFile))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +99,7 @@ class FrozenPlan:
             prefix = f"{file.folder}/" if file.folder else ""
             for rows, times in file.parts:
                 for _ in range(times):
-                    source = Source(
-                        path=file.path, size=file.size, mtime_ns=file.mtime_ns,
-                        start=start, stop=start + rows, hive=file.hive,
-                    )  # fmt: skip
+                    source = Source(id=file.id, start=start, stop=start + rows, hive=file.hive)
                     yield Part(index=index, name=f"{prefix}part-{index:0{width}d}.parquet", source=source)
                     start += rows
                     index += 1
@@ -114,7 +110,7 @@ class FrozenPlan:
         plain |= {name: dataclasses.asdict(getattr(self, name)) for name in ("binding", "session", "storage")}
         del plain["session"]["gpu"]  # that is the affair of each process
         plain["transform"] = None if self.transform is None else dataclasses.asdict(self.transform)
-        return {**plain, "files": [[getattr(file, name) for name in _FILE_FIELDS] for file in self.files]}
+        return {**plain, "files": [file.as_row() for file in self.files]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FrozenPlan:
@@ -127,7 +123,7 @@ class FrozenPlan:
             "transform": None if data["transform"] is None else Transform(**_frozen(data["transform"])),
             "storage": Storage(**_frozen(data["storage"])),
             "session": SessionSpec(**data["session"] | {"files": tuple(data["session"]["files"])}),
-            "files": tuple(_file_from(file) for file in data["files"]),
+            "files": tuple(PlannedFile.from_row(row) for row in data["files"]),
             **{name: tuple(data[name]) for name in ("conditions", "trials")},
         }
         plan = cls(**data | changed | {"plan_hash": ""})
@@ -170,12 +166,6 @@ def _frozen(value: Any) -> Any:  # noqa: ANN401 - JSON
     if isinstance(value, dict):
         return {name: _frozen(one) for name, one in value.items()}
     return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
-
-
-def _file_from(values: list[Any]) -> PlannedFile:
-    data = dict(zip(_FILE_FIELDS, values, strict=True))
-    pairs = {name: tuple((a, b) for a, b in data[name]) for name in ("row_groups", "parts", "hive")}
-    return PlannedFile(**data | pairs)
 
 
 def _hash(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds

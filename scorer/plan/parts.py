@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scorer.dataset.reader import Source
+from scorer.storage.files import FileId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +27,8 @@ class Part:
 
     def __reduce__(self) -> tuple[Callable[..., Part], tuple[Any, ...]]:
         """Flat, for it is packed and unpacked four times on its way: a dataclass goes through its fields each time."""
-        own = self.source
-        return _part, (self.index, self.name, own.path, own.size, own.mtime_ns, own.start, own.stop, own.hive)
+        own, file = self.source, self.source.id
+        return _part, (self.index, self.name, file.path, file.size, file.version, own.start, own.stop, own.hive)
 
     @property
     def rows(self) -> int:
@@ -41,8 +42,8 @@ class Part:
 
 
 def _part(index: int, name: str, *source: Any) -> Part:  # noqa: ANN401 - as `__reduce__` has them
-    path, size, mtime_ns, start, stop, hive = source
-    own = Source(path=path, size=size, mtime_ns=mtime_ns, start=start, stop=stop, hive=hive)
+    path, size, version, start, stop, hive = source
+    own = Source(id=FileId(path, size, version), start=start, stop=stop, hive=hive)
     return Part(index=index, name=name, source=own)
 
 
@@ -54,13 +55,27 @@ Runs = tuple[tuple[int, int], ...]
 class PlannedFile:
     """An input file and how it is cut; a million parts stay small as run lengths."""
 
-    path: str
+    id: FileId
     folder: str
-    size: int
-    mtime_ns: int
     row_groups: Runs
     parts: Runs
     hive: tuple[tuple[str, str | None], ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The file's path."""
+        return self.id.path
+
+    def as_row(self) -> list[Any]:
+        """Its fields as plan.json holds them."""
+        return [self.id.path, self.folder, self.id.size, self.id.version, self.row_groups, self.parts, self.hive]
+
+    @classmethod
+    def from_row(cls, row: Sequence[Any]) -> PlannedFile:
+        """The inverse of `as_row`, from JSON's lists."""
+        path, folder, size, version, *pairs = row
+        row_groups, parts, hive = (tuple((a, b) for a, b in one) for one in pairs)
+        return cls(id=FileId(path, size, version), folder=folder, row_groups=row_groups, parts=parts, hive=hive)
 
 
 def run_lengths(values: Iterable[int]) -> Runs:

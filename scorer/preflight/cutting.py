@@ -105,8 +105,7 @@ def plan_files(files: Sequence[File], size: Size, limit: int | None) -> tuple[Pl
         parts = cut_parts(file.row_groups, size, rows, left)
         planned.append(
             PlannedFile(
-                path=file.path, folder=file.folder, size=file.size, mtime_ns=file.mtime_ns,
-                row_groups=run_lengths(file.row_groups), parts=run_lengths(parts),
+                id=file.id, folder=file.folder, row_groups=run_lengths(file.row_groups), parts=run_lengths(parts),
                 hive=tuple(file.hive.items()),
             )
         )  # fmt: skip

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict[str, str]) -> dict[str, Any]:
     """What is hashed: inputs, model, other files by digest, and the options that change scores or output."""
     asked = options.to_dict()
-    inputs = [[f.path, f.folder, f.size, f.mtime_ns, _hash(f.row_groups)] for f in dataset.files]
+    inputs = [[f.path, f.folder, f.id.size, f.id.version, _hash(f.row_groups)] for f in dataset.files]
     asked["device"] = devices.parse(options.session.device).name  # which of several makes no difference
     chosen = {name: as_json_value(asked[name]) for name, field in FIELDS.items() if field.metadata["scores"]}
     return {"format": FORMAT, "input": _hash(inputs), "model": model.digest, "files": files, **chosen}

@@ -1,6 +1,6 @@
 """Files, and Parquet down to its pages: durable writes, retries, footers, encodings.
 
-    files.py       retries, whole-file writes, fsync and atomic renames on shared file systems
+    files.py       file identities, retries, whole-file writes, fsync and atomic renames
     footers.py     opens Parquet files, and reads column facts from their footers
     encoding.py    what the Parquet writer is configured with, and how large a table becomes
     copying.py     copies columns of whole row groups into a new file without decoding them

@@ -10,6 +10,7 @@ import os
 import random
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scorer.errors import CommitError, OutputFull
@@ -43,6 +44,29 @@ def patiently(attempt: Callable[[], T], again: Callable[[], None] | None = None)
         if again is not None:
             again()
     return attempt()
+
+
+@dataclass(frozen=True, slots=True)
+class FileId:
+    """Which contents of which file: equal as long as the file is the same."""
+
+    path: str
+    size: int
+    version: int | str
+    """The time of change in nanoseconds; an object store's ETag as text."""
+
+    def unchanged(self) -> bool:
+        """Return whether the file is still the same; False if it cannot be found."""
+        try:
+            return file_id(self.path) == self
+        except OSError:
+            return False
+
+
+def file_id(path: str) -> FileId:
+    """Return the identity of a local file."""
+    stat = os.stat(path)
+    return FileId(path, stat.st_size, stat.st_mtime_ns)
 
 
 def files_in(top: Path) -> Iterator[str]:

@@ -71,9 +71,10 @@ def fabricated(parts, output):
     from scorer.plan.parts import PlannedFile
     from scorer.plan.prepared import Plan
     from scorer.storage.encoding import Storage
+    from scorer.storage.files import FileId
 
     runs = ((10, parts),)
-    file = PlannedFile(path="/nowhere.parquet", folder="", size=1, mtime_ns=1, row_groups=runs, parts=runs)
+    file = PlannedFile(id=FileId("/nowhere.parquet", 1, 1), folder="", row_groups=runs, parts=runs)
     frozen = FrozenPlan(
         request={}, files=(file,), conditions=(), binding=Binding(feeds=(), fetches=(), kept=()),
         session=SessionSpec(path=str(MODEL), digest="d", files=(), device="cpu"), batch_rows=10,

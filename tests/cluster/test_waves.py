@@ -18,6 +18,7 @@ from scorer.dataset.reader import Source
 from scorer.events import PartFinished
 from scorer.plan.parts import Part
 from scorer.scoring.job import Job, Spec
+from scorer.storage.files import FileId
 
 DENSE = MODELS / "dense28.onnx"
 
@@ -45,7 +46,7 @@ def test_every_part_counts_once_however_often_the_driver_is_told(fewer28, tmp_pa
 def test_a_part_is_the_same_after_its_way_to_a_worker():
     from distributed.protocol.pickle import dumps, loads
 
-    source = Source(path="/in/x.parquet", size=1, mtime_ns=2, start=3, stop=4, hive=(("day", "1"), ("none", None)))
+    source = Source(id=FileId("/in/x.parquet", 1, 2), start=3, stop=4, hive=(("day", "1"), ("none", None)))
     parts = [Part(index=i, name=f"{i}.parquet", source=source) for i in range(2)]
     assert loads(dumps(parts)) == parts
     assert len({tokenize(part) for part in parts}) == 2
@@ -54,7 +55,7 @@ def test_a_part_is_the_same_after_its_way_to_a_worker():
 def test_the_model_is_not_in_what_a_task_carries(tmp_path):
     from distributed.protocol.pickle import dumps
 
-    source = Source(path="/data/some/folder/input.parquet", size=1, mtime_ns=2**60, start=10**9, stop=10**9 + 5)
+    source = Source(id=FileId("/data/some/folder/input.parquet", 1, 2**60), start=10**9, stop=10**9 + 5)
     assert len(dumps(Part(index=10**6, name="part-1000000.parquet", source=source))) < 500
 
 

@@ -19,6 +19,7 @@ from scorer.dataset import conditions as conditions_
 from scorer.dataset.cursors import Cursor, InputCache
 from scorer.dataset.reader import Source, read
 from scorer.errors import InputChanged, UnreadableFile
+from scorer.storage.files import file_id
 
 GROUPS = (10, 0, 1, 300, 0, 25, 64)
 ROWS = sum(GROUPS)
@@ -26,8 +27,7 @@ BIG = 400_000
 
 
 def source_of(path, start=0, stop=ROWS, hive=()):
-    stat = os.stat(path)
-    return Source(path=str(path), size=stat.st_size, mtime_ns=stat.st_mtime_ns, start=start, stop=stop, hive=hive)
+    return Source(id=file_id(str(path)), start=start, stop=stop, hive=hive)
 
 
 def write_groups(path, table, groups):
@@ -250,14 +250,14 @@ def planned_then(path, columns, **changes):
 def test_another_size_is_a_changed_input(own):
     source = source_of(own, 0, 100)
     pq.write_table(pa.table({"id": np.arange(101)}), own)
-    os.utime(own, ns=(source.mtime_ns, source.mtime_ns))
+    os.utime(own, ns=(source.id.version, source.id.version))
     with pytest.raises(InputChanged, match="changed after it was planned"):
         read(source, ID, [], 16, InputCache())
 
 
 def test_another_time_is_a_changed_input(own):
     source = source_of(own, 0, 100)
-    os.utime(own, ns=(source.mtime_ns, source.mtime_ns + 1))
+    os.utime(own, ns=(source.id.version, source.id.version + 1))
     with pytest.raises(InputChanged, match=str(own)):
         read(source, ID, [], 16, InputCache())
 

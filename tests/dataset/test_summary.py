@@ -10,6 +10,7 @@ from support.runs import write
 
 from scorer.dataset.summary import File, problems_of, shared_name, summarise
 from scorer.errors import InputError, UnreadableFile
+from scorer.storage.files import FileId
 
 ONE = {"a": [1]}
 
@@ -37,7 +38,7 @@ def test_a_broken_file_is_unreadable(tmp_path, content):
 
 
 def hive_of(folder):
-    return File(path="", folder=folder, size=0, mtime_ns=0, row_groups=()).hive
+    return File(id=FileId("", 0, 0), folder=folder, row_groups=()).hive
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from scorer.output.place import Staging
 from scorer.output.quarantine import write_quarantine
 from scorer.output.writer import Encoded, read_proof, receipt_of, write_part
 from scorer.storage.encoding import Storage
-from scorer.storage.files import map_write_errors
+from scorer.storage.files import file_id, map_write_errors
 
 PROOF = Proof(part=3, plan="p", model="m", counts=Counts(rows=3, scored=3), digests={"y": "d"}, quarantine="ü")
 
@@ -291,8 +291,7 @@ def source(tmp_path):
         "_error": ["old"] * 500, "color": pa.array(["r", "g"] * 250).dictionary_encode(),
     })  # fmt: skip
     pq.write_table(values, path, row_group_size=120)
-    stat = path.stat()
-    return Source(path=str(path), size=stat.st_size, mtime_ns=stat.st_mtime_ns, start=100, stop=400)
+    return Source(id=file_id(str(path)), start=100, stop=400)
 
 
 @pytest.mark.parametrize("rows", [[100], [119, 120, 121], [100, 239, 240, 360, 399], list(range(100, 400))])

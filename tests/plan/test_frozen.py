@@ -25,11 +25,12 @@ from scorer.plan.prepared import Plan
 from scorer.preflight.cutting import Size, plan_files
 from scorer.preflight.freeze import request_of
 from scorer.storage.encoding import Storage
+from scorer.storage.files import FileId
 
 
 def file(rows, folder="", name="a", groups=None):
     path = "/data/" + (f"{folder}/" if folder else "") + name
-    return File(path=path, folder=folder, size=rows * 8, mtime_ns=5, row_groups=tuple(groups or [rows]))
+    return File(id=FileId(path, rows * 8, 5), folder=folder, row_groups=tuple(groups or [rows]))
 
 
 def frozen(files, **changes):
@@ -53,7 +54,7 @@ def frozen(files, **changes):
 
 
 def planned(parts, folder="", name="a", hive=()):
-    return PlannedFile(path=f"/in/{folder}/{name}", folder=folder, size=9, mtime_ns=2**62, row_groups=((7, 2),),
+    return PlannedFile(id=FileId(f"/in/{folder}/{name}", 9, 2**62), folder=folder, row_groups=((7, 2),),
                        parts=run_lengths(parts), hive=hive)  # fmt: skip
 
 
@@ -169,8 +170,12 @@ def test_only_what_changes_the_output_makes_another_request(options, names):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"path": "/data/b"}, {"size": 81}, {"mtime_ns": 6}, {"row_groups": (5, 5)}, {"folder": "x"}]
-)
+    "changes",
+    [
+        {"id": FileId("/data/b", 80, 5)}, {"id": FileId("/data/a", 81, 5)}, {"id": FileId("/data/a", 80, 6)},
+        {"row_groups": (5, 5)}, {"folder": "x"},
+    ],
+)  # fmt: skip
 def test_another_input_is_another_request(changes):
     assert differences(request(), request(dataclasses.replace(file(10), **changes))) == ["input"]
 

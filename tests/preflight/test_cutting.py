@@ -12,6 +12,7 @@ from support import strategies
 from scorer.dataset.summary import File
 from scorer.plan.parts import PlannedFile, run_lengths
 from scorer.preflight.cutting import HANDED_S, Size, cut_parts, least_rows, part_rows, plan_files
+from scorer.storage.files import FileId
 
 TARGETS = st.integers(1, 6_000)
 
@@ -124,7 +125,7 @@ def test_the_last_parts_are_a_quarter_of_the_others():
 
 def file(rows, folder="", name="a", groups=None):
     path = "/data/" + (f"{folder}/" if folder else "") + name
-    return File(path=path, folder=folder, size=rows * 8, mtime_ns=5, row_groups=tuple(groups or [rows]))
+    return File(id=FileId(path, rows * 8, 5), folder=folder, row_groups=tuple(groups or [rows]))
 
 
 @settings(max_examples=500, deadline=None)
@@ -145,5 +146,5 @@ def test_a_limit_takes_the_first_rows_of_the_input(files, target, grid, limit):
 
 
 def planned(parts, folder="", name="a", hive=()):
-    return PlannedFile(path=f"/in/{folder}/{name}", folder=folder, size=9, mtime_ns=2**62, row_groups=((7, 2),),
+    return PlannedFile(id=FileId(f"/in/{folder}/{name}", 9, 2**62), folder=folder, row_groups=((7, 2),),
                        parts=run_lengths(parts), hive=hive)  # fmt: skip

@@ -33,6 +33,7 @@ from scorer.plan.parts import PlannedFile
 from scorer.report import _distributions as distributions
 from scorer.report import _timeline as timeline
 from scorer.report import page, sections
+from scorer.storage.files import FileId
 
 DENSE, GATHER = MODELS / "dense28.onnx", MODELS / "gather.onnx"
 EVIL = "<script>alert(1)</script>"
@@ -88,7 +89,7 @@ def made_up(parts, workers, threads, slow=()):
 def long_plan(frozen, parts):
     """The plan of another, larger input."""
     runs = ((10, parts),)
-    file = PlannedFile(path="/in.parquet", folder="", size=1, mtime_ns=1, row_groups=runs, parts=runs)
+    file = PlannedFile(id=FileId("/in.parquet", 1, 1), folder="", row_groups=runs, parts=runs)
     return dataclasses.replace(frozen, files=(file,), plan_hash="")
 
 

@@ -1,0 +1,41 @@
+"""A file's identity holds as long as its path, size and time of change do."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+
+from scorer.storage.files import FileId, file_id
+
+
+def test_a_file_is_unchanged_until_its_size_or_its_time_changes(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"four")
+    before = file_id(str(path))
+    stat = path.stat()
+    assert before == FileId(str(path), 4, stat.st_mtime_ns)
+    assert before.unchanged()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert not before.unchanged()
+    path.write_bytes(b"more than four")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not before.unchanged()
+
+
+def test_a_file_that_cannot_be_found_is_not_unchanged(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"")
+    missing = file_id(str(path))
+    path.unlink()
+    assert not missing.unchanged()
+    assert not FileId(str(tmp_path / "a" / "b"), 0, 0).unchanged()
+    with pytest.raises(FileNotFoundError):
+        file_id(str(path))
+
+
+def test_a_version_may_be_text_and_an_identity_travels():
+    one = FileId("s3://bucket/a.parquet", 4, "etag")
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert len({one, FileId("s3://bucket/a.parquet", 4, "other")}) == 2
