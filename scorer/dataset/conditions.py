@@ -14,13 +14,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ScorerError, TypeMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
 
@@ -107,19 +109,15 @@ def excludes(condition: Condition, group: pq.RowGroupMetaData, kind: pa.DataType
 
 def mask(conditions: Sequence[Condition], table: pa.Table) -> pa.ChunkedArray:
     """True where every condition holds; null counts as false."""
-    import pyarrow.compute as pc  # noqa: PLC0415 - the driver parses conditions without Arrow
-
     keep = None
     for condition in conditions:
         column = table[condition.column]
-        one = _one(condition, _plain(column), pc)
+        one = _one(condition, _plain(column))
         keep = one if keep is None else pc.and_(keep, one)
     return pc.fill_null(keep, fill_value=False)
 
 
-def _one(condition: Condition, column: pa.ChunkedArray, pc: Any) -> pa.ChunkedArray:  # noqa: ANN401 - a module
-    import pyarrow as pa  # noqa: PLC0415 - see `mask`
-
+def _one(condition: Condition, column: pa.ChunkedArray) -> pa.ChunkedArray:
     if condition.op == "null":
         return pc.is_null(column)
     if condition.op == "not null":
@@ -137,8 +135,6 @@ def _one(condition: Condition, column: pa.ChunkedArray, pc: Any) -> pa.ChunkedAr
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Dictionaries as their values."""
-    import pyarrow as pa  # noqa: PLC0415 - see `mask`
-
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
@@ -179,49 +175,43 @@ def _literal(text: str, whole: str) -> Literal:
 
 def _scalars(condition: Condition, kind: pa.DataType) -> list[Any]:
     """The literals in the column's type, or ValueError and friends."""
-    import pyarrow as pa  # noqa: PLC0415 - see `mask`
-
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return [_typed(x, kind, pa.types) for x in condition.literals]
+    return [_typed(x, kind) for x in condition.literals]
 
 
-def _typed(value: Literal, kind: pa.DataType, types: Any) -> Any:  # noqa: ANN401 - a module; any Arrow scalar
-    import pyarrow as pa  # noqa: PLC0415 - see `mask`
-
+def _typed(value: Literal, kind: pa.DataType) -> Any:  # noqa: ANN401 - any Arrow scalar
     text, truth = isinstance(value, str), isinstance(value, bool)
-    number = types.is_integer(kind) or (types.is_floating(kind) and not types.is_float16(kind))
-    moment = types.is_timestamp(kind) or types.is_date(kind)
+    number = pa.types.is_integer(kind) or (pa.types.is_floating(kind) and not pa.types.is_float16(kind))
+    moment = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
     fits = {
-        types.is_boolean(kind): truth,
+        pa.types.is_boolean(kind): truth,
         number: not text and not truth,
-        types.is_decimal(kind): not truth,
-        _texty(kind, types) or moment: text,
+        pa.types.is_decimal(kind): not truth,
+        _texty(kind) or moment: text,
     }
     if True not in fits:
         raise TypeError(f"a column of type {kind} cannot be compared")
     if not fits[True]:
         raise TypeError(repr(value))
     if moment:
-        return _moment(str(value), kind, types)
-    if types.is_integer(kind) and isinstance(value, float):
+        return _moment(str(value), kind)
+    if pa.types.is_integer(kind) and isinstance(value, float):
         if not value.is_integer():
             raise ValueError(f"{value} is no whole number")
         value = int(value)
     try:
-        if types.is_decimal(kind):
+        if pa.types.is_decimal(kind):
             return pa.scalar(str(value)).cast(kind).as_py()
         return pa.scalar(value, kind).as_py()
     except (pa.ArrowInvalid, OverflowError):
         raise ValueError(f"{value!r}, which {kind} cannot hold") from None
 
 
-def _moment(text: str, kind: pa.DataType, types: Any) -> Any:  # noqa: ANN401 - a module; a date or a datetime
+def _moment(text: str, kind: pa.DataType) -> Any:  # noqa: ANN401 - a date or a datetime
     """A date or time exactly; what the column's unit would cut off is refused."""
-    import pyarrow as pa  # noqa: PLC0415 - see `mask`
-
     moment = dt.datetime.fromisoformat(text)
-    if types.is_date(kind):
+    if pa.types.is_date(kind):
         if moment.time() != dt.time():
             raise ValueError(f"{text!r}, which has a time of day")
         return moment.date()
@@ -233,22 +223,16 @@ def _moment(text: str, kind: pa.DataType, types: Any) -> Any:  # noqa: ANN401 - 
     return exact
 
 
-def _texty(kind: pa.DataType, types: Any) -> bool:  # noqa: ANN401 - a module
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+def _texty(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _ordered(kind: pa.DataType) -> bool:
     """Whether a minimum and maximum of this type can be trusted to rule rows out."""
-    import pyarrow as pa  # noqa: PLC0415 - see `mask`
-
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_date(kind) or pa.types.is_timestamp(kind) or _texty(kind, pa.types)
-    )
+    return bool(pa.types.is_integer(kind) or pa.types.is_date(kind) or pa.types.is_timestamp(kind) or _texty(kind))
 
 
 def _bounds(statistics: Any, kind: pa.DataType) -> tuple[Any, Any]:  # noqa: ANN401 - pyarrow is untyped
-    import pyarrow as pa  # noqa: PLC0415 - see `mask`
-
     low, high = statistics.min, statistics.max
     if pa.types.is_timestamp(kind) and kind.tz and getattr(low, "tzinfo", None) is None:
         return None, None

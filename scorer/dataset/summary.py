@@ -82,10 +82,8 @@ class Dataset:
     """Files whose schema differs from the first one's."""
     skipped: int
     """Files passed over: hidden, not Parquet, or outputs of earlier runs."""
-    row_bytes: float
-    """Decoded bytes of a row, estimated from the footers."""
     column_bytes: dict[str, float]
-    """The same by top-level column."""
+    """Estimated decoded bytes of a row in each top-level column."""
     codec: str
     row_group_rows: int
     """Of its largest row groups, as far as they were looked at."""
@@ -145,15 +143,13 @@ def summarise(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
     files = tuple(footer.file for footer in good)
     schema, variants = _one_schema(good)
     sample = [footer.metadata for footer in good if footer.metadata is not None]
-    sizes = decoded_column_bytes(schema, sample)
     return Dataset(
         files=files,
         schema=schema,
         hive=_hive_schema(files),
         variants=variants,
         skipped=skipped,
-        row_bytes=sum(sizes.values()),
-        column_bytes=sizes,
+        column_bytes=decoded_column_bytes(schema, sample),
         codec=codec_of(sample),
         row_group_rows=max((max(file.row_groups, default=0) for file in files[:_SAMPLED_FILES]), default=0),
         dictionaries=dictionary_encoded(sample),
