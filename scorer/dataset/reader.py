@@ -1,7 +1,7 @@
 """Read the rows of one part: its row groups, its slice of a large one, its filter.
 
-The batch grid restarts at each row group and is cut every `batch_rows` rows of the input,
-so a row's batch-mates never depend on who scores it. Knows nothing about models or Dask.
+The batch grid restarts at each row group and is cut every `batch_rows` rows of the input.
+A row's batch therefore always contains the same rows, whichever part or worker scores it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scorer.arrow import plain, plain_rows, values_type
 from scorer.dataset import conditions as conditions_
 from scorer.dataset.cursors import decoded
 from scorer.errors import InputChanged, UnreadableFile
-from scorer.storage.files import file_id, patiently
+from scorer.storage.files import file_id, retry
 from scorer.storage.footers import flat_leaves, open_parquet, unreadable
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from scorer.storage.files import FileId
 
 
-_MANY_COLUMNS = 100  # where all are read
+_MANY_COLUMNS = 100  # assumed when all columns of a file are read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where a part's rows are: rows start..stop of one file, as the plan saw it."""
+    """The rows of a part: rows start..stop of one file at the time of planning."""
 
     id: FileId
     start: int
@@ -51,36 +51,36 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Which rows of the file a part's rows are; as stretches, for hardly anybody asks for each number."""
+    """The row numbers of a part's rows in the file, as ranges: few callers need each number."""
 
-    stretches: tuple[tuple[int, int], ...] = ()
-    held: np.ndarray | None = None
-    """Of their rows, those for which the conditions hold."""
+    ranges: tuple[tuple[int, int], ...] = ()
+    mask: np.ndarray | None = None
+    """Which rows of the ranges meet the conditions; None if there are no conditions."""
 
     def __len__(self) -> int:
-        """As many as there are rows."""
-        if self.held is not None:
-            return int(np.count_nonzero(self.held))
-        return sum(high - low for low, high in self.stretches)
+        """Number of rows."""
+        if self.mask is not None:
+            return int(np.count_nonzero(self.mask))
+        return sum(high - low for low, high in self.ranges)
 
     def numbers(self) -> np.ndarray:
-        """Row number in the file, for each row."""
-        every = np.concatenate([np.empty(0, np.int64), *(np.arange(low, high) for low, high in self.stretches)])
-        return every if self.held is None else every[self.held]
+        """Return the row number in the file, for each row."""
+        every = np.concatenate([np.empty(0, np.int64), *(np.arange(low, high) for low, high in self.ranges)])
+        return every if self.mask is None else every[self.mask]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What was read: a table in input order, and what batches and counts need to know."""
+    """The rows of a part: a table in input order, with their row numbers, batch edges and counts."""
 
     table: pa.Table
     places: Places
     edges: np.ndarray
-    """Where batches are cut, from 0 to the number of rows."""
+    """Row offsets at which batches begin and end, from 0 to the number of rows."""
     filtered: int
     bytes_read: int
     groups: tuple[int, ...] = ()
-    """Row groups of which these are all the rows, where only `lean` columns were read."""
+    """The row groups that make up the part, if only the `lean` columns were read; otherwise empty."""
 
 
 def read(
@@ -88,17 +88,18 @@ def read(
     schema: pa.Schema,
     conditions: Sequence[conditions_.Condition],
     batch_rows: int,
-    opened: InputCache,
+    cache: InputCache,
     lean: pa.Schema | None = None,
 ) -> Rows:
-    """The part's rows with the columns of `schema`, filtered; of whole row groups only those of `lean`, if given.
+    """Return the part's rows with the columns of `schema`, filtered.
 
-    Columns that the file does not have are keys of its path.
+    If `lean` is given and the part consists of whole row groups, only the columns of `lean` are read: the others
+    are copied without decoding. Columns that the file does not have come from the Hive keys of its path.
     """
     try:
         check_unchanged(source)
-        return patiently(
-            lambda: _rows(source, schema, conditions, batch_rows, opened, lean), lambda: opened.forget(source.path)
+        return retry(
+            lambda: _rows(source, schema, conditions, batch_rows, cache, lean), lambda: cache.forget(source.path)
         )
     except FileNotFoundError:
         raise changed(source, "nothing") from None
@@ -111,7 +112,7 @@ def read(
 
 
 def check_unchanged(source: Source) -> None:
-    """Raise `InputChanged` if the file is not the one that was planned."""
+    """Raise `InputChanged` if the file has changed since it was planned."""
     try:
         current = file_id(source.path)
     except FileNotFoundError:
@@ -120,14 +121,14 @@ def check_unchanged(source: Source) -> None:
         raise changed(source, f"{current.size} bytes, changed since")
 
 
-def rows_at(source: Source, rows: Sequence[int], opened: InputCache) -> pa.Table:
-    """Single rows of a file, in ascending order, with all its columns and the keys of its path as texts."""
-    return patiently(lambda: _rows_at(source, np.asarray(rows), opened), lambda: opened.forget(source.path))
+def rows_at(source: Source, rows: Sequence[int], cache: InputCache) -> pa.Table:
+    """Return single rows of a file, in ascending order, with all columns; Hive keys are added as text."""
+    return retry(lambda: _rows_at(source, np.asarray(rows), cache), lambda: cache.forget(source.path))
 
 
-def _rows_at(source: Source, wanted: np.ndarray, opened: InputCache) -> pa.Table:
+def _rows_at(source: Source, wanted: np.ndarray, cache: InputCache) -> pa.Table:
     pieces = []
-    file = opened.file(source.path, _MANY_COLUMNS)
+    file = cache.file(source.path, _MANY_COLUMNS)
     with file.parquet as parquet:
         for group, (first, end) in enumerate(pairwise(file.starts)):
             here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, end)] - first
@@ -139,28 +140,33 @@ def _rows_at(source: Source, wanted: np.ndarray, opened: InputCache) -> pa.Table
                 pieces.append(pa.Table.from_batches([plain_rows(batch)]).take(pa.array(inside)))
                 at += batch.num_rows
     found = pa.concat_tables(pieces)
-    for name, value in source.hive:  # what the path says is part of the row
+    for name, value in source.hive:  # a row includes the keys of its path
         if name not in found.column_names:
             found = found.append_column(name, pa.repeat(pa.scalar(value, pa.string()), found.num_rows))
     return found
 
 
 def changed(source: Source, found: str) -> InputChanged:
-    """The input is not what the plan saw."""
-    what, hint = "the input changed after it was planned", "restore the file, or start again with --overwrite"
-    return InputChanged(what, source.path, f"the {source.id.size} bytes that were planned", found, hint)
+    """Return the error for an input that changed after it was planned."""
+    return InputChanged(
+        "the input changed after it was planned",
+        where=source.path,
+        expected=f"the {source.id.size} bytes that were planned",
+        found=found,
+        hint="restore the file, or start again with --overwrite",
+    )
 
 
 def _rows(
-    source: Source, schema: pa.Schema, conditions: Sequence[conditions_.Condition], batch_rows: int, opened: InputCache,
+    source: Source, schema: pa.Schema, conditions: Sequence[conditions_.Condition], batch_rows: int, cache: InputCache,
     lean: pa.Schema | None,
 ) -> Rows:  # fmt: skip
-    file = opened.file(source.path)
+    file = cache.file(source.path)
     groups = () if lean is None else _whole_groups(source, file.starts)
     schema = lean if lean is not None and groups else schema
     with file.parquet as parquet:
-        written = parquet.schema_arrow  # made anew each time that it is asked for
-        there = set(written.names)
+        file_schema = parquet.schema_arrow  # pyarrow converts the schema on every access
+        there = set(file_schema.names)
         missing = [field.name for field in schema if field.name not in there and field.name not in dict(source.hive)]
         if missing:
             raise changed(source, f"no column {missing[0]!r}")
@@ -168,13 +174,13 @@ def _rows(
             raise changed(source, f"{file.starts[-1]} rows")
         own = [name for name in schema.names if name in there]
         pieces: list[pa.Table] = []
-        spans: list[tuple[int, int, int]] = []  # first row of the group, and the rows of it in this part
+        spans: list[tuple[int, int, int]] = []  # first row of the group; first and last row of the part in it
         whole: list[int] = []
         bytes_read = 0
 
-        alone = any(pa.types.is_nested(written.field(name).type) for name in own)
+        one_by_one = any(pa.types.is_nested(file_schema.field(name).type) for name in own)
 
-        def decode() -> None:
+        def decode_whole() -> None:
             if whole:
                 pieces.append(plain_rows(decoded(parquet, whole, own)))
                 whole.clear()
@@ -186,21 +192,21 @@ def _rows(
                 break
             if low < high and not _excluded(parquet, group, conditions, own):
                 if high - low == end - first:
-                    whole.append(group)  # several in one call: a sixth faster than one by one
-                    if alone:  # Arrow cannot put dictionaries inside lists together from several groups
-                        decode()
+                    whole.append(group)  # several in one call: a sixth faster than one call each
+                    if one_by_one:  # Arrow cannot combine dictionaries inside lists from several groups
+                        decode_whole()
                 else:
-                    decode()
-                    pieces.append(opened.cursor(source.path, group, own).take(low - first, high - first).select(own))
+                    decode_whole()
+                    pieces.append(cache.cursor(source.path, group, own).take(low - first, high - first).select(own))
                 spans.append((first, low, high))
                 bytes_read += parquet.metadata.row_group(group).total_byte_size * (high - low) // (end - first)
-        decode()
+        decode_whole()
     rows = _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read)
     return replace(rows, groups=groups)
 
 
 def _whole_groups(source: Source, starts: Sequence[int]) -> tuple[int, ...]:
-    """The row groups that make up the part, none if it ends inside one; those without rows are passed over."""
+    """Return the row groups that make up the part, without empty ones; none if it starts or ends inside one."""
     first, end = bisect_left(starts, source.start), bisect_left(starts, source.stop)
     if end == len(starts) or starts[first] != source.start or starts[end] != source.stop:
         return ()
@@ -216,9 +222,9 @@ def _assemble(
     batch_rows: int,
     bytes_read: int,
 ) -> Rows:
-    """Pieces of row groups as one filtered table on the batch grid."""
+    """Combine pieces of row groups into one filtered table with its batch edges."""
     rows = sum(high - low for _, low, high in spans)
-    table = _as_planned(pieces, rows, schema, source)
+    table = _planned_columns(pieces, rows, schema, source)
     cuts = [np.arange(low - (low - start) % batch_rows, high, batch_rows) for start, low, high in spans]
     offsets = np.cumsum([0] + [high - low for _, low, high in spans])
     grid = [
@@ -229,7 +235,7 @@ def _assemble(
     if conditions and rows:
         held = conditions_.mask(conditions, table)
         keep = held.to_numpy()
-        table, places = table.filter(held), replace(places, held=keep)
+        table, places = table.filter(held), replace(places, mask=keep)
         edges = np.concatenate(([0], np.cumsum(keep)))[edges]
     if table.num_rows != len(places):
         found = pa.ArrowInvalid(f"{table.num_rows} rows where the footer has {len(places)}")
@@ -238,9 +244,9 @@ def _assemble(
     return Rows(table, places, np.unique(edges), total - table.num_rows, bytes_read)
 
 
-def _as_planned(pieces: list[pa.Table], rows: int, schema: pa.Schema, source: Source) -> pa.Table:
-    """The planned columns in the planned types, keys of the path added."""
-    if pieces and len({piece.schema for piece in pieces}) > 1:  # dictionaries may differ in type by group
+def _planned_columns(pieces: list[pa.Table], rows: int, schema: pa.Schema, source: Source) -> pa.Table:
+    """Return the planned columns in the planned types, with the Hive keys of the path."""
+    if pieces and len({piece.schema for piece in pieces}) > 1:  # dictionary types may differ between row groups
         pieces = [pieces[0], *(piece.cast(pieces[0].schema) for piece in pieces[1:])]
     table = pa.concat_tables(pieces) if pieces else None
     columns = []
@@ -250,7 +256,7 @@ def _as_planned(pieces: list[pa.Table], rows: int, schema: pa.Schema, source: So
         if table is None or rows == 0:
             columns.append(pa.chunked_array([], field.type))
         elif field.name in names:
-            columns.append(_typed(table[field.name], field, source))
+            columns.append(_cast_to_plan(table[field.name], field, source))
         else:
             value = hive.get(field.name)
             scalar = pa.scalar(value).cast(field.type) if value is not None else pa.scalar(None, field.type)
@@ -258,7 +264,7 @@ def _as_planned(pieces: list[pa.Table], rows: int, schema: pa.Schema, source: So
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _typed(column: pa.ChunkedArray, field: pa.Field, source: Source) -> pa.ChunkedArray:
+def _cast_to_plan(column: pa.ChunkedArray, field: pa.Field, source: Source) -> pa.ChunkedArray:
     if column.type == field.type:
         return column
     if values_type(column.type) == values_type(field.type):
@@ -269,7 +275,7 @@ def _typed(column: pa.ChunkedArray, field: pa.Field, source: Source) -> pa.Chunk
 def _excluded(
     parquet: pq.ParquetFile, group: int, conditions: Sequence[conditions_.Condition], own: Sequence[str]
 ) -> bool:
-    """Whether the footer alone rules the row group out."""
+    """Return whether the footer's statistics prove that no row of the row group meets the conditions."""
     if not conditions:
         return False
     schema = parquet.schema_arrow
@@ -281,15 +287,15 @@ def _excluded(
     )
 
 
-_FILES = 6  # that are opened for a sample
+_SAMPLED_FILES = 6
 
 
 def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
-    """The first rows of the input, planned columns only; keys of paths included."""
+    """Return the first rows of the input with the columns of `schema`, which may include Hive keys."""
     pieces: list[pa.Table] = []
     left, there = rows, set(dataset.schema.names)
     for file in dataset.files:
-        if left <= 0 or len(pieces) >= _FILES:
+        if left <= 0 or len(pieces) >= _SAMPLED_FILES:
             break
         own = [name for name in schema.names if name in there]
         try:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from scorer.errors import CommitError
 from scorer.events import Proof, Receipt
-from scorer.storage.files import NO_REPLACE, map_write_errors, patiently, rename, sync
+from scorer.storage.files import NO_REPLACE, map_write_errors, rename, retry, sync
 from scorer.storage.footers import open_parquet
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _write(
     """One complete, checked, durable file."""
     with map_write_errors(path):
         try:
-            patiently(lambda: write_once(path, content, notes, encoded))
+            retry(lambda: write_once(path, content, notes, encoded))
         except BaseException:
             with suppress(OSError):
                 path.unlink()
@@ -138,7 +138,7 @@ def _commit(tmp: Path, final: Path, rows: int) -> bool:
     first = True
     with map_write_errors(final):
         try:
-            patiently(lambda: os.link(tmp, final))
+            retry(lambda: os.link(tmp, final))
         except FileExistsError:
             first = False
         except OSError as error:

@@ -1,6 +1,6 @@
-"""Pages of a file as they are stored: checked by their checksum, or decompressed once and given one.
+"""Read the stored pages of a column chunk: check their checksums, and add the missing ones.
 
-| header | values, compressed | header | values, compressed | ...       a column chunk, from its dictionary on
+| header | values, compressed | header | values, compressed | ...       a column chunk, starting with its dictionary
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ import pyarrow as pa
 
 from scorer.storage import _thrift as thrift
 from scorer.storage._thrift import I32
-from scorer.storage.files import patiently
+from scorer.storage.files import retry
 from scorer.storage.footers import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-WINDOW = 8 << 20  # of a column chunk that is in memory at once, unless a page is larger
+WINDOW = 8 << 20  # bytes of a column chunk in memory at once, unless a page is larger
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3
-"""Kinds of pages."""
-_HEADS = {DATA: 5, DICTIONARY: 7, DATA_V2: 8}
-"""Field of a page's header that tells more of this kind, such as how many values it has."""
-_KIND, _PLAIN, _SIZE, _CHECKSUM = 1, 2, 3, 4
-"""Other fields."""
-_HEADER = {_KIND, _PLAIN, _SIZE, _CHECKSUM, *_HEADS.values()}
+"""Page types."""
+_DETAILS = {DATA: 5, DICTIONARY: 7, DATA_V2: 8}
+"""Field of a page header with the details of each page type, such as the number of values."""
+_TYPE, _UNCOMPRESSED_SIZE, _COMPRESSED_SIZE, _CHECKSUM = 1, 2, 3, 4
+"""Other fields of a page header: type, uncompressed size, compressed size, checksum."""
+_HEADER = {_TYPE, _UNCOMPRESSED_SIZE, _COMPRESSED_SIZE, _CHECKSUM, *_DETAILS.values()}
 _LEVELS, _COMPRESSED = (5, 6), 7
-"""Fields of what is told of a second kind of data page."""
+"""Fields in the details of a DATA_V2 page."""
 _ABSENT = (0, 0, 0)
 _UNCOMPRESSED = "UNCOMPRESSED"
 
 
 class NotCopyable(Exception):
-    """A column is not stored as it has to be."""
+    """A column cannot be copied: it is not stored in the form that the plan needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page with its header, as it will be written."""
+    """A page with its header, ready to be written."""
 
     kind: int
     values: int
     pieces: tuple[Any, ...]
     added: int
-    """Bytes that the source's page does not have."""
+    """Bytes added to the input's page: those of a new checksum."""
 
 
 class Pages:
-    """A file to copy from, through one buffer of this thread."""
+    """A file to copy from; its pages pass through one buffer of this thread."""
 
     def __init__(self, path: str, handle: int) -> None:
         self._path, self._handle = path, handle
@@ -62,39 +62,39 @@ class Pages:
     @classmethod
     @contextmanager
     def opened(cls, path: str) -> Iterator[Pages]:
-        """The file, closed at the end."""
-        with _complaints(path):
-            handle = patiently(lambda: os.open(path, os.O_RDONLY))
+        """Open the file, and close it at the end."""
+        with _map_read_errors(path):
+            handle = retry(lambda: os.open(path, os.O_RDONLY))
         try:
             yield cls(path, handle)
         finally:
             os.close(handle)
 
-    def of(self, begin: int, size: int, codec: str) -> Iterator[list[Page]]:
-        """The pages of a column chunk, as many at once as the buffer holds; they are gone with the next ones."""
+    def chunk(self, begin: int, size: int, codec: str) -> Iterator[list[Page]]:
+        """Yield the pages of a column chunk, as many at once as the buffer holds; the next ones overwrite them."""
         buffer, held, left = _buffer(min(size, WINDOW)), 0, size
         while left or held:
-            more = min(left, len(buffer) - held)
-            self._fill(memoryview(buffer)[held : held + more], begin + size - left)
-            held, left = held + more, left - more
-            found, done = _cut(buffer, held, codec)
+            step = min(left, len(buffer) - held)
+            self._fill(memoryview(buffer)[held : held + step], begin + size - left)
+            held, left = held + step, left - step
+            found, done = _split_pages(buffer, held, codec)
             if not done and not left:
                 raise NotCopyable(self._path)
-            if not done and held == len(buffer):  # a page that is larger than the buffer
-                whole = buffer
+            if not done and held == len(buffer):  # one page is larger than the buffer
+                full = buffer
                 buffer = _buffer(2 * held)
-                buffer[:held] = whole[:held]
+                buffer[:held] = full[:held]
                 continue
             yield found
             buffer[: held - done] = buffer[done:held]
             held -= done
 
     def _fill(self, buffer: memoryview, at: int) -> None:
-        """Bytes of the file from here on."""
+        """Fill the buffer with the file's bytes from `at` on."""
         done = 0
         while done < len(buffer):
-            with _complaints(self._path):
-                got = patiently(partial(os.preadv, self._handle, [buffer[done:]], at + done))
+            with _map_read_errors(self._path):
+                got = retry(partial(os.preadv, self._handle, [buffer[done:]], at + done))
             if not got:
                 raise NotCopyable(self._path)
             done += got
@@ -104,27 +104,27 @@ _BUFFERS = threading.local()
 
 
 def _buffer(size: int) -> bytearray:
-    """Of this thread, and at least so large; to touch new memory each time would cost more than to copy."""
+    """Return this thread's buffer of at least `size` bytes: page faults on fresh memory cost more than the copy."""
     held: bytearray = getattr(_BUFFERS, "held", bytearray())
     if len(held) < size:
         _BUFFERS.held = held = bytearray(size)
     return held
 
 
-def _cut(buffer: bytearray, held: int, codec: str) -> tuple[list[Page], int]:
-    """Whole pages at the beginning of what is held, and where they end."""
+def _split_pages(buffer: bytearray, held: int, codec: str) -> tuple[list[Page], int]:
+    """Return the complete pages in the first `held` bytes, and the end of the last one."""
     found, at = [], 0
     view = memoryview(buffer)
     while at < held:
         try:
             fields, body = thrift.fields(buffer, at)
         except (IndexError, ValueError, RecursionError):
-            break  # the header goes on behind what is held, or is none
+            break  # the header is incomplete, or damaged
         if body > held:
             break
-        if any(fields.get(number, _ABSENT)[0] != I32 for number in (_KIND, _PLAIN, _SIZE)):
+        if any(fields.get(number, _ABSENT)[0] != I32 for number in (_TYPE, _UNCOMPRESSED_SIZE, _COMPRESSED_SIZE)):
             raise NotCopyable(at)
-        size = thrift.integer(buffer, fields[_SIZE][1])[0]
+        size = thrift.integer(buffer, fields[_COMPRESSED_SIZE][1])[0]
         if size < 0:
             raise NotCopyable(at)
         if body + size > held:
@@ -138,9 +138,9 @@ def _cut(buffer: bytearray, held: int, codec: str) -> tuple[list[Page], int]:
 
 
 def _page(view: memoryview, fields: Mapping[int, thrift.Span], at: int, body: int, end: int, codec: str) -> Page:
-    """A page that begins at `at`, whose header ends at `body`."""
-    kind = thrift.integer(view, fields[_KIND][1])[0]
-    own = fields.get(_HEADS.get(kind, 0), _ABSENT)
+    """Return the page whose header begins at `at` and ends at `body`."""
+    kind = thrift.integer(view, fields[_TYPE][1])[0]
+    own = fields.get(_DETAILS.get(kind, 0), _ABSENT)
     if own[0] != thrift.STRUCT or not fields.keys() <= _HEADER:
         raise NotCopyable(kind)
     head, _ = thrift.fields(view, own[1])
@@ -151,13 +151,13 @@ def _page(view: memoryview, fields: Mapping[int, thrift.Span], at: int, body: in
         if thrift.integer(view, fields[_CHECKSUM][1])[0] & 0xFFFFFFFF != checksum:
             raise NotCopyable(checksum)
         return Page(kind, values, (view[at:end],), 0)
-    plain = thrift.integer(view, fields[_PLAIN][1])[0]
-    if kind == DATA_V2:  # its levels come first, and are not compressed
+    plain = thrift.integer(view, fields[_UNCOMPRESSED_SIZE][1])[0]
+    if kind == DATA_V2:  # the levels come first and are not compressed
         levels = sum(thrift.integer(view, head[number][1])[0] for number in _LEVELS if number in head)
         codec = _UNCOMPRESSED if head.get(_COMPRESSED, _ABSENT)[0] == thrift.NO else codec
-        _unpack(content[levels:], plain - levels, codec)
+        _check_content(content[levels:], plain - levels, codec)
     else:
-        _unpack(content, plain, codec)
+        _check_content(content, plain, codec)
     signed = checksum - (1 << 32) if checksum >> 31 else checksum
     header = thrift.struct(
         sorted(
@@ -167,8 +167,8 @@ def _page(view: memoryview, fields: Mapping[int, thrift.Span], at: int, body: in
     return Page(kind, values, (header, content), len(header) - (body - at))
 
 
-def _unpack(content: memoryview, plain: int, codec: str) -> None:
-    """Raise where the content is damaged as far as its codec can tell: a checksum must not vouch for that."""
+def _check_content(content: memoryview, plain: int, codec: str) -> None:
+    """Raise if the codec finds the content damaged: a new checksum must not make damaged bytes look valid."""
     if codec == _UNCOMPRESSED:
         if len(content) != plain:
             raise NotCopyable(plain)
@@ -177,8 +177,8 @@ def _unpack(content: memoryview, plain: int, codec: str) -> None:
 
 
 @contextmanager
-def _complaints(path: str) -> Iterator[None]:
-    """The disk's complaints, about what is read."""
+def _map_read_errors(path: str) -> Iterator[None]:
+    """Convert OSErrors of a read to `UnreadableFile`."""
     try:
         yield
     except OSError as error:

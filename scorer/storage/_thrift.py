@@ -1,4 +1,4 @@
-"""As much of Thrift's compact form as Parquet's footers and page headers are written in."""
+"""Read and write the part of Thrift's compact protocol that Parquet's footers and page headers use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 Buffer = bytes | bytearray | memoryview
 YES, NO, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 Span = tuple[int, int, int]
-"""A field's type, and where its value begins and ends."""
+"""A field's type, and the start and end of its value."""
 _MOST_BITS = 64
-_LONG = 15  # items or steps that do not fit into half a byte
+_LONG = 15  # from here on, a count or step does not fit into half a byte
 
 
 def fields(data: Buffer, at: int) -> tuple[dict[int, Span], int]:
-    """Where the fields of the struct that begins here are, by number, and where it ends."""
+    """Return the fields of the struct at `at`, by number, and the end of the struct."""
     found: dict[int, Span] = {}
     number = 0
     while True:
@@ -30,47 +30,47 @@ def fields(data: Buffer, at: int) -> tuple[dict[int, Span], int]:
             number += head >> 4
         else:
             number, at = integer(data, at)
-        end = _behind(data, at, kind)
+        end = _end_of(data, at, kind)
         found[number] = (kind, at, end)
         at = end
 
 
 def integer(data: Buffer, at: int) -> tuple[int, int]:
-    """The number that is written here, and where it ends."""
-    value, at = _plain(data, at)
+    """Return the integer at `at`, and its end."""
+    value, at = _unsigned(data, at)
     return (value >> 1) ^ -(value & 1), at
 
 
 def items(data: Buffer, at: int) -> tuple[int, int, int]:
-    """Of the list that begins here, the type of its items, how many there are, and where they begin."""
-    kind, many = data[at] & 15, data[at] >> 4
+    """Return the item type of the list at `at`, the number of items, and the start of the first."""
+    kind, count = data[at] & 15, data[at] >> 4
     at += 1
-    if many == _LONG:
-        many, at = _plain(data, at)
-    if many > len(data) - at:  # each takes a byte at the least
-        raise ValueError(many)
-    return kind, many, at
+    if count == _LONG:
+        count, at = _unsigned(data, at)
+    if count > len(data) - at:  # each takes at least one byte
+        raise ValueError(count)
+    return kind, count, at
 
 
 def number(value: int) -> bytes:
-    """A number of any width, written."""
+    """Return an integer of any width, encoded."""
     return _varint(value * 2 if value >= 0 else -value * 2 - 1)
 
 
 def binary(value: bytes) -> bytes:
-    """Bytes or text, written."""
+    """Return bytes or text, encoded."""
     return _varint(len(value)) + value
 
 
 def listed(kind: int, values: Sequence[bytes]) -> bytes:
-    """Values of one type, written."""
-    many = len(values)
-    head = bytes([many << 4 | kind]) if many < _LONG else bytes([_LONG << 4 | kind]) + _varint(many)
+    """Return a list of encoded values of one type."""
+    count = len(values)
+    head = bytes([count << 4 | kind]) if count < _LONG else bytes([_LONG << 4 | kind]) + _varint(count)
     return head + b"".join(values)
 
 
 def struct(values: Iterable[tuple[int, int, bytes]]) -> bytes:
-    """Fields with rising numbers (number, type, value), written."""
+    """Return a struct of encoded fields (number, type, value) in ascending order."""
     pieces, last = [], 0
     for at, kind, value in values:
         step = at - last
@@ -88,7 +88,7 @@ def _varint(value: int) -> bytes:
     return bytes(written)
 
 
-def _plain(data: Buffer, at: int) -> tuple[int, int]:
+def _unsigned(data: Buffer, at: int) -> tuple[int, int]:
     byte = data[at]
     at += 1
     if byte < 0x80:  # noqa: PLR2004 - the last seven bits
@@ -105,8 +105,8 @@ def _plain(data: Buffer, at: int) -> tuple[int, int]:
             raise ValueError(shift)
 
 
-def _behind(data: Buffer, at: int, kind: int) -> int:
-    """Where a value of this type ends."""
+def _end_of(data: Buffer, at: int, kind: int) -> int:
+    """Return the end of a value of this type."""
     if kind <= NO:
         return at
     if kind in (I16, I32, I64):
@@ -114,16 +114,16 @@ def _behind(data: Buffer, at: int, kind: int) -> int:
             at += 1
         return at + 1
     if kind == BINARY:
-        length, at = _plain(data, at)
+        length, at = _unsigned(data, at)
         return at + length
     if kind == STRUCT:
         return fields(data, at)[1]
     if kind in (LIST, SET):
-        kind, many, at = items(data, at)
-        if kind <= BYTE:  # a truth in a list takes a byte
-            return at + many
-        for _ in range(many):
-            at = _behind(data, at, kind)
+        kind, count, at = items(data, at)
+        if kind <= BYTE:  # a boolean in a list takes one byte
+            return at + count
+        for _ in range(count):
+            at = _end_of(data, at, kind)
         return at
     if kind in (BYTE, DOUBLE):
         return at + (1 if kind == BYTE else 8)

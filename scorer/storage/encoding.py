@@ -1,4 +1,4 @@
-"""How the output's columns are stored: codec, row groups, and an encoding where the first rows show that it pays."""
+"""How the output's columns are stored: codec, row groups and encodings, and how large a table becomes."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-GAIN_THRESHOLD = 0.8  # of the size without; below that gain, the time is worth more
-ENOUGH_ROWS = 4096  # to tell an encoding's gain from chance
+GAIN_THRESHOLD = 0.8  # an encoding must bring a column below 80 % of its size; less does not repay the time
+ENOUGH_ROWS = 4096  # with fewer rows, a measured gain may be chance
 LEAST_GROUP, LARGEST_GROUP = 1 << 14, 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """All that a Parquet writer is told."""
+    """The settings of the Parquet writer."""
 
     codec: str
     row_group_rows: int
     dictionaries: tuple[str, ...] = ()
-    """Leaf paths that get a dictionary; pyarrow would try one on every column, at six times the cost."""
+    """Leaf paths that get a dictionary. By default pyarrow tries one on every column, at six times the cost."""
     encodings: tuple[tuple[str, str], ...] = ()
-    """Leaf paths of whole numbers stored as differences, and of fractions stored byte by byte."""
+    """Leaf paths with their encoding: delta for integers, byte stream split for floats."""
     copied: tuple[str, ...] = ()
-    """Kept columns that a part takes from whole row groups as they are stored."""
+    """Kept columns that are copied from whole row groups without decoding."""
     stretch_rows: int = 0
-    """Rows of them that are read at once where that cannot be."""
+    """Rows of the `copied` columns that are decoded at once if they cannot be copied."""
 
     def options(self) -> dict[str, Any]:
-        """As `pyarrow.parquet.ParquetWriter` takes them."""
+        """Return the settings as keyword arguments of `pyarrow.parquet.ParquetWriter`."""
         named = {"column_encoding": dict(self.encodings)} if self.encodings else {}
         dictionaries = list(self.dictionaries) or False
         return {"compression": self.codec, "use_dictionary": dictionaries, "write_page_checksum": True, **named}
@@ -39,7 +39,7 @@ QUARANTINE = Storage(codec="zstd", row_group_rows=LARGEST_GROUP)
 
 
 def encoded_bytes(table: pa.Table, storage: Storage) -> int:
-    """What the table takes as a file."""
+    """Return the size of the table as a Parquet file."""
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, **storage.options()) as writer:
         writer.write_table(table)
@@ -47,7 +47,7 @@ def encoded_bytes(table: pa.Table, storage: Storage) -> int:
 
 
 def encoded_column_bytes(rows: pa.Table, storage: Storage) -> dict[str, float]:
-    """What a row of each flat column takes, encoded; nothing where there are too few rows to tell."""
+    """Return the encoded bytes of a row by flat column; empty if there are too few rows to tell."""
     if rows.num_rows < ENOUGH_ROWS:
         return {}
     few = rows.slice(0, 1 << 16)

@@ -1,4 +1,8 @@
-"""Try again what a shared file system refuses for a moment; what it refuses for good is said at once."""
+"""File identities, retries, whole-file writes, fsync and atomic renames on local and shared file systems.
+
+Errors that shared file systems raise for a moment (EIO, ESTALE, ETIMEDOUT and others) are retried with backoff.
+All other errors are raised at once.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-_WAITS_S = (0.1, 0.4, 1.6)
-_PASSING = {
+_BACKOFF_S = (0.1, 0.4, 1.6)
+_TRANSIENT = {
     getattr(errno, name)
     for name in (
         "EAGAIN", "EBUSY", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "EINTR", "EIO",
@@ -32,17 +36,17 @@ _PASSING = {
 }  # fmt: skip
 
 
-def patiently(attempt: Callable[[], T], again: Callable[[], None] | None = None) -> T:
-    """What `attempt` gives; after a passing error `again` clears the ground, and it is called once more."""
-    for wait in _WAITS_S:
+def retry(attempt: Callable[[], T], reset: Callable[[], None] | None = None) -> T:
+    """Return the result of `attempt`; after a transient error, call `reset`, then try again with backoff."""
+    for wait in _BACKOFF_S:
         try:
             return attempt()
         except OSError as error:
-            if error.errno not in _PASSING:
+            if error.errno not in _TRANSIENT:
                 raise
-        time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - so that a thousand workers do not knock together
-        if again is not None:
-            again()
+        time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter: a thousand workers must not retry in step
+        if reset is not None:
+            reset()
     return attempt()
 
 
@@ -70,33 +74,51 @@ def file_id(path: str) -> FileId:
 
 
 def files_in(top: Path) -> Iterator[str]:
-    """Every file at any depth, as the ledger would name it."""
+    """Yield the path of every file below `top`, relative to it, with / as in the ledger."""
     for folder, _, names in os.walk(top):
         for name in names:
             yield os.path.relpath(os.path.join(folder, name), top).replace(os.sep, "/")
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENAMETOOLONG}
-_HERE = -100  # AT_FDCWD
+_NO_SPACE_OR_PERMISSION = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+}
+_AT_FDCWD = -100
 NO_REPLACE, EXCHANGE = 1, 2
 
 
 @contextmanager
 def map_write_errors(path: str | Path) -> Iterator[None]:
-    """A disk's complaints as ours."""
+    """Convert OSErrors of a write to `OutputFull` or `CommitError`."""
     try:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        if error.errno in _FULL:
-            hint = "make room or check the rights, then repeat the command; committed parts are kept"
-            raise OutputFull("the output cannot be written", str(path), "room and rights", reason, hint) from error
-        what, hint = "the output cannot be written", "repeat the command; committed parts are kept"
-        raise CommitError(what, str(path), "a working file system", reason, hint) from error
+        if error.errno in _NO_SPACE_OR_PERMISSION:
+            raise OutputFull(
+                "the output cannot be written",
+                where=str(path),
+                expected="free space and write permission",
+                found=reason,
+                hint="free space or fix the permissions, then repeat the command; committed parts are kept",
+            ) from error
+        raise CommitError(
+            "the output cannot be written",
+            where=str(path),
+            expected="a working file system",
+            found=reason,
+            hint="repeat the command; committed parts are kept",
+        ) from error
 
 
 def sync(path: str | Path) -> None:
-    """Make a file's contents, or the renames in a folder, durable."""
+    """Flush a file's contents, or the renames in a folder, to disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -105,23 +127,23 @@ def sync(path: str | Path) -> None:
 
 
 def rename(source: Path, target: Path, flag: int) -> None:
-    """Linux's renameat2: NO_REPLACE or EXCHANGE, or OSError where the system has neither."""
+    """Rename atomically with Linux's renameat2; `flag` is NO_REPLACE or EXCHANGE. OSError if not supported."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if libc.renameat2(_HERE, os.fsencode(source), _HERE, os.fsencode(target), flag):
+    if libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flag):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(target))
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file."""
+    """Return the sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
-    """Whole or not at all."""
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Write a JSON file completely or not at all."""
     tmp = path.with_name(path.name + ".tmp")
     tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     sync(tmp)

@@ -1,4 +1,4 @@
-"""The one way Parquet files are opened, and what their footers tell about columns: bytes, codec, what paid, nulls."""
+"""Open Parquet files, and read from their footers each column's decoded size, codec, dictionary use and nulls."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pyarrow.parquet as pq
 from scorer.errors import UnreadableFile
 
 _SAMPLED_GROUPS = 4
-_DICTIONARY_PAYS = 0.8  # of the plain size; measured on flights: 0.00-0.21 pays, ids 1.26 do not
-_OFFSET_BYTES = 4  # where a text begins, for each
+_DICTIONARY_GAIN = 0.8  # of the plain size; measured on flights: 0.00-0.21 where a dictionary helps, 1.26 for ids
+_OFFSET_BYTES = 4  # Arrow's offset of each text
 _WIDTHS = {"BOOLEAN": 0.125, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}
 _BUFFER, _LEAST_BUFFER = 1 << 18, 1 << 14
-_BUFFERS = 8 << 20  # of all columns that are read at once
+_BUFFERS = 8 << 20  # buffers of all columns that are read at once
 
 
 def open_parquet(path: str, metadata: pq.FileMetaData | None = None, columns: int = 1) -> pq.ParquetFile:
-    """The one way files are opened, so that plan and workers see one schema.
+    """Open a Parquet file; all code opens files here, so that plan and workers see the same schema.
 
-    With its metadata at hand the footer is not parsed again. So many columns are read at once: each through a
-    buffer, or the whole of a row group would be in memory as it is stored before its first row is decoded.
+    If `metadata` is given, the footer is not parsed again. `columns` is the number of columns read at once: each gets
+    a buffer. Without buffers, a whole stored row group would be in memory before its first row is decoded.
     """
     buffer = max(_LEAST_BUFFER, min(_BUFFER, _BUFFERS // max(columns, 1)))
     return pq.ParquetFile(
@@ -30,14 +30,19 @@ def open_parquet(path: str, metadata: pq.FileMetaData | None = None, columns: in
 
 
 def unreadable(path: str, error: Exception) -> UnreadableFile:
-    """What a library's complaint about a file means to a person."""
-    what, hint = "a file cannot be read as Parquet", "write it again, or leave it out of the input"
+    """Return the error for a file that cannot be read, with the first line of the library's message."""
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UnreadableFile(what, path, "a complete Parquet file", first[:200], hint)
+    return UnreadableFile(
+        "a file cannot be read as Parquet",
+        where=path,
+        expected="a complete Parquet file",
+        found=first[:200],
+        hint="write it again, or leave it out of the input",
+    )
 
 
 def flat_leaves(schema: pa.Schema, metadata: pq.FileMetaData) -> dict[str, int]:
-    """Where in a row group the statistics of each flat top-level column are."""
+    """Return the column index in a row group of each flat top-level column."""
     paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     nested = any(pa.types.is_nested(field.type) for field in schema)
     if not nested:
@@ -48,7 +53,7 @@ def flat_leaves(schema: pa.Schema, metadata: pq.FileMetaData) -> dict[str, int]:
 
 
 def decoded_column_bytes(schema: pa.Schema, sample: list[pq.FileMetaData]) -> dict[str, float]:
-    """Decoded bytes of a row, by top-level column."""
+    """Return the decoded bytes of a row by top-level column."""
     sizes = dict.fromkeys(schema.names, 0.0)
     rows = 0
     for metadata in sample:
@@ -57,25 +62,26 @@ def decoded_column_bytes(schema: pa.Schema, sample: list[pq.FileMetaData]) -> di
             rows += group.num_rows
             for c in range(metadata.num_columns):
                 column = group.column(c)
-                name = _top(column.path_in_schema, sizes)
+                name = _top_level_column(column.path_in_schema, sizes)
                 sizes[name] = sizes.get(name, 0.0) + _decoded_bytes(column, metadata.schema.column(c).length)
     return {name: size / rows if rows else 8.0 for name, size in sizes.items()}
 
 
 def _decoded_bytes(column: pq.ColumnChunkMetaData, length: int) -> float:
-    """Bytes of a column chunk once decoded; texts by the longest that the footer tells, as a dictionary hides them."""
+    """Return the decoded bytes of a column chunk; texts count as the longer of the footer's minimum and maximum."""
     width = _WIDTHS.get(column.physical_type, 0)
     if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
         width = length
     statistics = column.statistics if not width else None
     if statistics is not None and statistics.has_min_max:
+        # a dictionary stores each text once, so that the stored size may be far too low
         width = _OFFSET_BYTES + max(len(statistics.min_raw), len(statistics.max_raw))
         return max(float(width * column.num_values), float(column.total_uncompressed_size))
     return float(width * column.num_values) if width else float(column.total_uncompressed_size)
 
 
-def _top(path: str, names: dict[str, float]) -> str:
-    """The top-level column of a leaf; names may hold dots themselves."""
+def _top_level_column(path: str, names: dict[str, float]) -> str:
+    """Return the top-level column of a leaf; column names may contain dots."""
     if path in names:
         return path
     parts = path.split(".")
@@ -83,7 +89,7 @@ def _top(path: str, names: dict[str, float]) -> str:
 
 
 def codec_of(sample: list[pq.FileMetaData]) -> str:
-    """The codec of the source's first column, which is nearly always that of all."""
+    """Return the codec of the input's first column, which nearly always is that of all columns."""
     for metadata in sample:
         if metadata.num_row_groups and metadata.num_columns:
             codec = str(metadata.row_group(0).column(0).compression).lower()
@@ -92,7 +98,7 @@ def codec_of(sample: list[pq.FileMetaData]) -> str:
 
 
 def dictionary_encoded(sample: list[pq.FileMetaData]) -> tuple[str, ...]:
-    """Fixed-width leaves that the source stored well below their plain size."""
+    """Return the fixed-width leaves that a dictionary stores well below their plain size."""
     stored: dict[str, float] = {}
     plain: dict[str, float] = {}
     for metadata in sample:
@@ -104,11 +110,11 @@ def dictionary_encoded(sample: list[pq.FileMetaData]) -> tuple[str, ...]:
                     path = column.path_in_schema
                     stored[path] = stored.get(path, 0) + column.total_uncompressed_size
                     plain[path] = plain.get(path, 0) + width * column.num_values
-    return tuple(sorted(path for path, size in stored.items() if size < _DICTIONARY_PAYS * plain[path]))
+    return tuple(sorted(path for path, size in stored.items() if size < _DICTIONARY_GAIN * plain[path]))
 
 
 def null_counts(footers: list[pq.FileMetaData]) -> dict[str, int]:
-    """Nulls by flat column, for those that every row group counts."""
+    """Return the number of nulls by flat column, for columns that every row group counts."""
     nulls: dict[str, int] = {}
     unknown: set[str] = set()
     for metadata in footers:

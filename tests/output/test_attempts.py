@@ -270,18 +270,18 @@ def at_once(monkeypatch):
 def test_a_passing_error_is_waited_for(number, at_once):
     cleared = []
     attempt = Hesitant(3, number)
-    assert files.patiently(attempt, lambda: cleared.append(1)) == "done"
+    assert files.retry(attempt, lambda: cleared.append(1)) == "done"
     assert (attempt.calls, len(cleared)) == (4, 3)
     assert at_once == sorted(at_once)
     with pytest.raises(OSError, match="as the system says"):
-        files.patiently(Hesitant(4, number))
+        files.retry(Hesitant(4, number))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EROFS, errno.EDQUOT])
 def test_an_error_for_good_is_raised_at_once(number, at_once):
     attempt = Hesitant(1, number)
     with pytest.raises(OSError, match="as the system says"):
-        files.patiently(attempt)
+        files.retry(attempt)
     assert (attempt.calls, at_once) == (1, [])
 
 

@@ -103,7 +103,7 @@ def checksums(path):
         metadata.row_group(g).column(c) for g in range(metadata.num_row_groups) for c in range(metadata.num_columns)
     ]
     with pages.Pages.opened(str(path)) as source:
-        found = (source.of(copying._begin(one), one.total_compressed_size, one.compression) for one in chunks)
+        found = (source.chunk(copying._start_of(one), one.total_compressed_size, one.compression) for one in chunks)
         return not any(page.added for windows in found for some in windows for page in some)
 
 
@@ -261,7 +261,7 @@ def page_of(path, column):
     metadata = pq.read_metadata(path)
     names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     chunk = metadata.row_group(0).column(names.index(column))
-    return copying._begin(chunk) + chunk.total_compressed_size
+    return copying._start_of(chunk) + chunk.total_compressed_size
 
 
 def spoil(path, at):
@@ -324,11 +324,11 @@ LONG_LIST = bytes([0xF0 | thrift.DOUBLE]) + b"\xff" * 8 + b"\x3f"  # of 2 ** 62 
 )  # fmt: skip
 def test_a_header_with_fields_that_no_page_has_is_not_copied(more):
     plain = header() + b"12345678"
-    (page,), end = pages._cut(bytearray(plain), len(plain), "UNCOMPRESSED")
+    (page,), end = pages._split_pages(bytearray(plain), len(plain), "UNCOMPRESSED")
     assert (page.values, end) == (2, len(plain))
     odd = header(more) + b"12345678"
     try:
-        found, _ = pages._cut(bytearray(odd), len(odd), "UNCOMPRESSED")
+        found, _ = pages._split_pages(bytearray(odd), len(odd), "UNCOMPRESSED")
     except pages.NotCopyable:
         found = []
     assert found == []
@@ -337,7 +337,7 @@ def test_a_header_with_fields_that_no_page_has_is_not_copied(more):
 def test_a_list_that_says_to_be_longer_than_the_file_is_refused_at_once():
     odd = header((20, thrift.LIST, LONG_LIST)) + b"12345678"
     began = time.monotonic()
-    assert pages._cut(bytearray(odd), len(odd), "UNCOMPRESSED") == ([], 0)
+    assert pages._split_pages(bytearray(odd), len(odd), "UNCOMPRESSED") == ([], 0)
     assert time.monotonic() - began < 1
 
 
@@ -360,9 +360,9 @@ def test_a_column_with_fewer_values_than_rows_is_an_error(tmp_path):
     form = FileForm.of(pa.schema([pa.field("id", pa.int64()), SCORE]), PLAIN)
     column, leaf = pq.read_metadata(short).row_group(0).column(0), form.leaves[0]
     with pages.Pages.opened(str(short)) as source, (tmp_path / "out").open("wb", buffering=0) as file:
-        copying._take(source, copying._Into(file.fileno()), column, leaf, 20_000)
+        copying._copy_column(source, copying._File(file.fileno()), column, leaf, 20_000)
         with pytest.raises(pages.NotCopyable):
-            copying._take(source, copying._Into(file.fileno()), column, leaf, 20_001)
+            copying._copy_column(source, copying._File(file.fileno()), column, leaf, 20_001)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_column_with_fewer_values_than_rows_is_an_error(tmp_path):
      ("parquet-cpp-arrow version 26.0.1", False), ("DuckDB version v1.0", False)],
 )  # fmt: skip
 def test_writers_with_faults_that_go_by_their_name_are_not_copied(writer, old):
-    assert bool(copying._OLD.match(writer)) == old
+    assert bool(copying._FAULTY_WRITERS.match(writer)) == old
 
 
 @pytest.mark.parametrize("cut", [1, 40, 4_000])
@@ -454,6 +454,6 @@ def test_what_is_written_in_thrift_is_read_again(numbers, text):
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_thrift_are_refused_soon(data):
     with suppress(pages.NotCopyable):
-        found, end = pages._cut(bytearray(data), len(data), "SNAPPY")
+        found, end = pages._split_pages(bytearray(data), len(data), "SNAPPY")
         assert end <= len(data)
         assert len(found) <= len(data)
