@@ -3,7 +3,7 @@
     COLUMN op LITERAL      op is one of = == != < <= > >=
     COLUMN in (LITERAL, …)      COLUMN not in (…)      COLUMN is [not] null
 
-A comparison with null is false. Knows nothing about files.
+A comparison with null is false.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Literal = str | int | float | bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """One parsed condition; `literals` are as typed until `bind` gives them the column's type."""
+    """One parsed condition; its literals are converted to the column's type when they are compared."""
 
     column: str
     op: str
@@ -50,7 +50,7 @@ class Condition:
 
 
 def parse(text: str) -> Condition:
-    """The condition that `text` says, or an error that shows the form."""
+    """Return the parsed condition, or raise an error with examples."""
     for pattern in (_NULL, _IN, _COMPARE):
         match = pattern.fullmatch(text)
         if match is None:
@@ -59,38 +59,51 @@ def parse(text: str) -> Condition:
         op = {"=": "==", "<>": "!="}.get(match["op"], " ".join(match["op"].lower().split()))
         if pattern is _NULL:
             return Condition(column=name, op=op, literals=(), text=text)
-        parts = [match["literal"]] if pattern is _COMPARE else _items(match["literal"], text)
+        parts = [match["literal"]] if pattern is _COMPARE else _split_list(match["literal"], text)
         return Condition(column=name, op=op, literals=tuple(_literal(p, text) for p in parts), text=text)
-    what = "a condition cannot be understood"
-    raise OptionsError(what, "--where", "COLUMN op LITERAL", repr(text), _HINT)
+    raise OptionsError(
+        "the condition cannot be parsed",
+        where="--where",
+        expected="COLUMN op LITERAL",
+        found=repr(text),
+        hint=_HINT,
+    )
 
 
 def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerError]:
-    """What is wrong with the conditions for a table of this schema."""
+    """Return the problems of the conditions for a table of this schema."""
     problems: list[ScorerError] = []
     for condition in conditions:
         if condition.column not in schema.names:
-            what = f"--where names a column that the input does not have: {condition.column!r}"
             hint = did_you_mean(condition.column, schema.names)
-            hint = hint if hint.startswith("did") else _HINT
-            problems.append(
-                MissingColumns(what, condition.text, "a column of the input", quoted_list(schema.names), hint)
+            missing = MissingColumns(
+                f"--where names a column that the input does not have: {condition.column!r}",
+                where=condition.text,
+                expected="a column of the input",
+                found=quoted_list(schema.names),
+                hint=hint if hint.startswith("did") else _HINT,
             )
+            problems.append(missing)
             continue
         kind = schema.field(condition.column).type
         try:
             _scalars(condition, kind)
         except (ValueError, TypeError, ArithmeticError) as error:
-            what = f"--where compares {condition.column!r} with something of another type"
-            hint = "quote texts and dates with '…', leave numbers bare; other types can only be tested for null"
-            problems.append(TypeMismatch(what, condition.text, f"a literal of type {kind}", str(error), hint))
+            mismatch = TypeMismatch(
+                f"--where compares {condition.column!r} with a value of another type",
+                where=condition.text,
+                expected=f"a literal of type {kind}",
+                found=str(error),
+                hint="put '…' around texts and dates, not around numbers; other types can only be tested for null",
+            )
+            problems.append(mismatch)
     return problems
 
 
 def excludes(condition: Condition, group: pq.RowGroupMetaData, kind: pa.DataType, leaf: int) -> bool:
-    """Whether statistics prove that no row of the row group can match.
+    """Return whether statistics prove that no row of the row group can match.
 
-    Only exact, non-float statistics are trusted: NaN is outside every float minimum and maximum.
+    Float statistics are not used: NaN is outside every minimum and maximum.
     """
     statistics = group.column(leaf).statistics
     if statistics is None:
@@ -108,23 +121,23 @@ def excludes(condition: Condition, group: pq.RowGroupMetaData, kind: pa.DataType
 
 
 def mask(conditions: Sequence[Condition], table: pa.Table) -> pa.ChunkedArray:
-    """True where every condition holds; null counts as false."""
+    """Return True for each row that meets every condition; null counts as false."""
     keep = None
     for condition in conditions:
         column = table[condition.column]
-        one = _one(condition, _plain(column))
+        one = _meets(condition, _decode_dictionary(column))
         keep = one if keep is None else pc.and_(keep, one)
     return pc.fill_null(keep, fill_value=False)
 
 
-def _one(condition: Condition, column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _meets(condition: Condition, column: pa.ChunkedArray) -> pa.ChunkedArray:
     if condition.op == "null":
         return pc.is_null(column)
     if condition.op == "not null":
         return pc.is_valid(column)
     values = [pa.scalar(x, column.type) for x in _scalars(condition, column.type)]
     if condition.op in {"in", "not in"}:
-        found = pc.equal(column, values[0])  # one by one: is_in tells 0.0 from -0.0 and finds NaN
+        found = pc.equal(column, values[0])  # not is_in: it treats 0.0 and -0.0 as different, and NaN as equal to NaN
         for value in values[1:]:
             found = pc.or_(found, pc.equal(column, value))
         return pc.invert(found) if condition.op == "not in" else found
@@ -133,12 +146,12 @@ def _one(condition: Condition, column: pa.ChunkedArray) -> pa.ChunkedArray:
     return compare[condition.op](column, values[0])
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dictionaries as their values."""
+def _decode_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the column with dictionaries replaced by their values."""
     return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
-def _items(text: str, whole: str) -> list[str]:
+def _split_list(text: str, condition: str) -> list[str]:
     items, at = [], 0
     while at < len(text):
         match = _LITERAL.match(text, at)
@@ -147,13 +160,18 @@ def _items(text: str, whole: str) -> list[str]:
         items.append(text[at : match.end()].rstrip().rstrip(",").strip())
         at = match.end()
     if not items or at < len(text):
-        what = "a list of values cannot be understood"
-        raise OptionsError(what, "--where", "COLUMN in (LITERAL, …)", repr(whole), _HINT)
+        raise OptionsError(
+            "the list of values cannot be parsed",
+            where="--where",
+            expected="COLUMN in (LITERAL, …)",
+            found=repr(condition),
+            hint=_HINT,
+        )
     return items
 
 
-def _literal(text: str, whole: str) -> Literal:
-    """A quoted text, a number, or a truth value."""
+def _literal(text: str, condition: str) -> Literal:
+    """Return the literal as text, number or truth value."""
     if quoted := re.fullmatch(r"'((?:[^']|'')*)'", text) or re.fullmatch(r'"([^"]*)"', text):
         return str(quoted[1]).replace("''", "'")
     if text.lower() in {"true", "false"}:
@@ -164,17 +182,24 @@ def _literal(text: str, whole: str) -> Literal:
         except ValueError:
             continue
     if re.search(r"\s(and|or)\s", text, re.IGNORECASE):
-        what, hint = (
-            "a condition is one comparison",
-            "repeat --where: all must hold; for alternatives, for example --where \"kind in ('a', 'b')\"",
+        raise OptionsError(
+            "a condition must be a single comparison",
+            where=f"--where {condition!r}",
+            expected="one comparison",
+            found=repr(text),
+            hint="repeat --where instead of `and`; instead of `or`, for example --where \"kind in ('a', 'b')\"",
         )
-        raise OptionsError(what, f"--where {whole!r}", "one comparison", repr(text), hint)
-    what = "a value in a condition is neither a number nor quoted"
-    raise OptionsError(what, f"--where {whole!r}", "a number, true, false or a quoted text", repr(text), _HINT)
+    raise OptionsError(
+        "a value in a condition is neither a number nor quoted",
+        where=f"--where {condition!r}",
+        expected="a number, true, false or a quoted text",
+        found=repr(text),
+        hint=_HINT,
+    )
 
 
 def _scalars(condition: Condition, kind: pa.DataType) -> list[Any]:
-    """The literals in the column's type, or ValueError and friends."""
+    """Return the literals in the column's type; raises ValueError, TypeError or ArithmeticError."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return [_typed(x, kind) for x in condition.literals]
@@ -188,7 +213,7 @@ def _typed(value: Literal, kind: pa.DataType) -> Any:  # noqa: ANN401 - any Arro
         pa.types.is_boolean(kind): truth,
         number: not text and not truth,
         pa.types.is_decimal(kind): not truth,
-        _texty(kind) or moment: text,
+        _is_text(kind) or moment: text,
     }
     if True not in fits:
         raise TypeError(f"a column of type {kind} cannot be compared")
@@ -198,7 +223,7 @@ def _typed(value: Literal, kind: pa.DataType) -> Any:  # noqa: ANN401 - any Arro
         return _moment(str(value), kind)
     if pa.types.is_integer(kind) and isinstance(value, float):
         if not value.is_integer():
-            raise ValueError(f"{value} is no whole number")
+            raise ValueError(f"{value} is not a whole number")
         value = int(value)
     try:
         if pa.types.is_decimal(kind):
@@ -209,7 +234,7 @@ def _typed(value: Literal, kind: pa.DataType) -> Any:  # noqa: ANN401 - any Arro
 
 
 def _moment(text: str, kind: pa.DataType) -> Any:  # noqa: ANN401 - a date or a datetime
-    """A date or time exactly; what the column's unit would cut off is refused."""
+    """Return the date or time; ValueError if the column's unit cannot hold it exactly."""
     moment = dt.datetime.fromisoformat(text)
     if pa.types.is_date(kind):
         if moment.time() != dt.time():
@@ -223,13 +248,13 @@ def _moment(text: str, kind: pa.DataType) -> Any:  # noqa: ANN401 - a date or a 
     return exact
 
 
-def _texty(kind: pa.DataType) -> bool:
+def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _ordered(kind: pa.DataType) -> bool:
-    """Whether a minimum and maximum of this type can be trusted to rule rows out."""
-    return bool(pa.types.is_integer(kind) or pa.types.is_date(kind) or pa.types.is_timestamp(kind) or _texty(kind))
+    """Return whether the minimum and maximum of this type can rule rows out."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_date(kind) or pa.types.is_timestamp(kind) or _is_text(kind))
 
 
 def _bounds(statistics: Any, kind: pa.DataType) -> tuple[Any, Any]:  # noqa: ANN401 - pyarrow is untyped
@@ -247,5 +272,5 @@ def _may_match(op: str, low: Any, high: Any, value: Any) -> bool:  # noqa: ANN40
             return bool(low <= value <= high)
         compare = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}[op]
         return bool(compare(low if op in {"<", "<="} else high, value))
-    except TypeError:  # statistics of another type than the column: prove nothing
+    except TypeError:  # statistics of another type than the column prove nothing
         return True

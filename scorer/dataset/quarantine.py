@@ -7,11 +7,11 @@ import pyarrow as pa
 WHY = pa.schema([("_error", pa.string()), ("_stage", pa.string())])
 PLACE = pa.schema([("_file", pa.string()), ("_row", pa.int64())])
 ERRORS = pa.schema([*WHY, *PLACE])
-"""What quarantine adds to a row."""
+"""All columns that quarantine adds to a row."""
 
 
 def from_quarantine(schema: pa.Schema) -> bool:
-    """Whether these are rows that could not be scored before."""
+    """Return whether the input is a quarantine folder: it has all columns that quarantine adds."""
     return all(
         schema.get_field_index(field.name) >= 0 and schema.field(field.name).type == field.type for field in ERRORS
     )

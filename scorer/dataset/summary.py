@@ -1,6 +1,6 @@
-"""Look at the input: which files, which schema, how many rows and bytes.
+"""Summarise the input from its files' footers: schema, rows, bytes and nulls.
 
-Reads footers only; knows nothing about models or Dask. `reader` reads the rows.
+Reads footers only; `reader` reads the rows.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _SAMPLED_FILES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """One input file as the plan saw it."""
+    """One input file at the time of planning."""
 
     id: FileId
     folder: str
-    """Folder inside the input, mirrored in the output; '' at its top."""
+    """Folder inside the input, repeated in the output; '' at the top."""
     row_groups: tuple[int, ...]
-    """Rows of each."""
+    """Number of rows in each row group."""
 
     @property
     def path(self) -> str:
@@ -59,86 +59,89 @@ class File:
 
     @property
     def rows(self) -> int:
-        """All rows of the file."""
+        """Number of rows in the file."""
         return sum(self.row_groups)
 
     @property
     def hive(self) -> dict[str, str | None]:
-        """Keys that live in the path."""
+        """Hive keys in the path (key=value folders), with their values."""
         pairs = (part.partition("=")[::2] for part in self.folder.split("/") if "=" in part)
         return {key: None if value == HIVE_NULL else unquote(value) for key, value in pairs}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """What the footers say."""
+    """The input, as described by its files' footers."""
 
     files: tuple[File, ...]
     schema: pa.Schema
-    """Columns in the files; a dictionary in one file and plain values in another count as values."""
+    """Columns in the files. If a column is a dictionary in some files only, it counts as plain values."""
     hive: pa.Schema
-    """Columns that live in the paths."""
+    """Columns from Hive keys in the paths."""
     variants: tuple[tuple[str, pa.Schema], ...]
-    """Files whose schema differs from the first one's."""
+    """(path, schema) of the files whose schema differs from the first file's."""
     skipped: int
-    """Files passed over: hidden, not Parquet, or outputs of earlier runs."""
+    """Number of skipped files: hidden, not Parquet, or outputs of earlier runs."""
     column_bytes: dict[str, float]
     """Estimated decoded bytes of a row in each top-level column."""
     codec: str
     row_group_rows: int
-    """Of its largest row groups, as far as they were looked at."""
+    """Rows of the largest row group in the first files."""
     dictionaries: tuple[str, ...]
-    """Leaf paths of fixed width whose dictionary paid in the source."""
+    """Paths of fixed-width leaves whose dictionary saves space in the input."""
     nulls: dict[str, int]
-    """Nulls by flat column, where every sampled footer counts them."""
+    """Number of nulls by flat column, where every row group counts them; empty if some footers were not kept."""
     footer: pq.FileMetaData | None = None
-    """Of the first file."""
+    """Footer of the first file."""
 
     @property
     def folder(self) -> str:
-        """Where the (first) input begins; paths that stand in columns are relative to it."""
-        return _root(self.files[0])
+        """Folder of the first input; relative paths in columns start here."""
+        return _input_folder(self.files[0])
 
     @property
     def folders(self) -> set[str]:
-        """Where the inputs begin."""
-        return {_root(file) for file in self.files}
+        """Folders of all inputs."""
+        return {_input_folder(file) for file in self.files}
 
     @property
     def rows(self) -> int:
-        """All rows of the input."""
+        """Number of rows in the input."""
         return sum(file.rows for file in self.files)
 
     @property
     def columns(self) -> pa.Schema:
-        """What a feed or a filter may name: columns of files, then keys of paths."""
-        names, twice = set(self.schema.names), self.twice
+        """Columns that a feed or a filter may name: those of the files, then the Hive keys."""
+        names, duplicates = set(self.schema.names), self.duplicates
         keys = [field for field in self.hive if field.name not in names]
-        return pa.schema([*(f for f in self.schema if f.name not in twice), *keys], metadata=self.schema.metadata)
+        return pa.schema([*(f for f in self.schema if f.name not in duplicates), *keys], metadata=self.schema.metadata)
 
     @property
-    def twice(self) -> set[str]:
-        """Names that several columns share: none of them can be asked for."""
+    def duplicates(self) -> set[str]:
+        """Names that several columns share; such columns cannot be used."""
         return {name for name, count in Counter(self.schema.names).items() if count > 1}
 
 
 def summarise(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
-    """The dataset behind `inputs`, in their order; `ignore` are folders of our own output.
+    """Return the summary of the input's files, in the order of `inputs`; folders in `ignore` are skipped.
 
-    Raises one `InputError`, or several as an ExceptionGroup-free list via `problems_of`.
+    Raises `InputError` for the first unreadable file, with the number of the others.
     """
     found, skipped = list_files(inputs, {os.path.realpath(path) for path in ignore})
     first = _footer(*found[0])
-    known = None if isinstance(first, ScorerError) else first.schema
+    first_schema = None if isinstance(first, ScorerError) else first.schema
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        rest = pool.map(lambda item: _footer(item[0], item[1], known), found[1:])
-        footers = [first, *(footer if i < _SAMPLED_FILES else _light(footer) for i, footer in enumerate(rest, 1))]
+        rest = pool.map(lambda item: _footer(item[0], item[1], first_schema), found[1:])
+        footers = [
+            first,
+            *(footer if i < _SAMPLED_FILES else _without_metadata(footer) for i, footer in enumerate(rest, 1)),
+        ]
     problems = [footer for footer in footers if isinstance(footer, ScorerError)]
     if problems:
         more = len(problems) - 1
-        rest_ = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
+        others = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
         one = problems[0]
-        raise type(one)(one.what + rest_, one.where, one.expected, one.found, one.hint)
+        raise type(one)(one.what + others, one.where, one.expected, one.found, one.hint)
     good = [footer for footer in footers if not isinstance(footer, ScorerError)]
     files = tuple(footer.file for footer in good)
     schema, variants = _one_schema(good)
@@ -158,51 +161,63 @@ def summarise(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
     )
 
 
-def _root(file: File) -> str:
-    """The input that a file was found in."""
+def _input_folder(file: File) -> str:
+    """Return the folder of the input that contains the file."""
     here = os.path.dirname(file.path)
     return here.removesuffix(file.folder).rstrip("/") or "/" if file.folder else here
 
 
 def problems_of(dataset: Dataset, columns: Sequence[str]) -> list[ScorerError]:
-    """Columns in use that are not the same in every file; one problem per file."""
+    """Return one problem for each file in which a used column is missing or has another type."""
     first = dataset.files[0].path
     problems: list[ScorerError] = []
-    hint = "make the files agree, drop the columns with --keep, or score the files apart"
     types = {field.name: field.type for field in dataset.schema}
     for path, schema in dataset.variants:
-        ours = {name: types[name] for name in columns if name in types}
-        other = Counter(schema.names)
-        theirs = {name: schema.field(name).type if other[name] == 1 else None for name in ours}
-        odd = [name for name in ours if theirs[name] is None or values_type(ours[name]) != values_type(theirs[name])]
+        planned = {name: types[name] for name in columns if name in types}
+        count = Counter(schema.names)
+        actual = {name: schema.field(name).type if count[name] == 1 else None for name in planned}
+        odd = [
+            name for name in planned if actual[name] is None or values_type(planned[name]) != values_type(actual[name])
+        ]
         if odd:
-            what = f"columns are not the same in every file: {quoted_list(odd)}"
-            expected = ", ".join(f"{name}: {ours[name]}" for name in odd[:3]) + f", as in {first}"
-            found = ", ".join(f"{name}: {theirs[name] or 'no such column'}" for name in odd[:3])
-            problems.append(InputError(what, path, expected, found, hint))
+            problem = InputError(
+                f"columns are not the same in every file: {quoted_list(odd)}",
+                where=path,
+                expected=", ".join(f"{name}: {planned[name]}" for name in odd[:3]) + f", as in {first}",
+                found=", ".join(f"{name}: {actual[name] or 'no such column'}" for name in odd[:3]),
+                hint="make the files agree, leave the columns out with --keep, or score the files separately",
+            )
+            problems.append(problem)
     return problems
 
 
 def shared_name(dataset: Dataset, tokens: Sequence[str], *, keep_all: bool) -> list[ScorerError]:
-    """A name that several columns have, if anything asks for it."""
-    asked = sorted(name for name in dataset.twice if keep_all or any(name in token for token in tokens))
-    if not asked:
+    """Return a problem if a requested column shares its name with another."""
+    requested = sorted(name for name in dataset.duplicates if keep_all or any(name in token for token in tokens))
+    if not requested:
         return []
-    what, hint = f"columns share one name: {quoted_list(asked)}", "rename them, or leave them out with --keep"
-    return [InputError(what, dataset.files[0].path, "one column of a name", "several", hint)]
+    return [
+        InputError(
+            f"columns share one name: {quoted_list(requested)}",
+            where=dataset.files[0].path,
+            expected="different names",
+            found="the same name more than once",
+            hint="rename them, or leave them out with --keep",
+        )
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Footer:
-    """What is kept of one file's footer; of most files little, for there may be 100,000."""
+    """What is kept of one file's footer. There may be 100,000 files, so most keep no metadata."""
 
     file: File
     schema: pa.Schema | None
-    """None where it is the first file's."""
+    """None if equal to the first file's."""
     metadata: pq.FileMetaData | None
 
 
-def _light(footer: _Footer | ScorerError) -> _Footer | ScorerError:
+def _without_metadata(footer: _Footer | ScorerError) -> _Footer | ScorerError:
     return footer if isinstance(footer, ScorerError) else replace(footer, metadata=None)
 
 
@@ -223,28 +238,28 @@ def _footer(path: str, folder: str, known: pa.Schema | None = None) -> _Footer |
 
 
 def _one_schema(footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[tuple[str, pa.Schema], ...]]:
-    """The common schema, and the files that differ from the first."""
+    """Return the common schema, and the files whose schema differs from the first."""
     schemas = [(footer.file.path, footer.schema) for footer in footers if footer.schema is not None]
-    first = schemas[0][1].remove_metadata().with_metadata(_own_metadata(schemas[0][1]))
+    first = schemas[0][1].remove_metadata().with_metadata(_kept_metadata(schemas[0][1]))
     variants = tuple(schemas[1:])
     fields = list(first)
     for _, schema in variants:
-        for i, ours in enumerate(fields):
-            at = schema.get_field_index(ours.name)
+        for i, field in enumerate(fields):
+            at = schema.get_field_index(field.name)
             if at >= 0:
-                fields[i] = _joined(ours, schema.field(at))
+                fields[i] = _common_field(field, schema.field(at))
     return pa.schema(fields, metadata=first.metadata), variants
 
 
-def _joined(ours: pa.Field, theirs: pa.Field) -> pa.Field:
-    """A column as both files can hold it; types that differ for real are refused where they are used."""
-    if ours.type != theirs.type and values_type(ours.type) == values_type(theirs.type):
-        ours = ours.with_type(values_type(ours.type))
-    return ours.with_nullable(ours.nullable or theirs.nullable)
+def _common_field(one: pa.Field, other: pa.Field) -> pa.Field:
+    """Return a field that fits both files. Types that really differ are refused later, if the column is used."""
+    if one.type != other.type and values_type(one.type) == values_type(other.type):
+        one = one.with_type(values_type(one.type))
+    return one.with_nullable(one.nullable or other.nullable)
 
 
-def _own_metadata(schema: pa.Schema) -> dict[bytes, bytes]:
-    """Schema metadata that still holds for the output: all but what pandas wrote about its frame."""
+def _kept_metadata(schema: pa.Schema) -> dict[bytes, bytes]:
+    """Return the schema metadata that the output keeps: all except what pandas wrote about its frame."""
     return {k: v for k, v in (schema.metadata or {}).items() if k not in {b"pandas", b"ARROW:schema"}}
 
 
@@ -252,9 +267,12 @@ def _hive_schema(files: Sequence[File]) -> pa.Schema:
     keys = [tuple(file.hive) for file in files]
     if len(set(keys)) > 1:
         other = next(file for file, own in zip(files, keys, strict=True) if own != keys[0])
-        what, hint = "the folders name different keys", "use one key=value layout for all files"
         raise InputError(
-            what, other.path, f"the keys {quoted_list(keys[0])}", quoted_list(tuple(other.hive)) or "none", hint
+            "the key=value folders have different keys",
+            where=other.path,
+            expected=f"the keys {quoted_list(keys[0])}",
+            found=quoted_list(tuple(other.hive)) or "none",
+            hint="use one key=value layout for all files",
         )
     fields = []
     for key in keys[0]:
