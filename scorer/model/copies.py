@@ -1,6 +1,6 @@
-"""Models on hosts that do not see the driver's file: kept once per host, under the digest of what they hold.
+"""The model cache of a host that cannot read the driver's file: one copy per model, named by its digest.
 
-TMP/scorer-UID/models/DIGEST/model.onnx    complete or not there: filled beside, then renamed
+TMP/scorer-UID/models/DIGEST/model.onnx    complete or absent: written to a temporary folder, then renamed
 """
 
 from __future__ import annotations
@@ -20,56 +20,56 @@ if TYPE_CHECKING:
 
 
 def root() -> Path:
-    """The folder of this user on this host."""
+    """Return the folder of this user's model cache on this host."""
     return Path(tempfile.gettempdir()) / f"scorer-{os.getuid()}" / "models"
 
 
 def local_spec(spec: SessionSpec) -> SessionSpec | None:
-    """The model where this process sees it: as planned, or on the shelf; None where neither holds what was planned."""
-    for path in (spec.path, str(_place(spec) / os.path.basename(spec.path))):
-        if os.path.isfile(path) and _holds(path, spec):
+    """Return the spec with the path of the planned model: as planned, or in the cache; None if it is in neither."""
+    for path in (spec.path, str(_cached_folder(spec) / os.path.basename(spec.path))):
+        if os.path.isfile(path) and _has_digest(path, spec):
             return replace(spec, path=path)
     return None
 
 
 def model_files(spec: SessionSpec) -> list[str]:
-    """Names beside each other that make up the model."""
+    """Return the names of the model's files, relative to its folder."""
     return [os.path.basename(spec.path), *spec.files]
 
 
 def receive(spec: SessionSpec, delivery: str, name: str, chunk: bytes) -> None:
-    """Add to a file of the model; nobody sees it yet."""
-    path = _filling(spec, delivery) / name
-    for folder in (root().parent, root(), _filling(spec, delivery)):
+    """Append to a file of the model in the temporary folder of this delivery."""
+    path = _temporary_folder(spec, delivery) / name
+    for folder in (root().parent, root(), _temporary_folder(spec, delivery)):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)  # external data may lie in a folder beside the model
+    path.parent.mkdir(parents=True, exist_ok=True)  # external data may be in a subfolder
     with path.open("ab") as file:
         file.write(chunk)
 
 
 def complete(spec: SessionSpec, delivery: str) -> bool:
-    """Put the model on the shelf; False where another delivery was first, or what came is not what was planned."""
-    filling, place = _filling(spec, delivery), _place(spec)
+    """Move the model into the cache; False if another delivery was first or the digest is not the planned one."""
+    temporary, cached = _temporary_folder(spec, delivery), _cached_folder(spec)
     try:
-        if not _holds(str(filling / os.path.basename(spec.path)), spec):
+        if not _has_digest(str(temporary / os.path.basename(spec.path)), spec):
             return False
-        with suppress(OSError):  # it is there already: the same bytes
-            filling.rename(place)
+        with suppress(OSError):  # the cache already has the same model
+            temporary.rename(cached)
             return True
         return False
     finally:
-        shutil.rmtree(filling, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _place(spec: SessionSpec) -> Path:
+def _cached_folder(spec: SessionSpec) -> Path:
     return root() / spec.digest
 
 
-def _filling(spec: SessionSpec, delivery: str) -> Path:
+def _temporary_folder(spec: SessionSpec, delivery: str) -> Path:
     return root() / f".{spec.digest}.{delivery}"
 
 
-def _holds(path: str, spec: SessionSpec) -> bool:
+def _has_digest(path: str, spec: SessionSpec) -> bool:
     try:
         return digest_of(path, spec.files) == spec.digest
     except OSError:

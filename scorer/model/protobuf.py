@@ -1,6 +1,6 @@
-"""Look at the model by reading its protobuf, making no session.
+"""Read what a model's file says, without creating a session.
 
-Tensors, types, digest (external data too), operators, class labels, feature names.
+This is its tensors and types, operators, class labels, feature names, and its digest, external data included.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 FEATURE_KEYS = ("feature_names", "features", "input_features", "columns")
 _BATCH_COUPLED = {"DynamicQuantizeLinear": "its scale is computed over the whole batch"}
-_MAX_PROTOBUF = 2**31 - 1
-_POINTER = b"version https://git-lfs"
+_MAX_PROTOBUF_BYTES = 2**31 - 1
+_LFS_POINTER = b"version https://git-lfs"
 
 
 def inspect_model(path: str | Path) -> ModelSpec:
-    """What the model at `path` takes and gives.
+    """Return the inputs, outputs and other properties of the model at `path`.
 
     Parameters
     ----------
     path
-        An ``.onnx`` file. External data is looked for beside it.
+        An ``.onnx`` file. External data must be in the same folder.
 
     Examples
     --------
@@ -46,20 +46,25 @@ def inspect_model(path: str | Path) -> ModelSpec:
 
     """
     if "://" in str(path):
-        what, hint = "the model is a URL", "copy it to a local or shared file system first"
-        raise ModelNotFound(what, str(path), "a local path", "a URL", hint)
+        raise ModelNotFound(
+            "the model is a URL",
+            where=str(path),
+            expected="a local path",
+            found="a URL",
+            hint="copy it to a local or shared file system first",
+        )
     path = Path(path).absolute()
     proto = _parse(path)
     try:
         spec = _spec(proto, path)
-        json.dumps(spec.to_dict())  # names that are no text would fail later, on the way to a report
+        json.dumps(spec.to_dict())  # fail now if a name is not valid text, not later in a report
     except (ValueError, TypeError, IndexError, UnicodeError) as error:
-        raise _broken(path, f"a protobuf whose parts do not fit: {error}") from error
+        raise _not_onnx(path, f"an inconsistent protobuf: {error}") from error
     return spec
 
 
 def _spec(proto: onnx.ModelProto, path: Path) -> ModelSpec:
-    """What the protobuf says."""
+    """Return the properties of the model from its protobuf."""
     external = _external(proto, path)
     graph = proto.graph
     weights = {weight.name for weight in graph.initializer}
@@ -87,38 +92,47 @@ def _spec(proto: onnx.ModelProto, path: Path) -> ModelSpec:
 
 
 def digest_of(path: str, files: tuple[str, ...]) -> str:
-    """The digest of a model that was inspected before."""
+    """Return the digest of a model and its external data `files`."""
     return _digest([Path(path), *(Path(path).parent / name for name in files)])
 
 
 def _parse(path: Path) -> onnx.ModelProto:
-    hint = "check the path of --model"
     if not os.path.isfile(path):
-        what, found = "the model is not there", "a folder" if os.path.isdir(path) else "nothing"
-        raise ModelNotFound(what, str(path), "an .onnx file", found, hint)
+        raise ModelNotFound(
+            "the model does not exist",
+            where=str(path),
+            expected="an .onnx file",
+            found="a folder" if os.path.isdir(path) else "nothing",
+            hint="check the path of --model",
+        )
     from google.protobuf.message import DecodeError  # noqa: PLC0415 - comes with onnx
 
     size = path.stat().st_size
     try:
-        if size > _MAX_PROTOBUF:
-            raise ValueError(f"{size} bytes in one protobuf, of at most 2 GiB")  # noqa: TRY301 - mapped below
+        if size > _MAX_PROTOBUF_BYTES:
+            raise ValueError(f"a protobuf of {size} bytes; the limit is 2 GiB")  # noqa: TRY301 - mapped below
         proto = _protobufs().ModelProto.FromString(path.read_bytes())
     except PermissionError as error:
-        what, hint = "the model cannot be read", "ask its owner for the right to read it"
-        raise ModelNotFound(what, str(path), "a file that this user may read", "no permission", hint) from error
+        raise ModelNotFound(
+            "the model cannot be read",
+            where=str(path),
+            expected="a file that this user may read",
+            found="no permission",
+            hint="ask its owner for permission to read it",
+        ) from error
     except (OSError, ValueError, DecodeError) as error:
-        raise _broken(path, str(error) or type(error).__name__) from error
+        raise _not_onnx(path, str(error) or type(error).__name__) from error
     if not proto.graph.output or not proto.opset_import:
-        raise _broken(path, f"{size} bytes that hold no graph with outputs")
+        raise _not_onnx(path, f"{size} bytes without a graph that has outputs")
     return proto
 
 
 @cache
 def _protobufs() -> Any:  # noqa: ANN401 - a module
-    """The classes of ONNX's protobufs alone: the package around them takes three times as long to import."""
+    """Return ONNX's protobuf module only: importing the whole package takes three times as long."""
     package = importlib.util.find_spec("onnx")
-    there = Path(package.origin).with_name("onnx_ml_pb2.py") if package is not None and package.origin else Path()
-    spec = importlib.util.spec_from_file_location("scorer's onnx_ml_pb2", there) if there.is_file() else None
+    source = Path(package.origin).with_name("onnx_ml_pb2.py") if package is not None and package.origin else Path()
+    spec = importlib.util.spec_from_file_location("scorer's onnx_ml_pb2", source) if source.is_file() else None
     if "onnx" in sys.modules or spec is None or spec.loader is None:
         import onnx  # noqa: PLC0415 - only the driver reads protobufs
 
@@ -128,18 +142,24 @@ def _protobufs() -> Any:  # noqa: ANN401 - a module
     return module
 
 
-def _broken(path: Path, found: str) -> ModelLoadError:
-    what, hint = "the model is not an ONNX model", "export or copy it again"
+def _not_onnx(path: Path, found: str) -> ModelLoadError:
+    hint = "export or copy it again"
     with suppress(OSError), path.open("rb") as file:
         found = "a Parquet file" if file.read(4) == b"PAR1" else found
     with suppress(OSError), path.open("rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            hint = "this is a Git LFS pointer: `git lfs pull` fetches the model"
-    return ModelLoadError(what, str(path), "an ONNX protobuf with a graph", found[:200], hint)
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            hint = "run `git lfs pull`: the file is a Git LFS pointer"
+    return ModelLoadError(
+        "the file is not an ONNX model",
+        where=str(path),
+        expected="an ONNX protobuf with a graph",
+        found=found[:200],
+        hint=hint,
+    )
 
 
 def _external(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
-    """Names of external data files, which must lie in the model's own folder."""
+    """Return the names of the external data files; raise if one is missing or outside the model's folder."""
     names = {
         entry.value
         for graph in _graphs(proto.graph)
@@ -151,16 +171,26 @@ def _external(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
     for name in sorted(names):
         target = (folder / name).resolve()
         if not target.is_relative_to(folder):
-            what, hint = "the model's external data lies outside its folder", "export the model into one folder"
-            raise ModelError(what, str(path), f"files in {folder}", repr(name), hint)
+            raise ModelError(
+                "the model's external data is outside its folder",
+                where=str(path),
+                expected=f"files in {folder}",
+                found=repr(name),
+                hint="export the model into one folder",
+            )
         if not os.path.isfile(target):
-            what, hint = "the model's external data is not there", "keep the data file beside the model"
-            raise ModelNotFound(what, str(path), repr(name), "no such file", hint)
+            raise ModelNotFound(
+                "the model's external data is missing",
+                where=str(path),
+                expected=repr(name),
+                found="no such file",
+                hint="copy the data file into the model's folder",
+            )
     return tuple(sorted(names))
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and those inside its nodes: branches and loop bodies."""
+    """Yield a graph and all graphs inside its nodes: branches and loop bodies."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -170,7 +200,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Weights and constants of one graph."""
+    """Yield the weights and constants of one graph."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -200,14 +230,14 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
-    """A dimension; PaddlePaddle writes -1 where it is free."""
+    """Return a dimension; None if it is free, which PaddlePaddle writes as -1."""
     if dim.HasField("dim_value"):
         return int(dim.dim_value) if dim.dim_value >= 0 else None
     return dim.dim_param or None
 
 
 def _labels(graph: onnx.GraphProto) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """Class labels of a classifier, and those of each ZipMap output."""
+    """Return the class labels of a classifier, and those of each ZipMap output."""
     classes: tuple[str, ...] = ()
     zipmaps: dict[str, tuple[str, ...]] = {}
     for node in graph.node:

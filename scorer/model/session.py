@@ -1,6 +1,6 @@
-"""Make a session from a spec: provider, thread budget, and what its errors mean.
+"""Create a session from a spec: choose the provider, limit its threads, and explain its errors.
 
-The only room, with `bench`, that knows ONNX Runtime.
+Only this module and `scorer bench` use ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 _SOURCE = re.compile(r"/\S*onnxruntime\S*:\d+ .*?\) ")
-"""Where in the runtime's own source an error arose: nothing a user can act on."""
+"""Position in the runtime's own source, which is removed from error texts because it does not help the user."""
 _NODE = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ")
 _MEMORY = re.compile(r"out of memory|failed to allocate|allocat\w+ .*fail|bad_alloc|BFCArena", re.IGNORECASE)
 _MISSING = re.compile(r"is not a registered function/op|Could not find an implementation|custom op", re.IGNORECASE)
@@ -43,11 +43,11 @@ EXTENSIONS, _CONTRIB = "onnxruntime_extensions", "ai.onnx.contrib"
 _BFLOAT16 = 16  # ONNX's number for it
 _CUDA = {
     "arena_extend_strategy": "kSameAsRequested",
-    "cudnn_conv_algo_search": "HEURISTIC",  # the default tries every algorithm anew for each shape
-    "use_tf32": "0",  # the same scores on every card
+    "cudnn_conv_algo_search": "HEURISTIC",  # the default tries every algorithm again for each shape
+    "use_tf32": "0",  # gives the same scores on every GPU
 }
-_LOUD = 2  # the runtime's own default
-_QUIET = 4  # what goes wrong is raised too; below, a lying output shape warns once for every call
+_DEFAULT_SEVERITY = 2  # the runtime's own default: warnings and errors
+_FATAL = 4  # errors are raised anyway; at lower levels, a wrong declared output shape warns on every call
 RUNTIME_ERRORS = tuple(
     getattr(ort_errors, name)
     for name in (
@@ -57,7 +57,7 @@ RUNTIME_ERRORS = tuple(
     )
     if hasattr(ort_errors, name)
 )  # fmt: skip
-"""Everything the runtime raises; a test compares the list with the installed version."""
+"""All exceptions of the runtime; a test compares the list with the installed version."""
 
 
 class Session:
@@ -66,10 +66,10 @@ class Session:
     def __init__(self, spec: SessionSpec) -> None:
         self.spec = spec
         self.fits: int | None = None
-        """Rows that a batch may have since memory ran out once; None while it never did."""
+        """Largest number of rows to try in a batch after memory ran out; None if it never did."""
         self.calling: dict[int, float] = {}
-        """Threads inside `run`, with the time at which they went in."""
-        options = _quiet()
+        """Threads inside `run`, with the time at which each entered."""
+        options = _session_options()
         options.intra_op_num_threads = spec.intra_op
         options.inter_op_num_threads = 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -81,33 +81,33 @@ class Session:
         with map_load_errors(spec.path):
             if spec.library:
                 options.register_custom_ops_library(_library(spec.library))
-            providers = _asked(spec.device, spec.gpu, spec.digest)
+            providers = _providers(spec.device, spec.gpu, spec.digest)
             self._session = ort.InferenceSession(spec.path, options, providers=providers, enable_fallback=0)
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
-        self._small = any(tensor.type == "tensor(bfloat16)" for tensor in tensors)
+        self._has_bfloat16 = any(tensor.type == "tensor(bfloat16)" for tensor in tensors)
         got = self._session.get_providers()
         if got[0] != PROVIDERS[spec.device]:
-            raise devices.unavailable(devices.parse(spec.device), got, _unloadable(spec.device))
-        self.nodes = _placed(self._session) if spec.device != "cpu" else {}
-        """How many nodes of each operator run where; {} where everything runs on the processor."""
+            raise devices.unavailable(devices.parse(spec.device), got, _loader_error(spec.device))
+        self.nodes = _nodes_by_device(self._session) if spec.device != "cpu" else {}
+        """Number of nodes by device and operator; {} if everything runs on the CPU."""
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        """What the model gives for one batch, in the order of `outputs`."""
+        """Return the model's outputs for one batch, in the order of `outputs`."""
         thread = threading.get_ident()
         self.calling[thread] = time.monotonic()
         try:
-            if self._small:
-                return self._run_small(outputs, feeds)
+            if self._has_bfloat16:
+                return self._run_bfloat16(outputs, feeds)
             return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
         except RUNTIME_ERRORS as error:
             text = one_line(str(error))
             kind = OutOfMemory if _MEMORY.search(text) else BatchError
-            raise kind("the runtime refused a batch", "", "", text) from error
+            raise kind("the runtime refused a batch", found=text) from error
         finally:
             del self.calling[thread]
 
-    def _run_small(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        """With bfloat16, which the runtime's numpy side does not know, as two-byte words."""
+    def _run_bfloat16(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """Run with bfloat16 passed as two-byte integers: the runtime cannot convert it to or from numpy."""
         given = {name: _ort_value(value) for name, value in feeds.items()}
         return [_numpy(value) for value in self._session.run_with_ort_values(outputs, given)]
 
@@ -118,7 +118,7 @@ def _ort_value(array: np.ndarray) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _BFLOAT16)
 
 
-def _numpy(value: ort.OrtValue) -> Any:  # noqa: ANN401 - an array, or what a sequence holds
+def _numpy(value: ort.OrtValue) -> Any:  # noqa: ANN401 - an array, or the items of a sequence
     if value.data_type() != "tensor(bfloat16)":
         return value.numpy()
     import ml_dtypes  # noqa: PLC0415 - few models need it
@@ -128,9 +128,9 @@ def _numpy(value: ort.OrtValue) -> Any:  # noqa: ANN401 - an array, or what a se
     return np.frombuffer(words, ml_dtypes.bfloat16).reshape(shape).copy()
 
 
-def settle_device(asked: str) -> str:
-    """The name of what will be used: 'auto' becomes one that works, and what is not there is refused."""
-    device = devices.parse(asked)
+def settle_device(requested: str) -> str:
+    """Return the name of the device to use: 'auto' becomes one that works; raise if the device does not work."""
+    device = devices.parse(requested)
     available = ort.get_available_providers()
     if device.name == "auto":
         return "cpu" if PROVIDERS["cuda"] not in available or why_not("cuda") else "cuda"
@@ -145,29 +145,35 @@ def settle_device(asked: str) -> str:
 
 @cache
 def why_not(name: str) -> str:
-    """Why a device whose provider is in the wheel does not work; '' where it does."""
+    """Return why a device does not work although its provider is installed; '' if it works."""
     if name == "cpu" or PROVIDERS[name] not in ort.get_available_providers():
         return ""
     _preload(name)
-    ort.set_default_logger_severity(_QUIET)
+    ort.set_default_logger_severity(_FATAL)
     try:
-        session = ort.InferenceSession(_smallest_model(), _quiet(), providers=_asked(name, 0), enable_fallback=0)
-    except Exception as error:  # noqa: BLE001 - providers raise what they like, and all of it means that they do not work
-        return _unloadable(name) or one_line(str(error))
+        session = ort.InferenceSession(
+            _smallest_model(), _session_options(), providers=_providers(name, 0), enable_fallback=0
+        )
+    except Exception as error:  # noqa: BLE001 - providers raise any exception; all mean that they do not work
+        return _loader_error(name) or one_line(str(error))
     finally:
-        ort.set_default_logger_severity(_LOUD)
-    return "" if session.get_providers()[0] == PROVIDERS[name] else _unloadable(name) or "it does not start here"
+        ort.set_default_logger_severity(_DEFAULT_SEVERITY)
+    return (
+        ""
+        if session.get_providers()[0] == PROVIDERS[name]
+        else _loader_error(name) or "the provider does not start on this machine"
+    )
 
 
-def _quiet() -> ort.SessionOptions:
+def _session_options() -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = _QUIET
+    options.log_severity_level = _FATAL
     options.logid = "scorer"
     return options
 
 
-def _asked(name: str, gpu: int, digest: str = "") -> list[tuple[str, dict[str, str]]]:
-    """The provider with its options, and those that take what it leaves."""
+def _providers(name: str, gpu: int, digest: str = "") -> list[tuple[str, dict[str, str]]]:
+    """Return the device's provider with its options, then the providers for operators that it does not support."""
     own = {"device_id": str(gpu)} if devices.parse(name).counted else {}
     if name == "cuda":
         own |= _CUDA
@@ -178,9 +184,9 @@ def _asked(name: str, gpu: int, digest: str = "") -> list[tuple[str, dict[str, s
             kept.mkdir(parents=True, exist_ok=True)
             own |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(kept)}
             own |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(kept)}
-    asked = [(PROVIDERS[name], own)]
-    asked += [(PROVIDERS["cuda"], {"device_id": str(gpu), **_CUDA})] if name == "tensorrt" else []
-    return asked if name == "cpu" else [*asked, (PROVIDERS["cpu"], {})]
+    providers = [(PROVIDERS[name], own)]
+    providers += [(PROVIDERS["cuda"], {"device_id": str(gpu), **_CUDA})] if name == "tensorrt" else []
+    return providers if name == "cpu" else [*providers, (PROVIDERS["cpu"], {})]
 
 
 def _folder_name(cards: Sequence[str]) -> str:
@@ -188,14 +194,14 @@ def _folder_name(cards: Sequence[str]) -> str:
 
 
 def _preload(name: str) -> None:
-    """CUDA's libraries where they came as packages; what it prints when one is missing, `_unloadable` finds again."""
+    """Load CUDA's libraries if they are installed as packages; `_loader_error` reports a missing one."""
     if name in {"cuda", "tensorrt"}:
         with redirect_stdout(io.StringIO()), suppress(Exception):
             ort.preload_dlls()
 
 
-def _unloadable(name: str) -> str:
-    """The library without which a provider's own does not load, in the loader's words; '' if that is not why."""
+def _loader_error(name: str) -> str:
+    """Return the loader's error if a library that the provider needs does not load; otherwise ''."""
     if name in {"cuda", "tensorrt"}:
         try:
             ctypes.CDLL("libcuda.so.1")
@@ -210,7 +216,7 @@ def _unloadable(name: str) -> str:
 
 
 def _smallest_model() -> bytes:
-    from onnx import TensorProto, helper  # noqa: PLC0415 - only where another device than the processor is there
+    from onnx import TensorProto, helper  # noqa: PLC0415 - only needed if the machine has a device besides the CPU
 
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "smallest", ends[:1], ends[1:])
@@ -218,8 +224,8 @@ def _smallest_model() -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _placed(session: ort.InferenceSession) -> dict[str, dict[str, int]]:
-    """Operators by the device that they run on; {} of a runtime that does not tell."""
+def _nodes_by_device(session: ort.InferenceSession) -> dict[str, dict[str, int]]:
+    """Return the number of nodes by device and operator; {} if the runtime does not report it."""
     short = {provider: name for name, provider in PROVIDERS.items()}
     placed: dict[str, Counter[str]] = {}
     with suppress(AttributeError):
@@ -231,51 +237,67 @@ def _placed(session: ort.InferenceSession) -> dict[str, dict[str, int]]:
 
 @contextmanager
 def map_load_errors(path: str) -> Iterator[None]:
-    """Loading failures as ours."""
+    """Convert errors of loading a model to `ModelLoadError`."""
     try:
         yield
     except (*RUNTIME_ERRORS, ValueError, RuntimeError, OSError) as error:
         text = one_line(str(error))
-        what, hint = "the model does not load", "check it with `scorer inspect MODEL`, or export it again"
+        hint = "check it with `scorer inspect MODEL`, or export it again"
         if "locale" in text.lower():
-            hint = "install the locale that the text names, or export the model without lower-casing"
+            hint = "install the locale named above, or export the model without lower-casing"
         if _MISSING.search(text):
             hint = (
-                "--ort-library PATH loads custom operators; or install a newer onnxruntime, or export the model again"
+                "load custom operators with --ort-library PATH, install a newer onnxruntime, or export the model again"
             )
-        raise ModelLoadError(what, path, f"a model that onnxruntime {ort.__version__} runs", text, hint) from error
+        raise ModelLoadError(
+            "the model does not load",
+            where=path,
+            expected=f"a model that onnxruntime {ort.__version__} runs",
+            found=text,
+            hint=hint,
+        ) from error
 
 
 def _library(name: str) -> str:
-    """The path of a library with custom operators."""
+    """Return the path of a library with custom operators."""
     if name != EXTENSIONS:
         return name
-    from onnxruntime_extensions import get_library_path  # noqa: PLC0415 - an extra of the user's
+    from onnxruntime_extensions import get_library_path  # noqa: PLC0415 - an optional package
 
     return str(get_library_path())
 
 
-def library_for(asked: str | None, domains: Iterable[str]) -> str:
-    """The custom operators to load: what was asked, else the well-known package where the model needs it."""
-    if asked is not None:
-        if not os.path.isfile(asked):
-            what, hint = "the library of custom operators is not there", "check --ort-library"
-            raise ModelNotFound(what, asked, "a shared library", "nothing", hint)
-        return os.path.abspath(asked)
+def library_for(requested: str | None, domains: Iterable[str]) -> str:
+    """Return the library of custom operators to load: the requested one, or onnxruntime-extensions if needed."""
+    if requested is not None:
+        if not os.path.isfile(requested):
+            raise ModelNotFound(
+                "the library of custom operators does not exist",
+                where=requested,
+                expected="a shared library",
+                found="nothing",
+                hint="check the path of --ort-library",
+            )
+        return os.path.abspath(requested)
     if _CONTRIB not in domains:
         return ""
     if importlib.util.find_spec(EXTENSIONS) is None:
-        what, hint = "the model needs operators that are not installed", f"pip install {EXTENSIONS.replace('_', '-')}"
-        raise ModelLoadError(what, "the model", f"operators of {_CONTRIB}", "no onnxruntime-extensions", hint)
+        raise ModelLoadError(
+            "the model needs operators that are not installed",
+            where="the model",
+            expected=f"operators of {_CONTRIB}",
+            found="no onnxruntime-extensions",
+            hint=f"pip install {EXTENSIONS.replace('_', '-')}",
+        )
     return EXTENSIONS
 
 
 def one_line(text: str) -> str:
-    """The runtime's complaint without its prefix, shortened."""
+    """Return the runtime's error text on one line, without its prefix, shortened."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(text.split()))
     return _NODE.sub(lambda found: f"{found[1]}{found[2] and ' ' + found[2]}: ", _SOURCE.sub("", text))[:300]
 
 
 def runtime() -> dict[str, Any]:
-    """What is installed, for the doctor and the plan."""
+    """Return the installed onnxruntime and its providers."""
     return {"onnxruntime": ort.__version__, "providers": ort.get_available_providers()}

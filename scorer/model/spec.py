@@ -9,47 +9,47 @@ from scorer.display import html
 from scorer.display.blocks import Facts, Table
 from scorer.display.words import name_list, size
 
-_VALUE = 60  # letters of a metadata entry
+_METADATA_LETTERS = 60  # shown of one metadata entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """A tensor as the model declares it; output shapes are hearsay until rows come back."""
+    """A tensor as the model declares it; declared output shapes may be wrong."""
 
     name: str
     type: str
-    """float32, int64, string, …; 'sequence' or 'map' for what is no tensor."""
+    """float32, int64, string, …; 'sequence' or 'map' if it is not a tensor."""
     shape: tuple[int | str | None, ...] | None
-    """None when the rank is unknown; a name or None for a free dimension."""
+    """None if the rank is unknown; a name or None for a free dimension."""
 
     def __str__(self) -> str:
-        """For example: float32 [N, 28]."""
+        """Return the type and shape, for example: float32 [N, 28]."""
         if self.shape is None:
             return self.type
         return f"{self.type} [{', '.join('?' if d is None else str(d) for d in self.shape)}]"
 
     @property
     def words(self) -> tuple[str, str, str]:
-        """Name, type and shape."""
+        """Name, type and shape as text."""
         return self.name, self.type, str(self).removeprefix(self.type).strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """What a model takes and gives."""
+    """A model's inputs, outputs and other properties."""
 
     path: str
     digest: str
     """sha256 over the file and its external data."""
     bytes: int
     files: tuple[str, ...]
-    """External data, relative to the model."""
+    """External data files, relative to the model."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     feature_names: tuple[str, ...]
     class_labels: tuple[str, ...]
     zipmaps: dict[str, tuple[str, ...]]
-    """Class labels by the name of an output that is a list of maps."""
+    """Class labels by ZipMap output, whose value is a list of maps."""
     operators: dict[str, int]
     opsets: dict[str, int]
     metadata: dict[str, str]
@@ -58,25 +58,25 @@ class ModelSpec:
     """Operators that make a row's score depend on its batch, with the reason."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """Return the spec as plain data."""
         return asdict(self)
 
     def blocks(self) -> list[Facts | Table]:
-        """As a person reads it."""
-        told = [
+        """Return the spec as blocks for text and HTML."""
+        facts = [
             ("model", f"{self.path} ({size(self.bytes)})"),
             ("digest", self.digest[:16]),
             ("features", name_list(self.feature_names)),
             ("classes", name_list(self.class_labels)),
             ("metadata", "; ".join(f"{name} = {_short(value)}" for name, value in self.metadata.items())),
-            ("made by", self.producer),
+            ("producer", self.producer),
             ("opsets", ", ".join(f"{name} {version}" for name, version in self.opsets.items())),
             ("operators", ", ".join(f"{name} {times}" for name, times in self.operators.items())),
             ("caution", "; ".join(self.coupled)),
         ]
         classes = ("name", "", "")
         return [
-            Facts([(name, text) for name, text in told if text]),
+            Facts([(name, text) for name, text in facts if text]),
             Table(("input", "type", "shape"), classes, [tensor.words for tensor in self.inputs]),
             Table(("output", "type", "shape"), classes, [tensor.words for tensor in self.outputs]),
         ]
@@ -86,27 +86,27 @@ class ModelSpec:
 
 
 def _short(text: str) -> str:
-    """On one line, and not for long."""
+    """Return the text on one line, shortened."""
     text = " ".join(text.split())
-    return text if len(text) <= _VALUE else text[:_VALUE] + "..."
+    return text if len(text) <= _METADATA_LETTERS else text[:_METADATA_LETTERS] + "..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
-    """All that is needed to load the model somewhere else; plain data."""
+    """All that a worker needs to load the model; plain data."""
 
     path: str
     digest: str
     files: tuple[str, ...]
     device: str
-    """Settled: a name, and never 'auto'."""
+    """Name of the chosen device, never 'auto'."""
     gpu: int = 0
-    """Which of several this process uses; no part of a plan."""
+    """Number of the GPU that this process uses; not part of a plan."""
     intra_op: int = 1
     library: str = ""
-    """Custom operators; 'onnxruntime_extensions' for those of that package."""
+    """Library of custom operators: a path, or 'onnxruntime_extensions' for that package."""
 
     @property
     def key(self) -> tuple[str, str, int, int, str]:
-        """What tells one resident session from another."""
+        """Key of the session: specs with equal keys share one loaded model."""
         return self.digest, self.device, self.gpu, self.intra_op, self.library

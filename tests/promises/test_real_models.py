@@ -104,7 +104,7 @@ def steady(text, case, folder, *, ours):
     text = text.replace(str(case.model.parent), "...").replace(str(folder), "...")
     text = re.sub(r"(?m)^( +digest +).*$", r"\1...", re.sub(r"\d+ rows as one|difference \S+", "...", text))
     if ours:
-        text = re.sub(r"(?m)^( +(made by|opsets|operators|metadata) +).*$", r"\1...", text)
+        text = re.sub(r"(?m)^( +(producer|opsets|operators|metadata) +).*$", r"\1...", text)
         text = re.sub(r"(?m)^( +model +\S+ ).*$", r"\1...", text)
     return re.sub(r"[^ (,]*/(?=tokenizer\.json)", "", text)
 
