@@ -1,4 +1,4 @@
-"""The filter says of every row what a plain Python comparison would, and statistics never hide a match."""
+"""The filter agrees with a plain Python comparison on every row, and statistics never hide a match."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def quoted(text):
 
 
 def holds(op, value, literals):
-    """The condition on one Python value."""
+    """Return whether one Python value meets the condition."""
     if op == "is null":
         return value is None
     if op == "is not null":
@@ -90,7 +90,7 @@ def condition_text(column, op, literals, show):
         ("inside = 1", "inside", "==", (1,)),
     ],
 )
-def test_a_condition_is_understood(text, column, op, literals):
+def test_a_condition_is_parsed(text, column, op, literals):
     got = parse(text)
     assert got == Condition(column=column, op=op, literals=literals, text=text)
     assert [type(x) for x in got.literals] == [type(x) for x in literals]
@@ -104,7 +104,7 @@ def test_a_condition_is_understood(text, column, op, literals):
         "a is nul", "a !> 3", "a between 1 and 2", "a = 1 = 2", "a b > 3",
     ],
 )  # fmt: skip
-def test_what_cannot_be_understood_is_refused_with_an_example(text):
+def test_a_condition_that_cannot_be_parsed_is_refused_with_an_example(text):
     with pytest.raises(OptionsError) as caught:
         parse(text)
     assert "--where" in caught.value.where
@@ -145,7 +145,7 @@ def test_every_wrong_condition_is_reported():
 
 @pytest.mark.parametrize("text", ["a is null", "a is not null"])
 @pytest.mark.parametrize("kind", [pa.binary(), pa.list_(pa.int8()), pa.duration("s"), pa.float16(), pa.null()])
-def test_any_type_can_be_asked_for_nulls(text, kind):
+def test_any_type_can_be_tested_for_null(text, kind):
     assert check([parse(text)], pa.schema([("a", kind)])) == []
     got = mask([parse(text)], pa.table({"a": pa.array([None, None], kind)}))
     assert got.to_pylist() == [text == "a is null"] * 2
@@ -160,7 +160,7 @@ def test_any_type_can_be_asked_for_nulls(text, kind):
     ],
 )  # fmt: skip
 def test_what_the_check_lets_through_can_be_masked(text, kind):
-    """Refused at the start, or done: never a failure in the middle of a run."""
+    """A condition is refused at the start or can be applied; it never fails in the middle of a run."""
     condition, table = parse(text), pa.table({"a": pa.array([None], kind)})
     if not check([condition], table.schema):
         assert mask([condition], table).to_pylist() == [False]
@@ -242,7 +242,7 @@ def test_nothing_equals_nan(text):
 
 
 def test_a_time_of_day_is_not_cut_from_a_literal_for_dates():
-    """Noon of a day lies after that day's midnight; cutting it off would lose the day in silence."""
+    """Noon is after midnight: cutting the time off would lose that day's rows without a warning."""
     condition, table = parse("a < '2020-01-01T12:00'"), pa.table({"a": [dt.date(2020, 1, 1)]})
     if not check([condition], table.schema):
         assert mask([condition], table).to_pylist() == [True]
@@ -259,7 +259,7 @@ def test_a_fraction_of_a_second_is_not_cut_from_a_literal():
 
 
 def columns_of(rng, rows):
-    """One random column of each kind that might be ruled out by statistics."""
+    """Return one random column of each type for which statistics may rule row groups out."""
     narrow = int(rng.integers(1, 6))
     ints = rng.integers(-narrow, narrow + 1, rows)
     texts = np.array(["", "a", "ab", "b", "ä", "𝄞", "\uffff"])

@@ -37,8 +37,8 @@ def test_digits_are_ordered_as_numbers_and_folders_as_words(tmp_path):
     ]  # fmt: skip
 
 
-def test_names_that_count_alike_still_have_one_order():
-    """Else the order of rows would be the directory's, and differ between machines."""
+def test_names_with_equal_numbers_still_have_one_order():
+    """Otherwise the order would be that of the directory, which differs between machines."""
     assert natural("part-1.parquet") != natural("part-01.parquet")
 
 
@@ -127,7 +127,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
 
 
 @pytest.mark.parametrize("second", ["a.parquet", "link.parquet", ""])
-def test_a_file_that_is_reached_twice_is_refused(tmp_path, second):
+def test_a_file_that_is_listed_twice_is_refused(tmp_path, second):
     fill(tmp_path, "a.parquet")
     if second == "link.parquet":
         (tmp_path / second).symlink_to(tmp_path / "a.parquet")
@@ -136,7 +136,7 @@ def test_a_file_that_is_reached_twice_is_refused(tmp_path, second):
 
 
 @pytest.mark.parametrize("text", ["nothing", "*.nothing"])
-def test_an_input_that_is_not_there_is_refused(tmp_path, text):
+def test_an_input_that_does_not_exist_is_refused(tmp_path, text):
     with pytest.raises(InputNotFound, match="nothing"):
         summarise([str(tmp_path / text)])
 
@@ -149,7 +149,7 @@ def test_every_folder_without_parquet_is_refused(tmp_path):
             summarise([str(tmp_path / name) for name in inputs])
 
 
-def test_a_url_is_refused_with_a_cure():
+def test_a_url_is_refused_with_a_hint():
     with pytest.raises(InputError, match="not supported yet") as caught:
         summarise(["s3://bucket/x.parquet"])
     assert "copy" in caught.value.hint

@@ -1,4 +1,4 @@
-"""Any stretch of any file gives exactly its rows, whoever reads what before."""
+"""Any range of any file gives exactly its rows, whatever was read before."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def source_of(path, start=0, stop=ROWS, hive=()):
 
 
 def write_groups(path, table, groups):
-    """A file with exactly these row groups."""
+    """Write a file with exactly these row groups."""
     with pq.ParquetWriter(path, table.schema) as writer:
         at = 0
         for rows in groups:
@@ -65,7 +65,7 @@ def big(tmp_path_factory):
 
 
 def grid_edges(positions, groups, batch_rows):
-    """Where batches are cut, by a loop: a new batch wherever the row group or its grid cell changes."""
+    """Return the batch edges by a plain loop: a new batch where the row group or its grid cell changes."""
     starts = np.cumsum([0, *groups])
     cells = []
     for position in positions:
@@ -92,7 +92,7 @@ CONDITIONS = {
     batch_rows=st.sampled_from([1, 3, 7, 16, 64, 1000]),
     conditions=st.lists(st.sampled_from([c for c in CONDITIONS if c]), max_size=2),
 )
-def test_any_stretch_gives_exactly_its_rows_positions_and_edges(file, bounds, batch_rows, conditions):
+def test_any_range_gives_exactly_its_rows_positions_and_edges(file, bounds, batch_rows, conditions):
     start, stop = bounds
     schema = pq.read_schema(file)
     schema = pa.schema([schema.field(name) for name in ("x", "id", "tags", "color")])
@@ -112,7 +112,7 @@ def test_any_stretch_gives_exactly_its_rows_positions_and_edges(file, bounds, ba
 
 
 def test_slices_that_start_on_the_grid_cut_the_same_batches_as_the_whole(file):
-    """A row's batch-mates never depend on where parts begin."""
+    """A row's batch never depends on where parts begin."""
     schema = pa.schema([pq.read_schema(file).field("id")])
 
     def batches(start, stop):
@@ -187,15 +187,15 @@ def test_a_cursor_gives_the_right_rows_in_any_order_and_again(big, seed):
         assert np.array_equal(ids(cursor.take(start, stop)), np.arange(start, stop)), (start, stop, slices)
 
 
-def test_a_repeated_slice_behind_a_waiting_one_finds_its_rows(big):
-    """The rows before it still wait for their slice, so it does not look late."""
+def test_a_repeated_slice_after_an_untaken_one_finds_its_rows(big):
+    """Earlier rows have not been taken yet, so the slice does not start its own pass."""
     cursor = Cursor(InputCache(), str(big), 0, ["id"])
     for _ in range(2):
         assert np.array_equal(ids(cursor.take(65_536, 131_072)), np.arange(65_536, 131_072))
 
 
 def test_a_slice_read_twice_takes_nothing_from_its_neighbour(big):
-    """Half a decoded batch, twice, is not the whole batch."""
+    """Half a decoded batch, taken twice, must not count as the whole batch."""
     cursor = Cursor(InputCache(), str(big), 0, ["id"])
     cursor.take(65_536, 98_304)
     cursor.take(65_536, 98_304)
@@ -242,7 +242,7 @@ ID = pa.schema([pa.field("id", pa.int64())])
 
 
 def planned_then(path, columns, **changes):
-    """The source as if the file with other contents had been planned under its own size and time."""
+    """Write other contents, and return a source with the size and time of the new file."""
     pq.write_table(pa.table(columns), path)
     return source_of(path, 0, 100, **changes)
 

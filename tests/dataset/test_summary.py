@@ -1,4 +1,4 @@
-"""Which files, in which order, with which columns; and what the footers say of them."""
+"""The summary of the input: files, order, columns, and the facts from their footers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fill(top, *paths):
         write(top / path, ONE)
 
 
-def test_every_unreadable_file_counts_and_the_first_is_named(tmp_path):
+def test_unreadable_files_are_counted_and_the_first_is_reported(tmp_path):
     fill(tmp_path, "a.parquet")
     for name in ("b", "c", "d"):
         (tmp_path / f"{name}.parquet").write_bytes(b"PAR1 nothing PAR1")
@@ -161,7 +161,7 @@ def test_nulls_are_counted_where_statistics_are(tmp_path):
     assert summarise([str(tmp_path)]).nulls == {"b": 0}
 
 
-def test_only_dictionaries_that_paid_are_named(tmp_path):
+def test_only_dictionaries_that_save_space_are_listed(tmp_path):
     rng = np.random.default_rng(0)
     rows = 20_000
     columns = {
@@ -196,7 +196,7 @@ SIZED = {
 
 @pytest.mark.parametrize("name", SIZED)
 def test_a_rows_decoded_size_is_not_underestimated(tmp_path, name):
-    """Parts are cut by it: an estimate that is far too low breaks the bound on memory."""
+    """The size of parts depends on it: an estimate that is far too low breaks the memory limit."""
     rows = 20_000
     table = pa.table({"a": SIZED[name](rows)})
     dataset = looked(tmp_path, table, row_group_size=5_000)

@@ -1,4 +1,4 @@
-"""On a real GPU: where nodes run, float16, scores beside the processor's, speed beside a bare loop, a full memory."""
+"""On a real GPU: placement of nodes, float16, the CPU's scores, the speed of a plain loop, and full memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPEED_ROWS = 20_000
 
 
 def half(model, folder):
-    """The model in float16, its inputs and outputs as they were."""
+    """Return the model in float16 with its inputs and outputs unchanged."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     path = folder / "half.onnx"
@@ -36,7 +36,7 @@ def half(model, folder):
 
 
 def scored(case, model, folder, *flags):
-    """The output as a table, and its report."""
+    """Return the output as a table, and the report."""
     source = write(folder / "input.parquet", case.table, row_group_size=-(-case.table.num_rows // 4))
     code, _, stderr = cli("run", source, "--model", model, "--output", folder / "out", "--keep", "id", "--quiet",
                           *case.flags, *flags)  # fmt: skip
@@ -111,7 +111,7 @@ def test_it_is_as_fast_as_a_bare_loop_and_faster_than_one_that_waits_for_its_inp
 
 
 def _bare_seconds(model, lines):
-    """A loop by hand, texts sorted and cut as ours: seconds in the model, and in all."""
+    """Return the seconds of a plain loop with the same batches: in the model, and in total."""
     tokenizer = Tokenizer.from_file(str(real_models.tokenizer()))
     tokenizer.enable_truncation(real_models.MAX_TOKENS)
     session = ort.InferenceSession(str(model), providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
@@ -141,6 +141,6 @@ def _keywords(flags):
 
 
 def _free_bytes():
-    """Of the first card's memory."""
+    """Return the free memory of the first GPU."""
     with os.popen("nvidia-smi --query-gpu=memory.free --format=csv,noheader,nounits -i 0") as said:
         return int(said.read().split()[0]) << 20

@@ -1,4 +1,4 @@
-"""A model is read from its protobuf alone, and what is broken is refused, never half understood."""
+"""A model is read from its protobuf alone; a broken one is refused, never partly read."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_inputs_and_outputs_are_read_as_declared(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_every_model_that_is_understood_loads(name):
+def test_every_model_that_can_be_inspected_loads(name):
     spec = look(name)
     session = Session(SessionSpec(path=spec.path, digest=spec.digest, files=spec.files, device="cpu"))
     assert session.spec.key == (spec.digest, "cpu", 0, 1, "")
@@ -92,7 +92,7 @@ def test_class_labels_are_found_and_those_of_maps_by_output():
     assert look("sum3").class_labels == ()
 
 
-def test_a_tensor_speaks_for_itself():
+def test_a_tensor_prints_its_type_and_shape():
     assert str(TensorSpec(name="x", type="float32", shape=(None, "k", 3))) == "float32 [?, k, 3]"
     assert str(TensorSpec(name="x", type="sequence", shape=None)) == "sequence"
 
@@ -153,7 +153,7 @@ def external(tmp_path):
     return tmp_path / "external.onnx"
 
 
-def test_the_digest_is_the_contents_wherever_they_lie(external, tmp_path):
+def test_the_digest_depends_on_contents_and_not_on_paths(external, tmp_path):
     elsewhere = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-copy")
     assert (
         inspect_model(external).digest == inspect_model(elsewhere / "external.onnx").digest == look("external").digest
@@ -178,7 +178,7 @@ def test_the_digest_changes_with_the_model_itself(tmp_path):
 
 
 def test_external_data_of_a_branch_is_part_of_the_model(tmp_path):
-    """A weight of an If's branch may lie outside too; a digest without it would not see it change."""
+    """A weight in a branch of an If may be external too; the digest must change with it."""
     weight = from_array(np.full(2, 3, np.float32), "w")
     branch = make_graph(
         [make_node("Mul", ["x", "w"], ["b"])], "then", [],
@@ -236,7 +236,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, content):
         inspect_model(path)
 
 
-def test_a_model_that_is_not_there_is_refused(tmp_path):
+def test_a_model_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(ModelNotFound, match="nothing"):
         inspect_model(tmp_path / "m.onnx")
     with pytest.raises(ModelNotFound, match="a folder"):
@@ -244,7 +244,7 @@ def test_a_model_that_is_not_there_is_refused(tmp_path):
 
 
 def outcome(path):
-    """None, or the error if it is one of ours; anything else is raised."""
+    """Return None, or the error if it is a ScorerError; other exceptions are raised."""
     try:
         spec = inspect_model(path)
     except ScorerError as error:

@@ -1,4 +1,4 @@
-"""The device asked for or an error, the runtime's errors as ours, and no telemetry."""
+"""Sessions use the requested device or fail, convert the runtime's errors, and send no telemetry."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def test_every_error_of_the_installed_runtime_is_known():
     assert set(RUNTIME_ERRORS) == installed
 
 
-def test_auto_is_settled_to_what_is_there():
+def test_auto_becomes_an_available_device():
     assert settle_device("auto") == ("cuda" if PROVIDERS["cuda"] in AVAILABLE else "cpu")
     assert settle_device("CPU") == "cpu"
 
 
-def test_a_device_that_is_not_there_is_an_error_and_never_the_processor():
+def test_a_missing_device_is_an_error_and_never_becomes_the_cpu():
     missing = [name for name, provider in PROVIDERS.items() if provider not in AVAILABLE]
     assert missing
     for name in missing:
@@ -44,7 +44,7 @@ def test_a_device_that_is_not_there_is_an_error_and_never_the_processor():
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
 @pytest.mark.parametrize("device", ["cuda", "tensorrt", "coreml"])
-def test_a_session_on_a_device_that_is_not_there_does_not_start(device):
+def test_a_session_on_a_missing_device_does_not_start(device):
     if PROVIDERS[device] in AVAILABLE:
         pytest.skip(f"{device} is there")
     with pytest.raises(ProviderUnavailable, match="is not available"):
@@ -60,7 +60,7 @@ def test_a_session_gives_what_the_bare_runtime_gives_from_any_thread():
     assert all(np.array_equal(result, wanted) for result in results)
 
 
-def test_outputs_come_in_the_order_asked():
+def test_outputs_come_in_the_requested_order():
     session = Session(session_spec("two_outputs"))
     x = np.ones((2, 4), np.float32)
     logits, mean = session.run(["logits", "mean"], {"x": x})
@@ -86,7 +86,7 @@ def test_a_batch_that_the_runtime_refuses_is_a_batch_error(name, feeds):
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"\x08\x0a\x12\x00"])
-def test_a_model_that_does_not_load_is_said_so(tmp_path, content):
+def test_a_model_that_does_not_load_is_reported(tmp_path, content):
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelLoadError, match=r"does not load(?s:.)*m\.onnx"):
@@ -94,7 +94,7 @@ def test_a_model_that_does_not_load_is_said_so(tmp_path, content):
 
 
 @pytest.mark.parametrize("error", [*RUNTIME_ERRORS, ValueError, RuntimeError, OSError])
-def test_every_loading_failure_is_ours(error):
+def test_every_loading_failure_becomes_a_model_load_error(error):
     with pytest.raises(ModelLoadError, match="boom"), map_load_errors("m.onnx"):
         raise error("boom")
 
@@ -107,7 +107,7 @@ def test_every_loading_failure_is_ours(error):
         ("x" * 999, "x" * 300),
     ],
 )
-def test_a_complaint_is_one_short_line(text, short):
+def test_an_error_text_is_one_short_line(text, short):
     assert one_line(text) == short
 
 
@@ -127,7 +127,7 @@ def test_the_runtime_names_itself():
 
 
 def python(code, home, **environment):
-    """A process of its own, in an empty home."""
+    """Run code in a new process with an empty home folder."""
     clean = {k: v for k, v in os.environ.items() if k not in {"ORT_DISABLE_TELEMETRY", "PYTHONDONTWRITEBYTECODE"}}
     clean |= {
         "HOME": str(home),

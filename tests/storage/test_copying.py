@@ -1,4 +1,4 @@
-"""Columns copied as they are stored: the same values, the same bytes, a checksum on every page, or another way."""
+"""Copied columns have the same values and bytes, and a checksum on every page; all others are encoded again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WRITERS = (
 
 
 def columns(rows, seed=0):
-    """One of each kind, with nulls."""
+    """Return one column of each type, with nulls."""
     rng = random.Random(seed)
 
     def some(make, kind):
@@ -79,7 +79,7 @@ DEEP = pa.struct({"x": pa.list_(pa.struct({"y": pa.string()})), "z": pa.int16()}
 
 
 def copied(source, target, groups=None):
-    """All columns of a file's row groups into another, beside a score; gives what was read back."""
+    """Copy all columns of row groups into a file with a score, and return that file as a table."""
     with pq.ParquetFile(source) as parquet:
         metadata, schema = parquet.metadata, parquet.schema_arrow
         form = FileForm.of(schema.append(SCORE), PLAIN)
@@ -97,7 +97,7 @@ def copied(source, target, groups=None):
 
 
 def checksums(path):
-    """Whether every page of a file has one."""
+    """Return whether every page of a file has a checksum."""
     metadata = pq.read_metadata(path)
     chunks = [
         metadata.row_group(g).column(c) for g in range(metadata.num_row_groups) for c in range(metadata.num_columns)
@@ -130,7 +130,7 @@ def test_every_type_comes_out_as_it_went_in_however_it_was_written(options, tmp_
 
 
 def _same(one, other):
-    """Equal where NaN equals itself."""
+    """Return whether two tables are equal, with NaN equal to NaN."""
     return all(
         repr(one[name].combine_chunks().to_pylist()) == repr(other[name].combine_chunks().to_pylist())
         for name in other.column_names
@@ -180,7 +180,7 @@ def test_some_row_groups_of_a_file(tmp_path):
     ],
     ids=str,
 )
-def test_what_means_something_else_is_not_copied(theirs, ours, tmp_path):
+def test_a_column_of_another_meaning_is_not_copied(theirs, ours, tmp_path):
     pq.write_table(pa.schema([theirs]).empty_table(), tmp_path / "in.parquet")
     with pq.ParquetFile(tmp_path / "in.parquet") as parquet:
         assert copyable(FileForm.of(pa.schema([ours]), PLAIN), parquet, ["v"]) == {}
@@ -194,7 +194,7 @@ def test_old_times_of_spark_are_not_copied(tmp_path):
 
 
 def kept_table(rows=40_000, seed=0):
-    """Three floats for the model, and what is kept beside them."""
+    """Return three floats for the model, and columns to keep."""
     rng = np.random.default_rng(seed)
     fed = {name: rng.random(rows, np.float32) for name in sample_names()}
     words = pa.array([f"row {i} of {i % 97}" for i in range(rows)])
@@ -257,7 +257,7 @@ def test_files_that_store_a_column_in_another_way_are_encoded(tmp_path):
 
 
 def page_of(path, column):
-    """Where in a file the last page of a column ends."""
+    """Return the end of a column's last page in the file."""
     metadata = pq.read_metadata(path)
     names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
     chunk = metadata.row_group(0).column(names.index(column))
@@ -281,7 +281,7 @@ def test_damage_to_a_copied_page_is_found_by_verify(tmp_path):
     assert "cannot be read" in words
 
 
-def test_a_page_whose_own_checksum_does_not_hold_is_decoded_as_ever(tmp_path):
+def test_a_page_with_a_wrong_checksum_is_decoded_instead(tmp_path):
     source = tmp_path / "in.parquet"
     pq.write_table(kept_table(), source, use_dictionary=False, compression="none", write_page_checksum=True)
     at = page_of(source, "id") - 3
@@ -306,7 +306,7 @@ def test_a_tensor_column_has_the_path_that_its_schema_says(tmp_path):
 
 
 def header(*more):
-    """Of a data page of two values without compression, with fields that no page has."""
+    """Return the header of an uncompressed data page of two values, with additional fields."""
     head = thrift.struct([(1, thrift.I32, thrift.number(2)), (2, thrift.I32, thrift.number(0))])
     fields = [(1, thrift.I32, thrift.number(0)), (2, thrift.I32, thrift.number(8)), (3, thrift.I32, thrift.number(8)),
               (5, thrift.STRUCT, head)]  # fmt: skip
@@ -371,12 +371,12 @@ def test_a_column_with_fewer_values_than_rows_is_an_error(tmp_path):
      ("impala version 1.2", True), ("parquet-mr version 1.13.1 (build 1)", False),
      ("parquet-cpp-arrow version 26.0.1", False), ("DuckDB version v1.0", False)],
 )  # fmt: skip
-def test_writers_with_faults_that_go_by_their_name_are_not_copied(writer, old):
+def test_files_of_writers_with_known_faults_are_not_copied(writer, old):
     assert bool(copying._FAULTY_WRITERS.match(writer)) == old
 
 
 @pytest.mark.parametrize("cut", [1, 40, 4_000])
-def test_a_column_that_is_broken_off_is_an_error_that_names_the_file(cut, tmp_path):
+def test_a_truncated_column_is_an_error_that_names_the_file(cut, tmp_path):
     source = tmp_path / "in.parquet"
     pq.write_table(kept_table(), source, use_dictionary=False, compression="none")
     content = bytearray(source.read_bytes())
@@ -409,14 +409,14 @@ def test_a_file_that_is_replaced_before_its_columns_are_copied_is_noticed(tmp_pa
 
 
 @pytest.mark.parametrize("asked", [{"compression": "zstd"}, {"row_group_rows": 30_000}, {"where": "id >= 0"}])
-def test_what_is_asked_to_be_stored_otherwise_is_not_copied(asked, tmp_path):
+def test_columns_with_other_storage_options_are_not_copied(asked, tmp_path):
     pq.write_table(kept_table(), tmp_path / "in.parquet")
     plan = scorer.prepare(tmp_path / "in.parquet", MODEL, tmp_path / "out", tune=False, **asked)
     assert plan.check().storage.copied == ()
     assert "copied" not in str(plan)
 
 
-def test_many_tiny_row_groups_are_put_together_and_not_copied(tmp_path):
+def test_many_tiny_row_groups_are_combined_and_not_copied(tmp_path):
     pq.write_table(kept_table(), tmp_path / "in.parquet", row_group_size=1_000)
     plan = scorer.prepare(tmp_path / "in.parquet", MODEL, tmp_path / "out", tune=False)
     assert plan.check().storage.copied == ()
@@ -452,7 +452,7 @@ def test_what_is_written_in_thrift_is_read_again(numbers, text):
 
 
 @given(st.binary(max_size=200))
-def test_bytes_that_are_no_thrift_are_refused_soon(data):
+def test_bytes_that_are_not_thrift_are_refused_soon(data):
     with suppress(pages.NotCopyable):
         found, end = pages._split_pages(bytearray(data), len(data), "SNAPPY")
         assert end <= len(data)
