@@ -25,8 +25,8 @@ from scorer.output import staging as staging_
 from scorer.output.attempts import crash_seen
 from scorer.output.place import Place
 from scorer.plan.frozen import refuse_different
-from scorer.report import outcome as outcome_
 from scorer.report.eventlog import EVENTS, EventLog
+from scorer.report.outcome import Report, time_before, total
 from scorer.report.progress import Progress
 from scorer.scoring.job import JOBS, Spec, meter
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
     from scorer.plan.prepared import Plan
-    from scorer.report.outcome import Report
 
 
 _EARLY_PARTS, _EARLY_ROWS = 4, 10_000  # beyond either, more than half bad stops a run
@@ -277,23 +276,31 @@ class Run:
             with suppress(OSError, ValueError):
                 self.receipts = ledger.read_receipts(self.place.folder / "ledger.parquet")
         made = {name_of_process(): SESSIONS.made} if SESSIONS.made else {}
-        counts = ledger.totals(self.receipts.values())
-        return outcome_.fold(
-            self.receipts.values(),
-            self.ours,
+        totals = total(self.receipts.values(), self.ours, made, self.frozen.batch_rows)
+        seconds = time.monotonic() - self.started
+        return Report(
             output=str(self.place.output),
             already_done=already_done,
             parts=self.n_parts,
+            parts_resumed=totals.parts_resumed,
             parts_failed={i: str(error) for i, error in self.failed.items()},
-            seconds=time.monotonic() - self.started,
+            counts=totals.counts,
+            began=time_before(seconds),
+            seconds=seconds,
+            rows_per_s=totals.rows_read / seconds if seconds else 0.0,
             threads=self.threads,
             scoring_s=self.scoring_s,
-            sessions=made,
-            trial_sessions=self.frozen.trial_sessions,
+            stages=totals.stages,
+            calls=totals.calls,
+            output_bytes=totals.output_bytes,
+            input_bytes=totals.input_bytes,
             peak_memory_bytes=process.peak(),
+            sessions=totals.sessions,
+            trial_sessions=self.frozen.trial_sessions,
             device=self.frozen.session.device,
             batch_rows=self.frozen.batch_rows,
             batch_tokens=self.frozen.batch_tokens,
+            halved=totals.halved,
             model=self.frozen.session.digest,
             plan=self.frozen.plan_hash,
             asked=self.plan.to_dict()["asked"],
@@ -301,7 +308,7 @@ class Run:
             forecast=self.plan.to_dict()["forecast"],
             nodes=self.plan.nodes,
             notes=self.plan.notes,
-            quarantine=str(self.place.folder / "quarantine") if counts.quarantined else "",
+            quarantine=str(self.place.folder / "quarantine") if totals.counts.quarantined else "",
             proof=str(self.place.folder),
         )
 

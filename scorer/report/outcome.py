@@ -15,7 +15,7 @@ from scorer.events import Counts, Stages
 from scorer.host import devices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
     from scorer.events import Receipt
 
@@ -154,35 +154,53 @@ class Report:
         return html.card("Report", blocks)
 
 
-def fold(receipts: Iterable[Receipt], ours: Mapping[int, Receipt], **facts: Any) -> Report:  # noqa: ANN401 - Report's own fields
-    """The report over all receipts, timed over those of this run."""
-    everything = list(receipts)
-    counts, stages = Counts(), Stages()
-    sessions: dict[str, int] = dict(facts.pop("sessions", {}))
-    for receipt in everything:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What the receipts of a run add up to: the fields of `Report` with the same names."""
+
+    counts: Counts
+    """Of all committed parts, those of an earlier run among them."""
+    output_bytes: int
+    """Of all committed parts."""
+    parts_resumed: int
+    rows_read: int
+    """By this run, like the fields below."""
+    input_bytes: int
+    calls: int
+    stages: Stages
+    sessions: dict[str, int]
+    halved: tuple[int, ...]
+
+
+def total(
+    receipts: Collection[Receipt], own: Mapping[int, Receipt], sessions: Mapping[str, int], batch_rows: int
+) -> Totals:
+    """Add up all receipts, and those of the parts that this run scored.
+
+    `own` holds the receipts of this run by part, `sessions` the sessions that the driver created, by process.
+    """
+    counts, stages, created = Counts(), Stages(), dict(sessions)
+    for receipt in receipts:
         counts += receipt.proof.counts
-    for receipt in ours.values():
+    for receipt in own.values():
         stages += receipt.stages
         if receipt.worker:
-            sessions[receipt.worker] = max(sessions.get(receipt.worker, 0), receipt.sessions)
-    read = sum(receipt.proof.counts.rows for receipt in ours.values())
-    return Report(
-        parts_resumed=len(everything) - len(ours),
+            created[receipt.worker] = max(created.get(receipt.worker, 0), receipt.sessions)
+    return Totals(
         counts=counts,
-        began=_before(facts["seconds"]),
-        rows_per_s=read / facts["seconds"] if facts["seconds"] else 0.0,
+        output_bytes=sum(receipt.size for receipt in receipts),
+        parts_resumed=len(receipts) - len(own),
+        rows_read=sum(receipt.proof.counts.rows for receipt in own.values()),
+        input_bytes=sum(receipt.bytes_read for receipt in own.values()),
+        calls=sum(receipt.calls for receipt in own.values()),
         stages=stages,
-        calls=sum(receipt.calls for receipt in ours.values()),
-        output_bytes=sum(receipt.size for receipt in everything),
-        input_bytes=sum(receipt.bytes_read for receipt in ours.values()),
-        sessions=sessions,
-        halved=tuple(i for i, r in ours.items() if 0 < r.batch_rows < facts["batch_rows"]),
-        **facts,
+        sessions=created,
+        halved=tuple(i for i, receipt in own.items() if 0 < receipt.batch_rows < batch_rows),
     )
 
 
-def _before(seconds: float) -> str:
-    """The time so many seconds ago."""
+def time_before(seconds: float) -> str:
+    """Return the local time that many seconds ago, as `Report.began` holds it."""
     then = datetime.now().astimezone() - timedelta(seconds=seconds)
     return then.isoformat(sep=" ", timespec="seconds")
 

@@ -32,7 +32,7 @@ from scorer.output.ledger import LEDGER, rows_of
 from scorer.plan.parts import PlannedFile
 from scorer.report import _distributions as distributions
 from scorer.report import _timeline as timeline
-from scorer.report import page, sections
+from scorer.report import outcome, page, sections
 from scorer.storage.files import FileId
 
 DENSE, GATHER = MODELS / "dense28.onnx", MODELS / "gather.onnx"
@@ -241,18 +241,25 @@ def test_a_hundred_thousand_parts_stay_under_three_megabytes_and_stragglers_are_
     frozen, asked = plan
     receipts = made_up(100_000, workers=250, threads=4, slow={5_000, 77_777})
     large = dataclasses.replace(long_plan(frozen, 100_000), trials=("256 rows: 1,000 rows/s", "1024 rows: 900 rows/s"))
-    report = scorer.report.outcome.fold(
-        receipts.values(), receipts, output=str(tmp_path / "out"), already_done=False, parts=len(receipts),
-        parts_failed=dict.fromkeys(range(5_000), "x" * 500), seconds=120.0, threads=1000, scoring_s=110.0,
-        trial_sessions=0, peak_memory_bytes=10**9, device="cpu", batch_rows=10, batch_tokens=None, model="m", plan="p",
-        asked=asked.to_dict()["asked"], versions=scorer.host.versions.versions(), forecast=None,
+    totals = outcome.total(receipts.values(), receipts, {}, 10)
+    report = outcome.Report(
+        output=str(tmp_path / "out"), already_done=False, parts=len(receipts), parts_resumed=totals.parts_resumed,
+        parts_failed=dict.fromkeys(range(5_000), "x" * 500), counts=totals.counts, began="2001-09-09 01:46:39+00:00",
+        seconds=120.0, rows_per_s=totals.rows_read / 120, threads=1000, scoring_s=110.0, stages=totals.stages,
+        calls=totals.calls, output_bytes=totals.output_bytes, input_bytes=totals.input_bytes,
+        peak_memory_bytes=10**9, sessions=totals.sessions, trial_sessions=0, device="cpu", batch_rows=10,
+        batch_tokens=None, halved=totals.halved, model="m", plan="p", asked=asked.to_dict()["asked"],
+        versions=scorer.host.versions.versions(), forecast=None,
     )  # fmt: skip
-    values = report.to_dict() | {"began": "2001-09-09 01:46:39+00:00"}
     ledger = rows_of(large, receipts)
     bare = dataclasses.replace(large.binding, fetches=())
     text = page.text(
         sections.Sources(
-            plan=dataclasses.replace(large, binding=bare), report=values, ledger=ledger, parts=tmp_path, proof=tmp_path
+            plan=dataclasses.replace(large, binding=bare),
+            report=report.to_dict(),
+            ledger=ledger,
+            parts=tmp_path,
+            proof=tmp_path,
         )
     )
     assert len(text.encode()) < LIMIT
