@@ -365,20 +365,20 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
     from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
     from scorer.output.place import Place  # noqa: PLC0415 - start-up
     from scorer.report.live import follow  # noqa: PLC0415 - start-up
-    from scorer.report.status import state_of  # noqa: PLC0415 - start-up
+    from scorer.report.status import status_of  # noqa: PLC0415 - start-up
 
     place = Place.of(output, work_dir)
-    value = state_of(place)
-    if watch and value["state"] == "running":
+    found = status_of(place)
+    if watch and found.state == "running":
 
         def refreshed() -> list[str] | None:
-            now = state_of(place)
-            lines = [json.dumps(now)] if as_json else status_lines(now, terminal_of(sys.stdout))
-            return lines if now["state"] == "running" else None
+            now = status_of(place)
+            lines = [json.dumps(now.to_dict())] if as_json else status_lines(now, terminal_of(sys.stdout))
+            return lines if now.state == "running" else None
 
         follow(refreshed, sys.stdout, _WATCH_S)
-        value = state_of(place)
-    _show(value, partial(status_text, value), as_json=as_json)
+        found = status_of(place)
+    _show(found.to_dict(), partial(status_text, found), as_json=as_json)
 
 
 @main.command(cls=_Command)

@@ -10,7 +10,6 @@ from scorer.display.tables import CAUTION, facts, table, wrap
 from scorer.display.terminal import Terminal
 from scorer.display.words import duration, plural, size, visible
 from scorer.report.live import block
-from scorer.report.progress import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from scorer.display.blocks import Table
     from scorer.plan.prepared import Plan
     from scorer.report.outcome import Report
+    from scorer.report.status import Status
 
 
 _SILENT_S = 120  # without a heartbeat, `status` warns
@@ -81,30 +81,29 @@ def _outputs(found: Inspection, look: Terminal) -> list[str]:
     return table(("output", "type", "shape", "through", "becomes", "type"), rows, look.columns, look.paint)
 
 
-def status_text(value: dict[str, Any], look: Terminal = _PLAIN) -> str:
+def status_text(status: Status, look: Terminal = _PLAIN) -> str:
     """Return the state of a run as text."""
-    return "\n".join(status_lines(value, look))
+    return "\n".join(status_lines(status, look))
 
 
-def status_lines(value: dict[str, Any], look: Terminal = _PLAIN) -> list[str]:
+def status_lines(status: Status, look: Terminal = _PLAIN) -> list[str]:
     """Return the state of a run as lines."""
-    state = value["state"]
-    head = look.paint("good" if state == "done" else "bold", f"{state}: ") + visible(value["output"])
-    seen = Snapshot.from_dict(value) if state == "running" else None
+    state = status.state
+    head = look.paint("good" if state == "done" else "bold", f"{state}: ") + visible(status.output)
     if state == "running":
-        age = duration(value["age_s"])
-        who = [("by", f"process {value['pid']} on {value['host']}, last heartbeat {age} ago")]
-        if value["age_s"] > _SILENT_S:
+        age = duration(status.age_s)
+        who = [("by", f"process {status.pid} on {status.host}, last heartbeat {age} ago")]
+        if status.age_s > _SILENT_S:
             who.append(("silent", "if that process has ended, repeat the command to continue"))
-        if seen is None:
+        if status.progress is None:
             return [head, *_facts([*who, ("time", "scoring has not started, or only just now")], look)]
-        return [head, *block(seen, look), *_facts(who, look)]
+        return [head, *block(status.progress, look), *_facts(who, look)]
     if state == "unfinished":
-        parts = f"{value['done']:,} of {value['parts']:,} committed"
-        page = [("page", value["page"])] if value["page"] else []
-        return [head, *_facts([("parts", parts), *page, ("hint", value["hint"])], look)]
-    sums = f"{value['scored']:,} scored + {value['quarantined']:,} quarantined + {value['filtered']:,} filtered"
-    lines = [("rows", f"{value['rows']:,} in = {sums}"), ("parts", f"{value['parts']:,}, {size(value['size'])}")]
+        parts = f"{status.done:,} of {status.parts:,} committed"
+        page = [("page", status.page)] if status.page else []
+        return [head, *_facts([("parts", parts), *page, ("hint", status.hint)], look)]
+    sums = f"{status.scored:,} scored + {status.quarantined:,} quarantined + {status.filtered:,} filtered"
+    lines = [("rows", f"{status.rows:,} in = {sums}"), ("parts", f"{status.parts:,}, {size(status.size)}")]
     return [head, *_facts(lines, look)]
 
 

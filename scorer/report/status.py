@@ -1,11 +1,12 @@
-"""How far a run is, seen from outside by its files."""
+"""How far a run is, read from its files only: by any process on any host that sees them."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from scorer.errors import InputError
 from scorer.output import lock
@@ -13,29 +14,80 @@ from scorer.output.place import Place, nobody_wrote, refuse_another_format
 from scorer.output.staging import n_staged
 from scorer.report.progress import Snapshot
 
+if TYPE_CHECKING:
+    from typing import Literal
 
-def state_of(place: Place) -> dict[str, Any]:
-    """What can be seen from outside: running, unfinished, done, or nothing."""
-    owner = lock.read(place.lock)
-    plan = place.published()
+
+_MANIFEST = ("parts", "rows", "scored", "quarantined", "filtered", "size")
+_FIELDS = {
+    "running": ("age_s", "host", "pid"),
+    "unfinished": ("parts", "done", "hint", "page"),
+    "done": _MANIFEST,
+}
+"""What `to_dict` contains in each state, besides `state`, `output` and the progress."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How far a run is. Fields that have no meaning in its state keep their default."""
+
+    state: Literal["running", "unfinished", "done"]
+    output: str
+    host: str = ""
+    """Of a running driver, like the next three."""
+    pid: int = 0
+    age_s: float = 0.0
+    """Seconds since the driver last wrote its lock, by the clocks of both hosts."""
+    progress: Snapshot | None = None
+    """None before scoring starts."""
+    parts: int = 0
+    done: int = 0
+    """Committed parts of an unfinished run."""
+    hint: str = ""
+    page: str = ""
+    """report.html of an unfinished run; '' if it has none."""
+    rows: int = 0
+    """Of a published output, like the fields below."""
+    scored: int = 0
+    quarantined: int = 0
+    filtered: int = 0
+    size: int = 0
+    """In bytes."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `scorer status --json` prints."""
+        names = ("state", "output", *_FIELDS[self.state])
+        return {name: getattr(self, name) for name in names} | (self.progress.to_dict() if self.progress else {})
+
+
+def status_of(place: Place) -> Status:
+    """Return how far the run is; raise InputError if no run has written here."""
+    output, owner, plan = str(place.output), lock.read(place.lock), place.published()
     if owner is not None and lock.is_alive(owner) is not False:
-        told = {name: owner[name] for name in ("host", "pid", *Snapshot.__slots__) if name in owner}
-        age = max(0.0, time.time() - owner.get("now", 0.0))  # by its clock and ours
-        return {"state": "running", "output": str(place.output), "age_s": round(age, 1), **told}
+        age_s = round(max(0.0, time.time() - owner.get("now", 0.0)), 1)
+        return Status(
+            state="running", output=output, host=owner.get("host", ""), pid=owner.get("pid", 0), age_s=age_s,
+            progress=Snapshot.from_dict(owner),
+        )  # fmt: skip
     unfinished = place.unfinished()
     if unfinished:
         first = unfinished[0]
-        done = n_staged(place.staging(first.plan_hash))
-        hint = "repeat the command to go on"
-        page = place.staging(first.plan_hash).root / "report.html"
-        told = {"parts": first.n_parts, "done": done, "hint": hint, "page": str(page) if page.exists() else ""}
-        return {"state": "unfinished", "output": str(place.output), **told}
+        staging = place.staging(first.plan_hash)
+        page = staging.root / "report.html"
+        return Status(
+            state="unfinished", output=output, parts=first.n_parts, done=n_staged(staging),
+            hint="repeat the command to continue the run", page=str(page) if page.exists() else "",
+        )  # fmt: skip
     if plan is not None:
         manifest = json.loads((place.folder / "manifest.json").read_text())
-        shown = ("parts", "rows", "scored", "quarantined", "filtered", "size")
-        return {"state": "done", "output": str(place.output), **{n: manifest[n] for n in shown}}
+        return Status(state="done", output=output, **{name: manifest[name] for name in _MANIFEST})
     refuse_another_format(place)
     if os.path.exists(place.folder / "manifest.json"):
-        what, hint = "the output is gone; its proof is here", "move both together, or score again with --overwrite"
-        raise InputError(what, str(place.output), "the output folder", f"only {place.folder}", hint)
+        raise InputError(
+            "the output folder is missing; only its proof exists",
+            where=output,
+            expected="the output folder",
+            found=f"only {place.folder}",
+            hint="move the output folder back beside its proof, or score again with --overwrite",
+        )
     raise nobody_wrote(place, InputError)
