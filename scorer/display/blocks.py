@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from scorer.display.plots import Plot
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -97,8 +99,12 @@ class Code(NamedTuple):
 class Cards(NamedTuple):
     """Blocks side by side, as many as fit."""
 
-    cards: Sequence[Sequence[object]]
+    cards: Sequence[Sequence[Block]]
     kind: str = "cards"
+
+
+Block = Heading | Words | Facts | Link | Table | Meters | Keys | Code | Cards | Plot
+"""A piece of a page or card; its `kind` names the part of the template that draws it."""
 
 
 class Section(NamedTuple):
@@ -109,4 +115,4 @@ class Section(NamedTuple):
     title: str
     link: str
     """Its text in the navigation."""
-    blocks: Sequence[object]
+    blocks: Sequence[Block]

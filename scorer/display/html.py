@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
     import jinja2
 
+    from scorer.display.blocks import Block
+
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def card(title: str, blocks: Sequence[object], more: str = "") -> str:
+def card(title: str, blocks: Sequence[Block], more: str = "") -> str:
     """Return a card for a notebook cell as HTML."""
     return _cards().render(title=title, blocks=blocks, more=more)
 

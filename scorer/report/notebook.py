@@ -22,6 +22,7 @@ from scorer.report.progress import Progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from scorer.display.blocks import Block
     from scorer.events import Event, Observer
     from scorer.report.outcome import Report
     from scorer.report.progress import Snapshot
@@ -89,14 +90,14 @@ class Cell:
         before = [Words(f"... {self._unsaid:,} before", tone="soft")] if self._unsaid else []
         return [*before, *(Words(text, tone=tone) for text, tone in list(self._said))]
 
-    def _draw(self, blocks: Sequence[object], text: str) -> None:
+    def _draw(self, blocks: Sequence[Block], text: str) -> None:
         self._drawn = self._clock()
         said = [words.text for words in self._words()]
         with suppress(Exception):  # a front end that is gone is no reason to end a run
             self._show({"text/html": html.card("", blocks), "text/plain": "\n".join([*said, text])})
 
 
-def _blocks(seen: Snapshot) -> list[object]:
+def _blocks(seen: Snapshot) -> list[Block]:
     """The bar, and the facts below it."""
     share = live.share_of(seen)
     tint = "bad" if seen.failed else "warn" if seen.stopping else "bar"

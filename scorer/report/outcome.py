@@ -17,6 +17,7 @@ from scorer.host import devices
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from scorer.display.blocks import Block
     from scorer.events import Receipt
 
 
@@ -147,7 +148,7 @@ class Report:
 
     def _repr_html_(self) -> str:
         tone = "good" if self.counts.balanced else "bad"
-        blocks: list[object] = [Words(self.summary, tone=tone), Facts(self.facts())]
+        blocks: list[Block] = [Words(self.summary, tone=tone), Facts(self.facts())]
         page = os.path.join(self.proof, "report.html")
         if self.proof and os.path.isfile(page):
             blocks.append(Link("more in", page, quote(os.path.relpath(page))))

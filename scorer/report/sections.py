@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from scorer.display.blocks import Block
     from scorer.plan.frozen import FrozenPlan
 
 
@@ -94,7 +95,7 @@ def tiles(sources: Sources) -> list[tuple[str, str, str]]:
     return found
 
 
-def _asked(plan: FrozenPlan, report: dict[str, Any]) -> list[object]:
+def _asked(plan: FrozenPlan, report: dict[str, Any]) -> list[Block]:
     """What was not at its default, and what was made of it."""
     told = []
     for name, value in report["asked"].items():
@@ -134,7 +135,7 @@ def _bound(plan: FrozenPlan) -> list[tuple[str, str]]:
     ]
 
 
-def _batch(plan: FrozenPlan) -> list[object]:
+def _batch(plan: FrozenPlan) -> list[Block]:
     """What tuning tried, as bars where it is a number of rows."""
     tried = [(_TRIAL.fullmatch(trial), trial) for trial in plan.trials]
     rates = {int(m[1].replace(",", "")): int(m[2].replace(",", "")) for m, _ in tried if m}
@@ -155,7 +156,7 @@ def _batch(plan: FrozenPlan) -> list[object]:
     return [Words(text), *([Meters(lines)] if lines else []), *others]
 
 
-def _forecast(report: dict[str, Any]) -> list[object]:
+def _forecast(report: dict[str, Any]) -> list[Block]:
     """What was foretold and what came of it."""
     told = report["forecast"]
     if not told:
@@ -165,7 +166,7 @@ def _forecast(report: dict[str, Any]) -> list[object]:
         ("memory", told["memory_bytes"], report["peak_memory_bytes"], size),
         ("output", told["output_bytes"], report["output_bytes"], size),
     )
-    found: list[object] = [
+    found: list[Block] = [
         Words("Shaded is what the plan foretold; the upright line is what was measured.", tone="soft")
     ]
     for name, (low, high), fact, words in facts[1:] if report["parts_resumed"] else facts:  # of a whole run only
@@ -174,7 +175,7 @@ def _forecast(report: dict[str, Any]) -> list[object]:
     return [*found, Heading("How memory was reckoned"), Words(told["memory"], tone="soft")]
 
 
-def _work(sources: Sources) -> list[object]:
+def _work(sources: Sources) -> list[Block]:
     """Throughput, who did what when, and who was slow."""
     ledger, report = sources.ledger, sources.report
     done = timeline.work(ledger, report.get("began", ""), report["parts_resumed"]) if ledger.num_rows else None
@@ -199,7 +200,7 @@ def _work(sources: Sources) -> list[object]:
     ]
 
 
-def _slow(done: timeline.Work) -> list[object]:
+def _slow(done: timeline.Work) -> list[Block]:
     """Parts that took oddly long."""
     n, median = int(timeline.slow(done).sum()), duration(float(np.median(done.took)))
     rule = f"more than twice the median part, {median}, and more than twice the median for a row"
@@ -220,7 +221,7 @@ def _slow(done: timeline.Work) -> list[object]:
     return [Words(f"took {rule}.", lead=plural(n, "slow part")), Table(head, ("n", "", "n", "n", "n", ""), rows)]
 
 
-def _workers(done: timeline.Work) -> list[object]:
+def _workers(done: timeline.Work) -> list[Block]:
     """What each did; the slowest first."""
     n = len(done.workers)
     parts, rows = np.bincount(done.who, minlength=n), np.bincount(done.who, done.rows, n)
@@ -241,7 +242,7 @@ def _workers(done: timeline.Work) -> list[object]:
     return [Heading("Workers", more), Table(head, ("", "n", "n", "n", "n", "n"), table)]
 
 
-def _stages(report: dict[str, Any]) -> list[object]:
+def _stages(report: dict[str, Any]) -> list[Block]:
     """Where the threads' time went."""
     held = report["bottleneck"]
     if held is None:
@@ -257,7 +258,7 @@ def _stages(report: dict[str, Any]) -> list[object]:
     return [Words(text, lead=held["stage"]), Words(f"What would help: {held['change']}."), Meters(lines, "stages")]
 
 
-def _scores(sources: Sources) -> list[object]:
+def _scores(sources: Sources) -> list[Block]:
     """How the scores are distributed."""
     names, scored = sources.ledger["name"].to_pylist(), sources.ledger["scored"].to_numpy()
     found = distributions.sample_scores(sources.parts, sources.plan, names, scored, sources.report["scoring_s"])
@@ -273,7 +274,7 @@ def _scores(sources: Sources) -> list[object]:
     return [Words(f"{found} {nan}{more}", tone="soft"), Cards(cards)]
 
 
-def _bad(sources: Sources) -> list[object]:
+def _bad(sources: Sources) -> list[Block]:
     """Quarantined rows by reason."""
     files = [name for name in pc.unique(sources.ledger["quarantine"]).to_pylist() if name]
     if not files:
@@ -281,7 +282,7 @@ def _bad(sources: Sources) -> list[object]:
     rows = sources.report["counts"]["quarantined"]
     found = reasons(sources.proof / "quarantine", files, rows, sources.plan.binding.fed)
     text = f"{plural(rows, 'row')} could not be scored, kept with all columns in quarantine/ beside this page. {found}"
-    blocks: list[object] = [Words(text, tone="soft")]
+    blocks: list[Block] = [Words(text, tone="soft")]
     for reason in found.reasons:
         columns = [name for name, _ in reason.examples[0].values]
         table = [
@@ -297,7 +298,7 @@ def _bad(sources: Sources) -> list[object]:
     return [*blocks, *([Words(f"{plural(found.others, 'more row')} for other reasons.")] if found.others else [])]
 
 
-def _failed(report: dict[str, Any]) -> list[object]:
+def _failed(report: dict[str, Any]) -> list[Block]:
     failed = list(report["parts_failed"].items())
     if not failed:
         return []
@@ -305,7 +306,7 @@ def _failed(report: dict[str, Any]) -> list[object]:
     return [Table(("part", "error"), ("n", "long"), failed[:_SHOWN]), *more]
 
 
-def _ledger(sources: Sources) -> list[object]:
+def _ledger(sources: Sources) -> list[Block]:
     """First rows and totals."""
     ledger, columns = sources.ledger, ("scored", "quarantined", "filtered", "nan")
     counts = Counts(**{name: pc.sum(ledger[name]).as_py() or 0 for name in Counts.__slots__})
@@ -326,7 +327,7 @@ def _ledger(sources: Sources) -> list[object]:
     return [Words(text, tone="soft"), *digest, Table(head, ("", "", *("n" for _ in range(7)), ""), rows, foot)]
 
 
-def _again(sources: Sources) -> list[object]:
+def _again(sources: Sources) -> list[Block]:
     """How to do it again."""
     plan, report = sources.plan, sources.report
     facts = [("plan", plan.plan_hash), ("request", plan.request_hash), ("model (sha256)", plan.session.digest)]
