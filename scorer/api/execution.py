@@ -320,7 +320,7 @@ class Run:
             from scorer.report import page  # noqa: PLC0415 - start-up
 
             if error:
-                so_far = self.report(already_done=False).to_dict()
+                so_far = self.report(already_done=False)
                 path = page.unpublished(self.staging, self.frozen, self.receipts, so_far, error)
                 self.tell(f"what was done so far is shown in {path}")
             else:

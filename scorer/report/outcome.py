@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -37,7 +37,7 @@ class Report:
     """Committed by an earlier, interrupted run."""
     parts_failed: dict[int, str]
     counts: Counts
-    began: str
+    began: str = ""
     """When, by the driver's clock."""
     seconds: float
     rows_per_s: float
@@ -86,6 +86,19 @@ class Report:
             "scoring_s": round(self.scoring_s, 3),
             "bottleneck": None if self.bottleneck is None else asdict(self.bottleneck),
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """Return the report that `to_dict` wrote; keys that this version does not know are ignored."""
+        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        typed = {
+            "counts": Counts(**data["counts"]),
+            "stages": Stages(**data["stages"]),
+            "parts_failed": {int(part): text for part, text in data["parts_failed"].items()},
+            "halved": tuple(data["halved"]),
+            "notes": tuple(data["notes"]),
+        }
+        return cls(**known | typed)
 
     @property
     def bottleneck(self) -> Bottleneck | None:

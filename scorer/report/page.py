@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -15,6 +15,7 @@ from scorer.display import html
 from scorer.errors import CommitError
 from scorer.output.ledger import LEDGER, TIMES, rows_of
 from scorer.output.place import nobody_wrote, refuse_another_format
+from scorer.report.outcome import Report
 from scorer.report.sections import Sources, sections, tiles
 from scorer.storage.footers import open_parquet
 
@@ -43,11 +44,18 @@ def of_proof(plan: FrozenPlan, proof: Path, parts: Path) -> Sources:
     for name in TIMES:
         if name not in ledger.column_names:
             ledger = ledger.append_column(name, pa.nulls(ledger.num_rows, pa.float64()))
-    return Sources(plan=plan, report=report, ledger=ledger, parts=parts, proof=proof, digest=manifest["ledger"])
+    return Sources(
+        plan=plan,
+        report=Report.from_dict(report),
+        ledger=ledger,
+        parts=parts,
+        proof=proof,
+        digest=manifest["ledger"],
+    )
 
 
 def unpublished(
-    staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any], error: str
+    staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: Report, error: str
 ) -> Path:
     """The page of a run that an error ended, in its staging."""
     ledger = rows_of(plan, receipts)
@@ -81,7 +89,7 @@ def write_again(place: Place) -> Path:
         raise _no_proof(place, "nothing that was published")
     try:
         found = of_proof(plan, place.folder, place.output)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise _no_proof(place, str(error)[:200]) from error
     return write(found)
 
@@ -93,19 +101,18 @@ def _no_proof(place: Place, found: str) -> CommitError:
 
 def text(sources: Sources) -> str:
     """The page."""
-    report = {"began": "", **sources.report}
-    counts = report["counts"]
+    report, counts = sources.report, sources.report.counts
     state = {"text": "not published", "tone": "bad"} if sources.error else {"text": "published", "tone": ""}
-    sums = " + ".join(f"{counts[name]:,} {name}" for name in ("scored", "quarantined", "filtered"))
-    more = {"truncated": "texts cut at max_length", "lossy": "values changed by a cast"}
-    told = [f"{counts[name]:,} {words}" for name, words in more.items() if counts[name]]
+    sums = " + ".join(f"{getattr(counts, name):,} {name}" for name in ("scored", "quarantined", "filtered"))
+    more = ((counts.truncated, "texts cut at max_length"), (counts.lossy, "values changed by a cast"))
+    told = [f"{n:,} {words}" for n, words in more if n]
     return html.page(
         NAME,
-        title=report["output"].rstrip("/").rpartition("/")[2],
-        under=" · ".join([report["output"], report["began"], f"scorer {report['versions'].get('scorer', '')}"]),
+        title=report.output.rstrip("/").rpartition("/")[2],
+        under=" · ".join([report.output, report.began, f"scorer {report.versions.get('scorer', '')}"]),
         state=state,
         error=sources.error,
-        equation="; ".join([f"{counts['rows']:,} rows in = {sums}", *told]),
+        equation="; ".join([f"{counts.rows:,} rows in = {sums}", *told]),
         tiles=tiles(sources),
         sections=sections(sources),
     )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from scorer.display.blocks import Block
     from scorer.plan.frozen import FrozenPlan
+    from scorer.report.outcome import Report
 
 
 _SHOWN = 20  # parts of the ledger, workers, failures
@@ -48,8 +49,7 @@ class Sources:
     """What a page is made of."""
 
     plan: FrozenPlan
-    report: dict[str, Any]
-    """report.json"""
+    report: Report
     ledger: pa.Table
     """A row for each part that is done."""
     parts: Path
@@ -81,24 +81,24 @@ def sections(sources: Sources) -> list[Section]:
 
 def tiles(sources: Sources) -> list[tuple[str, str, str]]:
     """The figures that are asked for first: name, value, and what it is made of."""
-    report, counts = sources.report, sources.report["counts"]
+    report, counts = sources.report, sources.report.counts
     found = [
-        ("rows scored", f"{counts['scored']:,}", f"of {sources.plan.rows:,} in the input"),
-        ("time", duration(report["seconds"]), f"{duration(report['scoring_s'])} of it scoring"),
-        ("rows per second", f"{report['rows_per_s']:,}", f"on {plural(report['threads'], 'thread')}"),
-        ("output", size(report["output_bytes"]), plural(sources.ledger.num_rows, "part")),
-        ("memory", size(report["peak_memory_bytes"]), "at the most in the driver's process"),
+        ("rows scored", f"{counts.scored:,}", f"of {sources.plan.rows:,} in the input"),
+        ("time", duration(report.seconds), f"{duration(report.scoring_s)} of it scoring"),
+        ("rows per second", f"{report.rows_per_s:,.0f}", f"on {plural(report.threads, 'thread')}"),
+        ("output", size(report.output_bytes), plural(sources.ledger.num_rows, "part")),
+        ("memory", size(report.peak_memory_bytes), "at the most in the driver's process"),
     ]
-    if counts["quarantined"]:
-        share = counts["quarantined"] / max(counts["rows"], 1)
-        found.insert(1, ("quarantined", f"{counts['quarantined']:,}", f"{share:.2%} of the rows that were read"))
+    if counts.quarantined:
+        share = counts.quarantined / max(counts.rows, 1)
+        found.insert(1, ("quarantined", f"{counts.quarantined:,}", f"{share:.2%} of the rows that were read"))
     return found
 
 
-def _asked(plan: FrozenPlan, report: dict[str, Any]) -> list[Block]:
+def _asked(plan: FrozenPlan, report: Report) -> list[Block]:
     """What was not at its default, and what was made of it."""
     told = []
-    for name, value in report["asked"].items():
+    for name, value in report.asked.items():
         values = value if isinstance(value, list) else [value]
         shown = [one if isinstance(one, str) else json.dumps(one) for one in values[:_SHOWN]]
         more = [f"and {len(values) - _SHOWN:,} more"] if len(values) > _SHOWN else []
@@ -110,12 +110,12 @@ def _asked(plan: FrozenPlan, report: dict[str, Any]) -> list[Block]:
         Heading("Rows of a batch"),
         *_batch(plan),
     ]
-    if report["halved"]:
-        parts = plural(len(report["halved"]), "part")
+    if report.halved:
+        parts = plural(len(report.halved), "part")
         text = f"In {parts} a batch was made smaller (memory, or bad rows); scores there may differ in the last bits."
         found.append(Words(text, tone="warn"))
-    if report["notes"]:
-        found += [Heading("Notes"), *(Words(note) for note in report["notes"])]
+    if report.notes:
+        found += [Heading("Notes"), *(Words(note) for note in report.notes)]
     return found
 
 
@@ -156,20 +156,20 @@ def _batch(plan: FrozenPlan) -> list[Block]:
     return [Words(text), *([Meters(lines)] if lines else []), *others]
 
 
-def _forecast(report: dict[str, Any]) -> list[Block]:
+def _forecast(report: Report) -> list[Block]:
     """What was foretold and what came of it."""
-    told = report["forecast"]
+    told = report.forecast
     if not told:
-        return [Words(f"The plan was made without one. Memory: {size(report['peak_memory_bytes'])} at the most.")]
+        return [Words(f"The plan was made without one. Memory: {size(report.peak_memory_bytes)} at the most.")]
     facts = (
-        ("scoring time", told["seconds"], report["scoring_s"], duration),
-        ("memory", told["memory_bytes"], report["peak_memory_bytes"], size),
-        ("output", told["output_bytes"], report["output_bytes"], size),
+        ("scoring time", told["seconds"], report.scoring_s, duration),
+        ("memory", told["memory_bytes"], report.peak_memory_bytes, size),
+        ("output", told["output_bytes"], report.output_bytes, size),
     )
     found: list[Block] = [
         Words("Shaded is what the plan foretold; the upright line is what was measured.", tone="soft")
     ]
-    for name, (low, high), fact, words in facts[1:] if report["parts_resumed"] else facts:  # of a whole run only
+    for name, (low, high), fact, words in facts[1:] if report.parts_resumed else facts:  # of a whole run only
         verdict = "as foretold" if low <= fact <= high else "less than foretold" if fact < low else "more than foretold"
         found += [Heading(name, f"{words(fact)}: {verdict}"), band(name, low, high, fact, words)]
     return [*found, Heading("How memory was reckoned"), Words(told["memory"], tone="soft")]
@@ -178,7 +178,7 @@ def _forecast(report: dict[str, Any]) -> list[Block]:
 def _work(sources: Sources) -> list[Block]:
     """Throughput, who did what when, and who was slow."""
     ledger, report = sources.ledger, sources.report
-    done = timeline.work(ledger, report.get("began", ""), report["parts_resumed"]) if ledger.num_rows else None
+    done = timeline.work(ledger, report.began, report.parts_resumed) if ledger.num_rows else None
     if done is None:
         return []
     lanes, drawn = timeline.lanes(done)
@@ -242,26 +242,26 @@ def _workers(done: timeline.Work) -> list[Block]:
     return [Heading("Workers", more), Table(head, ("", "n", "n", "n", "n", "n"), table)]
 
 
-def _stages(report: dict[str, Any]) -> list[Block]:
+def _stages(report: Report) -> list[Block]:
     """Where the threads' time went."""
-    held = report["bottleneck"]
+    held = report.bottleneck
     if held is None:
         return []
-    total = report["threads"] * report["scoring_s"]
+    total = report.threads * report.scoring_s
     lines = []
-    for name, share in held["shares"].items():
-        spent = report["stages"].get(name, share * total)
+    for name, share in held.shares.items():
+        spent = getattr(report.stages, name, share * total)
         tint = "rest" if name == "wait" else name
         lines.append(Meter(name, round(100 * share, 2), f"{duration(spent)}, {share:.1%}", tint))
-    gain = f"without it the run would be at most {held['gain']:.1f} times as fast."
-    text = f"took {held['share']:.0%} of the threads' time; {gain}"
-    return [Words(text, lead=held["stage"]), Words(f"What would help: {held['change']}."), Meters(lines, "stages")]
+    gain = f"without it the run would be at most {held.gain:.1f} times as fast."
+    text = f"took {held.share:.0%} of the threads' time; {gain}"
+    return [Words(text, lead=held.stage), Words(f"What would help: {held.change}."), Meters(lines, "stages")]
 
 
 def _scores(sources: Sources) -> list[Block]:
     """How the scores are distributed."""
     names, scored = sources.ledger["name"].to_pylist(), sources.ledger["scored"].to_numpy()
-    found = distributions.sample_scores(sources.parts, sources.plan, names, scored, sources.report["scoring_s"])
+    found = distributions.sample_scores(sources.parts, sources.plan, names, scored, sources.report.scoring_s)
     if found is None:
         return []
     cards = []
@@ -270,7 +270,7 @@ def _scores(sources: Sources) -> list[Block]:
         cards.append([Heading(one.column, one.type), *drawn, Facts(one.facts)])
     columns = sum(len(fetch.columns) for fetch in sources.plan.binding.fetches)
     more = f" {columns - len(cards):,} more columns are not shown." if columns > len(cards) else ""
-    nan = f"Scored rows with a NaN: {sources.report['counts']['nan']:,}."
+    nan = f"Scored rows with a NaN: {sources.report.counts.nan:,}."
     return [Words(f"{found} {nan}{more}", tone="soft"), Cards(cards)]
 
 
@@ -279,7 +279,7 @@ def _bad(sources: Sources) -> list[Block]:
     files = [name for name in pc.unique(sources.ledger["quarantine"]).to_pylist() if name]
     if not files:
         return []
-    rows = sources.report["counts"]["quarantined"]
+    rows = sources.report.counts.quarantined
     found = reasons(sources.proof / "quarantine", files, rows, sources.plan.binding.fed)
     text = f"{plural(rows, 'row')} could not be scored, kept with all columns in quarantine/ beside this page. {found}"
     blocks: list[Block] = [Words(text, tone="soft")]
@@ -298,8 +298,8 @@ def _bad(sources: Sources) -> list[Block]:
     return [*blocks, *([Words(f"{plural(found.others, 'more row')} for other reasons.")] if found.others else [])]
 
 
-def _failed(report: dict[str, Any]) -> list[Block]:
-    failed = list(report["parts_failed"].items())
+def _failed(report: Report) -> list[Block]:
+    failed = [(f"{part}", error) for part, error in report.parts_failed.items()]
     if not failed:
         return []
     more = [Words(f"And {len(failed) - _SHOWN:,} more.", tone="soft")] if len(failed) > _SHOWN else []
@@ -333,10 +333,10 @@ def _again(sources: Sources) -> list[Block]:
     facts = [("plan", plan.plan_hash), ("request", plan.request_hash), ("model (sha256)", plan.session.digest)]
     return [
         Words("The request as a command; scorer verify proves the output again from its files.", tone="soft"),
-        Code(command(report["asked"])),
+        Code(command(report.asked)),
         Facts(facts),
         Heading("Versions"),
-        Facts(list(report["versions"].items())),
+        Facts(list(report.versions.items())),
     ]
 
 
