@@ -1,6 +1,6 @@
-"""A run while it goes on: a few lines drawn again in place on a terminal, a line now and then elsewhere.
+"""Progress of a run as text: lines redrawn in place on a terminal, otherwise a line every few seconds.
 
-The same lines show a run in hand to `scorer status`, which knows it from the lock only.
+`scorer status` shows the same lines, from the numbers in the lock file.
 """
 
 from __future__ import annotations
@@ -25,99 +25,101 @@ if TYPE_CHECKING:
 
 READY = "getting ready: input, model, workers"
 DRAW_S = 0.15
-LINE_S, LINES_S = 5.0, 60.0  # between lines at first, and after hours: a log is read, not watched
-_LATER = 100  # a line for each hundredth of the time gone by
-_BAR = 100  # columns of a bar that the eye still takes in
-_TWO = 120  # columns from which the facts stand in two blocks
-_LABEL = 12  # columns before a fact
+LINE_S, LINES_S = 5.0, 60.0  # between lines at the start, and after hours: a log of a long run stays readable
+_LINES_PER_RUN = 100  # between both limits, a line whenever the run has become 1 % longer
+_BAR = 100  # most columns of the progress bar
+_TWO_BLOCKS = 120  # from this width on, the facts are shown in two blocks
+_LABEL = 12  # columns of a label
 _MINUTE_S = 60
 
 
-def block(seen: Snapshot, look: Terminal) -> list[str]:
-    """A run in hand, in a window."""
-    columns = (look.columns or 80) - 1  # a letter in the last column would make some terminals fold the line
-    two = columns >= _TWO
+def block(progress: Snapshot, terminal: Terminal) -> list[str]:
+    """Return the progress bar and the facts below it, for a terminal."""
+    columns = (terminal.columns or 80) - 1  # some terminals wrap a line whose last column is used
+    two = columns >= _TWO_BLOCKS
     room = (columns // 2 if two else columns) - _LABEL - 2
-    told = [(name, shorten(text, room)) for name, text in facts_of(seen)]
-    half = (len(told) + 1) // 2
-    shown = facts(told, None, look.paint)
+    pairs = [(name, shorten(text, room)) for name, text in facts_of(progress)]
+    half = (len(pairs) + 1) // 2
+    shown = facts(pairs, None, terminal.paint)
     lines = beside(shown[:half], shown[half:], columns) if two else shown
-    return [_bar(seen, min(columns, _BAR), look), *lines]
+    return [_bar(progress, min(columns, _BAR), terminal), *lines]
 
 
-def line(seen: Snapshot) -> str:
-    """A run in hand, in a log."""
+def line(progress: Snapshot) -> str:
+    """Return the progress as one line, for a log."""
     parts = [
-        f"{share_of(seen):4.0%}",
-        f"{seen.done:,} of {seen.parts:,} parts",
-        f"{seen.rows_per_s_now:,.0f} rows/s, {seen.rows_per_s:,.0f} on average",
-        f"{_left(seen)}",
-        f"{size(seen.memory_bytes)}" if seen.memory_bytes else "",
-        f"{seen.quarantined:,} quarantined" if seen.quarantined else "",
-        f"{plural(seen.retried, 'part')} tried again" if seen.retried else "",
-        f"{seen.failed:,} failed" if seen.failed else "",
+        f"{share_of(progress):4.0%}",
+        f"{progress.done:,} of {progress.parts:,} parts",
+        f"{progress.rows_per_s_now:,.0f} rows/s, {progress.rows_per_s:,.0f} on average",
+        _remaining(progress),
+        f"{size(progress.memory_bytes)}" if progress.memory_bytes else "",
+        f"{progress.quarantined:,} quarantined" if progress.quarantined else "",
+        f"{plural(progress.retried, 'part')} retried" if progress.retried else "",
+        f"{progress.failed:,} failed" if progress.failed else "",
     ]
     return "  ".join(part for part in parts if part)
 
 
-def share_of(seen: Snapshot) -> float:
-    """Of the rows; whole only when all are done."""
-    return min(seen.rows_done / seen.rows if seen.rows else 1.0, 1.0 if seen.done == seen.parts else 0.99)
+def share_of(progress: Snapshot) -> float:
+    """Return the share of finished rows, 1 only if all parts are committed."""
+    return min(
+        progress.rows_done / progress.rows if progress.rows else 1.0, 1.0 if progress.done == progress.parts else 0.99
+    )
 
 
-def _bar(seen: Snapshot, columns: int, look: Terminal) -> str:
-    share = share_of(seen)
+def _bar(progress: Snapshot, columns: int, terminal: Terminal) -> str:
+    share = share_of(progress)
     room = max(columns - 9, 5)
-    if look.lines:
+    if terminal.lines:
         halves = int(2 * room * share)
         full = "━" * (halves // 2) + "╸" * (halves % 2)
         rest = "─" * (room - len(full))
     else:
         full = "#" * int(room * share)
         rest = "." * (room - len(full))
-    colour = "bad" if seen.failed else "caution" if seen.stopping else "bar"
-    return f"  {look.paint(colour, full)}{look.paint('rest', rest)} {share:4.0%}"
+    colour = "bad" if progress.failed else "caution" if progress.stopping else "bar"
+    return f"  {terminal.paint(colour, full)}{terminal.paint('rest', rest)} {share:4.0%}"
 
 
-def facts_of(seen: Snapshot) -> list[tuple[str, str]]:
-    """What there is to say, a label and a text each; always the same labels, so that nothing jumps."""
-    rows = [f"{seen.rows_done:,} of {seen.rows:,}"]
-    rows += [f"{seen.quarantined:,} quarantined"] if seen.quarantined else []
-    rows += [f"{seen.filtered:,} filtered"] if seen.filtered else []
-    parts = [f"{seen.done:,} of {seen.parts:,} committed"]
-    parts += [f"{seen.resumed:,} by an earlier run"] if seen.resumed else []
-    parts += [f"{seen.retried:,} tried again"] if seen.retried else []
-    parts += [f"{seen.failed:,} failed"] if seen.failed else []
-    threads = [plural(seen.threads, "thread")] if seen.threads else []
-    memory = [f"{size(seen.memory_bytes)} of memory"] if seen.memory_bytes else []
-    gone = f"{seen.seconds:.0f} s" if seen.seconds < _MINUTE_S else duration(seen.seconds)
+def facts_of(progress: Snapshot) -> list[tuple[str, str]]:
+    """Return labels and texts; always the same labels, so that no line moves when it is redrawn."""
+    rows = [f"{progress.rows_done:,} of {progress.rows:,}"]
+    rows += [f"{progress.quarantined:,} quarantined"] if progress.quarantined else []
+    rows += [f"{progress.filtered:,} filtered"] if progress.filtered else []
+    parts = [f"{progress.done:,} of {progress.parts:,} committed"]
+    parts += [f"{progress.resumed:,} from an earlier run"] if progress.resumed else []
+    parts += [f"{progress.retried:,} retried"] if progress.retried else []
+    parts += [f"{progress.failed:,} failed"] if progress.failed else []
+    threads = [plural(progress.threads, "thread")] if progress.threads else []
+    memory = [f"{size(progress.memory_bytes)} of memory"] if progress.memory_bytes else []
+    elapsed = f"{progress.seconds:.0f} s" if progress.seconds < _MINUTE_S else duration(progress.seconds)
     return [
-        ("time", f"{gone}, {_left(seen)}".removesuffix(", ")),
+        ("time", f"{elapsed}, {_remaining(progress)}".removesuffix(", ")),
         ("rows", ", ".join(rows)),
-        ("speed", f"{seen.rows_per_s_now:,.0f} rows/s now, {seen.rows_per_s:,.0f} on average"),
+        ("speed", f"{progress.rows_per_s_now:,.0f} rows/s now, {progress.rows_per_s:,.0f} on average"),
         ("parts", ", ".join(parts)),
-        ("data", f"{size(seen.bytes_read)} read, {size(seen.bytes_written)} written"),
-        ("workers", ", ".join([f"{seen.workers:,}" if seen.workers else "?", *threads, *memory])),
-        *([("dashboard", seen.dashboard)] if seen.dashboard else []),
+        ("data", f"{size(progress.bytes_read)} read, {size(progress.bytes_written)} written"),
+        ("workers", ", ".join([f"{progress.workers:,}" if progress.workers else "?", *threads, *memory])),
+        *([("dashboard", progress.dashboard)] if progress.dashboard else []),
     ]
 
 
-def _left(seen: Snapshot) -> str:
-    """Time left, or what is known instead."""
-    if seen.done == seen.parts:
+def _remaining(progress: Snapshot) -> str:
+    """Return the remaining time: measured, else from the forecast; '' if both are unknown."""
+    if progress.done == progress.parts:
         return "publishing"
-    if seen.stopping:
+    if progress.stopping:
         return "stopping"
-    if seen.left_s is not None:
-        return f"{time_range(*seen.left_s)} left"
-    if seen.forecast_s is not None:
-        low, high = (max(0.0, end - seen.seconds) for end in seen.forecast_s)
-        return f"the plan says {time_range(low, high)} left" if high else ""
+    if progress.left_s is not None:
+        return f"{time_range(*progress.left_s)} left"
+    if progress.forecast_s is not None:
+        low, high = (max(0.0, end - progress.seconds) for end in progress.forecast_s)
+        return f"{time_range(low, high)} left (forecast)" if high else ""
     return ""
 
 
 class Live:
-    """Watches a run on a terminal."""
+    """An observer that shows a run on a terminal, in lines that are redrawn in place."""
 
     def __init__(self, stream: TextIO, watcher: Watcher, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._watcher, self._clock = stream, watcher, clock
@@ -125,51 +127,53 @@ class Live:
         self._drawn = float("-inf")
 
     def __call__(self, event: Event) -> None:
-        """Take note; draw when it is time, or at once when there is something to say."""
+        """Count the event; print its message, and redraw the lines if they are due."""
         self._progress(event)
-        said = said_of(event)
-        for one in wrap(visible(said), terminal_of(self._stream).columns) if said else []:
+        message = message_of(event)
+        for one in wrap(visible(message), terminal_of(self._stream).columns) if message else []:
             self._watcher.print_above(one)
         due = isinstance(event, Tick) and self._clock() - self._drawn >= DRAW_S
-        if said or due or (isinstance(event, PartFinished) and self._progress.whole):
+        if message or due or (isinstance(event, PartFinished) and self._progress.complete):
             self._drawn = self._clock()
-            seen = self._progress.seen()
-            self._watcher.redraw([] if seen is None else block(seen, terminal_of(self._stream)))
+            snapshot = self._progress.snapshot()
+            self._watcher.redraw([] if snapshot is None else block(snapshot, terminal_of(self._stream)))
 
 
 class Lines:
-    """Watches a run where nobody looks: a line every few seconds, fewer when it takes hours."""
+    """An observer that writes a line every few seconds to a log, and fewer when the run takes hours."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream, clock
         self._progress = Progress(clock)
-        self._began = self._told = clock()
+        self._began = self._written = clock()
 
     def __call__(self, event: Event) -> None:
-        """Take note, and write when there is something to say or it is time."""
+        """Count the event; write its message, or a line of progress if one is due."""
         self._progress(event)
         now = self._clock()
         if isinstance(event, PlanReady):
-            self._began = self._told = now
-        said = said_of(event)
-        if said:
-            self._write(said)
-        elif isinstance(event, Tick) and now - self._told >= min(max(LINE_S, (now - self._began) / _LATER), LINES_S):
-            seen = self._progress.seen()
-            if seen is not None:
-                self._told = now
-                self._write(line(seen))
+            self._began = self._written = now
+        message = message_of(event)
+        if message:
+            self._write(message)
+        elif isinstance(event, Tick) and now - self._written >= min(
+            max(LINE_S, (now - self._began) / _LINES_PER_RUN), LINES_S
+        ):
+            snapshot = self._progress.snapshot()
+            if snapshot is not None:
+                self._written = now
+                self._write(line(snapshot))
 
     def _write(self, text: str) -> None:
         self._stream.write(visible(text) + "\n")
         self._stream.flush()
 
 
-def said_of(event: Event) -> str:
-    """What an event says in words; '' for most."""
+def message_of(event: Event) -> str:
+    """Return the message of an event; '' for most."""
     match event:
         case PlanReady():
-            done = f", {event.done:,} of them done before" if event.done else ""
+            done = f", {event.done:,} of them already done" if event.done else ""
             return f"scoring {event.rows:,} rows in {plural(event.parts, 'part')}{done}, on {event.where}"
         case PartFailed():
             return f"part {event.part} failed: {event.error.splitlines()[0]}"
@@ -180,9 +184,9 @@ def said_of(event: Event) -> str:
 
 @contextmanager
 def watching(stream: TextIO, *, quiet: bool = False, still: bool = False) -> Iterator[tuple[Observer, ...]]:
-    """Who watches a run from this stream; the terminal is left as it was, however the run ends.
+    """Give the observers that show a run on this stream; the terminal is restored however the run ends.
 
-    `still` gives lines that stay, also on a terminal: a debugger may have something to say in between.
+    With `still`, nothing is redrawn in place, because a debugger may use the terminal too.
     """
     if quiet:
         yield ()
@@ -194,12 +198,12 @@ def watching(stream: TextIO, *, quiet: bool = False, still: bool = False) -> Ite
         yield (Lines(stream),)
 
 
-def follow(again: Callable[[], list[str] | None], stream: TextIO, every_s: float) -> None:
-    """Show what `again` gives, in place on a terminal, until it gives None or somebody interrupts."""
+def follow(next_lines: Callable[[], list[str] | None], stream: TextIO, every_s: float) -> None:
+    """Show the lines that `next_lines` returns, in place on a terminal, until it returns None or Ctrl-C is pressed."""
     watcher = Watcher(stream) if is_live(stream) else None
     before: list[str] = []
     try:
-        while (lines := again()) is not None:
+        while (lines := next_lines()) is not None:
             if watcher is not None:
                 watcher.redraw(lines)
             elif lines != before:

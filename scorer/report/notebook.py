@@ -1,6 +1,6 @@
-"""A run while it goes on, in the cell of a notebook: one display, drawn again in place a few times a second.
+"""Progress of a run in a notebook cell: one display, redrawn in place a few times a second.
 
-Knows IPython only where somebody has loaded it. Nothing is drawn in a signal's handler, and drawing waits for nobody.
+IPython is used only if it is already loaded. Nothing is drawn in a signal handler, and drawing never blocks the run.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from scorer.display import html
 from scorer.display.blocks import Facts, Meter, Meters, Words
 from scorer.display.terminal import Terminal
+from scorer.display.words import plural
 from scorer.events import PartFailed, PartFinished, Stopping, Tick
 from scorer.host.signals import INTERRUPTED_TEXT
 from scorer.report import live
@@ -29,92 +30,92 @@ if TYPE_CHECKING:
 
 
 DRAW_S = 0.25
-_SAID = 8  # sentences that stay in sight
-_LOOK = Terminal(columns=80, lines=True)
+_MESSAGES = 8  # most messages that are shown
+_TERMINAL = Terminal(columns=80, lines=True)
 
 
 class Watch:
-    """Who watches a run, and what is left to see of it."""
+    """The observers of a run, and the cell that shows it, if any."""
 
     def __init__(self, observers: Sequence[Observer], cell: Cell | None = None) -> None:
         self._cell = cell
         self.observers = (*observers, cell) if cell is not None else tuple(observers)
 
     def ended(self, report: Report) -> Report:
-        """The run's last line; hands the report on."""
+        """Show the report's summary as the last line of the cell; return the report."""
         if self._cell is not None:
             self._cell.end(report.summary if report.already_done else f"{report.summary}; {report.speed}")
         return report
 
 
 class Cell:
-    """Watches a run in a cell; `end` leaves one line."""
+    """An observer that shows a run in a cell; `end` replaces the progress with one line."""
 
     def __init__(self, show: Callable[[dict[str, str]], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._show, self._clock = show, clock
         self._progress = Progress(clock)
-        self._said: deque[tuple[str, str]] = deque(maxlen=_SAID)
-        self._unsaid = 0
+        self._messages: deque[tuple[str, str]] = deque(maxlen=_MESSAGES)
+        self._dropped = 0
         self._drawn = float("-inf")
         self._draw([Words(live.READY, tone="soft")], live.READY)
 
     def __call__(self, event: Event) -> None:
-        """Take note; draw when it is time."""
+        """Count the event; redraw the cell if it is due."""
         self._progress(event)
-        said = live.said_of(event)
-        if said:
-            self._unsaid += len(self._said) == _SAID
-            self._said.append((said, "bad" if isinstance(event, PartFailed) else ""))
-        if isinstance(event, Stopping):  # a signal's handler, maybe in the middle of a drawing
+        message = live.message_of(event)
+        if message:
+            self._dropped += len(self._messages) == _MESSAGES
+            self._messages.append((message, "bad" if isinstance(event, PartFailed) else ""))
+        if isinstance(event, Stopping):  # sent by a signal handler, which may have interrupted a drawing
             return
-        last = isinstance(event, PartFinished) and self._progress.whole
-        if last or ((said or isinstance(event, Tick)) and self._clock() - self._drawn >= DRAW_S):
-            seen = self._progress.seen()
-            if seen is None:
-                self._draw([*self._words(), Words(live.READY, tone="soft")], live.READY)
+        last = isinstance(event, PartFinished) and self._progress.complete
+        if last or ((message or isinstance(event, Tick)) and self._clock() - self._drawn >= DRAW_S):
+            snapshot = self._progress.snapshot()
+            if snapshot is None:
+                self._draw([*self._shown_messages(), Words(live.READY, tone="soft")], live.READY)
             else:
-                self._draw([*self._words(), *_blocks(seen)], "\n".join(live.block(seen, _LOOK)))
+                self._draw([*self._shown_messages(), *_blocks(snapshot)], "\n".join(live.block(snapshot, _TERMINAL)))
 
     def end(self, text: str, tone: str = "good") -> None:
-        """Leave what was said, and this line."""
+        """Show the messages and this line, without the progress."""
         words = [Words(text, tone=tone)] if text else []
-        self._draw([*self._words(), *words], text)
+        self._draw([*self._shown_messages(), *words], text)
 
-    def cut_off(self) -> None:
-        """Something ended the run, and says so itself: leave how far it came."""
-        seen = self._progress.seen()
-        self.end("" if seen is None else f"parts: {dict(live.facts_of(seen))['parts']}", "bad")
+    def abort(self) -> None:
+        """Show how many parts are committed, when an exception ends the run; the notebook shows the exception."""
+        snapshot = self._progress.snapshot()
+        self.end("" if snapshot is None else f"parts: {dict(live.facts_of(snapshot))['parts']}", "bad")
 
-    def _words(self) -> list[Words]:
-        """What was said; of much, the last."""
-        before = [Words(f"... {self._unsaid:,} before", tone="soft")] if self._unsaid else []
-        return [*before, *(Words(text, tone=tone) for text, tone in list(self._said))]
+    def _shown_messages(self) -> list[Words]:
+        """Return the last messages, and how many came before them."""
+        earlier = [Words(f"... {plural(self._dropped, 'earlier message')}", tone="soft")] if self._dropped else []
+        return [*earlier, *(Words(text, tone=tone) for text, tone in list(self._messages))]
 
     def _draw(self, blocks: Sequence[Block], text: str) -> None:
         self._drawn = self._clock()
-        said = [words.text for words in self._words()]
-        with suppress(Exception):  # a front end that is gone is no reason to end a run
-            self._show({"text/html": html.card("", blocks), "text/plain": "\n".join([*said, text])})
+        messages = [words.text for words in self._shown_messages()]
+        with suppress(Exception):  # the front end may be disconnected: the run continues
+            self._show({"text/html": html.card("", blocks), "text/plain": "\n".join([*messages, text])})
 
 
-def _blocks(seen: Snapshot) -> list[Block]:
-    """The bar, and the facts below it."""
-    share = live.share_of(seen)
-    tint = "bad" if seen.failed else "warn" if seen.stopping else "bar"
-    return [Meters([Meter("", round(100 * share), f"{share:.0%}", tint)]), Facts(live.facts_of(seen))]
+def _blocks(snapshot: Snapshot) -> list[Block]:
+    """Return the progress bar and the facts below it."""
+    share = live.share_of(snapshot)
+    tint = "bad" if snapshot.failed else "warn" if snapshot.stopping else "bar"
+    return [Meters([Meter("", round(100 * share), f"{share:.0%}", tint)]), Facts(live.facts_of(snapshot))]
 
 
 def in_kernel() -> bool:
-    """Whether a front end shows what this process displays; a terminal's IPython cannot draw again in place."""
+    """Return whether this process is a notebook kernel; IPython in a terminal cannot redraw in place."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return getattr(shell, "kernel", None) is not None
 
 
 @contextmanager
 def watching(progress: bool | None, observers: Sequence[Observer]) -> Iterator[Watch]:  # noqa: FBT001 - the public keyword
-    """Who watches a run besides these: whoever `progress` asks for, by default the cell where nobody else does."""
-    asked = in_kernel() and not observers if progress is None else progress
-    if not asked:
+    """Give these observers, and a display if `progress` is True; by default in a notebook if there are no observers."""
+    shown = in_kernel() and not observers if progress is None else progress
+    if not shown:
         with _short_interrupts():
             yield Watch(observers)
     elif not in_kernel():
@@ -126,13 +127,13 @@ def watching(progress: bool | None, observers: Sequence[Observer]) -> Iterator[W
             with _short_interrupts():
                 yield Watch(observers, cell)
         except BaseException:
-            cell.cut_off()
+            cell.abort()
             raise
 
 
 def _display() -> Callable[[dict[str, str]], None]:
-    """A new place in the cell's output, where things can be shown one after the other."""
-    from IPython.display import display  # noqa: PLC0415 - it is loaded already
+    """Return a function that shows something in the cell's output, and replaces it when called again."""
+    from IPython.display import display  # noqa: PLC0415 - already loaded in a kernel
 
     handle: Any = None
 
@@ -148,7 +149,7 @@ def _display() -> Callable[[dict[str, str]], None]:
 
 @contextmanager
 def _short_interrupts() -> Iterator[None]:
-    """A KeyboardInterrupt says in a notebook what it means, and not where it came by."""
+    """Show a KeyboardInterrupt in a notebook as one line, without its traceback."""
     try:
         yield
     except KeyboardInterrupt as interrupt:

@@ -1,4 +1,4 @@
-"""What was done: counts, times, the bottleneck; folded from receipts."""
+"""The report of a run: counts, times and the bottleneck, added up from its receipts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from scorer.events import Receipt
 
 
-_SHORT_S = 1.0  # below, the shares of the stages are noise, and a forecast is no match for the start
-_SMALL = 0.01  # shares of the time that nobody asks about
+_SHORT_S = 1.0  # shorter runs show no stages and no time forecast: start-up and noise dominate them
+_SMALL_SHARE = 0.01  # stages with a smaller share of the time are not listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,51 +31,51 @@ class Report:
 
     output: str
     already_done: bool
-    """Nothing was left to do."""
+    """The output was complete before this run."""
     parts: int
     parts_resumed: int
-    """Committed by an earlier, interrupted run."""
+    """Parts that an earlier, interrupted run committed."""
     parts_failed: dict[int, str]
     counts: Counts
     began: str = ""
-    """When, by the driver's clock."""
+    """Start time, by the driver's clock."""
     seconds: float
     rows_per_s: float
-    """Of this run: rows read by it over its wall time."""
+    """Rows that this run read, divided by its wall time."""
     threads: int
-    """That scored when the run began."""
+    """Scoring threads at the start of the run."""
     scoring_s: float
-    """Of the wall time, from the first part sent to the last one ended."""
+    """Wall time from sending the first part to the end of the last one."""
     stages: Stages
-    """Seconds of all threads."""
+    """Seconds in each stage, summed over all threads."""
     calls: int
     output_bytes: int
     input_bytes: int
     peak_memory_bytes: int
-    """Of the driver's process; worker processes have their own."""
+    """Of the driver's process only, without worker processes."""
     sessions: dict[str, int]
-    """Sessions made, by process."""
+    """ONNX Runtime sessions created, by process."""
     trial_sessions: int
     device: str
     batch_rows: int
     batch_tokens: int | None
     halved: tuple[int, ...]
-    """Parts in which a batch was halved: their scores may differ in the last bits."""
+    """Parts in which a batch was split: their scores may differ in the last bits."""
     model: str
     plan: str
     asked: dict[str, Any]
-    """Options that were not at their default."""
+    """Options that differ from their default."""
     versions: dict[str, str]
     forecast: dict[str, Any] | None
     nodes: dict[str, int] = field(default_factory=dict)
-    """Of the model, by the device that they run on; {} where all are on the processor."""
+    """Number of the model's nodes on each device; {} if all run on the CPU."""
     notes: tuple[str, ...] = ()
     quarantine: str = ""
     proof: str = ""
-    """The folder beside the output: plan, ledger, quarantine, report.html."""
+    """The folder beside the output with plan, ledger, quarantine and report.html."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """Return the contents of report.json."""
         data = asdict(self)
         return data | {
             "counts": self.counts.to_dict(),
@@ -102,12 +102,12 @@ class Report:
 
     @property
     def bottleneck(self) -> Bottleneck | None:
-        """Where the time went, and what would save the most of it."""
+        """The stage that took most of the time, and what would speed it up; None if no part was scored."""
         return bottleneck_of(self.stages, self.scoring_s, self.threads)
 
     @property
     def summary(self) -> str:
-        """In a sentence."""
+        """One line: how many rows were read, scored, quarantined and filtered."""
         counts = self.counts
         if self.already_done:
             return f"Done already: {counts.scored:,} rows are scored in {self.output}; nothing was done."
@@ -116,47 +116,49 @@ class Report:
 
     @property
     def speed(self) -> str:
-        """How long it took, and how fast that is."""
+        """Duration and rows per second, as text."""
         return f"{duration(self.seconds)}, {self.rows_per_s:,.0f} rows/s"
 
     def facts(self) -> list[tuple[str, str]]:
-        """What was done, as a person reads it; of what was done already, only what is in quarantine."""
-        quarantined = f"{plural(self.counts.quarantined, 'row')} and why, in {self.quarantine}"
+        """Return labels and texts for a reader; if nothing was left to do, only the quarantine."""
+        quarantined = f"{plural(self.counts.quarantined, 'row')} with their errors, in {self.quarantine}"
         if self.already_done:
             return [("quarantine", quarantined)] if self.quarantine else []
-        counts, time_said, memory_said = self.counts, "", ""
+        counts, time_forecast, memory_forecast = self.counts, "", ""
         if self.forecast is not None and self.seconds >= _SHORT_S and not self.parts_resumed:
-            time_said = f"; the plan said {time_range(*self.forecast['seconds'])}"
+            time_forecast = f"; forecast {time_range(*self.forecast['seconds'])}"
         if self.forecast is not None and len(self.sessions) == 1:
             low, high = self.forecast["memory_bytes"]
-            memory_said = f"; the plan said {size(low)} to {size(high)}"
+            memory_forecast = f"; forecast {size(low)} to {size(high)}"
         batch = f"{self.batch_tokens} tokens" if self.batch_tokens is not None else f"{self.batch_rows:,}"
         device = devices.described(self.device, self.nodes)
-        told = [
+        found = [
             ("output", f"{self.output} ({plural(self.parts, 'part')}, {size(self.output_bytes)})"),
-            ("resumed", f"{plural(self.parts_resumed, 'part')} of an earlier run" if self.parts_resumed else ""),
-            ("time", f"{self.speed}{time_said}"),
+            ("resumed", f"{plural(self.parts_resumed, 'part')} from an earlier run" if self.parts_resumed else ""),
+            ("time", f"{self.speed}{time_forecast}"),
             ("model", f"{device}, batches of {batch}, {plural(self.calls, 'call')}"),
-            ("memory", f"{size(self.peak_memory_bytes)} at the most in this process{memory_said}"),
+            ("memory", f"{size(self.peak_memory_bytes)} peak in this process{memory_forecast}"),
         ]
         if self.bottleneck and self.seconds >= _SHORT_S:
             shares = sorted(self.bottleneck.shares.items(), key=lambda pair: -pair[1])
-            told.append(("time in", ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= _SMALL)))
-            told.append(("bottleneck", str(self.bottleneck)))
+            found.append(
+                ("stages", ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= _SMALL_SHARE))
+            )
+            found.append(("bottleneck", str(self.bottleneck)))
         if self.quarantine:
-            told.append(("quarantine", quarantined))
+            found.append(("quarantine", quarantined))
         if counts.nan:
-            told.append(("nan", f"{plural(counts.nan, 'scored row')} with a NaN score; --max-nan-rows limits them"))
+            found.append(("nan", f"{plural(counts.nan, 'scored row')} with a NaN score; --max-nan-rows sets a limit"))
         if counts.truncated:
-            told.append(("cut", f"{plural(counts.truncated, 'text')} longer than max_length"))
+            found.append(("cut", f"{plural(counts.truncated, 'text')} longer than max_length"))
         if counts.lossy:
-            told.append(("lossy", f"{plural(counts.lossy, 'value')} changed by a cast (--on-lossy warn)"))
+            found.append(("lossy", f"{plural(counts.lossy, 'value')} changed by a cast (--on-lossy warn)"))
         if counts.rows and not counts.scored:
-            told.append(("note", "not one row was scored"))
-        return [(name, text) for name, text in told if text] + [("note", note) for note in self.notes]
+            found.append(("note", "no row was scored"))
+        return [(name, text) for name, text in found if text] + [("note", note) for note in self.notes]
 
     def __str__(self) -> str:
-        """As the command line prints it, without a window's width."""
+        """Return the text that the command line prints, without wrapping."""
         return "\n".join([self.summary, *(f"  {name:<10} {text}" for name, text in self.facts())])
 
     def _repr_html_(self) -> str:
@@ -164,7 +166,7 @@ class Report:
         blocks: list[Block] = [Words(self.summary, tone=tone), Facts(self.facts())]
         page = os.path.join(self.proof, "report.html")
         if self.proof and os.path.isfile(page):
-            blocks.append(Link("more in", page, quote(os.path.relpath(page))))
+            blocks.append(Link("details in", page, quote(os.path.relpath(page))))
         return html.card("Report", blocks)
 
 
@@ -221,37 +223,36 @@ def time_before(seconds: float) -> str:
 
 WAIT = "wait"
 _CHANGES = {
-    "read": "bring the input nearer to the workers: local disks, or fewer and larger files",
+    "read": "move the input closer to the workers: to local disks, or into fewer and larger files",
     "decode": "read less: fewer columns with --keep, fewer rows with --where",
-    "pack": "--cluster processes, if columns are turned into tensors one value at a time",
-    "infer": "the model itself: more cores, a GPU, or a smaller or quantised model",
+    "pack": "use --cluster processes, if columns are converted to tensors one value at a time",
+    "infer": "use more cores, a GPU, or a smaller or quantised model",
     "unpack": "write fewer outputs with --fetch",
     "write": "write less: fewer columns with --keep, or another --compression",
-    WAIT: "threads stood idle: smaller parts with --part-bytes, or fewer --threads",
+    WAIT: "use smaller parts with --part-bytes, or fewer --threads, so that no thread is idle",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bottleneck:
-    """What took the most of the threads' time."""
+    """The stage that took most of the threads' time."""
 
     stage: str
     share: float
     gain: float
-    """How many times as fast the run would be without that stage: more than any change can bring."""
+    """The run without that stage would be this many times as fast: an upper bound of any speed-up."""
     change: str
     shares: dict[str, float]
-    """Of every stage, waiting included."""
+    """The share of each stage and of waiting."""
 
     def __str__(self) -> str:
-        """In a sentence."""
-        return (
-            f"{self.stage}: {self.share:.0%} of the threads' time; at most {self.gain:.1f} times as fast: {self.change}"
-        )
+        """Return stage, share and advice as one line."""
+        without = f"without it, at most {self.gain:.1f} times as fast"
+        return f"{self.stage}: {self.share:.0%} of the threads' time; {without}; to speed it up: {self.change}"
 
 
 def bottleneck_of(stages: Stages, seconds: float, threads: int) -> Bottleneck | None:
-    """The verdict on so many seconds of so many threads; None when nothing was done."""
+    """Return the bottleneck of `threads` threads that ran for `seconds`; None if no part was scored."""
     spent = {name: max(0.0, value) for name, value in asdict(stages).items()}
     if not sum(spent.values()):
         return None

@@ -1,6 +1,6 @@
-"""report.html: what a run was asked, did and proved, on one page that needs nothing else.
+"""report.html: options, results and proof of a run on one self-contained page.
 
-Made of the run's own proof: plan, ledger, report, quarantine, and a sample of the parts.
+The page is made from the files of the proof: plan, ledger, report, quarantine, and a sample of the parts.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ NAME = "report.html"
 
 
 def load_template() -> None:
-    """Do now what a page needs that is the same for every run, so that it is quickly made."""
+    """Load the template ahead of time: this takes longer than writing a page, and a run has idle time for it."""
     html.template(NAME)
 
 
 def of_proof(plan: FrozenPlan, proof: Path, parts: Path) -> Sources:
-    """What the files of a proof say about parts that are published, or about to be."""
+    """Read the proof of an output that is published or about to be."""
     report, manifest = (json.loads((proof / name).read_text("utf-8")) for name in ("report.json", "manifest.json"))
     with open_parquet(str(proof / "ledger.parquet")) as parquet:
         ledger = parquet.read([name for name in LEDGER.names if name != "digests"])
@@ -57,13 +57,13 @@ def of_proof(plan: FrozenPlan, proof: Path, parts: Path) -> Sources:
 def unpublished(
     staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: Report, error: str
 ) -> Path:
-    """The page of a run that an error ended, in its staging."""
+    """Write the page of a run that ended with an error; return its path in the staging folder."""
     ledger = rows_of(plan, receipts)
     return write(Sources(plan=plan, report=report, ledger=ledger, parts=staging.parts, proof=staging.root, error=error))
 
 
 def write(sources: Sources) -> Path:
-    """Make the page, whole or not at all, beside the other files of the proof."""
+    """Write the page beside the other files of the proof, complete or not at all; return its path."""
     path = sources.proof / NAME
     tmp = path.with_name(f"{NAME}.tmp")
     tmp.write_text(text(sources), encoding="utf-8")
@@ -72,21 +72,23 @@ def write(sources: Sources) -> Path:
 
 
 def write_again(place: Place) -> Path:
-    """The page of a published output, from its proof."""
+    """Write the page of a published output again, from its proof; return its path."""
     plan = place.published()
     if plan is None:
         left = [place.staging(other.plan_hash).root / NAME for other in place.unfinished()]
         pages = [str(path) for path in left if path.exists()]
         if pages:
-            what, hint = (
-                "the run is not published; its page shows what was done so far",
-                "open it, or repeat the command",
+            raise CommitError(
+                "the run is not finished; its report shows what was done so far",
+                where=str(place.folder),
+                expected="a published output",
+                found=pages[0],
+                hint=f"open {pages[0]}, or finish the run by repeating its command",
             )
-            raise CommitError(what, str(place.folder), "a published output", pages[0], hint)
         if not os.path.exists(place.folder):
             raise nobody_wrote(place)
         refuse_another_format(place)
-        raise _no_proof(place, "nothing that was published")
+        raise _no_proof(place, "no published output")
     try:
         found = of_proof(plan, place.folder, place.output)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -95,24 +97,29 @@ def write_again(place: Place) -> Path:
 
 
 def _no_proof(place: Place, found: str) -> CommitError:
-    what, hint = "there is no report to show", "name the output of a finished run; give --work-dir if it had one"
-    return CommitError(what, str(place.folder), "plan.json, ledger.parquet, manifest.json, report.json", found, hint)
+    return CommitError(
+        "the report cannot be written, because the proof is incomplete",
+        where=str(place.folder),
+        expected="plan.json, ledger.parquet, manifest.json, report.json",
+        found=found,
+        hint="name the output of a finished run, with its --work-dir if it had one",
+    )
 
 
 def text(sources: Sources) -> str:
-    """The page."""
+    """Return the page as HTML."""
     report, counts = sources.report, sources.report.counts
     state = {"text": "not published", "tone": "bad"} if sources.error else {"text": "published", "tone": ""}
     sums = " + ".join(f"{getattr(counts, name):,} {name}" for name in ("scored", "quarantined", "filtered"))
     more = ((counts.truncated, "texts cut at max_length"), (counts.lossy, "values changed by a cast"))
-    told = [f"{n:,} {words}" for n, words in more if n]
+    notes = [f"{n:,} {words}" for n, words in more if n]
     return html.page(
         NAME,
         title=report.output.rstrip("/").rpartition("/")[2],
         under=" · ".join([report.output, report.began, f"scorer {report.versions.get('scorer', '')}"]),
         state=state,
         error=sources.error,
-        equation="; ".join([f"{counts.rows:,} rows in = {sums}", *told]),
+        equation="; ".join([f"{counts.rows:,} rows in = {sums}", *notes]),
         tiles=tiles(sources),
         sections=sections(sources),
     )

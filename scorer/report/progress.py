@@ -1,6 +1,6 @@
-"""How far a run is: events folded into numbers, for the terminal, the lock and whoever reads it.
+"""How far a run is: events counted into rows, parts and seconds, for displays, the event log and the lock file.
 
-Knows nothing about how they are shown.
+Knows nothing about how the numbers are shown.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A run in hand, at one moment."""
+    """The progress of a run at one moment."""
 
     parts: int
     done: int
-    """Parts that are committed, those of an earlier run among them."""
+    """Committed parts, including those of an earlier run."""
     resumed: int = 0
     """Parts that an earlier run committed."""
     failed: int = 0
     retried: int = 0
-    """Parts that were begun more than once."""
+    """Parts that were started more than once."""
     rows: int
     rows_done: int
     scored: int = 0
-    """Of this run, like the next two."""
+    """By this run, like the next two."""
     quarantined: int = 0
     filtered: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
     rows_per_s: float = 0.0
-    """Since this run began to score."""
+    """Average since this run started scoring."""
     rows_per_s_now: float = 0.0
     seconds: float = 0.0
     left_s: tuple[float, float] | None = None
-    """The rest will take so long, nine times in ten; None while nobody knows."""
+    """Remaining time as a 90 % interval; None while too little is known."""
     forecast_s: tuple[float, float] | None = None
-    """What the plan said that all of it would take."""
+    """The plan's forecast for all of the run."""
     workers: int = 0
     threads: int = 0
     memory_bytes: int = 0
     stopping: bool = False
     dashboard: str = ""
-    """Where Dask's dashboard is, if it was asked for."""
+    """URL of Dask's dashboard, if one was requested."""
     metrics: str = ""
-    """Where the driver's metrics are, if there are any."""
+    """URL of the driver's metrics, if it serves any."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """Return the values for JSON."""
         data = {name: getattr(self, name) for name in self.__slots__}
         rounded = {name: round(data[name], 1) for name in ("rows_per_s", "rows_per_s_now", "seconds")}
         pairs = {name: [round(end, 1) for end in data[name]] for name in ("left_s", "forecast_s") if data[name]}
@@ -65,7 +65,7 @@ class Snapshot:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Snapshot | None:
-        """The inverse of `to_dict`, out of a mapping that may hold other things too; None if it is not in there."""
+        """Return the snapshot that a mapping contains among other keys; None if it contains none."""
         known = {field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data}
         if not {"parts", "done", "rows", "rows_done"} <= known.keys():
             return None
@@ -74,7 +74,7 @@ class Snapshot:
 
 
 class Progress:
-    """Watches a run and adds up; asked from outside, by whom and when does not matter."""
+    """An observer that counts events; `snapshot` may be called by any thread at any time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -88,7 +88,7 @@ class Progress:
         self._stopping = False
 
     def __call__(self, event: Event) -> None:
-        """Take note."""
+        """Count the event."""
         match event:
             case PartFinished():
                 self._add(event)
@@ -118,27 +118,27 @@ class Progress:
             self._retried.add(receipt.proof.part)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether every part is committed."""
         return self._ready is not None and self._ready.done + self._done == self._ready.parts
 
-    def seen(self) -> Snapshot | None:
-        """How far it is now; None before work has begun."""
+    def snapshot(self) -> Snapshot | None:
+        """Return the current progress; None before scoring starts."""
         ready, now = self._ready, self._clock()
         if ready is None:
             return None
-        rows_done = ready.rows_done + self._pace.rows
+        rows_done, tick = ready.rows_done + self._pace.rows, self._tick
         return Snapshot(
             parts=ready.parts, done=ready.done + self._done, resumed=ready.done, failed=self._failed,
             retried=len(self._retried), rows=ready.rows, rows_done=rows_done, **self._sums,
             rows_per_s=self._pace.average(now), rows_per_s_now=self._pace.now(now), seconds=now - self._began,
-            left_s=None if self._stopping else self._pace.left(ready.rows - rows_done, now, max(self._tick.threads, 1)),
+            left_s=None if self._stopping else self._pace.remaining(ready.rows - rows_done, now, max(tick.threads, 1)),
             forecast_s=None if ready.done else ready.forecast_s,
-            workers=self._tick.workers, threads=self._tick.threads, memory_bytes=self._tick.memory_bytes,
+            workers=tick.workers, threads=tick.threads, memory_bytes=tick.memory_bytes,
             stopping=self._stopping, dashboard=ready.dashboard, metrics=ready.metrics,
         )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
-        """As data; empty before work has begun."""
-        seen = self.seen()
-        return {} if seen is None else seen.to_dict()
+        """Return the current progress for JSON; empty before scoring starts."""
+        snapshot = self.snapshot()
+        return {} if snapshot is None else snapshot.to_dict()

@@ -43,7 +43,7 @@ SAID = {
         "Dask DataFrame Structure:",
         "stopping: parts that have started are finished; interrupt again to stop at once",
         "parts are done and kept",
-        "of them done before, on ",
+        "of them already done, on ",
         "30,000 rows in = 30,000 scored + 0 quarantined + 0 filtered; ",
     ],
     "04_reading_a_report": [
@@ -52,7 +52,7 @@ SAID = {
         "null in column 'dep_delay' (tensor 'features') 1494",
         "1,494 rows in = 1,494 scored + 0 quarantined + 0 filtered; ",
         "part-00003.parquet",
-        " of the threads' time; at most ",
+        " of the threads' time; without it, at most ",
         "(every value read)",
         "The output is complete:",
     ],

@@ -72,7 +72,7 @@ def everything(flights):
 
 def masked(text):
     """Without what differs from machine to machine and hour to hour."""
-    text = re.sub(r"; the plan said .*", "", text)
+    text = re.sub(r"; forecast .*", "", text)
     text = re.sub(r"/\S*/(?=\S)", "/", text)
     text = re.sub(r"\d[\d,.]*(?: [kMG]?B\b)?", "N", text)
     return re.sub(r"\bthreads\b", "thread", text)
@@ -98,7 +98,7 @@ def test_what_a_command_shows_is_what_it_prints(block, flights):
     asked, shown = block.removeprefix("$ ").split("\n", 1)
     done = subprocess.run(["bash", "-c", f"{asked} 2>&1"], capture_output=True, text=True, check=True, cwd=flights)
     printed = masked(done.stdout).splitlines()
-    assert [line for line in printed if "time in" not in line and "bottleneck" not in line] == masked(
+    assert [line for line in printed if "  stages " not in line and "bottleneck" not in line] == masked(
         shown
     ).splitlines()
 

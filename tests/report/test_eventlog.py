@@ -124,7 +124,7 @@ def test_a_place_where_it_cannot_be_written_is_said_once_and_costs_nothing_else(
     told = []
     scorer.run(source, SUM, tmp_path / "out", observers=[told.append], **FEED)
     said = [event.text for event in told if isinstance(event, events.Notice)]
-    assert len([text for text in said if "events.jsonl is written no further" in text]) == 1
+    assert len([text for text in said if "events.jsonl is no longer written" in text]) == 1
     assert read(tmp_path / "out").num_rows == 2000
 
 
@@ -144,7 +144,7 @@ def test_a_disk_that_is_full_ends_it_and_not_the_run(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.startswith("1 ")
-    assert "events.jsonl is written no further" in done.stdout
+    assert "events.jsonl is no longer written" in done.stdout
     assert (tmp_path / "events.jsonl").stat().st_size == 2000
 
 

@@ -50,7 +50,7 @@ def test_live_lines_say_all_there_is_at_80_columns():
         "  time       13 s, 20 to 25 s left",
         "  rows       4,960,000 of 8,000,000, 12 quarantined, 9,120 filtered",
         "  speed      1,203,000 rows/s now, 1,150,000 on average",
-        "  parts      79 of 128 committed, 12 by an earlier run, 3 tried again",
+        "  parts      79 of 128 committed, 12 from an earlier run, 3 retried",
         "  data       312.0 MB read, 84.1 MB written",
         "  workers    2, 8 threads, 812.3 MB of memory",
     ]
@@ -64,7 +64,7 @@ def test_a_wide_window_has_two_blocks():
 def test_the_line_of_a_log_says_the_same():
     assert line(HALF) == (
         " 62%  79 of 128 parts  1,203,000 rows/s, 1,150,000 on average  20 to 25 s left  812.3 MB  12 quarantined"
-        "  3 parts tried again"
+        "  3 parts retried"
     )
 
 
@@ -72,7 +72,7 @@ def test_before_anything_is_known_the_plan_s_forecast_is_told():
     progress = Progress(clock := Clock())
     progress(PlanReady(parts=10, done=0, rows=1000, rows_done=0, output="out", where="", forecast_s=(30.0, 90.0)))
     clock.now += 10
-    assert "10 s, the plan says 20 to 80 s left" in "\n".join(block(progress.seen(), Terminal(columns=80)))
+    assert "10 s, 20 to 80 s left (forecast)" in "\n".join(block(progress.snapshot(), Terminal(columns=80)))
 
 
 def test_progress_adds_up_and_survives_a_file():
@@ -84,7 +84,7 @@ def test_progress_adds_up_and_survives_a_file():
         progress(ended(part, tries=2 if part == 3 else 1))
     for event in (PartRetried(part=3), PartRetried(part=7), PartFailed(part=8, error="x"), TICK):
         progress(event)
-    seen = progress.seen()
+    seen = progress.snapshot()
     assert (seen.done, seen.failed, seen.retried, seen.rows_done, seen.scored) == (5, 1, 2, 500, 500)
     assert (seen.bytes_read, seen.bytes_written, seen.workers, seen.threads) == (15_000, 5_000, 1, 2)
     assert (seen.rows_per_s, seen.rows_per_s_now) == pytest.approx((100, 100))
@@ -202,7 +202,7 @@ def test_ctrl_c_leaves_a_clean_terminal(fewer28, tmp_path):
     assert seen.screen.column == 0
     again = PseudoTerminal(*arguments)
     assert again.end() == 0
-    assert "of an earlier run" in again.screen.text
+    assert "from an earlier run" in again.screen.text
 
 
 def test_a_window_made_narrow_during_a_run_keeps_no_old_lines(floats28, tmp_path):

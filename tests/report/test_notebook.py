@@ -117,7 +117,7 @@ def test_a_signal_s_handler_draws_nothing(place):
     before = len(place.shown)
     found(Stopping(text="stopping: soon"))
     assert len(place.shown) == before
-    found.cut_off()
+    found.abort()
     assert "stopping: soon" in place.last["text/plain"]
     assert "parts: 0 of 4 committed" in place.last["text/html"]
 
@@ -128,7 +128,7 @@ def test_what_was_said_stays_and_does_not_grow_without_end(place):
     )
     found.end("the end")
     page = place.last["text/html"]
-    assert "... 44 before" in page
+    assert "... 44 earlier messages" in page
     assert "part 49 failed: bad 49" in page
     assert "more" not in page
     assert "<b>" not in page
@@ -215,7 +215,7 @@ def test_an_interrupted_cell_drains_and_the_next_one_goes_on(jupyter, tmp_path, 
         assert jupyter.do("print(len(client.nthreads()), client.submit(sum, [1, 2]).result())").printed == "2 3\n"
     again = jupyter.do("report = scorer.run(**asked)\nprint(report.parts_resumed, report.counts.scored)")
     assert again.printed == f"{done} {ROWS}\n"
-    assert f"{done} of them done before" in again.drawn[-1]
+    assert f"{done} of them already done" in again.drawn[-1]
     assert len(read(tmp_path / "out")) == ROWS
     if given:
         jupyter.do("client.close(); cluster.close()")

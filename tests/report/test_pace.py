@@ -41,7 +41,7 @@ def shares(kind, threads):
         for n, moment in enumerate(moments, 1):
             pace.add(1000, moment)
             if n % (2 * threads + 1) == 0 and 0.1 < n / len(moments) < 0.97:
-                low, high = pace.left(1000 * (len(moments) - n), moment, threads)
+                low, high = pace.remaining(1000 * (len(moments) - n), moment, threads)
                 truth = moments[-1] - moment
                 within.append(low <= truth <= high)
                 wide.append((high - low) / truth)
@@ -68,17 +68,17 @@ def test_a_steady_run_is_known_closely():
     pace = Pace(0.0)
     for second in range(1, 101):
         pace.add(1000, float(second))
-    low, high = pace.left(100_000, 100.0)
+    low, high = pace.remaining(100_000, 100.0)
     assert 90 < low < 100 < high < 110
 
 
 def test_nothing_is_said_before_every_thread_has_ended_a_part_and_little_soon_after():
     pace = Pace(0.0)
-    assert pace.left(10, 1.0, 2) is None
+    assert pace.remaining(10, 1.0, 2) is None
     pace.add(5, 1.0)
-    assert pace.left(10, 1.0, 2) is None
+    assert pace.remaining(10, 1.0, 2) is None
     pace.add(5, 1.1)
-    low, high = pace.left(100, 1.1, 2)
+    low, high = pace.remaining(100, 1.1, 2)
     assert low < 8
     assert high > 16
 

@@ -95,7 +95,7 @@ def long_plan(frozen, parts):
 
 def work_of(frozen, receipts, resumed=0, began="2001-09-09 01:46:39+00:00"):
     """The work that a ledger of these receipts tells of."""
-    return timeline.work(rows_of(long_plan(frozen, len(receipts)), receipts), began, resumed)
+    return timeline.work_of(rows_of(long_plan(frozen, len(receipts)), receipts), began, resumed)
 
 
 def test_the_page_of_a_run_says_what_its_report_says(backend, fewer28, tmp_path):
@@ -165,10 +165,10 @@ def test_markup_in_names_and_values_is_shown_and_does_nothing(tmp_path):
 def test_quarantined_rows_are_told_by_reason_with_examples(bad_rows, tmp_path):
     scorer.run(bad_rows, GATHER, tmp_path / "out", max_bad_rows=4, batch_rows=64)
     seen = words(page_of(tmp_path / "out"))
-    assert "4 rows at infer" in seen
+    assert "4 rows failed at infer" in seen
     assert "996 scored + 4 quarantined" in seen
     bad = pq.read_table(tmp_path / "out.scorer" / "quarantine").sort_by("_row").to_pylist()
-    told = seen.split("4 rows at infer")[1]
+    told = seen.split("4 rows failed at infer")[1]
     shown = [row for row in bad if f"in.parquet {row['_row']} {row['idx']} " in told]
     assert len(shown) == 3
 
@@ -181,7 +181,7 @@ def test_a_run_beyond_its_budget_leaves_a_page_that_says_why(bad_rows, tmp_path)
     seen = words(path.read_text("utf-8"))
     assert seen.startswith("out: report of a scoring run not published")
     assert "4 rows could not be scored; nothing was published" in seen
-    assert "4 rows at infer" in seen
+    assert "4 rows failed at infer" in seen
     assert any(str(path) in getattr(event, "text", "") for event in notices)
     scorer.run(bad_rows, GATHER, tmp_path / "out", batch_rows=64, max_bad_rows=4)
     assert "could not be scored; nothing" not in words(page_of(tmp_path / "out"))
@@ -338,7 +338,7 @@ def test_a_ledger_from_before_times_were_noted_is_whole_and_has_a_page(fewer28, 
     assert cli("report", tmp_path / "out")[0] == 0
     seen = words(page_of(tmp_path / "out"))
     assert "60,000 scored" in seen
-    assert "Parts on workers" not in seen
+    assert "Parts by worker" not in seen
 
 
 def test_empty_input_has_a_page(tmp_path):
@@ -375,13 +375,13 @@ def test_nan_and_infinite_scores_are_counted_and_far_ones_not_drawn(odd_scores):
 
 
 def test_words_and_few_whole_numbers_are_counted_one_by_one(odd_scores):
-    assert "different values 3" in odd_scores(pa.int64(), TensorProto.INT64, [1, 1, 2, 5] * 50)
+    assert "distinct values 3" in odd_scores(pa.int64(), TensorProto.INT64, [1, 1, 2, 5] * 50)
 
 
 def test_lists_with_nulls_have_a_histogram_of_their_values():
     lists = pa.array([[1.0, 2.0], None, [3.0, float("nan")]] * 100, pa.list_(pa.float32(), 2))
     table = pa.table({"v": lists, "s": pa.array(["a", None, "b"] * 100).dictionary_encode(), "t": [b"x"] * 300})
-    vector, text, raw = distributions.distributions(distributions.ScoreSample(table=table, groups=1, rows=300))
+    vector, text, raw = distributions.distributions_of(distributions.ScoreSample(table=table, groups=1, rows=300))
     assert ("nulls", "100 (33.33%)") in vector.facts
     assert ("NaN", "100 (25.00%)") in vector.facts
     assert vector.plot is not None
@@ -390,12 +390,12 @@ def test_lists_with_nulls_have_a_histogram_of_their_values():
 
 
 def test_a_large_output_is_looked_at_in_places_all_over_it():
-    picks = distributions._picked(np.full(1000, 5_000), 1_000)
+    picks = distributions._pick_groups(np.full(1000, 5_000), 1_000)
     assert len(picks) == len(set(picks)) == 32
     for few in (4, 8, 16, 32):
         gaps = np.diff(sorted(part for part, _ in picks[:few]))
         assert gaps.max() <= 3 * 1000 / few
-    assert distributions._picked(np.array([0, 3, 0, 2]), 1_000) == [(1, 0), (3, 0)]
+    assert distributions._pick_groups(np.array([0, 3, 0, 2]), 1_000) == [(1, 0), (3, 0)]
 
 
 @given(st.floats(-1e12, 1e12), st.floats(1e-6, 1e12), st.integers(2, 8))
