@@ -1,4 +1,4 @@
-"""Values in a notebook: they say what the terminal says, in any theme, and nothing of theirs is markup."""
+"""Cards in a notebook: the facts of the terminal, readable in any theme, with all values escaped."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LATE, SUM = FLIGHTS / "late.onnx", MODELS / "sum3.onnx"
 SOME = np.arange(30, dtype=np.float32)
 EVIL = "<script>alert(1)</script>"
 GROUNDS = ((255, 255, 255), (17, 17, 17))
-"""Of a light and of a dark front end."""
+"""Backgrounds of a light and of a dark front end."""
 LEAST_CONTRAST = 3.0
-"""That a thing which is not text must have (WCAG 2.2, 1.4.11)."""
+"""Required for marks that are not text (WCAG 2.2, 1.4.11)."""
 
 
 class Markup(HTMLParser):
-    """Elements that are opened and closed, their attributes, and the text."""
+    """The elements, attributes and text of some HTML."""
 
     def __init__(self, text):
         super().__init__()
@@ -70,13 +70,13 @@ def flights(folder, **asked):
 
 @pytest.fixture
 def evil(tmp_path):
-    """A plan whose names are all hostile."""
+    """A plan with markup in all names."""
     columns = {"a": SOME, "b": SOME, "c": SOME, EVIL: SOME}
     source = write(tmp_path / "<b>in" / "a.parquet", columns)
     return scorer.prepare(source, SUM, tmp_path / "<i>out", feed="x=a,b,c", where="a >= 3")
 
 
-def test_a_card_says_what_the_terminal_says(tmp_path):
+def test_a_card_shows_what_the_terminal_shows(tmp_path):
     plan = flights(tmp_path, keep="carrier")
     assert facts(plan_text(plan)) <= facts(card(plan).text)
     report = scorer.execute(plan)
@@ -107,7 +107,7 @@ def test_an_empty_input_has_a_card(tmp_path):
     assert "0 rows in = 0 scored" in card(scorer.execute(plan)).text
 
 
-def test_the_report_leads_to_its_page_from_where_the_notebook_is(tmp_path, monkeypatch):
+def test_the_report_links_its_page_relative_to_the_notebook(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     report = scorer.execute(flights(tmp_path / "näch <b>"))
     (link,) = (value for name, value in card(report).attributes if name == "href")
@@ -120,7 +120,7 @@ def test_the_report_leads_to_its_page_from_where_the_notebook_is(tmp_path, monke
     assert "href" not in dict(card(report).attributes)
 
 
-def test_foreign_names_are_no_markup(evil):
+def test_markup_in_names_is_escaped(evil):
     report = scorer.execute(evil)
     for value in (evil, report):
         assert not {"script", "i", "b"} & card(value).names
@@ -138,7 +138,7 @@ def luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_cards_take_the_theme_s_colours_and_leave_it_alone(tmp_path):
+def test_cards_use_the_theme_s_colours_and_do_not_change_the_theme(tmp_path):
     bad, good = flights(tmp_path, keep="nonsense"), flights(tmp_path)
     shown = "".join(value._repr_html_() for value in (bad, good, scorer.execute(good), scorer.inspect_model(LATE)))
     found = Markup(shown)

@@ -1,4 +1,4 @@
-"""events.jsonl: what a program that follows a run can rely on."""
+"""events.jsonl: what programs that follow a run can rely on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def source(tmp_path):
 
 
 def lines(output):
-    """Every line of it; a line that is not JSON is a failure."""
+    """Return every line of the log; fail if a line is not JSON."""
     return [json.loads(line) for line in (Path(f"{output}.scorer") / "events.jsonl").read_text("utf-8").splitlines()]
 
 
@@ -43,7 +43,7 @@ def kinds(output):
     return [line["event"] for line in lines(output)]
 
 
-def test_it_says_who_runs_what_then_every_part_then_how_it_ended(source, tmp_path, backend):
+def test_the_log_has_the_start_then_every_part_then_the_end(source, tmp_path, backend):
     report = scorer.run(source, SUM, tmp_path / "out", **FEED, **backend)
     told = lines(tmp_path / "out")
     first, last = told[0], told[-1]
@@ -69,7 +69,7 @@ def test_parts_have_the_names_and_values_of_the_ledger(source, tmp_path):
     assert sum(line["rows"] for line in parts) == report.counts.rows == 2000
 
 
-def test_a_part_can_be_read_there_as_soon_as_it_is_committed(source, tmp_path):
+def test_a_part_is_in_the_log_as_soon_as_it_is_committed(source, tmp_path):
     seen = []
 
     def look(event):
@@ -80,7 +80,7 @@ def test_a_part_can_be_read_there_as_soon_as_it_is_committed(source, tmp_path):
     assert seen == [True] * 10
 
 
-def test_a_run_that_goes_on_is_appended_and_another_plan_begins_anew(source, tmp_path):
+def test_a_resumed_run_is_appended_and_another_plan_replaces_the_log(source, tmp_path):
     bad = write(tmp_path / "bad.parquet", {"idx": np.array([0, 1, 99, 1] * 10)}, row_group_size=4)
     asked = {"tune": False, "batch_rows": 4}
     with pytest.raises(RunFailed, match="10 rows could not be scored"):
@@ -93,24 +93,24 @@ def test_a_run_that_goes_on_is_appended_and_another_plan_begins_anew(source, tmp
     assert after[: len(before)] == before
     assert [line["event"] for line in after[len(before) :]][:1] == ["RunStarted"]
     assert after[-1]["exit_code"] == 0
-    scorer.run(bad, GATHER, tmp_path / "out", max_bad_rows="50%", **asked)  # done already
+    scorer.run(bad, GATHER, tmp_path / "out", max_bad_rows="50%", **asked)  # already done
     assert lines(tmp_path / "out") == after
     scorer.run(source, SUM, tmp_path / "out", overwrite=True, **FEED)
     assert kinds(tmp_path / "out").count("RunStarted") == 1
     assert lines(tmp_path / "out")[0]["plan"] == report_of(tmp_path / "out")["plan"]
 
 
-def test_a_refused_run_writes_none(source, tmp_path):
+def test_a_refused_run_writes_no_log(source, tmp_path):
     code, _, _ = cli("run", source, "--model", SUM, "--output", tmp_path / "out", "--feed", "x=a,b,nothing")
     assert (code, (tmp_path / "out.scorer").exists()) == (3, False)
 
 
-def test_what_was_said_before_the_start_is_in_it(source, tmp_path):
+def test_events_before_the_start_are_in_the_log(source, tmp_path):
     scorer.run(source, SUM, tmp_path / "out", dashboard=True, **FEED)
     assert kinds(tmp_path / "out")[:3] == ["RunStarted", "Notice", "PlanReady"]
 
 
-def test_it_is_no_part_of_the_proof(source, tmp_path):
+def test_the_log_is_not_part_of_the_proof(source, tmp_path):
     scorer.run(source, SUM, tmp_path / "out", **FEED)
     (tmp_path / "out.scorer" / "events.jsonl").write_text("nonsense")
     assert cli("verify", tmp_path / "out", "--deep")[0] == 0
@@ -119,7 +119,7 @@ def test_it_is_no_part_of_the_proof(source, tmp_path):
     assert scorer.run(source, SUM, tmp_path / "out", **FEED).already_done
 
 
-def test_a_place_where_it_cannot_be_written_is_said_once_and_costs_nothing_else(source, tmp_path):
+def test_a_log_that_cannot_be_written_gives_one_warning_and_the_run_continues(source, tmp_path):
     (tmp_path / "out.scorer" / "events.jsonl").mkdir(parents=True)
     told = []
     scorer.run(source, SUM, tmp_path / "out", observers=[told.append], **FEED)
@@ -128,7 +128,7 @@ def test_a_place_where_it_cannot_be_written_is_said_once_and_costs_nothing_else(
     assert read(tmp_path / "out").num_rows == 2000
 
 
-def test_a_disk_that_is_full_ends_it_and_not_the_run(tmp_path):
+def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path):
     code = (
         "import resource, sys; sys.path.insert(0, 'tests')\n"
         "from pathlib import Path\n"
@@ -148,7 +148,7 @@ def test_a_disk_that_is_full_ends_it_and_not_the_run(tmp_path):
     assert (tmp_path / "events.jsonl").stat().st_size == 2000
 
 
-def test_a_line_that_was_cut_off_spoils_no_other(source, tmp_path):
+def test_a_line_that_was_cut_short_does_not_damage_the_next(source, tmp_path):
     scorer.run(source, SUM, tmp_path / "out", **FEED)
     path = tmp_path / "out.scorer" / "events.jsonl"
     plan = lines(tmp_path / "out")[0]["plan"]
@@ -163,7 +163,7 @@ def test_a_line_that_was_cut_off_spoils_no_other(source, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_run_that_is_stopped_leaves_whole_lines(fewer28, tmp_path, number, code):
+def test_a_stopped_run_leaves_complete_lines(fewer28, tmp_path, number, code):
     run = subprocess.Popen(
         [sys.executable, "-m", "scorer", "run", str(fewer28), "--model", str(DENSE), "--output", str(tmp_path / "out"),
          "--batch-rows", "8", "--part-bytes", "96KiB", "--threads", "1"],
@@ -182,7 +182,7 @@ def test_a_run_that_is_stopped_leaves_whole_lines(fewer28, tmp_path, number, cod
         assert (lines(tmp_path / "out")[-1]["event"], lines(tmp_path / "out")[-1]["exit_code"]) == ("RunEnded", 130)
 
 
-def test_ticks_are_few_and_say_how_far_the_run_is(tmp_path):
+def test_ticks_are_few_and_contain_the_progress(tmp_path):
     now = [0.0]
     progress = Progress(lambda: now[0])
     log = EventLog(tmp_path / "out.scorer", progress, print, lambda: now[0])

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: lines in place, nothing left behind, in any window."""
+"""Progress on terminals of any size and in logs; nothing of it stays on the terminal after the run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_no_live_line_reaches_the_edge_of_the_window(columns, lines):
     assert lines or "\n".join(shown).isascii()
 
 
-def test_live_lines_say_all_there_is_at_80_columns():
+def test_live_lines_show_every_fact_at_80_columns():
     assert block(HALF, Terminal(columns=80)) == [
         "  " + "#" * 43 + "." * 27 + "  62%",
         "  time       13 s, 20 to 25 s left",
@@ -61,21 +61,21 @@ def test_a_wide_window_has_two_blocks():
     assert len(block(HALF, Terminal(columns=160))) == 4
 
 
-def test_the_line_of_a_log_says_the_same():
+def test_the_line_of_a_log_shows_the_same_facts():
     assert line(HALF) == (
         " 62%  79 of 128 parts  1,203,000 rows/s, 1,150,000 on average  20 to 25 s left  812.3 MB  12 quarantined"
         "  3 parts retried"
     )
 
 
-def test_before_anything_is_known_the_plan_s_forecast_is_told():
+def test_before_a_speed_is_known_the_plan_s_forecast_is_shown():
     progress = Progress(clock := Clock())
     progress(PlanReady(parts=10, done=0, rows=1000, rows_done=0, output="out", where="", forecast_s=(30.0, 90.0)))
     clock.now += 10
     assert "10 s, 20 to 80 s left (forecast)" in "\n".join(block(progress.snapshot(), Terminal(columns=80)))
 
 
-def test_progress_adds_up_and_survives_a_file():
+def test_progress_adds_up_and_survives_json():
     progress = Progress(clock := Clock())
     assert progress.to_dict() == {}
     progress(READY)
@@ -93,7 +93,7 @@ def test_progress_adds_up_and_survives_a_file():
     assert Snapshot.from_dict({"host": "a"}) is None
 
 
-def test_live_says_what_happens_above_its_lines(window):
+def test_messages_are_printed_above_the_live_lines(window):
     clock = Clock()
     live = Live(window, Watcher(window), clock)
     live(READY)
@@ -129,11 +129,11 @@ def test_live_draws_a_few_times_a_second_and_not_for_each_part(window):
     assert window.writes <= 10 / DRAW_S + 2
 
 
-def test_stopping_is_said_even_from_a_signal_s_handler_in_the_middle_of_a_frame(window):
+def test_a_signal_handler_can_announce_stopping_while_lines_are_drawn(window):
     watcher = Watcher(window)
     live = Live(window, watcher, clock := Clock())
     live(READY)
-    with watcher._lock:  # the frame that the handler interrupts
+    with watcher._lock:  # the drawing that the handler interrupts
         live(Stopping(text="stopping: soon"))
     clock.now += 1
     live(TICK)
@@ -141,14 +141,14 @@ def test_stopping_is_said_even_from_a_signal_s_handler_in_the_middle_of_a_frame(
     assert any(one.endswith("stopping") for one in window.screen.lines)
 
 
-def test_a_debugger_s_mode_draws_nothing_in_place(tmp_path):
+def test_synchronous_mode_for_debuggers_draws_nothing_in_place(tmp_path):
     write(tmp_path / "in.parquet", {f"f{i}": np.ones(10, np.float32) for i in range(28)})
     seen = PseudoTerminal("run", tmp_path / "in.parquet", "--model", DENSE, "--cluster", "synchronous")
     assert seen.end() == 0
     assert "\x1b[J" not in seen.output
 
 
-def test_where_nobody_looks_there_is_a_line_every_few_seconds_and_fewer_after_hours():
+def test_a_log_gets_a_line_every_few_seconds_and_fewer_after_hours():
     stream, clock = io.StringIO(), Clock()
     lines = Lines(stream, clock)
     lines(PlanReady(parts=10_000, done=0, rows=1_000_000, rows_done=0, output="out", where="2 threads"))
@@ -218,7 +218,7 @@ def test_a_window_made_narrow_during_a_run_keeps_no_old_lines(floats28, tmp_path
     assert "━" not in seen.screen.text
 
 
-def test_no_color_takes_the_colours_and_leaves_the_lines(fewer28, tmp_path):
+def test_no_color_removes_the_colours_and_keeps_the_lines(fewer28, tmp_path):
     seen = PseudoTerminal("run", fewer28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, NO_COLOR="1")
     seen.until("committed")
     assert seen.end() == 0
@@ -239,7 +239,7 @@ def test_quiet_shows_the_summary_only(tmp_path):
     assert seen.screen.lines[0].startswith("10 rows in = 10 scored")
 
 
-def test_a_refusal_on_a_terminal_takes_the_lines_away(tmp_path):
+def test_a_refusal_on_a_terminal_removes_the_lines(tmp_path):
     write(tmp_path / "in.parquet", {"a": [1.0]})
     seen = PseudoTerminal("run", tmp_path / "in.parquet", "--model", DENSE, columns=60)
     assert seen.end() == 3
@@ -281,7 +281,7 @@ def test_status_reads_files_only_and_follows_a_run_to_its_end(floats28, tmp_path
     assert watch.screen.lines[0] == f"done: {tmp_path / 'out'}"[:80]
 
 
-def test_watching_is_ended_by_ctrl_c_and_the_run_goes_on(floats28, tmp_path):
+def test_ctrl_c_ends_watching_and_the_run_continues(floats28, tmp_path):
     run = PseudoTerminal("run", floats28, "--model", DENSE, "--output", tmp_path / "out", *SLOW)
     run.until(lambda screen: re.search(r"[1-9]\d* of \d+ committed", screen.text))
     watch = PseudoTerminal("status", tmp_path / "out", "--watch")
@@ -295,7 +295,7 @@ def test_watching_is_ended_by_ctrl_c_and_the_run_goes_on(floats28, tmp_path):
     assert run.end() == 130
 
 
-def test_a_driver_that_has_been_silent_is_said_to_be(tmp_path):
+def test_status_reports_a_driver_without_recent_heartbeat(tmp_path):
     folder = tmp_path / "out.scorer"
     folder.mkdir()
     state = {"host": "elsewhere", "pid": 4711, "now": time.time() - 3600, "beat": 7, "token": "x"}

@@ -1,4 +1,4 @@
-"""A run in the cell of a notebook: drawn in place, out of the way, interrupted and gone on with; in real kernels."""
+"""A run in a notebook cell: redrawn in place, interrupted and resumed, in real kernels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ READ = PlanReady(parts=4, done=0, rows=4000, rows_done=0, output="out", where="2
 
 @pytest.fixture
 def jupyter(tmp_path, monkeypatch):
-    """A kernel that knows what to run: row by row, so that it takes some seconds."""
+    """A kernel with the arguments of a run that scores row by row and so takes some seconds."""
     at_home(tmp_path, monkeypatch)
     with kernel(tmp_path) as running:
         running.do(f"""
@@ -49,7 +49,7 @@ asked = dict(
 
 
 def committed(shown):
-    """Parts that the display says are committed."""
+    """Numbers of committed parts that the display has shown."""
     found = [re.search(r"parts:? +(\d+) of (\d+)", text) for text in shown.drawn]
     return [int(match[1]) for match in found if match]
 
@@ -62,7 +62,7 @@ def some_committed(shown):
 
 
 class Place:
-    """Where a cell would show things."""
+    """Records what a cell would show."""
 
     def __init__(self):
         self.shown = []
@@ -81,7 +81,7 @@ def place():
 
 
 def watched(place, *events, clock=None, each_s=DRAW_S):
-    """A cell that has seen these, so far apart."""
+    """A cell that has received these events, `each_s` apart."""
     clock = clock or Clock()
     found = Cell(place, clock)
     for event in events:
@@ -112,7 +112,7 @@ def test_drawn_no_more_than_a_few_times_a_second(place):
     assert 30 <= len(place.shown) <= 10 / DRAW_S + 3
 
 
-def test_a_signal_s_handler_draws_nothing(place):
+def test_a_signal_handler_draws_nothing(place):
     found = watched(place, READ, TICK)
     before = len(place.shown)
     found(Stopping(text="stopping: soon"))
@@ -122,7 +122,7 @@ def test_a_signal_s_handler_draws_nothing(place):
     assert "parts: 0 of 4 committed" in place.last["text/html"]
 
 
-def test_what_was_said_stays_and_does_not_grow_without_end(place):
+def test_the_last_messages_stay_visible(place):
     found = watched(
         place, READ, Notice(text="<b>first"), *(PartFailed(part=i, error=f"bad {i}\nmore") for i in range(50))
     )
@@ -136,14 +136,14 @@ def test_what_was_said_stays_and_does_not_grow_without_end(place):
     assert place.last["text/plain"].endswith("the end")
 
 
-def test_a_front_end_that_is_gone_costs_nothing():
+def test_a_disconnected_front_end_does_not_end_the_run():
     def gone(forms):
         raise BrokenPipeError
 
     watched(gone, READ, TICK).end("the end")
 
 
-def test_without_a_kernel_it_is_silent_unless_asked(tmp_path, capfd):
+def test_without_a_kernel_progress_is_shown_only_on_request(tmp_path, capfd):
     asked = {"keep": "none", "tune": False, "limit": 1000}
     scorer.run(FLIGHTS / "flights.parquet", FLIGHTS / "late.onnx", tmp_path / "a", **asked)
     assert capfd.readouterr() == ("", "")
@@ -156,7 +156,7 @@ def test_without_a_kernel_it_is_silent_unless_asked(tmp_path, capfd):
 # ---------------------------------------------------------------- in a kernel
 
 
-def test_a_cell_shows_how_far_it_is_and_ends_with_one_line(jupyter, tmp_path):
+def test_a_cell_shows_progress_and_ends_with_one_line(jupyter, tmp_path):
     shown = jupyter.do("scorer.run(**asked)")
     ids = {content["transient"]["display_id"] for content in shown.of("display_data", "update_display_data")}
     assert len(ids) == 1
@@ -176,14 +176,14 @@ def test_a_cell_shows_how_far_it_is_and_ends_with_one_line(jupyter, tmp_path):
     assert jupyter.do("scorer.run(**asked, observers=[lambda event: None], progress=True);").drawn
 
 
-def test_while_a_cell_scores_widgets_are_answered(jupyter):
+def test_widgets_stay_responsive_while_a_cell_scores(jupyter):
     subshell = jupyter.subshell()
     run = jupyter.send("report = scorer.run(**asked)")
     jupyter.follow(run, until=some_committed)
     answers = [jupyter.follow(jupyter.send("print(6 * 7)", subshell), within_s=5) for _ in range(3)]
     assert [shown.printed for shown in answers] == ["42\n"] * 3
     state = jupyter.follow(jupyter.send("print('report' in globals())", subshell), within_s=5)
-    assert state.printed == "False\n"  # the cell was still at work
+    assert state.printed == "False\n"  # the cell was still running
     jupyter.interrupt()
     jupyter.follow(run)
 
@@ -191,7 +191,7 @@ def test_while_a_cell_scores_widgets_are_answered(jupyter):
 @pytest.mark.parametrize(
     "workers", ["threads of the kernel", pytest.param("a cluster of the notebook", marks=pytest.mark.slow)]
 )
-def test_an_interrupted_cell_drains_and_the_next_one_goes_on(jupyter, tmp_path, workers):
+def test_an_interrupted_cell_finishes_running_parts_and_the_next_one_resumes(jupyter, tmp_path, workers):
     given = workers == "a cluster of the notebook"
     if given:
         jupyter.do(PROCESSES)
@@ -199,7 +199,7 @@ def test_an_interrupted_cell_drains_and_the_next_one_goes_on(jupyter, tmp_path, 
     jupyter.follow(run, until=some_committed)
     jupyter.interrupt()
     shown = jupyter.follow(run, within_s=20)
-    jupyter.interrupt()  # whoever clicks twice means the run, and not what the notebook has besides
+    jupyter.interrupt()  # a second click is meant for the run, not for the cluster of the notebook
     name, lines = shown.error
     assert (name, lines[0]) == ("Interrupted", "Interrupted: stopped on request; nothing was published")
     assert len(lines) == 3
@@ -230,7 +230,7 @@ def test_a_second_interrupt_stops_at_once(jupyter, tmp_path):
     jupyter.follow(run, until=lambda shown: "of memory" in "".join(shown.drawn))
     jupyter.interrupt()
     with pytest.raises(AssertionError, match="not within"):
-        jupyter.follow(run, within_s=0.5)  # what has begun is being finished
+        jupyter.follow(run, within_s=0.5)  # running parts are finished
     jupyter.interrupt()
     name, lines = jupyter.follow(run, within_s=5).error
     assert (name, lines) == ("KeyboardInterrupt", [f"KeyboardInterrupt: {signals.INTERRUPTED_TEXT}"])
@@ -241,7 +241,7 @@ def test_a_second_interrupt_stops_at_once(jupyter, tmp_path):
 
 
 @pytest.mark.slow
-def test_interrupted_at_any_moment_the_same_cell_does_the_rest(jupyter, tmp_path):
+def test_a_cell_interrupted_at_any_moment_can_be_resumed(jupyter, tmp_path):
     jupyter.do("asked['batch_rows'] = 64\nscorer.run(**asked | {'output': 'warm'})")
     ended = []
     for n in range(24):
@@ -261,12 +261,12 @@ def test_interrupted_at_any_moment_the_same_cell_does_the_rest(jupyter, tmp_path
     assert ended.count("Interrupted") >= 3
 
 
-# ---------------------------------------------------------------- who hears an interrupt
+# ---------------------------------------------------------------- which processes receive an interrupt
 
 
 @pytest.fixture
 def heard():
-    """Interrupts that reached this process; the handler is as it was afterwards."""
+    """Interrupts that reached this process; the handler is restored afterwards."""
     seen = []
     before = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
     yield seen
@@ -279,14 +279,14 @@ def origin(**other):
 
 
 @pytest.mark.parametrize("other", [{"group": -1}, {"host": "elsewhere"}, {"pid": signals.Origin.here().pid}])
-def test_interrupts_that_are_not_the_driver_s_are_heard(heard, other):
+def test_interrupts_from_other_processes_than_the_driver_are_received(heard, other):
     again = signals.ignore_interrupts_from(origin(**other))
     signal.raise_signal(signal.SIGINT)
     again()
     assert len(heard) == 1
 
 
-def test_the_driver_s_interrupts_are_not_heard_until_a_while_after_the_last_run(heard, monkeypatch):
+def test_the_driver_s_interrupts_are_ignored_until_ten_seconds_after_the_last_run(heard, monkeypatch):
     assert origin().host == socket.gethostname()
     clock = Clock()
     monkeypatch.setattr(signals.time, "monotonic", clock)

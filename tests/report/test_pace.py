@@ -1,4 +1,4 @@
-"""Speed now and on average, and the time left: between two ends, nine times in ten."""
+"""Current and average speed, and the remaining time as a 90 % interval."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scorer.report._pace import Pace
 
 
 def ends(seconds_of_part, threads, parts, seed):
-    """When each of many parts ends, in order, if so many threads take one after the other."""
+    """End times of the parts, in order, if each thread takes one part after the other."""
     rng = random.Random(seed)
     free = [0.0] * threads
     found = []
@@ -33,7 +33,7 @@ KINDS = {
 
 
 def shares(kind, threads):
-    """How often the end lay between the two, and how far they were apart beside the truth."""
+    """How often the interval contained the end, and its median width relative to the true remaining time."""
     within, wide = [], []
     for seed in range(25):
         moments = ends(KINDS[kind], threads, 40 * threads, seed)
@@ -50,7 +50,7 @@ def shares(kind, threads):
 
 @pytest.mark.parametrize("threads", [1, 2, 16])
 @pytest.mark.parametrize("kind", ["even", "uneven", "in bursts"])
-def test_a_run_of_steady_speed_ends_between_the_two_about_nine_times_in_ten(kind, threads):
+def test_the_interval_contains_the_end_of_a_steady_run_in_about_nine_of_ten_cases(kind, threads):
     within, wide = shares(kind, threads)
     assert within > 0.84, wide
     assert wide < {"even": 0.6, "uneven": 1.7, "in bursts": 1.2}[kind]
@@ -58,13 +58,13 @@ def test_a_run_of_steady_speed_ends_between_the_two_about_nine_times_in_ten(kind
 
 @pytest.mark.parametrize("threads", [1, 2, 16])
 @pytest.mark.parametrize("kind", ["slower and slower", "faster and faster"])
-def test_a_run_whose_speed_doubles_or_halves_mostly_does_too(kind, threads):
+def test_the_interval_mostly_contains_the_end_if_the_speed_doubles_or_halves(kind, threads):
     within, wide = shares(kind, threads)
     assert within > 0.65, wide
     assert wide < 1
 
 
-def test_a_steady_run_is_known_closely():
+def test_the_interval_of_a_steady_run_is_narrow():
     pace = Pace(0.0)
     for second in range(1, 101):
         pace.add(1000, float(second))
@@ -72,7 +72,7 @@ def test_a_steady_run_is_known_closely():
     assert 90 < low < 100 < high < 110
 
 
-def test_nothing_is_said_before_every_thread_has_ended_a_part_and_little_soon_after():
+def test_there_is_no_interval_before_each_thread_has_ended_a_part_and_a_wide_one_soon_after():
     pace = Pace(0.0)
     assert pace.remaining(10, 1.0, 2) is None
     pace.add(5, 1.0)
@@ -83,7 +83,7 @@ def test_nothing_is_said_before_every_thread_has_ended_a_part_and_little_soon_af
     assert high > 16
 
 
-def test_speed_now_is_that_of_the_last_moments_and_average_that_of_all():
+def test_current_speed_is_that_of_the_last_seconds_and_average_speed_that_of_the_run():
     pace = Pace(0.0)
     for second in range(1, 101):
         pace.add(1000 if second <= 50 else 100, float(second))
@@ -91,7 +91,7 @@ def test_speed_now_is_that_of_the_last_moments_and_average_that_of_all():
     assert pace.now(100.0) == pytest.approx(100)
 
 
-def test_speed_now_sinks_while_nothing_ends():
+def test_current_speed_sinks_while_no_part_ends():
     pace = Pace(0.0)
     for second in range(1, 21):
         pace.add(1000, float(second))
@@ -100,7 +100,7 @@ def test_speed_now_sinks_while_nothing_ends():
     assert pace.now(400.0) < 40
 
 
-def test_parts_that_end_together_do_not_make_it_fast():
+def test_parts_that_end_together_do_not_inflate_the_current_speed():
     pace = Pace(0.0)
     for second in range(5, 105, 5):
         for thread in range(8):
@@ -108,7 +108,7 @@ def test_parts_that_end_together_do_not_make_it_fast():
     assert pace.now(100.0) == pytest.approx(1600, rel=0.2)
 
 
-def test_what_is_kept_does_not_grow():
+def test_memory_does_not_grow_with_the_run():
     pace = Pace(0.0)
     for part in range(200_000):
         pace.add(1, part / 1000)

@@ -1,4 +1,4 @@
-"""report.html: it says what the proof says, needs nothing, stays small, and never costs a run."""
+"""report.html: it agrees with the proof, is self-contained, stays small, and never fails a run."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def page_of(output):
 
 
 def words(text):
-    """What a reader sees, spaces made one."""
+    """The text of a page, with single spaces."""
     body = re.sub(r"<(style|script)>.*?</\1>", "", text, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
 @pytest.fixture
 def bad_rows(tmp_path):
-    """A thousand rows of which four are bad, for one reason once numbers are left out."""
+    """A thousand rows of which four are bad, with errors that differ in numbers only."""
     index = np.arange(1000) % 10
     index[[3, 500, 501, 999]] = [77, 78, 79, 80]
     columns = {"idx": index, "name": [f"row {i}" for i in range(1000)]}
@@ -70,7 +70,7 @@ def plan(tmp_path_factory):
 
 
 def made_up(parts, workers, threads, slow=()):
-    """Receipts of so many parts of ten rows that took a second each, on these workers; some take five."""
+    """Receipts of parts with ten rows; a part takes one second, those in `slow` take five."""
     free = np.zeros(workers * threads)
     receipts = {}
     for i in range(parts):
@@ -94,11 +94,11 @@ def long_plan(frozen, parts):
 
 
 def work_of(frozen, receipts, resumed=0, began="2001-09-09 01:46:39+00:00"):
-    """The work that a ledger of these receipts tells of."""
+    """The work that a ledger of these receipts describes."""
     return timeline.work_of(rows_of(long_plan(frozen, len(receipts)), receipts), began, resumed)
 
 
-def test_the_page_of_a_run_says_what_its_report_says(backend, fewer28, tmp_path):
+def test_the_page_of_a_run_agrees_with_its_report(backend, fewer28, tmp_path):
     report = scorer.run(fewer28, DENSE, tmp_path / "out", part_bytes="1MiB", batch_rows=2048, **backend)
     text = page_of(tmp_path / "out")
     seen = words(text)
@@ -117,7 +117,7 @@ def test_the_page_of_a_run_says_what_its_report_says(backend, fewer28, tmp_path)
     assert len(text) < LIMIT
 
 
-def test_parts_note_when_they_began_and_ended(backend, fewer28, tmp_path):
+def test_receipts_contain_the_start_and_the_end_of_each_part(backend, fewer28, tmp_path):
     seen = []
     report = scorer.run(
         fewer28, DENSE, tmp_path / "out", part_bytes="1MiB", observers=[seen.append], batch_rows=2048, **backend
@@ -131,7 +131,7 @@ def test_parts_note_when_they_began_and_ended(backend, fewer28, tmp_path):
     assert sorted(ledger["ended"].to_pylist()) == sorted(receipt.ended for receipt in receipts)
 
 
-def test_nothing_on_the_page_leaves_it(bad_rows, tmp_path):
+def test_the_page_loads_nothing_and_links_only_to_itself(bad_rows, tmp_path):
     scorer.run(bad_rows, GATHER, tmp_path / "out", max_bad_rows=4)
     text = page_of(tmp_path / "out")
     assert not re.findall(r"https?:|\bsrc\s*=|@import|url\(|<(?:iframe|object|embed|img|form)", text)
@@ -146,7 +146,7 @@ def test_nothing_on_the_page_leaves_it(bad_rows, tmp_path):
         assert f"{tag}-src 'sha256-{digest}'" in policy
 
 
-def test_markup_in_names_and_values_is_shown_and_does_nothing(tmp_path):
+def test_markup_in_names_and_values_is_escaped(tmp_path):
     index = np.arange(300) % 10
     index[7] = 77
     columns = {"idx": index, EVIL: [f"{EVIL}{i}" for i in range(300)], "where": np.arange(300)}
@@ -162,7 +162,7 @@ def test_markup_in_names_and_values_is_shown_and_does_nothing(tmp_path):
     assert not re.search(r"<script>alert", text)
 
 
-def test_quarantined_rows_are_told_by_reason_with_examples(bad_rows, tmp_path):
+def test_quarantined_rows_are_shown_by_reason_with_examples(bad_rows, tmp_path):
     scorer.run(bad_rows, GATHER, tmp_path / "out", max_bad_rows=4, batch_rows=64)
     seen = words(page_of(tmp_path / "out"))
     assert "4 rows failed at infer" in seen
@@ -173,7 +173,7 @@ def test_quarantined_rows_are_told_by_reason_with_examples(bad_rows, tmp_path):
     assert len(shown) == 3
 
 
-def test_a_run_beyond_its_budget_leaves_a_page_that_says_why(bad_rows, tmp_path):
+def test_a_run_with_too_many_bad_rows_leaves_a_page_with_the_reason(bad_rows, tmp_path):
     notices = []
     with pytest.raises(RunFailed):
         scorer.run(bad_rows, GATHER, tmp_path / "out", batch_rows=64, observers=[notices.append])
@@ -208,7 +208,7 @@ def test_a_page_that_fails_does_not_fail_the_run(bad_rows, tmp_path, monkeypatch
     assert "996 scored" in words(page_of(tmp_path / "out"))
 
 
-def test_the_page_can_be_made_again_from_the_proof_alone(fewer28, tmp_path):
+def test_the_page_can_be_written_again_from_the_proof_alone(fewer28, tmp_path):
     scorer.run(fewer28, DENSE, tmp_path / "out", part_bytes="1MiB", batch_rows=2048)
     first = page_of(tmp_path / "out")
     (tmp_path / "out.scorer" / "report.html").unlink()
@@ -238,7 +238,7 @@ def test_where_nothing_was_published_there_is_no_report(tmp_path):
     assert "no run of scorer has written here" in stderr
 
 
-def test_the_command_on_the_page_asks_for_the_same_again(tmp_path):
+def test_the_command_on_the_page_makes_the_same_request(tmp_path):
     columns = {"idx": np.arange(100) % 10, "it's": np.arange(100), "b": np.arange(100)}
     source = write(tmp_path / "with space.parquet", columns)
     asked = {"keep": ["it's", "b"], "where": ["b < 90", "b >= 0"], "batch_rows": 32, "row_id": True, "tune": False}
@@ -290,7 +290,7 @@ def test_rows_per_second_add_up_to_the_rows(plan):
 
 
 @pytest.mark.parametrize(("parts", "drawn"), [(30, "stages"), (600, "parts"), (5_000, "busy")])
-def test_parts_are_drawn_while_they_can_be_told_apart_and_never_over_each_other(plan, parts, drawn):
+def test_parts_are_drawn_while_they_are_distinguishable_and_never_overlap(plan, parts, drawn):
     done = work_of(plan[0], made_up(parts, workers=3, threads=2, slow={parts // 2}))
     plot, how = timeline.lanes(done)
     assert how == drawn
@@ -316,7 +316,7 @@ def test_more_workers_than_lines_are_drawn_in_groups(plan):
     assert all("100% busy" in s.says for s in plot.shapes)
 
 
-def test_parts_of_an_earlier_run_are_left_out_of_the_picture(plan):
+def test_parts_of_an_earlier_run_are_left_out_of_the_timeline(plan):
     receipts = made_up(20, workers=1, threads=1)
     late = {
         i: r if i < 8 else dataclasses.replace(r, started=r.started + 86_400, ended=r.ended + 86_400)
@@ -327,7 +327,7 @@ def test_parts_of_an_earlier_run_are_left_out_of_the_picture(plan):
     assert done.span == pytest.approx(12)
 
 
-def test_a_ledger_from_before_times_were_noted_is_whole_and_has_a_page(fewer28, tmp_path):
+def test_an_older_ledger_without_times_verifies_and_has_a_page(fewer28, tmp_path):
     scorer.run(fewer28, DENSE, tmp_path / "out", batch_rows=2048)
     path = tmp_path / "out.scorer" / "ledger.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["started", "ended"]), path)
@@ -349,7 +349,7 @@ def test_empty_input_has_a_page(tmp_path):
 
 @pytest.fixture
 def odd_scores(tmp_path):
-    """A model that gives back what it is fed, and a function that scores columns of it."""
+    """A function that scores a column with an identity model and returns the text of the page."""
 
     def run(kind, onnx_type, values):
         made = make_graph(
@@ -374,7 +374,7 @@ def test_nan_and_infinite_scores_are_counted_and_far_ones_not_drawn(odd_scores):
     assert "not drawn" in seen
 
 
-def test_words_and_few_whole_numbers_are_counted_one_by_one(odd_scores):
+def test_few_distinct_integers_are_counted_one_by_one(odd_scores):
     assert "distinct values 3" in odd_scores(pa.int64(), TensorProto.INT64, [1, 1, 2, 5] * 50)
 
 
@@ -389,7 +389,7 @@ def test_lists_with_nulls_have_a_histogram_of_their_values():
     assert [meter.label for meter in raw.meters] == ["1 bytes"]
 
 
-def test_a_large_output_is_looked_at_in_places_all_over_it():
+def test_the_sample_of_a_large_output_is_spread_over_it():
     picks = distributions._pick_groups(np.full(1000, 5_000), 1_000)
     assert len(picks) == len(set(picks)) == 32
     for few in (4, 8, 16, 32):
