@@ -65,7 +65,7 @@ def test_done_already_does_not_hide_the_quarantine(tmp_path):
     code, out, _ = cli(*asked)
     assert code == 0
     assert "Done already: 990 rows are scored" in out
-    assert "quarantine 10 rows and why, in " in " ".join(out.split())
+    assert "quarantine 10 rows with their errors, in " in " ".join(out.split())
 
 
 @pytest.mark.parametrize("cluster", ["synchronous", "processes"])
