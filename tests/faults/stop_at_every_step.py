@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import scorer.pipeline  # before the forks, that each need not do it again
 
 import scorer
+import scorer.api.pipeline  # before the forks, that each need not do it again
 from scorer.api.verification import verify
 from scorer.output import publish, staging
 from scorer.output.place import Place
