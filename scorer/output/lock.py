@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.errors import OutputLocked
 from scorer.host.process import myself, process_stat
-from scorer.storage.files import map_write_errors
+from scorer.storage.files import map_write_errors, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,9 +79,8 @@ class Lock:
         counters: dict[str, Any] = {}
         with suppress(Exception):  # what is only looked at must not stop the heart
             counters = self._counters()
-        tmp = self._path.with_name(f"lock.{self._token}")
-        tmp.write_text(json.dumps(counters | self._state | {"now": time.time()}))
-        tmp.replace(self._path)
+        data = json.dumps(counters | self._state | {"now": time.time()}).encode()
+        write_atomically(self._path, data, durable=False, tmp=self._path.with_name(f"lock.{self._token}"))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from scorer.output.ledger import LEDGER, TIMES, rows_of
 from scorer.output.place import nobody_wrote, refuse_another_format
 from scorer.report.outcome import Report
 from scorer.report.sections import Sources, sections, tiles
+from scorer.storage.files import write_atomically
 from scorer.storage.footers import open_parquet
 
 if TYPE_CHECKING:
@@ -65,9 +66,7 @@ def unpublished(
 def write(sources: Sources) -> Path:
     """Write the page beside the other files of the proof, complete or not at all; return its path."""
     path = sources.proof / NAME
-    tmp = path.with_name(f"{NAME}.tmp")
-    tmp.write_text(text(sources), encoding="utf-8")
-    tmp.replace(path)
+    write_atomically(path, text(sources).encode(), durable=False)
     return path
 
 

@@ -142,9 +142,19 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Write a JSON file completely or not at all."""
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    sync(tmp)
+def write_atomically(path: Path, data: bytes, *, durable: bool, tmp: Path | None = None) -> None:
+    """Write a complete file in one step: readers see the old contents or the new ones, never a part of them.
+
+    The data goes to `tmp` first, `NAME.tmp` by default. Processes that may write the same file at the same time
+    need a `tmp` each. A durable file is synced before the rename; the folder is not, see `sync`.
+    """
+    tmp = tmp or path.with_name(path.name + ".tmp")
+    tmp.write_bytes(data)
+    if durable:
+        sync(tmp)
     tmp.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Replace a file with this value as JSON, durably."""
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode(), durable=True)
