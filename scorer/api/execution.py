@@ -161,13 +161,13 @@ class Run:
 
     def score(self, workers: Workers, held: lock.Lock) -> None:
         """Run every part that is not committed yet."""
-        frozen = on_their_card(self.frozen, devices.parse(self.options.session.device), workers)
+        frozen = with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
         if workers.client is not None and workers.remote and workers.client.nthreads():
             supplied = readiness.refuse_unfit(workers.client, frozen, self.place.folder)
             if supplied:
                 self.tell(f"the model was brought to {supplied} host{'s' if supplied > 1 else ''} that did not see it")
         staging_.discard_others(self.place, self.frozen.plan_hash)
-        staging = staging_.begin(self.place, self.frozen)
+        staging = staging_.prepare(self.place, self.frozen)
         self.begin()
         staging_.sweep(staging, self.receipts)
         crash.note_scoring(str(staging.started))
@@ -207,7 +207,7 @@ class Run:
 
         counts, began = Counts(), time.monotonic()
         self.threads = workers.threads()
-        held.follow(self.progress.to_dict)
+        held.attach_counters(self.progress.to_dict)
         with signals.draining(drain) as stop:
             for part, outcome in waves.drive(workers, spec, self.todo(), self.emit):
                 self.take(part, outcome, journal)
@@ -381,7 +381,7 @@ def _get_page_ready() -> None:
         page.load_template()
 
 
-def on_their_card(frozen: FrozenPlan, device: devices.Device, workers: Workers) -> FrozenPlan:
+def with_worker_gpu(frozen: FrozenPlan, device: devices.Device, workers: Workers) -> FrozenPlan:
     """The plan with the number that its device has for these workers: ours see one each, and that is their first."""
     gpu = 0 if workers.owned and workers.remote else device.first
     return replace(frozen, session=replace(frozen.session, gpu=gpu))

@@ -10,5 +10,5 @@
     publish.py       makes the output appear, complete or not at all
 
 Knows no model runtime and no Dask.
-State: lock._OURS.
+State: lock._HELD_TOKENS.
 """

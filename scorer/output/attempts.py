@@ -1,10 +1,10 @@
-"""Which parts were being scored when a process died: a mark per part in flight, on disk.
+"""Which parts were in progress when a process died: one mark on disk for each part in progress.
 
-work-<plan8>/started/part-00012.0    the process that started the part; removed when the part has ended
-work-<plan8>/started/HOST-PID-BORN   what that process could still write when native code ended it
+work-<plan8>/started/part-00012.0          names the process that started the part; removed when the attempt ends
+work-<plan8>/started/HOST-PID-BORN.crash   the traceback that faulthandler writes if native code ends that process
 
-A part in flight in a process that crashed, or in two that were killed, is scored in a process of its own
-from then on, so that it takes nothing with it.
+If one process crashed while it scored the part, or two were killed, the part is scored in a process of its own
+from then on. Another crash then loses no other part.
 """
 
 from __future__ import annotations
@@ -28,89 +28,90 @@ if TYPE_CHECKING:
     from scorer.output.place import Staging
 
 
-_KILLED = 2  # deaths without a word before the part is suspected: walltimes and kills are nobody's fault
+_MAX_KILLS = 2  # deaths without a traceback: the first may be a walltime, the second makes the part suspect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """A part in flight in this process."""
+    """The mark of a part in progress in this process."""
 
     path: Path
     deaths: int
-    """Processes that died while they had the part."""
+    """Earlier processes that died while they scored the part."""
     crashed: bool
-    """Whether one of them was ended by native code, or by our watchdog."""
+    """Whether native code or the watchdog of --batch-timeout ended one of them."""
 
     @property
     def suspect(self) -> bool:
-        """Whether the part must not be trusted with this process."""
-        return self.crashed or self.deaths >= _KILLED
+        """Whether the part may end its process, and so needs one of its own."""
+        return self.crashed or self.deaths >= _MAX_KILLS
 
     @property
     def tries(self) -> int:
-        """How often the part was begun, this time included; marks of attempts that ended are gone."""
+        """Attempts at this part, this one included. An attempt that ended normally is not counted."""
         return int(self.path.name.rpartition(".")[2]) + 1
 
 
 def begin(staging: Staging, name: str) -> Mark:
-    """Note on disk that this process starts the part; says who died of it before."""
+    """Mark the part as started by this process, and count the processes that died while they scored it."""
     deaths, crashed = 0, False
     me = json.dumps(process.myself())
     with map_write_errors(staging.started):
         for n in itertools.count():
-            path = _mark(staging, name, n)
+            path = _mark_path(staging, name, n)
             try:
                 handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             except FileExistsError:
                 owner = lock.read(path)
                 alive = True if owner is None else lock.is_alive(owner)
-                if owner is not None and not alive:  # on another host: we cannot know, but it may have left its words
-                    deaths, crashed = deaths + (alive is False), crashed or _crashed(staging, owner)
+                if owner is not None and not alive:  # None on another host: only its crash file shows that it died
+                    deaths, crashed = deaths + (alive is False), crashed or _has_crashed(staging, owner)
                 continue
             with os.fdopen(handle, "w") as file:
                 file.write(me)
             return Mark(path=path, deaths=deaths, crashed=crashed)
-    raise AssertionError  # there is always another number
+    raise AssertionError  # itertools.count has no end
 
 
 def end(mark: Mark) -> None:
-    """The part has ended, well or not, and this process has not."""
+    """Remove the mark: the attempt has ended and this process is alive."""
     with suppress(OSError):
         mark.path.unlink()
 
 
 def clear_marks(staging: Staging, name: str) -> None:
-    """The part is committed: forget who died of it."""
+    """Remove all marks of a part, because it is committed."""
     for n in itertools.count():
         try:
-            _mark(staging, name, n).unlink()
+            _mark_path(staging, name, n).unlink()
         except OSError:
             return
 
 
 def crash_seen(staging: Staging) -> bool:
-    """Whether native code has ended a process that worked on this plan."""
+    """Return whether native code ended a process that worked on this plan."""
     return any(_size(path) for path in staging.started.glob("*.crash"))
 
 
 class CrashFile:
-    """Lets this process say what it was doing if native code ends it; nothing if somebody listens already."""
+    """Records a crash of this process in native code; does nothing if faulthandler is enabled already."""
 
     def __init__(self, staging: Staging) -> None:
-        self._path = staging.started / _witness(process.myself())
+        self._path = staging.started / _crash_file_name(process.myself())
         self._file: IO[str] | None = None
         if not faulthandler.is_enabled():
             with suppress(OSError):
                 self._file = self._path.open("w", encoding="utf-8")
-                faulthandler.enable(self._file, all_threads=False)  # the others run on: to walk their frames crashes
+                # this thread alone: the others keep running, and to walk their frames crashes
+                faulthandler.enable(self._file, all_threads=False)
 
     def write_last_words(self, text: str) -> None:
-        """Write the last words now: the process is about to be ended by us."""
+        """Write the reason now, because scorer is about to end this process."""
         with suppress(OSError):
             self._path.write_text(text + "\n", encoding="utf-8")
 
     def close(self) -> None:
-        """All is well."""
+        """Stop recording crashes; remove the file if it is empty."""
         if self._file is not None:
             faulthandler.disable()
             self._file.close()
@@ -120,17 +121,17 @@ class CrashFile:
                 self._path.unlink()
 
 
-def _mark(staging: Staging, name: str, n: int) -> Path:
+def _mark_path(staging: Staging, name: str, n: int) -> Path:
     return staging.started / f"{flat_name(name)}.{n}"
 
 
-def _witness(owner: dict[str, object]) -> str:
+def _crash_file_name(owner: dict[str, object]) -> str:
     host = str(owner.get("host")).replace("/", "_")
     return f"{host}-{owner.get('pid')}-{owner.get('born')}.crash"
 
 
-def _crashed(staging: Staging, owner: dict[str, object]) -> bool:
-    return bool(_size(staging.started / _witness(owner)))
+def _has_crashed(staging: Staging, owner: dict[str, object]) -> bool:
+    return bool(_size(staging.started / _crash_file_name(owner)))
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""The ledger: a row per part, and the manifest over all of it."""
+"""The ledger, with one row per part, and the manifest, with the totals and the ledger's digest."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ LEDGER = pa.schema([
     ("read_s", pa.float64()), ("decode_s", pa.float64()), ("pack_s", pa.float64()), ("infer_s", pa.float64()),
     ("unpack_s", pa.float64()), ("write_s", pa.float64()), ("started", pa.float64()), ("ended", pa.float64()),
 ])  # fmt: skip
-"""A row per part."""
+"""The columns of the ledger, which has one row per part."""
 TIMES = ("started", "ended")
-"""Null where nobody noted them: in parts known by their footers alone, and in older ledgers."""
+"""Columns that may be null: a part known only from its footer has no times, and older ledgers have none."""
 
 
 def totals(receipts: Iterable[Receipt]) -> Counts:
-    """All counts added up."""
+    """Add up the counts of these receipts."""
     total = Counts()
     for receipt in receipts:
         total += receipt.proof.counts
@@ -47,19 +47,29 @@ def totals(receipts: Iterable[Receipt]) -> Counts:
 
 
 def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any]) -> None:
-    """The ledger, the manifest over it and the report; refuses an incomplete or unbalanced ledger."""
+    """Write the ledger, the manifest and the report; refuse a ledger that is incomplete or does not add up."""
     parts = list(plan.parts())
     absent = [part.index for part in parts if part.index not in receipts]
     changed = [r.name for r in receipts.values() if _size(staging.parts / r.name) != r.size]
     if changed:
-        what, hint = "staged parts changed while the run went on", "repeat the command: they are scored again"
-        raise CommitError(what, str(staging.parts), "the files of the receipts", quoted_list(changed), hint)
+        raise CommitError(
+            "staged parts changed during the run",
+            where=str(staging.parts),
+            expected="files of the recorded sizes",
+            found=quoted_list(changed),
+            hint="repeat the command; it scores these parts again",
+        )
     uneven = [i for i, receipt in receipts.items() if not receipt.proof.counts.balanced]
     counts = totals(receipts.values())
     if absent or uneven or counts.rows != plan.rows:
-        what, hint = "the ledger does not add up", "this is a bug; nothing was published, and the parts are kept"
-        found = f"{counts.rows} rows, {len(absent)} parts without a receipt, {len(uneven)} uneven"
-        raise CommitError(what, str(staging.root), f"{plan.rows} rows in {len(parts)} parts", found, hint)
+        missing = f"{len(absent)} parts without a receipt, {len(uneven)} whose rows do not add up"
+        raise CommitError(
+            "the ledger does not add up",
+            where=str(staging.root),
+            expected=f"{plan.rows} rows in {len(parts)} parts",
+            found=f"{counts.rows} rows, {missing}",
+            hint="this is a bug in scorer, please report it; nothing was published, and the parts are kept",
+        )
     with map_write_errors(staging.root):
         ledger = staging.root / "ledger.parquet"
         pq.write_table(rows_of(plan, receipts), ledger, compression="zstd")
@@ -79,7 +89,7 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
 
 
 def rows_of(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> pa.Table:
-    """The ledger of the parts that have a receipt."""
+    """Return the ledger as a table, for the parts that have a receipt."""
     rows = [_ledger_row(part, receipts[part.index]) for part in plan.parts() if part.index in receipts]
     return pa.Table.from_pylist(rows, LEDGER)
 
@@ -92,15 +102,15 @@ def _size(path: Path) -> int:
 
 
 def read_receipts(path: Path) -> dict[int, Receipt]:
-    """Receipts of a finished run, from its ledger."""
-    found = {}
+    """Read the receipts of a finished run from its ledger."""
+    receipts = {}
     for row in pq.read_table(path).to_pylist():
         proof = Proof(
             part=row["part"], plan="", model="", digests=dict(row["digests"]), quarantine=row["quarantine"],
             counts=Counts(**{name: row[name] for name in Counts().to_dict()}),
         )  # fmt: skip
-        found[proof.part] = Receipt(proof=proof, name=row["name"], size=row["size"])
-    return found
+        receipts[proof.part] = Receipt(proof=proof, name=row["name"], size=row["size"])
+    return receipts
 
 
 def _ledger_row(part: Part, receipt: Receipt) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""One driver per output: a lock with a heartbeat, and who may take it over.
+"""One driver per output: a lock file with a heartbeat, and the rules for taking it over from a dead owner.
 
-Same host: the owner is dead when its process is. Other host: when its counter stands still for a
-minute on our own clock; file times of a shared file system are not trusted.
+On the same host, the owner is dead if its process is. On another host, it counts as dead if its heartbeat counter
+does not change for a minute by this host's clock. File times of a shared file system are not trusted.
 """
 
 from __future__ import annotations
@@ -27,18 +27,22 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 10.0
 STALE_S = 60.0
-_ENDED = "ZX"  # states of a process that nobody has buried yet
-_OURS: set[str] = set()
-"""Tokens of this process's locks until they are released; a notebook outlives a run whose end was interrupted."""
+_ENDED_STATES = "ZX"  # process states: zombie and dead
+_HELD_TOKENS: set[str] = set()
+"""Tokens of the locks that this process holds.
+
+The process id alone is not enough: if a notebook's run is interrupted while it ends, its lock file stays behind, and
+the process lives on without holding it.
+"""
 
 
 class Lock:
-    """The lock while we hold it; what `follow` is given goes with every beat, for `scorer status`."""
+    """A lock that this process holds, and the thread that writes its heartbeat."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._token = uuid.uuid4().hex
-        _OURS.add(self._token)
+        _HELD_TOKENS.add(self._token)
         self._stop = threading.Event()
         self._counters: Callable[[], dict[str, Any]] = dict
         self._state: dict[str, Any] = {
@@ -47,65 +51,66 @@ class Lock:
             "started": time.time(),
             "beat": 0,
         }
-        self._beater = threading.Thread(target=self._beat, daemon=True, name="scorer-lock")
+        self._heartbeat = threading.Thread(target=self._run_heartbeat, daemon=True, name="scorer-lock")
 
     def start(self) -> None:
-        """Write the lock and keep it alive."""
+        """Write the lock file and start the heartbeat."""
         self._write()
-        self._beater.start()
+        self._heartbeat.start()
 
-    def follow(self, counters: Callable[[], dict[str, Any]]) -> None:
-        """Where the counters come from that whoever looks from outside sees; asked with each beat."""
+    def attach_counters(self, counters: Callable[[], dict[str, Any]]) -> None:
+        """Write these counters into the lock file with each heartbeat, for `scorer status`."""
         self._counters = counters
 
     def release(self) -> None:
-        """Stop the heartbeat and remove the lock, if it is still ours."""
-        _OURS.discard(self._token)  # whatever interrupts what follows
+        """Stop the heartbeat and remove the lock file, if it still has this lock's token."""
+        _HELD_TOKENS.discard(self._token)  # first, because an interrupt may skip the rest
         self._stop.set()
         try:
-            self._beater.join()
+            self._heartbeat.join()
         finally:
             if (read(self._path) or {}).get("token") == self._token:
                 with suppress(OSError):
                     self._path.unlink()
 
-    def _beat(self) -> None:
-        while not self._stop.wait(min(HEARTBEAT_S, 1 + self._state["beat"])):  # often at first: somebody may be looking
+    def _run_heartbeat(self) -> None:
+        # frequent in the first seconds, when a user is likely to look
+        while not self._stop.wait(min(HEARTBEAT_S, 1 + self._state["beat"])):
             self._state = {**self._state, "beat": self._state["beat"] + 1}
             with suppress(OSError):  # a full disk must not end the run here
                 self._write()
 
     def _write(self) -> None:
         counters: dict[str, Any] = {}
-        with suppress(Exception):  # what is only looked at must not stop the heart
+        with suppress(Exception):  # the counters are only shown: an error in them must not stop the heartbeat
             counters = self._counters()
         data = json.dumps(counters | self._state | {"now": time.time()}).encode()
         write_atomically(self._path, data, durable=False, tmp=self._path.with_name(f"lock.{self._token}"))
 
 
 @contextmanager
-def held(path: Path, tell: Callable[[str], None], stale_s: float = STALE_S) -> Iterator[Lock]:
-    """The lock at `path`, taken over from a dead owner, or `OutputLocked`."""
+def held(path: Path, notify: Callable[[str], None], stale_s: float = STALE_S) -> Iterator[Lock]:
+    """Hold the lock at `path`, taken over from a dead owner if need be; raise `OutputLocked` if the owner lives."""
     with map_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = Lock(path)
-        with _only_us(path.parent):
+        with _exclusive(path.parent):
             owner = read(path)
-            if owner is not None and _alive(owner, path, tell, stale_s):
+            if owner is not None and _is_held(owner, path, notify, stale_s):
                 raise refused(path, owner)
-            for left in path.parent.glob("lock.*"):
-                left.unlink(missing_ok=True)
+            for stale in path.parent.glob("lock.*"):
+                stale.unlink(missing_ok=True)
             lock.start()
     try:
         yield lock
     finally:
         lock.release()
         with suppress(OSError):
-            path.parent.rmdir()  # only if nothing else was left there
+            path.parent.rmdir()  # succeeds only if it is empty
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Who holds the lock and how far it is, or None."""
+    """Read the lock file: its owner and how far the run is. None if no lock can be read."""
     try:
         state = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -114,11 +119,11 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def is_alive(owner: dict[str, Any]) -> bool | None:
-    """Whether a lock's owner lives; None when it is on another host."""
+    """Return whether the owner of a lock is alive; None if it is on another host."""
     if owner.get("host") != socket.gethostname():
         return None
     pid = owner.get("pid", -1)
-    if pid == os.getpid() and "token" in owner and owner["token"] not in _OURS:
+    if pid == os.getpid() and "token" in owner and owner["token"] not in _HELD_TOKENS:
         return False
     try:
         os.kill(pid, 0)
@@ -127,16 +132,16 @@ def is_alive(owner: dict[str, Any]) -> bool | None:
     except PermissionError:
         return True
     stat = process_stat(pid)
-    if stat is not None and stat[0] in _ENDED:
+    if stat is not None and stat[0] in _ENDED_STATES:
         return False
     return owner.get("born") in {None, stat[1] if stat else None}
 
 
-def _alive(owner: dict[str, Any], path: Path, tell: Callable[[str], None], stale_s: float) -> bool:
+def _is_held(owner: dict[str, Any], path: Path, notify: Callable[[str], None], stale_s: float) -> bool:
     here = is_alive(owner)
     if here is not None:
         return here
-    tell(f"the output is locked by {owner.get('host')}; waiting {stale_s:.0f} s for a sign of life")
+    notify(f"the output is locked by a process on {owner.get('host')}; waiting {stale_s:.0f} s for its heartbeat")
     until = time.monotonic() + stale_s
     while time.monotonic() < until:
         now = read(path)
@@ -149,8 +154,8 @@ def _alive(owner: dict[str, Any], path: Path, tell: Callable[[str], None], stale
 
 
 @contextmanager
-def _only_us(folder: Path) -> Iterator[None]:
-    """Nobody else on this host decides about the lock meanwhile; a file system without flock has no say."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes of this host from checking the lock meanwhile; no effect on file systems without flock."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -161,7 +166,11 @@ def _only_us(folder: Path) -> Iterator[None]:
 
 
 def refused(path: Path, owner: dict[str, Any]) -> OutputLocked:
-    """The error that names the owner."""
-    what, hint = "another run is writing this output", "wait for it (`scorer status OUT`), or choose another --output"
-    found = f"process {owner.get('pid')} on {owner.get('host')}"
-    return OutputLocked(what, str(path), "no other run", found, hint)
+    """Return the error that names the owner of the lock."""
+    return OutputLocked(
+        "another run is writing this output",
+        where=str(path),
+        expected="no other run",
+        found=f"process {owner.get('pid')} on {owner.get('host')}",
+        hint="wait for it (`scorer status OUT`), or choose another --output",
+    )

@@ -1,4 +1,4 @@
-"""The folders of an output and its proof, and the plans that lie there."""
+"""The folders of an output and its proof, and the plans stored there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scorer.dataset.listing import PROOF
 from scorer.display.words import nearest, quoted_list
 from scorer.errors import CommitError, OutputExists, ScorerError
-from scorer.plan.frozen import FORMAT, FrozenPlan, told_apart
+from scorer.plan.frozen import FORMAT, FrozenPlan, explain_differences
 from scorer.storage.files import files_in
 
 INTENT = "publish.json"
@@ -23,30 +23,30 @@ INTENT = "publish.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a run's output and proof are."""
+    """Where a run's output and its proof are stored."""
 
     output: Path
     folder: Path
-    """OUT.scorer, or --work-dir."""
+    """OUT.scorer, or --work-dir: the proof of a finished run, the lock and the staged parts of a running one."""
 
     @classmethod
     def of(cls, output: str, work_dir: str | None) -> Place:
-        """Symbolic links resolved first, so that a rename lands where the link points."""
+        """Return the place of an output; symbolic links are resolved, so that a rename does not replace the link."""
         out = Path(os.path.realpath(output))
         folder = Path(os.path.realpath(work_dir)) if work_dir else out.with_name(out.name + PROOF)
         return cls(output=out, folder=folder)
 
     @property
     def lock(self) -> Path:
-        """The lock file."""
+        """The path of the lock file."""
         return self.folder / "lock"
 
     def staging(self, plan_hash: str) -> Staging:
-        """Where the parts of this plan are made."""
+        """Return the staging folders of a plan."""
         return Staging(root=self.folder / f"work-{plan_hash[:8]}")
 
     def pending(self) -> FrozenPlan | None:
-        """The plan of a publish that was begun and cut off."""
+        """Return the plan whose publishing was interrupted, or None."""
         for intent in self.folder.glob(f"work-*/{INTENT}") if os.path.isdir(self.folder) else ():
             plan = load_plan(intent.parent / "plan.json") or load_plan(self.folder / "plan.json")
             if plan is not None and intent.parent == self.staging(plan.plan_hash).root:
@@ -54,7 +54,7 @@ class Place:
         return None
 
     def published(self) -> FrozenPlan | None:
-        """The plan behind the output that is there, or that a pending publish is about to put there."""
+        """Return the plan of the published output, or of one whose publishing was interrupted; None without either."""
         pending = self.pending()
         if pending is not None:
             return pending
@@ -67,14 +67,14 @@ class Place:
         return plan if fits and os.path.isdir(self.output) else None
 
     def unfinished(self) -> list[FrozenPlan]:
-        """Plans of runs that were begun here and not published."""
+        """Return the plans of runs that were started here and not published."""
         paths = sorted(self.folder.glob("work-*/plan.json")) if os.path.isdir(self.folder) else []
         plans = map(load_plan, paths)
         return [plan for plan in plans if plan is not None]
 
 
 def load_plan(path: Path) -> FrozenPlan | None:
-    """A frozen plan as it was written, or None when there is none that can be read."""
+    """Read a frozen plan; return None if the file does not exist or is not a valid plan."""
     try:
         return FrozenPlan.from_dict(json.loads(path.read_text()))
     except (OSError, ValueError, KeyError, TypeError):
@@ -82,67 +82,78 @@ def load_plan(path: Path) -> FrozenPlan | None:
 
 
 def another_format(place: Place) -> ScorerError | None:
-    """The error where the plan beside an output was written by a version of scorer that had another format for it."""
+    """Return the error for a plan that a version of scorer with another plan format wrote, or None."""
     path = place.folder / "plan.json"
     try:
         data = json.loads(path.read_text())
-        found, by = data["request"]["format"], data["versions"]["scorer"]
+        found, version = data["request"]["format"], data["versions"]["scorer"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if found == FORMAT:
         return None
-    what, hint = "another version of scorer made this output", f"use scorer {by}, or score again with --overwrite"
-    return CommitError(what, str(path), f"a plan in format {FORMAT}", f"one in format {found}, by scorer {by}", hint)
+    return CommitError(
+        "another version of scorer created this output",
+        where=str(path),
+        expected=f"a plan in format {FORMAT}",
+        found=f"format {found}, by scorer {version}",
+        hint=f"use scorer {version}, or score again with --overwrite",
+    )
 
 
 def refuse_another_format(place: Place) -> None:
-    """Raise where that is why no plan could be read."""
+    """Raise the error of `another_format`, if any."""
     problem = another_format(place)
     if problem is not None:
         raise problem
 
 
 def missing_parts(place: Place, plan: FrozenPlan) -> list[str]:
-    """Published parts that are gone or of another size, by a listing alone."""
+    """List the published parts that are missing or have another size, from the ledger and the files' sizes."""
     try:
         ledger = pq.read_table(place.folder / "ledger.parquet", columns=["name", "size"])
     except (OSError, pa.ArrowException):
         return [f"the ledger of {plan.n_parts} parts"]
-    faults = []
+    missing = []
     for name, size in zip(ledger["name"].to_pylist(), ledger["size"].to_pylist(), strict=True):
         try:
             same = os.stat(place.output / name).st_size == size
         except OSError:
             same = False
         if not same:
-            faults.append(name)
-    return faults
+            missing.append(name)
+    return missing
 
 
 def not_parquet(output: Path) -> list[str]:
-    """Files in a folder that are not Parquet by name."""
+    """List the files in a folder whose names do not end in .parquet."""
     return [name for name in files_in(output) if not name.endswith(".parquet")]
 
 
 def nobody_wrote(place: Place, kind: type[ScorerError] = CommitError) -> ScorerError:
-    """The error where no run has written; its hint names the output that was probably meant."""
+    """Return the error for a place without a run. Its hint names the output that was probably meant."""
     hint = "name the output folder of a run; give --work-dir if it had one"
     with suppress(OSError):
-        beside = [one.removesuffix(PROOF) for one in os.listdir(place.output.parent) if one.endswith(PROOF)]
-        meant = nearest(place.output.name.removesuffix(PROOF), beside)  # who names the proof means its output
+        outputs = [name.removesuffix(PROOF) for name in os.listdir(place.output.parent) if name.endswith(PROOF)]
+        meant = nearest(place.output.name.removesuffix(PROOF), outputs)  # OUT.scorer stands for OUT
         hint = f"did you mean {meant}?" if meant else hint
-    return kind("no run of scorer has written here", str(place.output), f"{place.folder}", "nothing", hint)
+    return kind(
+        "no run of scorer has written here",
+        where=str(place.output),
+        expected=str(place.folder),
+        found="nothing",
+        hint=hint,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staging:
-    """Where the parts of one plan are made, before they are published."""
+    """The folders in which the parts of one plan are written before they are published."""
 
     root: Path
 
     @property
     def tmp(self) -> Path:
-        """Attempts; never published."""
+        """Unfinished files of attempts; never published."""
         return self.root / "tmp"
 
     @property
@@ -152,7 +163,7 @@ class Staging:
 
     @property
     def started(self) -> Path:
-        """A mark for each part in flight."""
+        """One mark for each part in progress."""
         return self.root / "started"
 
     @property
@@ -162,29 +173,41 @@ class Staging:
 
 
 def flat_name(name: str) -> str:
-    """A part's name for a file beside it, in a folder without subfolders."""
+    """Return a part's name without its suffix, and with its folders joined into one file name."""
     return name.replace("/", "__").removesuffix(".parquet")
 
 
 def existing_problem(
     place: Place, published: FrozenPlan | None, request: dict[str, Any], *, overwrite: bool
 ) -> ScorerError | None:
-    """An output of something else: only --overwrite, and only over Parquet."""
+    """Return the error for an output of another request, or None if `overwrite` may replace it.
+
+    Only a folder that scorer wrote, or one with nothing but Parquet files, is ever replaced.
+    """
+    other_files = [] if published is not None else not_parquet(place.output)
     if not overwrite:
-        strange = not_parquet(place.output)
-        what, hint = "the output exists", "choose another --output, or replace it with --overwrite"
-        if published is None and strange:
-            hint = f"choose another --output; this folder holds {quoted_list(strange, 3)} and is never replaced"
-        older = another_format(place)
-        old = "files that no run of scorer put there" if older is None else f"that of another version: {older.found}"
+        hint = "choose another --output, or replace it with --overwrite"
+        if other_files:
+            hint = f"choose another --output; this folder holds {quoted_list(other_files, 3)} and is never replaced"
+        other_version = another_format(place)
+        found = "files that scorer did not write"
         if published is not None:
-            old = f"that of another request: {told_apart(published.request, request)}"
-        return OutputExists(what, str(place.output), "nothing, or this very run's output", old, hint)
-    strange = not_parquet(place.output)
-    if published is None and strange:
-        what, hint = (
-            "the output holds files that are not Parquet",
-            "remove the folder yourself, or choose another --output",
+            found = f"the output of another request: {explain_differences(published.request, request)}"
+        elif other_version is not None:
+            found = f"the output of another version: {other_version.found}"
+        return OutputExists(
+            "the output exists",
+            where=str(place.output),
+            expected="no output, or that of this request",
+            found=found,
+            hint=hint,
         )
-        return OutputExists(what, str(place.output), "nothing but Parquet", quoted_list(strange), hint)
+    if other_files:
+        return OutputExists(
+            "the output holds files that are not Parquet",
+            where=str(place.output),
+            expected="only Parquet files",
+            found=quoted_list(other_files),
+            hint="remove the folder yourself, or choose another --output",
+        )
     return None

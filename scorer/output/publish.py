@@ -1,4 +1,4 @@
-"""The output appears, whole or not at all."""
+"""Publishing: the output appears complete, or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "r
 
 
 def probe_rename(place: Place) -> None:
-    """Try the rename that publishing will need, before any row is scored."""
+    """Try the rename that publishing needs, before any row is scored."""
     probe, target = place.folder / "probe", place.output.with_name(f".{place.output.name}.probe")
     try:
         probe.mkdir(parents=True, exist_ok=True)
@@ -40,14 +40,17 @@ def probe_rename(place: Place) -> None:
     except OSError as error:
         with suppress(OSError):
             probe.rmdir()
-        same = "staging and output on one file system"
-        hint = f"--output {place.output / 'scores'}, or --work-dir on the output's file system"
-        what = "the output could not be published here"
-        raise CommitError(what, str(place.output), same, os.strerror(error.errno or 0), hint) from error
+        raise CommitError(
+            "the output cannot be published here",
+            where=str(place.output),
+            expected="the output and its work folder on one file system",
+            found=os.strerror(error.errno or 0),
+            hint=f"pass --output {place.output / 'scores'}, or a --work-dir on the output's file system",
+        ) from error
 
 
 def publish(place: Place, plan: FrozenPlan, *, overwrite: bool) -> None:
-    """Make the staged parts the output; safe to repeat from any point."""
+    """Make the staged parts the output. After an interruption at any point, it is safe to repeat."""
     staging = place.staging(plan.plan_hash)
     with map_write_errors(place.output):
         _sweep_quarantine(staging)
@@ -55,7 +58,7 @@ def publish(place: Place, plan: FrozenPlan, *, overwrite: bool) -> None:
         if not _is_published(place, plan):
             for folder, _, _ in os.walk(staging.parts):
                 sync(folder)
-            _swap(place, staging, overwrite=overwrite)
+            _replace_output(place, staging, overwrite=overwrite)
             sync(place.output.parent)
         _move_proof(place, staging)
         shutil.rmtree(place.folder / "old", ignore_errors=True)
@@ -64,26 +67,26 @@ def publish(place: Place, plan: FrozenPlan, *, overwrite: bool) -> None:
 
 
 def finish_half_published(place: Place) -> None:
-    """Complete a publish that was cut off, if there was one."""
+    """Complete a publish that was interrupted, if any."""
     plan = place.pending()
     if plan is not None:
         intent = json.loads((place.staging(plan.plan_hash).root / INTENT).read_text())
         publish(place, plan, overwrite=bool(intent.get("overwrite")))
 
 
-def tidy(place: Place, tell: Callable[[str], None]) -> None:
-    """Behind a finished run: remove what a process that died just then could not."""
+def tidy(place: Place, notify: Callable[[str], None]) -> None:
+    """Remove what a process left behind if it died at the end of a finished run: its lock and its work folders."""
     owner = lock.read(place.lock)
-    left = [folder for folder in place.folder.glob("work-*") if not (folder / "plan.json").exists()]
-    if (owner is None and not left) or (owner is not None and lock.is_alive(owner) is not False):
+    leftovers = [folder for folder in place.folder.glob("work-*") if not (folder / "plan.json").exists()]
+    if (owner is None and not leftovers) or (owner is not None and lock.is_alive(owner) is not False):
         return
-    with suppress(ScorerError, OSError), lock.held(place.lock, tell):
-        for folder in left:
+    with suppress(ScorerError, OSError), lock.held(place.lock, notify):
+        for folder in leftovers:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_published(place: Place, plan: FrozenPlan) -> bool:
-    """Whether the output is this plan's: its first part says so."""
+    """Return whether the output is this plan's, according to the footer of its first part."""
     first = next(plan.parts())
     try:
         proof = read_proof(place.output / first.name)
@@ -92,19 +95,22 @@ def _is_published(place: Place, plan: FrozenPlan) -> bool:
     return proof is not None and proof.plan == plan.plan_hash
 
 
-def _swap(place: Place, staging: Staging, *, overwrite: bool) -> None:
-    """The one step that makes the output appear, or replaces it."""
+def _replace_output(place: Place, staging: Staging, *, overwrite: bool) -> None:
+    """Rename the staged parts to the output, or exchange the two: the one step that makes the output appear."""
     place.output.parent.mkdir(parents=True, exist_ok=True)
-    there = os.path.isdir(place.output) and any(place.output.iterdir())
-    strange = not_parquet(place.output) if there else []
-    if there and (not overwrite or strange):
+    exists = os.path.isdir(place.output) and any(place.output.iterdir())
+    other_files = not_parquet(place.output) if exists else []
+    if exists and (not overwrite or other_files):
         (staging.root / INTENT).unlink(missing_ok=True)
-        what = "something else has appeared where the output belongs; nothing was published"
-        hint = "move it away and repeat the command: the parts are kept, and only the publishing is left"
-        found = quoted_list(strange or sorted(path.name for path in place.output.iterdir()))
-        raise CommitError(what, str(place.output), "nothing, or an empty folder", found, hint)
-    if not there:
-        os.rename(staging.parts, place.output)  # POSIX: replaces an empty folder, refuses any other
+        raise CommitError(
+            "other files appeared in the output folder during the run; nothing was published",
+            where=str(place.output),
+            expected="no folder, or an empty one",
+            found=quoted_list(other_files or sorted(path.name for path in place.output.iterdir())),
+            hint="move them away and repeat the command; it publishes the parts, which are kept",
+        )
+    if not exists:
+        os.rename(staging.parts, place.output)  # POSIX: replaces an empty folder, fails for any other
         return
     old = place.folder / "old"
     shutil.rmtree(old, ignore_errors=True)
@@ -119,7 +125,7 @@ def _swap(place: Place, staging: Staging, *, overwrite: bool) -> None:
 
 
 def _move_proof(place: Place, staging: Staging) -> None:
-    """The new run's proof takes the old one's place; the plan last, as it leads here again."""
+    """Move the new proof over the old one. plan.json is last, because a repeated publish starts from it."""
     for name in (*PROOF_FILES[1:], PROOF_FILES[0]):
         source, target = staging.root / name, place.folder / name
         if not source.exists():
@@ -133,7 +139,7 @@ def _move_proof(place: Place, staging: Staging) -> None:
 
 
 def _sweep_quarantine(staging: Staging) -> None:
-    """Quarantine files that no part's footer names were left by lost attempts."""
+    """Remove the quarantine files that the ledger does not name: attempts that were not committed left them."""
     ledger = staging.root / "ledger.parquet"
     if not ledger.exists() or not staging.quarantine.exists():
         return

@@ -1,4 +1,4 @@
-"""Why rows are in quarantine: reasons counted, each with a few rows that have it; from a bounded look at its files."""
+"""Quarantine: write the rows that could not be scored, and count the reasons in a sample of its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from scorer.dataset.quarantine import ERRORS, WHY, from_quarantine
 from scorer.display.words import plural
 from scorer.output.place import Staging, flat_name
-from scorer.output.writer import Encoded, _commit, _write
+from scorer.output.writer import Encoded, commit, write_durably
 from scorer.storage.encoding import QUARANTINE
 from scorer.storage.footers import open_parquet
 
@@ -21,115 +21,118 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BadRow = tuple[str, str, str, int]
-"""Reason, stage, file and row number."""
+"""Error, stage, file and row number."""
 
 
 def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table, bad: Sequence[BadRow]) -> str:
-    """Commit the bad rows, as their file has them, with the reason; returns the file's name."""
-    own = f"{flat_name(name)}.{attempt}.parquet"
-    fresh = WHY if from_quarantine(table.schema) else ERRORS  # what was in one stays where it came from
-    table = table.drop_columns([name for name in fresh.names if name in table.column_names])
+    """Commit the bad rows, with all their columns and the error; return the file's name."""
+    file_name = f"{flat_name(name)}.{attempt}.parquet"
+    new = WHY if from_quarantine(table.schema) else ERRORS  # rows of a quarantine keep their first _file and _row
+    table = table.drop_columns([name for name in new.names if name in table.column_names])
     for error, values in zip(ERRORS, zip(*bad, strict=True), strict=True):
-        if error.name in fresh.names:
+        if error.name in new.names:
             table = table.append_column(error, pa.array(values, error.type))
     table = table.select([name for name in table.column_names if name not in ERRORS.names] + ERRORS.names)
-    tmp = staging.tmp / own
-    _write(tmp, Encoded.of(table, QUARANTINE))
-    _commit(tmp, staging.quarantine / own, len(bad))
-    return own
+    tmp = staging.tmp / file_name
+    write_durably(tmp, Encoded.of(table, QUARANTINE))
+    commit(tmp, staging.quarantine / file_name, len(bad))
+    return file_name
 
 
-_FILES, _ROWS, _BATCH = 64, 20_000, 1_000
-_REASONS, _EXAMPLES = 12, 3
-_COLUMNS, _TEXT = 4, 300
+_FILES, _ROWS, _FILE_ROWS = 64, 20_000, 1_000  # at most so many files are read, rows in all, and rows of a file
+_REASONS, _EXAMPLES = 12, 3  # at most so many reasons, and examples of each
+_COLUMNS, _TEXT = 4, 300  # at most so many columns of an example, and characters of a value
 _NUMBERS = re.compile(r"(?<![\w.])-?\d+(\.\d+)?([eE][+-]?\d+)?")
-_TOLD = 3  # reasons in a sentence
+_SUMMARY_REASONS = 3  # reasons that a summary lists
 
 
 class Example(NamedTuple):
-    """One bad row."""
+    """One bad row, as an example of its reason."""
 
     file: str
     row: int
     error: str
     values: tuple[tuple[str, str], ...]
-    """Some of the columns that were fed."""
+    """Names and values of some fed columns."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Reason:
-    """Rows that could not be scored for one reason."""
+    """One reason why rows could not be scored."""
 
     stage: str
     text: str
-    """Its numbers as N: rows whose errors differ in nothing else have one reason."""
+    """The error with N for each number, so that errors which differ only in numbers are one reason."""
     rows: int = 0
     examples: list[Example] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasons:
-    """The reasons, the most frequent first."""
+    """The reasons, the most frequent first, counted in a sample of the bad rows."""
 
     reasons: tuple[Reason, ...]
     others: int
     """Rows with a reason that is not listed."""
     seen: int
+    """Rows in the sample."""
     rows: int
+    """Bad rows in all."""
 
     def __str__(self) -> str:
-        """What was looked at."""
-        return "" if self.seen == self.rows else f"{self.seen:,} of {plural(self.rows, 'bad row')} were looked at."
+        """Return how large the sample is; '' if it holds all bad rows."""
+        return "" if self.seen == self.rows else f"From a sample: {self.seen:,} of {plural(self.rows, 'bad row')}."
 
 
 def in_words(errors: Mapping[str, int]) -> str:
-    """The most frequent of these errors, each with its count; those that differ in numbers only are one."""
+    """Return the most frequent errors with their counts; errors that differ only in numbers are counted together."""
     kinds: Counter[str] = Counter()
     for error, rows in errors.items():
         kinds[_NUMBERS.sub("N", error)] += rows
-    told = [f"{rows:,} x {_cut(text)}" for text, rows in kinds.most_common(_TOLD)]
-    rest = kinds.total() - sum(rows for _, rows in kinds.most_common(_TOLD))
-    return "; ".join(told + ([f"{rest:,} x something else"] if rest else []))
+    frequent = [f"{rows:,} x {_shorten(text)}" for text, rows in kinds.most_common(_SUMMARY_REASONS)]
+    rest = kinds.total() - sum(rows for _, rows in kinds.most_common(_SUMMARY_REASONS))
+    return "; ".join(frequent + ([f"{rest:,} x other errors"] if rest else []))
 
 
 def reasons(folder: Path, names: Sequence[str], rows: int, fed: Sequence[str]) -> Reasons:
-    """Of so many bad rows in these files of the quarantine."""
-    found: dict[tuple[str, str], Reason] = {}
+    """Count the reasons of the bad rows, `rows` in all, in a sample of these quarantine files; `fed` names columns."""
+    by_key: dict[tuple[str, str], Reason] = {}
     counts: Counter[tuple[str, str]] = Counter()
     step = max(1, -(-len(names) // _FILES))
     for name in names[::step]:
         with open_parquet(str(folder / name)) as parquet:
-            shown = [one for one in fed if _plain(parquet.schema_arrow, one)][:_COLUMNS]
-            for batch in parquet.iter_batches(_BATCH, columns=[*ERRORS.names, *shown], use_threads=False):
+            shown = [column for column in fed if _is_short(parquet.schema_arrow, column)][:_COLUMNS]
+            for batch in parquet.iter_batches(_FILE_ROWS, columns=[*ERRORS.names, *shown], use_threads=False):
                 bad = batch.to_pylist()
                 for row in bad:
                     key = (row["_stage"] or "", _NUMBERS.sub("N", row["_error"] or ""))
                     counts[key] += 1
-                    reason = found.setdefault(key, Reason(stage=key[0], text=_cut(key[1])))
+                    reason = by_key.setdefault(key, Reason(stage=key[0], text=_shorten(key[1])))
                     if len(reason.examples) < _EXAMPLES:
                         reason.examples.append(_example(row, shown))
-                break  # a file's first thousand rows speak for it
+                break  # the first rows of each file are a large enough sample
         if counts.total() >= _ROWS:
             break
     listed = counts.most_common(_REASONS)
     for key, count in listed:
-        found[key].rows = count
+        by_key[key].rows = count
     seen = counts.total()
     others = seen - sum(count for _, count in listed)
-    return Reasons(reasons=tuple(found[key] for key, _ in listed), others=others, seen=seen, rows=rows)
+    return Reasons(reasons=tuple(by_key[key] for key, _ in listed), others=others, seen=seen, rows=rows)
 
 
-def _plain(schema: pa.Schema, name: str) -> bool:
-    """Whether the column is there and short enough to show."""
+def _is_short(schema: pa.Schema, name: str) -> bool:
+    """Return whether the column exists and its values are short enough to show."""
     at = schema.get_field_index(name)
     kind = schema.field(at).type if at >= 0 else pa.null()
     return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or at < 0)
 
 
 def _example(row: dict[str, Any], shown: Sequence[str]) -> Example:
-    values = tuple((name, _cut("null" if row[name] is None else str(row[name]))) for name in shown)
-    return Example(row["_file"] or "", -1 if row["_row"] is None else row["_row"], _cut(row["_error"] or ""), values)
+    values = tuple((name, _shorten("null" if row[name] is None else str(row[name]))) for name in shown)
+    at = -1 if row["_row"] is None else row["_row"]
+    return Example(row["_file"] or "", at, _shorten(row["_error"] or ""), values)
 
 
-def _cut(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= _TEXT else f"{text[:_TEXT]}..."

@@ -1,4 +1,4 @@
-"""The staged parts: begun, journalled, found again, swept."""
+"""The staged parts: their folders, the journal of their receipts, and what an earlier run left."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _JOURNAL = "journal.jsonl"
 
 
-def begin(place: Place, plan: FrozenPlan) -> Staging:
-    """Staging folders, the plan in them; what an interrupted run left behind is swept."""
+def prepare(place: Place, plan: FrozenPlan) -> Staging:
+    """Create the staging folders and store the plan; remove unfinished files of an interrupted run."""
     staging = place.staging(plan.plan_hash)
     with map_write_errors(staging.root):
         shutil.rmtree(staging.tmp, ignore_errors=True)
@@ -48,58 +48,58 @@ def discard_others(place: Place, plan_hash: str) -> None:
 
 
 class Journal:
-    """Receipts as they come, one line each; footers are read where it is silent."""
+    """A file to which each receipt is appended; parts without a line are known from their footers."""
 
     def __init__(self, staging: Staging) -> None:
         self._path = staging.root / _JOURNAL
         self._file = self._path.open("a", encoding="utf-8")
 
     def add(self, receipt: Receipt) -> None:
-        """Note one receipt."""
+        """Append one receipt."""
         with map_write_errors(self._path):
             self._file.write(receipt.to_json() + "\n")
             self._file.flush()
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Close the journal."""
         with suppress(OSError):
             self._file.close()
 
 
 def n_staged(staging: Staging) -> int:
-    """How many files are in staging, by a listing alone."""
+    """Count the staged files, from a directory listing only."""
     return sum(len(names) for _, _, names in os.walk(staging.parts))
 
 
 def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
-    """Receipts of the parts that are whole in staging now, from the journal or their footers.
+    """Return the receipts of the complete parts in staging, from the journal or from their footers.
 
-    What is damaged, or another part's file, counts as not there; `sweep` removes it.
+    Damaged files and files of other parts are ignored; `sweep` removes them.
     """
-    noted: dict[str, Receipt] = {}
+    journalled: dict[str, Receipt] = {}
     with suppress(OSError), (staging.root / _JOURNAL).open(encoding="utf-8") as lines:
         for line in lines:
-            with suppress(ValueError, KeyError, TypeError):  # the last line may be torn
-                one = Receipt.from_json(line)
-                noted[one.name] = one
-    there = set(files_in(staging.parts))
-    found: dict[int, Receipt] = {}
-    for part in plan.parts() if there else ():
-        if part.name not in there:
+            with suppress(ValueError, KeyError, TypeError):  # the last line may be incomplete
+                entry = Receipt.from_json(line)
+                journalled[entry.name] = entry
+    existing = set(files_in(staging.parts))
+    receipts: dict[int, Receipt] = {}
+    for part in plan.parts() if existing else ():
+        if part.name not in existing:
             continue
-        receipt: Receipt | None = noted.get(part.name)
+        receipt: Receipt | None = journalled.get(part.name)
         if receipt is None or receipt.size != os.path.getsize(staging.parts / part.name):
             try:
                 receipt = receipt_of(staging, part.name)
             except (ScorerError, OSError, ValueError, KeyError, TypeError, pa.ArrowException):
                 continue
         if (receipt.proof.plan, receipt.proof.part) == (plan.plan_hash, part.index):
-            found[part.index] = receipt
-    return found
+            receipts[part.index] = receipt
+    return receipts
 
 
 def sweep(staging: Staging, receipts: Mapping[int, Receipt]) -> None:
-    """Remove from the staged parts whatever no receipt speaks for."""
+    """Remove the staged files that have no receipt."""
     known = {receipt.name for receipt in receipts.values()}
     for name in files_in(staging.parts):
         if name not in known:

@@ -1,4 +1,4 @@
-"""One part's file: written, checked, committed under its one name, first attempt wins."""
+"""One part's file: written, checked, and committed under its final name; the first attempt wins."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ PROOF_KEY = b"scorer"
 
 
 class Content(Protocol):
-    """What a file holds, and how it gets there."""
+    """The content of a file, and how to write it."""
 
     @property
     def rows(self) -> int:
         """Rows that the file will have."""
 
     def write(self, path: str | Path, notes: dict[bytes, bytes]) -> None:
-        """The file, with these keys and values in its footer; another time the same."""
+        """Write the file, with these keys and values in its footer; a retry calls this again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Tables of one schema, one after the other."""
+    """Tables of one schema, written one after the other."""
 
     schema: pa.Schema
     storage: Storage
@@ -49,11 +49,11 @@ class Encoded:
 
     @classmethod
     def of(cls, table: pa.Table, storage: Storage) -> Encoded:
-        """One table."""
+        """Return one table as content."""
         return cls(table.schema, storage, table.num_rows, lambda: [table])
 
     def write(self, path: str | Path, notes: dict[bytes, bytes]) -> None:
-        """Arrow writes it without asking the interpreter for each page."""
+        """Write the file through Arrow's own file object, which calls no Python code for each page."""
         schema = self.schema.with_metadata({**(self.schema.metadata or {}), **notes} or None)
         with (
             pa.OSFile(str(path), "wb") as file,
@@ -68,21 +68,19 @@ def write_part(
     staging: Staging, name: str, attempt: str, content: Content, proof: Proof,
     encoded: Callable[[], None] | None = None,
 ) -> Receipt:  # fmt: skip
-    """Commit the content under its final name, unless another attempt was first; what the one that counts proves.
+    """Write and commit one part; the first attempt wins. Return the receipt of the attempt that was committed.
 
-    `encoded` is called when only the disk is left to wait for.
+    `encoded` is called once the file is encoded and only the sync to disk is left.
     """
     final = staging.parts / name
     tmp = staging.tmp / f"{final.stem}.{attempt}.parquet"
-    _write(tmp, content, {PROOF_KEY: proof.to_json().encode()}, encoded)
+    write_durably(tmp, content, {PROOF_KEY: proof.to_json().encode()}, encoded)
     size = tmp.stat().st_size
-    return (
-        Receipt(proof=proof, name=name, size=size) if _commit(tmp, final, content.rows) else receipt_of(staging, name)
-    )
+    return Receipt(proof=proof, name=name, size=size) if commit(tmp, final, content.rows) else receipt_of(staging, name)
 
 
 def read_footer(path: str | Path) -> tuple[Proof | None, int, pa.Schema]:
-    """What a committed part's footer says, None when it is not ours; its rows and its schema."""
+    """Read the footer of a committed part: its proof (None if scorer did not write it), rows and schema."""
     with open_parquet(str(path)) as parquet:
         text = (parquet.metadata.metadata or {}).get(PROOF_KEY)
         rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
@@ -90,24 +88,29 @@ def read_footer(path: str | Path) -> tuple[Proof | None, int, pa.Schema]:
 
 
 def read_proof(path: str | Path) -> Proof | None:
-    """The proof alone."""
+    """Read the proof in a part's footer; None if scorer did not write the file."""
     return read_footer(path)[0]
 
 
 def receipt_of(staging: Staging, name: str) -> Receipt:
-    """What a committed part proves about itself."""
+    """Return the receipt of a committed part, from its footer."""
     path = staging.parts / name
     proof = read_proof(path)
     if proof is None:
-        what, hint = "a staged part is not one of ours", "remove it, and repeat the command"
-        raise CommitError(what, str(path), f"{PROOF_KEY.decode()!r} in its footer", "nothing", hint)
+        raise CommitError(
+            "scorer did not write this staged part",
+            where=str(path),
+            expected=f"the key {PROOF_KEY.decode()!r} in its footer",
+            found="no such key",
+            hint="remove the file and repeat the command",
+        )
     return Receipt(proof=proof, name=name, size=path.stat().st_size)
 
 
-def _write(
+def write_durably(
     path: Path, content: Content, notes: dict[bytes, bytes] | None = None, encoded: Callable[[], None] | None = None
 ) -> None:
-    """One complete, checked, durable file."""
+    """Write a complete file and sync it to disk, with retries; leave no file after an error."""
     with map_write_errors(path):
         try:
             retry(lambda: write_once(path, content, notes, encoded))
@@ -121,15 +124,15 @@ def write_once(
     path: str | Path, content: Content, notes: dict[bytes, bytes] | None = None,
     encoded: Callable[[], None] | None = None,
 ) -> None:  # fmt: skip
-    """The file, on the disk when this returns."""
+    """Write the file and sync it to disk."""
     content.write(path, notes or {})
     if encoded is not None:
         encoded()
     sync(path)
 
 
-def _commit(tmp: Path, final: Path, rows: int) -> bool:
-    """Give the file its one name; False, and the first one left in place, for whoever is second."""
+def commit(tmp: Path, final: Path, rows: int) -> bool:
+    """Link the file under its final name; return False, and leave the existing file, if another attempt was first."""
     with open_parquet(str(tmp)) as parquet:
         got = parquet.metadata.num_rows
     if got != rows:
@@ -150,7 +153,7 @@ def _commit(tmp: Path, final: Path, rows: int) -> bool:
 
 
 def _commit_without_links(tmp: Path, final: Path) -> bool:
-    """For file systems without hard links; without renameat2 too, equal attempts may replace each other."""
+    """Commit without hard links. Without renameat2 as well, two attempts with equal contents may replace each other."""
     try:
         rename(tmp, final, NO_REPLACE)
     except FileExistsError:

@@ -137,7 +137,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
-def told_apart(before: dict[str, Any], now: dict[str, Any]) -> str:
+def explain_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What differs between an earlier request and this one, with both values where they can be shown."""
     words = {
         "input": "the input's files, sizes or times of change",
@@ -154,7 +154,7 @@ def told_apart(before: dict[str, Any], now: dict[str, Any]) -> str:
 def refuse_different(path: str, before: dict[str, Any], now: dict[str, Any]) -> DifferentPlan:
     """An unfinished run of another request, with what differs."""
     what, hint = "an unfinished run of a different plan is here", "repeat that command, or discard it with --overwrite"
-    return DifferentPlan(what, path, "this very request", f"another one: {told_apart(before, now)}", hint)
+    return DifferentPlan(what, path, "this very request", f"another one: {explain_differences(before, now)}", hint)
 
 
 def _shown(value: object) -> str:

@@ -407,12 +407,12 @@ def test_the_proof_of_another_version_is_told_from_none(made, out):
     for command, code in (("verify", 5), ("status", 5), ("report", 5)):
         found, _, error = cli(command, out)
         assert found == code
-        assert error.startswith("Error: another version of scorer made this output"), error
-        assert "one in format 1, by scorer 0.0.1" in error
+        assert error.startswith("Error: another version of scorer created this output"), error
+        assert "format 1, by scorer 0.0.1" in error
     flags = ("--model", MODELS / "gather.onnx", "--feed", "idx=idx", "--output", out, "--cluster", "synchronous")
     code, _, error = cli("run", made / "input", *flags)
     assert code == 3
-    assert "that of another version: one in format 1, by scorer 0.0.1" in error
+    assert "the output of another version: format 1, by scorer 0.0.1" in error
     assert "no run of scorer" not in error
     code, _, _ = cli("run", made / "input", *flags, "--max-bad-rows", 200, "--overwrite")
     assert code == 0

@@ -10,7 +10,7 @@ import pytest
 from support.runs import MODELS, session_spec, write
 
 import scorer
-from scorer.api.execution import on_their_card
+from scorer.api.execution import with_worker_gpu
 from scorer.cluster import connect
 from scorer.errors import OptionsError, PreflightError, ProviderUnavailable
 from scorer.host import devices
@@ -114,7 +114,7 @@ def test_each_process_sees_one_device_and_its_replacement_the_same(tmp_path):
 def test_worker_processes_of_scorer_use_their_only_gpu_as_number_0(tmp_path, owned, remote, number):
     plan = scorer.prepare(floats(tmp_path, 10), MODELS / "dense28.onnx", tmp_path / "out").check()
     workers = connect.Workers(client=None, description="", owned=owned, remote=remote)
-    frozen = on_their_card(plan, devices.parse("cuda:1,3"), workers)
+    frozen = with_worker_gpu(plan, devices.parse("cuda:1,3"), workers)
     assert frozen.session.gpu == number
     assert frozen.plan_hash == plan.plan_hash
 

@@ -176,7 +176,7 @@ def test_a_part_without_rows_is_a_file(staging):
 def test_a_foreign_file_among_the_parts_is_refused(staging):
     pq.write_table(table(), staging.parts / "x.parquet")
     assert read_proof(staging.parts / "x.parquet") is None
-    with pytest.raises(CommitError, match="not one of ours"):
+    with pytest.raises(CommitError, match="did not write this staged part"):
         receipt_of(staging, "x.parquet")
 
 

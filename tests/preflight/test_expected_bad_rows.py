@@ -55,7 +55,7 @@ def test_a_failed_run_says_why_and_how_often(tmp_path):
 
 def test_errors_that_differ_in_numbers_only_are_one_reason():
     told = quarantine.in_words({"'3' in 'a'": 1, "'7' in 'a'": 2, "not a float32": 1, "b": 1, "c": 1})
-    assert told == "3 x 'N' in 'a'; 1 x not a float32; 1 x b; 1 x something else"
+    assert told == "3 x 'N' in 'a'; 1 x not a float32; 1 x b; 1 x other errors"
 
 
 def test_done_already_does_not_hide_the_quarantine(tmp_path):

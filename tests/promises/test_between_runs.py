@@ -111,7 +111,7 @@ def test_a_folder_that_appears_at_the_output_during_the_run_is_left_alone(source
         if isinstance(event, scorer.events.PartFinished) and not (tmp_path / "out").exists():
             write(tmp_path / "out" / "thesis.parquet", {"a": [1]})
 
-    with pytest.raises(CommitError, match="something else has appeared"):
+    with pytest.raises(CommitError, match="other files appeared in the output folder"):
         scorer.run(source, SUM, tmp_path / "out", observers=[appear], **FEED)
     assert read(tmp_path / "out").column_names == ["a"]
     with pytest.raises(scorer.PreflightError, match="the output exists"):

@@ -174,7 +174,7 @@ def test_a_lock_whose_release_was_interrupted_is_nobody_s(tmp_path, monkeypatch)
 
     path = tmp_path / "out.scorer" / "lock"
     holding = lock.held(path, print)
-    monkeypatch.setattr(holding.__enter__()._beater, "join", interrupted)
+    monkeypatch.setattr(holding.__enter__()._heartbeat, "join", interrupted)
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
     with pytest.raises(KeyboardInterrupt):
         holding.__exit__(None, None, None)

@@ -33,7 +33,7 @@ def ready(tmp_path):
         tmp_path / "in.parquet", MODELS / "dense28.onnx", tmp_path / "out", batch_rows=4096, tune=False, threads=1
     )
     frozen = plan.check()
-    staging = staging_.begin(Place.of(plan.output, plan.work_dir), frozen)
+    staging = staging_.prepare(Place.of(plan.output, plan.work_dir), frozen)
     spec = Spec.of(frozen, staging)
     JOBS.prime(spec)
     SESSIONS.session(frozen.session)
