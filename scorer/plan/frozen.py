@@ -27,34 +27,34 @@ class FrozenPlan:
     """What decides the scores and the output's bytes; written to plan.json."""
 
     request: dict[str, Any]
-    """What was asked, hashed: inputs, model, and each option that changes scores."""
+    """What was requested: the input, the model, and each option that changes scores."""
     files: tuple[PlannedFile, ...]
     conditions: tuple[str, ...]
     binding: Binding
     session: SessionSpec
     batch_rows: int
     read_schema: str
-    """Columns that are read: fed, kept and filtered on (base64 of Arrow's own form)."""
+    """The columns that are read, because they are fed, kept or filtered on (Arrow's own form, in base64)."""
     output_schema: str
     storage: Storage
     transform: Transform | None = None
     fed_schema: str = ""
-    """Columns that the transform gives and that are fed; '' without one."""
+    """The columns that the transform returns and that are fed; '' without a transform."""
     batch_tokens: int | None = None
-    """What batches of texts are cut by instead."""
+    """Tokens of a batch, if batches are cut by tokens and not by rows."""
     trials: tuple[str, ...] = ()
-    """What tuning tried, in words."""
+    """The batch sizes that tuning tried, with their speeds, in words."""
     together: float | None = None
-    """How much more two threads score than one, where that was tried."""
+    """How many times as fast two threads score as one; None if that was not tried."""
     trial_sessions: int = 0
-    """Sessions that tuning made besides the resident one."""
+    """Sessions that tuning created besides the resident one."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     """Recorded, not hashed."""
     plan_hash: str = ""
-    """Names parts and staging; reckoned once, when it is not given."""
+    """Identifies the parts and their staging folder; computed if it is not given."""
 
     def __post_init__(self) -> None:
-        """Reckon the hash over everything but versions."""
+        """Compute the plan hash, over all fields but the versions."""
         if not self.plan_hash:
             data = self.to_dict()
             del data["versions"], data["plan_hash"]
@@ -62,36 +62,36 @@ class FrozenPlan:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Columns that are fed, or go through the transform first."""
+        """The columns that are fed or go into the transform."""
         return reads(self.transform, self.binding.fed)
 
     @property
     def unread(self) -> set[str]:
-        """Kept columns that are copied from whole row groups and not decoded."""
+        """The kept columns that are copied with whole row groups and not decoded."""
         return set(self.storage.copied) - set(self.reads)
 
     @property
     def request_hash(self) -> str:
-        """Equal for equal requests on equal inputs."""
+        """A hash of the request: equal for equal options and equal inputs."""
         return _hash(self.request)
 
     @property
     def n_parts(self) -> int:
-        """Parts in all."""
+        """The number of parts."""
         return sum(times for file in self.files for _, times in file.parts)
 
     @property
     def rows(self) -> int:
-        """Rows that are read, before any filter."""
+        """The number of rows that are read, before any filter."""
         return sum(rows * times for file in self.files for rows, times in file.parts)
 
     @property
     def most_rows(self) -> int:
-        """Rows of the largest part, before any filter."""
+        """The number of rows of the largest part, before any filter."""
         return max((rows for file in self.files for rows, _ in file.parts), default=0)
 
     def parts(self) -> Iterator[Part]:
-        """Every part in input order."""
+        """Yield every part, in the order of the input."""
         width = max(5, len(str(max(self.n_parts - 1, 0))))
         index = 0
         for file in self.files:
@@ -105,16 +105,16 @@ class FrozenPlan:
                     index += 1
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it; files are short lists, because there may be 100,000."""
+        """Return the plan as JSON holds it. A file is a short list, because there may be 100,000 files."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "files"}
         plain |= {name: dataclasses.asdict(getattr(self, name)) for name in ("binding", "session", "storage")}
-        del plain["session"]["gpu"]  # that is the affair of each process
+        del plain["session"]["gpu"]  # each process chooses its own
         plain["transform"] = None if self.transform is None else dataclasses.asdict(self.transform)
         return {**plain, "files": [file.as_row() for file in self.files]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FrozenPlan:
-        """The inverse of `to_dict`; ValueError when the data does not have the hash that it claims."""
+        """Create a plan from what `to_dict` returned; raise ValueError if the data does not have its recorded hash."""
         binding = data["binding"]
         feeds = tuple(Feed(**_frozen(feed)) for feed in binding["feeds"])
         fetches = tuple(Fetch(**_frozen(fetch)) for fetch in binding["fetches"])
@@ -133,28 +133,33 @@ class FrozenPlan:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Names of the fields of two requests that are not equal."""
+    """Return the names of the fields that differ between two requests."""
     return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
 def explain_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What differs between an earlier request and this one, with both values where they can be shown."""
-    words = {
-        "input": "the input's files, sizes or times of change",
+    """Describe how a request differs from an earlier one, with both values where they are short."""
+    descriptions = {
+        "input": "the input's files, their sizes or modification times",
         "model": "the model's contents",
-        "files": "the contents of a file that the flags name, such as that of --transform or a tokenizer",
+        "files": "the contents of a file that a flag names, such as --transform or a tokenizer",
     }
-    told = (
-        words.get(name) or f"{name} = {_shown(before.get(name))}, now {_shown(now.get(name))}"
+    texts = (
+        descriptions.get(name) or f"{name} = {_shown(before.get(name))}, now {_shown(now.get(name))}"
         for name in differences(before, now)
     )
-    return "; ".join(told)
+    return "; ".join(texts)
 
 
 def refuse_different(path: str, before: dict[str, Any], now: dict[str, Any]) -> DifferentPlan:
-    """An unfinished run of another request, with what differs."""
-    what, hint = "an unfinished run of a different plan is here", "repeat that command, or discard it with --overwrite"
-    return DifferentPlan(what, path, "this very request", f"another one: {explain_differences(before, now)}", hint)
+    """Return the error for an unfinished run of another request, with the differences."""
+    return DifferentPlan(
+        "an unfinished run of another request is here",
+        where=path,
+        expected="this request",
+        found=f"another request: {explain_differences(before, now)}",
+        hint="repeat that command to finish it, or discard it with --overwrite",
+    )
 
 
 def _shown(value: object) -> str:
@@ -162,7 +167,7 @@ def _shown(value: object) -> str:
 
 
 def _frozen(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Lists as tuples, all the way down; a mapping stays one at its top."""
+    """Return the value with tuples for lists, at any depth."""
     if isinstance(value, dict):
         return {name: _frozen(one) for name, one in value.items()}
     return tuple(_frozen(one) for one in value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""A part, and a planned file: what is read where, as run lengths."""
+"""Parts and planned files: which rows are read from where, as run lengths."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ class Part:
     source: Source
 
     def __dask_tokenize__(self) -> tuple[int, str]:
-        """What tells it from its run's other parts; else Dask looks at every field of every part: half of its time."""
+        """Return what identifies the part in its run. Otherwise Dask spends half of its time on hashing every field."""
         return self.index, self.name
 
     def __reduce__(self) -> tuple[Callable[..., Part], tuple[Any, ...]]:
-        """Flat, for it is packed and unpacked four times on its way: a dataclass goes through its fields each time."""
+        """Pickle the part flat: it is pickled four times on its way; a dataclass would visit all fields each time."""
         own, file = self.source, self.source.id
         return _part, (self.index, self.name, file.path, file.size, file.version, own.start, own.stop, own.hive)
 
     @property
     def rows(self) -> int:
-        """Rows before any filter."""
+        """The number of rows, before any filter."""
         return self.source.stop - self.source.start
 
     @property
     def place(self) -> str:
-        """Where it is in the input, for errors."""
+        """The part's file and rows in the input, for errors."""
         return f"part {self.index}: {self.source.path}, rows {self.source.start} to {self.source.stop}"
 
 
-def _part(index: int, name: str, *source: Any) -> Part:  # noqa: ANN401 - as `__reduce__` has them
+def _part(index: int, name: str, *source: Any) -> Part:  # noqa: ANN401 - the fields in the order of `__reduce__`
     path, size, version, start, stop, hive = source
     own = Source(id=FileId(path, size, version), start=start, stop=stop, hive=hive)
     return Part(index=index, name=name, source=own)
@@ -53,7 +53,7 @@ Runs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFile:
-    """An input file and how it is cut; a million parts stay small as run lengths."""
+    """An input file, its row groups and its parts; as run lengths, even a million parts stay small."""
 
     id: FileId
     folder: str
@@ -63,23 +63,23 @@ class PlannedFile:
 
     @property
     def path(self) -> str:
-        """The file's path."""
+        """Return the path of the file."""
         return self.id.path
 
     def as_row(self) -> list[Any]:
-        """Its fields as plan.json holds them."""
+        """Return the fields as plan.json stores them."""
         return [self.id.path, self.folder, self.id.size, self.id.version, self.row_groups, self.parts, self.hive]
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> PlannedFile:
-        """The inverse of `as_row`, from JSON's lists."""
+        """Return the file from such a row, as lists of JSON."""
         path, folder, size, version, *pairs = row
         row_groups, parts, hive = (tuple((a, b) for a, b in one) for one in pairs)
         return cls(id=FileId(path, size, version), folder=folder, row_groups=row_groups, parts=parts, hive=hive)
 
 
 def run_lengths(values: Iterable[int]) -> Runs:
-    """Consecutive equal values as (value, times)."""
+    """Return consecutive equal values as (value, times)."""
     runs: list[list[int]] = []
     for value in values:
         if runs and runs[-1][0] == value:

@@ -1,4 +1,4 @@
-"""What `prepare` found: the plan, the problems, the notes, the forecast; as data and as a person reads it."""
+"""The result of `prepare`: the plan, the problems, the notes and the forecast, as data, text and HTML."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from scorer.options.request import Options
     from scorer.plan.frozen import FrozenPlan
 
-_HELD_UP = 1.3  # times as much by two threads as by one: less, and the interpreter's lock is why
+_GIL_LIMITED = 1.3  # two threads that score less than 1.3 times what one does are limited by the GIL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What `prepare` found out: what would be done, or every reason why it cannot be."""
+    """What a run would do, or every reason why it cannot be done."""
 
     options: Options
     output: str
@@ -32,41 +32,41 @@ class Plan:
     problems: tuple[ScorerError, ...] = ()
     notes: tuple[str, ...] = ()
     frozen: FrozenPlan | None = None
-    """None when there are problems."""
+    """None if there are problems."""
     model: ModelSpec | None = None
     canary: str = ""
-    """Whether rows depend on their neighbours, in words."""
+    """The result of the batch-independence check, in words; '' if no check was made."""
     forecast: Forecast | None = None
     nodes: dict[str, int] = dataclasses.field(default_factory=dict)
-    """Of the model, by the device that they run on; {} where all are on the processor."""
+    """The number of the model's nodes on each device; {} if all run on the CPU."""
     done: bool = False
-    """The output is there already, from this very request."""
+    """Whether the output of this request is published already."""
     resumes: bool = False
-    """An earlier run of this plan is unfinished."""
+    """Whether an earlier run of this plan is unfinished."""
     spawns: bool = False
-    """Whether worker processes can start here unasked: they import the script that asks, again."""
+    """Whether scorer may start worker processes on its own: they import the calling script again."""
 
     @property
     def cluster(self) -> str:
-        """Who does the work, as asked; unasked, processes where threads hold each other up."""
-        asked = self.options.cluster.cluster
-        if asked is not None:
-            return asked
+        """The requested cluster; without one, processes if the GIL limits threads, else threads of this process."""
+        requested = self.options.cluster.cluster
+        if requested is not None:
+            return requested
         together = None if self.frozen is None else self.frozen.together
         free = not self.options.cluster.scheduler and self.options.cluster.threads is None
-        return "processes" if together is not None and together < _HELD_UP and free and self.spawns else "embedded"
+        return "processes" if together is not None and together < _GIL_LIMITED and free and self.spawns else "embedded"
 
     def check(self) -> FrozenPlan:
-        """The frozen plan, or all problems at once."""
+        """Return the frozen plan; if there are problems, raise all of them at once."""
         if self.problems:
             raise PreflightError(self.problems)
         if self.frozen is None:
-            msg = f"a plan without problems and without parts: {self!r}"
+            msg = f"a plan with neither problems nor parts: {self!r}"
             raise AssertionError(msg)
         return self.frozen
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """Return the plan as data for JSON."""
         frozen = self.frozen
         return {
             "output": self.output,
@@ -94,30 +94,30 @@ class Plan:
         }
 
     def blocks(self) -> list[Facts | Table]:
-        """As a person reads it, the problems apart."""
+        """Return the plan as facts and tables, without the problems."""
         frozen = self.frozen
-        told, bound = [("output", self.output)], []
+        facts, bindings = [("output", self.output)], []
         if frozen is not None:
             where = self.options.cluster.scheduler or self.cluster
             rows = f"{frozen.rows:,} rows in {plural(len(frozen.files), 'file')}, {plural(frozen.n_parts, 'part')}"
             device = devices.described(frozen.session.device, self.nodes)
-            told = [("input", rows), ("model", f"{self.model.path if self.model else ''} on {device}"), *told]
-            told += [("keep", _kept(frozen))]
-            told += [("where", text) for text in frozen.conditions]
-            told += [("batch rows", _batch_rows(frozen)), ("cluster", where), ("plan", frozen.plan_hash[:16])]
-            bound = _bound(frozen)
+            facts = [("input", rows), ("model", f"{self.model.path if self.model else ''} on {device}"), *facts]
+            facts += [("keep", _kept(frozen))]
+            facts += [("where", text) for text in frozen.conditions]
+            facts += [("batch rows", _batch_rows(frozen)), ("cluster", where), ("plan", frozen.plan_hash[:16])]
+            bindings = _binding_tables(frozen)
         if self.forecast is not None:
-            bound.append(_foreseen(self.forecast))
-        more = [("canary", self.canary)] if self.canary and self.canary not in self.notes else []
+            bindings.append(_forecast_table(self.forecast))
+        more = [("batches", self.canary)] if self.canary and self.canary not in self.notes else []
         more += [("note", note) for note in self.notes]
         if self.done:
-            more += [("state", "done already: nothing would be scored")]
+            more += [("state", "already done: a run would score nothing")]
         elif self.resumes:
-            more += [("state", "an earlier run is unfinished: the rest would be scored")]
-        return [Facts(told), *bound, Facts(more)]
+            more += [("state", "an earlier run is unfinished: a run would score the rest")]
+        return [Facts(facts), *bindings, Facts(more)]
 
     def __str__(self) -> str:
-        """As the command line prints it, however wide."""
+        """Return the plan as the command line prints it, at full width."""
         shown = [
             tables.facts(block.pairs) if isinstance(block, Facts) else tables.table(block.head, block.rows)
             for block in self.blocks()
@@ -125,15 +125,15 @@ class Plan:
         return "\n\n".join([*map(str, self.problems), *("\n".join(lines) for lines in shown if lines)])
 
     def _repr_html_(self) -> str:
-        found = [block for problem in self.problems for block in _problem(problem)]
+        problems = [block for problem in self.problems for block in _problem_blocks(problem)]
         state = "cannot be run" if self.problems else ""
-        return html.card("Plan", [*found, *self.blocks()], state)
+        return html.card("Plan", [*problems, *self.blocks()], state)
 
 
 def _batch_rows(frozen: FrozenPlan) -> str:
     tried = f" (tried {'; '.join(frozen.trials)})" if frozen.trials else ""
     if frozen.batch_tokens is not None:
-        return f"as many as have {frozen.batch_tokens} tokens{tried}"
+        return f"as many as fit into {frozen.batch_tokens:,} tokens{tried}"
     return f"{frozen.batch_rows:,}{tried}"
 
 
@@ -143,8 +143,8 @@ def _kept(frozen: FrozenPlan) -> str:
     return (name_list(frozen.binding.kept) or "none") + how
 
 
-def _bound(frozen: FrozenPlan) -> list[Table]:
-    """What feeds the model, and what becomes of what it gives."""
+def _binding_tables(frozen: FrozenPlan) -> list[Table]:
+    """Return two tables: the columns that feed each tensor, and the columns that each output tensor becomes."""
     feeds = [(feed.tensor, feed.dtype, feed_words(feed), feed.rule) for feed in frozen.binding.feeds]
     fetches = [fetch_words(fetch) for fetch in frozen.binding.fetches]
     return [
@@ -153,20 +153,19 @@ def _bound(frozen: FrozenPlan) -> list[Table]:
     ]
 
 
-def _foreseen(fore: Forecast) -> Table:
-    """What it will take, at the least and at the most, and how that is reckoned."""
+def _forecast_table(forecast: Forecast) -> Table:
+    """Return the forecast: the low and the high end of each range, and what they were estimated from."""
     rows = [
-        ("time", *map(duration, fore.seconds), f"{fore.rows_per_s:,.0f} rows/s in one thread, from a few rows"),
-        ("memory", *map(size, fore.memory_bytes), fore.memory),
-        ("disk", *map(size, fore.output_bytes), "encoded like a few rows"),
+        ("time", *map(duration, forecast.seconds), f"{forecast.rows_per_s:,.0f} rows/s in one thread, on a few rows"),
+        ("memory", *map(size, forecast.memory_bytes), forecast.memory),
+        ("disk", *map(size, forecast.output_bytes), "the encoded size of a few rows"),
     ]
-    return Table(("forecast", "least", "most", "reckoned"), ("name", "n", "n", ""), rows)
+    return Table(("forecast", "low", "high", "estimated from"), ("name", "n", "n", ""), rows)
 
 
-def _problem(problem: ScorerError) -> list[Words | Facts]:
-    """A reason against the run."""
-    told = [(name, getattr(problem, name)) for name in ("where", "expected", "found", "hint")]
-    return [Words("", lead=problem.what, tone="bad"), Facts([(name, text) for name, text in told if text])]
+def _problem_blocks(problem: ScorerError) -> list[Words | Facts]:
+    facts = [(name, getattr(problem, name)) for name in ("where", "expected", "found", "hint")]
+    return [Words("", lead=problem.what, tone="bad"), Facts([(name, text) for name, text in facts if text])]
 
 
 def _input_facts(frozen: FrozenPlan) -> dict[str, Any]:
@@ -180,12 +179,12 @@ def as_json_value(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What the run will take, each as a range; from a timed sample."""
+    """The estimated time, memory and disk space of a run, each as a range; from a timed sample."""
 
     seconds: tuple[float, float]
     memory_bytes: tuple[int, int]
     output_bytes: tuple[int, int]
     rows_per_s: float
-    """Of scoring alone, one thread."""
+    """Speed of scoring alone, in one thread."""
     memory: str
-    """How the memory is reckoned."""
+    """How the memory was estimated, in words."""
