@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from scorer.plan.frozen import FrozenPlan
 
 
+_PLAN, _LEDGER, _MANIFEST = "plan.json", "ledger.parquet", "manifest.json"
 _BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 """What a damaged footer raises."""
 
@@ -74,48 +75,13 @@ def _joined(value: object) -> str:
 
 
 def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
-    """The published output against its plan, manifest and ledger; some rows scored again if asked."""
-    plan = load_plan(place.folder / "plan.json")
-    ledger_path, manifest_path = place.folder / "ledger.parquet", place.folder / "manifest.json"
-    missing = [path.name for path in (ledger_path, manifest_path) if not os.path.exists(path)]
-    if (plan is None or missing) and place.unfinished():
-        what, hint = (
-            "the run is not finished",
-            "repeat its command, then verify; `scorer status OUT` says how far it is",
-        )
-        raise CommitError(what, str(place.folder), "a published output", "an unfinished run", hint)
-    moved = not any(os.path.exists(place.folder / name) for name in ("plan.json", ledger_path.name, manifest_path.name))
-    if moved and not rescore and (alone := _without_proof(place, deep=deep)) is not None:
-        return alone
-    if moved and not os.path.exists(place.output):
-        raise nobody_wrote(place)
-    if plan is None:
-        refuse_another_format(place)
+    """Check the published output against its plan, manifest and ledger; score `rescore` rows again."""
+    plan = load_plan(place.folder / _PLAN)
+    missing = [name for name in (_LEDGER, _MANIFEST) if not os.path.exists(place.folder / name)]
     if plan is None or missing:
-        what, hint = (
-            "there is no proof beside the output",
-            "name the output of a finished run; give --work-dir if it had one",
-        )
-        raise CommitError(
-            what,
-            str(place.folder),
-            "plan.json, ledger.parquet, manifest.json",
-            f"without {quoted_list(missing or ['plan.json'])}",
-            hint,
-        )
-    try:
-        manifest = json.loads(manifest_path.read_text())
-        table = pq.read_table(ledger_path, schema=LEDGER)
-        ledger = table.to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        what, hint = "the proof beside the output cannot be read", "restore it, or score again with --overwrite"
-        raise CommitError(what, str(place.folder), "a manifest and a ledger", str(error)[:200], hint) from error
-    holes = [name for name in table.column_names if table[name].null_count and name not in TIMES]
-    if holes or not isinstance(manifest, dict):
-        what, hint = "the proof beside the output is damaged", "restore it, or score again with --overwrite"
-        found = f"nothing in {quoted_list(holes)} of the ledger" if holes else "a manifest without names"
-        raise CommitError(what, str(place.folder), "a manifest and a full ledger", found, hint)
-    faults = _manifest_faults(manifest, plan, ledger, ledger_path)
+        return _verify_without_proof(place, plan, missing, deep=deep, rescore=rescore)
+    manifest, ledger = _read_proof(place)
+    faults = _manifest_faults(manifest, plan, ledger, place.folder / _LEDGER)
     total = Counts()
     schema = decode_schema(plan.output_schema)
     for row in ledger:
@@ -134,13 +100,68 @@ def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
     )
 
 
+def _verify_without_proof(
+    place: Place, plan: FrozenPlan | None, missing: list[str], *, deep: bool, rescore: int
+) -> Verdict:
+    """Check the parts alone if the output was moved away from its proof; otherwise raise why there is no proof."""
+    if place.unfinished():
+        raise CommitError(
+            "the run is not finished",
+            where=str(place.folder),
+            expected="a published output",
+            found="an unfinished run",
+            hint="repeat its command, then verify; `scorer status OUT` says how far it is",
+        )
+    if not any(os.path.exists(place.folder / name) for name in (_PLAN, _LEDGER, _MANIFEST)):
+        verdict = None if rescore else _verify_parts(place, deep=deep)
+        if verdict is not None:
+            return verdict
+        if not os.path.exists(place.output):
+            raise nobody_wrote(place)
+    if plan is None:
+        refuse_another_format(place)
+    raise CommitError(
+        "there is no proof beside the output",
+        where=str(place.folder),
+        expected=f"{_PLAN}, {_LEDGER}, {_MANIFEST}",
+        found=f"without {quoted_list(missing or [_PLAN])}",
+        hint="name the output of a finished run; give --work-dir if it had one",
+    )
+
+
+def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Read the manifest and the rows of the ledger; raise CommitError if either is damaged."""
+    try:
+        manifest = json.loads((place.folder / _MANIFEST).read_text())
+        table = pq.read_table(place.folder / _LEDGER, schema=LEDGER)
+        ledger = table.to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise CommitError(
+            "the proof beside the output cannot be read",
+            where=str(place.folder),
+            expected="a manifest and a ledger",
+            found=str(error)[:200],
+            hint="restore it, or score again with --overwrite",
+        ) from error
+    holes = [name for name in table.column_names if table[name].null_count and name not in TIMES]
+    if holes or not isinstance(manifest, dict):
+        raise CommitError(
+            "the proof beside the output is damaged",
+            where=str(place.folder),
+            expected="a manifest and a ledger without nulls",
+            found=f"nulls in {quoted_list(holes)} of the ledger" if holes else "a manifest that is no JSON object",
+            hint="restore it, or score again with --overwrite",
+        )
+    return manifest, ledger
+
+
 def _rescoring(place: Place, plan: FrozenPlan, ledger: list[dict[str, Any]], rows: int) -> Rescored:
     from scorer.api._rescoring import rescore  # noqa: PLC0415 - start-up: the runtime is needed only here
 
     return rescore(place, plan, ledger, rows)
 
 
-def _without_proof(place: Place, *, deep: bool) -> Verdict | None:
+def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
     """What the parts say about themselves and each other; None where no part of ours is."""
     proofs: dict[str, Proof] = {}
     faults: list[str] = []
