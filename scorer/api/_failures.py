@@ -1,4 +1,4 @@
-"""How a run that cannot publish says so: what failed, how much is kept, and what to do."""
+"""The errors of a run that cannot be published: what failed, what is kept, and what to do."""
 
 from __future__ import annotations
 
@@ -12,41 +12,59 @@ if TYPE_CHECKING:
 
 
 def as_part_error(error: BaseException, part: Part) -> ScorerError:
-    """A part's failure with its place; what is no error of ours carries its own text along."""
+    """Return the exception that ended a part as one of scorer's errors, with the part's place."""
     if isinstance(error, ScorerError):
         if not isinstance(error, (ModelError, ClusterError, CommitError)):
-            return PartError(error.what, part.place, error.expected, error.found or error.where, error.hint)
+            return PartError(
+                error.what,
+                where=part.place,
+                expected=error.expected,
+                found=error.found or error.where,
+                hint=error.hint,
+            )
         return error
-    what, hint = "a part failed in a way that scorer does not know", "repeat the command; if it stays, report it"
-    return PartError(what, part.place, "a receipt", f"{type(error).__name__}: {str(error)[:300]}", hint)
+    return PartError(
+        "a part failed with an unexpected error",
+        where=part.place,
+        expected="a scored part",
+        found=f"{type(error).__name__}: {str(error)[:300]}",
+        hint="repeat the command; if it fails again, report a bug",
+    )
 
 
 def parts_failed(failed: dict[int, ScorerError], parts: int) -> RunFailed:
-    """Some parts failed for good; the first of them speaks for all."""
+    """Return the error for parts that failed for good, with the details of the first one."""
     first = next(iter(failed.values()))
-    what = f"{len(failed)} of {parts} parts failed; nothing was published"
-    hint = f"{first.hint}; the other parts are kept, and the same command goes on from there"
-    return RunFailed(what, first.where, first.expected or "every part scored", f"{first.what}: {first.found}", hint)
+    return RunFailed(
+        f"{len(failed)} of {parts} parts failed; nothing was published",
+        where=first.where,
+        expected=first.expected or "every part scored",
+        found=f"{first.what}: {first.found}",
+        hint=f"{first.hint}; the other parts are kept, and the same command continues with the rest",
+    )
 
 
-def too_many_bad(counts: Counts, budget: str, quarantine: str, left: int, why: str) -> RunFailed:
-    """More bad rows than the budget allows, and `why` in words."""
+def too_many_bad_rows(counts: Counts, budget: str, quarantine: str, left: int, why: str) -> RunFailed:
+    """Return the error for more bad rows than the budget allows; `why` lists the reasons."""
     noun = "row" if counts.quarantined == 1 else "rows"
     what = f"{counts.quarantined:,} {noun} could not be scored; nothing was published"
     if left:
         what += f", and {left:,} parts were not tried"
     found = f"{counts.quarantined:,} of {counts.scored + counts.quarantined:,}: {why}; they are in {quarantine}"
-    hint = f"--max-bad-rows {counts.quarantined} publishes without them; what was scored is kept"
+    hint = f"pass --max-bad-rows {counts.quarantined} to publish without them; scored parts are kept"
     if left:
-        hint = "check --feed; or --max-bad-rows N|P% publishes without them; what was scored is kept"
+        hint = "check --feed, or raise --max-bad-rows to publish without them; scored parts are kept"
     if "null in" in why:
-        hint = f"--on-null says what a null stands for; {hint}"
-    return RunFailed(what, "--max-bad-rows", f"at most {budget}", found, hint)
+        hint = f"use --on-null to give nulls a value, or {hint}"
+    return RunFailed(what, where="--max-bad-rows", expected=f"at most {budget}", found=found, hint=hint)
 
 
 def interrupted(exit_code: int, done: int, parts: int) -> Interrupted:
-    """Somebody asked us to stop."""
-    what, hint = "stopped on request; nothing was published", "repeat the same command to finish the rest"
-    error = Interrupted(what, "", "", f"{done:,} of {parts:,} parts are done and kept", hint)
+    """Return the error for a run that was stopped on request."""
+    error = Interrupted(
+        "stopped on request; nothing was published",
+        found=f"{done:,} of {parts:,} parts are done and kept",
+        hint="repeat the same command to finish the rest",
+    )
     error.exit_code = exit_code
     return error

@@ -1,4 +1,4 @@
-"""Score some rows of a finished output again, as recorded, and compare."""
+"""verify --rescore: score some rows of a finished output again, by the recorded plan, and compare."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rescored:
-    """What a second look at some rows found."""
+    """The result of scoring some rows again."""
 
     rows: int
     parts: int
     equal: int
-    """Rows whose every score has the same bits."""
+    """Rows whose scores all have the same bits as before."""
     difference: float
-    """The largest change of a score."""
+    """The largest difference of a score."""
     faults: tuple[str, ...]
 
     def __str__(self) -> str:
-        """For people."""
+        """Return the result in one line."""
         same = "all have the same bits" if self.equal == self.rows else f"{self.equal:,} have the same bits"
         return f"{self.rows:,} rows of {self.parts:,} parts: {same}, largest difference {self.difference:.2g}"
 
 
 def rescore(place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]], rows: int) -> Rescored:
-    """So many random rows, each with the part it is in; needs the model and the input as they were."""
-    chosen = _chosen(ledger, rows)
+    """Score `rows` random rows again, each with its whole part; the model and the input must be unchanged."""
+    chosen = _choose_rows(ledger, rows)
     spec = Spec.of(plan, place.staging(plan.plan_hash))
     faults: list[str] = []
-    seen = equal = 0
+    checked = equal = 0
     largest = 0.0
     JOBS.prime(spec)
     try:
@@ -59,24 +59,24 @@ def rescore(place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]],
             if part.index not in chosen:
                 continue
             try:
-                old, new = _both(place, plan, part, spec.key)
+                old, new = _old_and_new_scores(place, plan, part, spec.key)
             except (ScorerError, OSError, KeyError, pa.ArrowException) as error:
                 faults.append(f"{part.name}: cannot be scored again: {str(error).splitlines()[0]}")
                 continue
             if len(old) == len(new):
                 at = pa.array(sorted(chosen[part.index]))
-                same, moved, wrong = _compared(old.take(at), new.take(at))
-                seen, equal, largest = seen + len(at), equal + same, max(largest, moved)
-                faults += [f"{part.name}: column {name!r} comes out otherwise, by {by:.2g}" for name, by in wrong]
+                same, change, beyond = _compare(old.take(at), new.take(at))
+                checked, equal, largest = checked + len(at), equal + same, max(largest, change)
+                faults += [f"{part.name}: column {name!r} now differs by {by:.2g}" for name, by in beyond]
             else:
-                faults.append(f"{part.name}: {len(new)} rows are scored now, and {len(old)} were then")
+                faults.append(f"{part.name}: {len(new)} rows are scored now, and the output has {len(old)}")
     finally:
         JOBS.drop(spec.key)
-    return Rescored(rows=seen, parts=len(chosen), equal=equal, difference=largest, faults=tuple(faults))
+    return Rescored(rows=checked, parts=len(chosen), equal=equal, difference=largest, faults=tuple(faults))
 
 
-def _chosen(ledger: Sequence[Mapping[str, Any]], rows: int) -> dict[int, list[int]]:
-    """Random output rows, by part; without a seed, so that two looks are two looks."""
+def _choose_rows(ledger: Sequence[Mapping[str, Any]], rows: int) -> dict[int, list[int]]:
+    """Choose random output rows, by part. Without a seed, so that each check takes other rows."""
     ends = list(accumulate(row["scored"] for row in ledger))
     total = ends[-1] if ends else 0
     chosen: dict[int, list[int]] = defaultdict(list)
@@ -86,23 +86,23 @@ def _chosen(ledger: Sequence[Mapping[str, Any]], rows: int) -> dict[int, list[in
     return chosen
 
 
-def _both(place: Place, plan: FrozenPlan, part: Part, key: str) -> tuple[pa.Table, pa.Table]:
-    """The part's scores as they were written, and as they come out now."""
+def _old_and_new_scores(place: Place, plan: FrozenPlan, part: Part, key: str) -> tuple[pa.Table, pa.Table]:
+    """Return the part's scores as written, and as scored now."""
     names = list(plan.binding.outputs)
     with open_parquet(str(place.output / part.name)) as parquet:
         old = parquet.read(columns=names)
     return old, rescored(key, part).select(names)
 
 
-def _compared(old: pa.Table, new: pa.Table) -> tuple[int, float, list[tuple[str, float]]]:
-    """Rows with the same bits, the largest change, and the columns that changed by more than kernels may."""
+def _compare(old: pa.Table, new: pa.Table) -> tuple[int, float, list[tuple[str, float]]]:
+    """Return the number of rows with equal bits, the largest difference, and the columns beyond the tolerance."""
     same = np.ones(len(old), bool)
-    largest, wrong = 0.0, []
+    largest, beyond = 0.0, []
     for name in old.column_names:
         one, other = old[name].combine_chunks(), new[name].combine_chunks()
         same &= [digest(one.slice(i, 1)) == digest(other.slice(i, 1)) for i in range(len(one))]
-        moved, allowed = changed(one, other)
-        largest = max(largest, moved)
-        if moved > allowed:
-            wrong.append((name, moved))
-    return int(same.sum()), largest, wrong
+        change, allowed = changed(one, other)
+        largest = max(largest, change)
+        if change > allowed:
+            beyond.append((name, change))
+    return int(same.sum()), largest, beyond

@@ -1,4 +1,4 @@
-"""One execution of a plan: who works, what came of each part, and how it ends."""
+"""One execution of a plan, from taking the lock to publishing the output."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from scorer.api import _failures as failures
 from scorer.cluster import readiness, waves
 from scorer.cluster.connect import connect, somebody_elses_client
 from scorer.cluster.dashboard import Topic
+from scorer.display.words import plural
 from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, RunFailed, ScorerError
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, RunEnded, RunStarted, Stopping
 from scorer.host import crash, devices, process, signals, versions
@@ -41,12 +42,12 @@ if TYPE_CHECKING:
     from scorer.plan.prepared import Plan
 
 
-_EARLY_PARTS, _EARLY_ROWS = 4, 10_000  # beyond either, more than half bad stops a run
-_EARLY_FAILURES = 10  # parts
+_EARLY_PARTS, _EARLY_ROWS = 4, 10_000  # after so many parts or rows, a run stops if more than half its rows are bad
+_EARLY_FAILURES = 10  # after so many failed parts, a run stops if more parts failed than were scored
 
 
 class Run:
-    """One execution: its receipts, and what to do when something ends it."""
+    """One execution of a plan: its receipts, its errors and its observers."""
 
     def __init__(self, plan: Plan, observers: Sequence[Observer]) -> None:
         self.frozen: FrozenPlan = plan.check()
@@ -55,80 +56,82 @@ class Run:
         self.options = plan.options
         self.place = Place.of(plan.output, plan.work_dir)
         self.progress = Progress()
-        log = EventLog(self.place.folder / EVENTS, self.progress, self.tell)
+        log = EventLog(self.place.folder / EVENTS, self.progress, self.emit_notice)
         self.observers: list[Observer] = [self.progress, log, *observers]
         self.started = time.monotonic()
         self.receipts: dict[int, Receipt] = {}
-        self.ours: dict[int, Receipt] = {}
+        self.ours: dict[int, Receipt] = {}  # of the parts that this execution scored
         self.failed: dict[int, ScorerError] = {}
         self.fatal: ScorerError | None = None
-        self.begun = self.stopping = False
+        self.announced = self.stopping = False
         self.threads, self.scoring_s = 0, 0.0
 
-    def go(self, client: Client | Cluster | None) -> Report:
-        """Carry it out, and tell whoever watches how it ended."""
+    def execute(self, client: Client | Cluster | None) -> Report:
+        """Execute the plan, and emit how the run ended."""
         if self.plan.done:
-            publish.tidy(self.place, self.tell)
+            publish.tidy(self.place, self.emit_notice)
             return self.report(already_done=True)
         try:
-            finished = self.carry_out(client)
+            finished = self.score_and_publish(client)
         except BaseException as error:
             code = Interrupted.exit_code if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
-            self.end(code, str(error) or type(error).__name__)
+            self.emit_run_ended(code, str(error) or type(error).__name__)
             raise
-        self.end(0)
+        self.emit_run_ended(0)
         return finished
 
-    def carry_out(self, client: Client | None) -> Report:
-        """Take the lock, finish what is unfinished, publish."""
+    def score_and_publish(self, client: Client | None) -> Report:
+        """Take the lock, score the parts that are not committed yet, and publish the output."""
         with ExitStack() as stack:
             workers = None
-            queued = self.options.cluster.cluster in QUEUES and client is None  # jobs are not asked for in vain
+            # jobs of a queue are requested only once it is certain that parts are left
+            queued = self.options.cluster.cluster in QUEUES and client is None
             if not queued and len(staging_.committed(self.staging, self.frozen)) < self.n_parts:
-                workers = stack.enter_context(self.workers(client))  # before anything is written
-            held = stack.enter_context(lock.held(self.place.lock, self.tell))
+                workers = stack.enter_context(self.connect_workers(client))  # before anything is written
+            held = stack.enter_context(lock.held(self.place.lock, self.emit_notice))
             publish.finish_half_published(self.place)
-            if self.settle():
+            if self.already_published():
                 return self.report(already_done=True)
             publish.probe_rename(self.place)
             self.receipts = staging_.committed(self.staging, self.frozen)
             try:
                 if len(self.receipts) < self.n_parts:
-                    self.score(workers or stack.enter_context(self.workers(client)), held)
+                    self.score(workers or stack.enter_context(self.connect_workers(client)), held)
                 else:
-                    self.begin()
-                self.judge()
+                    self.emit_run_started()
+                self.check_results()
             except ScorerError as error:
-                self.show(str(error))
+                self.write_page(str(error))
                 raise
             crash.note_step(f"publishing {self.place.output}")
             staging_.sweep(self.staging, self.receipts)
             finished = self.report(already_done=False)
             ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict())
-            self.show()
+            self.write_page()
             publish.publish(self.place, self.frozen, overwrite=self.options.out.overwrite)
         self.emit(Published(output=str(self.place.output)))
         return finished
 
     @property
     def name(self) -> str:
-        """What the run is called where several are seen."""
+        """The run's name, for logs and dashboards that show several runs."""
         return f"{self.place.output.name}-{self.frozen.plan_hash[:8]}"
 
     @property
     def staging(self) -> Staging:
-        """Where this plan's parts are made."""
+        """The staging folders of this plan."""
         return self.place.staging(self.frozen.plan_hash)
 
-    def settle(self) -> bool:
-        """Look again, now that nobody else can write: True when the output is there already.
+    def already_published(self) -> bool:
+        """Check the output again under the lock; return whether this request's output is published already.
 
-        Between the plan and the lock another run may have published here, or begun.
+        Between `prepare` and the lock, another run may have published here or started. If it has an unfinished plan
+        for the same request, this run continues with that plan.
         """
         overwrite, request = self.options.out.overwrite, self.frozen.request
         published = self.place.published()
         if published is not None and published.request == request and not place.missing_parts(self.place, published):
-            self.adopt(published)
+            self.use_plan(published)
             return True
         if os.path.isdir(self.place.output) and any(self.place.output.iterdir()):
             problem = place.existing_problem(self.place, published, request, overwrite=overwrite)
@@ -136,55 +139,56 @@ class Run:
                 raise problem
         for other in self.place.unfinished():
             if other.request == request:
-                self.adopt(other)
+                self.use_plan(other)
             elif not overwrite:
                 raise refuse_different(str(self.place.folder), other.request, request)
         return False
 
-    def adopt(self, plan: FrozenPlan) -> None:
-        """Go on with a plan that was frozen before ours."""
+    def use_plan(self, plan: FrozenPlan) -> None:
+        """Continue with a plan that another run froze for the same request."""
         self.frozen, self.n_parts, self.rows = plan, plan.n_parts, plan.rows
 
-    def workers(self, client: Client | Cluster | None) -> AbstractContextManager[Workers]:
-        """Who will work."""
+    def connect_workers(self, client: Client | Cluster | None) -> AbstractContextManager[Workers]:
+        """Return the workers to score on, as a context manager."""
         if client is None and somebody_elses_client():
-            self.tell("a Dask client exists in this process and is not used; pass client= to use it")
-        asked = replace(self.options.cluster, cluster=self.plan.cluster)
-        if asked.cluster == "processes" and self.options.cluster.cluster is None:
-            asked = replace(asked, threads=1)
-        if asked.cluster == "embedded" and client is None and not asked.scheduler and crash_seen(self.staging):
-            self.tell("an earlier run of this plan ended in native code: parts are scored in worker processes")
-            asked = replace(asked, cluster="processes")
-        asked_device = devices.parse(self.options.session.device)
-        each = devices.device_environments(replace(asked_device, name=self.frozen.session.device))
-        return connect(asked, self.place.folder, client, self.tell, each)
+            self.emit_notice("a Dask client exists in this process and is not used; pass client= to use it")
+        requested = replace(self.options.cluster, cluster=self.plan.cluster)
+        if requested.cluster == "processes" and self.options.cluster.cluster is None:
+            requested = replace(requested, threads=1)
+        if requested.cluster == "embedded" and client is None and not requested.scheduler and crash_seen(self.staging):
+            self.emit_notice("an earlier run of this plan crashed in native code: parts are scored in worker processes")
+            requested = replace(requested, cluster="processes")
+        requested_device = devices.parse(self.options.session.device)
+        each = devices.device_environments(replace(requested_device, name=self.frozen.session.device))
+        return connect(requested, self.place.folder, client, self.emit_notice, each)
 
     def score(self, workers: Workers, held: lock.Lock) -> None:
-        """Run every part that is not committed yet."""
+        """Score every part that is not committed yet."""
         frozen = with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
         if workers.client is not None and workers.remote and workers.client.nthreads():
-            supplied = readiness.refuse_unfit(workers.client, frozen, self.place.folder)
-            if supplied:
-                self.tell(f"the model was brought to {supplied} host{'s' if supplied > 1 else ''} that did not see it")
+            hosts = readiness.refuse_unfit(workers.client, frozen, self.place.folder)
+            if hosts:
+                self.emit_notice(f"the model was copied to {plural(hosts, 'host')} that cannot read its file")
         staging_.discard_others(self.place, self.frozen.plan_hash)
         staging = staging_.prepare(self.place, self.frozen)
-        self.begin()
+        self.emit_run_started()
         staging_.sweep(staging, self.receipts)
         crash.note_scoring(str(staging.started))
-        limit = None if workers.client is None else self.options.scoring.batch_timeout  # one thread cannot watch itself
+        # without a client the driver's only thread scores, and it cannot watch itself
+        limit = None if workers.client is None else self.options.scoring.batch_timeout
         spec = Spec.of(frozen, staging, limit, workers.scoring_threads, remote=workers.remote, run=self.name)
         journal = staging_.Journal(staging)
         try:
             with Topic(workers.client, self.name, self.progress.to_dict) as topic:
                 self.observers += [one for one in (meter("driver"), topic) if one is not None]
-                self.announce(workers)
-                self.gather(workers, spec, journal, held)
+                self.emit_plan_ready(workers)
+                self.collect_outcomes(workers, spec, journal, held)
         finally:
             journal.close()
             JOBS.drop(spec.key)
 
-    def todo(self) -> Iterator[Part]:
-        """Parts that nobody has committed, until the run stops."""
+    def parts_to_score(self) -> Iterator[Part]:
+        """Yield the parts that are not committed, until the run stops."""
         for part in self.frozen.parts():
             if self.stopping:
                 return
@@ -192,13 +196,13 @@ class Run:
                 yield part
 
     def stop(self, spec: Spec) -> None:
-        """Start no more parts; those that were sent and have not begun see the stop file."""
+        """Start no further parts. Workers check the stop file before they start a part that was sent already."""
         self.stopping = True
         with suppress(OSError):
             Path(spec.stop_file).touch()
 
-    def gather(self, workers: Workers, spec: Spec, journal: staging_.Journal, held: lock.Lock) -> None:
-        """Take outcomes as they come; a signal drains what has started."""
+    def collect_outcomes(self, workers: Workers, spec: Spec, journal: staging_.Journal, held: lock.Lock) -> None:
+        """Record outcomes as they arrive. After a signal, parts that have started are finished."""
 
         def drain() -> None:
             self.stop(spec)
@@ -209,21 +213,21 @@ class Run:
         self.threads = workers.threads()
         held.attach_counters(self.progress.to_dict)
         with signals.draining(drain) as stop:
-            for part, outcome in waves.drive(workers, spec, self.todo(), self.emit):
-                self.take(part, outcome, journal)
+            for part, outcome in waves.drive(workers, spec, self.parts_to_score(), self.emit):
+                self.record_outcome(part, outcome, journal)
                 if len(self.ours) == 1:
-                    _get_page_ready()
+                    _load_page_template()
                 if part.index in self.ours:
                     counts += self.ours[part.index].proof.counts
-                if not self.stopping and (self.fatal is not None or self.hopeless(counts)):
+                if not self.stopping and (self.fatal is not None or self.should_stop_early(counts)):
                     self.stop(spec)
         self.scoring_s = time.monotonic() - began
         if stop and len(self.receipts) < self.n_parts:
             raise failures.interrupted(stop.exit_code, len(self.receipts), self.n_parts)
 
-    def take(self, part: Part, outcome: Receipt | BaseException | None, journal: staging_.Journal) -> None:
-        """One part's outcome."""
-        if outcome is None:  # left for the next run
+    def record_outcome(self, part: Part, outcome: Receipt | BaseException | None, journal: staging_.Journal) -> None:
+        """Record a part's receipt or its error."""
+        if outcome is None:  # not started: the next run scores it
             return
         if isinstance(outcome, BaseException):
             error = failures.as_part_error(outcome, part)
@@ -236,8 +240,8 @@ class Run:
             self.receipts[part.index] = self.ours[part.index] = outcome
             self.emit(PartFinished(receipt=outcome))
 
-    def hopeless(self, counts: Counts) -> bool:
-        """More than half bad, once enough rows or parts were seen to believe it."""
+    def should_stop_early(self, counts: Counts) -> bool:
+        """Return whether more than half of the rows or parts fail, once there are enough of them to decide."""
         if len(self.failed) >= _EARLY_FAILURES and len(self.failed) > len(self.ours):
             return True
         enough = len(self.ours) >= _EARLY_PARTS or counts.rows >= _EARLY_ROWS
@@ -245,8 +249,8 @@ class Run:
         over = not within_budget(self.options.scoring.max_bad_rows, counts.quarantined, self.rows)
         return enough and over and counts.quarantined > seen / 2
 
-    def judge(self) -> None:
-        """Raise unless everything may be published."""
+    def check_results(self) -> None:
+        """Raise the reason why the results cannot be published, if any."""
         if self.fatal is not None:
             raise self.fatal
         if self.failed:
@@ -257,21 +261,23 @@ class Run:
         left = self.n_parts - len(self.receipts)
         if left or not within_budget(budget, counts.quarantined, self.rows):
             bad = [receipt.proof.quarantine for receipt in self.receipts.values() if receipt.proof.quarantine]
-            seen = quarantine.reasons(staged.quarantine, bad, counts.quarantined, ())
-            why = quarantine.in_words({one.text: one.rows for one in seen.reasons})
-            raise failures.too_many_bad(counts, budget, str(staged.quarantine), left, why)
+            sample = quarantine.reasons(staged.quarantine, bad, counts.quarantined, ())
+            why = quarantine.in_words({reason.text: reason.rows for reason in sample.reasons})
+            raise failures.too_many_bad_rows(counts, budget, str(staged.quarantine), left, why)
         nans = self.options.scoring.max_nan_rows
         if nans is not None and not within_budget(nans, counts.nan, max(counts.scored, 1)):
-            what, hint = (
+            raise RunFailed(
                 "too many rows have NaN scores",
-                "check the feed, or raise --max-nan-rows and repeat the command",
+                where=str(staged.parts),
+                expected=f"at most {nans}",
+                found=f"{counts.nan} of {counts.scored} rows",
+                hint="check --feed, or raise --max-nan-rows and repeat the command",
             )
-            raise RunFailed(what, str(staged.parts), f"at most {nans}", f"{counts.nan} of {counts.scored} rows", hint)
         if nans is None and counts.nan > counts.scored / 2:
-            self.tell(f"{counts.nan:,} of {counts.scored:,} scored rows have a NaN score")
+            self.emit_notice(f"{counts.nan:,} of {counts.scored:,} scored rows have a NaN score")
 
     def report(self, *, already_done: bool) -> Report:
-        """What was done so far."""
+        """Return the report of the run so far."""
         if already_done:
             with suppress(OSError, ValueError):
                 self.receipts = ledger.read_receipts(self.place.folder / "ledger.parquet")
@@ -312,8 +318,8 @@ class Run:
             proof=str(self.place.folder),
         )
 
-    def show(self, error: str = "") -> None:
-        """Write report.html; whatever becomes of it, the run is as good."""
+    def write_page(self, error: str = "") -> None:
+        """Write report.html. If that fails, the run continues with a notice."""
         if error and not self.receipts and not self.failed:
             return
         try:
@@ -322,16 +328,16 @@ class Run:
             if error:
                 so_far = self.report(already_done=False)
                 path = page.unpublished(self.staging, self.frozen, self.receipts, so_far, error)
-                self.tell(f"what was done so far is shown in {path}")
+                self.emit_notice(f"the report of the run so far is {path}")
             else:
                 page.write(page.of_proof(self.frozen, self.staging.root, self.staging.parts))
-        except Exception as problem:  # noqa: BLE001 - a page is no reason to lose scores
-            self.tell(f"report.html could not be made: {problem!r}")
-            with suppress(OSError):  # or an earlier run's would stay
-                (self.staging.root / "report.html").write_text("This report could not be made.\n", "utf-8")
+        except Exception as problem:  # noqa: BLE001 - a failed report must not lose scores
+            self.emit_notice(f"report.html could not be written: {problem!r}")
+            with suppress(OSError):  # otherwise the page of an earlier run would stay
+                (self.staging.root / "report.html").write_text("This report could not be written.\n", "utf-8")
 
-    def announce(self, workers: Workers) -> None:
-        """Tell the observers what is about to happen."""
+    def emit_plan_ready(self, workers: Workers) -> None:
+        """Tell the observers what is about to be scored, and where."""
         done = ledger.totals(self.receipts.values()).rows
         self.emit(
             PlanReady(
@@ -342,9 +348,9 @@ class Run:
             )
         )  # fmt: skip
 
-    def begin(self) -> None:
-        """Tell the observers that something is written from here on."""
-        self.begun = True
+    def emit_run_started(self) -> None:
+        """Tell the observers that the run has started to write."""
+        self.announced = True
         me = process.myself()
         self.emit(
             RunStarted(
@@ -354,34 +360,37 @@ class Run:
             )
         )  # fmt: skip
 
-    def end(self, code: int, error: str = "") -> None:
-        """Tell the observers that nothing more is done, if anything was."""
-        if self.begun:
+    def emit_run_ended(self, code: int, error: str = "") -> None:
+        """Tell the observers that the run has ended, if its start was emitted."""
+        if self.announced:
             self.emit(RunEnded(exit_code=code, seconds=round(time.monotonic() - self.started, 3), error=error))
 
-    def tell(self, text: str) -> None:
-        """A sentence for a person."""
+    def emit_notice(self, text: str) -> None:
+        """Emit a notice, which is shown to the user."""
         self.emit(Notice(text=text))
 
     def emit(self, event: Event) -> None:
-        """To every observer; one that raises is dropped."""
+        """Pass an event to every observer, and drop an observer that raises."""
         for observer in list(self.observers):
             try:
                 observer(event)
-            except Exception as error:  # noqa: BLE001 - whoever watches must not end the run
+            except Exception as error:  # noqa: BLE001 - an observer must not end the run
                 self.observers.remove(observer)
-                print(f"scorer: an observer was dropped: {error!r}", file=sys.stderr)  # noqa: T201 - nobody else is left to tell
+                print(f"scorer: an observer was dropped: {error!r}", file=sys.stderr)  # noqa: T201 - the dropped one may be what prints
 
 
-def _get_page_ready() -> None:
-    """While others score there is time for it."""
-    with suppress(Exception):  # whoever makes the page tells what is wrong
+def _load_page_template() -> None:
+    """Load the template of report.html now, while the driver has time because workers score."""
+    with suppress(Exception):  # `write_page` reports what is wrong
         from scorer.report import page  # noqa: PLC0415 - start-up
 
         page.load_template()
 
 
 def with_worker_gpu(frozen: FrozenPlan, device: devices.Device, workers: Workers) -> FrozenPlan:
-    """The plan with the number that its device has for these workers: ours see one each, and that is their first."""
+    """Return the plan with the GPU index that its workers must use.
+
+    Workers that scorer starts see one GPU each, so theirs is 0. Other workers use the requested index.
+    """
     gpu = 0 if workers.owned and workers.remote else device.first
     return replace(frozen, session=replace(frozen.session, gpu=gpu))

@@ -1,4 +1,4 @@
-"""Score a frame that somebody already has: pandas in, pandas out; Dask in, lazy Dask out."""
+"""score and release: score a pandas frame at once, or a Dask frame lazily."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What every partition needs; plain data, the model not in it."""
+    """What is needed to score a partition, as plain data and without the model."""
 
     binding: Binding
     session: SessionSpec
@@ -41,8 +41,8 @@ class _Job:
     batch_tokens: int | None
 
 
-def score(  # noqa: PLR0913 - the binding's options, spelled out
-    frame: Any,  # noqa: ANN401 - a pandas or a Dask frame; the same comes back
+def score(  # noqa: PLR0913 - one argument per option of the binding
+    frame: Any,  # noqa: ANN401 - a pandas or a Dask frame
     model: str | Path,
     *,
     feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str = (),
@@ -60,15 +60,15 @@ def score(  # noqa: PLR0913 - the binding's options, spelled out
     Parameters
     ----------
     frame
-        A pandas frame, scored now; or a Dask frame, scored when it is computed. Index, dtypes and
-        divisions survive, and scores are numpy's or Arrow's as the frame's own columns are.
+        A pandas frame, scored at once, or a Dask frame, scored when it is computed. Index, dtypes and
+        divisions are kept. Scores have Arrow types if a column of the frame has one, else numpy types.
     model
         An ``.onnx`` file that every worker can read at this path.
     feed, fetch, keep, prefix, on_null, on_lossy, batch_rows, device
         As the flags of ``scorer run``. Batches count from the first row of each partition.
     errors
-        ``"raise"`` stops at rows that cannot be scored; ``"return"`` gives ``(scored, bad)`` for a
-        pandas frame, with ``_error`` and ``_stage`` in the second.
+        ``"raise"`` raises an error if rows cannot be scored. ``"return"`` returns ``(scored, bad)`` for a
+        pandas frame; ``bad`` has the columns ``_error`` and ``_stage``.
 
     Examples
     --------
@@ -84,9 +84,9 @@ def score(  # noqa: PLR0913 - the binding's options, spelled out
         "on_null": on_null, "on_lossy": on_lossy, "batch_rows": batch_rows, "device": device,
     })  # fmt: skip
     lazy = hasattr(frame, "map_partitions") and isinstance(getattr(frame, "_meta", None), pd.DataFrame)
-    _check(frame, errors, lazy=lazy)
+    _check_arguments(frame, errors, lazy=lazy)
     if not lazy:
-        job = _job(options, frame)
+        job = _prepare_job(options, frame)
         scored, bad = _score(frame, job)
         if errors == "return":
             return scored, bad
@@ -94,12 +94,12 @@ def score(  # noqa: PLR0913 - the binding's options, spelled out
             raise _bad_rows(bad)
         return scored
     example = frame._meta  # noqa: SLF001 - Dask's documented way to see columns without computing
-    job = _job(options, example, lazy=True)
+    job = _prepare_job(options, example, lazy=True)
     return frame.map_partitions(_score_or_raise, job, meta=_score(example, job)[0], enforce_metadata=False)
 
 
 def release() -> None:
-    """Forget the models that `score` keeps loaded in this process.
+    """Release the models that `score` keeps loaded in this process.
 
     Examples
     --------
@@ -109,32 +109,59 @@ def release() -> None:
     SESSIONS.release()
 
 
-def _check(frame: Any, errors: str, *, lazy: bool) -> None:  # noqa: ANN401 - whatever was given
-    """Refuse what is no frame, and what a frame cannot do."""
+def _check_arguments(frame: Any, errors: str, *, lazy: bool) -> None:  # noqa: ANN401 - whatever was given
+    """Raise an error for anything but a frame, and for arguments that this frame does not support."""
     where = "scorer.score"
     if not lazy and not isinstance(frame, pd.DataFrame):
-        what, hint = "only frames can be scored", "pass a pandas or a Dask DataFrame"
-        raise OptionsError(what, where, "a pandas or a Dask DataFrame", type(frame).__name__, hint)
+        raise OptionsError(
+            "only data frames can be scored",
+            where=where,
+            expected="a pandas or a Dask DataFrame",
+            found=type(frame).__name__,
+            hint="pass a pandas or a Dask DataFrame",
+        )
     if errors not in {"raise", "return"}:
-        what, hint = "errors is neither of its two words", 'errors="raise" or errors="return"'
-        raise OptionsError(what, where, "raise or return", repr(errors), hint)
+        raise OptionsError(
+            'errors must be "raise" or "return"',
+            where=where,
+            expected="raise or return",
+            found=repr(errors),
+            hint='pass errors="raise" or errors="return"',
+        )
     if lazy and errors == "return":
-        what, hint = "a lazy frame has one result", "score a pandas frame, or use scorer.run with max_bad_rows"
-        raise OptionsError(what, where, 'errors="raise" for a Dask frame', 'errors="return"', hint)
+        raise OptionsError(
+            'errors="return" needs a pandas frame',
+            where=where,
+            expected='errors="raise" for a Dask frame',
+            found='errors="return"',
+            hint="score a pandas frame, or use scorer.run with max_bad_rows",
+        )
     names = frame.columns
     if isinstance(names, pd.MultiIndex):
-        what, hint = "the frame's columns have several levels", "flatten them first"
-        raise PreflightError([InputError(what, where, "one level of names", f"{names.nlevels} levels", hint)])
+        problem = InputError(
+            "the frame's columns have several levels",
+            where=where,
+            expected="one level of names",
+            found=f"{names.nlevels} levels",
+            hint="flatten the column names first",
+        )
+        raise PreflightError([problem])
     twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
     if twice:
-        what, hint = f"columns share one name: {quoted_list(twice)}", "rename them, or drop all but one"
-        raise PreflightError([InputError(what, where, "one column of a name", "several", hint)])
+        problem = InputError(
+            f"columns share one name: {quoted_list(twice)}",
+            where=where,
+            expected="one column for each name",
+            found="several",
+            hint="rename them, or drop all but one",
+        )
+        raise PreflightError([problem])
 
 
-def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
-    """Bind and learn the output columns; every problem at once."""
+def _prepare_job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
+    """Bind the columns and score some rows, to learn the output columns; raise all problems together."""
     spec = inspect_model(options.model)
-    columns = pa.schema([pa.field(str(name), _arrow(_few(frame[name])).type) for name in frame.columns])
+    columns = pa.schema([pa.field(str(name), _to_arrow(_type_sample(frame[name])).type) for name in frame.columns])
     binding, problems = bind(options.binding, spec, columns)
     wanted, more = requested_fetches(options.binding, spec)
     problems += more
@@ -147,9 +174,13 @@ def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
         raise PreflightError(problems)
     unknown = [feed for feed in binding.feeds if feed.kind == "nested" and None in feed.shape]
     if lazy and unknown:
-        what, hint = f"the width of {unknown[0].tensor!r} cannot be seen without computing", "use fixed-size lists"
-        found = f"lists of any length in {unknown[0].columns[0]!r}"
-        raise ShapeMismatch(what, "a Dask frame", "a column of fixed-size lists", found, hint)
+        raise ShapeMismatch(
+            f"the width of {unknown[0].tensor!r} is not known without computing the frame",
+            where="a Dask frame",
+            expected="a column of fixed-size lists",
+            found=f"lists of any length in {unknown[0].columns[0]!r}",
+            hint="use fixed-size lists",
+        )
     rows = _table(frame.iloc[: trial.SAMPLE_ROWS], binding.fed)
     binding = shapes(binding, rows)
     session = SESSIONS.session(session_spec)
@@ -159,12 +190,12 @@ def _job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
     problems = [*wrong, *clashes]
     if problems:
         raise PreflightError(problems)
-    usual = tuning.untuned(binding, options.scoring.batch_rows, None, device=device)
-    return _Job(binding=binding, session=session_spec, batch_rows=usual.batch_rows, batch_tokens=usual.batch_tokens)
+    batch = tuning.untuned(binding, options.scoring.batch_rows, None, device=device)
+    return _Job(binding=binding, session=session_spec, batch_rows=batch.batch_rows, batch_tokens=batch.batch_tokens)
 
 
 def _score(frame: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Good rows with scores, and bad rows with their reasons."""
+    """Return the good rows with their scores, and the bad rows with their errors."""
     binding = job.binding
     table = _table(frame, binding.fed)
     edges, session = batches.grid(len(frame), job.batch_rows), SESSIONS.session(job.session)
@@ -176,7 +207,7 @@ def _score(frame: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, pd.DataFrame]:
     good[list(scored.bad)] = False
     if scored.bad:
         result, values = result[good], {n: c.filter(pa.array(good)) for n, c in values.items()}
-    outputs = pd.DataFrame({n: _pandas(c, arrow=arrow) for n, c in values.items()}, copy=False)
+    outputs = pd.DataFrame({n: _to_pandas(c, arrow=arrow) for n, c in values.items()}, copy=False)
     outputs.index = frame.index[good]
     reasons = [scored.bad[row] for row in sorted(scored.bad)]
     bad = frame[~good].assign(_error=[r for _, r in reasons], _stage=[s for s, _ in reasons])
@@ -186,7 +217,7 @@ def _score(frame: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _score_or_raise(frame: pd.DataFrame, job: _Job) -> pd.DataFrame:
-    """One partition of a Dask frame."""
+    """Score one partition of a Dask frame; raise an error if rows cannot be scored."""
     scored, bad = _score(frame, job)
     if len(bad):
         raise _bad_rows(bad)
@@ -194,17 +225,22 @@ def _score_or_raise(frame: pd.DataFrame, job: _Job) -> pd.DataFrame:
 
 
 def _bad_rows(bad: pd.DataFrame) -> ScorerError:
-    what, hint = f"{len(bad):,} rows could not be scored", 'errors="return" gives the scored rows and the bad ones'
-    return RunFailed(what, f"index {bad.index[0]!r}", "rows that the model takes", str(bad["_error"].iloc[0]), hint)
+    return RunFailed(
+        f"{len(bad):,} rows could not be scored",
+        where=f"index {bad.index[0]!r}",
+        expected="rows that the model accepts",
+        found=str(bad["_error"].iloc[0]),
+        hint='pass errors="return" to get the scored rows and the bad ones',
+    )
 
 
 def _table(frame: pd.DataFrame, names: Sequence[str]) -> pa.Table:
-    """The fed columns as Arrow, without copies where pandas allows."""
-    by_text = {str(name): name for name in frame.columns}
-    return pa.table({name: _arrow(frame[by_text[name]]) for name in names})
+    """Return the fed columns as an Arrow table, without copies where pandas allows that."""
+    labels = {str(name): name for name in frame.columns}
+    return pa.table({name: _to_arrow(frame[labels[name]]) for name in names})
 
 
-def _arrow(series: pd.Series) -> pa.ChunkedArray:
+def _to_arrow(series: pd.Series) -> pa.ChunkedArray:
     if series.dtype.kind in "fiub" and isinstance(series.dtype, np.dtype):
         return pa.chunked_array([pa.array(series.to_numpy())])
     if isinstance(series.dtype, pd.ArrowDtype):
@@ -215,17 +251,17 @@ def _arrow(series: pd.Series) -> pa.ChunkedArray:
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
 
 
-def _few(series: pd.Series) -> pd.Series:
-    """As much of a column as tells its type: of Python objects, some that are there."""
+def _type_sample(series: pd.Series) -> pd.Series:
+    """Return as few values as show a column's type: of Python objects, some that are not null; else none."""
     return series.dropna().iloc[: trial.SAMPLE_ROWS] if series.dtype == object else series.iloc[:0]
 
 
 def _arrow_backed(frame: pd.DataFrame) -> bool:
-    """Whether the frame's columns are Arrow's, the pandas 3 text type not counted."""
+    """Return whether any column has an Arrow type; the text type of pandas 3 does not count."""
     return any(isinstance(dtype, pd.ArrowDtype) for dtype in frame.dtypes)
 
 
-def _pandas(column: pa.Array, *, arrow: bool) -> Any:  # noqa: ANN401 - any pandas column
+def _to_pandas(column: pa.Array, *, arrow: bool) -> Any:  # noqa: ANN401 - any pandas column
     if arrow:
         return pd.arrays.ArrowExtensionArray(pa.chunked_array([column]))
     if pa.types.is_string(column.type):

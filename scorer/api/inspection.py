@@ -1,4 +1,4 @@
-"""A model and some data side by side: what would be fed, what would come out, whether rows are independent."""
+"""inspect: what a model needs; with data, also what is fed, what comes out, and whether rows are independent."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What `scorer inspect` found."""
+    """The result of `scorer inspect`."""
 
     model: ModelSpec
     feeds: tuple[Feed, ...] = ()
     fetches: tuple[Fetch, ...] = ()
-    rows: str = "not tried; --input DATA sends some rows through the model"
-    """Whether they are independent, in words."""
+    rows: str = "not tested; pass --input DATA to score some rows"
+    """Whether rows are scored independently of each other, in words."""
     notes: tuple[str, ...] = ()
     problems: tuple[ScorerError, ...] = ()
 
     @property
     def feed_lines(self) -> list[str]:
-        """The flags to paste."""
+        """The --feed flags to copy."""
         if not self.feeds:
             return advice.feed_lines(self.model)
         return [feed_line(feed.tensor, feed.columns) for feed in self.feeds if not feed.settings]
 
     @property
     def fetch_lines(self) -> list[str]:
-        """The flags to paste."""
+        """The --fetch flags to copy."""
         return advice.fetch_lines(self.model)
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """Return the inspection as data for JSON."""
         return {
             **self.model.to_dict(),
             "feed": [asdict(feed) for feed in self.feeds],
@@ -60,17 +60,17 @@ class Inspection:
 
 
 def inspect(model: ModelSpec, inputs: Sequence[str], feed: Sequence[str] = (), fetch: Sequence[str] = ()) -> Inspection:
-    """What a run of this model on this input would do; some rows go through it, nothing is written."""
+    """Inspect a model; with inputs, also score some of their rows. Nothing is written."""
     if not inputs:
         return Inspection(model=model)
-    with tempfile.TemporaryDirectory() as folder:  # an output that is certainly free
-        nowhere = str(Path(folder) / "out")
+    with tempfile.TemporaryDirectory() as folder:  # an output path that certainly does not exist
+        output = str(Path(folder) / "out")
         plan = checks.prepare(build({
-            "input": tuple(inputs), "model": model.path, "output": nowhere, "feed": tuple(feed),
+            "input": tuple(inputs), "model": model.path, "output": output, "feed": tuple(feed),
             "fetch": tuple(fetch), "keep": "none", "tune": False, "max_bad_rows": "100%",
         }))  # fmt: skip
     frozen = plan.frozen
-    if any(isinstance(problem, InputError) for problem in plan.problems):  # there is nothing to look at beside it
+    if any(isinstance(problem, InputError) for problem in plan.problems):  # no rows to score
         raise PreflightError(plan.problems)
     if frozen is None:
         return Inspection(model=model, problems=plan.problems, notes=plan.notes)

@@ -1,4 +1,4 @@
-"""What is done with a request: prepare a plan, execute it, or do both at once."""
+"""prepare, execute and run: plan a run, execute a plan, or do both."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    input: str | Path | Sequence[str | Path],  # noqa: A002 - one name everywhere: the TOML key
+    input: str | Path | Sequence[str | Path],  # noqa: A002 - the same name as the TOML key
     model: str | Path,
     output: str | Path | None = None,
-    **asked: Unpack[Asked],  # typed and checked: one keyword per flag
+    **options: Unpack[Asked],  # one keyword per flag, checked by type checkers and at run time
 ) -> Plan:
-    """Say what a run would do, or every reason why it cannot be done.
+    """Return what a run would do, or every reason why it cannot be done.
 
     Reads footers and a few hundred rows; writes nothing.
 
@@ -38,7 +38,7 @@ def prepare(
         An ``.onnx`` file.
     output
         Folder for the result; by default beside the input.
-    **asked
+    **options
         One keyword per flag of ``scorer run``, such as ``feed``, ``keep``, ``batch_rows``.
 
     Examples
@@ -48,7 +48,7 @@ def prepare(
     ()
 
     """
-    return prepare_options(build({"input": input, "model": model, "output": output, **asked}))
+    return prepare_options(build({"input": input, "model": model, "output": output, **options}))
 
 
 def execute(
@@ -58,20 +58,20 @@ def execute(
     observers: Sequence[Observer] = (),
     progress: bool | None = None,
 ) -> Report:
-    """Score what a plan says and publish the result.
+    """Score the parts of a plan and publish the output.
 
     Parameters
     ----------
     plan
         From `prepare`. Its problems, if any, are raised together.
     client
-        A Dask client to work on, or a cluster such as ``LocalCluster``; it is left as it is. By default an
-        embedded cluster is made and closed.
+        A Dask client to use, or a cluster such as ``LocalCluster``; it is not closed. By default, scorer
+        creates an embedded cluster and closes it.
     observers
-        Called with each event, in the driver.
+        Functions that are called with each event, in the driver.
     progress
-        Whether the run is shown while it goes on, in the cell of a notebook or else on stderr. By default in a
-        cell, unless somebody observes.
+        Whether to show progress, in the cell of a notebook or else on stderr. By default it is shown in a
+        cell if there are no observers.
 
     Examples
     --------
@@ -79,18 +79,18 @@ def execute(
 
     """
     with watching(progress, observers) as watch:
-        return watch.ended(Run(plan, watch.observers).go(client))
+        return watch.ended(Run(plan, watch.observers).execute(client))
 
 
 def run(
-    input: str | Path | Sequence[str | Path],  # noqa: A002 - one name everywhere: the TOML key
+    input: str | Path | Sequence[str | Path],  # noqa: A002 - the same name as the TOML key
     model: str | Path,
     output: str | Path | None = None,
     *,
     client: Client | Cluster | None = None,
     observers: Sequence[Observer] = (),
     progress: bool | None = None,
-    **asked: Unpack[Asked],  # typed and checked: one keyword per flag
+    **options: Unpack[Asked],  # one keyword per flag, checked by type checkers and at run time
 ) -> Report:
     """Prepare, check and execute: what ``scorer run`` does.
 
@@ -102,10 +102,10 @@ def run(
 
     """
     with watching(progress, observers) as watch:
-        plan = prepare(input, model, output, **asked)
-        return watch.ended(Run(plan, watch.observers).go(client))
+        plan = prepare(input, model, output, **options)
+        return watch.ended(Run(plan, watch.observers).execute(client))
 
 
 def prepare_options(options: Options) -> Plan:
-    """The plan of a checked request."""
+    """Prepare a checked request."""
     return checks.prepare(options)

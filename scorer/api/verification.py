@@ -1,6 +1,6 @@
-"""Prove an output again from its own files: rows in = scored + quarantined + filtered.
+"""verify: check a published output against its proof, and that rows in = scored + quarantined + filtered.
 
-Trusts nothing but the ledger's digest in the manifest; with `deep` every value is read.
+The ledger is trusted if the manifest has its digest; everything else is checked. With `deep`, every value is read.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 
 
 _PLAN, _LEDGER, _MANIFEST = "plan.json", "ledger.parquet", "manifest.json"
+_UNBALANCED = "rows are not the sum of scored, quarantined and filtered"
 _BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
-"""What a damaged footer raises."""
+"""The exceptions that a damaged footer causes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What `verify` checked and found."""
+    """The result of `verify`."""
 
     output: str
     parts: int
@@ -49,17 +50,17 @@ class Verdict:
     deep: bool
     faults: tuple[str, ...]
     unchecked: tuple[str, ...] = ()
-    """What could not be proven without the folder beside the output."""
+    """What could not be checked, because the proof is not beside the output."""
     rescored: str = ""
-    """What scoring some rows again showed."""
+    """The result of scoring some rows again, in one line."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is wrong, and nothing is left open."""
+        """Whether no fault was found and nothing was left unchecked."""
         return not self.faults and not self.unchecked
 
     def to_dict(self) -> dict[str, Any]:
-        """As data."""
+        """Return the verdict as data for JSON."""
         return {
             "output": self.output, "whole": self.whole, "parts": self.parts, "deep": self.deep,
             **self.counts.to_dict(), "faults": list(self.faults), "unchecked": list(self.unchecked),
@@ -156,32 +157,32 @@ def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _rescoring(place: Place, plan: FrozenPlan, ledger: list[dict[str, Any]], rows: int) -> Rescored:
-    from scorer.api._rescoring import rescore  # noqa: PLC0415 - start-up: the runtime is needed only here
+    from scorer.api._rescoring import rescore  # noqa: PLC0415 - start-up: only this needs the runtime
 
     return rescore(place, plan, ledger, rows)
 
 
 def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
-    """What the parts say about themselves and each other; None where no part of ours is."""
+    """Check the parts by their own footers and against each other; return None if scorer wrote none of them."""
     proofs: dict[str, Proof] = {}
     faults: list[str] = []
     total = Counts()
     for name in sorted(files_in(place.output)):
-        proof, wrong = _footer(place.output / name)
+        proof, part_faults = _part_proof(place.output / name)
         if proof is None:
-            faults += [f"{name}: {fault}" for fault in wrong]
+            faults += [f"{name}: {fault}" for fault in part_faults]
             continue
         proofs[name] = proof
         total += proof.counts
-        wrong += [] if proof.counts.balanced else ["rows do not balance"]
-        wrong += _value_faults(place.output / name, proof) if deep else []
-        faults += [f"{name}: {fault}" for fault in wrong]
+        part_faults += [] if proof.counts.balanced else [_UNBALANCED]
+        part_faults += _value_faults(place.output / name, proof) if deep else []
+        faults += [f"{name}: {fault}" for fault in part_faults]
     if not proofs:
         return None
-    faults += _odd_ones(proofs)
+    faults += _numbering_faults(proofs)
     unchecked = (
-        f"whether {len(proofs)} parts are all: the plan and the ledger are not in {place.folder}",
-        "the size of each file and its row of the ledger",
+        f"whether these {len(proofs)} parts are all: the plan and the ledger are not in {place.folder}",
+        "the size of each file, and its row of the ledger",
         *(["the quarantined rows"] if total.quarantined else []),
     )
     return Verdict(
@@ -189,37 +190,37 @@ def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
     )
 
 
-def _odd_ones(proofs: dict[str, Proof]) -> list[str]:
-    """Parts of another run, numbers that are missing, and numbers that several parts have."""
+def _numbering_faults(proofs: dict[str, Proof]) -> list[str]:
+    """List the parts of another run, and the part numbers that are missing or repeated."""
     runs = Counter((proof.plan, proof.model) for proof in proofs.values())
     (usual, _), *_ = runs.most_common(1)
     faults = [f"{name}: of another run" for name, proof in proofs.items() if (proof.plan, proof.model) != usual]
     numbers = Counter(proof.part for proof in proofs.values() if (proof.plan, proof.model) == usual)
     faults += [f"part number {n} is missing" for n in range(max(numbers)) if n not in numbers]
-    return faults + [f"part number {n} is there {many} times" for n, many in sorted(numbers.items()) if many > 1]
+    return faults + [f"part number {n} exists {many} times" for n, many in sorted(numbers.items()) if many > 1]
 
 
-def _footer(path: Path) -> tuple[Proof | None, list[str]]:
-    """What a file proves about itself, and how that fails."""
+def _part_proof(path: Path) -> tuple[Proof | None, list[str]]:
+    """Return the proof in a file's footer, and what is wrong with it."""
     note_step(f"reading {path}")
     try:
         proof, rows, _ = read_footer(path)
     except _BROKEN as error:
         return None, [f"cannot be read: {str(error)[:120]}"]
     if proof is None:
-        return None, ["not one of ours"]
-    return proof, [] if rows == proof.counts.scored else [f"rows: {rows}, and its footer says {proof.counts.scored}"]
+        return None, ["not written by scorer"]
+    return proof, [] if rows == proof.counts.scored else [f"rows: {rows}, expected {proof.counts.scored}"]
 
 
 def _manifest_faults(manifest: dict[str, Any], plan: FrozenPlan, ledger: list[dict[str, Any]], path: Path) -> list[str]:
-    """The manifest against the ledger and the plan."""
+    """Check the manifest against the ledger, and the ledger against the plan."""
     sums = {name: sum(row[name] for row in ledger) for name in Counts().to_dict()}
     expected = {
         "ledger": file_digest(path), "plan": plan.plan_hash, "request": plan.request_hash,
         "model": plan.session.digest, "parts": len(ledger), "size": sum(row["size"] for row in ledger), **sums,
     }  # fmt: skip
     faults = [
-        f"manifest: {name} is {manifest.get(name)!r}, and the files say {value!r}"
+        f"manifest: {name} is {manifest.get(name)!r}, but the files say {value!r}"
         for name, value in expected.items()
         if manifest.get(name) != value
     ]
@@ -228,7 +229,7 @@ def _manifest_faults(manifest: dict[str, Any], plan: FrozenPlan, ledger: list[di
     faults += [f"ledger: {name} is not listed" for name in sorted(planned.keys() - listed.keys())]
     faults += [f"ledger: {name} was not planned" for name in sorted(listed.keys() - planned.keys())]
     faults += [
-        f"ledger: {name} has {listed[name]} rows of {planned[name]} planned"
+        f"ledger: {name} has {listed[name]} rows, and {planned[name]} were planned"
         for name in sorted(planned.keys() & listed.keys())
         if listed[name] != planned[name]
     ]
@@ -243,7 +244,7 @@ def _part_faults(
     schema: pa.Schema,
     deep: bool,  # noqa: FBT001 - passed on
 ) -> list[str]:
-    """One part's file against its row of the ledger."""
+    """Check one part's file against its row of the ledger."""
     path = place.output / row["name"]
     if not path.exists():
         return ["the part is gone"]
@@ -253,9 +254,8 @@ def _part_faults(
     except _BROKEN as error:
         return [f"the part cannot be read: {str(error)[:120]}"]
     if proof is None:
-        return ["the footer is not one of ours"]
+        return ["scorer did not write its footer"]
     checks = [
-        ("rows do not balance", counts.balanced, True),
         ("size", os.path.getsize(path), row["size"]),
         ("rows", found_rows, counts.scored),
         ("part number", proof.part, row["part"]),
@@ -264,9 +264,10 @@ def _part_faults(
         ("counts", proof.counts, counts),
         ("digests", proof.digests, dict(row["digests"])),
         ("quarantine", proof.quarantine, row["quarantine"]),
-        ("schema", found_schema.equals(schema, check_metadata=False), True),
     ]
-    faults = [f"{what}: {found}, and the ledger says {said}" for what, found, said in checks if found != said]
+    faults = [] if counts.balanced else [_UNBALANCED]
+    faults += [f"{name}: {found}, expected {expected}" for name, found, expected in checks if found != expected]
+    faults += [] if found_schema.equals(schema, check_metadata=False) else ["the schema is not the planned one"]
     if row["quarantine"]:
         faults += _quarantine_faults(place.folder / "quarantine" / row["quarantine"], counts.quarantined, deep=deep)
     return faults + (_value_faults(path, proof) if deep else [])
@@ -278,12 +279,12 @@ def _quarantine_faults(path: Path, rows: int, *, deep: bool) -> list[str]:
         if deep:
             pq.read_table(path, page_checksum_verification=True, partitioning=None)
     except (OSError, pa.ArrowException):
-        return [f"its quarantine {path.name} is gone or cannot be read"]
-    return [] if found == rows else [f"its quarantine has {found} rows of {rows}"]
+        return [f"its quarantine file {path.name} is missing or cannot be read"]
+    return [] if found == rows else [f"its quarantine file has {found} rows, expected {rows}"]
 
 
 def _value_faults(path: Path, proof: Proof) -> list[str]:
-    """Every page read with its checksum, every score against its digest."""
+    """Read every page with its checksum, and compare every column of scores with its digest."""
     try:
         table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
         found = {name: digest(table[name]) for name in proof.digests}
@@ -293,5 +294,5 @@ def _value_faults(path: Path, proof: Proof) -> list[str]:
 
 
 def _strays(output: Path, names: set[str]) -> list[str]:
-    """Files in the output that the ledger does not know."""
+    """List the files in the output that are not in the ledger."""
     return [f"{name}: not in the ledger" for name in sorted(set(files_in(output)) - names)]

@@ -298,7 +298,7 @@ def test_a_quarantine_file_with_other_rows_is_named(out):
     file = min((out.with_name("out.scorer") / "quarantine").iterdir())
     table = pq.read_table(file)
     pq.write_table(pa.concat_tables([table, table]), file)
-    assert [fault.split(": ")[1] for fault in faults(out)] == ["its quarantine has 2 rows of 1"]
+    assert [fault.split(": ")[1] for fault in faults(out)] == ["its quarantine file has 2 rows, expected 1"]
 
 
 def test_a_broken_page_in_quarantine_is_found_with_deep(out):
@@ -320,7 +320,7 @@ def test_moved_away_from_its_proof_the_output_says_what_it_cannot_prove(out, tmp
     assert str(away.with_name("out.scorer")) in found["unchecked"][0]
     shutil.copy(parts(away)[0], parts(away)[1])
     text = cli("verify", away)[1]
-    assert "part number 0 is there 2 times" in text
+    assert "part number 0 exists 2 times" in text
     assert "part number 1 is missing" in text
     (away / "stray.parquet").write_bytes(b"PAR1")
     assert "stray.parquet: cannot be read" in cli("verify", away)[1]
@@ -365,11 +365,11 @@ def test_rows_that_are_scored_otherwise_now_are_found(made, tmp_path):
     write(files[0], changed, row_group_size=GROUP, compression="none")
     code, text, _ = cli("verify", tmp_path / "out", "--rescore", 2000)
     assert code == 5, text
-    assert "cannot be scored again: the input changed" in text or "comes out otherwise" in text
+    assert "cannot be scored again: the input changed" in text or "now differs by" in text
     data = files[0].read_bytes()
     if len(data) == before.st_size:
         os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))
-        assert "comes out otherwise" in cli("verify", tmp_path / "out", "--rescore", 2000)[1]
+        assert "now differs by" in cli("verify", tmp_path / "out", "--rescore", 2000)[1]
 
 
 def test_without_the_model_nothing_is_scored_again_and_that_is_said(made, tmp_path):

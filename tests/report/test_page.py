@@ -201,7 +201,7 @@ def test_a_page_that_fails_does_not_fail_the_run(bad_rows, tmp_path, monkeypatch
     assert report.counts.scored == 996
     assert any("ZeroDivisionError('of a plot')" in getattr(event, "text", "") for event in notices)
     assert cli("verify", tmp_path / "out", "--deep")[0] == 0
-    assert page_of(tmp_path / "out") == "This report could not be made.\n"
+    assert page_of(tmp_path / "out") == "This report could not be written.\n"
     code, stdout, _ = cli("report", tmp_path / "out", "--json")
     assert code == 0
     assert json.loads(stdout) == {"report": str(tmp_path / "out.scorer" / "report.html")}

@@ -78,7 +78,7 @@ def test_the_model_is_brought_once_to_each_host_that_does_not_see_it(lan, work, 
     come(client, address, 3)
     work.run("--scheduler", address, through=client.prefix(work.folder))
     work.exact()
-    assert "the model was brought to 2 hosts that did not see it" in work.said
+    assert "the model was copied to 2 hosts that cannot read its file" in work.said
     for host in (second, third):
         shelf = next((lan.folder / f"scratch-{host.name}").glob("scorer-*/models"))
         assert len(list(shelf.iterdir())) == 1
