@@ -1,4 +1,4 @@
-"""Frames that somebody already has get the same scores as files, and keep all that is theirs."""
+"""Frames get the same scores as files, and keep their columns, types, index and partitions."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _released():
 
 
 def totals(frame):
-    """What sum3 gives, exactly."""
+    """Return the exact output of sum3."""
     return frame[["a", "b", "c"]].astype("float64").sum(axis=1).to_list()
 
 
@@ -87,7 +87,7 @@ class Watched:
         self.pieces = [frame.iloc[at : at + step] for at in range(0, len(frame), step)]
 
     def lazy(self):
-        """A Dask frame of the pieces, each made when it is asked for."""
+        """Return a Dask frame of the pieces, each created when it is computed."""
         return dd.from_map(self.make, range(len(self.pieces)), meta=self.pieces[0].iloc[:0])
 
     def make(self, i):
@@ -214,7 +214,7 @@ def test_a_frame_without_rows_has_the_columns_of_every_kind_of_output(model):
     pd.testing.assert_frame_equal(scored, expected)
 
 
-def test_partitions_without_rows_are_ordinary(frame):
+def test_partitions_without_rows_are_scored(frame):
     lazy = dd.concat([dd.from_pandas(piece, npartitions=1) for piece in (frame[:0], frame[:9], frame[:0], frame[9:])])
     scored = scorer.score(lazy, NAMED).compute(scheduler="synchronous")
     assert scored["id"].to_list() == list(range(ROWS))
@@ -232,7 +232,7 @@ def test_columns_may_have_names_that_are_no_text():
     assert list(scorer.score(frame, SUM, feed="x=0,1,2", keep=["1"]).columns) == [1, "total"]
 
 
-def test_names_that_read_alike_are_refused():
+def test_column_labels_with_the_same_text_are_refused():
     frame = pd.DataFrame({1: [1.0], "1": [2.0], "c": [3.0]}).astype("float32")
     with pytest.raises(PreflightError, match="share"):
         scorer.score(frame, SUM, feed="x=1,1,c")
@@ -263,7 +263,7 @@ def test_a_score_that_shares_a_name_is_refused():
     assert "--prefix" in caught.value.problems[0].hint
 
 
-def test_everything_that_is_wrong_is_said_at_once():
+def test_all_problems_are_reported_at_once():
     with pytest.raises(PreflightError) as caught:
         scorer.score(plain(), NAMED, feed="x=a,nope,c", fetch="nothing", keep="gone")
     text = str(caught.value)
@@ -300,7 +300,7 @@ def test_bad_rows_are_returned_with_their_reasons(backing):
     pd.testing.assert_series_equal(scored.dtypes, whole.dtypes)
 
 
-def test_bad_rows_raise_and_say_which():
+def test_bad_rows_raise_an_error_that_names_one():
     frame = bad_frame("numpy")
     with pytest.raises(RunFailed, match="3 rows could not be scored") as caught:
         scorer.score(frame, MODELS / "gather.onnx")
@@ -329,7 +329,7 @@ def test_only_bad_rows_give_an_empty_first_frame():
     assert bad["w"].to_list() == ["a", "b", "c"]
 
 
-def test_rows_of_one_label_are_told_apart():
+def test_rows_with_the_same_index_label_are_distinguished():
     frame = pd.DataFrame({"idx": [1, 10, 2], "w": ["a", "b", "c"]}, index=["same"] * 3)
     scored, bad = scorer.score(frame, MODELS / "gather.onnx", errors="return")
     assert scored["w"].to_list() == ["a", "c"]
@@ -337,7 +337,7 @@ def test_rows_of_one_label_are_told_apart():
     assert bad["w"].to_list() == ["b"]
 
 
-def test_an_unknown_way_with_errors_is_refused():
+def test_an_unknown_value_of_errors_is_refused():
     with pytest.raises(scorer.ScorerError, match="errors"):
         scorer.score(plain(), NAMED, errors="ignore")
 
@@ -351,7 +351,7 @@ def test_errors_can_be_returned_only_for_pandas():
 @pytest.mark.parametrize(
     "what", [[1, 2], {"a": [1.0]}, None, np.zeros((2, 3), np.float32), "in.parquet", pd.Series([1.0])], ids=type
 )
-def test_what_is_no_frame_is_refused(what):
+def test_anything_but_a_frame_is_refused(what):
     with pytest.raises((scorer.ScorerError, TypeError), match=r"frame|DataFrame"):
         scorer.score(what, NAMED)
 
@@ -438,7 +438,7 @@ def test_one_column_of_lists_can_be_fed(kind, width, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "model"), [("int32", "int64_in"), ("bool", "bool_in"), ("float64", "float64")])
-def test_other_numbers_are_fed_as_the_model_wants_them(kind, model):
+def test_other_number_types_are_converted_to_the_tensor_s(kind, model):
     if model == "bool_in":
         frame = pd.DataFrame({"flag": [True, False, True]})
         assert scorer.score(frame, MODELS / "bool_in.onnx")["negated"].to_list() == [False, True, False]

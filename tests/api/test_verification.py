@@ -1,4 +1,4 @@
-"""`scorer verify` proves an output again from its files, and names what is wrong with it."""
+"""`scorer verify` checks an output against its proof, and names what is wrong."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def name(out, part):
 
 
 def faults(out, *flags):
-    """What `verify --json` finds; exit 5 and the same in words."""
+    """Return the faults in `verify --json`; check exit code 5 and that the text names the same faults."""
     code, text, _ = cli("verify", out, *flags, "--json")
     verdict = json.loads(text)
     assert code == 5
@@ -70,7 +70,7 @@ def faults(out, *flags):
 
 
 def flip(path, column):
-    """One bit in the middle of the pages of a column; size and footer stay as they are."""
+    """Flip one bit in the middle of a column's pages; the size and the footer stay as they are."""
     found = pq.ParquetFile(path).metadata.row_group(0)
     place = [found.column(i).path_in_schema for i in range(found.num_columns)].index(column)
     chunk = found.column(place)
@@ -308,7 +308,7 @@ def test_a_broken_page_in_quarantine_is_found_with_deep(out):
     assert any("quarantine" in fault for fault in found)
 
 
-def test_moved_away_from_its_proof_the_output_says_what_it_cannot_prove(out, tmp_path):
+def test_verify_of_an_output_without_its_proof_lists_what_is_unchecked(out, tmp_path):
     away = tmp_path / "elsewhere" / "out"
     shutil.copytree(out, away)
     code, text, _ = cli("verify", away, "--json")
@@ -349,8 +349,8 @@ def test_rows_scored_again_have_the_same_bits(out):
     assert "all have the same bits" in found["rescored"]
 
 
-def test_rows_that_are_scored_otherwise_now_are_found(made, tmp_path):
-    """A ledger, a manifest and parts that agree with each other, and not with the model."""
+def test_rows_that_now_score_differently_are_found(made, tmp_path):
+    """Ledger, manifest and parts agree with each other, but not with the model."""
     shutil.copytree(made / "input", tmp_path / "input")
     asked = {"feed": "idx=idx", "where": "tens < 96", "max_bad_rows": 100, "cluster": "synchronous"}
     rng = np.random.default_rng(1)
@@ -372,7 +372,7 @@ def test_rows_that_are_scored_otherwise_now_are_found(made, tmp_path):
         assert "now differs by" in cli("verify", tmp_path / "out", "--rescore", 2000)[1]
 
 
-def test_without_the_model_nothing_is_scored_again_and_that_is_said(made, tmp_path):
+def test_without_the_model_nothing_is_scored_again_and_that_is_reported(made, tmp_path):
     shutil.copy(MODELS / "gather.onnx", tmp_path / "m.onnx")
     shutil.copytree(made / "input", tmp_path / "input")
     asked = {"feed": "idx=idx", "max_bad_rows": 100, "cluster": "synchronous"}
@@ -398,7 +398,7 @@ def test_without_its_proof_the_output_proves_nothing(lost, out):
     assert json.loads(text)["error"]["what"] == "there is no proof beside the output"
 
 
-def test_the_proof_of_another_version_is_told_from_none(made, out):
+def test_a_proof_of_another_version_is_not_reported_as_missing(made, out):
     path = out.with_name("out.scorer") / "plan.json"
     plan = json.loads(path.read_text())
     plan["request"]["format"], plan["versions"]["scorer"] = 1, "0.0.1"
@@ -421,14 +421,14 @@ def test_the_proof_of_another_version_is_told_from_none(made, out):
 
 @pytest.mark.parametrize("broken", ["plan.json", "manifest.json", "ledger.parquet"])
 @pytest.mark.parametrize("contents", [b"", b"[]", b"{}", b"PAR1", b'{"a": 1}', b"\xff\xfe"])
-def test_a_proof_that_cannot_be_read_is_an_error_and_no_traceback(broken, contents, out):
+def test_an_unreadable_proof_is_an_error_without_a_traceback(broken, contents, out):
     (out.with_name("out.scorer") / broken).write_bytes(contents)
     code, text, error = cli("verify", out)
     assert code == 5
     assert error.startswith("Error: ") or "manifest" in text
 
 
-def test_a_ledger_with_holes_is_an_error_and_no_traceback(out):
+def test_a_ledger_with_nulls_is_an_error_without_a_traceback(out):
     def change(rows):
         rows[0]["rows"] = rows[0]["name"] = rows[1]["digests"] = None
 

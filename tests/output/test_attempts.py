@@ -1,4 +1,4 @@
-"""Native code that ends a process, a batch that hangs, a disk that hesitates: one part pays, and it is named."""
+"""Crashes in native code, hanging batches, failing disks: at most one part is lost, and it is named."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def dividing(tmp_path):
 
 @pytest.fixture
 def looping(tmp_path):
-    """A loop as long as the largest value of its batch says; what it counts is thrown away."""
+    """A model that loops as often as the largest value of its batch; the loop does not change the output."""
     nothing, truth = value("v", ()), make_tensor_value_info("c", TensorProto.BOOL, [])
     body = make_graph(
         [make_node("Identity", ["c"], ["c2"]), make_node("Add", ["v", "one"], ["v2"])], "body",
@@ -77,7 +77,7 @@ def run(place, *flags):
 
 
 def all_but_one_part(folder):
-    """Every part but that of the poison is kept."""
+    """Check that all parts are kept but the one with the poisonous row."""
     (parts,) = Path(f"{folder}/out.scorer").glob("work-*/parts")
     ids = read(parts)["id"].to_pylist()
     missing = sorted(set(range(ROWS)) - set(ids))
@@ -111,7 +111,7 @@ def test_in_worker_processes_nothing_but_the_part_is_lost(dividing):
     all_but_one_part(dividing[0])
 
 
-def test_a_crash_before_the_first_part_is_told_as_data_too(dividing):
+def test_a_crash_before_the_first_part_is_reported_as_json_too(dividing):
     folder, model = dividing
     write(folder / "in.parquet", {"id": [0, 1], "a": pa.array([-(2**63)] * 2), "b": pa.array([-1, -1])})
     done = command("run", folder / "in.parquet", "--model", model, "--output", folder / "out", "--json")
@@ -123,7 +123,7 @@ def test_a_crash_before_the_first_part_is_told_as_data_too(dividing):
 
 
 @pytest.mark.slow
-def test_a_batch_that_hangs_ends_the_run_and_is_set_aside_by_the_next(looping):
+def test_a_batch_that_hangs_ends_the_run_and_the_next_run_skips_its_part(looping):
     folder, _ = looping
     began = time.monotonic()
     first = run(looping, "--batch-timeout", 1)
@@ -147,7 +147,7 @@ def test_a_worker_process_whose_batch_hangs_is_ended(looping):
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
-def test_a_timeout_that_is_no_time_is_refused(seconds, tmp_path):
+def test_an_invalid_timeout_is_refused(seconds, tmp_path):
     code, _, stderr = cli("run", tmp_path, "--model", "m.onnx", "--batch-timeout", seconds)
     assert code == 2
     assert "--batch-timeout" in stderr
@@ -183,7 +183,7 @@ def test_a_part_is_suspected_after_a_crash_or_two_deaths(staging):
     assert not attempts.begin(staging, name).suspect
 
 
-def test_last_words_make_one_death_enough(staging):
+def test_a_crash_file_makes_one_death_enough(staging):
     left_by(staging, "part-1", 0)
     owner = json.loads((staging.started / "part-1.0").read_text())
     words = staging.started / f"{owner['host']}-{owner['pid']}-{owner['born']}.crash"
@@ -194,7 +194,7 @@ def test_last_words_make_one_death_enough(staging):
     assert attempts.begin(staging, "part-1.parquet").suspect
 
 
-def test_another_host_s_part_is_suspected_only_after_its_last_words(staging):
+def test_a_part_of_another_host_is_suspected_only_with_a_crash_file(staging):
     left_by(staging, "part-1", 0, host="elsewhere")
     left_by(staging, "part-1", 1, host="elsewhere")
     assert attempts.begin(staging, "part-1.parquet").deaths == 0
@@ -202,12 +202,12 @@ def test_another_host_s_part_is_suspected_only_after_its_last_words(staging):
     assert attempts.begin(staging, "part-1.parquet").suspect
 
 
-def test_a_mark_that_is_torn_is_nobody_s_death(staging):
+def test_an_incomplete_mark_does_not_count_as_a_death(staging):
     (staging.started / "part-1.0").write_text("{")
     assert attempts.begin(staging, "part-1.parquet").deaths == 0
 
 
-def test_a_function_in_another_process_gives_its_result_its_error_or_its_end():
+def test_an_isolated_function_returns_its_result_its_error_or_its_exit():
     assert isolation.call("operator:add", 2, 3) == 5
     with pytest.raises(ZeroDivisionError):
         isolation.call("operator:truediv", 1, 0)
@@ -217,7 +217,7 @@ def test_a_function_in_another_process_gives_its_result_its_error_or_its_end():
         isolation.call("os:_exit", 3)
 
 
-def test_a_process_of_its_own_does_not_outlive_the_one_that_asked(tmp_path):
+def test_an_isolated_process_ends_with_the_one_that_started_it(tmp_path):
     asker = subprocess.Popen(
         [sys.executable, "-c", "from scorer.host import isolation; isolation.call('time:sleep', 100)"]
     )
@@ -232,7 +232,7 @@ def test_a_process_of_its_own_does_not_outlive_the_one_that_asked(tmp_path):
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_run_in_which_nothing_works_stops_early(tmp_path):
+def test_a_run_whose_parts_all_fail_stops_early(tmp_path):
     columns = {"id": np.arange(4000), **{c: np.ones(4000, np.float32) for c in "abc"}}
     source = write(tmp_path / "in.parquet", columns, row_group_size=100)
     plan = scorer.prepare(source, MODELS / "sum3.onnx", tmp_path / "out", feed="x=a,b,c", part_bytes=4096, threads=1,
@@ -246,7 +246,7 @@ def test_a_run_in_which_nothing_works_stops_early(tmp_path):
 
 
 class Hesitant:
-    """Fails so often, then works."""
+    """Fails so many times, then succeeds."""
 
     def __init__(self, times, number):
         self.times, self.number, self.calls = times, number, 0
@@ -259,33 +259,33 @@ class Hesitant:
 
 
 @pytest.fixture
-def at_once(monkeypatch):
-    """No waiting."""
+def waits(monkeypatch):
+    """Record the waiting times instead of waiting."""
     waited = []
     monkeypatch.setattr(files.time, "sleep", waited.append)
     return waited
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR])
-def test_a_passing_error_is_waited_for(number, at_once):
+def test_a_transient_error_is_retried(number, waits):
     cleared = []
     attempt = Hesitant(3, number)
     assert files.retry(attempt, lambda: cleared.append(1)) == "done"
     assert (attempt.calls, len(cleared)) == (4, 3)
-    assert at_once == sorted(at_once)
+    assert waits == sorted(waits)
     with pytest.raises(OSError, match="as the system says"):
         files.retry(Hesitant(4, number))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EROFS, errno.EDQUOT])
-def test_an_error_for_good_is_raised_at_once(number, at_once):
+def test_a_permanent_error_is_raised_at_once(number, waits):
     attempt = Hesitant(1, number)
     with pytest.raises(OSError, match="as the system says"):
         files.retry(attempt)
-    assert (attempt.calls, at_once) == (1, [])
+    assert (attempt.calls, waits) == (1, [])
 
 
-def test_a_run_outlives_a_file_system_that_hesitates(tmp_path, monkeypatch, at_once):
+def test_a_run_survives_transient_file_system_errors(tmp_path, monkeypatch, waits):
     rows = {"id": np.arange(900), **{c: np.arange(900, dtype=np.float32) for c in "abc"}}
     source = write(tmp_path / "in.parquet", rows, row_group_size=300)
     reading, linking, writing = reader._rows, os.link, writer.write_once

@@ -1,4 +1,4 @@
-"""A part is written whole, committed once, and says in its footer what it holds."""
+"""A part is written completely and committed once, and its footer holds its proof."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_the_second_commit_leaves_the_first_in_place(staging, monkeypatch, code)
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EXDEV, errno.ESTALE])
-def test_a_link_that_fails_otherwise_is_an_error_of_ours(staging, monkeypatch, code):
+def test_another_failure_of_link_is_a_commit_error(staging, monkeypatch, code):
     monkeypatch.setattr(os, "link", no_links(code))
     with pytest.raises(CommitError, match="cannot be written"):
         write(staging)
@@ -230,7 +230,7 @@ def test_a_part_in_a_folder_is_committed_there(staging):
     assert write(staging, name="k=1/part-00003.parquet").exists()
 
 
-def test_a_folder_that_is_gone_is_an_error_of_ours(staging):
+def test_a_missing_folder_is_a_commit_error(staging):
     with pytest.raises(CommitError, match="No such file"):
         write(staging, name="k=2/part-00003.parquet")
 
@@ -239,7 +239,7 @@ def test_a_folder_that_is_gone_is_an_error_of_ours(staging):
     ("code", "kind"), [(errno.ENOSPC, OutputFull), (errno.EDQUOT, OutputFull), (errno.EACCES, OutputFull),
                        (errno.EROFS, OutputFull), (errno.EIO, CommitError), (None, CommitError)],
 )  # fmt: skip
-def test_a_disks_complaint_is_ours(code, kind):
+def test_an_os_error_becomes_a_commit_error(code, kind):
     error = OSError(code, "reason") if code else OSError("odd")
     with pytest.raises(CommitError, match="/out") as caught, map_write_errors("/out"):
         raise error
@@ -261,7 +261,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(small_disk):
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(small_disk):
     staging = Staging(root=small_disk / "work")
     for folder in (staging.tmp, staging.parts):
         folder.mkdir(parents=True)

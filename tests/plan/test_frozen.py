@@ -1,4 +1,4 @@
-"""Parts cover every row once, start on the batch grid, and a frozen plan comes back from JSON as it went."""
+"""Parts cover every row once, and a frozen plan is the same after a round trip through JSON."""
 
 from __future__ import annotations
 
