@@ -41,19 +41,20 @@ from scorer.output.quarantine import in_words
 from scorer.plan.frozen import FrozenPlan, refuse_different
 from scorer.plan.prepared import Plan
 from scorer.preflight import freeze, independence, placement, trial
-from scorer.preflight.freeze import Inputs, request_of
+from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
 from scorer.storage.footers import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from scorer.binding.outputs import FetchRequest
     from scorer.binding.spec import Binding, Transform
     from scorer.dataset.conditions import Condition
     from scorer.dataset.summary import Dataset
-    from scorer.model.session import Session
     from scorer.model.spec import ModelSpec
     from scorer.options.request import Options
     from scorer.plan.prepared import Forecast
+    from scorer.preflight.independence import Independence
 
 
 _TINY_FILES = 10_000  # opening so many small files is most of the work
@@ -61,26 +62,14 @@ _TINY_FILES = 10_000  # opening so many small files is most of the work
 
 @dataclass(slots=True)
 class _Found:
-    """What is known so far; steps add what they find wrong to `problems` instead of raising it."""
+    """Problems and notes, in the order in which the checks found them."""
 
-    options: Options
-    place: Place
     problems: list[ScorerError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    model: ModelSpec | None = None
-    dataset: Dataset | None = None
-    session: Session | None = None
-    session_spec: SessionSpec | None = None
-    conditions: list[Condition] = field(default_factory=list)
-    transform: Transform | None = None
-    files: dict[str, str] = field(default_factory=dict)
-    """Digests of what the flags name besides input and model."""
-    verdict: independence.Independence | None = None
-    forecast: Forecast | None = None
 
     @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Turn errors into entries of `problems`."""
+    def collecting(self, options: Options) -> Iterator[None]:
+        """Add an error to `problems` instead of raising it."""
         try:
             yield
         except PreflightError as several:
@@ -88,100 +77,151 @@ class _Found:
         except ScorerError as error:
             self.problems.append(error)
         except (pa.ArrowException, UnicodeDecodeError, MemoryError) as error:  # a file that is damaged inside
-            self.problems.append(unreadable(", ".join(self.options.input), error))
+            self.problems.append(unreadable(", ".join(options.input), error))
 
-    def plan(self, frozen: FrozenPlan | None, *, done: bool = False, resumes: bool = False) -> Plan:
-        """The plan as it is now."""
-        return Plan(
-            options=self.options,
-            output=str(self.place.output),
-            work_dir=str(self.place.folder),
-            problems=tuple(self.problems),
-            notes=tuple(self.notes),
-            frozen=None if self.problems else frozen,
-            model=self.model,
-            canary="" if self.verdict is None else str(self.verdict),
-            forecast=self.forecast,
-            nodes={} if self.session is None else devices.counts(self.session.nodes),
-            done=done,
-            resumes=resumes,
-            spawns=spawns(),
-        )
+    def doubt(self, options: Options, text: str, where: str) -> None:
+        """Add a note that questions the scores; with --strict, a problem instead."""
+        if options.scoring.strict:
+            hint = "run without --strict to accept it"
+            self.problems.append(PlanError(text, where, "no doubt about the scores (--strict)", "this one", hint))
+        else:
+            self.notes.append(text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    """What the flags name besides the input and the model."""
+
+    conditions: tuple[Condition, ...]
+    transform: Transform | None
+    files: dict[str, str]
+    """Digest of each file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decided:
+    """What a plan adds to its request; `frozen` is None after a problem."""
+
+    frozen: FrozenPlan | None = None
+    independence: Independence | None = None
+    forecast: Forecast | None = None
+    done: bool = False
+    resumes: bool = False
 
 
 def prepare(options: Options) -> Plan:
-    """The plan of a checked request."""
+    """Return the plan of a checked request, with every problem that was found."""
+    found = _Found()
     output, problem = placement.output_of(options)
-    problems = [one for one in (problem, dashboard.problem(options.cluster)) if one is not None]
-    found = _Found(options, Place.of(output, options.out.work_dir), problems)
-    _look(found)
-    misplaced = placement.problems_of(found.place, options.input)
+    found.problems += [one for one in (problem, dashboard.problem(options.cluster)) if one is not None]
+    place = Place.of(output, options.out.work_dir)
+    model = _read_model(found, options)
+    dataset = _read_footers(found, options, place)
+    named = _read_named(found, options)
+    spec = _session_spec(found, options, model)
+    if dataset is not None:
+        found.problems += conditions_.check(named.conditions, dataset.columns)
+        found.notes += _remarks(dataset)
+    misplaced = placement.problems_of(place, options.input)
     found.problems += misplaced
-    if not misplaced and found.dataset is not None and found.model is not None:
-        request = request_of(options, found.dataset, found.model, found.files)
-        earlier = _earlier(found, request)
-        if earlier is not None:
-            _check_versions(found, earlier[0])
-            if options.rows.part_bytes is not None and not earlier[1]:
-                found.notes.append("the parts are those of the earlier, unfinished run, whatever --part-bytes says now")
-            return found.plan(earlier[0], done=earlier[1], resumes=not earlier[1])
-        _load(found)
-        return found.plan(_freeze(found, found.dataset, found.model, request))
-    _load(found)
-    return found.plan(None)
+    loaded, decided = None, None
+    if misplaced or dataset is None or model is None:
+        loaded = _load(found, options, spec)
+    else:
+        request = request_of(options, dataset, model, named.files)
+        decided = _earlier(found, options, place, request)
+        if decided is None:
+            loaded = _load(found, options, spec)
+            decided = _decide(found, options, dataset, model, named, loaded, request)
+            found.problems += _room_problems(place, decided.forecast)
+    return _plan(found, options, place, model, loaded, decided or _Decided())
 
 
-def _look(found: _Found) -> None:
-    """Model, dataset, device and filter, each by itself."""
-    options = found.options
-    with found.collecting():
+def _plan(
+    found: _Found, options: Options, place: Place, model: ModelSpec | None, loaded: Loaded | None, decided: _Decided
+) -> Plan:
+    return Plan(
+        options=options,
+        output=str(place.output),
+        work_dir=str(place.folder),
+        problems=tuple(found.problems),
+        notes=tuple(found.notes),
+        frozen=None if found.problems else decided.frozen,
+        model=model,
+        canary="" if decided.independence is None else str(decided.independence),
+        forecast=decided.forecast,
+        nodes={} if loaded is None else devices.counts(loaded.session.nodes),
+        done=decided.done,
+        resumes=decided.resumes,
+        spawns=spawns(),
+    )
+
+
+def _read_model(found: _Found, options: Options) -> ModelSpec | None:
+    with found.collecting(options):
         note_step(f"reading the model {options.model}")
-        found.model = inspect_model(options.model)
-    with found.collecting():
-        found.dataset = summarise(options.input, [str(found.place.output), str(found.place.folder)])
+        return inspect_model(options.model)
+    return None
+
+
+def _read_footers(found: _Found, options: Options, place: Place) -> Dataset | None:
+    with found.collecting(options):
+        return summarise(options.input, [str(place.output), str(place.folder)])
+    return None
+
+
+def _read_named(found: _Found, options: Options) -> _Named:
+    """Parse the row filters, import the transform, and digest the files that flags name."""
+    conditions: list[Condition] = []
     for text in options.rows.where:
-        with found.collecting():
-            found.conditions.append(conditions_.parse(text))
-    with found.collecting():
-        found.files = named_files(options.binding.feed)
+        with found.collecting(options):
+            conditions.append(conditions_.parse(text))
+    files: dict[str, str] = {}
+    transform = None
+    with found.collecting(options):
+        files |= named_files(options.binding.feed)
         if options.binding.transform is not None:
-            found.transform = transform_.find(options.binding.transform)
-            found.files[found.transform.name] = found.transform.digest
+            transform = transform_.find(options.binding.transform)
+            files[transform.name] = transform.digest
         if options.session.ort_library is not None and os.path.isfile(options.session.ort_library):
-            found.files[options.session.ort_library] = digest_of(options.session.ort_library, ())
-    with found.collecting():
+            files[options.session.ort_library] = digest_of(options.session.ort_library, ())
+    return _Named(conditions=tuple(conditions), transform=transform, files=files)
+
+
+def _session_spec(found: _Found, options: Options, model: ModelSpec | None) -> SessionSpec | None:
+    """Choose the device, and return what loads the model there; without a model, only check the device."""
+    with found.collecting(options):
         device = settle_device(options.session.device)
         unused = why_not("cuda") if device == "cpu" and options.session.device.lower() == "auto" else ""
         found.notes += [f"the device is the cpu; cuda does not work here: {unused}"] if unused else []
-        if found.model is not None:
-            found.session_spec = SessionSpec(
-                path=found.model.path, digest=found.model.digest, files=found.model.files, device=device,
+        if model is not None:
+            return SessionSpec(
+                path=model.path, digest=model.digest, files=model.files, device=device,
                 gpu=devices.parse(options.session.device).first,
-                library=library_for(options.session.ort_library, found.model.opsets),
+                library=library_for(options.session.ort_library, model.opsets),
             )  # fmt: skip
-    if found.dataset is not None:
-        found.problems += conditions_.check(found.conditions, found.dataset.columns)
-        found.notes += _remarks(found.dataset)
+    return None
 
 
-def _load(found: _Found) -> None:
-    """The resident session of this process; a model that parses may still not load."""
-    if found.session_spec is not None:
-        with found.collecting():
-            note_step(f"loading the model {found.session_spec.path}")
-            found.session = SESSIONS.session(found.session_spec)
+def _load(found: _Found, options: Options, spec: SessionSpec | None) -> Loaded | None:
+    """Load the model into this process; a model that parses may still not load."""
+    if spec is not None:
+        with found.collecting(options):
+            note_step(f"loading the model {spec.path}")
+            return Loaded(session=SESSIONS.session(spec), spec=spec)
+    return None
 
 
-def _earlier(found: _Found, request: dict[str, Any]) -> tuple[FrozenPlan, bool] | None:
-    """The plan that an earlier run of this request froze, and whether it is done."""
-    place, overwrite = found.place, found.options.out.overwrite
-    published = place.published()
+def _earlier(found: _Found, options: Options, place: Place, request: dict[str, Any]) -> _Decided | None:
+    """Return the plan that an earlier run of this request froze, or None."""
+    overwrite, published = options.out.overwrite, place.published()
     if published is not None and published.request == request:
         if place.pending() is not None:
-            return published, False
+            return _resumed(found, options, place, published)
         gone = place_.missing_parts(place, published)
         if not gone:
-            return published, True
+            _check_versions(found, options, place, published)
+            return _Decided(frozen=published, done=True)
         if not overwrite:
             what, hint = (
                 "the output was changed after it was published",
@@ -198,141 +238,176 @@ def _earlier(found: _Found, request: dict[str, Any]) -> tuple[FrozenPlan, bool] 
             return None
     for unfinished in place.unfinished():
         if unfinished.request == request:
-            return unfinished, False
+            return _resumed(found, options, place, unfinished)
         if not overwrite and published is None:
             found.problems.append(refuse_different(str(place.folder), unfinished.request, request))
             return None
     return None
 
 
-def _freeze(found: _Found, dataset: Dataset, model: ModelSpec, request: dict[str, Any]) -> FrozenPlan | None:
-    """Bind, look at a few rows, cut the parts; None when something is wrong."""
-    options = found.options
-    columns = dataset.columns
-    tokens = [str(feed) for feed in options.binding.feed] + [*options.binding.keep, *options.rows.where]
-    shared = shared_name(dataset, tokens, keep_all=options.binding.keep == ("all",))
+def _resumed(found: _Found, options: Options, place: Place, frozen: FrozenPlan) -> _Decided:
+    _check_versions(found, options, place, frozen)
+    if options.rows.part_bytes is not None:
+        found.notes.append("the parts are those of the earlier, unfinished run, whatever --part-bytes says now")
+    return _Decided(frozen=frozen, resumes=True)
+
+
+def _check_versions(found: _Found, options: Options, place: Place, frozen: FrozenPlan) -> None:
+    """Note versions that differ from the plan's: another runtime may round differently."""
+    now = versions()
+    changed = [f"{name} {old} -> {now[name]}" for name, old in frozen.versions.items() if now.get(name, old) != old]
+    if changed:
+        found.doubt(options, f"the plan was made with other versions: {', '.join(changed)}", str(place.folder))
+
+
+def _decide(
+    found: _Found, options: Options, dataset: Dataset, model: ModelSpec, named: _Named, loaded: Loaded | None,
+    request: dict[str, Any],
+) -> _Decided:  # fmt: skip
+    """Bind, sample, try and freeze: each step needs the result of the one before, and none follows a problem."""
+    shared = _shared_names(options, dataset)
     if shared:
         found.problems += shared
-        return None
+        return _Decided()
     rows = fed = None
     if options.binding.transform is not None:
-        with found.collecting():
-            rows, fed = _transformed(found, dataset)
+        with found.collecting(options):
+            named, rows, fed = _transformed(options, dataset, named)
         if fed is None:
-            return None
-    binding, problems = bind(options.binding, model, columns, dataset.folder, None if fed is None else fed.schema)
-    wanted, more = requested_fetches(options.binding, model)
-    binding = replace(binding, kept=_without_keys(found, dataset, binding.kept))
-    reads = spec.reads(found.transform, binding.fed)
-    used = dict.fromkeys([*reads, *binding.kept, *(c.column for c in found.conditions)])
-    for feed in binding.feeds:
-        if feed.rule == BY_POSITION:
-            _doubt(found, f"{feed.tensor!r} is fed {feed.rule}; --feed says which", model.path)
-    found.problems += _strewn_pictures(dataset, binding)
-    found.problems += [*problems, *more, *problems_of(dataset, list(used)), *_known_nulls(found, dataset, binding)]
-    if found.problems or found.session is None or found.session_spec is None:
-        return None
-    read_schema = pa.schema([field for field in columns if field.name in used], metadata=dataset.schema.metadata)
-    with found.collecting():
+            return _Decided()
+    bound, wanted = _bind(found, options, dataset, model, named, None if fed is None else fed.schema)
+    if found.problems or loaded is None:
+        return _Decided()
+    verdict, frozen, forecast = None, None, None
+    with found.collecting(options):
         note_step(
             f"sending the first rows of {dataset.files[0].path if dataset.files else 'nothing'} through the model"
         )
-        read_schema = plain_schema(read_schema)
-        if rows is None or fed is None:
-            rows = fed = reader.first_rows(
-                dataset, read_schema, freeze.sample_rows(found.options, dataset, read_schema)
-            )
-        rows, fed = rows.select(read_schema.names), fed.select(list(binding.fed))
-        loaded = resident()
-        binding = shapes(binding, fed)
-        fetches, wrong = trial.outputs(
-            found.session, binding, wanted, fed.slice(0, trial.SAMPLE_ROWS), model, options.binding.prefix
-        )
-        binding = replace(binding, fetches=fetches)
-        schema, clashes = output_schema(binding, columns, options.input[0])
-        found.problems += [*wrong, *clashes]
+        bound = replace(bound, read_schema=plain_schema(bound.read_schema))
+        sample = _sample(options, dataset, bound, rows, fed)
+        bound, problems = _try_outputs(options, dataset, model, loaded, bound, wanted, sample)
+        found.problems += problems
         if not found.problems:
-            _watch(found, found.session, model, binding, fed)
-            found.notes += devices.notes_on_cpu_nodes(found.session.nodes)
+            ahead = freeze.rows_ahead(options, dataset)
+            verdict = independence.try_rows(loaded.session, bound.binding, sample.fed, ahead)
+            if verdict is not None:
+                _expect_bad_rows(found, options, dataset, verdict)
+            _doubt_independence(found, options, model, bound.binding, verdict)
+            found.notes += devices.notes_on_cpu_nodes(loaded.session.nodes)
         if not found.problems:
-            known = Inputs(
-                dataset=dataset, binding=binding, session=found.session, spec=found.session_spec, request=request,
-                read_schema=read_schema, output_schema=schema, rows=rows, fed=fed, loaded=loaded, versions=versions(),
-                transform=found.transform,
-            )  # fmt: skip
-            return _cut(found, known)
-    return None
+            row_s = None if verdict is None else verdict.row_s
+            probe = freeze.choose_batch(options, dataset, loaded, bound, sample, row_s)
+            frozen, forecast = freeze.freeze(options, request, dataset, loaded, bound, sample, probe)
+    return _Decided(frozen=frozen, independence=verdict, forecast=forecast)
 
 
-def _transformed(found: _Found, dataset: Dataset) -> tuple[pa.Table, pa.Table | None]:
+def _shared_names(options: Options, dataset: Dataset) -> list[ScorerError]:
+    tokens = [str(feed) for feed in options.binding.feed] + [*options.binding.keep, *options.rows.where]
+    return shared_name(dataset, tokens, keep_all=options.binding.keep == ("all",))
+
+
+def _transformed(options: Options, dataset: Dataset, named: _Named) -> tuple[_Named, pa.Table | None, pa.Table | None]:
     """The first rows and what the transform makes of them; rows for which it raises are left out."""
-    if found.transform is None:
-        return pa.table({}), None
+    if named.transform is None:
+        return named, None, None
     schema = plain_schema(dataset.columns)
-    found.transform = replace(found.transform, reads=tuple(schema.names))
-    rows = reader.first_rows(dataset, schema, freeze.sample_rows(found.options, dataset, schema))
-    fed, bad = transform_.apply(found.transform, rows)
+    transform = replace(named.transform, reads=tuple(schema.names))
+    named = replace(named, transform=transform)
+    rows = reader.first_rows(dataset, schema, freeze.sample_rows(options, dataset, schema))
+    fed, bad = transform_.apply(transform, rows)
     if bad and not fed.num_rows:
         what, hint = "the transform fails for every row that was tried", "run it on the first rows in a notebook"
         first = next(iter(bad.values()))
-        raise BindingError(what, found.transform.name, "a frame with the same rows", first, hint)
+        raise BindingError(what, transform.name, "a frame with the same rows", first, hint)
     good = [row for row in range(rows.num_rows) if row not in bad]
-    return rows.take(pa.array(good, pa.int64())) if bad else rows, fed
+    return named, rows.take(pa.array(good, pa.int64())) if bad else rows, fed
 
 
-def _watch(found: _Found, session: Session, model: ModelSpec, binding: Binding, rows: pa.Table) -> None:
-    """Send the canary in; without rows to send, doubt what the operators alone make doubtful."""
-    ahead = rows.num_rows if found.dataset is None else freeze.rows_ahead(found.options, found.dataset)
-    found.verdict = independence.try_rows(session, binding, rows, ahead)
-    if found.verdict is None and model.coupled and binding.fixed_batch != 1:
-        _doubt(found, f"a row's score may depend on its batch: {quoted_list(model.coupled)}", model.path)
-    if found.verdict is not None:
-        _expect_bad_rows(found, found.verdict)
-    if found.verdict is not None and not found.verdict.independent:
-        cause = f" ({quoted_list(model.coupled)})" if model.coupled else ""
-        _doubt(found, f"{found.verdict}{cause}", model.path)
+def _bind(
+    found: _Found, options: Options, dataset: Dataset, model: ModelSpec, named: _Named, given: pa.Schema | None
+) -> tuple[Bound, tuple[FetchRequest, ...]]:
+    """Match columns to tensors; `given` are the columns that the transform returns."""
+    columns = dataset.columns
+    binding, problems = bind(options.binding, model, columns, dataset.folder, given)
+    wanted, more = requested_fetches(options.binding, model)
+    kept, notes = _without_keys(dataset, binding.kept)
+    binding = replace(binding, kept=kept)
+    found.notes += notes
+    used = dict.fromkeys([*spec.reads(named.transform, binding.fed), *kept, *(c.column for c in named.conditions)])
+    for feed in binding.feeds:
+        if feed.rule == BY_POSITION:
+            found.doubt(options, f"{feed.tensor!r} is fed {feed.rule}; --feed says which", model.path)
+    found.problems += [
+        *_strewn_pictures(dataset, binding), *problems, *more, *problems_of(dataset, list(used)),
+        *_known_nulls(options, dataset, binding),
+    ]  # fmt: skip
+    schema = pa.schema([field for field in columns if field.name in used], metadata=dataset.schema.metadata)
+    bound = Bound(binding=binding, transform=named.transform, read_schema=schema, output_schema=pa.schema([]))
+    return bound, wanted
 
 
-def _expect_bad_rows(found: _Found, verdict: independence.Independence) -> None:
+def _sample(options: Options, dataset: Dataset, bound: Bound, rows: pa.Table | None, fed: pa.Table | None) -> Sample:
+    """Take the columns in use from the first rows, which are read now unless the transform had them."""
+    schema = bound.read_schema
+    if rows is None or fed is None:
+        rows = fed = reader.first_rows(dataset, schema, freeze.sample_rows(options, dataset, schema))
+    return Sample(rows=rows.select(schema.names), fed=fed.select(list(bound.binding.fed)), process_bytes=resident())
+
+
+def _try_outputs(
+    options: Options, dataset: Dataset, model: ModelSpec, loaded: Loaded, bound: Bound,
+    wanted: tuple[FetchRequest, ...], sample: Sample,
+) -> tuple[Bound, list[ScorerError]]:  # fmt: skip
+    """Score the first rows, and return the binding with the outputs and schema that they show."""
+    few = sample.fed.slice(0, trial.SAMPLE_ROWS)
+    binding = shapes(bound.binding, sample.fed)
+    fetches, wrong = trial.outputs(loaded.session, binding, wanted, few, model, options.binding.prefix)
+    binding = replace(binding, fetches=fetches)
+    schema, clashes = output_schema(binding, dataset.columns, options.input[0])
+    return replace(bound, binding=binding, output_schema=schema), [*wrong, *clashes]
+
+
+def _expect_bad_rows(found: _Found, options: Options, dataset: Dataset, verdict: Independence) -> None:
     """Rows among the first that cannot be scored: said before the run, which is refused if they are all so."""
-    bad, budget = sum(verdict.bad.values()), found.options.scoring.max_bad_rows
+    bad, budget = sum(verdict.bad.values()), options.scoring.max_bad_rows
     if not bad:
         return
     why = in_words(verdict.bad)
-    total = found.dataset.rows if found.dataset is not None else 0
-    if bad < verdict.rows or found.conditions or within_budget(budget, bad, total):
+    if bad < verdict.rows or options.rows.where or within_budget(budget, bad, dataset.rows):
         found.notes.append(f"{bad:,} of the first {verdict.rows:,} rows would go to quarantine: {why}")
         return
     what, hint = "not one of the first rows can be scored", "check --feed: order, types and values of the columns"
     expected = "a row that the model takes"
-    found.problems.append(
-        BindingError(what, quoted_list(found.options.input), expected, f"{bad:,} bad rows: {why}", hint)
-    )
+    found.problems.append(BindingError(what, quoted_list(options.input), expected, f"{bad:,} bad rows: {why}", hint))
 
 
-def _cut(found: _Found, known: Inputs) -> FrozenPlan:
-    """Batch rows, parts and forecast, once nothing is wrong."""
-    row_s = found.verdict.row_s if found.verdict is not None else None
-    frozen, found.forecast = freeze.freeze(found.options, known, freeze.choose_batch(found.options, known, row_s))
-    if found.forecast is not None:
-        problem = placement.room_problem(found.place, found.forecast.output_bytes[0])
-        found.problems += [problem] if problem else []
-    return frozen
+def _doubt_independence(
+    found: _Found, options: Options, model: ModelSpec, binding: Binding, verdict: Independence | None
+) -> None:
+    """Doubt scores that depend on the batch; without rows to compare, operators that may do that are enough."""
+    if verdict is None and model.coupled and binding.fixed_batch != 1:
+        found.doubt(options, f"a row's score may depend on its batch: {quoted_list(model.coupled)}", model.path)
+    if verdict is not None and not verdict.independent:
+        cause = f" ({quoted_list(model.coupled)})" if model.coupled else ""
+        found.doubt(options, f"{verdict}{cause}", model.path)
 
 
-def _without_keys(found: _Found, dataset: Dataset, kept: Sequence[str]) -> tuple[str, ...]:
+def _room_problems(place: Place, forecast: Forecast | None) -> list[ScorerError]:
+    problem = None if forecast is None else placement.room_problem(place, forecast.output_bytes[0])
+    return [] if problem is None else [problem]
+
+
+def _without_keys(dataset: Dataset, kept: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Kept columns without the keys of the paths, which must not be in the files too."""
     keys = set(dataset.hive.names)
     doubled = [name for name in kept if name in keys and name in dataset.schema.names]
-    if doubled:
-        found.notes.append(f"{quoted_list(doubled)} are keys of the paths and are left out of the files")
-    return tuple(name for name in kept if name not in keys)
+    notes = [f"{quoted_list(doubled)} are keys of the paths and are left out of the files"] if doubled else []
+    return tuple(name for name in kept if name not in keys), notes
 
 
-def _known_nulls(found: _Found, dataset: Dataset, binding: Binding) -> list[ScorerError]:
+def _known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[ScorerError]:
     """Nulls that the footers show where the feed allows none, if they alone break the budget."""
-    options = found.options
-    if options.rows.where or options.rows.limit is not None or found.transform is not None:
+    if options.rows.where or options.rows.limit is not None or options.binding.transform is not None:
         return []
     problems: list[ScorerError] = []
     for feed in binding.feeds:
@@ -359,23 +434,6 @@ def _strewn_pictures(dataset: Dataset, binding: Binding) -> list[ScorerError]:
         return []
     what, hint = f"the paths in {paths[0].columns[0]!r} may begin in several folders", "score the folders apart"
     return [BindingError(what, f"tensor {paths[0].tensor!r}", "one folder", quoted_list(sorted(dataset.folders)), hint)]
-
-
-def _check_versions(found: _Found, frozen: FrozenPlan) -> None:
-    """A run that goes on with another runtime may round differently."""
-    now = versions()
-    changed = [f"{name} {old} -> {now[name]}" for name, old in frozen.versions.items() if now.get(name, old) != old]
-    if changed:
-        _doubt(found, f"the plan was made with other versions: {', '.join(changed)}", str(found.place.folder))
-
-
-def _doubt(found: _Found, text: str, place: str) -> None:
-    """Something that questions the scores: a note, or with --strict a reason not to start."""
-    if found.options.scoring.strict:
-        hint = "run without --strict to accept it"
-        found.problems.append(PlanError(text, place, "no doubt about the scores (--strict)", "this one", hint))
-    else:
-        found.notes.append(text)
 
 
 def _remarks(dataset: Dataset) -> list[str]:
