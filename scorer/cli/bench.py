@@ -34,6 +34,7 @@ from scorer.model.resident import SESSIONS
 from scorer.options.request import as_flags
 from scorer.preflight import trial, tuning
 from scorer.scoring import batches
+from scorer.scoring.compare import TOLERANCE
 from scorer.storage.footers import open_parquet
 
 if TYPE_CHECKING:
@@ -357,7 +358,7 @@ def _largest_difference(reference: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _tolerance(values: np.ndarray) -> float:
-    return 1e-4 * float(np.nanmax(np.abs(values), initial=1e-30))
+    return TOLERANCE * float(np.nanmax(np.abs(values), initial=1e-30))
 
 
 def _refuse_difference(name: str, column: str, expected: str, found: str) -> None:
