@@ -1,6 +1,8 @@
 """Every check before a row is scored: the result is a plan, or all reasons against one.
 
-    checks.py          runs the checks in order and collects the problems
+    checks.py          runs the checks in order; each step gets the results of the steps before
+    findings.py        the problems and notes that the checks collect
+    earlier.py         finds an earlier run of the same request: complete, or to be resumed
     placement.py       where the output may be written: not over other files, with enough free space
     trial.py           scores the first rows to see the shapes and types of the outputs
     independence.py    whether a row's score depends on the other rows of its batch

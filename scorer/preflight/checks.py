@@ -6,8 +6,7 @@ Writes nothing.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -25,27 +24,25 @@ from scorer.dataset import conditions as conditions_
 from scorer.dataset import reader
 from scorer.dataset.summary import problems_of, shared_name, summarise
 from scorer.display.words import plural, quoted_list
-from scorer.errors import BindingError, CommitError, PlanError, PreflightError, ScorerError
+from scorer.errors import BindingError, ScorerError
 from scorer.host import devices
 from scorer.host.crash import note_step
 from scorer.host.process import resident
-from scorer.host.versions import versions
 from scorer.model.protobuf import digest_of, inspect_model
 from scorer.model.resident import SESSIONS
 from scorer.model.session import library_for, settle_device, why_not
 from scorer.model.spec import SessionSpec
 from scorer.options.values import within_budget
-from scorer.output import place as place_
 from scorer.output.place import Place
 from scorer.output.quarantine import in_words
-from scorer.plan.frozen import FrozenPlan, refuse_different
 from scorer.plan.prepared import Plan
 from scorer.preflight import freeze, independence, placement, trial
+from scorer.preflight.earlier import find_earlier
+from scorer.preflight.findings import Findings
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
-from scorer.storage.footers import unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from scorer.binding.outputs import FetchRequest
     from scorer.binding.spec import Binding, Transform
@@ -53,39 +50,12 @@ if TYPE_CHECKING:
     from scorer.dataset.summary import Dataset
     from scorer.model.spec import ModelSpec
     from scorer.options.request import Options
+    from scorer.plan.frozen import FrozenPlan
     from scorer.plan.prepared import Forecast
     from scorer.preflight.independence import Independence
 
 
 _TINY_FILES = 10_000  # opening so many small files is most of the work
-
-
-@dataclass(slots=True)
-class _Found:
-    """Problems and notes, in the order in which the checks found them."""
-
-    problems: list[ScorerError] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def collecting(self, options: Options) -> Iterator[None]:
-        """Add an error to `problems` instead of raising it."""
-        try:
-            yield
-        except PreflightError as several:
-            self.problems += several.problems
-        except ScorerError as error:
-            self.problems.append(error)
-        except (pa.ArrowException, UnicodeDecodeError, MemoryError) as error:  # a file that is damaged inside
-            self.problems.append(unreadable(", ".join(options.input), error))
-
-    def doubt(self, options: Options, text: str, where: str) -> None:
-        """Add a note that questions the scores; with --strict, a problem instead."""
-        if options.scoring.strict:
-            hint = "run without --strict to accept it"
-            self.problems.append(PlanError(text, where, "no doubt about the scores (--strict)", "this one", hint))
-        else:
-            self.notes.append(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +81,7 @@ class _Decided:
 
 def prepare(options: Options) -> Plan:
     """Return the plan of a checked request, with every problem that was found."""
-    found = _Found()
+    found = Findings()
     output, problem = placement.output_of(options)
     found.problems += [one for one in (problem, dashboard.problem(options.cluster)) if one is not None]
     place = Place.of(output, options.out.work_dir)
@@ -129,8 +99,11 @@ def prepare(options: Options) -> Plan:
         loaded = _load(found, options, spec)
     else:
         request = request_of(options, dataset, model, named.files)
-        decided = _earlier(found, options, place, request)
-        if decided is None:
+        earlier = find_earlier(found, options, place, request)
+        if earlier is not None:
+            frozen, done = earlier
+            decided = _Decided(frozen=frozen, done=done, resumes=not done)
+        else:
             loaded = _load(found, options, spec)
             decided = _decide(found, options, dataset, model, named, loaded, request)
             found.problems += _room_problems(place, decided.forecast)
@@ -138,7 +111,7 @@ def prepare(options: Options) -> Plan:
 
 
 def _plan(
-    found: _Found, options: Options, place: Place, model: ModelSpec | None, loaded: Loaded | None, decided: _Decided
+    found: Findings, options: Options, place: Place, model: ModelSpec | None, loaded: Loaded | None, decided: _Decided
 ) -> Plan:
     return Plan(
         options=options,
@@ -157,20 +130,20 @@ def _plan(
     )
 
 
-def _read_model(found: _Found, options: Options) -> ModelSpec | None:
+def _read_model(found: Findings, options: Options) -> ModelSpec | None:
     with found.collecting(options):
         note_step(f"reading the model {options.model}")
         return inspect_model(options.model)
     return None
 
 
-def _read_footers(found: _Found, options: Options, place: Place) -> Dataset | None:
+def _read_footers(found: Findings, options: Options, place: Place) -> Dataset | None:
     with found.collecting(options):
         return summarise(options.input, [str(place.output), str(place.folder)])
     return None
 
 
-def _read_named(found: _Found, options: Options) -> _Named:
+def _read_named(found: Findings, options: Options) -> _Named:
     """Parse the row filters, import the transform, and digest the files that flags name."""
     conditions: list[Condition] = []
     for text in options.rows.where:
@@ -188,7 +161,7 @@ def _read_named(found: _Found, options: Options) -> _Named:
     return _Named(conditions=tuple(conditions), transform=transform, files=files)
 
 
-def _session_spec(found: _Found, options: Options, model: ModelSpec | None) -> SessionSpec | None:
+def _session_spec(found: Findings, options: Options, model: ModelSpec | None) -> SessionSpec | None:
     """Choose the device, and return what loads the model there; without a model, only check the device."""
     with found.collecting(options):
         device = settle_device(options.session.device)
@@ -203,7 +176,7 @@ def _session_spec(found: _Found, options: Options, model: ModelSpec | None) -> S
     return None
 
 
-def _load(found: _Found, options: Options, spec: SessionSpec | None) -> Loaded | None:
+def _load(found: Findings, options: Options, spec: SessionSpec | None) -> Loaded | None:
     """Load the model into this process; a model that parses may still not load."""
     if spec is not None:
         with found.collecting(options):
@@ -212,56 +185,8 @@ def _load(found: _Found, options: Options, spec: SessionSpec | None) -> Loaded |
     return None
 
 
-def _earlier(found: _Found, options: Options, place: Place, request: dict[str, Any]) -> _Decided | None:
-    """Return the plan that an earlier run of this request froze, or None."""
-    overwrite, published = options.out.overwrite, place.published()
-    if published is not None and published.request == request:
-        if place.pending() is not None:
-            return _resumed(found, options, place, published)
-        gone = place_.missing_parts(place, published)
-        if not gone:
-            _check_versions(found, options, place, published)
-            return _Decided(frozen=published, done=True)
-        if not overwrite:
-            what, hint = (
-                "the output was changed after it was published",
-                "`scorer verify OUT` says how; --overwrite scores again",
-            )
-            found.problems.append(
-                CommitError(what, str(place.output), "every part of its ledger", quoted_list(gone), hint)
-            )
-            return None
-    if place.output.is_dir() and any(place.output.iterdir()):
-        problem = place_.existing_problem(place, published, request, overwrite=overwrite)
-        if problem is not None:
-            found.problems.append(problem)
-            return None
-    for unfinished in place.unfinished():
-        if unfinished.request == request:
-            return _resumed(found, options, place, unfinished)
-        if not overwrite and published is None:
-            found.problems.append(refuse_different(str(place.folder), unfinished.request, request))
-            return None
-    return None
-
-
-def _resumed(found: _Found, options: Options, place: Place, frozen: FrozenPlan) -> _Decided:
-    _check_versions(found, options, place, frozen)
-    if options.rows.part_bytes is not None:
-        found.notes.append("the parts are those of the earlier, unfinished run, whatever --part-bytes says now")
-    return _Decided(frozen=frozen, resumes=True)
-
-
-def _check_versions(found: _Found, options: Options, place: Place, frozen: FrozenPlan) -> None:
-    """Note versions that differ from the plan's: another runtime may round differently."""
-    now = versions()
-    changed = [f"{name} {old} -> {now[name]}" for name, old in frozen.versions.items() if now.get(name, old) != old]
-    if changed:
-        found.doubt(options, f"the plan was made with other versions: {', '.join(changed)}", str(place.folder))
-
-
 def _decide(
-    found: _Found, options: Options, dataset: Dataset, model: ModelSpec, named: _Named, loaded: Loaded | None,
+    found: Findings, options: Options, dataset: Dataset, model: ModelSpec, named: _Named, loaded: Loaded | None,
     request: dict[str, Any],
 ) -> _Decided:  # fmt: skip
     """Bind, sample, try and freeze: each step needs the result of the one before, and none follows a problem."""
@@ -324,7 +249,7 @@ def _transformed(options: Options, dataset: Dataset, named: _Named) -> tuple[_Na
 
 
 def _bind(
-    found: _Found, options: Options, dataset: Dataset, model: ModelSpec, named: _Named, given: pa.Schema | None
+    found: Findings, options: Options, dataset: Dataset, model: ModelSpec, named: _Named, given: pa.Schema | None
 ) -> tuple[Bound, tuple[FetchRequest, ...]]:
     """Match columns to tensors; `given` are the columns that the transform returns."""
     columns = dataset.columns
@@ -367,7 +292,7 @@ def _try_outputs(
     return replace(bound, binding=binding, output_schema=schema), [*wrong, *clashes]
 
 
-def _expect_bad_rows(found: _Found, options: Options, dataset: Dataset, verdict: Independence) -> None:
+def _expect_bad_rows(found: Findings, options: Options, dataset: Dataset, verdict: Independence) -> None:
     """Rows among the first that cannot be scored: said before the run, which is refused if they are all so."""
     bad, budget = sum(verdict.bad.values()), options.scoring.max_bad_rows
     if not bad:
@@ -382,7 +307,7 @@ def _expect_bad_rows(found: _Found, options: Options, dataset: Dataset, verdict:
 
 
 def _doubt_independence(
-    found: _Found, options: Options, model: ModelSpec, binding: Binding, verdict: Independence | None
+    found: Findings, options: Options, model: ModelSpec, binding: Binding, verdict: Independence | None
 ) -> None:
     """Doubt scores that depend on the batch; without rows to compare, operators that may do that are enough."""
     if verdict is None and model.coupled and binding.fixed_batch != 1:

@@ -1,0 +1,71 @@
+"""Find an earlier run of the same request: its output is complete, or the run is resumed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scorer.display.words import quoted_list
+from scorer.errors import CommitError
+from scorer.host.versions import versions
+from scorer.output import place as place_
+from scorer.plan.frozen import FrozenPlan, refuse_different
+
+if TYPE_CHECKING:
+    from scorer.options.request import Options
+    from scorer.output.place import Place
+    from scorer.preflight.findings import Findings
+
+
+def find_earlier(
+    found: Findings, options: Options, place: Place, request: dict[str, Any]
+) -> tuple[FrozenPlan, bool] | None:
+    """Return the plan of an earlier run of this request, and whether its output is complete.
+
+    None if there was no such run. Another output or another unfinished run in the same place is a problem.
+    """
+    earlier = _find(found, options, place, request)
+    if earlier is not None:
+        frozen, done = earlier
+        _check_versions(found, options, place, frozen)
+        if options.rows.part_bytes is not None and not done:
+            found.notes.append("the parts are those of the earlier, unfinished run, whatever --part-bytes says now")
+    return earlier
+
+
+def _find(found: Findings, options: Options, place: Place, request: dict[str, Any]) -> tuple[FrozenPlan, bool] | None:
+    overwrite, published = options.out.overwrite, place.published()
+    if published is not None and published.request == request:
+        if place.pending() is not None:
+            return published, False
+        gone = place_.missing_parts(place, published)
+        if not gone:
+            return published, True
+        if not overwrite:
+            what, hint = (
+                "the output was changed after it was published",
+                "`scorer verify OUT` says how; --overwrite scores again",
+            )
+            found.problems.append(
+                CommitError(what, str(place.output), "every part of its ledger", quoted_list(gone), hint)
+            )
+            return None
+    if place.output.is_dir() and any(place.output.iterdir()):
+        problem = place_.existing_problem(place, published, request, overwrite=overwrite)
+        if problem is not None:
+            found.problems.append(problem)
+            return None
+    for unfinished in place.unfinished():
+        if unfinished.request == request:
+            return unfinished, False
+        if not overwrite and published is None:
+            found.problems.append(refuse_different(str(place.folder), unfinished.request, request))
+            return None
+    return None
+
+
+def _check_versions(found: Findings, options: Options, place: Place, frozen: FrozenPlan) -> None:
+    """Note versions that differ from the plan's: another runtime may round differently."""
+    now = versions()
+    changed = [f"{name} {old} -> {now[name]}" for name, old in frozen.versions.items() if now.get(name, old) != old]
+    if changed:
+        found.doubt(options, f"the plan was made with other versions: {', '.join(changed)}", str(place.folder))
