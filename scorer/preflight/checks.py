@@ -1,5 +1,16 @@
-"""Everything that can be known before a row is scored: the plan, or all reasons against it at once.
+"""Check a request and plan its run: `prepare` returns a plan, with all problems if the run cannot start.
 
+Each step is a function that returns what it learned, for the steps after it:
+
+    read           model, input footers, row filters, transform, device
+    place          where the output goes, and whether an earlier run of this request can be resumed
+    load           the model into this process
+    bind           columns to tensors
+    sample         the first rows
+    try            the first rows through the model: outputs, independence of rows
+    freeze         batch rows, parts, storage, forecast
+
+A step that fails adds its problem to the `Findings`. Steps that need its result are skipped; all others still run.
 Writes nothing.
 """
 
@@ -55,7 +66,7 @@ if TYPE_CHECKING:
     from scorer.preflight.independence import Independence
 
 
-_TINY_FILES = 10_000  # opening so many small files is most of the work
+_MANY_FILES, _FEW_ROWS = 10_000, 10_000  # with so few rows a file, opening that many files takes most of the time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +81,7 @@ class _Named:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Decided:
-    """What a plan adds to its request; `frozen` is None after a problem."""
+    """The outcome of the steps after reading; each field keeps its default if its step did not run."""
 
     frozen: FrozenPlan | None = None
     independence: Independence | None = None
@@ -80,7 +91,7 @@ class _Decided:
 
 
 def prepare(options: Options) -> Plan:
-    """Return the plan of a checked request, with every problem that was found."""
+    """Return the plan of a request whose options are valid, with every problem that the checks found."""
     found = Findings()
     output, problem = placement.output_of(options)
     found.problems += [one for one in (problem, dashboard.problem(options.cluster)) if one is not None]
@@ -91,7 +102,7 @@ def prepare(options: Options) -> Plan:
     spec = _session_spec(found, options, model)
     if dataset is not None:
         found.problems += conditions_.check(named.conditions, dataset.columns)
-        found.notes += _remarks(dataset)
+        found.notes += _dataset_notes(dataset)
     misplaced = placement.problems_of(place, options.input)
     found.problems += misplaced
     loaded, decided = None, None
@@ -132,7 +143,7 @@ def _plan(
 
 def _read_model(found: Findings, options: Options) -> ModelSpec | None:
     with found.collecting(options):
-        note_step(f"reading the model {options.model}")
+        note_step(f"reading the model {options.model}")  # named if native code crashes
         return inspect_model(options.model)
     return None
 
@@ -144,7 +155,7 @@ def _read_footers(found: Findings, options: Options, place: Place) -> Dataset | 
 
 
 def _read_named(found: Findings, options: Options) -> _Named:
-    """Parse the row filters, import the transform, and digest the files that flags name."""
+    """Parse the row filters, import the transform, and compute the digests of the files."""
     conditions: list[Condition] = []
     for text in options.rows.where:
         with found.collecting(options):
@@ -162,11 +173,11 @@ def _read_named(found: Findings, options: Options) -> _Named:
 
 
 def _session_spec(found: Findings, options: Options, model: ModelSpec | None) -> SessionSpec | None:
-    """Choose the device, and return what loads the model there; without a model, only check the device."""
+    """Choose the device and return what a session on it needs; without a model, only check the device."""
     with found.collecting(options):
         device = settle_device(options.session.device)
         unused = why_not("cuda") if device == "cpu" and options.session.device.lower() == "auto" else ""
-        found.notes += [f"the device is the cpu; cuda does not work here: {unused}"] if unused else []
+        found.notes += [f"the device is the CPU, because CUDA does not work here: {unused}"] if unused else []
         if model is not None:
             return SessionSpec(
                 path=model.path, digest=model.digest, files=model.files, device=device,
@@ -177,7 +188,7 @@ def _session_spec(found: Findings, options: Options, model: ModelSpec | None) ->
 
 
 def _load(found: Findings, options: Options, spec: SessionSpec | None) -> Loaded | None:
-    """Load the model into this process; a model that parses may still not load."""
+    """Load the model into this process: a file that can be parsed may still fail to load."""
     if spec is not None:
         with found.collecting(options):
             note_step(f"loading the model {spec.path}")
@@ -189,7 +200,7 @@ def _decide(
     found: Findings, options: Options, dataset: Dataset, model: ModelSpec, named: _Named, loaded: Loaded | None,
     request: dict[str, Any],
 ) -> _Decided:  # fmt: skip
-    """Bind, sample, try and freeze: each step needs the result of the one before, and none follows a problem."""
+    """Bind, sample, try and freeze; from the sample on, a step runs only if there is no problem so far."""
     shared = _shared_names(options, dataset)
     if shared:
         found.problems += shared
@@ -205,9 +216,8 @@ def _decide(
         return _Decided()
     verdict, frozen, forecast = None, None, None
     with found.collecting(options):
-        note_step(
-            f"sending the first rows of {dataset.files[0].path if dataset.files else 'nothing'} through the model"
-        )
+        first = dataset.files[0].path if dataset.files else "nothing"
+        note_step(f"sending the first rows of {first} through the model")
         bound = replace(bound, read_schema=plain_schema(bound.read_schema))
         sample = _sample(options, dataset, bound, rows, fed)
         bound, problems = _try_outputs(options, dataset, model, loaded, bound, wanted, sample)
@@ -232,7 +242,7 @@ def _shared_names(options: Options, dataset: Dataset) -> list[ScorerError]:
 
 
 def _transformed(options: Options, dataset: Dataset, named: _Named) -> tuple[_Named, pa.Table | None, pa.Table | None]:
-    """The first rows and what the transform makes of them; rows for which it raises are left out."""
+    """Return the first rows as they are read and as the transform returns them, without the rows it fails for."""
     if named.transform is None:
         return named, None, None
     schema = plain_schema(dataset.columns)
@@ -241,9 +251,13 @@ def _transformed(options: Options, dataset: Dataset, named: _Named) -> tuple[_Na
     rows = reader.first_rows(dataset, schema, freeze.sample_rows(options, dataset, schema))
     fed, bad = transform_.apply(transform, rows)
     if bad and not fed.num_rows:
-        what, hint = "the transform fails for every row that was tried", "run it on the first rows in a notebook"
-        first = next(iter(bad.values()))
-        raise BindingError(what, transform.name, "a frame with the same rows", first, hint)
+        raise BindingError(
+            "the transform fails for every row that was tried",
+            where=transform.name,
+            expected="a frame with the same rows",
+            found=next(iter(bad.values())),
+            hint="run it on the first rows in a notebook",
+        )
     good = [row for row in range(rows.num_rows) if row not in bad]
     return named, rows.take(pa.array(good, pa.int64())) if bad else rows, fed
 
@@ -261,9 +275,11 @@ def _bind(
     used = dict.fromkeys([*spec.reads(named.transform, binding.fed), *kept, *(c.column for c in named.conditions)])
     for feed in binding.feeds:
         if feed.rule == BY_POSITION:
-            found.doubt(options, f"{feed.tensor!r} is fed {feed.rule}; --feed says which", model.path)
+            found.doubt(
+                options, f"input {feed.tensor!r} is fed {feed.rule}; choose other columns with --feed", model.path
+            )
     found.problems += [
-        *_strewn_pictures(dataset, binding), *problems, *more, *problems_of(dataset, list(used)),
+        *_ambiguous_paths(dataset, binding), *problems, *more, *problems_of(dataset, list(used)),
         *_known_nulls(options, dataset, binding),
     ]  # fmt: skip
     schema = pa.schema([field for field in columns if field.name in used], metadata=dataset.schema.metadata)
@@ -272,7 +288,7 @@ def _bind(
 
 
 def _sample(options: Options, dataset: Dataset, bound: Bound, rows: pa.Table | None, fed: pa.Table | None) -> Sample:
-    """Take the columns in use from the first rows, which are read now unless the transform had them."""
+    """Return the first rows with the columns in use; the rows are read here unless a transform was given them."""
     schema = bound.read_schema
     if rows is None or fed is None:
         rows = fed = reader.first_rows(dataset, schema, freeze.sample_rows(options, dataset, schema))
@@ -283,7 +299,7 @@ def _try_outputs(
     options: Options, dataset: Dataset, model: ModelSpec, loaded: Loaded, bound: Bound,
     wanted: tuple[FetchRequest, ...], sample: Sample,
 ) -> tuple[Bound, list[ScorerError]]:  # fmt: skip
-    """Score the first rows, and return the binding with the outputs and schema that they show."""
+    """Score the first rows to complete the binding: its outputs, and the schema of the output."""
     few = sample.fed.slice(0, trial.SAMPLE_ROWS)
     binding = shapes(bound.binding, sample.fed)
     fetches, wrong = trial.outputs(loaded.session, binding, wanted, few, model, options.binding.prefix)
@@ -293,7 +309,7 @@ def _try_outputs(
 
 
 def _expect_bad_rows(found: Findings, options: Options, dataset: Dataset, verdict: Independence) -> None:
-    """Rows among the first that cannot be scored: said before the run, which is refused if they are all so."""
+    """Report first rows that cannot be scored: a note, or a problem if all of them fail."""
     bad, budget = sum(verdict.bad.values()), options.scoring.max_bad_rows
     if not bad:
         return
@@ -301,17 +317,27 @@ def _expect_bad_rows(found: Findings, options: Options, dataset: Dataset, verdic
     if bad < verdict.rows or options.rows.where or within_budget(budget, bad, dataset.rows):
         found.notes.append(f"{bad:,} of the first {verdict.rows:,} rows would go to quarantine: {why}")
         return
-    what, hint = "not one of the first rows can be scored", "check --feed: order, types and values of the columns"
-    expected = "a row that the model takes"
-    found.problems.append(BindingError(what, quoted_list(options.input), expected, f"{bad:,} bad rows: {why}", hint))
+    found.problems.append(
+        BindingError(
+            "none of the first rows can be scored",
+            where=quoted_list(options.input),
+            expected="rows that the model accepts",
+            found=f"{bad:,} bad rows: {why}",
+            hint="check --feed: order, types and values of the columns",
+        )
+    )
 
 
 def _doubt_independence(
     found: Findings, options: Options, model: ModelSpec, binding: Binding, verdict: Independence | None
 ) -> None:
-    """Doubt scores that depend on the batch; without rows to compare, operators that may do that are enough."""
+    """Warn if scores depend on the batch; if no rows could be compared, warn of operators that may cause it."""
     if verdict is None and model.coupled and binding.fixed_batch != 1:
-        found.doubt(options, f"a row's score may depend on its batch: {quoted_list(model.coupled)}", model.path)
+        found.doubt(
+            options,
+            f"a row's score may depend on the other rows in its batch: {quoted_list(model.coupled)}",
+            model.path,
+        )
     if verdict is not None and not verdict.independent:
         cause = f" ({quoted_list(model.coupled)})" if model.coupled else ""
         found.doubt(options, f"{verdict}{cause}", model.path)
@@ -323,15 +349,19 @@ def _room_problems(place: Place, forecast: Forecast | None) -> list[ScorerError]
 
 
 def _without_keys(dataset: Dataset, kept: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Kept columns without the keys of the paths, which must not be in the files too."""
+    """Return the kept columns that are no keys of folder names (key=value), and a note if files hold such keys too."""
     keys = set(dataset.hive.names)
     doubled = [name for name in kept if name in keys and name in dataset.schema.names]
-    notes = [f"{quoted_list(doubled)} are keys of the paths and are left out of the files"] if doubled else []
+    notes = (
+        [f"left out of the output's files, because the folder names hold them: {quoted_list(doubled)}"]
+        if doubled
+        else []
+    )
     return tuple(name for name in kept if name not in keys), notes
 
 
 def _known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[ScorerError]:
-    """Nulls that the footers show where the feed allows none, if they alone break the budget."""
+    """Return a problem for each feed whose nulls, counted in the footers, already exceed --max-bad-rows."""
     if options.rows.where or options.rows.limit is not None or options.binding.transform is not None:
         return []
     problems: list[ScorerError] = []
@@ -339,36 +369,44 @@ def _known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[S
         nulls = {n: dataset.nulls.get(n, 0) for n in feed.columns} if feed.on_null == "error" else {}
         worst = max(nulls, key=lambda name: nulls[name], default="")
         if worst and not within_budget(options.scoring.max_bad_rows, nulls[worst], dataset.rows):
-            what = f"column {worst!r} has nulls and input {feed.tensor!r} takes none"
-            found_ = f"{nulls[worst]:,} of {dataset.rows:,} rows"
-            one, other = f"--on-null '{feed.tensor}=0'", f'--where "{worst} is not null"'
-            hint = f"{one} (or another constant), {other}, or --max-bad-rows {nulls[worst]}"
+            constant, filtered = f"--on-null '{feed.tensor}=0'", f'--where "{worst} is not null"'
             problems.append(
                 BindingError(
-                    what, f"tensor {feed.tensor!r}", f"at most {options.scoring.max_bad_rows} bad rows", found_, hint
+                    f"column {worst!r} has nulls, but input {feed.tensor!r} does not accept them",
+                    where=f"tensor {feed.tensor!r}",
+                    expected=f"at most {options.scoring.max_bad_rows} bad rows",
+                    found=f"{nulls[worst]:,} of {dataset.rows:,} rows",
+                    hint=f"{constant} (or another constant), {filtered}, or --max-bad-rows {nulls[worst]}",
                 )
             )
     return problems
 
 
-def _strewn_pictures(dataset: Dataset, binding: Binding) -> list[ScorerError]:
-    """Paths of pictures that could mean files in several folders."""
+def _ambiguous_paths(dataset: Dataset, binding: Binding) -> list[ScorerError]:
+    """Return a problem if image paths could be relative to several input folders."""
     paths = [f for f in binding.feeds if f.kind == "image" and f.columns[0] in dataset.columns.names]
     paths = [f for f in paths if not is_encoded(dataset.columns.field(f.columns[0]).type)]
     if not paths or len(dataset.folders) <= 1:
         return []
-    what, hint = f"the paths in {paths[0].columns[0]!r} may begin in several folders", "score the folders apart"
-    return [BindingError(what, f"tensor {paths[0].tensor!r}", "one folder", quoted_list(sorted(dataset.folders)), hint)]
+    return [
+        BindingError(
+            f"the image paths in {paths[0].columns[0]!r} could be relative to several folders",
+            where=f"tensor {paths[0].tensor!r}",
+            expected="one folder",
+            found=quoted_list(sorted(dataset.folders)),
+            hint="score each folder in a run of its own",
+        )
+    ]
 
 
-def _remarks(dataset: Dataset) -> list[str]:
-    """What a person should know, though nothing is wrong."""
+def _dataset_notes(dataset: Dataset) -> list[str]:
+    """Return notes about an input that can be scored: skipped files, no rows, many small files."""
     notes = []
     if dataset.skipped:
-        passed = plural(dataset.skipped, "file")
-        notes.append(f"passed over {passed} in the input: no Parquet, hidden, or a name that starts with _")
+        files = plural(dataset.skipped, "file")
+        notes.append(f"skipped {files} in the input: not Parquet, hidden, or with a name that starts with _")
     if dataset.rows == 0:
         notes.append("the input has no rows; the output will have none")
-    if len(dataset.files) >= _TINY_FILES and dataset.rows / len(dataset.files) < _TINY_FILES:
+    if len(dataset.files) >= _MANY_FILES and dataset.rows / len(dataset.files) < _FEW_ROWS:
         notes.append(f"{len(dataset.files):,} small files: opening them will take most of the time; compact them first")
     return notes

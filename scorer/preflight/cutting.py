@@ -1,4 +1,4 @@
-"""How the input is cut into parts: numbers only."""
+"""Cut the input's row groups into parts: only numbers, no data is read."""
 
 from __future__ import annotations
 
@@ -14,53 +14,61 @@ if TYPE_CHECKING:
     from scorer.dataset.summary import File
 
 
-BATCH_ROWS = 4096  # a dense net's best, a tree ensemble's good; used where nothing was probed
-PARTS_PER_THREAD = 4  # the last part may be late by a quarter of a thread's work
-MIN_SECONDS = 0.1  # of scoring in a part: 3 ms of Dask are then 3 %
-HANDED_S = 4e-3  # between two parts that the driver hands out: with 500 threads, a part must last two seconds
-MAX_SECONDS = 10.0
-MIN_ROWS = 65_536  # of a part when the speed is unknown
-_LAST_SECONDS = 0.05  # of the last parts, everything counted
-_BYTES_PER_S = 500e6  # that a thread reads, packs and writes
-_USUAL_SPEED = 1e6  # rows/s, when nobody knows
-_SLICE = 1.5  # a row group is sliced when it is this much larger than a part
+BATCH_ROWS = 4096  # fastest for a dense net, good for a tree ensemble; used if no batch size was timed
+PARTS_PER_THREAD = 4  # so the last part delays the end by at most a quarter of a thread's work
+MIN_SECONDS = 0.1  # of scoring in a part, so that Dask's 3 ms per part are 3 % at most
+DISPATCH_S = 4e-3
+"""Seconds that the driver needs per part; with 500 threads, parts must last 500 x 4 ms = 2 s."""
+MAX_SECONDS = 10.0  # of scoring in a part
+MIN_ROWS = 65_536  # of a part if the speed is unknown
+_LAST_SECONDS = 0.05  # of the last parts: reading, scoring and writing
+_BYTES_PER_S = 500e6  # that a thread reads, converts and writes
+_DEFAULT_ROWS_PER_S = 1e6  # if the speed is unknown
+_SLICE_FROM = 1.5  # times the rows of a part: larger row groups are sliced
 
 
 def part_rows(rows: int, row_bytes: float, part_bytes: int, threads: int, rows_per_s: float | None) -> int:
-    """Rows of a part: memory first, then enough parts for all threads, then worthwhile ones."""
+    """Return the rows of a part: at most what memory allows, and few enough that every thread gets several parts.
+
+    Parts do not become so small that Dask's overhead counts, nor longer than `MAX_SECONDS`.
+    """
     by_memory = max(1, int(part_bytes / max(row_bytes, 1e-9)))
     shared = math.ceil(rows / (threads * PARTS_PER_THREAD))
-    worth = _worth(rows_per_s, threads)
+    worth = _worthwhile_rows(rows_per_s, threads)
     longest = max(worth, int(rows_per_s * MAX_SECONDS)) if rows_per_s else by_memory
     return max(1, min(by_memory, max(shared, worth), longest))
 
 
 def least_rows(target: int, row_bytes: float, rows_per_s: float | None, threads: int) -> int:
-    """Rows of the last parts, when the others have so many: Dask must still be small beside them."""
-    row_s = row_bytes / _BYTES_PER_S + 1 / (rows_per_s or _USUAL_SPEED)
-    return max(1, min(target, int(max(_LAST_SECONDS, threads * HANDED_S) / row_s)))
+    """Return the rows of the smallest, last parts: enough that Dask's overhead stays small; at most `target`."""
+    row_s = row_bytes / _BYTES_PER_S + 1 / (rows_per_s or _DEFAULT_ROWS_PER_S)
+    return max(1, min(target, int(max(_LAST_SECONDS, threads * DISPATCH_S) / row_s)))
 
 
-def _worth(rows_per_s: float | None, threads: int) -> int:
-    return MIN_ROWS if rows_per_s is None else max(1, int(rows_per_s * max(MIN_SECONDS, threads * HANDED_S)))
+def _worthwhile_rows(rows_per_s: float | None, threads: int) -> int:
+    """Return the fewest rows of a part beside which Dask's overhead is small."""
+    return MIN_ROWS if rows_per_s is None else max(1, int(rows_per_s * max(MIN_SECONDS, threads * DISPATCH_S)))
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How many rows a part should have: fewer towards the end, so that no thread is left alone with a large one."""
+    """How many rows a part should have: fewer towards the end, so that all threads finish at about the same time."""
 
     target: int
+    """Rows of a part, except near the end."""
     grid: int = 1
+    """Rows of a batch: a slice of a row group starts at a multiple of them."""
     threads: int = 0
-    """0: as many to the end."""
+    """0: parts do not become smaller towards the end."""
     least: int = 1
+    """Rows of the last parts."""
     rounds: int = 2
-    """Parts that each thread still gets, of the size they have now: one where all threads are alike."""
+    """Parts of the current size that remain for each thread: 1 if all threads are equally fast."""
     whole: int = 0
-    """Rows of a part of whole row groups, where those take less memory; 0: as many as of any."""
+    """Rows of a part of whole row groups, if those need less memory; 0: `target`."""
 
     def at(self, left: int, *, whole: bool = False) -> int:
-        """Rows of the next part when so many rows of the input are left."""
+        """Return the rows of the next part when `left` rows of the input remain."""
         most = max(self.target, self.whole) if whole else self.target
         if not self.threads:
             return most
@@ -68,7 +76,7 @@ class Size:
 
 
 def cut_parts(row_groups: Sequence[int], size: Size, limit: int | None = None, after: int = 0) -> list[int]:
-    """Rows of each part of one file, after which so many rows of the input follow.
+    """Return the rows of each part of one file; `after` rows of the input follow the file.
 
     Parts are runs of row groups, or slices of one large row group that start on the batch grid:
 
@@ -87,7 +95,7 @@ def cut_parts(row_groups: Sequence[int], size: Size, limit: int | None = None, a
         if held and held + group > target:
             parts.append(held)
             held = 0
-        if group > target * _SLICE and group > size.grid:
+        if group > target * _SLICE_FROM and group > size.grid:
             parts += _slices(group, size, left + after)
         else:
             held += group
@@ -95,7 +103,7 @@ def cut_parts(row_groups: Sequence[int], size: Size, limit: int | None = None, a
 
 
 def plan_files(files: Sequence[File], size: Size, limit: int | None) -> tuple[PlannedFile, ...]:
-    """Every file with its cuts; files beyond the limit are left out."""
+    """Return every file with its parts; files after the limit are left out."""
     planned = []
     total = sum(file.rows for file in files)
     left = total if limit is None else min(limit, total)
@@ -115,11 +123,11 @@ def plan_files(files: Sequence[File], size: Size, limit: int | None) -> tuple[Pl
 
 
 def _slices(rows: int, size: Size, after: int) -> list[int]:
-    """Nearly equal slices on the batch grid."""
+    """Return the rows of nearly equal slices, each a multiple of the batch rows except the last."""
     slices = []
     while rows:
-        many = math.ceil(rows / size.at(rows + after))
-        step = min(rows, max(size.grid, math.ceil(rows / many / size.grid) * size.grid))
+        count = math.ceil(rows / size.at(rows + after))
+        step = min(rows, max(size.grid, math.ceil(rows / count / size.grid) * size.grid))
         slices.append(step)
         rows -= step
     return slices

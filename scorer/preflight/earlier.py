@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from scorer.display.words import quoted_list
@@ -28,7 +29,9 @@ def find_earlier(
         frozen, done = earlier
         _check_versions(found, options, place, frozen)
         if options.rows.part_bytes is not None and not done:
-            found.notes.append("the parts are those of the earlier, unfinished run, whatever --part-bytes says now")
+            found.notes.append(
+                "--part-bytes has no effect: an unfinished run is resumed with the parts it was planned with"
+            )
     return earlier
 
 
@@ -41,12 +44,15 @@ def _find(found: Findings, options: Options, place: Place, request: dict[str, An
         if not gone:
             return published, True
         if not overwrite:
-            what, hint = (
-                "the output was changed after it was published",
-                "`scorer verify OUT` says how; --overwrite scores again",
-            )
+            verify = f"scorer verify {shlex.quote(str(place.output))}"
             found.problems.append(
-                CommitError(what, str(place.output), "every part of its ledger", quoted_list(gone), hint)
+                CommitError(
+                    "the output was changed after it was published",
+                    where=str(place.output),
+                    expected="every part of its ledger, unchanged",
+                    found=f"missing or changed: {quoted_list(gone)}",
+                    hint=f"run `{verify}` for details, or score again with --overwrite",
+                )
             )
             return None
     if place.output.is_dir() and any(place.output.iterdir()):
@@ -64,8 +70,10 @@ def _find(found: Findings, options: Options, place: Place, request: dict[str, An
 
 
 def _check_versions(found: Findings, options: Options, place: Place, frozen: FrozenPlan) -> None:
-    """Note versions that differ from the plan's: another runtime may round differently."""
+    """Warn about package versions that differ from the plan's: another runtime may round differently."""
     now = versions()
     changed = [f"{name} {old} -> {now[name]}" for name, old in frozen.versions.items() if now.get(name, old) != old]
     if changed:
-        found.doubt(options, f"the plan was made with other versions: {', '.join(changed)}", str(place.folder))
+        found.doubt(
+            options, f"versions have changed since the plan was created: {', '.join(changed)}", str(place.folder)
+        )

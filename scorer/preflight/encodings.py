@@ -1,4 +1,4 @@
-"""How the output's columns are stored: an encoding where the first rows show that it pays."""
+"""Choose how the output's columns are stored: an encoding only if it makes the first rows clearly smaller."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 DELTA, SPLIT = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"
 
 
-def choose(dataset: Dataset, asked: OutputOptions, kept: pa.Table, scores: pa.Table) -> Storage:
-    """Codec and row groups as the source's unless asked; encodings by first rows of what is kept and what is scored."""
-    codec = dataset.codec if asked.compression == "source" else asked.compression
+def choose(dataset: Dataset, options: OutputOptions, kept: pa.Table, scores: pa.Table) -> Storage:
+    """Choose codec and row groups (by default the input's), and encodings by the first rows of both tables."""
+    codec = dataset.codec if options.compression == "source" else options.compression
     dictionaries = _dictionaries(dataset.dictionaries, kept)
-    usual = max(LEAST_GROUP, min(dataset.row_group_rows, LARGEST_GROUP))
+    default_rows = max(LEAST_GROUP, min(dataset.row_group_rows, LARGEST_GROUP))
     return Storage(
         codec=codec,
-        row_group_rows=asked.row_group_rows or usual,
+        row_group_rows=options.row_group_rows or default_rows,
         dictionaries=dictionaries,
         encodings=(*_encodings(kept, codec, dictionaries), *_encodings(scores, codec, ())),
     )
 
 
 def _dictionaries(fixed: Sequence[str], kept: pa.Table) -> tuple[str, ...]:
-    """Leaf paths of kept columns worth a dictionary: it paid in the source, or the sample's texts repeat."""
+    """Return the leaf paths of kept columns worth a dictionary: it saved space in the input, or texts repeat."""
     names = set(kept.column_names)
     chosen = {path for path in fixed if path in names or path.split(".")[0] in names}
     for name in kept.column_names:
@@ -44,21 +44,21 @@ def _dictionaries(fixed: Sequence[str], kept: pa.Table) -> tuple[str, ...]:
 
 
 def _encodings(sample: pa.Table, codec: str, dictionaries: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """The encoding of each flat column that it makes clearly smaller."""
-    tried = {name: _encoding_for(sample.schema.field(name).type, codec) for name in sample.column_names}
-    tried = {name: one for name, one in tried.items() if one and name not in dictionaries and "." not in name}
-    if not tried or sample.num_rows < ENOUGH_ROWS:
+    """Return (column, encoding) of each flat column that its encoding makes clearly smaller."""
+    candidates = {name: _encoding_for(sample.schema.field(name).type, codec) for name in sample.column_names}
+    candidates = {name: one for name, one in candidates.items() if one and name not in dictionaries and "." not in name}
+    if not candidates or sample.num_rows < ENOUGH_ROWS:
         return ()
-    rows = sample.select(list(tried))
-    plain, other = (
+    rows = sample.select(list(candidates))
+    plain, encoded = (
         column_sizes(rows, Storage(codec=codec, row_group_rows=rows.num_rows, encodings=encodings))
-        for encodings in ((), tuple(tried.items()))
+        for encodings in ((), tuple(candidates.items()))
     )
-    return tuple((name, tried[name]) for name in tried if other[name] < GAIN_THRESHOLD * plain[name])
+    return tuple((name, candidates[name]) for name in candidates if encoded[name] < GAIN_THRESHOLD * plain[name])
 
 
 def _encoding_for(kind: pa.DataType, codec: str) -> str:
-    """What might pay for values of this type; the bytes of fractions only pay if they are compressed then."""
+    """Return the encoding to try for a type, or ''; splitting the bytes of floats helps only if a codec follows."""
     whole = pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind)
     if whole and not (pa.types.is_timestamp(kind) and kind.unit == "s"):
         return DELTA

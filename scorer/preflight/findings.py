@@ -37,9 +37,16 @@ class Findings:
             self.problems.append(unreadable(", ".join(options.input), error))
 
     def doubt(self, options: Options, text: str, where: str) -> None:
-        """Add a note that questions the scores; with --strict, a problem instead."""
+        """Add a note that the scores may be wrong; with --strict, add a problem instead."""
         if options.scoring.strict:
-            hint = "run without --strict to accept it"
-            self.problems.append(PlanError(text, where, "no doubt about the scores (--strict)", "this one", hint))
+            self.problems.append(
+                PlanError(
+                    text,
+                    where=where,
+                    expected="no warning about the scores (--strict)",
+                    found="this warning",
+                    hint="run without --strict to accept it",
+                )
+            )
         else:
             self.notes.append(text)

@@ -1,4 +1,4 @@
-"""Once nothing is wrong: batch rows, parts, how the output is stored, and the forecast."""
+"""Turn a checked request into a frozen plan: choose batch rows, storage and parts, and forecast the run."""
 
 from __future__ import annotations
 
@@ -35,22 +35,23 @@ if TYPE_CHECKING:
 
 
 def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict[str, str]) -> dict[str, Any]:
-    """What is hashed: inputs, model, other files by digest, and the options that change scores or output."""
-    asked = options.to_dict()
+    """Return what identifies a request: input, model, other files by digest, options that change scores or output."""
+    values = options.to_dict()
     inputs = [[f.path, f.folder, f.id.size, f.id.version, _hash(f.row_groups)] for f in dataset.files]
-    asked["device"] = devices.parse(options.session.device).name  # which of several makes no difference
-    chosen = {name: as_json_value(asked[name]) for name, field in FIELDS.items() if field.metadata["scores"]}
+    values["device"] = devices.parse(options.session.device).name  # which GPU of several does not change scores
+    chosen = {name: as_json_value(values[name]) for name, field in FIELDS.items() if field.metadata["scores"]}
     return {"format": FORMAT, "input": _hash(inputs), "model": model.digest, "files": files, **chosen}
 
 
-_LOOKED_AT = 4  # files, for the size of their row groups
-_WORTH = 0.5  # of the bytes that are encoded beside copied ones, and go through memory once more for it
-_SAMPLE_BYTES = 32 << 20  # pictures are large
+_INSPECTED_FILES = 4  # the first files, whose row groups must be large enough for copying
+_MIN_COPIED_SHARE = 0.5
+"""Copied bytes per encoded byte: with fewer it costs more to pass the encoded columns through memory once more."""
+_SAMPLE_BYTES = 32 << 20  # of decoded rows: pictures are large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The model as it is loaded in this process, and what loads it elsewhere."""
+    """The model's session in this process, and the spec that loads the same session on workers."""
 
     session: Session
     spec: SessionSpec
@@ -58,14 +59,14 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """Columns matched to tensors, and the schemas that follow from the match."""
+    """How columns are matched to tensors, and the schemas that follow."""
 
     binding: Binding
-    """Without fetches until rows have been tried."""
+    """Without fetches until the first rows have been scored."""
     transform: Transform | None
     read_schema: pa.Schema
     output_schema: pa.Schema
-    """Empty until rows have been tried."""
+    """Empty until the first rows have been scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,21 +74,21 @@ class Sample:
     """The first rows of the input."""
 
     rows: pa.Table
-    """As they are read."""
+    """As they are read: columns that are fed, kept or filtered on."""
     fed: pa.Table
-    """As they are fed."""
+    """As they are fed: after the transform, if any."""
     process_bytes: int
-    """Memory of the process before the model got a batch of them."""
+    """Resident memory of the process with these rows in it, before the model was given a batch."""
 
 
 def rows_ahead(options: Options, dataset: Dataset) -> int:
-    """How many rows the run will read."""
+    """Return how many rows the run will read, before any filter."""
     limit = options.rows.limit
     return dataset.rows if limit is None else min(dataset.rows, limit)
 
 
 def sample_rows(options: Options, dataset: Dataset, schema: pa.Schema) -> int:
-    """How many first rows to look at, when these columns are read."""
+    """Return how many first rows to read: more if batch sizes will be timed, up to 32 MB of these columns."""
     if not options.scoring.tune or rows_ahead(options, dataset) < tuning.PROBED_FROM:
         return trial.SAMPLE_ROWS
     return max(
@@ -98,12 +99,12 @@ def sample_rows(options: Options, dataset: Dataset, schema: pa.Schema) -> int:
 def choose_batch(
     options: Options, dataset: Dataset, loaded: Loaded, bound: Bound, sample: Sample, row_s: float | None
 ) -> Probe:
-    """The batch rows: as asked, as the model has them fixed, or as they were fastest, now or the last time."""
-    binding, asked, device = bound.binding, options.scoring.batch_rows, loaded.spec.device
+    """Choose the batch rows: the model's fixed ones, the requested ones, or the fastest, timed now or cached."""
+    binding, requested, device = bound.binding, options.scoring.batch_rows, loaded.spec.device
     rows, threads = rows_ahead(options, dataset), planned_threads(options.cluster)
     if row_s is None or not options.scoring.tune or not tuning.worthwhile(binding, row_s, rows, threads, device):
-        return tuning.untuned(binding, asked, row_s, device=device)
-    grows = device != "cpu"
+        return tuning.untuned(binding, requested, row_s, device=device)
+    accelerator = device != "cpu"
     here = local_threads(options.cluster)
     key = cache.key_of(
         here,
@@ -113,19 +114,19 @@ def choose_batch(
         versions(),
         tuning.METHOD,
         tuning.PROBE_ROWS,
-        *(devices.cards() if grows else []),
+        *(devices.cards() if accelerator else []),
     )
-    found = cache.load(key)
-    if found is None:
-        if grows:
+    cached = cache.load(key)
+    if cached is None:
+        if accelerator:
             timed = tuning.grow_batches(loaded.session, binding, sample.fed, row_s)
         else:
             timed = tuning.probe(loaded.session, binding, sample.fed, row_s, rows / threads, here)
-        if timed.trials:  # a longer run has more to gain
+        if timed.trials:  # without trials the run was too short to try; a longer one will
             cache.store(key, asdict(timed))
     else:
-        timed = Probe(**{**found, "trials": (*found["trials"], "as remembered")})
-    pinned = binding.fixed_batch or asked
+        timed = Probe(**{**cached, "trials": (*cached["trials"], "cached")})
+    pinned = binding.fixed_batch or requested
     return replace(timed, batch_rows=pinned, batch_tokens=None) if pinned else timed
 
 
@@ -133,7 +134,7 @@ def freeze(
     options: Options, request: dict[str, Any], dataset: Dataset, loaded: Loaded, bound: Bound, sample: Sample,
     probe: Probe,
 ) -> tuple[FrozenPlan, Forecast | None]:  # fmt: skip
-    """The plan, and what it will take where the probe tells."""
+    """Return the frozen plan, and a forecast if the probe measured the speed."""
     binding = bound.binding
     total = rows_ahead(options, dataset)
     threads = planned_threads(options.cluster)
@@ -172,23 +173,24 @@ def freeze(
     )
     filtered = bool(options.rows.where)
     groups = dataset.row_group_rows
-    held = footprint(frozen.most_rows, size.target, groups, measured, filtered=filtered, loaded=sample.process_bytes)
-    return frozen, forecast(total, measured, probe.rows_per_s, threads, held)
+    needs = footprint(frozen.most_rows, size.target, groups, measured, filtered=filtered, loaded=sample.process_bytes)
+    return frozen, forecast(total, measured, probe.rows_per_s, threads, needs)
 
 
 def _copied(
     options: Options, dataset: Dataset, bound: Bound, sample: Sample, chosen: Storage, reads: set[str]
 ) -> tuple[Storage, float]:
-    """Which kept columns are copied as they are stored, and what a row of them takes.
+    """Choose the kept columns that are copied as they are stored; return their compressed bytes per row, too.
 
-    None where they are to be stored otherwise, where rows are left out, and where row groups are better put together.
-    What is decoded anyway is encoded where that takes less room than the input's own; and if that is most of it,
-    everything is.
+    No column is copied if another compression or row group size is requested, if rows are filtered out, or if the
+    input's row groups are so small that they are better merged. A column that is decoded anyway is encoded again if
+    that makes it clearly smaller than in the input. If most bytes would be encoded, all columns are.
     """
-    asked, kept = options.out, bound.binding.kept
-    tiny = not all(copying.worth_copying(file.rows, len(file.row_groups)) for file in dataset.files[:_LOOKED_AT])
-    otherwise = asked.compression != "source" or asked.row_group_rows is not None or bool(options.rows.where)
-    if otherwise or tiny or dataset.footer is None or not kept:
+    out, kept = options.out, bound.binding.kept
+    files = dataset.files[:_INSPECTED_FILES]
+    tiny = not all(copying.worth_copying(file.rows, len(file.row_groups)) for file in files)
+    rewritten = out.compression != "source" or out.row_group_rows is not None or bool(options.rows.where)
+    if rewritten or tiny or dataset.footer is None or not kept:
         return chosen, 0.0
     with open_parquet(dataset.files[0].path, dataset.footer) as parquet:
         columns = copying.copyable(copying.FileForm.of(bound.output_schema, chosen), parquet, kept)
@@ -201,12 +203,13 @@ def _copied(
         ):
             del columns[name]
     copied = copying.compressed_row_bytes(dataset.footer, columns)
-    beside = sum(size for name, size in encoded.items() if name not in columns)
-    return (replace(chosen, copied=tuple(columns)), copied) if copied > _WORTH * beside else (chosen, 0.0)
+    others = sum(size for name, size in encoded.items() if name not in columns)
+    worth = copied > _MIN_COPIED_SHARE * others
+    return (replace(chosen, copied=tuple(columns)), copied) if worth else (chosen, 0.0)
 
 
 def _part_size(options: Options, dataset: Dataset, bound: Bound, probe: Probe, unread: frozenset[str]) -> Size:
-    """How large parts are; more rows fit where some columns are copied unread."""
+    """Return how large parts are; a part of whole row groups may have more rows if `unread` columns are copied."""
     total, threads = rows_ahead(options, dataset), planned_threads(options.cluster)
     most, speed = options.rows.part_bytes or PART_BYTES, probe.rows_per_s
     names = bound.read_schema.names
@@ -214,12 +217,12 @@ def _part_size(options: Options, dataset: Dataset, bound: Bound, probe: Probe, u
     target = part_rows(total, row_bytes, most, threads, speed)
     least = least_rows(target, row_bytes, speed, threads)
     if probe.batch_tokens is not None:
-        least = max(least, target // 4)  # texts are sorted by length inside a part
-    lean = _decoded_row_bytes(dataset, [name for name in names if name not in unread])
-    whole = part_rows(total, lean, most, threads, speed) if unread else 0
+        least = max(least, target // 4)  # texts are sorted by length within a part: small parts would pad more
+    decoded_bytes = _decoded_row_bytes(dataset, [name for name in names if name not in unread])
+    whole = part_rows(total, decoded_bytes, most, threads, speed) if unread else 0
     return Size(target, probe.batch_rows, threads, least, 2 if elsewhere(options.cluster) else 1, whole)
 
 
 def _decoded_row_bytes(dataset: Dataset, names: Iterable[str]) -> float:
-    """Decoded bytes of a row of these columns."""
+    """Return the average decoded bytes of a row of these columns."""
     return max(1.0, sum(dataset.column_bytes.get(name, 8.0) for name in names))

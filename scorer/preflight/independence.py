@@ -1,4 +1,7 @@
-"""Whether a row's score depends on its neighbours: the same rows as one batch, as halves, and in another order."""
+"""Check that a row's score does not depend on the other rows in its batch.
+
+The same rows are scored as one batch, in halves, and in another order; the scores must agree within a tolerance.
+"""
 
 from __future__ import annotations
 
@@ -18,51 +21,52 @@ if TYPE_CHECKING:
     from scorer.model.session import Session
 
 
-_FIRST, _FIRST_TEXTS, _NEXT = 8, 4, (32, 128, 256)  # rows
-_MOST_S, _LEAST_S, _SHARE = 0.6, 0.4, 0.05  # of the canary, and of the work ahead, in one thread
+_FIRST_ROWS, _FIRST_TEXTS, _MORE_ROWS = 8, 4, (32, 128, 256)
+_MOST_S, _LEAST_S = 0.6, 0.4  # for the check
+_SHARE = 0.05  # of the run's work in one thread: what the check may take between those limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Independence:
-    """What the canary saw."""
+    """The result of the check: the largest change of a score, relative to what is allowed."""
 
     rows: int
     column: str
-    """The output that moved most."""
+    """The output column that changed most."""
     difference: float
-    """Its largest change; of labels, the share that changed."""
+    """Its largest change; for labels, the share that changed."""
     allowed: float
+    """The tolerance for `difference`."""
     manner: str
-    """What was done to the rows when it moved."""
+    """How the rows were batched when it changed: "in halves" or "in another order"."""
     row_s: float
-    """Seconds that a row took in one batch."""
+    """Seconds per row, in one batch."""
     bad: dict[str, int]
-    """Why rows could not be scored, and how many."""
+    """Rows that could not be scored, counted by reason."""
 
     @property
     def independent(self) -> bool:
-        """Whether every score stayed where it was, within the tolerance."""
+        """Whether every score stayed within the tolerance."""
         return self.difference <= self.allowed
 
     def __str__(self) -> str:
-        """For the plan."""
+        """One line for the plan."""
         if self.independent:
-            moved = f"largest difference {self.difference:.2g}"
-            return f"{self.rows} rows as one batch, as halves and in another order: {moved}"
+            change = f"largest difference {self.difference:.2g}"
+            return f"{self.rows} rows as one batch, as halves and in another order: {change}"
         return (
-            f"a row's score depends on its neighbours: {self.column!r} changes by {self.difference:.2g} "
+            f"a row's score depends on the other rows in its batch: {self.column!r} changes by {self.difference:.2g} "
             f"(allowed: {self.allowed:.2g}) when {self.rows} rows are scored {self.manner}"
         )
 
 
 def try_rows(session: Session, binding: Binding, table: pa.Table, ahead: int) -> Independence | None:
-    """The verdict on the first rows, of so many ahead; None where there is nothing to compare."""
-    if binding.fixed_batch == 1 or table.num_rows < 2:  # noqa: PLR2004 - two rows are the fewest neighbours
+    """Check the first rows of a run of `ahead` rows; None if there are no two rows to compare."""
+    if binding.fixed_batch == 1 or table.num_rows < 2:  # noqa: PLR2004 - the smallest batch that can mix rows
         return None
-    first = _FIRST_TEXTS if binding.texts else _FIRST
-    few = table.slice(0, first)
+    few = table.slice(0, _FIRST_TEXTS if binding.texts else _FIRST_ROWS)
     whole, row_s = _timed(session, binding, few)
-    for most in _NEXT:  # few rows cost more each, and a first call most of all
+    for most in _MORE_ROWS:  # small batches, and the first call above all, overstate the seconds per row
         budget = min(_MOST_S, max(_LEAST_S, _SHARE * ahead * row_s))
         rows = int(min(most, table.num_rows, budget / 3 / max(row_s, 1e-9))) // 2 * 2
         if rows <= few.num_rows:
@@ -70,22 +74,22 @@ def try_rows(session: Session, binding: Binding, table: pa.Table, ahead: int) ->
         few = table.slice(0, rows)
         whole, row_s = _timed(session, binding, few)
     rows = few.num_rows
-    turned = np.random.default_rng(rows).permutation(rows)
+    order = np.random.default_rng(rows).permutation(rows)
     halves = _score(session, binding, few, (rows + 1) // 2).columns
-    mixed = _score(session, binding, few.take(turned), rows).columns
-    mixed = [column.take(pa.array(np.argsort(turned))) for column in mixed]
+    mixed = _score(session, binding, few.take(order), rows).columns
+    mixed = [column.take(pa.array(np.argsort(order))) for column in mixed]
     bad = Counter(reason for _, reason in whole.bad.values())
-    verdicts = [
-        Independence(rows=rows, column=name, difference=moved, allowed=allowed, manner=manner, row_s=row_s, bad=bad)
+    results = [
+        Independence(rows=rows, column=name, difference=change, allowed=allowed, manner=manner, row_s=row_s, bad=bad)
         for other, manner in ((halves, "in halves"), (mixed, "in another order"))
         for name, a, b in zip(binding.outputs, whole.columns, other, strict=True)
-        for moved, allowed in [changed(a, b)]
+        for change, allowed in [changed(a, b)]
     ]
-    return max(verdicts, key=lambda verdict: verdict.difference / verdict.allowed, default=None)
+    return max(results, key=lambda result: result.difference / result.allowed, default=None)
 
 
 def _timed(session: Session, binding: Binding, table: pa.Table) -> tuple[batches.Scored, float]:
-    """The rows as one batch, and the seconds that each took."""
+    """Return the scores of the rows as one batch, and the seconds per row."""
     started = time.perf_counter()
     whole = _score(session, binding, table, table.num_rows)
     return whole, (time.perf_counter() - started) / table.num_rows

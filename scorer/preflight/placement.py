@@ -1,4 +1,4 @@
-"""Where the result may go: beside the input, writable, and over nothing that is not ours."""
+"""Choose and check the output's folder: outside the input, writable, large enough, not in use by another run."""
 
 from __future__ import annotations
 
@@ -20,29 +20,38 @@ if TYPE_CHECKING:
 
 
 def room_problem(place: Place, needed: int) -> ScorerError | None:
-    """Not enough space for what the plan expects to write."""
+    """Return a problem if the disk has less free space than the plan needs."""
     at = place.folder
     while not at.exists():
         at = at.parent
     free = shutil.disk_usage(at).free
     if free >= needed:
         return None
-    what, hint = "there is not enough room for the output", "make room, or choose another --output"
-    return InputError(what, str(at), f"{needed / 1e6:,.1f} MB free", f"{free / 1e6:,.1f} MB", hint)
+    return InputError(
+        "there is not enough free disk space for the output",
+        where=str(at),
+        expected=f"{needed / 1e6:,.1f} MB free",
+        found=f"{free / 1e6:,.1f} MB",
+        hint="free some space, or choose another --output",
+    )
 
 
-_NAME_BYTES = 255 - len(PROOF)  # what common file systems allow
+_NAME_BYTES = 255 - len(PROOF)  # common file systems allow 255, and the proof's name is longer
 
 
 def output_of(options: Options) -> tuple[str, ScorerError | None]:
-    """Where the result goes; beside the input unless told."""
+    """Return the output's path: next to the input by default; a problem if there are several inputs."""
     if options.out.output:
         return options.out.output, None
     first = options.input[0]
     if len(options.input) > 1 or is_glob(first):
-        what, hint = "several inputs need an --output", "--output DIR"
-        found = quoted_list(options.input) if len(options.input) > 1 else f"the pattern {first!r}"
-        return "scored", OptionsError(what, "--output", "a folder for the result", found, hint)
+        return "scored", OptionsError(
+            "several inputs need an --output",
+            where="--output",
+            expected="a folder for the result",
+            found=quoted_list(options.input) if len(options.input) > 1 else f"the pattern {first!r}",
+            hint="name a folder: --output DIR",
+        )
     path = Path(os.path.abspath(first))
     suffix = "" if os.path.isdir(path) else path.suffix
     stem = path.name.removesuffix(suffix) if suffix else path.name
@@ -50,7 +59,7 @@ def output_of(options: Options) -> tuple[str, ScorerError | None]:
 
 
 def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
-    """The output's place: never inside the input, writable, not held by another run."""
+    """Return what is wrong with the output's place; if it overlaps with the input, only that."""
     inside = [problem for text in inputs if (problem := _overlap(place, os.path.realpath(text), text))]
     if inside:
         return inside
@@ -66,42 +75,77 @@ def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
     )
     for path, flag in places:
         if os.path.lexists(path) and not os.path.isdir(path):
-            what, hint = f"the folder of {flag} is a file", f"choose another {flag}"
-            problems.append(OutputExists(what, str(path), "a folder, or nothing", "a file", hint))
-        at = _existing(path.parent)
+            problems.append(
+                OutputExists(
+                    f"{flag} is a file",
+                    where=str(path),
+                    expected="a folder, or nothing",
+                    found="a file",
+                    hint=f"choose another {flag}",
+                )
+            )
+        at = _existing_parent(path)
         if not os.path.isdir(at):
-            what, hint = "the output would lie below a file", f"choose another {flag}"
-            problems.append(PlanError(what, str(path), "a folder", f"{at} is a file", hint))
+            problems.append(
+                PlanError(
+                    f"the folder for {flag} cannot be created inside a file",
+                    where=str(path),
+                    expected="a folder",
+                    found=f"{at} is a file",
+                    hint=f"choose another {flag}",
+                )
+            )
         elif not os.access(at, os.W_OK | os.X_OK):
-            what, hint = "the output cannot be written here", f"choose another {flag}, or change the rights"
-            problems.append(CommitError(what, str(at), "a folder we may write to", "no right to write", hint))
+            problems.append(
+                CommitError(
+                    "the output cannot be written here",
+                    where=str(at),
+                    expected="a writable folder",
+                    found="no permission to write",
+                    hint=f"choose another {flag}, or change the permissions",
+                )
+            )
         elif max(map(len, map(os.fsencode, path.parts))) > _NAME_BYTES:
-            what, hint = "a name in the output's path is too long", f"choose another {flag}"
-            longest = f"{max(map(len, map(os.fsencode, path.parts)))} bytes"
-            problems.append(PlanError(what, flag, f"names of at most {_NAME_BYTES} bytes", longest, hint))
+            problems.append(
+                PlanError(
+                    "a name in the output's path is too long",
+                    where=flag,
+                    expected=f"names of at most {_NAME_BYTES} bytes",
+                    found=f"{max(map(len, map(os.fsencode, path.parts)))} bytes",
+                    hint=f"choose another {flag}",
+                )
+            )
     return problems
 
 
 def _overlap(place: Place, source: str, text: str) -> ScorerError | None:
-    """Neither output nor proof in, around or at the input; the proof not in the output."""
+    """Return a problem if output or proof overlap with the input, or if the proof is inside the output."""
     output, folder = place.output, place.folder
     for path, flag in ((output, "--output"), (folder, "--work-dir")):
         if path.is_relative_to(source) or Path(source).is_relative_to(path):
             inside = path.is_relative_to(source)
-            what = (
-                f"the folder of {flag} lies inside the input"
+            return OutputInsideInput(
+                f"the folder for {flag} is inside the input"
                 if inside
-                else f"the input lies inside the folder of {flag}"
+                else f"the input is inside the folder for {flag}",
+                where=str(path),
+                expected="separate folders",
+                found=f"the input {text}",
+                hint=f"choose a folder for {flag} next to the input",
             )
-            hint = f"choose a {flag} beside the input"
-            return OutputInsideInput(what, str(path), "folders apart", f"the input {text}", hint)
     if folder.is_relative_to(output):
-        what, hint = "the folder of --work-dir lies inside the output", "choose a --work-dir beside the output"
-        return PlanError(what, str(folder), f"a folder outside {output}", str(folder), hint)
+        return PlanError(
+            "the folder for --work-dir is inside the output",
+            where=str(folder),
+            expected=f"a folder outside {output}",
+            found=str(folder),
+            hint="choose a folder for --work-dir next to the output",
+        )
     return None
 
 
-def _existing(path: Path) -> Path:
+def _existing_parent(path: Path) -> Path:
+    path = path.parent
     while not os.path.lexists(path):
         path = path.parent
     return path

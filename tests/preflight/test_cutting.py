@@ -1,4 +1,4 @@
-"""How the input is cut into parts: every row once, in order, within the limits."""
+"""Parts hold every row once, in order, within the limits of their size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support import strategies
 
 from scorer.dataset.summary import File
 from scorer.plan.parts import PlannedFile, run_lengths
-from scorer.preflight.cutting import HANDED_S, Size, cut_parts, least_rows, part_rows, plan_files
+from scorer.preflight.cutting import DISPATCH_S, Size, cut_parts, least_rows, part_rows, plan_files
 from scorer.storage.files import FileId
 
 TARGETS = st.integers(1, 6_000)
@@ -24,7 +24,7 @@ LIMITS = st.none() | st.integers(0, 20_000)
 
 
 def verify(groups, parts, target, grid, limit):
-    """Everything that is promised of the parts of one file, checked on numbers alone."""
+    """Check everything that is promised of the parts of one file, on numbers alone."""
     rows = sum(groups) if limit is None else min(limit, sum(groups))
     assert sum(parts) == rows
     assert all(isinstance(part, int) for part in parts)
@@ -94,11 +94,11 @@ def test_a_part_is_never_larger_than_memory_allows_nor_empty(rows, row_bytes, pa
         assert got <= max(1, speed * 10)
 
 
-def test_with_many_threads_parts_last_until_their_turn_comes_again():
+def test_with_many_threads_parts_last_until_the_driver_can_send_the_next():
     many, speed = 512, 1000.0
     rows = part_rows(10**9, 8, 2**30, many, speed)
-    assert rows / speed >= many * HANDED_S
-    assert least_rows(rows, 8, speed, many) / speed >= 0.9 * many * HANDED_S
+    assert rows / speed >= many * DISPATCH_S
+    assert least_rows(rows, 8, speed, many) / speed >= 0.9 * many * DISPATCH_S
     assert least_rows(rows, 8, speed, 2) / speed < 0.1
 
 

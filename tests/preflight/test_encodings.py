@@ -1,4 +1,4 @@
-"""The output is stored as the input is, and an encoding only where the first rows show that it pays."""
+"""The output is stored like the input, with other encodings only if they make the first rows clearly smaller."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_dictionary_that_paid_is_kept_and_no_other_encoding_is_tried(tmp_path)
     assert found.encodings == ()
 
 
-def test_few_rows_decide_nothing(tmp_path):
+def test_few_rows_choose_no_encoding(tmp_path):
     source = write(tmp_path / "in.parquet", {**{k: v[:1000] for k, v in FLOATS.items()}, "v": np.arange(1000)})
     plan = scorer.prepare(source, MODELS / "named3.onnx", tmp_path / "out")
     assert plan.check().storage.encodings == ()
@@ -64,14 +64,14 @@ def test_row_groups_are_as_the_sources_but_not_tiny(given, expected, tmp_path):
     assert stored(tmp_path, {"v": np.arange(ROWS)}, row_group_size=given).row_group_rows == expected
 
 
-def test_row_groups_as_asked(tmp_path):
+def test_row_groups_as_requested(tmp_path):
     source = write(tmp_path / "in.parquet", FLOATS)
     scorer.run(source, MODELS / "named3.onnx", tmp_path / "out", row_group_rows=5_000, threads=1)
     sizes = [pq.read_metadata(path).row_group(0).num_rows for path in (tmp_path / "out").glob("*.parquet")]
     assert set(sizes) == {5_000}
 
 
-def test_real_flights_take_less_room_than_with_everybodys_defaults(tmp_path):
+def test_real_flights_are_smaller_than_with_default_settings(tmp_path):
     table = pq.read_table(FLIGHTS / "flights.parquet")
     chosen = choose(
         scorer.dataset.summary.summarise([str(FLIGHTS / "flights.parquet")]),

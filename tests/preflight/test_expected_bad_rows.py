@@ -1,4 +1,4 @@
-"""Bad rows are told of: in the plan before they cost anything, and at the end with the reason."""
+"""Bad rows are reported: in the plan before the run, and at the end of the run with the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = 1000
 
 
 def indices(folder, bad):
-    """Places in a table of ten, of which some are beyond it."""
+    """A file of indices into a table of ten rows; the bad ones are out of range."""
     index = np.arange(ROWS) % 3
     index[bad] = 900 + np.arange(ROWS)[bad]
     return write(folder / "in.parquet", {"idx": index, "name": [f"row {i}" for i in range(ROWS)]}, row_group_size=250)
@@ -31,11 +31,11 @@ def test_bad_rows_among_the_first_are_a_note_of_the_plan(tmp_path):
     assert not plan.problems
 
 
-def test_a_run_of_which_no_first_row_can_be_scored_does_not_start(tmp_path):
+def test_a_run_does_not_start_if_none_of_its_first_rows_can_be_scored(tmp_path):
     source = indices(tmp_path, slice(None))
     plan = scorer.prepare(source, GATHER, tmp_path / "out")
     (problem,) = plan.problems
-    assert problem.what == "not one of the first rows can be scored"
+    assert problem.what == "none of the first rows can be scored"
     assert "256 bad rows: 256 x" in problem.found
     assert not scorer.prepare(source, GATHER, tmp_path / "out", max_bad_rows="100%").problems
     assert not scorer.prepare(source, GATHER, tmp_path / "out", where="idx < 10").problems

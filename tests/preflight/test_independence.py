@@ -1,4 +1,4 @@
-"""Rows that influence each other are found, with the difference measured; models that mix or remember are refused."""
+"""Scores that depend on the batch are reported; models that mix rows or carry state are refused."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def measured(text):
 
 
 def moved_by_halves(model, matrix, output):
-    """How far scores move when the first 256 rows are scored as halves, with the bare runtime."""
+    """The largest change of a score when ONNX Runtime alone scores the first 256 rows in halves."""
     session = ort.InferenceSession(str(model))
     whole = session.run([output], {"x": matrix[:256]})[0]
     halves = np.concatenate([session.run([output], {"x": matrix[at : at + 128]})[0] for at in (0, 128)])
@@ -71,27 +71,27 @@ def softmax_over_rows(path):
 
 
 @pytest.mark.parametrize("make", [quantised, softmax_over_rows])
-def test_rows_that_influence_each_other_are_told_with_the_difference_measured(make, source, matrix, tmp_path):
+def test_dependent_rows_are_reported_with_the_measured_difference(make, source, matrix, tmp_path):
     model = make(tmp_path / "m.onnx")
     plan = scorer.prepare(source, model, tmp_path / "out", feed=["x=a,b,c"])
     assert plan.problems == ()
-    (note,) = [note for note in plan.notes if "depends on its neighbours" in note]
+    (note,) = [note for note in plan.notes if "depends on the other rows in its batch" in note]
     difference, allowed = measured(note)
     assert difference > 10 * allowed
     assert difference == pytest.approx(moved_by_halves(model, matrix, "y"), rel=0.05)
 
 
-def test_strict_refuses_them(source, tmp_path):
+def test_strict_refuses_dependent_rows(source, tmp_path):
     model = quantised(tmp_path / "m.onnx")
     code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c", "--strict")
     assert code == 3
-    assert "depends on its neighbours" in text
+    assert "depends on the other rows in its batch" in text
     assert "DynamicQuantizeLinear" in text
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["sum3", "named3", "two_outputs", "fixed3", "lying"])
-def test_rows_that_do_not_are_no_doubt(name, source, tmp_path):
+def test_independent_rows_cause_no_warning(name, source, tmp_path):
     spec = scorer.inspect_model(MODELS / f"{name}.onnx")
     (tensor,) = spec.inputs
     width = tensor.shape[1] if len(tensor.shape) > 1 else 1
@@ -99,10 +99,10 @@ def test_rows_that_do_not_are_no_doubt(name, source, tmp_path):
     plan = scorer.prepare(source, MODELS / f"{name}.onnx", tmp_path / "out", feed=[f"{tensor.name}={columns}"])
     assert plan.problems == ()
     assert "largest difference" in plan.canary
-    assert not [note for note in plan.notes if "neighbours" in note]
+    assert not [note for note in plan.notes if "in its batch" in note]
 
 
-def test_a_model_that_takes_one_row_at_a_time_needs_no_canary(source, tmp_path):
+def test_a_model_that_takes_one_row_at_a_time_needs_no_check(source, tmp_path):
     node = helper.make_node("Softmax", ["x"], ["y"], axis=0)
     model = model_of(
         tmp_path / "m.onnx", [node], [("x", TensorProto.FLOAT, [1, 3])], [("y", TensorProto.FLOAT, [1, 3])]
@@ -143,7 +143,7 @@ def test_a_model_with_the_batch_second_is_refused(source, tmp_path):
     assert "the rows of 'x' are not on its first axis" in text
 
 
-def test_an_input_without_rows_wants_a_constant(source, matrix, tmp_path):
+def test_an_input_without_rows_needs_a_constant(source, matrix, tmp_path):
     model = model_of(
         tmp_path / "m.onnx", [helper.make_node("Mul", ["x", "scale"], ["y"])],
         [("x", TensorProto.FLOAT, ["N", 3]), ("scale", TensorProto.FLOAT, [3])], [("y", TensorProto.FLOAT, ["N", 3])],

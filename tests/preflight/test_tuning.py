@@ -1,4 +1,4 @@
-"""What is tried before a run: bounded, remembered for this machine, and it tells threads that hold each other up."""
+"""Timing batch sizes before a run: bounded, cached for this machine; threads that wait for the GIL are noticed."""
 
 from __future__ import annotations
 
@@ -31,41 +31,41 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def floats(tmp_path, monkeypatch):
-    """Few rows, which are tried all the same."""
+    """A file of few rows, for which batch sizes are timed all the same."""
     monkeypatch.setattr(tuning, "_LONG_ENOUGH_S", 0.0)
     rng = np.random.default_rng(0)
     return write(tmp_path / "in.parquet", {f"f{i}": rng.standard_normal(ROWS).astype(np.float32) for i in range(28)})
 
 
-def test_what_was_found_is_remembered_and_said(floats, cache, tmp_path, monkeypatch):
+def test_a_result_is_cached_and_the_plan_says_so(floats, cache, tmp_path, monkeypatch):
     first = scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
     (kept,) = cache.iterdir()
     assert json.loads(kept.read_text())["batch_rows"] == first.batch_rows
     monkeypatch.setattr(tuning, "probe", lambda *_: pytest.fail("probed again"))
     again = scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out2").check()
     assert again.batch_rows == first.batch_rows
-    assert again.trials == (*first.trials, "as remembered")
+    assert again.trials == (*first.trials, "cached")
 
 
-def test_another_model_is_tried_anew(floats, cache, tmp_path):
+def test_another_model_is_timed_again(floats, cache, tmp_path):
     scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
     scorer.prepare(floats, MODELS / "sum3.onnx", tmp_path / "out", feed="x=f0..f2").check()
     assert len(list(cache.iterdir())) == 2
 
 
-def test_a_damaged_memory_is_no_memory(floats, cache, tmp_path):
+def test_a_damaged_cache_file_is_ignored(floats, cache, tmp_path):
     scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
     next(cache.iterdir()).write_text("{")
-    assert "as remembered" not in scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check().trials
+    assert "cached" not in scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check().trials
 
 
-def test_nothing_is_kept_where_the_folder_cannot_be_written(floats, tmp_path, monkeypatch):
+def test_nothing_is_cached_if_the_folder_cannot_be_written(floats, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
 
 
-def test_nothing_is_kept_on_a_file_system_that_others_share(cache, monkeypatch):
+def test_nothing_is_cached_on_a_shared_file_system(cache, monkeypatch):
     monkeypatch.setattr(cache_, "_is_remote", lambda _: True)
     cache_.store("key", {"batch_rows": 1})
     assert cache_.load("key") is None
@@ -73,7 +73,7 @@ def test_nothing_is_kept_on_a_file_system_that_others_share(cache, monkeypatch):
 
 
 class Slow:
-    """A session whose calls hold the interpreter's lock for as long as they take, or do not."""
+    """A session whose calls hold the GIL for as long as they take, or do not."""
 
     def __init__(self, *, holds, seconds=0.004):
         self.holds, self.seconds, self.fits = holds, seconds, None
@@ -98,7 +98,7 @@ def bound():
 
 
 @pytest.mark.parametrize("holds", [True, False])
-def test_threads_that_hold_each_other_up_are_noticed(holds):
+def test_threads_that_wait_for_the_interpreters_lock_are_noticed(holds):
     table = pa.table({name: np.zeros(4096, np.float32) for name in "ab"})
     for _ in range(6):  # other tests run beside this one
         found = tuning.probe(Slow(holds=holds), bound(), table, 1e-6, 1e9)
@@ -118,7 +118,7 @@ def test_a_heavy_model_is_not_tried_with_large_batches():
 
 
 class Clock:
-    """Goes on only while the model is called, however busy the machine is; it is the model, too."""
+    """A clock that advances only while the model is called, however busy the machine is; it is the model, too."""
 
     now, fits = 0.0, None
 
@@ -130,7 +130,7 @@ class Clock:
         return [next(iter(feeds.values()))[:, :1]]
 
     def take(self, rows):
-        """So much for each row, and nothing for the call."""
+        """Advance by 10 us for each row, and by nothing for the call."""
         self.now += 1e-5 * len(rows)
         return [rows[:, :1]]
 
@@ -147,7 +147,7 @@ def test_a_first_call_that_took_long_does_not_make_a_model_heavy(monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_as_many_threads_try_at_once_as_will_score(threads):
-    """Each has the whole sample; a session that only one thread can use at a time takes each so much longer."""
+    """Each thread scores the whole sample, so a session for one thread at a time makes each of them slower."""
     lock, gate = threading.Lock(), threading.Barrier(threads, timeout=10)
     warm: list[bool] = []
 
@@ -222,7 +222,7 @@ def test_batches_of_a_heavy_net_are_tried_only_in_a_long_run():
     assert not tuning.worthwhile(bound(), 1e-6, 49_999, 2, "cpu")
 
 
-def test_a_run_that_is_soon_over_tries_nothing_and_remembers_nothing(floats, cache, tmp_path, monkeypatch):
+def test_a_short_run_times_nothing_and_caches_nothing(floats, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "_LONG_ENOUGH_S", 2.0)
     plan = scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
     assert plan.batch_rows == BATCH_ROWS
@@ -230,8 +230,8 @@ def test_a_run_that_is_soon_over_tries_nothing_and_remembers_nothing(floats, cac
     assert not cache.exists()
 
 
-def test_looking_at_columns_is_not_taken_for_slow_batches(monkeypatch):
-    """Each look at the columns costs as much as twenty calls: no reason for larger batches."""
+def test_preparing_columns_is_not_mistaken_for_slow_batches(monkeypatch):
+    """Preparing the columns costs as much as twenty calls, which is no reason for larger batches."""
     clock, table = Clock(), pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
     monkeypatch.setattr(tuning, "time", clock)
     score = batches.score

@@ -174,7 +174,7 @@ def test_pictures_beside_several_inputs_are_not_mistaken(tmp_path):
     assert read(tmp_path / "out")["out"].to_pylist() == [250]
     code, _, error = run(tmp_path, sources, light, *feed)
     assert code == 3
-    assert "may begin in several folders" in error
+    assert "could be relative to several folders" in error
 
 
 @pytest.mark.parametrize("change", ["tokenizer", "home", "quote"])

@@ -107,7 +107,7 @@ def test_an_output_on_a_read_only_file_system_is_refused_before_the_start(source
         subprocess.run(["umount", folder], check=True)
     assert done.returncode == 5, done.stderr
     assert "the output cannot be written here" in done.stderr
-    assert "no right to write" in done.stderr
+    assert "no permission to write" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -319,7 +319,7 @@ def test_a_model_that_refuses_every_first_row_is_refused_with_the_reason(tmp_pat
     graph = make_graph([node], "g", values[:1], values[1:], [shape])
     path = tmp_path / "stubborn.onnx"
     onnx.save(make_model(graph, opset_imports=[make_opsetid("", 21)], ir_version=10), path)
-    with pytest.raises(BindingError, match="refuses the first rows"):
+    with pytest.raises(BindingError, match="fails on the first rows"):
         scored(path, floats(4, "a", "b"))
 
 

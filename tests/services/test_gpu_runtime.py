@@ -56,7 +56,7 @@ def test_a_device_that_does_not_load_is_refused_with_the_reason(gpu_runtime, dev
 def test_auto_scores_on_the_processor_and_says_why(gpu_runtime, fewer28, tmp_path):
     done = asked(gpu_runtime, "run", fewer28, "--model", MODELS / "dense28.onnx", "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "the device is the cpu; cuda does not work here: no NVIDIA driver" in done.stdout
+    assert "the device is the CPU, because CUDA does not work here: no NVIDIA driver" in done.stdout
     assert read(tmp_path / "out").num_rows == 60_000
 
 
