@@ -117,12 +117,47 @@ def test_no_function_is_over_60_lines_and_nine_in_ten_are_under_30():
     assert sum(n < 30 for n in lines.values()) >= 0.9 * len(lines)
 
 
-def test_every_module_has_its_place_in_the_layers():
+def layers():
+    """The layers of the first contract in pyproject.toml, top first."""
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
-    placed = {name.strip() for layer in contract["layers"] for name in layer.split("|")}
+    return contract["layers"]
+
+
+def test_every_module_has_its_place_in_the_layers():
+    placed = {name.strip() for layer in layers() for name in layer.split("|")}
     assert placed == {
         path.stem for path in (ROOT / "scorer").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     } - {"__init__"}
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+
+
+def fenced(first):
+    """The lines of the block in CONTRIBUTING.md that begins with this line, without it."""
+    (block,) = [text for text in re.findall(r"(?ms)^```\n(.*?)^```$", CONTRIBUTING) if text.split()[0] == first]
+    return [line for line in block.splitlines() if line.strip() != first]
+
+
+def test_the_contributing_page_lists_the_packages_and_single_files():
+    listed = [line.split()[0] for line in fenced("scorer/")]
+    packages = {f"{path.parent.name}/" for path in (ROOT / "scorer").glob("*/__init__.py")}
+    assert sorted(listed) == sorted(packages | {path.name for path in (ROOT / "scorer").glob("*.py")})
+
+
+def test_the_contributing_page_draws_the_layers():
+    drawn_layers = [re.findall(r"\w+", line.split("only ")[0]) for line in fenced("__main__")]
+    assert [["__main__"], *drawn_layers] == [re.findall(r"\w+", layer) for layer in layers()]
+
+
+def test_the_contributing_page_names_only_files_and_tests_that_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", CONTRIBUTING):
+        assert "://" in target or (ROOT / target).exists(), target
+    defined = [
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    ]
+    for name, cut in re.findall(r"`(test_\w+)(…?)`", CONTRIBUTING):
+        assert any(one.startswith(name) if cut else one == name for one in defined), name
 
 
 def test_public_names_are_there_sorted_and_none_is_a_module():
