@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import scorer
-import scorer.api.pipeline  # before the forks, that each need not do it again
+import scorer.api.pipeline  # imported before the forks, so that no child has to import it
 from scorer.api.verification import verify
 from scorer.output import publish, staging
 from scorer.output.place import Place
