@@ -16,17 +16,17 @@ from scorer.display.terminal import Terminal
 
 
 def pytest_addoption(parser):
-    parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
+    parser.addoption("--update-golden", action="store_true", help="write the golden files again")
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Services fill the machine: their tests run one after the other."""
+    """Return 0 workers for service tests: one Slurm or Grid Engine uses the whole machine."""
     return 0 if config.option.markexpr.startswith("service") else None
 
 
 @pytest.fixture(autouse=True, scope="session")
-def nothing_remembered(tmp_path_factory):
-    """What tuning keeps for the next time goes nowhere near the user's."""
+def empty_cache(tmp_path_factory):
+    """An empty cache folder, so that tuning neither reads nor writes the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -34,7 +34,7 @@ def nothing_remembered(tmp_path_factory):
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    """Options that choose each execution back end."""
+    """The options that choose each back end, one after the other."""
     return {"cluster": request.param} | ({"workers": 2, "threads": 1} if request.param == "processes" else {})
 
 
@@ -78,7 +78,7 @@ def fewer28(tmp_path):
 
 @pytest.fixture
 def window(monkeypatch):
-    """A window whose size `terminal_of` believes."""
+    """A terminal window of a given size, as `terminal_of` sees it."""
     made = Window()
     monkeypatch.setattr(
         terminal, "terminal_of", lambda _: Terminal(columns=made.screen.columns, rows=made.screen.rows, lines=True)

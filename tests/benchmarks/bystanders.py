@@ -1,10 +1,10 @@
-"""What it costs to be ready for bad rows when there are none: user and system time with and without, interleaved.
+"""The cost of handling bad rows if there are none: user and system time with and without it, alternating.
 
     python tests/benchmarks/bystanders.py 15
 
-Without: no marks of parts in flight, no halving, no error columns, no look for rows to set aside. Every pair is two
-runs of each kind, the first kind last again so that drift cancels; beside it pairs of identical runs, the machine's
-own noise. Ratios with their 90 % interval, as JSON.
+Without it, a run writes no marks of parts in progress, splits no batch, has no error columns and looks for no rows to
+quarantine. Each pair runs both kinds in random order; pairs of identical runs show the noise of the machine. Prints
+ratios with their 90 % interval as JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _T = {14: 1.761, 19: 1.729, 29: 1.699}  # Student's t for 90 %, by degrees of fr
 
 
 def unprepared() -> ExitStack:
-    """The same run, ready for nothing."""
+    """Patch the run so that it does not handle bad rows."""
 
     def run(self, feeds, rows):
         yield rows, self._call(feeds, rows)
@@ -53,7 +53,7 @@ def unprepared() -> ExitStack:
 
 
 def seconds(source: Path, folder: Path, *, ready: bool) -> float:
-    """User and system time of one run."""
+    """Return the user and system time of one run."""
     with tempfile.TemporaryDirectory(dir=folder) as output, ExitStack() as stack:
         if not ready:
             stack.enter_context(unprepared())
@@ -66,7 +66,7 @@ def seconds(source: Path, folder: Path, *, ready: bool) -> float:
 
 
 def interval(ratios: list[float]) -> dict[str, float]:
-    """The geometric mean and its 90 % interval."""
+    """Return the geometric mean of ratios and its 90 % interval."""
     logs = [math.log(ratio) for ratio in ratios]
     n = len(logs)
     t = _T.get(n - 1, 1.7)
@@ -76,7 +76,7 @@ def interval(ratios: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     pairs = int(sys.argv[1])
     draw = random.Random(1)
     with tempfile.TemporaryDirectory() as folder:

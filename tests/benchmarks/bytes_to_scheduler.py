@@ -1,8 +1,8 @@
-"""Count what reaches the scheduler in a whole run: bytes in all and per part, from client and workers.
+"""Count the bytes that reach the scheduler in a run: in total and per part, from client and workers.
 
     python tests/benchmarks/bytes_to_scheduler.py 1000 10000
 
-Two worker processes on TCP; every message that the scheduler's port reads is counted where it is read.
+Two worker processes on TCP; bytes are counted where the scheduler's socket is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def count_reads() -> Counter[tuple[int, int]]:
-    """Bytes read in this process, by (own port, peer's port)."""
+    """Count the bytes read in this process, by (own port, peer's port)."""
     read: Counter[tuple[int, int]] = Counter()
     plain = tcp.read_bytes_rw
 
@@ -44,7 +44,7 @@ def count_reads() -> Counter[tuple[int, int]]:
 
 
 def measure(parts: int, read: Counter[tuple[int, int]]) -> dict[str, Any]:
-    """One run of that many parts."""
+    """Measure one run of this many parts."""
     rows = parts * ROWS_IN_PART
     rng = np.random.default_rng(1)
     table = pa.table({f"f{i}": rng.standard_normal(rows).astype(np.float32) for i in range(COLUMNS)})
@@ -77,7 +77,7 @@ def measure(parts: int, read: Counter[tuple[int, int]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """A line of JSON per number of parts."""
+    """Print a line of JSON for each number of parts."""
     read = count_reads()
     for wanted in map(int, sys.argv[1:] or ["1000"]):
         print(json.dumps(measure(wanted, read)))

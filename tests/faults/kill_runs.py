@@ -1,10 +1,10 @@
-"""Kill runs at random moments, go on with the same command, and count rows: none lost, none twice, OUT never half.
+"""Kill runs at random moments, resume them, and count rows: none lost, none doubled, OUT never incomplete.
 
     python tests/faults/kill_runs.py 200 --seed 1
 
-Every trial starts the command line on a new output, waits for a moment that the trial drew, kills all its
-processes with SIGKILL (or, in a third of the trials, only the driver, so that workers outlive it for a while)
-and gives the same command again. Somebody else reads OUT all the while. A line of JSON at the end.
+Every trial starts the command line on a new output and waits for a random moment. Then it kills all processes of the
+run with SIGKILL (in a third of the trials only the driver, so that workers live a little longer) and runs the same
+command again. A thread reads OUT all the time. Prints JSON at the end.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from scorer.output.place import Place
 MODEL = Path(__file__).parent.parent / "models" / "sum3.onnx"
 ROWS, FILES = 24_000, 3
 PARTS = 57
-LEFT = {"events.jsonl", "plan.json", "ledger.parquet", "manifest.json", "report.html", "report.json"}
+PROOF_FILES = {"events.jsonl", "plan.json", "ledger.parquet", "manifest.json", "report.html", "report.json"}
 MOMENTS = ["before a part"] * 2 + ["after a part"] * 12 + ["after the last part"] * 7 + ["at the very end"] * 3
-END_S = 0.03  # about what is between the last part and the end of publishing
+END_S = 0.03  # roughly the time between the last part and the end of publishing
 
 
 @dataclass
 class Tally:
-    """What all trials found."""
+    """The results of all trials."""
 
     killed: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
@@ -58,12 +58,12 @@ class Tally:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing went wrong."""
+        """Whether there was no fault."""
         return not (self.lost or self.doubled or self.wrong or self.half or self.temps or self.unproven)
 
 
 def make_input(folder: Path, seed: int) -> np.ndarray:
-    """Three files in six row groups each; the expected score of each row."""
+    """Write three files of six row groups each; return the expected scores."""
     rng = np.random.default_rng(seed)
     folder.mkdir()
     values = rng.integers(-1000, 1000, (ROWS, 3)).astype(np.float32)  # sums are exact
@@ -76,7 +76,7 @@ def make_input(folder: Path, seed: int) -> np.ndarray:
 
 
 def command(source: Path, output: Path, cluster: str, *more: str) -> list[str]:
-    """Small parts and small batches, so that there is something to interrupt."""
+    """Return a command with small parts and batches, so that there is time to interrupt it."""
     own = ["--workers", "2", "--threads", "1"] if cluster == "processes" else ["--threads", "2"]
     return [
         sys.executable, "-m", "scorer", "run", str(source), "--model", str(MODEL), "--feed", "x=a,b,c", "--keep", "id",
@@ -86,7 +86,7 @@ def command(source: Path, output: Path, cluster: str, *more: str) -> list[str]:
 
 
 class Watcher:
-    """Reads OUT as long as it is asked to; what it sees must be all of one run."""
+    """Reads OUT in a thread until closed; each read must see all rows of one run."""
 
     def __init__(self, output: Path, accepted: list[int]) -> None:
         self._output, self._accepted = output, accepted
@@ -107,7 +107,7 @@ class Watcher:
             time.sleep(0.002)
 
     def _look(self) -> bool | None:
-        """None when there is nothing, or when it was replaced while it was read."""
+        """Return whether OUT is complete; None if it does not exist or was replaced during the read."""
         try:
             before = os.stat(self._output).st_ino
             names = sorted(os.listdir(self._output))
@@ -131,7 +131,7 @@ def n_parts(output: Path) -> int:
 
 
 def wait_for(moment: str, run: subprocess.Popen, output: Path, draw: random.Random) -> None:
-    """Until the moment to kill, or the end of the run."""
+    """Wait for the moment to kill, or for the end of the run."""
     if moment == "before a part":
         time.sleep(draw.uniform(0.0, 1.2))
         return
@@ -151,7 +151,7 @@ def wait_for(moment: str, run: subprocess.Popen, output: Path, draw: random.Rand
 
 
 def kill(run: subprocess.Popen, *, only_driver: bool) -> bool:
-    """SIGKILL; False when there was nothing left to kill."""
+    """Kill the run with SIGKILL; return False if it had already ended."""
     if run.poll() is not None:
         return False
     family = [psutil.Process(run.pid)]
@@ -167,7 +167,7 @@ def kill(run: subprocess.Popen, *, only_driver: bool) -> bool:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it still runs; what nobody has buried does not."""
+    """Return whether the process runs; a zombie does not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -175,7 +175,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def state(output: Path) -> str:
-    """What the kill left, by what is on disk."""
+    """Return the state that the kill left on disk."""
     done = n_parts(output)
     publishing = bool(list(Path(f"{output}.scorer").glob("work-*/publish.json")))
     working = bool(list(Path(f"{output}.scorer").glob("work-*")))
@@ -189,7 +189,7 @@ def state(output: Path) -> str:
 
 
 def check(output: Path, expected: np.ndarray, tally: Tally) -> None:
-    """Rows, scores, proof and what was left behind."""
+    """Count faults in rows, scores, proof and leftover files."""
     table = pa.concat_tables([pq.ParquetFile(path).read() for path in sorted(output.glob("*.parquet"))])
     ids = table["id"].to_numpy()
     tally.lost += len(expected) - len(np.unique(ids))
@@ -200,19 +200,19 @@ def check(output: Path, expected: np.ndarray, tally: Tally) -> None:
         tally.wrong += len(expected)
     tally.unproven += not verify(Place.of(str(output), None), deep=True).whole
     folder = Path(f"{output}.scorer")
-    tally.temps += len([name for name in os.listdir(folder) if name not in LEFT])
+    tally.temps += len([name for name in os.listdir(folder) if name not in PROOF_FILES])
     tally.temps += len([name for name in os.listdir(output.parent) if name.startswith(".")])
 
 
 def trial(number: int, folder: Path, draw: random.Random, tally: Tally, cluster: str) -> None:
-    """One run, one kill, one run that goes on."""
+    """Start a run, kill it, and resume it."""
     source, output = folder / "input", folder / "out"
     expected = make_input(source, number)
     moment = draw.choice(MOMENTS)
     overwrite = draw.random() < 0.25
     accepted = [ROWS]
     more = ()
-    if overwrite:  # another output is there, complete, until this one is
+    if overwrite:  # another complete output exists until it is replaced
         other = folder / "other.parquet"
         pq.write_table(pa.table({"id": np.arange(7), **{c: np.ones(7, np.float32) for c in "abc"}}), other)
         subprocess.run(command(other, output, "embedded"), check=True, timeout=100, capture_output=True)
@@ -239,7 +239,7 @@ def trial(number: int, folder: Path, draw: random.Random, tally: Tally, cluster:
 
 
 def kill_many(trials: int, seed: int, clusters: list[str], keep: Path | None = None) -> Tally:
-    """So many trials, drawn from the seed."""
+    """Run this many trials, with random numbers from the seed."""
     tally = Tally()
     for number in range(trials):
         draw = random.Random(f"{seed}-{number}")
@@ -248,19 +248,19 @@ def kill_many(trials: int, seed: int, clusters: list[str], keep: Path | None = N
             trial(number, Path(folder), draw, tally, clusters[number % len(clusters)])
             if not tally.clean and before.clean and keep is not None:
                 shutil.copytree(folder, keep / f"trial-{number}")
-                print(f"trial {number} went wrong; its folder is kept in {keep}", file=sys.stderr)
+                print(f"trial {number} failed; its folder was copied to {keep}", file=sys.stderr)
         if number % 10 == 9:
             print(f"{number + 1} of {trials}: {dict(tally.states)}", file=sys.stderr)
     return tally
 
 
 def main() -> None:
-    """Numbers as JSON; exit 1 if anything was lost."""
+    """Print the results as JSON; exit with 1 if there was a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trials", type=int)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cluster", action="append", choices=["embedded", "processes"])
-    parser.add_argument("--keep", type=Path, help="folder for what a trial that went wrong left")
+    parser.add_argument("--keep", type=Path, help="folder for the files of a failed trial")
     asked = parser.parse_args()
     tally = kill_many(asked.trials, asked.seed, asked.cluster or ["embedded", "embedded", "processes"], asked.keep)
     print(

@@ -1,10 +1,10 @@
-"""Kill, pause and retire worker processes while they score; the result must be exact each time.
+"""Kill, pause and retire worker processes while they score; the result must be exact.
 
     python tests/faults/kill_workers.py 60 --seed 1
 
-Runs on a Dask cluster of three worker processes until that many have been killed with SIGKILL. Between the kills
-workers are paused (SIGSTOP) until the scheduler has given them up, woken again, and retired while they score,
-so that parts run twice at the same time. A line of JSON at the end.
+Repeats runs on a Dask cluster of three worker processes until this many workers were killed with SIGKILL. Between the
+kills, workers are paused (SIGSTOP) until the scheduler removes them, then continued, and retired while they score, so
+that parts run twice at the same time. Prints JSON at the end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_das
 
 
 def make_input(path: Path, seed: int) -> np.ndarray:
-    """Whole numbers, whose sums are exact."""
+    """Write whole numbers, whose sums are exact; return the expected scores."""
     values = np.random.default_rng(seed).integers(-1000, 1000, (ROWS, 3)).astype(np.float32)
     table = pa.table({"id": np.arange(ROWS), **dict(zip("abc", values.T, strict=True))})
     pq.write_table(table, path, row_group_size=ROWS // PARTS)
@@ -47,13 +47,13 @@ def make_input(path: Path, seed: int) -> np.ndarray:
 
 
 def disturb(client: Client, draw: random.Random, done: Counter[str], stop: threading.Event, kills: int) -> None:
-    """One thing after another happens to workers, until the run is over."""
+    """Disturb one worker after another until the run has ended."""
     grown = time.monotonic()
     while not stop.wait(draw.uniform(0.1, 0.8)):
-        with suppress(Exception):  # a worker that is not there any more is no loss
+        with suppress(Exception):  # the worker may have gone already
             workers = client.scheduler_info(n_workers=-1)["workers"]
             if len(workers) < WORKERS and time.monotonic() - grown > GIVEN_UP_S:
-                client.cluster.scale(len(client.cluster.worker_spec) + 1)  # who was given up does not come back
+                client.cluster.scale(len(client.cluster.worker_spec) + 1)  # a removed worker is not replaced
                 grown = time.monotonic()
             address = draw.choice(sorted(workers))
             pids = client.run(os.getpid, workers=[address])
@@ -70,7 +70,7 @@ def disturb(client: Client, draw: random.Random, done: Counter[str], stop: threa
 
 
 def one_run(folder: Path, number: int, draw: random.Random, done: Counter[str], kills: int) -> list[str]:
-    """What is wrong with a run that was disturbed."""
+    """Run and disturb once; return the faults of the output."""
     source, output = folder / "in.parquet", folder / "out"
     expected = make_input(source, number)
     config = {"distributed.scheduler.worker-ttl": f"{GIVEN_UP_S}s", "distributed.comm.timeouts.connect": "5s"}
@@ -104,7 +104,7 @@ def one_run(folder: Path, number: int, draw: random.Random, done: Counter[str], 
 
 
 def main() -> None:
-    """Numbers as JSON; exit 1 if any run was not exact."""
+    """Print the results as JSON; exit with 1 if a run was not exact."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kills", type=int)
     parser.add_argument("--seed", type=int, default=1)

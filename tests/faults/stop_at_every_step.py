@@ -1,11 +1,11 @@
-"""End the process before and after every step that the commit protocol takes on disk, then go on.
+"""End the process before and after every step of the commit protocol on disk, then resume the run.
 
-    python tests/faults/stop_at_every_step.py          # all steps; with a number, one step in so many
+    python tests/faults/stop_at_every_step.py          # every step; with a number n, every n-th step
 
-A run of two parts and a quarantine is recorded: each folder made, file opened for writing, fsync, link, rename and
-removal. Then it is done again as often as there are steps, twice: once the process ends just before the step,
-once just after it. What is there is looked at, the same request is made again, and everything must be exact.
-A table, a line per step: the step, what was found, what came of it.
+First the steps of a run with two parts and a quarantine are recorded: each mkdir, open for writing, fsync, link, rename
+and removal. Then each step is interrupted twice: once the process ends just before it, once just after it. The script
+checks what is on disk, repeats the request, and requires an exact result. It prints a line for each step: the step,
+what was on disk, and the result.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ENDED = 9
 
 @dataclass
 class Steps:
-    """Counts what is done on disk below a folder, and ends the process at one step."""
+    """Counts the disk operations below a folder, and ends the process at one of them."""
 
     top: str
     at: int = -1
@@ -46,7 +46,7 @@ class Steps:
     taken: list[str] = None  # type: ignore[assignment]
 
     def watch(self) -> None:
-        """Stand between the program and the system, in this process only."""
+        """Wrap the functions that change files, in this process only."""
         self.taken = []
         for name in ("link", "rename", "replace", "unlink", "mkdir", "rmdir", "fsync"):
             setattr(os, name, self._around(name, getattr(os, name)))
@@ -75,7 +75,7 @@ class Steps:
                 result = function(*args, **options)
             finally:
                 if number == self.at:
-                    if name == "open" and result is not None:  # half a file
+                    if name == "open" and result is not None:  # leave half a file
                         result.write(b"PAR1 half" if "b" in args[1] else "half")
                         result.flush()
                     os._exit(ENDED)
@@ -84,7 +84,7 @@ class Steps:
         return stepped
 
     def _place(self, name, args, options):
-        """The path below our folder, without what changes from run to run; None for anybody else's."""
+        """Return the path below the folder, without what changes from run to run; None for other paths."""
         if name == "receipt":
             return args[1].name
         path = args[-1] if name in {"link", "rename", "replace"} else args[1] if name == "exchange" else args[0]
@@ -101,7 +101,7 @@ class Steps:
 
 
 def _steady(name: str) -> str:
-    """A file's name without hashes, tokens and process ids."""
+    """Return a file name without hashes, tokens and process ids."""
     if name.startswith("work-"):
         return "work"
     if name.endswith(".crash"):
@@ -114,7 +114,7 @@ def _steady(name: str) -> str:
 
 
 def make_input(folder: Path) -> Path:
-    """Two parts; one bad row in the second."""
+    """Write an input of two parts, with one bad row in the second."""
     columns = {"id": np.arange(ROWS), **{c: np.arange(ROWS, dtype=np.float64) for c in "abc"}}
     columns["a"][BAD + 20] = 1e300  # no float32 holds it
     path = folder / "in.parquet"
@@ -123,7 +123,7 @@ def make_input(folder: Path) -> Path:
 
 
 def score(source: Path, output: Path, *, overwrite: bool) -> None:
-    """The run that is interrupted, and the one that goes on."""
+    """Run once; the same call is interrupted and then repeated."""
     scorer.run(
         source, MODEL, output, cluster="synchronous", feed="x=a,b,c", max_bad_rows=1, part_bytes=4096, tune=False,
         batch_rows=8, overwrite=overwrite,
@@ -131,7 +131,7 @@ def score(source: Path, output: Path, *, overwrite: bool) -> None:
 
 
 def in_a_child(function) -> tuple[int, str]:
-    """The exit code of a fork that calls the function, and what it wrote."""
+    """Call the function in a fork; return its exit code and the text that it returned."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -150,8 +150,8 @@ def in_a_child(function) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(status), text
 
 
-def found(output: Path) -> str:
-    """What the end of the process left, in words."""
+def describe(output: Path) -> str:
+    """Describe the files that the ended process left."""
     place = Place.of(str(output), None)
     work = list(place.folder.glob("work-*")) if place.folder.exists() else []
     staged = sum(1 for _ in place.folder.glob("work-*/parts/*.parquet"))
@@ -166,8 +166,8 @@ def found(output: Path) -> str:
     return f"{there}, {doing}, {staged} parts, {temps} temps"
 
 
-def exact(output: Path) -> str:
-    """What is wrong with a finished output; empty if nothing is."""
+def faults_of(output: Path) -> str:
+    """Return the faults of a finished output; empty if it is exact."""
     table = pa.concat_tables([pq.ParquetFile(path).read() for path in sorted(output.glob("*.parquet"))])
     good = [row for row in range(ROWS) if row != BAD + 20]
     wrong = []
@@ -187,8 +187,8 @@ def exact(output: Path) -> str:
     return "; ".join(wrong)
 
 
-def prepared(folder: Path, *, overwrite: bool) -> tuple[Path, Path]:
-    """An input and a place for its output, where another output may be."""
+def prepare(folder: Path, *, overwrite: bool) -> tuple[Path, Path]:
+    """Write an input, and with `overwrite` an older output; return both paths."""
     source, output = make_input(folder), folder / "out"
     if overwrite:
         old = folder / "old.parquet"
@@ -198,10 +198,10 @@ def prepared(folder: Path, *, overwrite: bool) -> tuple[Path, Path]:
     return source, output
 
 
-def recorded(*, overwrite: bool) -> list[str]:
-    """The steps of a run that nothing interrupts."""
+def record_steps(*, overwrite: bool) -> list[str]:
+    """Return the steps of an uninterrupted run."""
     with tempfile.TemporaryDirectory() as folder:
-        source, output = prepared(Path(folder), overwrite=overwrite)
+        source, output = prepare(Path(folder), overwrite=overwrite)
 
         def run() -> str:
             steps = Steps(top=folder)
@@ -214,10 +214,10 @@ def recorded(*, overwrite: bool) -> list[str]:
         return text.splitlines()
 
 
-def interrupted(at: int, *, after: bool, overwrite: bool) -> tuple[str, str]:
-    """(What was found, what is wrong after the same request again)."""
+def interrupt(at: int, *, after: bool, overwrite: bool) -> tuple[str, str]:
+    """Interrupt at one step and repeat; return (the state after the interruption, the faults at the end)."""
     with tempfile.TemporaryDirectory() as folder:
-        source, output = prepared(Path(folder), overwrite=overwrite)
+        source, output = prepare(Path(folder), overwrite=overwrite)
 
         def run() -> None:
             Steps(top=folder, at=at, after=after).watch()
@@ -225,23 +225,23 @@ def interrupted(at: int, *, after: bool, overwrite: bool) -> tuple[str, str]:
 
         code, text = in_a_child(run)
         assert code == ENDED, (at, code, text)
-        state = found(output)
+        state = describe(output)
         if output.exists():
             rows = sum(pq.read_metadata(path).num_rows for path in output.glob("*.parquet"))
             assert rows in ({3, ROWS - 1} if overwrite else {ROWS - 1}), f"half an output: {state}"
         code, text = in_a_child(lambda: score(source, output, overwrite=overwrite))
-        return state, f"exit {code}: {text.splitlines()[-1]}" if code else exact(output)
+        return state, f"exit {code}: {text.splitlines()[-1]}" if code else faults_of(output)
 
 
 def main() -> None:
-    """The table; exit 1 if any line is not exact."""
+    """Print the table; exit with 1 if a line is not exact."""
     every = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     wrong = total = 0
     for overwrite in (False, True):
-        print("\nreplacing another output" if overwrite else "where nothing was")
-        for at, step in list(enumerate(recorded(overwrite=overwrite)))[int(overwrite) % every :: every]:
+        print("\nreplacing another output" if overwrite else "without an older output")
+        for at, step in list(enumerate(record_steps(overwrite=overwrite)))[int(overwrite) % every :: every]:
             for after in (False, True):
-                state, fault = interrupted(at, after=after, overwrite=overwrite)
+                state, fault = interrupt(at, after=after, overwrite=overwrite)
                 total, wrong = total + 1, wrong + bool(fault)
                 print(f"{'after' if after else 'before':6} {step:62} -> {state:52} -> {fault or 'exact'}")
     print(f"\n{total} interruptions, {wrong} not exact after the same command")

@@ -1,4 +1,4 @@
-"""The house's own rules: sizes, public names, layers, and a README that cannot lie."""
+"""The rules of CONTRIBUTING.md: sizes, packages, state, layers, public names, flags and errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PACKAGES = sorted(path.parent for path in (ROOT / "scorer").rglob("__init__.py")
 
 
 def functions():
-    """(place, lines without the docstring) of every function."""
+    """Yield (place, lines without the docstring) of every function."""
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef):
@@ -47,7 +47,7 @@ def test_no_package_has_over_12_modules_and_there_are_at_most_16():
 
 
 def drawn(package):
-    """(name, line) of each module that the package's docstring lists."""
+    """Return the modules that the package's docstring lists, each with its line."""
     return dict(re.findall(r"(?m)^    (\w+(?:\.py|/)) {2,}(\S.*)$", ast.get_docstring(face(package), clean=False)))
 
 
@@ -66,7 +66,7 @@ CHANGES = {"append", "add", "update", "setdefault", "pop", "popitem", "clear", "
 
 
 def state(path):
-    """Names of a module that hold something that changes: caches, locks, objects of its own, changed containers."""
+    """Yield the globals of a module that change: caches, locks, instances of its classes, modified containers."""
     tree = ast.parse(path.read_text())
     classes = {node.name: ast.unparse(node) for node in tree.body if isinstance(node, ast.ClassDef)}
     frozen = {
@@ -105,7 +105,7 @@ def test_single_files_have_no_state():
 @pytest.mark.parametrize(
     "module", ["plan", "plan.frozen", "plan.prepared", "options.request", "output.place", "report.status"]
 )
-def test_what_only_reads_loads_no_runtime(module):
+def test_modules_that_only_read_files_import_no_runtime(module):
     heavy = "{'onnxruntime', 'onnx', 'pandas', 'distributed'}"
     code = f"import sys, scorer.{module}; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
@@ -160,7 +160,7 @@ def test_the_contributing_page_names_only_files_and_tests_that_exist():
         assert any(one.startswith(name) if cut else one == name for one in defined), name
 
 
-def test_public_names_are_there_sorted_and_none_is_a_module():
+def test_public_names_exist_are_sorted_and_are_not_module_names():
     assert scorer.__all__ == sorted(scorer.__all__)
     assert len(scorer.__all__) <= 20
     modules = {path.stem for path in MODULES}
@@ -190,7 +190,7 @@ def test_flags_are_the_fields_and_the_keywords_of_run():
     assert set(request.Asked.__annotations__) == set(request.FIELDS) - {"output"}
 
 
-def test_flags_stand_below_what_they_decide():
+def test_help_groups_the_flags_by_topic():
     text = CliRunner().invoke(main, ["run", "--help"]).output
     sections = re.split(r"\n\n(?=\S.*:\n  -)", text)[1:]
     assert [one.splitlines()[0] for one in sections] == [

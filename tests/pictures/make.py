@@ -1,4 +1,4 @@
-"""Take the README's pictures from a real run.
+"""Create the README's pictures from a real run.
 
     PYTHONPATH=tests python tests/pictures/make.py
 
@@ -27,14 +27,14 @@ SCENE = scenes.Scene(
 
 
 def terminal(folder):
-    """A run on its way."""
+    """Write the picture of a run in progress."""
     scenes.prepare(folder)
     shown = scenes.staged(SCENE, folder, 80)
     (HERE / "terminal.svg").write_text(scenes.terminal_svg.svg(shown, 80), "utf-8")
 
 
 def report(folder):
-    """The first screen of the page of the flights, in few colours."""
+    """Write the first screen of the flights' report.html, with a small palette."""
     for name in ("flights.parquet", "late.onnx"):
         shutil.copy(HERE / name, folder)
     asked = ["run", "flights.parquet", "--model", "late.onnx", "--part-bytes", "512KiB", "--output", "scores"]
@@ -50,7 +50,7 @@ def report(folder):
 
 
 def main():
-    """Both."""
+    """Write both pictures."""
     with tempfile.TemporaryDirectory(prefix="s") as folder:
         terminal(Path(folder))
     with tempfile.TemporaryDirectory(prefix="s") as folder:

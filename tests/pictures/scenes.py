@@ -1,6 +1,6 @@
 """Screens of a real terminal: python tests/pictures/scenes.py FOLDER [SCENE...] [COLUMNS...], with tmux installed.
 
-Each scene is typed into a window of its own width, and what stands there is kept as FOLDER/SCENE-COLUMNS.txt and .svg.
+Each scene is typed into a window of each width; the screen is written to FOLDER/SCENE-COLUMNS.txt and .svg.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ BUSY = r"[2-9]\d of \d+ committed"
 
 @dataclass(frozen=True)
 class Scene:
-    """What is typed, and when to look."""
+    """A command to type, and when to capture the screen."""
 
     name: str
     typed: str
     until: str = DONE
     before: str = ""
-    """Run first, out of sight."""
+    """A command to run first, outside the window."""
     keys: tuple[str, ...] = ()
-    """Pressed once `until` is seen; then the end is waited for."""
+    """Keys to press once `until` is seen; the scene then waits for the prompt."""
     narrower: int = 0
-    """Columns that the window loses once `until` is seen."""
+    """Columns by which the window shrinks once `until` is seen."""
     beside: str = field(default="", kw_only=True)
-    """Runs meanwhile, elsewhere."""
+    """A command that runs at the same time, outside the window."""
 
 
 SCENES = [
@@ -70,7 +70,7 @@ SCENES = [
 
 
 def prepare(folder):
-    """The files that the scenes name."""
+    """Write the files that the scenes use."""
     rng = np.random.default_rng(7)
     shutil.copy(FLIGHTS / "flights.parquet", folder)
     shutil.copy(FLIGHTS / "late.onnx", folder)
@@ -95,7 +95,7 @@ def prepare(folder):
 
 
 class Tmux:
-    """A server of our own, with one window."""
+    """A separate tmux server with one window."""
 
     def __init__(self, folder, columns):
         self.name = f"scorer-screens-{os.getpid()}"
@@ -138,7 +138,7 @@ class Tmux:
 
 
 def staged(scene, folder, columns):
-    """The screen of one scene, colours and all."""
+    """Return the screen of one scene, with its colour codes."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     if scene.before:
         subprocess.run(scene.before.split(), cwd=folder, check=True, capture_output=True, env=environment)
@@ -169,7 +169,7 @@ def staged(scene, folder, columns):
 
 
 def main(out, *wanted):
-    """Every scene at every width."""
+    """Capture every scene at every width."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     names = [one for one in wanted if not one.isdigit()]

@@ -1,4 +1,4 @@
-"""What a terminal shows, as a picture: escape sequences for colour in, SVG out."""
+"""A terminal's screen as an SVG picture, from text with escape sequences for colour."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SAID = re.compile(r"\x1b\[([\d;]*)m")
 
 
 def cells(letter):
-    """Columns that a letter takes in a terminal."""
+    """Return the columns that a letter takes in a terminal."""
     if unicodedata.combining(letter):
         return 0
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
 def runs(line, style):
-    """(column, text, style) of the words of one line; letters beyond ASCII stand alone."""
+    """Return (column, text, style) of each word of a line, and the style after it; non-ASCII letters are words."""
     column, found = 0, []
     for n, piece in enumerate(_SAID.split(line)):
         if n % 2:
@@ -33,7 +33,7 @@ def runs(line, style):
 
 
 def told(codes, style):
-    """The style after some codes: (colour, bold)."""
+    """Return the style after these codes, as (colour, bold)."""
     colour, bold = style
     for code in [int(one or 0) for one in codes.split(";")]:
         if code == 0:
@@ -50,7 +50,7 @@ def told(codes, style):
 
 
 def svg(text, columns):
-    """A window of so many columns, as high as its text."""
+    """Return the SVG of a window with this many columns, as high as its text."""
     lines = text.rstrip("\n").split("\n")
     wide, high = columns * CELL + 2 * EDGE, len(lines) * LINE + 2 * EDGE
     drawn, style = [], (INK, False)

@@ -1,4 +1,4 @@
-"""Bad rows of every kind cost only themselves: the right ones go to quarantine, all others are scored."""
+"""Bad rows of every kind go to quarantine, and all other rows are scored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = ("runtime", "picture", "null", "length")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The mean of a picture, a number out of a table of ten, the sum of a list of four, and a number."""
+    """A model that adds the mean of a picture, an entry of a table of ten, the sum of a list of four, and a number."""
     nodes = [
         make_node("ReduceMean", ["picture"], ["p"], axes=[1, 2, 3], keepdims=0),
         make_node("Gather", ["table", "place"], ["g"]),
@@ -49,7 +49,7 @@ def model(tmp_path_factory):
 
 
 def pictures():
-    """Ten small PNG files and their pixels."""
+    """Return ten small PNG files and their pixels."""
     image = pytest.importorskip("PIL.Image", reason="pillow is missing: pip install -e '.[test]'")
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (10, SIDE, SIDE, 3), dtype=np.uint8)
@@ -62,7 +62,7 @@ def pictures():
 
 
 def made(bad_rows):
-    """A table with so many bad rows of the four kinds in turn, which they are, and what the good ones are fed."""
+    """Return a table with this many bad rows of four kinds, the kind of each bad row, and the expected tensors."""
     encoded, pixels = pictures()
     rng = np.random.default_rng(bad_rows)
     bad = np.sort(rng.choice(ROWS, bad_rows, replace=False))
@@ -110,19 +110,17 @@ def test_the_right_rows_are_quarantined_and_all_others_scored(bad_rows, most_cal
         words = {"picture": "picture", "null": "null", "runtime": "out of data bounds", "length": "list"}
         for row, why in zip(sorted(kind), bad["_error"].to_pylist(), strict=True):
             assert words[kind[row]] in why, (kind[row], why)
-    batches = ROWS // 2500 * -(-2500 // 64)  # they start anew at each row group
+    batches = ROWS // 2500 * -(-2500 // 64)  # batches do not cross row groups
     extra = (report["calls"] - batches) / max(1, bad_rows)
     with capsys.disabled():
-        print(
-            f"\n{bad_rows} bad rows: {report['calls']} calls of the model, {extra:.2f} more for each bad row", end=" "
-        )
+        print(f"\n{bad_rows} bad rows: {report['calls']} model calls, {extra:.2f} more for each bad row", end=" ")
     assert extra <= most_calls
     assert verify(scorer.output.place.Place.of(str(tmp_path / "out"), None), deep=True).whole
 
 
-def test_quarantine_is_scored_again_after_a_fix_and_remembers_where_its_rows_came_from(tmp_path):
+def test_quarantined_rows_that_are_scored_again_keep_their_original_file_and_row(tmp_path):
     idx = np.arange(200) % 10
-    idx[::20] = np.arange(10) + 10  # ten rows that a table of ten refuses, and a table of fifteen half
+    idx[::20] = np.arange(10) + 10  # ten bad rows; a larger table of fifteen entries accepts half of them
     source = write(tmp_path / "in.parquet", {"id": np.arange(200), "idx": idx}, row_group_size=50)
     first = ("--feed", "idx=idx", "--max-bad-rows", 10, "--quiet", "--part-bytes", "4KiB")
     assert cli("run", source, "--model", MODELS / "gather.onnx", "--output", tmp_path / "one", *first)[0] == 0
@@ -147,7 +145,7 @@ def test_quarantine_is_scored_again_after_a_fix_and_remembers_where_its_rows_cam
 
 
 @pytest.mark.parametrize("keep", ["none", "id", "_error,id"])
-def test_row_ids_of_a_quarantine_are_those_it_has(keep, tmp_path):
+def test_row_ids_of_a_quarantine_are_those_of_the_original_input(keep, tmp_path):
     source = write(tmp_path / "in.parquet", {"id": [5, 6], "idx": [99, 1]})
     flags = ("--feed", "idx=idx", "--max-bad-rows", 10, "--quiet")
     assert cli("run", source, "--model", MODELS / "gather.onnx", "--output", tmp_path / "one", *flags)[0] == 0

@@ -1,4 +1,4 @@
-"""What breaks between two runs or beside a run, and that nothing is lost or replaced by it."""
+"""Files that change between two runs or during a run: nothing is lost, and no other output is replaced."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEED = {"feed": "x=a,b,c", "keep": "id", "threads": 2, "part_bytes": 4096, "batc
 
 
 class Cut(BaseException):
-    """The process ended here."""
+    """Stands for the end of the process."""
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def source(tmp_path):
 
 
 def other(source, tmp_path):
-    """Other rows in another place."""
+    """Write another input with other rows."""
     return write(tmp_path / "other.parquet", {"id": np.arange(5), **{c: np.ones(5, np.float32) for c in "abc"}})
 
 
@@ -49,13 +49,13 @@ def read_one(path):
 
 
 def staged(output):
-    """Parts of the unfinished run."""
+    """Return the staged parts of the unfinished run."""
     return sorted(Path(f"{output}.scorer").glob("work-*/parts/*.parquet"))
 
 
 @pytest.fixture
 def before_publish(source, tmp_path, monkeypatch):
-    """A run that was cut off when all parts were staged."""
+    """The output of a run that stopped when all parts were staged."""
 
     def cut(*_, **__):
         raise Cut
@@ -76,7 +76,7 @@ def test_a_staged_part_that_was_truncated_is_scored_again(source, before_publish
     exact(before_publish, source)
 
 
-def test_a_staged_part_that_is_another_part_s_file_is_scored_again(source, before_publish):
+def test_a_staged_part_with_the_file_of_another_part_is_scored_again(source, before_publish):
     parts = staged(before_publish)
     shutil.copy(parts[1], parts[2])
     next(Path(f"{before_publish}.scorer").glob("work-*/journal.jsonl")).unlink()
@@ -94,7 +94,7 @@ def test_a_stray_file_in_staging_is_neither_counted_nor_published(source, before
     assert not (before_publish / ".DS_Store").exists()
 
 
-def test_a_part_that_vanishes_during_the_run_is_not_published_as_there(source, tmp_path):
+def test_a_run_that_loses_a_staged_part_is_not_published(source, tmp_path):
     def remove(event):
         if isinstance(event, scorer.events.PartFinished) and event.receipt.proof.part == 2:
             next(Path(f"{tmp_path}/out.scorer").glob("work-*/parts/part-00002.parquet")).unlink()
@@ -130,7 +130,7 @@ def test_a_run_that_was_planned_before_another_published_does_not_replace_it(sou
     assert read(tmp_path / "out").num_rows == first.counts.scored == 5
 
 
-def test_two_plans_of_one_request_become_one(source, tmp_path):
+def test_a_plan_whose_request_is_already_done_scores_nothing(source, tmp_path):
     plan = scorer.prepare(source, SUM, tmp_path / "out", **FEED)
     scorer.run(source, SUM, tmp_path / "out", **FEED)
     assert scorer.execute(plan).already_done
@@ -138,8 +138,8 @@ def test_two_plans_of_one_request_become_one(source, tmp_path):
 
 
 @pytest.mark.parametrize("moved", [0, 1, 2, 3])
-def test_an_overwrite_cut_off_in_publishing_is_finished_and_then_compared(source, tmp_path, monkeypatch, moved):
-    """After `moved` files of the new proof are in place, the old command must not call the new output its own."""
+def test_an_overwrite_interrupted_while_publishing_is_finished_by_the_next_run(source, tmp_path, monkeypatch, moved):
+    """With `moved` files of the new proof in place, the old command must not take the new output for its own."""
     scorer.run(source, SUM, tmp_path / "out", **FEED)
     calls = 0
 
@@ -168,7 +168,7 @@ def test_an_overwrite_cut_off_in_publishing_is_finished_and_then_compared(source
     assert cli("verify", tmp_path / "out", "--deep")[0] == 0
 
 
-def test_a_broken_page_is_one_plain_complaint_for_every_slice(tmp_path):
+def test_a_broken_page_is_one_clear_error_for_every_slice(tmp_path):
     rng = np.random.default_rng(1)
     columns = {"id": np.arange(60_000)} | {name: rng.integers(0, 9, 60_000).astype(np.float32) for name in "abc"}
     path = write(tmp_path / "in.parquet", columns, row_group_size=60_000, compression="zstd", use_dictionary=False)
@@ -183,7 +183,7 @@ def test_a_broken_page_is_one_plain_complaint_for_every_slice(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_tensor_fed_by_position_is_pointed_out_and_refused_under_strict(source, tmp_path):
+def test_a_tensor_fed_by_position_gets_a_note_and_is_refused_by_strict(source, tmp_path):
     plan = scorer.prepare(source, SUM, tmp_path / "out")
     assert any("by position" in note for note in plan.notes)
     strict = scorer.prepare(source, SUM, tmp_path / "out", strict=True)

@@ -1,4 +1,4 @@
-"""Whole runs through converters: rows keep their own scores, whatever stands beside them in a batch."""
+"""Whole runs through converters: a row's score does not depend on the other rows of its batch."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def model(path, nodes, inputs, outputs, weights=()):
 
 @pytest.fixture
 def echo(tmp_path):
-    """A model that gives its token ids back as floats."""
+    """A model that returns its token ids as floats."""
     nodes = [("Cast", ["input_ids"], ["out"], {"to": T.FLOAT})]
     return model(tmp_path / "echo.onnx", nodes, [("input_ids", T.INT64, ["N", "T"])], [("out", T.FLOAT, ["N", "T"])])
 
 
 @pytest.fixture
 def short(tmp_path):
-    """A model that knows eight positions, as an encoder knows 512."""
+    """A model with eight positions, as an encoder has 512."""
     nodes = [
         ("Shape", ["input_ids"], ["s"], {}), ("Gather", ["s", "one"], ["t"], {}),
         ("Range", ["zero", "t", "step"], ["r"], {}), ("Gather", ["table", "r"], ["p"], {}),
@@ -74,7 +74,7 @@ def run(tmp_path, source, model, *flags):
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("batch_rows", [1, 3, 64])
-def test_every_text_gives_its_own_tokens_whoever_is_beside_it(side, batch_rows, echo, tmp_path):
+def test_a_text_gives_the_same_tokens_whatever_else_is_in_its_batch(side, batch_rows, echo, tmp_path):
     texts = ["a b c d", "a", "b c", LONG, "", None, "h g", "c"]
     source = write(tmp_path / "in.parquet", {"text": texts}, row_group_size=3)
     tokenizer(tmp_path / "tok.json", side=side)
@@ -100,7 +100,7 @@ def test_a_text_too_long_for_the_model_costs_only_itself(short, tmp_path):
 
 
 @pytest.mark.parametrize("texts", [["a b"] * 300 + ["a b c"] * 100, ["a b"], []])
-def test_rows_may_be_longer_than_all_that_were_looked_at(texts, echo, tmp_path):
+def test_texts_may_be_longer_than_all_sampled_ones(texts, echo, tmp_path):
     source = write(tmp_path / "in.parquet", pa.table({"text": pa.array(texts, pa.string())}))
     tokenizer(tmp_path / "tok.json")
     code, _, _ = run(tmp_path, source, echo, "--feed", f"input_ids=text|text({tmp_path}/tok.json)")
@@ -110,7 +110,7 @@ def test_rows_may_be_longer_than_all_that_were_looked_at(texts, echo, tmp_path):
     assert out["out"].to_pylist() == [ids(text) for text in texts]
 
 
-def test_give_is_for_the_tensor_that_it_is_said_of(tmp_path):
+def test_the_give_argument_applies_only_to_its_tensor(tmp_path):
     nodes = [("Cast", [name], [f"{name}_out"], {"to": T.FLOAT}) for name in ("input_ids", "attention_mask")]
     names = ("input_ids", "attention_mask")
     both = model(tmp_path / "m.onnx", nodes, [(n, T.INT64, ["N", "T"]) for n in names],
@@ -121,7 +121,7 @@ def test_give_is_for_the_tensor_that_it_is_said_of(tmp_path):
     assert read(tmp_path / "out")["attention_mask_out"].to_pylist() == [[1] * 3, [1] * 4]
 
 
-def test_two_texts_of_their_own_lengths_are_not_cut_by_each_other(tmp_path):
+def test_outputs_that_follow_the_lengths_of_two_text_columns_are_refused(tmp_path):
     nodes = [("Cast", [name], [f"{name}_out"], {"to": T.FLOAT}) for name in "qp"]
     both = model(tmp_path / "m.onnx", nodes, [("q", T.INT64, ["N", "T"]), ("p", T.INT64, ["N", "U"])],
                  [("q_out", T.FLOAT, ["N", "T"]), ("p_out", T.FLOAT, ["N", "U"])])  # fmt: skip
@@ -152,7 +152,7 @@ def test_an_output_that_grows_on_another_axis_is_refused(axes, tmp_path):
     assert "changes its shape with the length of the texts" in error
 
 
-def test_nulls_of_a_text_become_the_text_that_was_asked_for(echo, tmp_path):
+def test_null_texts_become_the_text_of_on_null(echo, tmp_path):
     source = write(tmp_path / "in.parquet", {"text": ["a", None]})
     tokenizer(tmp_path / "tok.json")
     feed = ["--feed", f"input_ids=text|text({tmp_path}/tok.json)"]
@@ -161,7 +161,7 @@ def test_nulls_of_a_text_become_the_text_that_was_asked_for(echo, tmp_path):
     assert run(tmp_path, source, echo, *feed, "--on-null", "nan")[0] == 3
 
 
-def test_pictures_beside_several_inputs_are_not_mistaken(tmp_path):
+def test_relative_picture_paths_in_several_folders_are_refused(tmp_path):
     light = model(tmp_path / "m.onnx", [("ReduceMean", ["x"], ["out"], {"axes": [1, 2, 3]})],
                   [("x", T.FLOAT, ["N", 3, 2, 2])], [("out", T.FLOAT, ["N", 1, 1, 1])])  # fmt: skip
     sources = []
@@ -178,7 +178,7 @@ def test_pictures_beside_several_inputs_are_not_mistaken(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["tokenizer", "home", "quote"])
-def test_a_changed_file_is_another_request(change, echo, tmp_path, monkeypatch):
+def test_a_changed_tokenizer_file_is_another_request(change, echo, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     source = write(tmp_path / "in.parquet", {"text": ["a", "b c"]})
     file = tokenizer(tmp_path / "tok.json")
@@ -196,7 +196,7 @@ def test_a_changed_file_is_another_request(change, echo, tmp_path, monkeypatch):
     assert "the contents of a file that the flags name" in error, error
 
 
-def test_a_job_file_s_words_are_words_and_its_files_lie_beside_it(tmp_path):
+def test_a_vocabulary_in_a_job_file_may_be_words_or_a_file_beside_the_job_file(tmp_path):
     folder = tmp_path / "my, job's"
     folder.mkdir()
     (folder / "red").write_text("not a vocabulary")
@@ -217,7 +217,7 @@ def test_a_job_file_s_words_are_words_and_its_files_lie_beside_it(tmp_path):
     assert (out["out"].to_pylist(), out["other"].to_pylist()) == ([0, 1, -1], [0, 1, 7])
 
 
-def test_a_constant_beside_a_fixed_batch_is_shared_where_it_has_no_rows(tmp_path):
+def test_a_constant_without_a_row_axis_is_shared_by_a_fixed_batch(tmp_path):
     nodes = [("Mul", ["x", "c"], ["out"], {})]
     fixed = model(tmp_path / "m.onnx", nodes, [("x", T.FLOAT, [4, 3]), ("c", T.FLOAT, [1])], [("out", T.FLOAT, [4, 3])])
     source = write(tmp_path / "in.parquet", {name: np.arange(6, dtype=np.float32) for name in "abc"})
@@ -242,7 +242,7 @@ def test_a_constant_beside_a_fixed_batch_is_shared_where_it_has_no_rows(tmp_path
         ),
     ],
 )
-def test_what_cannot_be_meant_is_one_clear_complaint(flags, words, tmp_path):
+def test_a_feed_that_makes_no_sense_is_one_clear_error(flags, words, tmp_path):
     one = model(
         tmp_path / "m.onnx", [("Identity", ["x"], ["out"], {})], [("x", T.INT64, ["N"])], [("out", T.INT64, ["N"])]
     )

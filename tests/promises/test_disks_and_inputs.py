@@ -1,4 +1,4 @@
-"""A disk that fills, an output that may not be written, an input that goes away: an error, and nothing is lost."""
+"""A full disk, a read-only output, an input that disappears, several drivers: an error, and no row is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLAGS = ("--feed", "x=a,b,c", "--batch-rows", 64, "--part-bytes", "40KiB", "--th
 
 @pytest.fixture
 def source(tmp_path):
-    """Random floats, which do not compress."""
+    """An input of random floats, which do not compress."""
     rng = np.random.default_rng(3)
     columns = {c: rng.standard_normal(ROWS).astype(np.float32) for c in "abc"}
     return write(tmp_path / "in" / "in.parquet", {"id": np.arange(ROWS), **columns}, row_group_size=3000)
@@ -51,13 +51,13 @@ def small_disk(tmp_path):
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system takes the rights of an administrator")
+        pytest.skip("mounting a small file system needs root")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
 def fill(disk, output):
-    """Somebody else's file takes all the room there is, once some parts are committed."""
+    """Fill the disk with another file once four parts are committed."""
     until = time.monotonic() + 60
     while staged(output) < 4 and time.monotonic() < until:
         time.sleep(0.002)
@@ -70,7 +70,7 @@ def fill(disk, output):
     "cluster", [("embedded",), pytest.param(("processes", "--workers", 2), marks=pytest.mark.slow)], ids=lambda c: c[0]
 )
 @pytest.mark.slow
-def test_a_disk_that_fills_loses_nothing_that_was_committed(cluster, source, small_disk):
+def test_a_full_disk_loses_no_committed_part(cluster, source, small_disk):
     output = small_disk / "out"
     command_ = asked(source, output, "--batch-rows", 1, "--cluster", *cluster)
     thread = threading.Thread(target=fill, args=(small_disk, output))
@@ -100,7 +100,7 @@ def test_an_output_on_a_read_only_file_system_is_refused_before_the_start(source
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a read-only file system takes the rights of an administrator")
+        pytest.skip("mounting a read-only file system needs root")
     try:
         done = command(*asked(source, folder / "out"))
     finally:
@@ -114,7 +114,7 @@ def test_an_output_on_a_read_only_file_system_is_refused_before_the_start(source
 @pytest.mark.parametrize(
     "what", ["file", *(pytest.param(what, marks=pytest.mark.slow) for what in ("folder", "shorter"))]
 )
-def test_an_input_that_goes_away_fails_its_parts_and_comes_back(what, source, tmp_path):
+def test_a_run_whose_input_disappears_fails_and_resumes_when_the_input_is_back(what, source, tmp_path):
     output, away = tmp_path / "out", tmp_path / "away"
 
     def vanish():
@@ -148,7 +148,7 @@ def test_an_input_that_goes_away_fails_its_parts_and_comes_back(what, source, tm
     exact(output)
 
 
-def test_many_drivers_at_once_make_one_output(source, tmp_path):
+def test_four_drivers_started_at_once_write_one_output(source, tmp_path):
     output = tmp_path / "out"
     ended = []
 
@@ -168,7 +168,7 @@ def test_many_drivers_at_once_make_one_output(source, tmp_path):
     exact(output)
 
 
-def test_a_lock_whose_release_was_interrupted_is_nobody_s(tmp_path, monkeypatch):
+def test_a_lock_whose_release_was_interrupted_has_no_owner(tmp_path, monkeypatch):
     def interrupted():
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Short versions of what `.ci/nightly` does for long: kills, faults at every step, disturbed workers, hostile files.
+"""Short versions of the fault scripts of `.ci/nightly`: kills, stops at every step, disturbed workers, damaged files.
 
 pytest -m slow
 """
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("cluster", ["embedded", "processes"])
-def test_a_run_that_is_killed_loses_and_doubles_nothing(cluster, tmp_path):
+def test_a_killed_run_loses_no_row_and_doubles_none(cluster, tmp_path):
     tally = kill_runs.kill_many(2, 5, [cluster], tmp_path)
     assert tally.clean, tally
     assert tally.resumed == 2
@@ -27,14 +27,14 @@ def test_a_run_that_is_killed_loses_and_doubles_nothing(cluster, tmp_path):
 
 
 def script(name, *arguments):
-    """In a process without threads, since these scripts fork."""
+    """Run a script in its own process: it forks, which needs a process without threads."""
     path = ROOT / "tests" / "faults" / name
     done = subprocess.run([sys.executable, path, *map(str, arguments)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     return done.stdout
 
 
-def test_whatever_step_was_the_last_the_same_command_makes_it_whole():
+def test_a_run_that_stops_at_any_step_is_completed_by_the_same_command():
     table = script("stop_at_every_step.py", 4)
     steps = {line.split()[1] for line in table.splitlines() if line.startswith(("before", "after"))}
     assert steps >= {"mkdir", "open", "fsync", "unlink"}
@@ -42,7 +42,7 @@ def test_whatever_step_was_the_last_the_same_command_makes_it_whole():
     assert int(table.splitlines()[-1].split()[0]) > 50
 
 
-def test_workers_that_are_killed_paused_and_retired_change_nothing(tmp_path):
+def test_killed_paused_and_retired_workers_do_not_change_the_result(tmp_path):
     done = Counter()
     assert kill_workers.one_run(tmp_path, 1, random.Random(2), done, 3) == []
     assert done["kill"] >= 1

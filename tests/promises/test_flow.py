@@ -1,4 +1,4 @@
-"""The promises, over every execution back end."""
+"""Whole runs over every back end: scores, resuming, bad rows, publishing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DENSE = MODELS / "dense28.onnx"
 
 
 def dense_scores(folder, batch_rows):
-    """Scores of the bare runtime, row group by row group, file by file."""
+    """Return the scores of ONNX Runtime alone, row group by row group, file by file."""
     pieces = []
     for path in sorted(folder.iterdir()):
         parquet = pq.ParquetFile(path)
@@ -86,7 +86,7 @@ def test_the_second_run_does_nothing_in_under_two_seconds(floats28, tmp_path):
 
 
 def test_other_threads_resume_the_same_plan_and_score_nothing_twice(floats28, tmp_path):
-    """Interrupted by an observer after the third part, as a kill between two parts would."""
+    """An observer interrupts the run after the third part, like a kill between two parts."""
     whole = scorer.run(floats28, DENSE, tmp_path / "whole", part_bytes="1MiB", batch_rows=2048, threads=2)
 
     class Killed(BaseException):

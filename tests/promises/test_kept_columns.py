@@ -1,4 +1,4 @@
-"""Every kept column comes out as it went in: every Parquet type, every name, every layout."""
+"""Kept columns are unchanged in the output: every Parquet type, every name, every layout of files."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ GROUPS = ((300, 0, 900, 7), (), (0, 650, 1))
 """Rows of each row group of each input file; the second file has none."""
 ROWS = sum(map(sum, GROUPS))
 FEW = {"batch_rows": 64, "part_bytes": 8192}
-"""Slices of row groups, not only whole ones."""
+"""Options that cut row groups into several parts."""
 HERE = {"cluster": "synchronous"}
 VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 def cycle(values, kind, rows=ROWS):
-    """An array of so many rows that repeats the values, at a period that no batch has."""
+    """Return an array that repeats the values, and a null, up to this many rows."""
     base = [*values, None, values[0]]
     return pa.array([base[i % len(base)] for i in range(rows)], kind)
 
 
 def whole_numbers():
-    """Every width and sign, at both ends and above 2^53."""
+    """Yield integers of every width and sign: smallest, largest and above 2^53."""
     for bits in (8, 16, 32, 64):
         top = 2 ** (bits - 1)
         yield f"int{bits}", cycle([-top, top - 1, 0, min(top - 1, 2**53 + 1)], pa.type_for_alias(f"int{bits}"))
@@ -45,7 +45,7 @@ def whole_numbers():
 
 
 def fractions():
-    """Floats with what compares unequal to itself, and exact decimals."""
+    """Yield floats with NaN, infinities and -0.0, and decimals."""
     odd = [float("nan"), float("inf"), float("-inf"), -0.0, 0.0, 1.5]
     yield "float16", cycle([np.float16(x) for x in odd], pa.float16())
     yield "float32", cycle([*odd, 1e-45], pa.float32())
@@ -56,7 +56,7 @@ def fractions():
 
 
 def moments():
-    """Dates, times, timestamps with and without zones, durations, in every unit."""
+    """Yield dates, times, timestamps with and without time zones, and durations, in every unit."""
     yield "date32", cycle([dt.date(1, 1, 1), dt.date(9999, 12, 31)], pa.date32())
     yield "date64", cycle([dt.date(1969, 12, 31)], pa.date64())
     for unit in ("s", "ms"):
@@ -71,7 +71,7 @@ def moments():
 
 
 def texts():
-    """Bytes and characters, stored in every way."""
+    """Yield text, bytes, booleans and nulls in every Arrow type."""
     words = ["", "a", "\0", "naïve 🙂", "a text beyond twelve bytes", "None", "nan"]
     for name in ("string", "large_string", "string_view"):
         yield name, cycle(words, getattr(pa, name)())
@@ -83,7 +83,7 @@ def texts():
 
 
 def dictionaries():
-    """Categories of several kinds of value and index."""
+    """Yield dictionaries with several value and index types."""
     words = cycle(["red", "green", ""], pa.string())
     for index in ("int8", "int16", "int32", "int64", "uint8"):
         kind = pa.dictionary(pa.type_for_alias(index), pa.string())
@@ -99,7 +99,7 @@ def dictionaries():
 
 
 def nests():
-    """Structs, lists and maps inside each other."""
+    """Yield nested structs, lists and maps."""
     point = pa.struct([("x", pa.int64()), ("deep", pa.struct([("text", pa.string()), ("l", pa.list_(pa.int8()))]))])
     points = [{"x": 2**53 + 1, "deep": {"text": "a", "l": [1, None]}}, {"x": None, "deep": None}, {"x": 1}]
     yield "struct", cycle(points, point)
@@ -121,7 +121,7 @@ def nests():
 
 
 def extensions():
-    """Types with a name of their own over a plain one."""
+    """Yield extension types."""
     yield "uuid", cycle([uuid.UUID(int=1).bytes, uuid.UUID(int=2**127).bytes], pa.uuid())
     yield "json", cycle(["{}", '{"a": [1]}'], pa.json_())
     yield "bool8", cycle([1, 0], pa.int8()).cast(pa.bool8())
@@ -142,18 +142,18 @@ KINDS = {
 
 
 def fed(rows=ROWS):
-    """The three columns that the model adds up."""
+    """Return the three columns that the model adds."""
     rng = np.random.default_rng(11)
     return {name: pa.array(rng.integers(-1000, 1000, rows).astype(np.float32)) for name in "abc"}
 
 
 def scores(table):
-    """What the model gives, exactly: small whole numbers."""
+    """Return the exact scores: small whole numbers."""
     return [sum(row) for row in zip(*(table[name].to_pylist() for name in "abc"), strict=True)]
 
 
 def split(folder, table, groups=GROUPS, **options):
-    """The table as several files of several row groups; returns the folder."""
+    """Write the table as several files of several row groups; return the folder."""
     folder.mkdir()
     start = 0
     for i, sizes in enumerate(groups):
@@ -166,7 +166,7 @@ def split(folder, table, groups=GROUPS, **options):
 
 
 def stored(folder):
-    """The input as any reader sees it, in order."""
+    """Return all rows of the input, in order."""
     tables = []
     for path in sorted(folder.rglob("*.parquet")):
         with open_parquet(str(path)) as parquet:
@@ -176,7 +176,7 @@ def stored(folder):
 
 
 def values(column):
-    """Comparable values: NaN equals NaN, -0.0 does not equal 0.0, and intervals keep their last digit."""
+    """Return values to compare: NaN equals NaN, -0.0 differs from 0.0, and times keep their last digit."""
     kind = column.type
     if isinstance(kind, pa.BaseExtensionType):
         return values(pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type))
@@ -186,7 +186,7 @@ def values(column):
 
 
 def bits(value):
-    """A value whose every bit counts when it is compared."""
+    """Return a value that compares bit for bit."""
     if isinstance(value, float):
         return struct.pack("<d", value)
     if isinstance(value, list):
@@ -197,7 +197,7 @@ def bits(value):
 
 
 def same(got, expected, names=None):
-    """The columns have the same fields, metadata included, and the same values in the same order."""
+    """Assert that the columns have equal fields, metadata included, and equal values in the same order."""
     for name in names or expected.column_names:
         before, after = expected.schema.field(name), got.schema.field(name)
         assert after.equals(before, check_metadata=True), (before, before.metadata, after, after.metadata)
@@ -205,20 +205,20 @@ def same(got, expected, names=None):
 
 
 def chosen(table, mask):
-    """The rows where the mask holds; Arrow itself cannot filter views."""
+    """Return the rows where the mask is true; views are cast, because Arrow cannot filter them."""
     plain = pa.schema([field.with_type(VIEWS.get(field.type, field.type)) for field in table.schema])
     return table.cast(plain).filter(mask).cast(table.schema)
 
 
 def rewritten(output):
-    """The output; each of its files has the same schema."""
+    """Return the output, and assert that all its files have the same schema."""
     schemas = [pq.read_schema(path).remove_metadata() for path in sorted(output.rglob("*.parquet"))]
     assert all(schema.equals(schemas[0], check_metadata=True) for schema in schemas)
     return read(output)
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_kept_column_of_every_type_comes_out_as_it_went_in(name, tmp_path):
+def test_a_kept_column_of_every_type_is_unchanged(name, tmp_path):
     folder = split(tmp_path / "input", pa.table({name: KINDS[name], **fed()}))
     report = scorer.run(folder, MODEL, tmp_path / "out", **FEW, **HERE)
     assert report.counts.scored == ROWS
@@ -230,7 +230,7 @@ def test_a_kept_column_of_every_type_comes_out_as_it_went_in(name, tmp_path):
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.slow
-def test_a_filter_and_bad_rows_leave_every_type_as_it_was(name, tmp_path):
+def test_a_filter_and_bad_rows_do_not_change_kept_columns_of_any_type(name, tmp_path):
     table = pa.table({name: KINDS[name], **fed()})
     odd = pa.array(np.arange(ROWS) % 5 == 0)
     table = table.set_column(1, "a", pa.array(table["a"].to_numpy(), mask=odd.to_numpy(zero_copy_only=False)))
@@ -409,7 +409,7 @@ def test_a_string_view_can_be_fed_and_filtered(backend, tmp_path):
     assert got["label"].to_pylist() == ["warm", "unknown", "cool"] * 5
 
 
-def test_names_that_the_output_needs_are_refused_with_a_way_out(tmp_path):
+def test_kept_columns_with_the_name_of_an_output_column_are_refused_with_a_hint(tmp_path):
     write(tmp_path / "in.parquet", {"_row": [1], "total": [2], **fed(1)})
     plan = scorer.prepare(tmp_path / "in.parquet", MODEL, tmp_path / "out", row_id=True)
     assert len(plan.problems) == 1
@@ -430,7 +430,7 @@ def test_two_columns_of_one_name_are_refused(options, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_columns_of_one_name_do_no_harm_when_left_out(tmp_path):
+def test_two_columns_of_one_name_are_allowed_if_neither_is_used(tmp_path):
     columns = [*fed(5).values(), pa.array(range(5)), pa.array(range(5))]
     table = pa.Table.from_arrays(columns, names=["a", "b", "c", "x", "x"])
     write(tmp_path / "in.parquet", table)
@@ -440,7 +440,7 @@ def test_two_columns_of_one_name_do_no_harm_when_left_out(tmp_path):
 
 
 @pytest.mark.timeout(15)
-def test_two_thousand_columns_come_through(tmp_path):
+def test_two_thousand_columns_are_kept(tmp_path):
     rows = 400
     wide = {f"column {i}": pa.array(np.arange(rows) * i) for i in range(2000)}
     table = pa.table({**wide, **fed(rows)})
@@ -560,7 +560,7 @@ def test_a_filter_is_applied_or_refused_before_the_start(name, where, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["x = 0", "x in (0.0)", "x in (0, 5)", "x >= 0 ", "x not in (1.5)", "x != 1.5"])
-def test_zero_is_zero_whatever_its_sign(where, tmp_path):
+def test_a_filter_treats_zero_and_negative_zero_as_equal(where, tmp_path):
     x = pa.array([0.0, -0.0, 1.5, None])
     write(tmp_path / "in.parquet", {"x": x, **fed(4)})
     scorer.run(tmp_path / "in.parquet", MODEL, tmp_path / "out", where=[where, "x < 1"], **HERE)
@@ -586,7 +586,7 @@ def test_limit_counts_before_where(tmp_path):
 
 
 def hive(folder, table, keys):
-    """A folder of key=value folders, as pyarrow and Spark write it; keys are not in the files."""
+    """Write key=value folders as pyarrow and Spark do, without the keys in the files; return the folder."""
     pads.write_dataset(
         table, folder, format="parquet",
         partitioning=pads.partitioning(pa.schema([table.schema.field(key) for key in keys]), flavor="hive"),
@@ -656,7 +656,7 @@ def test_several_inputs_are_scored_in_the_given_order(backend, tmp_path):
 
 @pytest.mark.parametrize("asked", ["source", "none", "snappy", "zstd", "lz4", "gzip", "brotli"])
 @pytest.mark.parametrize("source", ["none", "zstd", "lz4"])
-def test_the_codec_is_the_one_asked_for(asked, source, tmp_path):
+def test_the_output_has_the_requested_codec(asked, source, tmp_path):
     table = pa.table({"text": cycle(["x", "y"], pa.string(), 500), **fed(500)})
     write(tmp_path / "in.parquet", table, compression=source)
     code, out, error = cli(

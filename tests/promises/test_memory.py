@@ -1,4 +1,4 @@
-"""Memory depends on part size and threads, not on the number of rows; and the plan says how much it will be."""
+"""Memory depends on part size and threads, not on the number of rows; and it stays within the plan's forecast."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COLUMNS = 28
 PART = 8 << 20
 ROWS = PART // (4 * COLUMNS)  # of a part of 8 MiB
 TURNS = 9
-FULL = 8  # parts: from here on memory must stand still
+FULL = 8  # parts; memory must not grow beyond this many
 
 
 def data(folder, parts):
-    """So many full parts of floats that take little room on the disk."""
+    """Write this many full parts of floats that compress well."""
     folder.mkdir()
     values = np.random.default_rng(0).standard_normal(200).astype(np.float32)
     rows = ROWS * FULL
@@ -34,7 +34,7 @@ def data(folder, parts):
 
 
 def measured(source, output, *flags):
-    """Peak bytes of a run's process, and what its plan forecast."""
+    """Return the peak memory of a run's process, the forecast of its plan, and its report."""
     command = [sys.executable, "-m", "scorer", "run", str(source), "--model", str(MODELS / "dense28.onnx"),
                "--output", str(output), "--threads", "2", "--keep", "none", "--quiet", "--json", *flags]  # fmt: skip
     report = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
@@ -42,7 +42,10 @@ def measured(source, output, *flags):
 
 
 def ratios(tmp_path, times, *flags, part=PART):
-    """Medians in turns: how many parts threads hold at once is chance, and moves a short run's peak by a tenth."""
+    """Return the median peaks relative to the first, sizes alternating.
+
+    How many parts are in memory at once varies, which changes a short run's peak by a tenth.
+    """
     peaks, ranges = {many: [] for many in times}, {}
     sources = {many: data(tmp_path / f"in{many}", FULL * many * part // PART) for many in times}
     for turn in range(TURNS):
@@ -58,13 +61,13 @@ def ratios(tmp_path, times, *flags, part=PART):
 
 
 @pytest.mark.slow
-def test_memory_stands_still_from_eight_full_parts_on(tmp_path):
+def test_memory_does_not_grow_beyond_eight_full_parts(tmp_path):
     assert max(ratios(tmp_path, (1, 5), "--part-bytes", "8MiB")) <= 1.1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_memory_stands_still_up_to_fifty_times_the_rows(tmp_path):
+def test_memory_does_not_grow_up_to_fifty_times_the_rows(tmp_path):
     found = ratios(tmp_path, (1, 10, 50), "--part-bytes", "8MiB")
     print("peak at 1, 10 and 50 times the rows:", [round(ratio, 3) for ratio in found])
     assert max(found) <= 1.1
@@ -72,7 +75,7 @@ def test_memory_stands_still_up_to_fifty_times_the_rows(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_memory_stands_still_with_parts_of_the_usual_size(tmp_path):
+def test_memory_does_not_grow_with_parts_of_the_default_size(tmp_path):
     found = ratios(tmp_path, (1, 5), part=64 << 20)
     print("peak at 1 and 5 times the rows:", [round(ratio, 3) for ratio in found])
     assert max(found) <= 1.1

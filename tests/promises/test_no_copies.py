@@ -1,4 +1,4 @@
-"""No stage copies a float column more than once: bytes that Arrow and numpy allocate, stage by stage."""
+"""No stage copies a float column more than once: the bytes that Arrow and numpy allocate in each stage."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from scorer.output import staging as staging_
 from scorer.output.place import Place
 from scorer.scoring.job import JOBS, Spec
 
-ROWS, COLUMNS = 65_536, 28  # Arrow's reader makes room for powers of two
+ROWS, COLUMNS = 65_536, 28  # a power of two, since Arrow's reader allocates those
 FLOATS = ROWS * COLUMNS * 4
 
 
 @pytest.fixture
 def ready(tmp_path):
-    """A part of so many rows in two row groups, kept columns and all, with nothing done yet."""
+    """A part of two row groups that keeps all columns, planned and not yet read."""
     rng = np.random.default_rng(0)
     table = pa.table({f"f{i}": rng.standard_normal(4 * ROWS, dtype=np.float32) for i in range(COLUMNS)})
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=ROWS // 2, compression="none", use_dictionary=False)
@@ -44,7 +44,7 @@ def ready(tmp_path):
 
 
 class Traced:
-    """Bytes that Arrow allocated in all, and the most that numpy held at once."""
+    """Bytes that Arrow allocated in total, and numpy's peak, both relative to the size of the floats."""
 
     def __enter__(self):
         self._before = pa.default_memory_pool().total_bytes_allocated()
@@ -67,15 +67,15 @@ def test_a_float_column_is_copied_once_into_tensors_and_nowhere_else(ready):
         tasks._prepared(JOBS.job(spec.key), scored.attrs["scorer"], scored)
     found = {name: (round(one.arrow, 2), round(one.numpy, 2)) for name, one in
              (("read", read), ("score", score), ("write, up to the encoder", write))}  # fmt: skip
-    print("allocated, as a share of the floats, by Arrow in all and by numpy at the most:", found)
-    assert 2.5 < found["read"][0] < 4  # the columns, half as much of levels, and pages on their way, piece by piece
+    print("allocated relative to the floats, (total by Arrow, peak by numpy):", found)
+    assert 2.5 < found["read"][0] < 4  # the columns, half as much of levels, and pages in pieces
     assert found["read"][1] < 0.05
-    assert 0.99 < found["score"][0] < 1.05  # into its batch, once
-    assert found["score"][1] < 0.15  # the scores, and where rows were
+    assert 0.99 < found["score"][0] < 1.05  # one copy, into the batch
+    assert found["score"][1] < 0.15  # the scores and the row numbers
     assert max(found["write, up to the encoder"]) < 0.05
 
 
-def test_a_batch_is_gone_before_the_next_is_made(ready, monkeypatch):
+def test_a_batch_is_freed_before_the_next_is_built(ready, monkeypatch):
     spec, part = ready
     session = SESSIONS.session(spec.frozen.session)
     frame, held = tasks.read_part(part, spec.key), []
@@ -88,7 +88,7 @@ def test_a_batch_is_gone_before_the_next_is_made(ready, monkeypatch):
     assert max(held) - before < 2.1 * 4096 * COLUMNS * 4
 
 
-def test_the_one_copy_is_the_stack_of_a_batch():
+def test_packing_copies_nothing_and_a_batch_is_one_copy():
     table = pa.table({f"f{i}": np.ones(ROWS, np.float32) for i in range(COLUMNS)})
     feed = Feed(tensor="x", kind="numeric", dtype="float32", columns=tuple(table.column_names), shape=(COLUMNS,),
                 on_null="nan", on_lossy="error")  # fmt: skip
@@ -102,7 +102,7 @@ def test_the_one_copy_is_the_stack_of_a_batch():
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), COLUMNS)], ids=str)
-def test_a_list_column_is_the_tensor(kind):
+def test_a_batch_of_a_list_column_is_a_view(kind):
     values = pa.array(np.ones(ROWS * COLUMNS, np.float32))
     offsets = pa.array(np.arange(0, ROWS * COLUMNS + 1, COLUMNS, dtype=np.int32))
     fixed = pa.types.is_fixed_size_list(kind)

@@ -1,4 +1,4 @@
-"""What must hold however the rows are cut, filtered or broken: Hypothesis, end to end."""
+"""Properties of whole runs for any row groups, parts, batches, filters and bad rows, with Hypothesis."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 
 @st.composite
 def splits(draw, rows):
-    """So many rows as files of row groups; either may be empty."""
+    """Draw files and row groups for this many rows; either may be empty."""
     inner = sorted(draw(st.lists(st.integers(0, rows), max_size=6)))
     sizes = [b - a for a, b in zip([0, *inner], [*inner, rows], strict=True)]
     files = [[]]
@@ -40,7 +40,7 @@ def splits(draw, rows):
 
 @st.composite
 def cuts(draw):
-    """How a run may cut what it reads."""
+    """Draw part and batch sizes."""
     options = {
         "part_bytes": draw(st.sampled_from([None, 4096, 8192, "1MiB"])),
         "batch_rows": draw(st.sampled_from([None, 1, 3, 8, 64, 1000])),
@@ -49,7 +49,7 @@ def cuts(draw):
 
 
 def write_split(folder, table, files):
-    """The table as these files and row groups, in order."""
+    """Write the table as these files and row groups, in order."""
     folder.mkdir()
     start = 0
     for i, groups in enumerate(files):
@@ -61,7 +61,7 @@ def write_split(folder, table, files):
 
 
 def scored(folder, table, files, model, **options):
-    """A run over the table cut so, proved from its files; (report, output)."""
+    """Score the table split like this, verify the output, and return (report, output)."""
     write_split(folder / "in", table, files)
     report = scorer.run(folder / "in", MODELS / f"{model}.onnx", folder / "out", **options, **HERE)
     verdict = verify(Place.of(str(folder / "out"), None), deep=True)
@@ -75,14 +75,14 @@ def scored(folder, table, files, model, **options):
 
 
 def quarantined(folder):
-    """All rows that were set aside, by their parts."""
+    """Return the rows in quarantine, in the order of their parts."""
     paths = sorted((folder / "out.scorer" / "quarantine").glob("*"))
     tables = [pq.ParquetFile(path).read() for path in paths]
     return pa.concat_tables(tables) if tables else None
 
 
 def exact(column):
-    """Values as they compare bit for bit."""
+    """Return values that compare bit for bit."""
     array = column.combine_chunks()
     if pa.types.is_floating(array.type):
         kind = np.int32 if array.type.bit_width == 32 else np.int64
@@ -108,7 +108,7 @@ def kept_columns(draw, rows):
 
 @st.composite
 def dense_tables(draw):
-    """A table for dense28 and kept columns; the fed values repeat at a period."""
+    """Draw a table for dense28 with kept columns; the fed values repeat every 29 rows."""
     rows = draw(st.integers(0, MOST))
     pool = np.random.default_rng(draw(st.integers(0, 99))).standard_normal((29, 28)).astype(np.float32)
     fed = {f"f{j}": pa.array(pool[np.arange(rows) % 29, j]) for j in range(28)}
@@ -117,7 +117,7 @@ def dense_tables(draw):
 
 @END_TO_END
 @given(data=st.data(), table=dense_tables(), options=cuts())
-def test_however_the_rows_are_cut_every_row_is_scored_once_and_in_order(data, table, options):
+def test_every_row_is_scored_once_and_in_order_for_any_row_groups_and_parts(data, table, options):
     files = data.draw(splits(len(table)))
     with tempfile.TemporaryDirectory() as folder:
         report, output = scored(Path(folder), table, files, "dense28", feed="input=f0..f27", **options)
@@ -132,7 +132,7 @@ def test_however_the_rows_are_cut_every_row_is_scored_once_and_in_order(data, ta
 
 @END_TO_END
 @given(data=st.data(), values=st.lists(st.tuples(FLOATS, FLOATS, FLOATS), max_size=MOST), cut=cuts(), other=cuts())
-def test_two_ways_to_cut_the_same_rows_give_the_same_bits(data, values, cut, other):
+def test_any_row_groups_and_parts_give_the_same_bits(data, values, cut, other):
     columns = dict(zip("abc", np.array(values, np.float32).reshape(-1, 3).T, strict=True))
     table = pa.table({"id": np.arange(len(values)), **columns})
     outputs = []
@@ -148,7 +148,7 @@ def test_two_ways_to_cut_the_same_rows_give_the_same_bits(data, values, cut, oth
 
 @st.composite
 def filters(draw):
-    """A filter as text, and the same as a function of one row."""
+    """Draw a filter as text, and the same filter as a function of one row."""
     compare = {
         "==": operator.eq,
         "!=": operator.ne,
@@ -179,13 +179,13 @@ def filters(draw):
 
 
 def said(value):
-    """A literal of --where."""
+    """Return a value as a literal of --where."""
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value).lower()
 
 
 @st.composite
 def filtered_tables(draw):
-    """Rows to filter: sorted, repeating, null and NaN ones."""
+    """Draw a table to filter, with sorted, repeated, null and NaN values."""
     rows = draw(st.integers(0, 120))
     s = draw(st.lists(st.sampled_from([None, "", "a", "b'", "ä", "none"]), min_size=1, max_size=7))
     x = draw(st.lists(st.sampled_from([None, float("nan"), -0.5, 0.0, 0.25, 1.0]), min_size=1, max_size=7))
@@ -203,7 +203,7 @@ def filtered_tables(draw):
 
 @settings(END_TO_END, max_examples=20)
 @given(data=st.data(), table=filtered_tables(), chosen=st.lists(filters(), min_size=1, max_size=2), options=cuts())
-def test_a_filter_keeps_what_it_says_and_counts_the_rest(data, table, chosen, options):
+def test_a_filter_keeps_the_matching_rows_and_counts_the_others(data, table, chosen, options):
     where = [text for text, _ in chosen]
     expected = [row for row in table.to_pylist() if all(holds(row) for _, holds in chosen)]
     with tempfile.TemporaryDirectory() as folder:
@@ -223,7 +223,7 @@ def test_a_filter_keeps_what_it_says_and_counts_the_rest(data, table, chosen, op
     options=cuts(),
     where=st.sampled_from([None, "id >= 20", "keep = true"]),
 )
-def test_bad_rows_cost_only_themselves_and_keep_all_they_had(data, values, options, where):
+def test_bad_rows_cost_only_themselves_and_keep_all_columns(data, values, options, where):
     rows = range(len(values))
     table = pa.table({
         "id": pa.array(rows, pa.int64()),

@@ -1,4 +1,4 @@
-"""Real models by command line alone come out as the bare runtime gives them."""
+"""Real models, run by the command line, give the scores of ONNX Runtime alone."""
 
 import functools
 import json
@@ -22,13 +22,13 @@ CONVERTED = [
     converted.opinions,
 ]  # fmt: skip
 SECONDS = (real.speech, converted.opinions)
-"""Take seconds each."""
+"""Cases that take several seconds each."""
 ALL = [pytest.param(one, marks=pytest.mark.slow) if one in SECONDS else one for one in READY + CONVERTED]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Makes each case once, or skips and says which package it lacks."""
+    """A function that builds each case once, or skips the test and names the missing package."""
 
     @functools.cache
     def make_once(make):
@@ -42,7 +42,7 @@ def made(tmp_path_factory):
 
 
 def scored(case, folder, *flags, table=None):
-    """What the command line wrote, its rows in order and nothing on stderr."""
+    """Run the command line; check rows and stderr, and return the output."""
     table = case.table if table is None else table
     source = write(folder / "input.parquet", table, row_group_size=-(-table.num_rows // 3))
     code, _, stderr = cli("run", source, "--model", case.model, "--output", folder / "out", "--keep", "id", "--quiet",
@@ -54,7 +54,7 @@ def scored(case, folder, *flags, table=None):
 
 
 def values(column):
-    """A column as an array with a row for each row, lists flattened."""
+    """Return a column as a 2-D array, its lists flattened."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     rows = len(column)
     while pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
@@ -78,7 +78,7 @@ def test_a_real_model_scores_as_the_bare_runtime_does(make, made, tmp_path):
             np.testing.assert_array_equal(got, expected, err_msg=name)
 
 
-def test_a_text_scores_the_same_in_any_batch_and_any_company(made, tmp_path):
+def test_a_text_scores_the_same_in_any_batch_size_and_order(made, tmp_path):
     case = made(real.minilm)
     table = case.table.slice(0, 16)
 
@@ -100,7 +100,7 @@ def test_a_cluster_of_processes_reads_pictures_as_one_process_does(made, tmp_pat
 
 
 def steady(text, case, folder, *, ours):
-    """What the inspection says without paths, digests, last bits and, of models made here, the makers' versions."""
+    """Return the text of inspect without what changes: paths, digests, differences, versions of converted models."""
     text = text.replace(str(case.model.parent), "...").replace(str(folder), "...")
     text = re.sub(r"(?m)^( +digest +).*$", r"\1...", re.sub(r"\d+ rows as one|difference \S+", "...", text))
     if ours:
@@ -110,7 +110,7 @@ def steady(text, case, folder, *, ours):
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
-def test_an_inspection_tells_what_a_run_would_do(make, made, tmp_path, golden):
+def test_inspect_shows_what_a_run_would_do(make, made, tmp_path, golden):
     case = made(make)
     source = write(tmp_path / "input.parquet", case.table)
     asked = [text for flag, value in pairwise(case.flags) if flag in {"--feed", "--fetch"} for text in (flag, value)]
@@ -119,7 +119,7 @@ def test_an_inspection_tells_what_a_run_would_do(make, made, tmp_path, golden):
     golden(f"inspect/{make.__name__}.txt", steady(text, case, tmp_path, ours=make in CONVERTED))
 
 
-def test_an_inspection_is_data_too(made, tmp_path):
+def test_inspect_prints_the_same_facts_as_json(made, tmp_path):
     case = made(converted.penguins)
     source = write(tmp_path / "input.parquet", case.table)
     found = json.loads(cli("inspect", case.model, "--input", source, "--json")[1])

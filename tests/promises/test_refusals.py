@@ -1,4 +1,4 @@
-"""Every bad request is refused with a text that says what to do, the right exit code, and nothing written."""
+"""Every bad request is refused with a hint and the right exit code, and nothing is written."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Case:
     name: str
     typed: str
     codes: str
-    """The slug of each problem, in the order of the text."""
+    """The code of each problem, in the order of the text."""
     arrange: Callable[[Path], object] = lambda _: None
     exit_code: int = 3
     slow: bool = False
-    """Typed once only: it waits for somebody who never answers."""
+    """Run only once, because it waits for a timeout."""
     foreign: bool = False
-    """What was found is told in a library's own words, which change with its version."""
+    """`found` is a library's message, which changes with its version."""
 
 
 def floats(count=28, rows=10, **more):
-    """Columns id and f0..f27, and others."""
+    """Return the columns id and f0..f27, and others."""
     numbers = {f"f{i}": np.arange(i, i + rows, dtype=np.float32) for i in range(count)}
     return {"id": np.arange(rows)} | numbers | more
 
@@ -61,7 +61,7 @@ def table(name="in.parquet", columns=None):
     return lambda at: write(at / name, floats() if columns is None else columns)
 
 
-def text(name, content="not what it seems\n"):
+def text(name, content="this is plain text\n"):
     """Arrange: a file of text or bytes."""
 
     def put(at):
@@ -72,7 +72,7 @@ def text(name, content="not what it seems\n"):
 
 
 def without(name, start, stop):
-    """Arrange: a file that lost its bytes between two shares of its length."""
+    """Arrange: a file without the bytes between two fractions of its length."""
 
     def put(at):
         whole = (at / name).read_bytes()
@@ -111,7 +111,7 @@ def built(*shapes, kind=FLOAT, op="Identity", opset=21, names="xz", properties=N
 
 
 def constant(at):
-    """Arrange: a model that asks for nothing."""
+    """Arrange: a model without inputs."""
     value = make_tensor("value", FLOAT, [2], [1.0, 2.0])
     out = make_tensor_value_info("y", FLOAT, [2])
     graph = make_graph([make_node("Constant", [], ["y"], value=value)], "graph", [], [out])
@@ -120,7 +120,7 @@ def constant(at):
 
 
 def external(location):
-    """Arrange: m.onnx with its weights in another file, which is not made."""
+    """Arrange: m.onnx with its weights in another file, which does not exist."""
 
     def put(at):
         proto = onnx.load(MODELS / "external.onnx", load_external_data=False)
@@ -132,7 +132,7 @@ def external(location):
 
 
 def ran(typed):
-    """Arrange: an earlier run that went well."""
+    """Arrange: an earlier run that succeeded."""
 
     def run(_):
         code, _, stderr = cli(*shlex.split(typed), "--cluster", "synchronous", "--quiet")
@@ -142,7 +142,7 @@ def ran(typed):
 
 
 def unfinished(at):
-    """Arrange: a run that met a bad row and keeps what it scored."""
+    """Arrange: a run that failed at a bad row and kept its staged parts."""
     known("gather.onnx")(at)
     write(at / "in.parquet", {"idx": [0, 1, 999]})
     code, _, stderr = cli(*shlex.split(RUN), "--cluster", "synchronous", "--quiet")
@@ -151,19 +151,19 @@ def unfinished(at):
 
 
 def locked(at):
-    """Arrange: a lock that this very process holds."""
+    """Arrange: a lock held by this process."""
     (at / "out.scorer").mkdir()
     Lock(at / "out.scorer" / "lock")._write()
 
 
 def lost_a_part(at):
-    """Arrange: a published output that misses a part."""
+    """Arrange: a published output with a missing part."""
     ran(RUN)(at)
     next((at / "in.scored.parquet").glob("*.parquet")).unlink()
 
 
 def every(*steps):
-    """Arrange: several things."""
+    """Arrange: all of these."""
     return lambda at: [step(at) for step in steps]
 
 
@@ -480,7 +480,7 @@ IN_A_PROCESS = {
 
 @pytest.fixture
 def at(tmp_path, monkeypatch):
-    """The folder in which a request is typed; all is well there."""
+    """The folder of a request that succeeds, as the current folder."""
     write(tmp_path / "in.parquet", floats())
     shutil.copy(MODELS / "dense28.onnx", tmp_path / "m.onnx")
     monkeypatch.chdir(tmp_path)
@@ -489,22 +489,22 @@ def at(tmp_path, monkeypatch):
 
 
 def snapshot(top):
-    """Every path below a folder, with size and time; a file that came and went changes its folder's time."""
+    """Return every path below a folder with size, time and inode; a temporary file changes its folder's time."""
     paths = [top, *sorted(top.rglob("*"))]
     return {str(path): (path.lstat().st_size, path.lstat().st_mtime_ns, path.lstat().st_ino) for path in paths}
 
 
 def steady(stderr, at, *, foreign=False):
-    """The text without what changes from run to run, and from version to version."""
+    """Return the text without what changes from run to run and from version to version."""
     stderr = plain(stderr, at, at.parent)
     stderr = stderr.replace(f"process {os.getpid()} on {socket.gethostname()}", "process PID on HOST")
     return re.sub(r"(?m)^(  found:    ).+$", r"\1(a library's own words)", stderr, count=1) if foreign else stderr
 
 
 def check_form(stderr, problems):
-    """Every problem says all that the house style asks for."""
+    """Assert that every problem has its facts and a hint, and that the text has no traceback."""
     assert "Traceback" not in stderr
-    assert "_src/" not in stderr, "source files of a library mean nothing to a user"
+    assert "_src/" not in stderr, "the path of a library's source file does not help a user"
     assert stderr.startswith("Error: ")
     for start in ("  where:    ", "  expected: ", "  found:    ", "Hint: "):
         assert sum(line.startswith(start) for line in stderr.splitlines()) == problems, start
@@ -514,7 +514,7 @@ def check_form(stderr, problems):
 
 
 def check_data(stdout, stderr, codes):
-    """The same problems as one document, each with all five facts."""
+    """Assert that the JSON has the same problems, each with all five facts."""
     document = json.loads(stdout)
     error = document.get("error", document)
     problems = error.get("problems", [error])
@@ -525,7 +525,7 @@ def check_data(stdout, stderr, codes):
 
 
 def check(case, at, typed):
-    """Code, form, facts, and that nothing was written; gives the text."""
+    """Check exit code, form and facts, and that nothing was written; return the text."""
     before = snapshot(at)
     codes = case.codes.split()
     code, stdout, stderr = cli(typed[0], "--json", *typed[1:])
@@ -558,7 +558,7 @@ def test_refusal_shows_no_traceback_in_a_process_of_its_own(case, at):
     assert snapshot(at) == before
 
 
-def test_the_request_that_every_case_spoils_is_good(at):
+def test_the_request_without_a_mistake_succeeds(at):
     code, stdout, _ = cli(*shlex.split(RUN), "--cluster", "synchronous", "--quiet")
     assert code == 0
     assert stdout.startswith("10 rows in = 10 scored")
@@ -569,8 +569,8 @@ def test_every_golden_text_has_its_case():
 
 
 @pytest.mark.parametrize("escape", ["\x1b[31m", "\x1b]0;title\x07"])
-def test_newline_and_terminal_escape_in_a_name_are_shown_not_sent(at, escape):
-    there = "[" in escape  # a pattern otherwise, and another story
+def test_newlines_and_terminal_escapes_in_a_name_are_escaped(at, escape):
+    there = "[" in escape  # with a bracket the name is a pattern, so the file must exist
     name = f"evil\nHint: delete everything{escape}\r.parquet"
     if there:
         text(name)(at)
@@ -580,27 +580,27 @@ def test_newline_and_terminal_escape_in_a_name_are_shown_not_sent(at, escape):
     assert name.encode("unicode_escape").decode() in stderr
 
 
-def test_escape_in_a_column_name_is_shown_not_sent(at):
+def test_a_terminal_escape_in_a_column_name_is_escaped(at):
     write(at / "in.parquet", {"a\x1b[31m\nb": [1.0]})
     stderr = check(Case("", "", "shape-mismatch"), at, shlex.split(RUN))
     assert "\x1b" not in stderr
 
 
-def test_name_that_is_no_unicode_is_refused_like_any_other(at):
+def test_a_name_that_is_not_unicode_is_refused_like_any_other(at):
     done = command("run", os.fsdecode(b"caf\xe9.parquet"), "--model", "m.onnx", "--json", cwd=at)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     check_data(done.stdout, done.stderr, ["input-not-found"])
 
 
-def test_pipe_is_refused_at_once(at):
+def test_a_pipe_as_input_is_refused_at_once(at):
     os.mkfifo(at / "pipe")
     done = command("run", "pipe", "--model", "m.onnx", cwd=at, timeout=10)
     assert done.returncode == 3, done.stderr
     check_form(done.stderr, 1)
 
 
-def test_refused_scheduler_does_not_stand_in_the_way_of_the_next_request(at):
+def test_after_a_refused_scheduler_the_next_request_succeeds(at):
     assert cli(*shlex.split(RUN), "--scheduler", "nonsense")[0] == 4
     code, _, stderr = cli(*shlex.split(RUN), "--batch-rows", "4", "--cluster", "synchronous", "--quiet")
     assert code == 0, stderr

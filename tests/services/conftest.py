@@ -1,4 +1,4 @@
-"""Services as fixtures; one that is missing skips the test, or fails it where SCORER_SERVICES=required."""
+"""Services as fixtures; a missing one skips the test, or fails it if SCORER_SERVICES=required."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from services import grid_engine, hosts, mpi, slurm
-from services.processes import Missing, importable
+from services.processes import Missing, require_modules
 from services.work import Work
 
 PORT = 8786
@@ -18,11 +18,11 @@ _WAIT = "import sys; from distributed import Client; Client(sys.argv[1]).wait_fo
 
 
 @contextmanager
-def present(service, *modules):
-    """The service, entered; or the test is skipped or fails, with the reason."""
+def enter_or_skip(service, *modules):
+    """Enter the service; if it is missing, skip or fail the test with the reason."""
     with ExitStack() as stack:
         try:
-            importable(*modules)
+            require_modules(*modules)
             entered = stack.enter_context(service)
         except Missing as reason:
             if os.environ.get("SCORER_SERVICES") == "required":
@@ -33,13 +33,13 @@ def present(service, *modules):
 
 @pytest.fixture(scope="session")
 def _slurm():
-    with present(slurm.slurm(), "dask_jobqueue") as queue:
+    with enter_or_skip(slurm.slurm(), "dask_jobqueue") as queue:
         yield queue
 
 
 @pytest.fixture(name="slurm")
 def slurm_(_slurm, monkeypatch):
-    """A Slurm of four nodes whose queue is empty, for programs started from here and for this process."""
+    """Slurm with four nodes and an empty queue, for this process and the programs it starts."""
     monkeypatch.setenv("SLURM_CONF", str(_slurm.conf))
     yield _slurm
     _slurm.cancel()
@@ -49,21 +49,21 @@ def slurm_(_slurm, monkeypatch):
 @pytest.fixture(name="mpi")
 def mpi_():
     """A scheduler and two workers under mpirun."""
-    with present(mpi.mpi(3), "dask_mpi", "mpi4py") as cluster:
+    with enter_or_skip(mpi.mpi(3), "dask_mpi", "mpi4py") as cluster:
         yield cluster
 
 
 @pytest.fixture(name="grid_engine")
 def grid_engine_():
-    """A Grid Engine on four hosts, of which three run a job each."""
-    with present(grid_engine.grid_engine(3), "dask_jobqueue") as queue:
+    """Grid Engine on four hosts, three of which run one job each."""
+    with enter_or_skip(grid_engine.grid_engine(3), "dask_jobqueue") as queue:
         yield queue
 
 
 @pytest.fixture
 def lan():
     """Four hosts on one switch."""
-    with present(hosts.lan(4)) as hosts_:
+    with enter_or_skip(hosts.lan(4)) as hosts_:
         yield hosts_
 
 
@@ -75,30 +75,30 @@ def scattered(lan, request):
     """
     first, *workers, last = lan
     settings = getattr(request, "param", {})
-    address = started(first, **settings)
+    address = start_scheduler(first, **settings)
     for host in workers:
-        join(host, address, host.name, **settings)
-    come(last, address, len(workers))
+        start_worker(host, address, host.name, **settings)
+    wait_for_workers(last, address, len(workers))
     return lan, address
 
 
-def started(host, **environment):
-    """The address of a scheduler on the host."""
+def start_scheduler(host, **environment):
+    """Start a scheduler on the host; return its address."""
     dask = (sys.executable, "-m", "dask", "scheduler")
     host.start(*dask, "--interface", "eth0", "--port", PORT, "--no-dashboard", **environment)
     return f"tcp://{host.address}:{PORT}"
 
 
-def join(host, address, name, **environment):
-    """A worker on the host."""
+def start_worker(host, address, name, **environment):
+    """Start a worker on the host."""
     host.start(
         sys.executable, "-m", "dask", "worker", address, "--interface", "eth0", "--nthreads", 1, "--no-dashboard",
         "--name", name, "--local-directory", host.lan.folder, **environment,
     )  # fmt: skip
 
 
-def come(host, address, many):
-    """Wait on this host until so many workers are there."""
+def wait_for_workers(host, address, many):
+    """Wait until the scheduler has this many workers."""
     try:
         host.run(sys.executable, "-c", _WAIT, address, many, cwd=host.lan.folder, timeout=100)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
@@ -112,8 +112,8 @@ def work(tmp_path):
 
 
 @pytest.fixture
-def shown(capsys):
-    """Say a figure on the terminal, whatever is captured."""
+def report_line(capsys):
+    """A function that prints a line to the terminal although pytest captures the output."""
 
     def show(text):
         with capsys.disabled():

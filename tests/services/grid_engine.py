@@ -1,4 +1,4 @@
-"""A Grid Engine whose hosts are those of `hosts.lan`: the first has the master and submits, the others run jobs.
+"""Grid Engine on the hosts of `hosts.lan`: the first runs the master and submits, the others run jobs.
 
 cd tests && python -m services.grid_engine qhost     a command on the first host; without one, a shell
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.hosts import lan
-from services.processes import needed, wait_until
+from services.processes import require_programs, wait_until
 
 _LIBRARY = Path("/usr/lib/gridengine")
 _SHARED = Path("/usr/share/gridengine")
@@ -47,7 +47,7 @@ class Job:
 
 
 class GridEngine:
-    """A queue called `debug` that runs."""
+    """A running Grid Engine with a queue called `debug`."""
 
     def __init__(self, hosts):
         self.hosts, self.folder = hosts, hosts.folder
@@ -56,15 +56,15 @@ class GridEngine:
         self._common, self._spool = self.folder / "default" / "common", self.folder / "spool"
 
     def prefix(self, cwd=None):
-        """What goes before a command so that it can submit."""
+        """Return the prefix of a command that runs on the submit host."""
         return self.first.prefix(cwd)
 
     def ask(self, *command, timeout=30):
-        """What one of Grid Engine's own commands prints, on the first host."""
+        """Run one of Grid Engine's commands on the first host; return its output."""
         return self.first.run(*command, timeout=timeout, **self.environment)
 
     def jobs(self):
-        """Jobs that wait, run or end."""
+        """Return the jobs in the queue, in any state."""
         fields = [line.split() for line in self.ask("qstat", "-u", "*").splitlines()[2:]]
         return [Job(id=int(each[0]), state=each[4], name=each[2]) for each in fields]
 
@@ -73,13 +73,13 @@ class GridEngine:
         self.ask("qdel", *[str(job.id) for job in jobs])
 
     def wait_empty(self, seconds=60):
-        """Until no job is left; returns the seconds that it took."""
+        """Wait until no job is left; return the seconds that it took."""
         begun = time.monotonic()
         wait_until(lambda: not self.jobs(), seconds, lambda: f"an empty queue; there are {self.jobs()}")
         return time.monotonic() - begun
 
     def log(self):
-        """What the daemons wrote."""
+        """Return the logs of the daemons."""
         texts = [self._spool / "messages", *self.folder.glob("execd/*/messages"), *self.folder.glob("h*.log")]
         return "\n".join(f"== {path}\n{path.read_text()}" for path in texts if path.exists())
 
@@ -105,7 +105,7 @@ class GridEngine:
         self._changed("-sq", "-Aq", queue | {"shell_start_mode": "unix_behavior"})
 
     def _fill(self):
-        """The database as the installer leaves it."""
+        """Fill the database as the installer does."""
         self.ask(_LIBRARY / "spoolinit", "classic", "libspoolc", f"{self._common};{self._spool}", "init")
         text = (_SHARED / "default-configuration").read_text()
         ours = {"execd_spool_dir": self.folder / "execd", "gid_range": "20000-20100", "min_uid": 0, "min_gid": 0}
@@ -119,7 +119,7 @@ class GridEngine:
         self.ask(_LIBRARY / "spooldefaults", "managers", "root")
 
     def _changed(self, show, change, values):
-        """What `show` prints, with other values, given back with `change`."""
+        """Change values of a configuration: read it with `show`, write it with `change`."""
         text = self.ask("qconf", show)
         for name, value in values.items():
             text = re.sub(rf"(?m)^{name}\s.*$", f"{name} {value}", text)
@@ -132,15 +132,15 @@ class GridEngine:
         return False
 
     def _has_all_hosts(self):
-        with suppress(RuntimeError):  # before the first has said its name, this is an error of qconf
+        with suppress(RuntimeError):  # qconf fails while no execution host has registered
             return {host.name for host in self._others} <= set(self.ask("qconf", "-sel").split())
         return False
 
 
 @contextmanager
 def grid_engine(workers=3):
-    """A master, and so many hosts that run one job each."""
-    needed("sge_qmaster", "sge_execd", "qconf", "qsub", "qstat", "qdel", str(_LIBRARY / "spoolinit"))
+    """Start a master, and this many hosts that run one job each."""
+    require_programs("sge_qmaster", "sge_execd", "qconf", "qsub", "qstat", "qdel", str(_LIBRARY / "spoolinit"))
     with lan(1 + workers) as hosts:
         engine = GridEngine(hosts)
         engine._start()
@@ -148,7 +148,7 @@ def grid_engine(workers=3):
 
 
 def main():
-    """Run a command, or a shell, on the host that submits."""
+    """Run a command, or a shell, on the submit host."""
     with grid_engine() as engine:
         command = sys.argv[1:] or [os.environ.get("SHELL", "bash")]
         more = {name: str(value) for name, value in engine.environment.items()}

@@ -1,9 +1,9 @@
-"""Hosts with a name, an address and a cable each, on this machine: namespaces of the kernel behind one switch.
+"""Several hosts on this machine, each with a name, an address and a cable: kernel namespaces behind one switch.
 
     cd tests && python -m services.hosts 4 sh -c '$H1 hostname; $H2 ping -c 1 h1'
 
-A host has its own processes, network, hostname and mounts, so that process ids, loopback and private folders are its
-own.  The machine's own network is not touched, and nothing is left when the processes end.
+Each host has its own process ids, network, hostname and mounts. The machine's own network is not changed, and nothing
+is left when the processes end.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 
 import psutil
 
-from services.processes import Missing, done, environment, kill, needed, started, wait_until
+from services.processes import Missing, environment, kill, output_of, require_programs, start_program, wait_until
 
 _NETWORK = "10.97.0"
-_REAPS = "trap '' CHLD; exec sleep infinity"  # as the first process of its host it buries the others
+_REAPS = "trap '' CHLD; exec sleep infinity"  # as the host's first process it reaps the others
 
 
 class Host:
-    """One host; `name` is its hostname, `address` that of its only cable."""
+    """One host; `name` is its hostname, `address` the address of its network interface."""
 
     def __init__(self, number, holder, first, lan):
         self.name, self.address = f"h{number}", f"{_NETWORK}.{number}"
@@ -34,26 +34,26 @@ class Host:
         self._started = 0
 
     def prefix(self, cwd=None):
-        """What goes before a command so that it runs on this host."""
+        """Return the prefix of a command that runs on this host."""
         wd = [f"--wdns={cwd}"] if cwd is not None else []
         return ["nsenter", f"--target={self._first}", "--net", "--uts", "--mount", "--pid", *wd, "--"]
 
     def run(self, *command, cwd=None, timeout=60, **more):
-        """What a command prints; an error if it fails."""
-        return done([*self.prefix(cwd), *command], env=environment(**more), timeout=timeout)
+        """Run a command and return its output; raise an error if it fails."""
+        return output_of([*self.prefix(cwd), *command], env=environment(**more), timeout=timeout)
 
     def start(self, *command, cwd=None, **more):
-        """A command that goes on; it ends with the host, and `log()` has what it wrote."""
+        """Start a command in the background; it ends with the host, and `log()` has its output."""
         self._started += 1
         log = self.lan.folder / f"{self.name}-{self._started}.log"
-        return started([*self.prefix(cwd or self.lan.folder), *command], log, env=environment(**more))
+        return start_program([*self.prefix(cwd or self.lan.folder), *command], log, env=environment(**more))
 
     def log(self):
-        """What the started commands wrote."""
+        """Return the output of the started commands."""
         return "\n".join(path.read_text() for path in sorted(self.lan.folder.glob(f"{self.name}-*.log")))
 
     def cut(self):
-        """Pull the cable: packets are lost, nobody is told."""
+        """Cut the cable: packets are dropped without an error."""
         self.lan._switch("ip", "link", "set", f"p{self._number}", "down")
 
     def mend(self):
@@ -61,12 +61,12 @@ class Host:
         self.lan._switch("ip", "link", "set", f"p{self._number}", "up")
 
     def private(self, folder):
-        """An empty folder of this host's own over one that all hosts see; returns the path."""
+        """Mount an empty folder on this host over a shared one; return the path."""
         self.run("mount", "-t", "tmpfs", "tmpfs", folder)
         return Path(folder)
 
     def off(self):
-        """Power off: every process of this host is gone at once."""
+        """Power off: kill every process of this host at once."""
         kill(self._holder)
 
 
@@ -82,14 +82,14 @@ class Lan:
         return iter(self.hosts)
 
     def log(self):
-        """What all hosts wrote."""
+        """Return the output of all hosts."""
         return "\n".join(f"== {host.name}\n{host.log()}" for host in self.hosts)
 
     def _switch(self, *command):
-        return done(["nsenter", f"--target={self._first}", "--net", "--", *command])
+        return output_of(["nsenter", f"--target={self._first}", "--net", "--", *command])
 
     def _start(self, stack, many):
-        needed("ip", "nsenter", "unshare", "setpriv", "mount")
+        require_programs("ip", "nsenter", "unshare", "setpriv", "mount")
         self._first = self._hold(stack, "switch")[1]
         self._switch("ip", "link", "add", "br0", "type", "bridge")
         self._switch("ip", "link", "set", "br0", "up")
@@ -101,7 +101,7 @@ class Lan:
             self._plug(self.hosts[-1], first)
 
     def _plug(self, host, first):
-        """A cable from the switch to the host."""
+        """Connect the host to the switch."""
         port = f"p{host._number}"
         self._switch("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(first))
         self._switch("ip", "link", "set", port, "master", "br0")
@@ -113,10 +113,10 @@ class Lan:
         host.run("mount", "--bind", self.folder / "hosts", "/etc/hosts")
 
     def _hold(self, stack, name):
-        """A process that holds a set of namespaces, and the first process in them, by its number out here."""
+        """Start a process that holds a set of namespaces; return it, and the outer pid of the first process inside."""
         log = self.folder / f"{name}-0.log"
         own = ["--net", "--uts", "--mount", "--mount-proc", "--pid", "--fork", "--kill-child"]
-        holder = started(["unshare", *own, "sh", "-c", _REAPS], log)
+        holder = start_program(["unshare", *own, "sh", "-c", _REAPS], log)
         stack.callback(kill, holder)
         wait_until(lambda: _asleep(holder) or holder.poll() is not None, 10, f"the namespaces of {name}")
         if holder.poll() is not None:
@@ -125,13 +125,13 @@ class Lan:
 
 
 def _asleep(holder):
-    """Whether the first process has got as far as its sleep: its mounts are made then."""
+    """Return whether the first process sleeps, which means that its mounts exist."""
     return any(child.name() == "sleep" for child in psutil.Process(holder.pid).children())
 
 
 @contextmanager
 def lan(many):
-    """So many hosts on one switch: h1 with address 10.97.0.1 and so on; all folders are shared until made private."""
+    """Start this many hosts on one switch: h1 is 10.97.0.1, and so on. All folders are shared until made private."""
     folder = tempfile.mkdtemp(prefix="lan-")
     hosts = Lan(folder)
     try:
@@ -143,7 +143,7 @@ def lan(many):
 
 
 def main():
-    """Run a command, or a shell, with hosts: $H1, $H2 and so on go before what shall run there."""
+    """Run a command, or a shell, with hosts: `$H1 COMMAND` runs a command on the first, and so on."""
     with lan(int(sys.argv[1])) as hosts:
         prefixes = {host.name.upper(): shlex.join(host.prefix(os.getcwd())) for host in hosts}
         print(*(f"{host.name} {host.address}" for host in hosts), sep="\n", file=sys.stderr)

@@ -14,13 +14,13 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from services.processes import Missing, environment, family, kill, needed, started, wait_until
+from services.processes import Missing, environment, kill, process_tree, require_programs, start_program, wait_until
 
 _ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": 1, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": 1}
 
 
 class Mpi:
-    """Ranks that run; `scheduler_file` says where the scheduler is."""
+    """A running MPI job; `scheduler_file` has the address of the scheduler."""
 
     def __init__(self, folder, ranks):
         self.folder, self.ranks = Path(folder), ranks
@@ -29,23 +29,23 @@ class Mpi:
 
     @property
     def address(self):
-        """Of the scheduler; None while it has not written its file."""
+        """The address of the scheduler; None until it has written its file."""
         with suppress(OSError, json.JSONDecodeError):
             return json.loads(self.scheduler_file.read_text())["address"]
         return None
 
     def log(self):
-        """What mpirun and the ranks wrote."""
+        """Return the output of mpirun and the ranks."""
         return (self.folder / "mpirun.log").read_text()
 
     def _start(self):
-        mpirun, dask_mpi, *_ = needed("mpirun.openmpi", "dask-mpi", "setpriv")
+        mpirun, dask_mpi, *_ = require_programs("mpirun.openmpi", "dask-mpi", "setpriv")
         command = [
             mpirun, "--oversubscribe", "-n", self.ranks, sys.executable, dask_mpi, "--scheduler-file",
             self.scheduler_file, "--worker-class", "distributed.Worker", "--nthreads", 1, "--interface", "lo",
             "--local-directory", self.folder,
         ]  # fmt: skip
-        self.process = started(command, self.folder / "mpirun.log", env=environment(**_ROOT), cwd=self.folder)
+        self.process = start_program(command, self.folder / "mpirun.log", env=environment(**_ROOT), cwd=self.folder)
         wait_until(lambda: self.address or self.process.poll() is not None, 60, lambda: f"a scheduler\n{self.log()}")
         if self.address is None:
             raise Missing(f"mpirun ended with {self.process.returncode}\n{self.log()}")
@@ -53,7 +53,7 @@ class Mpi:
 
 @contextmanager
 def mpi(ranks=3):
-    """A scheduler and `ranks` - 1 workers of one thread, on loopback."""
+    """Start a scheduler and `ranks` - 1 workers of one thread, on loopback."""
     folder = tempfile.mkdtemp(prefix="mpi-")
     cluster = Mpi(folder, ranks)
     try:
@@ -61,7 +61,7 @@ def mpi(ranks=3):
         yield cluster
     finally:
         if cluster.process is not None:
-            members = family(cluster.process)
+            members = process_tree(cluster.process)
             cluster.process.terminate()  # mpirun ends its ranks
             with suppress(subprocess.TimeoutExpired):
                 cluster.process.wait(10)
@@ -73,7 +73,7 @@ def mpi(ranks=3):
 
 
 def main():
-    """Run a command, or a shell, with so many ranks around it."""
+    """Run a command, or a shell, beside this many ranks."""
     with mpi(int(sys.argv[1])) as cluster:
         print(f"SCHEDULER_FILE={cluster.scheduler_file}", file=sys.stderr)
         command = sys.argv[2:] or [os.environ.get("SHELL", "bash")]

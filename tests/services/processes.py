@@ -1,4 +1,4 @@
-"""Start programs that end with this process, wait for things, and end whole families."""
+"""Start programs that end with this process, wait for conditions, and kill process trees."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Missing(Exception):
     """Something that a service needs is not installed or not allowed here."""
 
 
-def needed(*programs):
-    """The paths of programs that a service cannot do without, for root."""
+def require_programs(*programs):
+    """Return the paths of the programs that a service needs; raise Missing if one is missing, or without root."""
     if os.geteuid():
-        raise Missing("services are started by root only")
+        raise Missing("services must be started by root")
     found = {name: shutil.which(name, path=_PATH) for name in programs}
     absent = sorted(name for name, path in found.items() if path is None)
     if absent:
@@ -33,21 +33,21 @@ def needed(*programs):
     return list(found.values())
 
 
-def importable(*modules):
-    """Nothing, if all of these modules are there."""
+def require_modules(*modules):
+    """Raise Missing unless all of these modules are installed."""
     absent = [name for name in modules if importlib.util.find_spec(name) is None]
     if absent:
         raise Missing(f"not installed: {', '.join(absent)}; .ci/services installs it")
 
 
 def environment(**more):
-    """What a started program gets: ours, and what is said here."""
+    """Return the environment of a program to start: this process's, with changes."""
     ours = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return ours | {"PATH": _PATH} | {name: str(value) for name, value in more.items()}
 
 
 def free_ports(many):
-    """So many ports that nobody listens on; below those that are given out for outgoing connections."""
+    """Return this many unused ports, below the range that the kernel uses for outgoing connections."""
     ports = []
     with ExitStack() as held:
         for port in range(20_000 + os.getpid() % 8_000, 32_000):
@@ -60,8 +60,8 @@ def free_ports(many):
     raise Missing(f"{many} free ports below 32000")
 
 
-def started(command, log, *, dies_with_us=True, **options):
-    """A program that runs on its own, writes to the log, and is killed when this process ends."""
+def start_program(command, log, *, dies_with_us=True, **options):
+    """Start a program that writes to the log; it is killed when this process ends."""
     with_us = ["setpriv", "--pdeathsig", "KILL"] if dies_with_us else []
     with open(log, "ab") as file:
         return subprocess.Popen(
@@ -69,8 +69,8 @@ def started(command, log, *, dies_with_us=True, **options):
         )
 
 
-def done(command, *, timeout=60, **options):
-    """What a program prints; an error that shows what it said when it fails."""
+def output_of(command, *, timeout=60, **options):
+    """Run a program and return its output; if it fails, raise an error with its output."""
     ended = subprocess.run(
         [*map(str, command)], capture_output=True, text=True, timeout=timeout, check=False, **options
     )  # fmt: skip
@@ -81,7 +81,7 @@ def done(command, *, timeout=60, **options):
 
 
 def wait_until(true, seconds, what):
-    """The first true value of `true()`; an error that says what did not come."""
+    """Wait for a true value of `true()` and return it; after `seconds`, raise an error that names `what`."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         value = true()
@@ -92,8 +92,8 @@ def wait_until(true, seconds, what):
     raise TimeoutError(f"{said}: not within {seconds} s")
 
 
-def family(process):
-    """The process and all that it started and that has not left it."""
+def process_tree(process):
+    """Return the process and all its descendants."""
     with suppress(psutil.NoSuchProcess):
         head = psutil.Process(process.pid)
         return [head, *head.children(recursive=True)]
@@ -101,8 +101,8 @@ def family(process):
 
 
 def kill(process, number=signal.SIGKILL):
-    """End a process with its family."""
-    for one in family(process):
+    """Kill a process and its descendants."""
+    for one in process_tree(process):
         with suppress(psutil.NoSuchProcess):
             one.send_signal(number)
     with suppress(subprocess.TimeoutExpired):

@@ -1,8 +1,8 @@
-"""A Slurm with virtual nodes on this machine, and a munge of its own.
+"""Slurm with virtual nodes on this machine, and its own munge.
 
     cd tests && python -m services.slurm scorer run ...     a command with SLURM_CONF set; without one, a shell
 
-Two of them can run side by side: each has its own folder, ports and munge socket.
+Two can run at the same time: each has its own folder, ports and munge socket.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from services.processes import done, environment, free_ports, kill, needed, started, wait_until
+from services.processes import environment, free_ports, kill, output_of, require_programs, start_program, wait_until
 
 NODES = 4
 _CONF = """\
@@ -66,7 +66,7 @@ class Job:
 
 
 class Slurm:
-    """A queue that runs; `folder` holds its logs."""
+    """A running Slurm; `folder` has its logs."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -74,11 +74,11 @@ class Slurm:
         self.environment = environment(SLURM_CONF=self.conf)
 
     def ask(self, *command, timeout=30):
-        """What one of Slurm's own commands prints."""
-        return done(command, env=self.environment, timeout=timeout)
+        """Run one of Slurm's commands; return its output."""
+        return output_of(command, env=self.environment, timeout=timeout)
 
     def jobs(self, *states):
-        """Jobs that wait, run or end; or only those in the states named, such as RUNNING."""
+        """Return the jobs in the queue, or only those in these states, such as RUNNING."""
         lines = self.ask("squeue", "--noheader", "--format=%A|%T|%j|%N|%r").splitlines()
         fields = [line.split("|") for line in lines]
         found = [Job(id=int(i), state=state, name=name, node=node, reason=why) for i, state, name, node, why in fields]
@@ -92,36 +92,36 @@ class Slurm:
             self.ask("scancel", "--user", "root")
 
     def wait_for_jobs(self, many, *states, seconds=60):
-        """Until at least so many jobs are there; returns them."""
+        """Wait for at least this many jobs; return them."""
         return wait_until(
             lambda: len(jobs := self.jobs(*states)) >= many and jobs, seconds, lambda: f"{many} jobs, {self.jobs()}"
         )
 
     def wait_empty(self, seconds=60):
-        """Until no job is left; returns the seconds that it took."""
+        """Wait until no job is left; return the seconds that it took."""
         begun = time.monotonic()
         wait_until(lambda: not self.jobs(), seconds, lambda: f"an empty queue; there are {self.jobs()}")
         return time.monotonic() - begun
 
     def log(self, lines=40):
-        """The end of what the daemons wrote."""
+        """Return the last lines of the daemons' logs."""
         texts = sorted(self.folder.glob("*.log"))
         return "\n".join(f"== {path.name}\n" + "\n".join(path.read_text().splitlines()[-lines:]) for path in texts)
 
     def processes(self):
-        """Everything on this machine that belongs to this Slurm: daemons, their jobs, and what those started."""
+        """Return all processes of this Slurm: daemons, jobs, and their descendants."""
         mark = f"SLURM_CONF={self.conf}"
         ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
         return [process for process in psutil.process_iter() if process.pid not in ours and _belongs(process, mark)]
 
     def _start(self, stack, nodes):
-        slurmctld, slurmd, munged, mungekey, *_ = needed(
+        slurmctld, slurmd, munged, mungekey, *_ = require_programs(
             "slurmctld", "slurmd", "munged", "mungekey", "sbatch", "squeue", "scancel", "sinfo", "setpriv"
         )
         control, *ports = free_ports(1 + nodes)
         self._write_conf(control, ports)
         key = self.folder / "munge.key"
-        done([mungekey, "--create", "--keyfile", key])
+        output_of([mungekey, "--create", "--keyfile", key])
         munge = self.folder / "munge"
         paths = {"socket": f"{munge}.socket", "pid-file": f"{munge}.pid", "log-file": f"{munge}.log"}
         flags = [
@@ -145,7 +145,7 @@ class Slurm:
         (self.folder / "state").mkdir()
 
     def _run(self, stack, command):
-        process = started(command, self.folder / "daemons.log", env=self.environment, cwd=self.folder)
+        process = start_program(command, self.folder / "daemons.log", env=self.environment, cwd=self.folder)
         stack.callback(kill, process)
 
     def _idle(self):
@@ -182,7 +182,7 @@ def _belongs(process, mark):
 
 @contextmanager
 def slurm(nodes=NODES):
-    """A Slurm with so many nodes of two cores and 4,000 MB each, in the partition `debug`."""
+    """Start Slurm with this many nodes of two cores and 4,000 MB each, in the partition `debug`."""
     folder = tempfile.mkdtemp(prefix="slurm-")
     os.chmod(folder, 0o755)
     queue = Slurm(folder)
@@ -197,7 +197,7 @@ def slurm(nodes=NODES):
 
 
 def main():
-    """Run a command, or a shell, with a Slurm around it."""
+    """Run a command, or a shell, with SLURM_CONF set."""
     with slurm() as queue:
         print(f"SLURM_CONF={queue.conf}", file=sys.stderr)
         command = sys.argv[1:] or [os.environ.get("SHELL", "bash")]

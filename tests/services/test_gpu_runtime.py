@@ -1,4 +1,4 @@
-"""The runtime with CUDA inside, on a machine without a card: what it says, and that nothing falls back unsaid."""
+"""onnxruntime-gpu on a machine without a GPU: clear errors, and no silent fallback to the CPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from support.runs import MODELS, read
 
 from scorer.host import devices
-from services.conftest import present
+from services.conftest import enter_or_skip
 from services.processes import Missing, environment
 
 pytestmark = pytest.mark.service
@@ -28,15 +28,15 @@ def _runtime():
 
 @pytest.fixture(name="gpu_runtime")
 def gpu_runtime_():
-    """The environment of a process that imports the runtime with CUDA."""
+    """The environment of a process that imports onnxruntime-gpu."""
     if devices.cards():
         pytest.skip("needs a machine without a GPU")
-    with present(_runtime()) as found:
+    with enter_or_skip(_runtime()) as found:
         yield found
 
 
 def asked(env, *arguments):
-    """What the command line says."""
+    """Run the command line; return the finished process."""
     command = [sys.executable, "-m", "scorer", *map(str, arguments)]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
 
@@ -49,7 +49,7 @@ def test_a_device_that_does_not_load_is_refused_with_the_reason(gpu_runtime, dev
     assert f"the device '{device.partition(':')[0]}' is not available" in done.stderr
     assert "found:    no NVIDIA driver: libcuda.so.1 does not load" in done.stderr
     assert "scorer doctor" in done.stderr
-    assert "onnxruntime:" not in done.stderr, "the runtime's own log came through"
+    assert "onnxruntime:" not in done.stderr, "the log of ONNX Runtime was printed"
     assert not list(tmp_path.glob("out*"))
 
 
@@ -60,7 +60,7 @@ def test_auto_scores_on_the_processor_and_says_why(gpu_runtime, fewer28, tmp_pat
     assert read(tmp_path / "out").num_rows == 60_000
 
 
-def test_the_doctor_says_what_to_type(gpu_runtime):
+def test_doctor_shows_the_command_that_repairs_the_installation(gpu_runtime):
     done = asked(gpu_runtime, "doctor")
     assert done.returncode == 0
     assert "cuda fails     no NVIDIA driver: libcuda.so.1 does not load" in done.stdout

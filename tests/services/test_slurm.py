@@ -1,4 +1,4 @@
-"""`scorer run --cluster slurm` on a real queue: jobs that are cancelled, end and come back; and a queue left empty."""
+"""`scorer run --cluster slurm` on a real queue: jobs that are cancelled, end and are replaced; the queue ends empty."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ ON_SLURM = (
 )  # fmt: skip
 FOUR = ("--workers", 4, "--walltime", "00:10:00")
 FOLLOW_S = 60
-"""How long jobs may take to leave the queue after their driver."""
+"""Seconds in which jobs must leave the queue after their driver has ended."""
 
 
 class Watch:
-    """Looks at the queue again and again while a run goes on."""
+    """Polls the queue during a run."""
 
     def __init__(self, slurm, driver):
         self._slurm, self._driver = slurm, driver
         self.seen = {}
-        """Jobs by their number, as they were seen last."""
+        """Jobs by id, in the last state seen."""
         self.at_once = 0
-        """The most jobs that were there at the same time, those that were ending left out."""
+        """The largest number of jobs at one time, without those that were ending."""
 
     def until_the_end(self, seconds=240):
-        """The exit code."""
+        """Poll until the run ends; return its exit code."""
         until = time.monotonic() + seconds
         while self._driver.poll() is None and time.monotonic() < until:
             jobs = self._slurm.jobs()
@@ -45,39 +45,41 @@ class Watch:
 
 
 def running(slurm, work, *flags, parts=4):
-    """A run that has got as far as its first parts, and its jobs."""
+    """Start a run, wait for its first parts, and return its driver and its running jobs."""
     driver = work.start(*ON_SLURM, *flags)
     work.wait_for_parts(parts, driver)
     return driver, slurm.jobs("RUNNING")
 
 
 def longest_pause(moments):
-    """Seconds between two commits."""
+    """Return the most seconds between two commits."""
     return max(later - sooner for sooner, later in itertools.pairwise(moments))
 
 
-def test_four_jobs_score_and_leave_the_queue_empty(slurm, work, shown):
+def test_four_jobs_score_and_leave_the_queue_empty(slurm, work, report_line):
     driver, jobs = running(slurm, work, *FOUR)
     jobs = slurm.wait_for_jobs(4, "RUNNING", seconds=20)
     assert sorted(job.node for job in jobs) == ["n1", "n2", "n3", "n4"]
-    assert work.finish(driver) == 0, work.said
-    assert slurm.jobs("RUNNING", "PENDING") == []  # the command does not end before its jobs
+    assert work.finish(driver) == 0, work.log
+    assert slurm.jobs("RUNNING", "PENDING") == []  # the jobs end before the command does
     emptied = slurm.wait_empty()
     work.exact()
     assert len(work.workers()) == 4, work.workers()
-    shown(f"four jobs: parts by worker {sorted(work.workers().values())}; queue empty {emptied:.1f} s after the end")
+    report_line(
+        f"four jobs: parts by worker {sorted(work.workers().values())}; queue empty {emptied:.1f} s after the end"
+    )
 
 
-def test_a_job_cancelled_in_mid_run_is_replaced_and_costs_no_row(slurm, work, shown):
+def test_a_job_cancelled_in_mid_run_is_replaced_and_costs_no_row(slurm, work, report_line):
     driver, jobs = running(slurm, work, *FOUR)
     slurm.cancel(jobs[0])
     watch = Watch(slurm, driver)
-    assert watch.until_the_end() == 0, work.said
+    assert watch.until_the_end() == 0, work.log
     slurm.wait_empty()
     work.exact()
-    assert set(watch.seen) - {job.id for job in jobs}, "no job came in its place"
-    shown(f"one of four jobs cancelled: {len(watch.seen)} jobs in all, {longest_pause(work.commits()):.1f} s at most "
-          "without a commit")  # fmt: skip
+    assert set(watch.seen) - {job.id for job in jobs}, "the cancelled job was not replaced"
+    pause = longest_pause(work.commits())
+    report_line(f"one of four jobs cancelled: {len(watch.seen)} jobs in all, at most {pause:.1f} s without a commit")
 
 
 def test_the_dashboard_and_the_metrics_of_jobs_are_on_the_drivers_loopback(slurm, work):
@@ -89,21 +91,21 @@ def test_the_dashboard_and_the_metrics_of_jobs_are_on_the_drivers_loopback(slurm
         assert "Dask Diagnostic UI" in page.read().decode()
     with urllib.request.urlopen(ready["metrics"], timeout=10) as page:
         assert 'scorer_parts_total{outcome="committed"} ' in page.read().decode()
-    assert work.finish(driver) == 0, work.said
+    assert work.finish(driver) == 0, work.log
     work.exact()
 
 
-def test_adaptive_jobs_stay_within_their_bounds(slurm, work, shown):
+def test_adaptive_jobs_stay_within_their_bounds(slurm, work, report_line):
     driver = work.start(*ON_SLURM, "--adapt", "0:3", "--walltime", "00:10:00")
     watch = Watch(slurm, driver)
-    assert watch.until_the_end() == 0, work.said
+    assert watch.until_the_end() == 0, work.log
     slurm.wait_empty()
     work.exact()
     assert 1 <= watch.at_once <= 3
-    shown(f"adapt 0:3: {watch.at_once} jobs at once, {len(watch.seen)} in all")
+    report_line(f"adapt 0:3: {watch.at_once} jobs at once, {len(watch.seen)} in all")
 
 
-def test_after_a_driver_is_killed_its_jobs_end_and_the_same_command_goes_on(slurm, work, shown):
+def test_after_a_driver_is_killed_its_jobs_end_and_the_same_command_resumes(slurm, work, report_line):
     driver, _ = running(slurm, work, *FOUR, parts=8)
     work.kill(driver)
     emptied = slurm.wait_empty(FOLLOW_S)
@@ -113,12 +115,12 @@ def test_after_a_driver_is_killed_its_jobs_end_and_the_same_command_goes_on(slur
     work.run(*ON_SLURM, *FOUR)
     slurm.wait_empty()
     work.exact()
-    assert f"{before}" in work.said
-    shown(f"driver killed: its jobs were gone after {emptied:.1f} s; {before} parts were not scored again")
+    assert f"{before}" in work.log
+    report_line(f"driver killed: its jobs were gone after {emptied:.1f} s; {before} parts were not scored again")
 
 
 @pytest.mark.minutes
-def test_the_same_command_may_come_while_the_jobs_of_a_killed_driver_are_still_there(slurm, work):
+def test_the_same_command_works_while_jobs_of_a_killed_driver_still_run(slurm, work):
     driver, _ = running(slurm, work, *FOUR, parts=8)
     work.kill(driver)
     work.run(*ON_SLURM, *FOUR)
@@ -126,22 +128,22 @@ def test_the_same_command_may_come_while_the_jobs_of_a_killed_driver_are_still_t
     slurm.wait_empty(FOLLOW_S)
 
 
-def test_a_driver_that_drains_takes_its_jobs_along(slurm, work):
+def test_a_driver_stopped_by_sigterm_ends_its_jobs(slurm, work):
     driver, _ = running(slurm, work, *FOUR)
     driver.terminate()
-    assert work.finish(driver, 60) == 143, work.said
+    assert work.finish(driver, 60) == 143, work.log
     slurm.wait_empty(20)
     work.run(*ON_SLURM, *FOUR)
     work.exact()
 
 
-def test_a_queue_that_does_not_exist_is_said_and_nothing_is_submitted(slurm, work):
+def test_a_missing_queue_is_reported_and_no_job_is_submitted(slurm, work):
     flags = [flag if flag != "debug" else "nonsense" for flag in ON_SLURM]
     clock = Clock()
-    assert work.finish(work.start(*flags, *FOUR)) == 4, work.said
+    assert work.finish(work.start(*flags, *FOUR)) == 4, work.log
     assert clock() < 60
-    assert "nonsense" in work.said
-    assert "Traceback" not in work.said
+    assert "nonsense" in work.log
+    assert "Traceback" not in work.log
     assert slurm.jobs() == []
 
 
@@ -154,20 +156,22 @@ def test_a_driver_may_itself_be_a_job(slurm, tmp_path):
         "sbatch", "--parsable", "--exclusive", f"--chdir={work.folder}", f"--output={work.folder}/driver.log", script
     )
     driver = int(submitted)
-    wait_until(lambda: driver not in {job.id for job in slurm.jobs()}, 120, lambda: f"the driver's end\n{work.said}")
+    wait_until(lambda: driver not in {job.id for job in slurm.jobs()}, 120, lambda: f"the driver's end\n{work.log}")
     slurm.wait_empty()
     work.exact()
 
 
 @pytest.mark.minutes
 @pytest.mark.timeout(600)
-def test_jobs_whose_walltime_ends_in_mid_run_are_replaced(slurm, tmp_path, shown):
+def test_jobs_whose_walltime_ends_in_mid_run_are_replaced(slurm, tmp_path, report_line):
     work = Work(tmp_path / "work", parts=300, part_s=1.5)  # 225 s of two workers; a walltime is at least a minute
     driver, jobs = running(slurm, work, "--workers", 2, "--walltime", "00:01:00")
     watch = Watch(slurm, driver)
-    assert watch.until_the_end(500) == 0, work.said
+    assert watch.until_the_end(500) == 0, work.log
     slurm.wait_empty()
     work.exact()
     assert len(watch.seen) >= len(jobs) + 2, watch.seen
-    shown(f"walltime of one minute: {len(watch.seen)} jobs for two workers, {longest_pause(work.commits()):.1f} s at "
-          "most without a commit")  # fmt: skip
+    pause = longest_pause(work.commits())
+    report_line(
+        f"walltime of one minute: {len(watch.seen)} jobs for two workers, at most {pause:.1f} s without a commit"
+    )

@@ -1,4 +1,4 @@
-"""The test Slurm itself, with a cluster made by hand: what fails here is not scorer's fault."""
+"""The Slurm of the tests, with a cluster created by hand: a failure here is not a fault of scorer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.service, pytest.mark.timeout(200)]
 
 @pytest.fixture
 def by_hand(slurm):
-    """Four jobs that fill a node each."""
+    """A dask-jobqueue cluster of four jobs, one on each node."""
     from dask_jobqueue import SLURMCluster
 
     with SLURMCluster(
@@ -35,21 +35,21 @@ def by_hand(slurm):
         yield cluster
 
 
-def test_a_cluster_made_by_hand_puts_four_workers_on_four_nodes(slurm, by_hand, work, shown, monkeypatch):
+def test_a_cluster_made_by_hand_puts_four_workers_on_four_nodes(slurm, by_hand, work, report_line, monkeypatch):
     clock = Clock()
     with Client(by_hand) as client:
         client.wait_for_workers(4, timeout=60)
-        shown(f"four workers on the test Slurm after {clock():.1f} s")
+        report_line(f"four workers on the test Slurm after {clock():.1f} s")
         assert sorted(job.node for job in slurm.jobs("RUNNING")) == ["n1", "n2", "n3", "n4"]
         monkeypatch.chdir(work.folder)
         scorer.run(work.source, MODEL, work.output, client=client, **work.options)
     work.exact()
     assert len(work.workers()) == 4
     by_hand.close()
-    shown(f"the queue was empty {slurm.wait_empty():.1f} s after the end")
+    report_line(f"the queue was empty {slurm.wait_empty():.1f} s after the end")
 
 
-def test_a_slurm_starts_beside_one_whose_owner_was_killed_and_leaves_nothing(tmp_path):
+def test_a_second_slurm_starts_beside_one_whose_owner_was_killed(tmp_path):
     sleeper = "sbatch --output=job.log --wrap='sleep 100' && sleep 100"
     with (tmp_path / "said").open("w") as said:
         owner = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""More cases like those of real.py: models for exactly three rows, and models converted from other libraries."""
+"""More cases like those of real_models.py: models for exactly three rows, and models converted from other libraries."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from support.real_models import Real, bare, flat, numbered, reviews, within
 
 
 def save(folder, model):
-    """Write a converted model and return its path."""
+    """Write a converted model, and return its path."""
     path = folder / "model.onnx"
     onnx.save(model, path)
     return path
 
 
 def in_threes(model, feed, values):
-    """What a model for exactly three rows gives, its last call filled up with zeros."""
+    """Return the outputs of a model for exactly three rows; the last call is padded with zeros."""
     padded = np.concatenate([values, np.zeros((-len(values) % 3, *values.shape[1:]), values.dtype)])
     calls = [bare(model, {feed: padded[at : at + 3]}) for at in range(0, len(padded), 3)]
     joined = {}
@@ -31,7 +31,7 @@ def in_threes(model, feed, values):
 
 
 def fixed_cube(folder):
-    """onnxruntime's sigmoid.onnx: exactly three rows of 4 by 5, from a list of lists."""
+    """onnxruntime's sigmoid.onnx: exactly three rows of 4 by 5, fed by a column of nested lists."""
     model = within("onnxruntime", "datasets", "sigmoid.onnx")
     cube = np.random.default_rng(5).normal(size=(10, 4, 5)).astype(np.float32)
     out = in_threes(model, "x", cube)["y"]
@@ -41,7 +41,7 @@ def fixed_cube(folder):
 
 
 def fixed_product(folder):
-    """onnxruntime's mul_1.onnx: exactly three rows of two, rounded on the way out."""
+    """onnxruntime's mul_1.onnx: exactly three rows of two, its output rounded by a step."""
     model = within("onnxruntime", "datasets", "mul_1.onnx")
     values = np.random.default_rng(6).normal(size=(7, 2)).astype(np.float32)
     out = np.round(in_threes(model, "X", values)["Y"], 2)
@@ -56,7 +56,7 @@ def fixed_product(folder):
 def iris(folder):
     """onnxruntime's logreg_iris.onnx: exactly three rows, a label and a map of probabilities for each.
 
-    It says setosa of every flower, as it has two of its four inputs; the probabilities differ from row to row.
+    The model gets two of its four inputs, so it labels every flower setosa; the probabilities do differ.
     """
     from sklearn.datasets import load_iris
 
@@ -78,7 +78,7 @@ def iris(folder):
 
 
 def late_flights(folder):
-    """LightGBM on real flights; its converter declares the labels as one for all rows, and onnxruntime would say so."""
+    """LightGBM on real flights; the converter declares the labels as [1] instead of [N], which onnxruntime warns of."""
     import lightgbm
     from onnxmltools import convert_lightgbm
     from onnxmltools.convert.common.data_types import FloatTensorType
@@ -92,7 +92,9 @@ def late_flights(folder):
     initial = [("features", FloatTensorType([None, len(names)]))]
     proto = convert_lightgbm(trees, initial_types=initial, zipmap=False, target_opset=15)
     declared = proto.graph.output[0].type.tensor_type.shape.dim
-    assert [dim.dim_value for dim in declared] == [1], "the converter no longer lies: declare it wrong by hand"
+    assert [dim.dim_value for dim in declared] == [1], (
+        "the converter now declares the right shape: set the wrong one by hand"
+    )
     model = save(folder, proto)
     out = bare(model, {"features": values})
     assert out["label"].shape == late.shape
@@ -106,7 +108,7 @@ def late_flights(folder):
 
 
 def voice_gender(folder):
-    """An XGBoost model that somebody else trained, its label declared as [1]; no data come with it: made-up rows."""
+    """A published XGBoost model whose label is declared as [1]; it comes without data, so the rows are synthetic."""
     import xgboost  # noqa: F401 - the file below needs it
     from onnxmltools import convert_xgboost
     from onnxmltools.convert.common.data_types import FloatTensorType
@@ -117,7 +119,9 @@ def voice_gender(folder):
     names, booster = module.FEATURE_NAMES, module.booster
     booster.feature_names = booster.feature_types = None
     proto = convert_xgboost(booster, initial_types=[("input", FloatTensorType([None, 20]))], target_opset=15)
-    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1  # the lie of LightGBM's converter
+    proto.graph.output[0].type.tensor_type.shape.dim[
+        0
+    ].dim_value = 1  # the wrong shape that LightGBM's converter declares
     model = save(folder, proto)
     values = np.random.default_rng(3).uniform(0, 0.3, (500, 20)).astype(np.float32)
     values[:, names.index("meanfun")] = np.linspace(0.08, 0.25, 500)
@@ -133,7 +137,7 @@ def voice_gender(folder):
 
 
 def penguins(folder):
-    """Four numbers and two strings, each a tensor [N, 1]; gaps are filled inside the graph, and the label is a name."""
+    """Four numbers and two strings, each a tensor [N, 1]; the graph fills missing values, and the label is a string."""
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType, StringTensorType
     from sklearn.compose import make_column_transformer
@@ -174,7 +178,7 @@ def penguins(folder):
 
 
 def tumours(folder, *, zipmap=False):
-    """Thirty columns into thirty tensors, whose names have underscores where the columns have spaces."""
+    """Thirty columns for thirty tensors; tensor names have underscores where column names have spaces."""
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import FloatTensorType
     from sklearn.compose import make_column_transformer
@@ -205,12 +209,12 @@ def tumours(folder, *, zipmap=False):
 
 
 def tumours_with_maps(folder):
-    """The same with the converter's default: a sequence of maps."""
+    """The same model with the converter's default output: a sequence of maps."""
     return tumours(folder, zipmap=True)
 
 
 def opinions(folder):
-    """Words counted inside the graph: a string tensor [N, 1], and class names that come out as text."""
+    """TF-IDF inside the graph: the input is a string tensor [N, 1], and the labels are strings."""
     from skl2onnx import convert_sklearn
     from skl2onnx.common.data_types import StringTensorType
     from sklearn.feature_extraction.text import TfidfVectorizer

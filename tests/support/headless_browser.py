@@ -1,9 +1,9 @@
-"""Look at a report.html in headless Chromium: what it asks for, what it complains about, whether it fits, pictures.
+"""Check a report.html in headless Chromium: network requests, console messages, layout; and take screenshots.
 
     python tests/support/headless_browser.py OUT.scorer/report.html [FOLDER FOR PICTURES]
 
-At 1,400 and 700 pixels, light and dark, and as it prints. Exit 1 and a line for each fault. Needs playwright and a
-Chromium of the system.
+At 1,400 and 700 pixels, light and dark, and as a printed page. Exits with 1 and prints a line for each fault. Needs
+playwright and a system Chromium.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def chromium():
-    """Where it is, or None."""
+    """Return the path of the browser, or None."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 def look(page, path, width, faults):
-    """Load it, hover over a shape, and see whether anything sticks out, asks or complains."""
+    """Load the page and hover over a shape; add requests, messages and overflows to the faults."""
     where = f"{width} pixels"
-    page.on("request", lambda request: request.url == path.as_uri() or faults.append(f"{where}: asks {request.url}"))
+    page.on(
+        "request", lambda request: request.url == path.as_uri() or faults.append(f"{where}: requests {request.url}")
+    )
     page.on("console", lambda said: said.type in {"error", "warning"} and faults.append(f"{where}: {said.text}"))
     page.on("pageerror", lambda error: faults.append(f"{where}: {error}"))
     page.on("dialog", lambda dialog: (faults.append(f"{where}: a dialog opened"), dialog.dismiss()))
@@ -39,13 +41,13 @@ def look(page, path, width, faults):
         shapes.last.scroll_into_view_if_needed()
         shapes.last.hover(force=True)
         if page.locator(".tip").text_content() not in shapes.evaluate_all("all => all.map(one => one.dataset.says)"):
-            faults.append(f"{where}: a shape says nothing when the pointer is over it")
+            faults.append(f"{where}: a shape shows no text when the pointer is over it")
         page.mouse.move(0, 0)
     page.evaluate("scrollTo(0, 0)")
 
 
 def main(path, pictures=None):
-    """Every width and scheme; gives the faults."""
+    """Check every width and color scheme; return the faults."""
     from playwright.sync_api import sync_playwright
 
     faults: list[str] = []

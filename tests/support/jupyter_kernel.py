@@ -1,4 +1,4 @@
-"""A real kernel of Jupyter, and what it shows."""
+"""A real Jupyter kernel, and the output of its cells."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ FOLDERS = ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNT
 
 
 def at_home(folder, patch):
-    """Whatever Jupyter keeps goes nowhere near the user's."""
+    """Point Jupyter's folders into this one, away from the user's."""
     for name in FOLDERS:
         (folder / name.lower()).mkdir()
         patch.setenv(name, str(folder / name.lower()))
 
 
 class Shown:
-    """What one cell has shown so far."""
+    """The output of one cell so far."""
 
     def __init__(self):
         self.messages, self.times = [], []
@@ -34,7 +34,7 @@ class Shown:
 
     @property
     def drawn(self):
-        """Each state of the displays, as text."""
+        """Every version of the displays, as text."""
         return [content["data"]["text/plain"] for content in self.of(*DRAWN)]
 
     @property
@@ -43,18 +43,18 @@ class Shown:
 
     @property
     def error(self):
-        """The last one: its name, and the lines that stand below the cell."""
+        """The last error: its name, and the lines shown below the cell."""
         return [(content["ename"], content["traceback"]) for content in self.of("error")][-1]
 
 
 class Kernel:
-    """Executes cells; interrupts them as the front end's button does."""
+    """Executes cells, and interrupts them as the front end's button does."""
 
     def __init__(self, manager, client):
         self.manager, self.client = manager, client
 
     def send(self, code, subshell=None):
-        """Execute a cell and do not wait; gives what names it."""
+        """Start a cell without waiting for it; return the id of the request."""
         if subshell is None:
             return self.client.execute(code)
         content = {"code": code, "silent": False, "allow_stdin": False, "stop_on_error": False}
@@ -64,7 +64,7 @@ class Kernel:
         return message["header"]["msg_id"]
 
     def follow(self, sent, until=None, within_s=60.0):
-        """What a cell shows, until it has ended or `until` says so of what is there."""
+        """Return the output of a cell when it has finished, or as soon as `until(output)` is true."""
         shown, end = Shown(), time.monotonic() + within_s
         while time.monotonic() < end:
             try:
@@ -80,7 +80,7 @@ class Kernel:
         raise AssertionError(f"not within {within_s:.0f} s: {shown.drawn[-1:]} {shown.printed}")
 
     def do(self, code):
-        """Execute a cell that ends without an error; gives what it shows."""
+        """Execute a cell that must not fail; return its output."""
         shown = self.follow(self.send(code))
         assert not shown.of("error"), "\n".join(shown.error[1])
         return shown
@@ -89,7 +89,7 @@ class Kernel:
         self.manager.interrupt_kernel()
 
     def subshell(self):
-        """A second thread that takes requests: front ends send their widgets' messages there."""
+        """Start a subshell, a second thread for requests, as front ends do for widgets; return its id."""
         request = self.client.session.msg("create_subshell_request", {})
         self.client.control_channel.send(request)
         return self.client.get_control_msg(timeout=30)["content"]["subshell_id"]
@@ -97,7 +97,7 @@ class Kernel:
 
 @contextmanager
 def kernel(folder):
-    """A kernel that works in `folder`, and is gone afterwards."""
+    """A kernel whose current folder is `folder`; it is shut down at the end."""
     manager = KernelManager()
     with (folder / "kernel.txt").open("w") as said:
         manager.start_kernel(cwd=str(folder), stdout=said, stderr=said)

@@ -1,4 +1,4 @@
-"""A terminal in miniature: what is on the screen after some bytes, and a command run on a real pseudo-terminal."""
+"""A small terminal emulator, and a command on a real pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _TOKEN = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|(\x1b.)|([\x00-\x1f])|(.)", re.
 
 
 class Screen:
-    """Letters in cells; what scrolls off the top is kept in `gone`. Long lines fold, as everywhere, at the edge."""
+    """The characters on the screen; lines that scroll off the top are kept in `gone`. Long lines wrap at the edge."""
 
     def __init__(self, columns=80, rows=24):
         self.columns, self.rows = columns, rows
         self.gone: list[str] = []
         self.grid: list[list[str]] = [[]]
-        self.folded: list[bool] = [False]  # whether a line goes on a line that came before it
+        self.folded: list[bool] = [False]  # whether a line continues the line before it
         self.row = self.column = 0
         self.hidden = False
 
     def feed(self, text):
-        """Take some output."""
+        """Process some output."""
         for numbers, command, _, control, letter in _TOKEN.findall(text):
             if command:
                 self._command(numbers, command)
@@ -42,16 +42,16 @@ class Screen:
 
     @property
     def lines(self):
-        """What is seen, without spaces at the ends of lines and empty lines at the end."""
+        """The visible lines, without trailing spaces and trailing empty lines."""
         return "\n".join("".join(row).rstrip() for row in self.grid).rstrip("\n").split("\n")
 
     @property
     def text(self):
-        """The same, with what has scrolled away."""
+        """All lines, those that scrolled away included."""
         return "\n".join([*self.gone, *self.lines])
 
     def resize(self, columns):
-        """Lines that have become too long fold, as most terminals do; what was folded unfolds."""
+        """Change the width: lines that are now too long wrap, and wrapped lines join again, as in most terminals."""
         whole: list[list[str]] = []
         at = 0
         for n, (row, folded) in enumerate(zip(self.grid, self.folded, strict=True)):
@@ -128,7 +128,7 @@ class PseudoTerminal:
 
         def controlled():
             os.setsid()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests in the background had it ignored
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that runs the tests in the background ignores it
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
         self.process = subprocess.Popen(
@@ -139,15 +139,15 @@ class PseudoTerminal:
         os.close(slave)
 
     def resize(self, columns, rows=24):
-        """The window changes."""
+        """Change the size of the window."""
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def type(self, text):
-        """On the keyboard."""
+        """Send keys."""
         os.write(self._master, text.encode())
 
     def until(self, wanted, timeout=60):
-        """Read until the screen, or a function of it, shows what is wanted."""
+        """Read until the screen contains the text, or until the function of the screen is true."""
         seen = wanted if callable(wanted) else lambda screen: wanted in screen.text
         ends = time.monotonic() + timeout
         while not seen(self.screen):
@@ -156,7 +156,7 @@ class PseudoTerminal:
         return self.screen
 
     def end(self, timeout=90):
-        """Read to the end; gives the exit code."""
+        """Read to the end; return the exit code."""
         ends = time.monotonic() + timeout
         while self._read():
             assert time.monotonic() < ends, self.screen.text
@@ -164,7 +164,7 @@ class PseudoTerminal:
         return self.process.wait(timeout)
 
     def _read(self):
-        """Some output; False when there will be none any more."""
+        """Read some output; return False at the end of the output."""
         if not select.select([self._master], [], [], 0.5)[0]:
             return True
         try:

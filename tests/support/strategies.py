@@ -1,4 +1,4 @@
-"""Hypothesis: row groups, slices, edges and columns, as small as a bug needs them."""
+"""Hypothesis strategies: row groups, slices, batch edges and columns, as small as a bug allows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 @st.composite
 def chunked(draw, kind, values, max_rows=40):
-    """(a chunked array, its values): random chunks, some of them slices of longer arrays, some empty."""
+    """Draw (a chunked array, its values): random chunks, some of them slices of longer arrays, some empty."""
     rows = draw(st.lists(st.none() | values, max_size=max_rows))
     cuts = sorted(draw(st.lists(st.integers(0, len(rows)), max_size=3)))
     chunks = []
@@ -21,12 +21,12 @@ def chunked(draw, kind, values, max_rows=40):
 
 
 def row_groups(max_rows=5_000):
-    """Rows of each row group of a file, empty ones included."""
+    """Draw the rows of each row group of a file, empty ones included."""
     return st.lists(st.integers(0, max_rows), max_size=12)
 
 
 @st.composite
 def edges(draw, rows):
-    """Where batches are cut: 0, some places, `rows`."""
+    """Draw batch boundaries: 0, some rows, and `rows`."""
     inner = draw(st.lists(st.integers(0, rows), max_size=6))
     return sorted({0, rows, *inner})

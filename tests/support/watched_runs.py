@@ -1,4 +1,4 @@
-"""Events and snapshots of runs that never were, a clock that is set by hand, and a stream that is a terminal."""
+"""Made-up events and snapshots, a clock set by hand, and a stream that acts as a terminal."""
 
 import io
 
@@ -19,7 +19,7 @@ TICK = Tick(workers=1, threads=2, memory_bytes=300_000_000)
 
 
 class Clock:
-    """A clock that goes when it is told."""
+    """A clock that a test sets."""
 
     now = 100.0
 
@@ -28,7 +28,7 @@ class Clock:
 
 
 class Window(io.StringIO):
-    """A stream that is a terminal of some size, with its screen; counts what is written to it."""
+    """A stream that acts as a terminal of some size; it counts the calls of `write`."""
 
     encoding = "utf-8"
 
@@ -46,7 +46,7 @@ class Window(io.StringIO):
 
 
 def ended(part, rows=100, tries=1, **counts):
-    """A part that was committed."""
+    """Return the event of a committed part."""
     proof = Proof(part=part, plan="", model="", counts=Counts(rows=rows, scored=rows, **counts), digests={})
     return PartFinished(receipt=Receipt(proof=proof, name="", size=1000, bytes_read=3000, tries=tries))
 
@@ -58,7 +58,7 @@ STARTED = events.RunStarted(
 
 
 def finished(part):
-    """A part's event, as large as they are."""
+    """Return the event of a committed part, as large as in a real run."""
     counts = events.Counts(rows=320, scored=319, quarantined=1)
     proof = events.Proof(part=part, plan="p" * 64, model="m" * 64, counts=counts, digests={"y": "d" * 32})
     stages = events.Stages(read=0.0123, decode=0.0123, pack=0.0123, infer=1.0123, unpack=0.0123, write=0.0123)

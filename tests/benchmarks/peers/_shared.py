@@ -1,6 +1,6 @@
-"""What every peer needs and no tool gives: the job, tensors from columns, one session per worker, columns from tensors.
+"""Code that the scripts of all other tools share: the job, columns to tensors, the session, tensors to columns.
 
-The harness passes over this file for its underscore; the scripts beside it import it.
+`scorer bench` skips this file, because its name begins with an underscore; the scripts beside it import it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ ROWS_WORTH_CUTTING = 100_000
 
 
 def cannot(why):
-    """Say why and leave, as the harness expects of a peer that is not here."""
+    """Print the reason and exit with the code by which `scorer bench` skips a tool."""
     print(why)
     sys.exit(NOT_HERE)
 
 
 def read_job(*packages):
-    """The job that the command line names, refused where a package is missing or a column is beyond these scripts."""
+    """Read the job that the command line names; exit if a package is missing or a column is not supported."""
     with open(sys.argv[1], encoding="utf-8") as file:
         job = json.load(file)
     text = ["tokenizers"] if has_text(job) else []
@@ -46,35 +46,35 @@ def read_job(*packages):
 
 
 def done(*packages):
-    """The last line: what was measured."""
+    """Print the last line: the versions of the packages."""
     names = (*packages, "onnxruntime", "pyarrow", "numpy")
     print(json.dumps({"versions": {"python": platform.python_version()} | {name: version(name) for name in names}}))
 
 
 def reachable():
-    """Let processes that a tool starts import this module."""
+    """Put this folder on PYTHONPATH, so that processes that a tool starts can import this module."""
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [os.path.dirname(os.path.abspath(__file__)), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
 
 
 def cores():
-    """Those that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def fed(job):
-    """Columns that the model is fed, each once."""
+    """Return the columns that feed the model, each once."""
     return list(dict.fromkeys(name for feed in job["feeds"] for name in feed["columns"]))
 
 
 def has_text(job):
-    """Whether rows are texts: slow, and of all lengths."""
+    """Return whether a text column feeds the model: such rows are slow and differ in length."""
     return any(feed["kind"] == "text" for feed in job["feeds"])
 
 
 def uncut(job, pieces):
-    """Whether there are fewer row groups than `pieces`, and rows enough to be worth cutting them."""
+    """Return whether there are fewer row groups than `pieces`, and enough rows to split them."""
     import pyarrow.parquet as pq
 
     if len(job["input"]) >= pieces:
@@ -85,12 +85,12 @@ def uncut(job, pieces):
 
 
 def batch_rows(job):
-    """Rows of one call of the model: what suits its numbers, or what everybody takes for texts."""
+    """Return the rows of one call: the batch size of the job, or a usual one for texts."""
     return TEXT_ROWS if has_text(job) else job["batch_rows"]
 
 
 def arrow_types(job):
-    """The Arrow type of each output column."""
+    """Return the Arrow type of each output column."""
     import pyarrow as pa
 
     return {
@@ -102,7 +102,7 @@ def arrow_types(job):
 
 
 def to_numpy(column):
-    """An Arrow column as numpy: numbers without a copy where they are whole, lists as a matrix, texts as a list."""
+    """Return an Arrow column for numpy: numbers without a copy if in one chunk, lists as a matrix, texts as a list."""
     import pyarrow as pa
 
     kind = column.type
@@ -118,7 +118,7 @@ def to_numpy(column):
 
 
 def to_arrow(values, kind):
-    """One output column."""
+    """Return one output column as Arrow."""
     import pyarrow as pa
 
     if pa.types.is_fixed_size_list(kind):
@@ -127,7 +127,7 @@ def to_arrow(values, kind):
 
 
 class Model:
-    """A session of one thread with its tokenizers; made once in every worker."""
+    """A session of one thread with its tokenizers; created once in each worker."""
 
     def __init__(self, job):
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers share the cores already
@@ -144,7 +144,7 @@ class Model:
         }
 
     def __call__(self, columns):
-        """Output columns by name, given the fed ones as `to_numpy` makes them, in batches of the job's size."""
+        """Return the output columns by name, from columns of `to_numpy`, in batches of the job's size."""
         rows = len(next(iter(columns.values())))
         starts = range(0, max(rows, 1), self._rows)
         batches = [self._run({n: v[at : at + self._rows] for n, v in columns.items()}) for at in starts]
@@ -156,7 +156,7 @@ class Model:
         return self.infer(self._feeds(columns))
 
     def infer(self, feeds):
-        """Output columns by name, given the model's own tensors."""
+        """Return the output columns by name, from the model's input tensors."""
         given = dict(zip(self._tensors, self._session.run(self._tensors, feeds), strict=True))
         found = {}
         for fetch in self._job["fetches"]:
@@ -190,14 +190,14 @@ class Model:
 
 
 def _key(feed):
-    """What tensors of one tokenisation share."""
+    """Return the key of a tokenisation that several tensors share."""
     told = dict(feed["settings"])
     width = feed["shape"][-1] if feed["shape"] else None
     return feed["columns"][0], told["tokenizer"], told["max_length"], width
 
 
 def _tokenizer(path, max_length, width):
-    """Cuts at `max_length`, pads to the longest of a batch, or to the width that the model fixes."""
+    """Return a tokenizer that truncates at `max_length`, and pads to the longest text or to a fixed width."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(path)

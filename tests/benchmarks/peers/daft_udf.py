@@ -2,10 +2,10 @@
 
     python daft_udf.py JOB.json
 
-Daft's pages on UDFs advise: a class for what is costly to load, batch methods that get whole Series, a batch size where
-a model wants one, and a process of its own only for code that holds the interpreter. The runtime and the tokenizers
-let go of it, so Daft's threads share one session; numbers come in morsels as they are, texts 32 at a time.
-Daft writes whichever rows are ready, so their order is lost.
+Daft's pages on UDFs advise: a class for state that is costly to load, batch methods that get whole Series, a batch size
+if the model needs one, and a separate process only for code that holds the GIL. The runtime and the tokenizers release
+the GIL, so Daft's threads share one session. Numbers come in Daft's own morsels, texts 32 at a time. Daft writes rows
+as they are ready, so their order is lost.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python plain_dask.py JOB.json
 
-Dask's pages on Parquet and on best practices advise: read only needed columns, cut files by row groups into a few
-partitions per core of at most 100 MiB or so, one process per core where Python holds the interpreter, and nothing
-large in the graph; so every process makes its session once and keeps it.
+Dask's pages on Parquet and on best practices advise: read only needed columns, split files by row groups into a few
+partitions per core of at most 100 MiB or so, use one process per core if Python holds the GIL, and put nothing large
+into the graph. So every process creates its session once and keeps it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ PARTITION_BYTES = 100 * 2**20
 
 @cache
 def model(text):
-    """The session of this process."""
+    """Return the session of this process, created once."""
     return _shared.Model(json.loads(text))
 
 
 def scored(frame, text):
-    """What is kept of one partition, with its scores."""
+    """Return the kept columns of one partition, with its scores."""
     import pandas as pd
     import pyarrow as pa
 
@@ -38,7 +38,7 @@ def scored(frame, text):
 
 
 def groups(job, pieces):
-    """Row groups of one partition, by the first file."""
+    """Return the number of row groups in a partition, from the footer of the first file."""
     import pyarrow.parquet as pq
 
     first = pq.read_metadata(job["input"][0])

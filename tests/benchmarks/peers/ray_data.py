@@ -3,9 +3,10 @@
     python ray_data.py JOB.json
 
 Ray's pages on batch inference advise: a class whose constructor loads the model, a fixed pool of actors, Arrow batches
-of a size that suits the model, select_columns so that nothing else is read, and blocks left to Ray. Half a core for an
-actor, a reader and a writer each keeps all of them at work; with a whole one, actors would leave nobody to read.
-Few texts are one block, which one actor alone would get, so they are cut into blocks of a few batches.
+of a size that suits the model, select_columns so that nothing else is read, and block sizes left to Ray. Actors,
+readers and writers get half a core each, so that all of them run; with a whole core each, the actors would leave no
+core to the readers. A small input of texts is one block, which only one actor would get. So it is split into blocks of
+a few batches.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TEXTS = 4 * _shared.TEXT_ROWS
 
 
 class Scorer:
-    """What one actor holds."""
+    """The state of one actor."""
 
     def __init__(self, job):
         self.job, self.types, self.model = job, _shared.arrow_types(job), _shared.Model(job)
@@ -56,7 +57,7 @@ def score(job):
 
 
 def main():
-    """A cluster of this machine, quiet and gone afterwards."""
+    """Score on a Ray cluster of this machine, which is stopped at the end."""
     job = _shared.read_job("ray")
     _shared.reachable()
     os.environ |= {

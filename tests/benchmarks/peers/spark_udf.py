@@ -3,9 +3,9 @@
     python spark_udf.py JOB.json
 
 Spark's pages on predict_batch_udf and on Arrow advise: a function that loads the model once in each Python worker,
-workers that are used again, Arrow batches as large as the model's. Columns of one tensor go over as one struct, which
-arrives as a frame. Spark cuts files between row groups; where there are too few of them for all cores, rows are dealt
-out first. Their order is Spark's own.
+workers that are reused, Arrow batches as large as the model's. Columns of one tensor are sent as one struct, which
+arrives as a frame. Spark splits files between row groups; if there are fewer row groups than needed for all cores, rows
+are repartitioned first. Spark does not keep the order of rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import _shared
 
 
 def session(job, cores):
-    """Spark, and quiet."""
+    """Return a local Spark session that logs only errors."""
     from pyspark.sql import SparkSession
 
     settings = {
@@ -41,7 +41,7 @@ def session(job, cores):
 
 
 def scorer(job, *, packed):
-    """The UDF; `packed` where all its columns are one tensor."""
+    """Return the UDF; with `packed`, all its columns are one tensor."""
     from pyspark.ml.functions import predict_batch_udf
     from pyspark.sql.pandas.types import from_arrow_type
     from pyspark.sql.types import StructType
@@ -59,7 +59,7 @@ def scorer(job, *, packed):
                 found = model(dict(zip(fed, arrays, strict=True)))
             return found if len(types) > 1 else found[next(iter(types))]
 
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # they are counted
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD  # Spark counts them
         predict.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in parameters])
         return predict
 
@@ -75,7 +75,7 @@ def scorer(job, *, packed):
 
 
 def named(name):
-    """A column, whatever is in its name."""
+    """Return a column, with any characters in its name."""
     from pyspark.sql.functions import col
 
     return col("`" + name.replace("`", "``") + "`")
