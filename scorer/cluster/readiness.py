@@ -210,10 +210,18 @@ async def _look(question: Question) -> Answer:
 
 def _looked(question: Question) -> Answer:
     answer = Answer(gethostname(), name_of_process(), versions(), copies.local_spec(question.model) is not None)
-    answer.unseen = [file.path for file in question.inputs if not file.unchanged()]
+    answer.unseen = [file.path for file in question.inputs if not _sees(file)]
     answer.missing = [path for path in question.others if not os.path.isfile(path)]
     answer.output = _unwritable(question.sign)
     return answer
+
+
+def _sees(file: FileId) -> bool:
+    """Return whether a file of this size is there; whether it changed is checked when its rows are read."""
+    try:
+        return os.path.getsize(file.path) == file.size
+    except OSError:
+        return False
 
 
 def _unwritable(sign: str) -> str:

@@ -160,4 +160,7 @@ def _frame(carried: _Carried, columns: dict[str, Any]) -> pd.DataFrame:
 
 def _table(series: pd.Series) -> pa.Table:
     """Return the columns that a struct column holds."""
-    return pa.Table.from_struct_array(series.array.__arrow_array__())
+    struct = series.array.__arrow_array__()
+    if struct.num_chunks:
+        return pa.Table.from_struct_array(struct)
+    return pa.table({field.name: pa.chunked_array([], field.type) for field in struct.type})  # extension types too

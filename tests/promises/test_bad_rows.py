@@ -169,7 +169,7 @@ def test_an_unchanged_command_does_not_try_bad_rows_again_and_a_larger_budget_on
     for _ in range(2):
         code, text, _ = cli(*flags)
         assert code == 1
-        assert "--max-bad-rows 4 publishes" in json.loads(text)["error"]["hint"]
+        assert "--max-bad-rows 4 to publish" in json.loads(text)["error"]["hint"]
         assert not (tmp_path / "out").exists()
     code, text, _ = cli(*flags, "--max-bad-rows", "1%")
     report = json.loads(text)
