@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from scorer.api import _failures as failures
 from scorer.cluster import readiness, waves
-from scorer.cluster.connect import connect, somebody_elses_client
+from scorer.cluster.connect import connect, has_current_client
 from scorer.cluster.dashboard import Topic
 from scorer.display.words import plural
 from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, RunFailed, ScorerError
@@ -150,7 +150,7 @@ class Run:
 
     def connect_workers(self, client: Client | Cluster | None) -> AbstractContextManager[Workers]:
         """Return the workers to score on, as a context manager."""
-        if client is None and somebody_elses_client():
+        if client is None and has_current_client():
             self.emit_notice("a Dask client exists in this process and is not used; pass client= to use it")
         requested = replace(self.options.cluster, cluster=self.plan.cluster)
         if requested.cluster == "processes" and self.options.cluster.cluster is None:

@@ -1,4 +1,4 @@
-"""Leave before the job ends: a worker near its walltime takes no part that it would not finish."""
+"""Stop a worker before its job's walltime ends, so that it starts no part that it could not finish."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-ENDS = "SCORER_JOB_ENDS"
+JOB_ENDS_VARIABLE = "SCORER_JOB_ENDS"
 """Environment variable: when the job that holds this worker ends, in seconds since 1970."""
-_MARGIN_S = 10.0  # for goodbyes, and clocks that differ
-_LONGER = 1.5  # than the longest part so far
-_LOOK_S = 0.5
+_MARGIN_S = 10.0  # to close the worker, and for clocks that differ
+_PART_TIME_FACTOR = 1.5  # the next part may take longer than the longest one so far
+_POLL_S = 0.5
 
 
-def of_this_job() -> float | None:
-    """When the job ends, if it ever does."""
+def job_end() -> float | None:
+    """Return when this worker's job ends, in seconds since 1970; None if it has no known end."""
     try:
-        return float(os.environ[ENDS])
+        return float(os.environ[JOB_ENDS_VARIABLE])
     except (KeyError, ValueError):
         return None
 
 
 async def leave_in_time(worker: Any, ends: float, longest_s: Callable[[], float]) -> None:  # noqa: ANN401 - distributed is untyped
-    """Take no part that would last beyond `ends`, finish those that run, and go; others get what was waiting here."""
+    """Stop taking parts shortly before `ends`, finish the running ones and close; others get the queued parts."""
     while worker.status == Status.running:
-        left = ends - time.time() - _MARGIN_S - _LONGER * longest_s()
+        left = ends - time.time() - _MARGIN_S - _PART_TIME_FACTOR * longest_s()
         if left <= 0:
             break
-        await asyncio.sleep(min(_LOOK_S, left))
+        await asyncio.sleep(min(_POLL_S, left))
     if worker.status != Status.running:
         return
     worker.status = Status.paused
-    while worker.state.executing_count:  # noqa: ASYNC110 - the worker announces no end
-        await asyncio.sleep(_LOOK_S)
-    await worker.close_gracefully(restart=False, reason="its job ends soon")
+    while worker.state.executing_count:  # noqa: ASYNC110 - the worker has no event for this
+        await asyncio.sleep(_POLL_S)
+    await worker.close_gracefully(restart=False, reason="the job ends soon")

@@ -1,4 +1,4 @@
-"""Get a client: embedded threads, local processes, jobs of a queue, or somebody's scheduler."""
+"""Get a Dask client: threads of this process, local processes, jobs of a queue, or a running scheduler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
 import dask
-from dask.system import CPU_COUNT as CPU_COUNT  # noqa: PLC0414 - also for modules that may not import Dask
+from dask.system import CPU_COUNT as CPU_COUNT  # noqa: PLC0414 - for modules that may not import Dask
 from distributed import Client as Client  # noqa: PLC0414 - as above
 from distributed import LocalCluster, SpecCluster, default_client
 from distributed.deploy import Cluster as Cluster  # noqa: PLC0414 - as above
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 CORES_PER_PROCESS = 8
 WAIT_S = 60
 ANSWER_S = 10
-NO_WORKERS_S = 300  # a queue may take a while to replace a lost job
-_OWN_S = 30  # our own processes are replaced at once, or never
-_QUEUED_S = 24 * 3600  # jobs may wait for their turn
+NO_WORKERS_S = 300  # a queue may need minutes to replace a lost job
+_LOCAL_NO_WORKERS_S = 30  # a nanny replaces a dead local process at once, or never
+_QUEUE_NO_WORKERS_S = 24 * 3600  # jobs may be queued for hours before they start
 _CONFIG = {
     "distributed.scheduler.work-stealing": True,
-    "distributed.scheduler.worker-saturation": 2.0,  # a part waits where a thread will be free; others steal it
-    "distributed.scheduler.allowed-failures": 20,  # a lost node takes innocent parts with it
-    "distributed.worker.memory.target": False,  # receipts are small: nothing is worth spilling
+    "distributed.scheduler.worker-saturation": 2.0,  # each worker has parts waiting; idle workers steal them
+    "distributed.scheduler.allowed-failures": 20,  # a lost node counts against every part that ran on it
+    "distributed.worker.memory.target": False,  # results are small receipts: spilling would gain nothing
     "distributed.worker.memory.spill": False,
     "distributed.admin.system-monitor.gil.enabled": False,
-    "distributed.admin.system-monitor.interval": "5s",  # with the next two: 53 ms of every second become 5
+    "distributed.admin.system-monitor.interval": "5s",  # this and the next two: 5 ms of overhead a second, not 53
     "distributed.admin.tick.interval": "1s",
-    "distributed.admin.low-level-log-length": 100,  # of what nobody reads, for each task several entries
+    "distributed.admin.low-level-log-length": 100,  # nothing reads this log, and each task adds several entries
     "distributed.worker.profile.enabled": False,
     "dataframe.convert-string": False,
 }
@@ -55,27 +55,32 @@ _CONFIG = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """Who does the work; no client means the calling thread."""
+    """The workers of one run, and what the run must know about them."""
 
     client: Client | None
+    """The Dask client to submit parts with; None to score in the calling thread, without a scheduler."""
     description: str
+    """The workers in a few words, for messages: `2 threads of this process`."""
     no_worker_timeout_s: float = NO_WORKERS_S
-    """How long a run waits for a worker when none is left."""
+    """Seconds without any worker after which the run fails."""
     scoring_threads: int | None = None
-    """Scoring threads of each worker, where we gave it one more to wait for the disk."""
+    """Parts that a worker scores at once. None if that is its number of threads.
+
+    Workers that scorer starts have one thread more, so that a part can wait for the disk while others are scored.
+    """
     remote: bool = False
-    """Whether its workers may be on other machines, or differ from this process."""
+    """Whether the workers are other processes, which may run on other machines or with other package versions."""
     owned: bool = False
-    """Whether we made it, and may end its workers."""
+    """Whether scorer started the workers, and may therefore stop single ones."""
     resubmit: Callable[[], None] | None = None
-    """Asks again for workers that are gone; called from time to time."""
+    """Submits lost jobs again; called every few seconds. None where workers are not jobs of a queue."""
     dashboard: str = ""
-    """Where Dask's dashboard is, if it was asked for."""
+    """URL of Dask's dashboard; empty unless it was requested and is served."""
     metrics: str = ""
-    """Where this process's metrics are, if there are any."""
+    """URL of this process's Prometheus metrics; empty if another process runs the scheduler, or without its package."""
 
     def threads(self) -> int:
-        """Scoring threads there are right now."""
+        """Return the number of scoring threads of the workers that are connected now."""
         if self.client is None:
             return 1
         each = self.client.nthreads().values()
@@ -83,59 +88,64 @@ class Workers:
 
 
 def planned_threads(options: ClusterOptions) -> int:
-    """Threads to plan for, before any cluster exists."""
+    """Return the number of scoring threads that these options will give, before any cluster exists."""
     if options.cluster == "synchronous":
         return 1
     if options.cluster == "processes":
-        workers, threads = _processes(options)
+        workers, threads = _processes_and_threads(options)
         return workers * threads
     if options.cluster in QUEUES:
         return queues.jobs_of(options) * queues.threads_of(options)
     return options.threads or CPU_COUNT
 
 
-def elsewhere(options: ClusterOptions) -> bool:
-    """Whether others than this machine may score."""
+def uses_other_machines(options: ClusterOptions) -> bool:
+    """Return whether parts may be scored on other machines."""
     return bool(options.cluster in QUEUES or options.scheduler or options.scheduler_file)
 
 
 def local_threads(options: ClusterOptions) -> int:
-    """Of the planned threads, those that this machine can run at once; one where others will score."""
-    return 1 if elsewhere(options) else min(planned_threads(options), CPU_COUNT)
+    """Return how many of the planned threads this machine can run at once; 1 if other machines will score."""
+    return 1 if uses_other_machines(options) else min(planned_threads(options), CPU_COUNT)
 
 
 @contextmanager
 def connect(
-    options: ClusterOptions, folder: Path, client: Client | Cluster | None = None, tell: Callable[[str], None] = print,
-    each: Sequence[Mapping[str, str]] = (),
+    options: ClusterOptions, folder: Path, client: Client | Cluster | None = None,
+    notify: Callable[[str], None] = print, environments: Sequence[Mapping[str, str]] = (),
 ) -> Iterator[Workers]:  # fmt: skip
-    """The workers; a cluster that we made is closed, one that we were given is left as it is.
+    """Yield the workers. A cluster that scorer starts is closed afterwards; a given one stays as it is.
 
-    Jobs keep their logs and keys in `folder`; `tell` hears what they wait for. Our own processes take turns at the
-    environments in `each`.
+    Logs and TLS keys of jobs are kept in `folder`. `notify` receives lines for the user, such as the dashboard's URL.
+    Local worker processes are spread evenly over `environments`, sets of environment variables that select a GPU.
     """
     with dask.config.set(_CONFIG | dashboard_.routes(pages=options.dashboard)):
         if isinstance(client, Cluster):
-            with Client(client, set_as_default=False) as own:
-                yield _given(own, "the given cluster", options, tell)
+            with Client(client, set_as_default=False) as opened:
+                yield _existing_workers(opened, "the given cluster", options, notify)
         elif client is not None:
-            yield _given(_checked(client), "the given client", options, tell)
+            yield _existing_workers(_checked_client(client), "the given client", options, notify)
         elif options.cluster == "synchronous":
             yield Workers(client=None, description="this thread")
         elif options.scheduler or options.scheduler_file:
-            address = options.scheduler or _address_in(options.scheduler_file or "")
-            with _remote(address) as remote:
-                yield _given(remote, f"the scheduler at {address}", options, tell)
+            address = options.scheduler or _read_address(options.scheduler_file or "")
+            with _connect_to(address) as opened:
+                yield _existing_workers(opened, f"the scheduler at {address}", options, notify)
         elif options.cluster in QUEUES:
-            with dask.config.set(queues.SCHEDULER_CONFIG), _queued(options, folder, tell) as workers:
+            with dask.config.set(queues.SCHEDULER_CONFIG), _queue_workers(options, folder, notify) as workers:
                 yield workers
         else:
-            with _local(options, each, tell) as workers:
+            with _local_workers(options, environments, notify) as workers:
                 yield workers
 
 
-def spawns() -> bool:
-    """Whether worker processes can start without a guard: they import the main module, which must not be a script."""
+def can_spawn() -> bool:
+    """Return whether worker processes can start without an `if __name__ == "__main__":` guard.
+
+    Each spawned process imports the main module again, and a script without the guard would then start the run again.
+    Three cases are safe: there is no main file (a notebook or a prompt), the main file is the `scorer` command, or it
+    lies in scorer's package folder, which is `__main__.py` of `python -m scorer`.
+    """
     main = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
     return (
@@ -145,8 +155,8 @@ def spawns() -> bool:
     )
 
 
-def somebody_elses_client() -> bool:
-    """Whether this process has a current client, which we leave alone unless it is given to us."""
+def has_current_client() -> bool:
+    """Return whether this process has a current Dask client. scorer uses one only if it is passed as `client=`."""
     try:
         default_client()
     except ValueError:
@@ -154,96 +164,124 @@ def somebody_elses_client() -> bool:
     return True
 
 
-def _checked(client: object) -> Client:
-    """What was given, if it is of use."""
+def _checked_client(client: object) -> Client:
+    """Return the given client; raise `OptionsError` unless it is an open Dask client."""
     if isinstance(client, Client) and client.status == "running":
         return client
-    state = f"a client that is {client.status}" if isinstance(client, Client) else type(client).__name__
-    what, hint = "this is no client to work on", "pass a Client or a LocalCluster that is open, or --scheduler ADDRESS"
-    raise OptionsError(what, "client", "a Dask client or cluster", state, hint)
+    raise OptionsError(
+        "the given client cannot be used",
+        where="client",
+        expected="an open Dask client or cluster",
+        found=f"a {client.status} client" if isinstance(client, Client) else type(client).__name__,
+        hint="pass an open Client or LocalCluster as client=",
+    )
 
 
-def _given(client: Client, words: str, options: ClusterOptions, tell: Callable[[str], None]) -> Workers:
+def _existing_workers(
+    client: Client, description: str, options: ClusterOptions, notify: Callable[[str], None]
+) -> Workers:
+    """Wait for the first worker of a cluster that scorer did not start, and return its workers."""
     try:
         client.wait_for_workers(1, timeout=WAIT_S)
     except TimeoutError:
-        what, hint = "no worker is there", "start workers, or choose another cluster"
-        raise NoWorkers(what, words, "at least one worker", f"none after {WAIT_S} s", hint) from None
+        raise NoWorkers(
+            "the cluster has no workers",
+            where=description,
+            expected="at least one worker",
+            found=f"none after {WAIT_S} s",
+            hint="start workers on this cluster, then repeat the command",
+        ) from None
     link = client.dashboard_link or "" if options.dashboard else ""
     if options.dashboard:
-        tell(dashboard_.invitation(link) if link else f"{words} serves no dashboard")
-    far = not all(address.startswith("inproc://") for address in client.nthreads())
-    return Workers(client=client, description=words, remote=far, dashboard=link)
+        notify(dashboard_.link_text(link) if link else f"{description} does not serve a dashboard")
+    remote = not all(address.startswith("inproc://") for address in client.nthreads())
+    return Workers(client=client, description=description, remote=remote, dashboard=link)
 
 
-def _served(cluster: SpecCluster, options: ClusterOptions, tell: Callable[[str], None]) -> dict[str, Any]:
-    """What a scheduler of ours shows to a browser, and where; the link to its dashboard is told."""
+def _urls(cluster: SpecCluster, options: ClusterOptions, notify: Callable[[str], None]) -> dict[str, Any]:
+    """Return the URLs of the dashboard and the metrics of a scheduler in this process; report the dashboard's."""
     port = cluster.scheduler.http_server.port
     link = dashboard_.link_to(port) if options.dashboard else ""
     if link:
-        tell(dashboard_.invitation(link))
+        notify(dashboard_.link_text(link))
     return {"dashboard": link, "metrics": dashboard_.metrics_at(port)}
 
 
-def _address_in(path: str) -> str:
-    """What a scheduler left in its file; it may still be starting."""
-    until, found = time.monotonic() + ANSWER_S, "nothing"
+def _read_address(path: str) -> str:
+    """Return the address in a scheduler file; wait for a scheduler that is still starting."""
+    until, found = time.monotonic() + ANSWER_S, "no such file"
     while time.monotonic() < until:
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # not there yet, or half written
-            return str(json.loads(_text_of(path))["address"])
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # not written yet, or only half
+            return str(json.loads(_read_text(path))["address"])
         time.sleep(0.2)
     if os.path.exists(path):
         found = "a file without an address"
-    what, hint = "the scheduler has left no address", "start it with the same --scheduler-file, on a shared file system"
-    raise ClusterError(what, path, f"its address within {ANSWER_S} s", found, hint)
+    raise ClusterError(
+        "the scheduler has not written its address",
+        where=path,
+        expected=f"its address within {ANSWER_S} s",
+        found=found,
+        hint="start the scheduler with the same --scheduler-file, on a file system that both machines share",
+    )
 
 
-def _text_of(path: str) -> str:
+def _read_text(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read()
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
-        what, hint = "the scheduler's file cannot be read", "check --scheduler-file"
-        raise ClusterError(what, path, "a file", error.strerror or str(error), hint) from error
+        raise ClusterError(
+            "the scheduler file cannot be read",
+            where=path,
+            expected="a readable file",
+            found=error.strerror or str(error),
+            hint="check the path and the permissions of --scheduler-file",
+        ) from error
 
 
 @contextmanager
-def _queued(options: ClusterOptions, folder: Path, tell: Callable[[str], None]) -> Iterator[Workers]:
-    """Jobs of a queue; nothing of them is left afterwards."""
+def _queue_workers(options: ClusterOptions, folder: Path, notify: Callable[[str], None]) -> Iterator[Workers]:
+    """Yield workers that are jobs of a queue; cancel the jobs and remove their files afterwards."""
     with signals.sigterm_as_interrupt(), queues.start(options, folder) as jobs:
         threads = queues.threads_of(options)
-        many = f"{jobs.asked} job{'s' if jobs.asked > 1 else ''} x {threads} thread{'s' if threads > 1 else ''}"
-        words = f"{jobs.system}: {'up to ' if jobs.adapts else ''}{many}"
-        served = _served(jobs.cluster, options, tell)
+        many = f"{jobs.requested} job{'s' if jobs.requested > 1 else ''} x {threads} thread{'s' if threads > 1 else ''}"
+        description = f"{jobs.system}: {'up to ' if jobs.adaptive else ''}{many}"
+        urls = _urls(jobs.cluster, options, notify)
         with Client(jobs.cluster, set_as_default=False) as client:
-            if not jobs.adapts:
-                _await_first(client, jobs, tell)
+            if not jobs.adaptive:
+                _wait_for_first_worker(client, jobs, notify)
             yield Workers(
-                client=client, description=words, no_worker_timeout_s=_QUEUED_S, scoring_threads=threads,
-                remote=True, owned=True, resubmit=jobs.resubmit, **served,
+                client=client, description=description, no_worker_timeout_s=_QUEUE_NO_WORKERS_S,
+                scoring_threads=threads, remote=True, owned=True, resubmit=jobs.resubmit, **urls,
             )  # fmt: skip
 
 
-def _await_first(client: Client, jobs: queues.Jobs, tell: Callable[[str], None]) -> None:
-    """Until a job has brought a worker; jobs that end without one are asked for again, a few times."""
-    until, told = time.monotonic() + _QUEUED_S, False
+def _wait_for_first_worker(client: Client, jobs: queues.Jobs, notify: Callable[[str], None]) -> None:
+    """Wait until the first worker connects; submit jobs again that end before that, a few times."""
+    until, notified = time.monotonic() + _QUEUE_NO_WORKERS_S, False
     while not client.nthreads():
         if time.monotonic() > until:
-            what, hint = "no job has started", f"look at the queue of {jobs.system}, and repeat the command"
-            raise NoWorkers(what, jobs.system, "at least one worker", f"none after {_QUEUED_S // 3600} h", hint)
+            raise NoWorkers(
+                "no job has started",
+                where=jobs.system,
+                expected="at least one worker",
+                found=f"none after {_QUEUE_NO_WORKERS_S // 3600} h",
+                hint=f"repeat the command, and run {queues.STATUS_COMMANDS[jobs.system].split()[0]} while it waits "
+                "to see why the jobs do not start",
+            )
         with suppress(TimeoutError):
             client.wait_for_workers(1, timeout=5)
             return
-        if not told:
-            tell(f"waiting for {jobs.system} to start a job")
-            told = True
+        if not notified:
+            notify(f"waiting for {jobs.system} to start a job")
+            notified = True
         jobs.resubmit()
 
 
 @contextmanager
-def _remote(address: str) -> Iterator[Client]:
+def _connect_to(address: str) -> Iterator[Client]:
     try:
         client = Client(address, timeout=ANSWER_S, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
@@ -252,55 +290,65 @@ def _remote(address: str) -> Iterator[Client]:
         with client:
             yield client
         return
-    gc.collect()  # the half-made client closes here; in the loop thread of the next one it would wait for itself
-    what, hint = "the scheduler does not answer", "check the address and that the scheduler runs"
-    raise ClusterError(what, address, "a Dask scheduler", found, hint)
+    # Collect the half-open client now: if the next client's event loop collected it, closing would deadlock there.
+    gc.collect()
+    raise ClusterError(
+        "the scheduler does not answer",
+        where=address,
+        expected="a Dask scheduler",
+        found=found,
+        hint="check the address and that the scheduler runs",
+    )
 
 
 @contextmanager
-def _local(
-    options: ClusterOptions, each: Sequence[Mapping[str, str]], tell: Callable[[str], None]
+def _local_workers(
+    options: ClusterOptions, environments: Sequence[Mapping[str, str]], notify: Callable[[str], None]
 ) -> Iterator[Workers]:
-    """Our own cluster, on loopback only."""
+    """Yield threads of this process, or local processes that listen on loopback only; close them afterwards."""
     processes = options.cluster == "processes"
-    workers, threads = _processes(options) if processes else (1, options.threads or CPU_COUNT)
+    workers, threads = _processes_and_threads(options) if processes else (1, options.threads or CPU_COUNT)
     before = dict(os.environ)
     if processes:
-        resource_tracker.ensure_running()  # its start unblocks interrupts: not while they are held back
+        resource_tracker.ensure_running()  # its start unblocks SIGINT, so start it before SIGINT is blocked below
     cluster: LocalCluster | None = None
     try:
         with signals.ignored_by_children():
-            cluster = _start(options, workers, threads, each)
-    except KeyboardInterrupt:  # it waited until the cluster was there, or could not be
+            cluster = _start_local(options, workers, threads, environments)
+    except KeyboardInterrupt:  # raised when the block above ends, with or without a cluster
         if cluster is not None:
             cluster.close(timeout=10)
         raise
     except (RuntimeError, OSError) as error:
-        what = "worker processes do not start"
-        hint = 'in a script, call scorer under `if __name__ == "__main__":`; each process imports the script'
-        raise ClusterError(what, f"{workers} processes", "processes that answer", str(error), hint) from error
-    for name in os.environ.keys() - before.keys():  # nannies set thread counts in the parent too
+        raise ClusterError(
+            "the worker processes did not start",
+            where=f"{workers} processes",
+            expected="running worker processes",
+            found=str(error),
+            hint='in a script, call scorer under `if __name__ == "__main__":`, because each process imports the script',
+        ) from error
+    for name in os.environ.keys() - before.keys():  # nannies set thread counts in this process too
         del os.environ[name]
     os.environ.update(before)
     if options.adapt:
         least, most = parse_span(options.adapt)
         cluster.adapt(minimum=least, maximum=most)
     many = f"{threads} thread{'s' if threads > 1 else ''}"
-    words = f"{workers} process{'es' if workers > 1 else ''} x {many}" if processes else f"{many} of this process"
-    served = _served(cluster, options, tell)
+    description = f"{workers} process{'es' if workers > 1 else ''} x {many}" if processes else f"{many} of this process"
+    urls = _urls(cluster, options, notify)
     client = Client(cluster, set_as_default=False)
     hangs = False
     try:
         yield Workers(
             client=client,
-            description=words,
-            no_worker_timeout_s=_OWN_S,
+            description=description,
+            no_worker_timeout_s=_LOCAL_NO_WORKERS_S,
             scoring_threads=threads,
             remote=processes,
             owned=True,
-            **served,
+            **urls,
         )
-    except BatchStalled:  # one of our threads is in native code for good: closing would wait for it
+    except BatchStalled:  # a thread of this process never returns from native code, and closing would wait for it
         hangs = True
         raise
     finally:
@@ -309,36 +357,38 @@ def _local(
             cluster.close(timeout=10)
 
 
-class _Ours(LocalCluster):  # type: ignore[misc]  # distributed is untyped
-    """Its workers have no pages of their own: the scheduler's say it all, and they would load bokeh in each."""
+class _WithoutWorkerPages(LocalCluster):  # type: ignore[misc]  # distributed is untyped
+    """A local cluster whose workers serve no dashboard pages, which would load bokeh in each of them."""
 
     async def _start(self) -> None:
-        self.new_spec["options"]["dashboard"] = False  # LocalCluster gives pages to whoever has an address
+        self.new_spec["options"]["dashboard"] = False  # LocalCluster serves pages on every worker with an HTTP address
         await super()._start()
 
 
-class _Sharing(_Ours):
-    """Each worker process gets an environment that fewest others have; one that is replaced keeps its own."""
+class _WithEnvironments(_WithoutWorkerPages):
+    """A local cluster that spreads `environments` evenly over its workers; a restarted worker keeps its own."""
 
-    each: Sequence[Mapping[str, str]] = ()
+    environments: Sequence[Mapping[str, str]] = ()
 
     def new_worker_spec(self) -> dict[Any, dict[str, Any]]:
-        """What the next worker is made of."""
+        """Return Dask's specification of the next worker, with the environment that the fewest workers have."""
         ((name, spec),) = super().new_worker_spec().items()
         taken = [one["options"].get("env") for one in self.worker_spec.values()]
-        env = min((dict(one) for one in self.each), key=taken.count)
+        env = min((dict(one) for one in self.environments), key=taken.count)
         return {name: {**spec, "options": {**spec["options"], "env": env}}}
 
 
-def _start(options: ClusterOptions, workers: int, threads: int, each: Sequence[Mapping[str, str]]) -> LocalCluster:
+def _start_local(
+    options: ClusterOptions, workers: int, threads: int, environments: Sequence[Mapping[str, str]]
+) -> LocalCluster:
     processes = options.cluster == "processes"
-    encrypted = {"security": queues.keys()} if processes and options.tls else {}
+    encrypted = {"security": queues.temporary_security()} if processes and options.tls else {}
     protocol = "tls://" if encrypted else "tcp://"
-    shares = processes and bool(each)
-    cluster = (_Sharing if shares else _Ours)(
+    spread = processes and bool(environments)
+    cluster = (_WithEnvironments if spread else _WithoutWorkerPages)(
         processes=processes,
-        n_workers=0 if shares else workers,
-        threads_per_worker=threads + 1,  # one waits for the disk
+        n_workers=0 if spread else workers,
+        threads_per_worker=threads + 1,  # while one waits for the disk, the others score
         host=LOOPBACK if processes else None,
         protocol=protocol if processes else "inproc://",
         memory_limit=None if not processes else "auto",
@@ -348,15 +398,15 @@ def _start(options: ClusterOptions, workers: int, threads: int, each: Sequence[M
         silence_logs=50,
         **encrypted,
     )
-    if shares:
-        cluster.each = each
+    if spread:
+        cluster.environments = environments
         cluster.scale(workers)
         cluster.wait_for_workers(workers, timeout=WAIT_S)
     return cluster
 
 
-def _processes(options: ClusterOptions) -> tuple[int, int]:
-    """Worker processes and the threads of each, within the usable cores."""
+def _processes_and_threads(options: ClusterOptions) -> tuple[int, int]:
+    """Return the number of worker processes and the scoring threads of each, by the usable cores."""
     most = parse_span(options.adapt)[1] if options.adapt else None
     workers = options.workers or most or max(1, CPU_COUNT // (options.threads or min(CORES_PER_PROCESS, CPU_COUNT)))
     return workers, options.threads or max(1, CPU_COUNT // workers)

@@ -1,6 +1,6 @@
-"""What Dask's dashboard is given: an address on loopback, a span with the run's name, a few log events.
+"""What Dask's dashboard shows of a run: its URL on loopback, a span with the run's name, and a few log events.
 
-Its pages are served only when they are asked for; health and metrics always, as Dask does.
+The pages are served only with `--dashboard`. Health and metrics are always served, as by Dask.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _PAGES = {
     "distributed.http.proxy",
     "distributed.http.statics",
 }
-_FAILURES = 20  # told one by one; the rest are a number
+_MAX_LOGGED_FAILURES = 20  # further failed parts are only counted, in the last event
 _ANSWER_S = 5
 
 
 def problem(options: ClusterOptions) -> OptionsError | None:
-    """What a dashboard of ours would lack here; a scheduler that is there has its own."""
+    """Return an error if the dashboard lacks bokeh here. A running scheduler serves its own dashboard."""
     if not options.dashboard or options.scheduler or options.scheduler_file:
         return None
     found = "nothing"
@@ -52,13 +52,17 @@ def problem(options: ClusterOptions) -> OptionsError | None:
             found = f"bokeh {version('bokeh')}"
             if BOKEH_REQUIREMENT.specifier.contains(version("bokeh"), prereleases=True):
                 return None
-    what = "the dashboard needs a package that is not installed"
-    hint = "pip install 'dask-scorer[dashboard]', or leave --dashboard out"
-    return OptionsError(what, "--dashboard", str(BOKEH_REQUIREMENT), found, hint)
+    return OptionsError(
+        "the dashboard needs a package that is not installed",
+        where="--dashboard",
+        expected=str(BOKEH_REQUIREMENT),
+        found=found,
+        hint="pip install 'dask-scorer[dashboard]', or leave --dashboard out",
+    )
 
 
 def routes(*, pages: bool) -> dict[str, list[str]]:
-    """Dask's settings of what its HTTP servers answer; a user's own routes stay."""
+    """Return Dask settings that remove the dashboard's pages from its HTTP servers; a user's own routes stay."""
     names = ("distributed.scheduler.http.routes", "distributed.worker.http.routes")
     return {
         name: [route for route in dask.config.get(name) if route not in _PAGES]
@@ -67,21 +71,21 @@ def routes(*, pages: bool) -> dict[str, list[str]]:
 
 
 def link_to(port: int) -> str:
-    """Of a scheduler of ours, as Dask's own settings write links: behind a proxy they differ."""
+    """Return the URL of the dashboard of a scheduler in this process, as Dask's settings format it for proxies."""
     try:
         return str(format_dashboard_link(LOOPBACK, port))
-    except KeyError:  # of a variable that is not set
+    except KeyError:  # Dask's template names an environment variable that is not set
         return f"http://{LOOPBACK}:{port}/status"
 
 
 def metrics_at(port: int) -> str:
-    """Where a scheduler of ours shows this process's metrics; Dask has loaded prometheus_client where it is there."""
+    """Return the URL of this process's metrics; '' without prometheus_client, which Dask imports if it can."""
     scheme = "https" if dask.config.get("distributed.scheduler.dashboard.tls.cert") else "http"
     return f"{scheme}://{LOOPBACK}:{port}/metrics" if "prometheus_client" in sys.modules else ""
 
 
-def invitation(link: str) -> str:
-    """The link, and how to get there from another machine."""
+def link_text(link: str) -> str:
+    """Return a line with the link, and the SSH tunnel to open it from another machine."""
     at = f"://{LOOPBACK}:"
     if at not in link:
         return f"Dask's dashboard: {link}"
@@ -91,23 +95,24 @@ def invitation(link: str) -> str:
 
 
 def span_of(run: str) -> dict[str, Any]:
-    """An annotation that puts tasks into the run's span, however many waves they come in."""
+    """Return the annotation that puts tasks of all waves into one span with the run's name."""
     with span("scorer", run):
         return dask.get_annotations()["span"]  # type: ignore[no-any-return]
 
 
 @contextmanager
 def in_span(annotation: dict[str, Any]) -> Iterator[None]:
-    """Tasks that are sent meanwhile belong to the span."""
+    """Put the tasks that are submitted in this context into the span."""
     with warnings.catch_warnings(), dask.annotate(span=annotation):
-        warnings.filterwarnings("ignore", "Dask annotations", UserWarning)  # frames ignore them, the client does not
+        # Dask warns that frames ignore annotations, but `persist` uses them.
+        warnings.filterwarnings("ignore", "Dask annotations", UserWarning)
         yield
 
 
 class Topic:
-    """Watches a run and logs a few events at the scheduler: the start, what failed, and the end of scoring.
+    """An observer that logs a few events at the scheduler: the start of scoring, failed parts, and the end.
 
-    `client.get_events("scorer")` gives them. Whether they arrive or not, the run goes on.
+    `client.get_events("scorer")` returns them. If an event cannot be logged, the run continues.
     """
 
     def __init__(self, client: Client | None, run: str, progress: Callable[[], dict[str, Any]]) -> None:
@@ -115,25 +120,25 @@ class Topic:
         self._failures = 0
 
     def __call__(self, event: Event) -> None:
-        """Tell the scheduler, if it is worth it."""
+        """Log the event, if it is one of the few that are logged."""
         match event:
             case PlanReady():
-                shown = ("output", "parts", "done", "rows", "rows_done")
-                self._log("PlanReady", **{name: getattr(event, name) for name in shown})
-            case PartFailed() if self._failures < _FAILURES:
+                fields = ("output", "parts", "done", "rows", "rows_done")
+                self._log("PlanReady", **{name: getattr(event, name) for name in fields})
+            case PartFailed() if self._failures < _MAX_LOGGED_FAILURES:
                 self._failures += 1
                 self._log("PartFailed", part=event.part, error=event.error)
 
     def __enter__(self) -> Self:
-        """Scoring begins."""
+        """Scoring starts."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, place: object) -> None:
-        """Scoring is over; whoever stops at once does not wait for the scheduler."""
-        shown = ("parts", "done", "failed", "retried", "rows", "rows_done", "quarantined", "seconds")
-        seen = self._progress()
+        """Log the end of scoring; not after an interrupt, which must not wait for the scheduler."""
+        fields = ("parts", "done", "failed", "retried", "rows", "rows_done", "quarantined", "seconds")
+        progress = self._progress()
         if kind is None or issubclass(kind, Exception):
-            self._log("ScoringEnded", **{name: seen[name] for name in shown if name in seen})
+            self._log("ScoringEnded", **{name: progress[name] for name in fields if name in progress})
         self._client = None
 
     def _log(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - plain data

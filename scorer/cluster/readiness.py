@@ -1,4 +1,4 @@
-"""Ask every worker, before a row is scored, whether it can do the work; and bring the model where it is missing."""
+"""Check on every worker, before a row is scored, whether it can score; deliver the model to hosts without it."""
 
 from __future__ import annotations
 
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
     from scorer.storage.files import FileId
 
 
-_FILES = 16  # of the input, first and last among them: a folder that is not mounted hides them all
+_FILES = 16  # input files to check, first and last included: a folder that is not mounted lacks them all
 _CHUNK = 32 << 20
 _SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a worker is asked."""
+    """What a worker checks."""
 
     model: SessionSpec
     inputs: tuple[FileId, ...]
-    sign: str
+    """Some input files."""
+    marker: str
     """A file that the driver has just written into the work folder."""
-    others: tuple[str, ...]
+    extra_files: tuple[str, ...]
     """Files that feeds and operators need."""
 
 
@@ -54,44 +55,46 @@ class Answer:
     host: str
     process: str
     versions: dict[str, str]
-    model: bool
-    unseen: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    output: str = ""
-    """Why it cannot write there."""
+    has_model: bool
+    unseen_inputs: list[str] = field(default_factory=list)
+    """Input files that do not exist there, or have another size."""
+    missing_files: list[str] = field(default_factory=list)
+    """Files of feeds and operators that do not exist there."""
+    output_error: str = ""
+    """Why it cannot write to the work folder; '' if it can."""
     load: str = ""
-    """Why the model does not load."""
+    """Why the model does not load; '' if it does."""
 
 
 def refuse_unfit(client: Client, plan: FrozenPlan, folder: Path) -> int:
-    """Raise every reason why the workers cannot score this plan, together.
+    """Check all workers; raise a `PreflightError` with every reason why they cannot score this plan.
 
-    Gives the number of hosts that the model was brought to.
+    Returns the number of hosts to which the model was delivered.
     """
-    sign = folder / f"seen-{uuid.uuid4().hex[:8]}"
-    with map_write_errors(sign):
-        sign.touch()
+    marker = folder / f"seen-{uuid.uuid4().hex[:8]}"
+    with map_write_errors(marker):
+        marker.touch()
     try:
         files = [file.id for file in plan.files]
         step = max(1, len(files) // _FILES)
-        question = Question(plan.session, (*files[::step][:_FILES], *files[-1:]), str(sign), _others(plan))
-        answers, complaints = _ask(client, question)
-        lacking = {answer.host: worker for worker, answer in answers.items() if not answer.model}
+        question = Question(plan.session, (*files[::step][:_FILES], *files[-1:]), str(marker), _extra_files(plan))
+        answers, problems = _ask(client, question)
+        lacking = {answer.host: worker for worker, answer in answers.items() if not answer.has_model}
         if lacking:
             deliver_model(client, plan.session, lacking.values())
-        loads, more = _loaded(client, plan.session, answers)
-        complaints += more
+        load_errors, more = _load_errors(client, plan.session, answers)
+        problems += more
     finally:
         with suppress(OSError):
-            sign.unlink()
-    complaints += _complaints(answers, loads, plan, folder)
-    if complaints:
-        raise PreflightError(complaints)
+            marker.unlink()
+    problems += _problems(answers, load_errors, plan, folder)
+    if problems:
+        raise PreflightError(problems)
     return len(lacking)
 
 
 def deliver_model(client: Client, spec: SessionSpec, workers: Iterable[str]) -> None:
-    """Put the model on the shelf of the hosts of these workers, one worker for each host."""
+    """Copy the model into the model cache of the hosts of these workers, which are one for each host."""
     to, delivery = list(workers), uuid.uuid4().hex[:8]
     for name in copies.model_files(spec):
         with open(os.path.join(os.path.dirname(spec.path), name), "rb") as file:
@@ -99,103 +102,129 @@ def deliver_model(client: Client, spec: SessionSpec, workers: Iterable[str]) -> 
             while chunk:
                 client.run(copies.receive, spec, delivery, name, chunk, workers=to)
                 chunk = file.read(_CHUNK)
-    client.run(_complete, spec, delivery, workers=to)
+    client.run(_complete_delivery, spec, delivery, workers=to)
 
 
 class NewHosts:
-    """Workers that came after the census: each new host gets the model if it lacks it."""
+    """Delivers the model to the hosts of workers that join after `refuse_unfit`, if they do not have it."""
 
     def __init__(self, client: Client, spec: SessionSpec) -> None:
         self._client, self._spec = client, spec
         self._known: set[str] = set(client.nthreads())
 
     def deliver(self) -> None:
-        """Bring the model to hosts that are new."""
+        """Deliver the model to new hosts that do not have it."""
         new = [address for address in self._client.nthreads() if address not in self._known]
         if not new:
             return
         self._known.update(new)
-        said = self._client.run(_has, self._spec, workers=new, on_error="return")
-        lacking = {host: worker for worker, (host, has) in _answers(said) if not has}
+        replies = self._client.run(_has_model, self._spec, workers=new, on_error="return")
+        lacking = {host: worker for worker, (host, has) in _answers(replies) if not has}
         if lacking:
             deliver_model(self._client, self._spec, lacking.values())
 
 
-def _answers(said: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(worker, answer) for worker, answer in said.items() if not isinstance(answer, BaseException)]
+def _answers(replies: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the replies that are not errors, with their workers."""
+    return [(worker, answer) for worker, answer in replies.items() if not isinstance(answer, BaseException)]
 
 
 def _ask(client: Client, question: Question) -> tuple[dict[str, Answer], list[ScorerError]]:
-    """Answers by worker, and a complaint about those that gave none."""
-    said = client.run(_look, question, on_error="return")
-    silent = {worker: said_ for worker, said_ in said.items() if isinstance(said_, BaseException)}
-    complaints: list[ScorerError] = []
-    if silent:
-        first = next(iter(silent.values()))
-        what, hint = "workers cannot be asked", "install the same dask-scorer where they run, and start them again"
-        complaints.append(
-            ClusterError(what, _who(silent), "workers that can import scorer", f"{type(first).__name__}: {first}", hint)
+    """Return the answers by worker, and an error that lists the workers that failed to answer."""
+    replies = client.run(_answer, question, on_error="return")
+    failed = {worker: reply for worker, reply in replies.items() if isinstance(reply, BaseException)}
+    problems: list[ScorerError] = []
+    if failed:
+        first = next(iter(failed.values()))
+        problems.append(
+            ClusterError(
+                "workers cannot run scorer's check",
+                where=_listed([*failed]),
+                expected="workers that can import scorer",
+                found=f"{type(first).__name__}: {first}",
+                hint="install the same version of dask-scorer where the workers run, then restart them",
+            )
         )
-    if not said:
-        what, hint = "no worker is there to be asked", "start workers, and repeat the command"
-        complaints.append(ClusterError(what, "the cluster", "at least one worker", "none", hint))
-    return dict(_answers(said)), complaints
+    if not replies:
+        problems.append(
+            ClusterError(
+                "the cluster has no workers",
+                where="the cluster",
+                expected="at least one worker",
+                found="none",
+                hint="start workers, then repeat the command",
+            )
+        )
+    return dict(_answers(replies)), problems
 
 
-def _loaded(client: Client, spec: SessionSpec, answers: dict[str, Answer]) -> tuple[dict[str, str], list[ScorerError]]:
-    """What each worker that can be asked says to loading the model."""
+def _load_errors(
+    client: Client, spec: SessionSpec, answers: dict[str, Answer]
+) -> tuple[dict[str, str], list[ScorerError]]:
+    """Load the model on every worker that answered; return the errors by worker."""
     if not answers:
         return {}, []
-    said = client.run(_load, spec, workers=list(answers), on_error="return")
-    return {worker: str(error) for worker, error in said.items() if error}, []
+    replies = client.run(_load, spec, workers=list(answers), on_error="return")
+    return {worker: str(error) for worker, error in replies.items() if error}, []
 
 
-def _complaints(answers: dict[str, Answer], loads: dict[str, str], plan: FrozenPlan, folder: Path) -> list[ScorerError]:
-    """What is wrong, each thing once, with the workers of which it is true."""
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+def _problems(
+    answers: dict[str, Answer], load_errors: dict[str, str], plan: FrozenPlan, folder: Path
+) -> list[ScorerError]:
+    """Return each problem once, with the workers that have it."""
+    groups: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)  # by what, expected, found and hint
     for worker, answer in answers.items():
-        who = answer.process
         for name in MUST_AGREE:
-            planned, there = plan.versions.get(name, ""), answer.versions.get(name, "nothing")
-            if planned and there != planned:
-                hint = f"install {name} {planned} where the workers run, or plan with theirs"
-                groups["workers have another version of " + name, f"{name} {planned}", there, hint].append(who)
-        if answer.unseen:
-            hint = "put it on a file system that every worker mounts at the same path, or start the workers where it is"
-            groups[
-                "workers do not see the input", "the files as planned", quoted_list(answer.unseen, _SHOWN), hint
-            ].append(who)
-        if answer.missing:
-            hint = "put them on a file system that every worker mounts at the same path"
-            groups[
+            planned, installed = plan.versions.get(name, ""), answer.versions.get(name, "nothing")
+            if planned and installed != planned:
+                package = "dask-scorer" if name == "scorer" else name
+                hint = f"install {package} {planned} where the workers run, then restart them"
+                problem = (f"workers have another version of {name}", f"{name} {planned}", installed, hint)
+                groups[problem].append(answer.process)
+        if answer.unseen_inputs:
+            problem = (
+                "workers do not see the input",
+                "the planned files, with the planned sizes",
+                quoted_list(answer.unseen_inputs, _SHOWN),
+                "put it on a file system that every worker mounts at the same path, or start the workers where it is",
+            )
+            groups[problem].append(answer.process)
+        if answer.missing_files:
+            problem = (
                 "workers do not see files that the run needs",
-                "the files as planned",
-                quoted_list(answer.missing, _SHOWN),
-                hint,
-            ].append(who)
-        if answer.output:
-            hint = "choose an --output on a file system that every worker mounts at the same path and may write to"
-            groups["workers cannot write the output", str(folder), answer.output, hint].append(who)
-        if worker in loads:
-            what = "the model does not load on workers"
-            groups[
-                what, f"{plan.session.path} on {plan.session.device}", loads[worker], "see `scorer doctor` there"
-            ].append(who)
+                "the planned files",
+                quoted_list(answer.missing_files, _SHOWN),
+                "put them on a file system that every worker mounts at the same path",
+            )
+            groups[problem].append(answer.process)
+        if answer.output_error:
+            problem = (
+                "workers cannot write the output",
+                f"write access to {folder}",
+                answer.output_error,
+                "choose an --output on a file system that every worker mounts at the same path and may write to",
+            )
+            groups[problem].append(answer.process)
+        if worker in load_errors:
+            problem = (
+                "the model does not load on workers",
+                f"{plan.session.path} on {plan.session.device}",
+                load_errors[worker],
+                "run `scorer doctor` on the hosts of these workers",
+            )
+            groups[problem].append(answer.process)
     return [
-        ClusterError(what, _named(who), expected, found, hint) for (what, expected, found, hint), who in groups.items()
+        ClusterError(what, where=_listed(workers), expected=expected, found=found, hint=hint)
+        for (what, expected, found, hint), workers in groups.items()
     ]
 
 
-def _who(workers: dict[str, Any]) -> str:
-    return _named(list(workers))
-
-
-def _named(workers: Sequence[str]) -> str:
+def _listed(workers: Sequence[str]) -> str:
     return f"{len(workers)} workers: {quoted_list(workers, _SHOWN)}" if len(workers) > 1 else workers[0]
 
 
-def _others(plan: FrozenPlan) -> tuple[str, ...]:
-    """Tokenizers, vocabularies and libraries, by path."""
+def _extra_files(plan: FrozenPlan) -> tuple[str, ...]:
+    """Return the absolute paths of tokenizers, vocabularies and libraries."""
     settings = {
         str(value) for feed in plan.binding.feeds for name, value in feed.settings if name in {"tokenizer", "vocab"}
     }
@@ -203,16 +232,16 @@ def _others(plan: FrozenPlan) -> tuple[str, ...]:
     return tuple(sorted(path for path in settings | library if os.path.isabs(path)))
 
 
-async def _look(question: Question) -> Answer:
-    """Runs on a worker, beside its event loop."""
-    return await asyncio.to_thread(_looked, question)
+async def _answer(question: Question) -> Answer:
+    """Run `_check` on a worker, in a thread beside its event loop."""
+    return await asyncio.to_thread(_check, question)
 
 
-def _looked(question: Question) -> Answer:
+def _check(question: Question) -> Answer:
     answer = Answer(gethostname(), name_of_process(), versions(), copies.local_spec(question.model) is not None)
-    answer.unseen = [file.path for file in question.inputs if not _sees(file)]
-    answer.missing = [path for path in question.others if not os.path.isfile(path)]
-    answer.output = _unwritable(question.sign)
+    answer.unseen_inputs = [file.path for file in question.inputs if not _sees(file)]
+    answer.missing_files = [path for path in question.extra_files if not os.path.isfile(path)]
+    answer.output_error = _write_error(question.marker)
     return answer
 
 
@@ -224,11 +253,11 @@ def _sees(file: FileId) -> bool:
         return False
 
 
-def _unwritable(sign: str) -> str:
-    """Why the folder of the sign is not the driver's, or cannot be written to; '' if all is well."""
-    if not os.path.isfile(sign):
-        return "the folder is not there, or is another one"
-    own = f"{sign}.{uuid.uuid4().hex[:8]}"
+def _write_error(marker: str) -> str:
+    """Return why this worker cannot write beside the driver's marker; '' if it can."""
+    if not os.path.isfile(marker):
+        return "no folder, or another one, at this path"
+    own = f"{marker}.{uuid.uuid4().hex[:8]}"
     try:
         with open(own, "w", encoding="utf-8"):
             pass
@@ -239,7 +268,7 @@ def _unwritable(sign: str) -> str:
 
 
 async def _load(spec: SessionSpec) -> str:
-    """Runs on a worker: why the model does not load."""
+    """Load the model on a worker; return why it does not load, or ''."""
     try:
         await asyncio.to_thread(SESSIONS.session, spec)
     except ScorerError as error:
@@ -247,11 +276,11 @@ async def _load(spec: SessionSpec) -> str:
     return ""
 
 
-async def _has(spec: SessionSpec) -> tuple[str, bool]:
-    """Runs on a worker."""
+async def _has_model(spec: SessionSpec) -> tuple[str, bool]:
+    """Return a worker's host, and whether that host has the model."""
     return gethostname(), await asyncio.to_thread(copies.local_spec, spec) is not None
 
 
-async def _complete(spec: SessionSpec, delivery: str) -> bool:
-    """Runs on a worker."""
+async def _complete_delivery(spec: SessionSpec, delivery: str) -> bool:
+    """Put the delivered model into the cache of a worker's host."""
     return await asyncio.to_thread(copies.complete, spec, delivery)

@@ -4,8 +4,8 @@
     score_part    frame -> frame         a second one: the model's columns
     commit_part   frame -> receipt
 
-The only module that knows parts as frames. All else of a part travels in the frame's attrs, and never leaves the
-process: Dask fuses the three functions into one task.
+The only module that handles parts as frames. The rest of a part's state travels in the frame's attrs and never leaves
+the process, because Dask fuses the three functions into one task.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 
 ROWS, SCORES = "\0rows", "\0scores"
-"""A part's frame: what was read and what the model gave, each as one struct column.
+"""The two columns of a part's frame, each a struct column: what was read, and what the model returned.
 
-One column, because pandas takes 0.25 ms for each that it is given: 7 ms a part with 28 of them.
+Struct columns, because pandas needs 0.25 ms for each column of a new frame: 7 ms a part for a model with 28 inputs.
 """
 
 
 class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untyped
-    """Makes a run known to a worker. Returns at once; also runs on workers that join late."""
+    """Registers a run on every worker, and on workers that join later."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -51,34 +51,37 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
         self._driver = signals.Origin.here()
 
     def setup(self, worker: Any) -> None:  # noqa: ANN401 - distributed is untyped
-        """Start loading the model, and watch the end of the job. Called in the worker's event loop."""
+        """Start loading the model, and watch the end of the job.
+
+        Dask calls it in the worker's event loop, so it returns at once.
+        """
         self._stop_ignoring = signals.ignore_interrupts_from(self._driver)
         JOBS.prime(self.spec, worker.address, worker.log_event)
-        ends = deadline.of_this_job()
+        ends = deadline.job_end()
         if ends is not None:
             job = JOBS.job(self.spec.key)
             self._watch = asyncio.ensure_future(deadline.leave_in_time(worker, ends, lambda: job.longest_s))
 
     def teardown(self, worker: object) -> None:  # noqa: ARG002 - distributed's signature
-        """Forget the run. Called when the plugin is unregistered, and at the worker's end."""
+        """Drop the run. Dask calls it when the plugin is unregistered and when the worker closes."""
         JOBS.drop(self.spec.key)
         self._stop_ignoring()
 
 
 @dataclass(slots=True)
 class _Carried:
-    """What travels with a part's frame in its attrs: everything but the tables, which are the frame's columns."""
+    """A part's state between the three functions, in the frame's attrs: all but the tables, which are its columns."""
 
     attempt: Attempt
-    rows: Rows = field(init=False)  # unless the part is skipped
+    rows: Rows = field(init=False)  # not set if the part is skipped
     scored: Scored = field(init=False)
 
     def __deepcopy__(self, memo: object) -> _Carried:
-        """Return itself: pandas copies the attrs with every column that is looked at."""
+        """Return itself, because pandas deep-copies the attrs whenever a column is taken from the frame."""
         return self
 
 
-def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG001 - the wave tells Dask's keys apart
+def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG001 - the wave makes Dask's keys unique
     """Return the rows of a part as a frame; an empty one if the part is skipped."""
     job = JOBS.job(key)
     JOBS.fit(key)
@@ -93,13 +96,13 @@ def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG
 
 
 def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
-    """Return the frame with the model's columns; they are null in bad rows."""
+    """Return the frame with the model's outputs added; they are null in bad rows."""
     carried: _Carried = frame.attrs["scorer"]
     job = _job(key, carried.attempt)
     if carried.attempt.skip:
         return frame
     with in_flight(job, carried.attempt):
-        read = frame.pop(ROWS)  # Dask holds the frame until the part is done
+        read = frame.pop(ROWS)  # Dask keeps this frame until the part is done, so it must not hold the table
         scored = part_.score(job, carried.attempt, replace(carried.rows, table=_table(read)))
         scores = pa.StructArray.from_arrays(scored.columns, list(job.spec.frozen.binding.outputs))
         carried.scored = replace(scored, columns=[])
@@ -107,9 +110,10 @@ def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
 
 
 def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
-    """Commit the good rows as the part and the bad ones to quarantine; None if the part was left for later.
+    """Commit the good rows as the part and the bad rows to quarantine; return the receipt.
 
-    The driver gets the receipt at once, as an event. Dask has it too, bare: in a series it would be twice its size.
+    Returns None if the part was left for the next run. The driver receives the receipt at once, as an event. Dask gets
+    it too, but not in a Series, which would double its size.
     """
     carried: _Carried = frame.attrs["scorer"]
     attempt = carried.attempt
@@ -120,35 +124,35 @@ def commit_part(frame: pd.DataFrame, key: str) -> Receipt | None:
         with in_flight(job, attempt):
             receipt = part_.commit(job, attempt, _prepared(job, carried, frame))
         part_.finish(job, attempt, receipt)
-        for stage in Stages.__slots__:  # Dask's dashboard then shows them beside its own
+        for stage in Stages.__slots__:  # so that Dask's dashboard shows them beside its own
             context_meter.digest_metric(stage, getattr(receipt.stages, stage), "seconds")
     job.report_receipt(attempt.part.index, receipt)
     return receipt
 
 
 def read_meta() -> pd.DataFrame:
-    """Return the columns of a part's frame, for Dask; the plan has their types."""
+    """Return an empty frame with the column of `read_part`, as Dask's `meta`; the plan has the real types."""
     return pd.DataFrame({name: pd.Series(dtype=object) for name in (ROWS,)})
 
 
 def _job(key: str, attempt: Attempt) -> Job:
-    """Return the job of a part that has begun; its run may be over by now."""
+    """Return the job of a part that has started; raise `ModelNotResident` if its run has ended meanwhile."""
     try:
         return JOBS.job(key)
     except ModelNotResident:
-        attempt.release_slot()  # others wait for it
+        attempt.release_slot()  # other parts wait for the scoring slot
         raise
 
 
 def _prepared(job: Job, carried: _Carried, frame: pd.DataFrame) -> part_.Prepared:
-    """Prepare the part, and release the tables that were read: they need not lie in memory while it is written."""
+    """Prepare the part's output; take the tables out of the frame, so that memory is free while the file is written."""
     rows = replace(carried.rows, table=_table(frame.pop(ROWS)))
     scored = replace(carried.scored, columns=_table(frame.pop(SCORES)).columns)
     return part_.prepare(job, carried.attempt, rows, scored)
 
 
 def _frame(carried: _Carried, columns: dict[str, Any]) -> pd.DataFrame:
-    """Return struct columns as a frame, nothing converted."""
+    """Return a frame of struct columns, without converting them."""
     held = {
         name: column if isinstance(column, pd.Series) else pd.Series(pd.arrays.ArrowExtensionArray(column), copy=False)
         for name, column in columns.items()

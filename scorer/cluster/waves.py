@@ -1,4 +1,4 @@
-"""Parts as Dask collections, in waves, and their receipts as they come."""
+"""Submit parts to Dask in waves, and yield their outcomes as they arrive."""
 
 from __future__ import annotations
 
@@ -36,44 +36,48 @@ if TYPE_CHECKING:
 
 
 WAVE = 128
-_TICK_S = 0.1  # between looks at what Dask says of the parts; those that end well are told of at once
-_SETTLED_S, _SETTLING_S = 1.0, 0.001  # at the most, and between looks
-_LOOK_S = 2.0
-_TEND_S = 5.0
-_UNFIT = 10  # workers, one after the other, before new ones are no longer hoped for
-_LOST_WORKERS = 10  # times that the scheduler may blame a part for the end of workers; marks on disk know better
-_REFILL = 3  # unfinished parts per thread below which the next wave goes in
+_FUTURES_CHECK_S = 0.1  # between two checks of Dask's futures; receipts arrive as events, without this delay
+_DASK_WAIT_S, _DASK_POLL_S = 1.0, 0.001  # at the end: how long to wait for Dask, and between two checks
+_WORKERS_CHECK_S = 2.0
+_MAINTAIN_S = 5.0
+_MAX_UNFIT_WORKERS = 10  # after so many unfit workers, jobs are no longer expected to bring a usable one
+_MAX_LOSSES = 10  # resubmissions of a part whose workers died; crash files on disk find the part at fault earlier
+_REFILL_BELOW = 3  # unfinished parts per thread below which the next wave is submitted
 
 Outcome = tuple["Part", "Receipt | BaseException | None"]
-"""A part with its receipt, its error, or None when it was left for the next run."""
+"""A part with its receipt, its error, or None if it was left for the next run."""
 
 
-def _nobody(_: Event) -> None:
-    """Whoever watches when nobody does."""
+def _ignore(_: Event) -> None:
+    """Ignore every event."""
 
 
 def drive(
-    workers: Workers, spec: Spec, parts: Iterator[Part], emit: Callable[[Event], None] = _nobody
+    workers: Workers, spec: Spec, parts: Iterator[Part], emit: Callable[[Event], None] = _ignore
 ) -> Iterator[Outcome]:
-    """Every part's outcome, in the order they end; `emit` hears of time, of parts sent again, of what to tell."""
+    """Score the parts and yield their outcomes in the order in which they finish.
+
+    `emit` receives `Tick`, `PartRetried` and `Notice` events.
+    """
     meta = read_meta()
     if workers.client is None:
-        yield from _here(spec, parts, meta, Ticker(workers, emit))
+        yield from _score_in_this_thread(spec, parts, meta, Ticker(workers, emit))
         return
     plugin = ScorerPlugin(spec)
     workers.client.register_plugin(plugin)
     try:
-        with _told(workers.client, spec) as told:
-            yield from _Waves(workers.client, workers, spec, parts, meta, emit, told).outcomes()
+        with _receipt_topic(workers.client, spec) as inbox:
+            yield from _Waves(workers.client, workers, spec, parts, meta, emit, inbox).outcomes()
     finally:
         if workers.client.status == "running":
             workers.client.unregister_worker_plugin(plugin.name)
 
 
 def collection(parts: list[Part], key: str, meta: pd.DataFrame, wave: int = 0) -> Any:  # noqa: ANN401 - dask is untyped
-    """Read, score and write as one collection whose partitions are receipts; meta is given, never inferred.
+    """Return a Dask collection that reads, scores and writes one part per partition; its values are receipts.
 
-    The wave's number makes its keys its own: a part that is sent again must run again.
+    Dask gets `meta` and does not infer it. The wave's number makes the task keys unique, so that a part that is
+    submitted again runs again.
     """
     receipts = pd.Series([], dtype=object)
     return (
@@ -83,15 +87,15 @@ def collection(parts: list[Part], key: str, meta: pd.DataFrame, wave: int = 0) -
     )
 
 
-def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, ticker: Ticker) -> Iterator[Outcome]:
-    """One part at a time in this thread, so that a debugger can follow."""
+def _score_in_this_thread(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, ticker: Ticker) -> Iterator[Outcome]:
+    """Score one part after the other in the calling thread, where a debugger can follow."""
     JOBS.prime(spec)
     try:
         for part in parts:
             try:
                 lazy = collection([part], spec.key, meta).optimize()
                 (receipt,) = dask.get(dict(lazy.__dask_graph__()), lazy.__dask_keys__())
-            except Exception as error:  # noqa: BLE001 - the worker boundary: the driver decides
+            except Exception as error:  # noqa: BLE001 - as from a worker: the driver decides what an error means
                 yield part, error
             else:
                 yield part, receipt
@@ -101,229 +105,251 @@ def _here(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, ticker: Ticker)
 
 
 @dataclass(frozen=True, slots=True)
-class InOrder:
-    """The priority of a task by its number in its wave: Dask's own order is that of the keys as texts, backwards.
+class WavePriority:
+    """The priority of a wave's tasks, so that they run in the order of the parts.
 
-    The last parts are small so that nobody waits long at the end, and slices of one row group share a pass over it.
+    Dask's default is the order of the keys as text, backwards. The order of the parts matters: the last parts are
+    small, so that no worker runs long at the end, and consecutive slices of a row group share one pass over it.
     """
 
     first: int
-    """Parts that were sent before."""
+    """Number of parts submitted before this wave."""
 
     def __call__(self, key: tuple[str, int]) -> int:
-        """Higher is earlier."""
+        """Return the priority of a task; Dask runs higher ones first."""
         return -self.first - key[1]
 
 
-class _Lost(Exception):
-    """The receipt was on a worker that is gone; what was committed is found again."""
+class _ReceiptLost(Exception):
+    """The worker that held the receipt is gone. The part runs again, and finds what was committed."""
 
 
 @contextmanager
-def _told(client: Client, spec: Spec) -> Iterator[queue.SimpleQueue[bytes]]:
-    """Receipts by their part's index, as workers commit them: they come with what Dask tells its clients anyway.
+def _receipt_topic(client: Client, spec: Spec) -> Iterator[queue.SimpleQueue[bytes]]:
+    """Subscribe to the run's receipts, and yield the queue that they arrive in as pickled (index, receipt) pairs.
 
-    To fetch each from the worker that has it would be most of what a part costs the scheduler.
+    Workers publish a receipt when they commit a part, and the event travels with Dask's own messages to the client.
+    Fetching each result from its worker would be most of the scheduler's work for a part.
     """
-    told: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    client.subscribe_topic(spec.topic, lambda event: told.put(event[1]))
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    client.subscribe_topic(spec.topic, lambda event: inbox.put(event[1]))
     try:
-        yield told
+        yield inbox
     finally:
         with suppress(ValueError):
             client.unsubscribe_topic(spec.topic)
 
 
 class _Waves:
-    """Waves of one execution on a Dask client."""
+    """The waves of one execution on a Dask client."""
 
     def __init__(
         self, client: Client, workers: Workers, spec: Spec, parts: Iterator[Part], meta: pd.DataFrame,
-        emit: Callable[[Event], None], told: queue.SimpleQueue[bytes],
+        emit: Callable[[Event], None], inbox: queue.SimpleQueue[bytes],
     ) -> None:  # fmt: skip
         self._emit, self._ticker = emit, Ticker(workers, emit)
         self._client, self._workers, self._spec = client, workers, spec
-        self._parts, self._meta, self._told = parts, meta, told
+        self._parts, self._meta, self._inbox = parts, meta, inbox
         self._unfit: set[str] = set()
         self._span = span_of(spec.run)
         self._new_hosts = NewHosts(client, spec.frozen.session) if spec.remote else None
         self._running: dict[int, tuple[Part, Future]] = {}
-        self._told_of: list[Future] = []  # which Dask may not know to have ended: to let go of them would cancel them
-        self._sent = self._parts_sent = 0
-        self._lost: Counter[int] = Counter()
-        self._again: list[Part] = []
-        self._asked = self._looked = self._manned = self._tended = time.monotonic()
+        # The receipts of these have come, but Dask may not have marked the tasks as finished. Dropping such a future
+        # now would cancel its task.
+        self._unconfirmed: list[Future] = []
+        self._waves_submitted = self._parts_submitted = 0
+        self._losses: Counter[int] = Counter()
+        self._to_resubmit: list[Part] = []
+        now = time.monotonic()
+        self._futures_checked_at = self._workers_checked_at = self._workers_seen_at = self._maintained_at = now
         self._threads = workers.threads()
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Send waves so that no thread waits, and yield what ends."""
-        more = self._send()
-        while self._running or self._again:
-            for part, outcome in self._next():
-                if isinstance(outcome, WorkerUnfit) and self._others_than(outcome):
-                    self._again.append(part)
-                elif isinstance(outcome, (KilledWorker, _Lost)) and self._lost[part.index] < _LOST_WORKERS:
-                    self._lost[part.index] += 1
-                    self._again.append(part)
+        """Submit waves early enough to keep every thread busy, and yield the outcomes."""
+        more = self._submit_wave()
+        while self._running or self._to_resubmit:
+            for part, outcome in self._finished():
+                if isinstance(outcome, WorkerUnfit) and self._exclude(outcome):
+                    self._to_resubmit.append(part)
+                elif isinstance(outcome, (KilledWorker, _ReceiptLost)) and self._losses[part.index] < _MAX_LOSSES:
+                    self._losses[part.index] += 1
+                    self._to_resubmit.append(part)
                     self._emit(PartRetried(part=part.index))
                 else:
                     yield part, outcome
-            if (more or self._again) and len(self._running) < _REFILL * self._threads:
-                more = self._send()
-        self._settle()
+            if (more or self._to_resubmit) and len(self._running) < _REFILL_BELOW * self._threads:
+                more = self._submit_wave()
+        self._wait_for_dask()
 
-    def _settle(self) -> None:
-        """Wait a moment until Dask, too, knows that the last parts have ended, or it would count them as given up."""
-        until = time.monotonic() + _SETTLED_S
-        while time.monotonic() < until and any(future.status == "pending" for future in self._told_of):
-            time.sleep(_SETTLING_S)
+    def _wait_for_dask(self) -> None:
+        """Wait up to a second until Dask has marked the last tasks as finished, or it would count them as cancelled."""
+        until = time.monotonic() + _DASK_WAIT_S
+        while time.monotonic() < until and any(future.status == "pending" for future in self._unconfirmed):
+            time.sleep(_DASK_POLL_S)
 
-    def _next(self) -> list[Outcome]:
-        """What has ended, after a short wait if nothing has; raises when a thread of this process hangs."""
-        ended = self._receipts()
+    def _finished(self) -> list[Outcome]:
+        """Return the parts that have finished, after a short wait if none has; maintain the workers meanwhile.
+
+        Raises if a batch in a thread of this process exceeds `--batch-timeout`.
+        """
+        finished = self._receipts()
         now = time.monotonic()
-        if now - self._asked > _TICK_S:
-            self._asked = now
-            ended += self._others()
+        if now - self._futures_checked_at > _FUTURES_CHECK_S:
+            self._futures_checked_at = now
+            finished += self._finished_without_receipt()
         self._ticker()
         stalled = JOBS.stalled(self._spec.key)
         if stalled is not None:
             raise stalled
-        if now - self._tended > _TEND_S:
-            self._tended = now
-            self._tend()
-        if ended:
-            self._looked = self._manned = now
-        elif now - self._looked > _LOOK_S:
-            self._looked = now
-            self._look_for_workers(now)
-        return ended
+        if now - self._maintained_at > _MAINTAIN_S:
+            self._maintained_at = now
+            self._maintain_workers()
+        if finished:
+            self._workers_checked_at = self._workers_seen_at = now
+        elif now - self._workers_checked_at > _WORKERS_CHECK_S:
+            self._workers_checked_at = now
+            self._check_workers(now)
+        return finished
 
-    def _receipts(self, wait_s: float = _TICK_S) -> list[Outcome]:
-        """Of the parts that workers have told of, after a short wait for the first."""
-        ended: list[Outcome] = []
+    def _receipts(self, wait_s: float = _FUTURES_CHECK_S) -> list[Outcome]:
+        """Return the parts whose receipts have arrived, after a short wait for the first one."""
+        finished: list[Outcome] = []
         with suppress(queue.Empty):
             while True:
-                index, receipt = pickle.loads(self._told.get(timeout=0 if ended else wait_s))  # noqa: S301 - our workers'
-                if index in self._running:  # else an attempt that was done twice
+                message = self._inbox.get(timeout=0 if finished else wait_s)
+                index, receipt = pickle.loads(message)  # noqa: S301 - written by this run's workers
+                if index in self._running:  # otherwise a second attempt at a part that has finished
                     part, future = self._running.pop(index)
-                    self._told_of.append(future)
-                    ended.append((part, receipt))
-        return ended
+                    self._unconfirmed.append(future)
+                    finished.append((part, receipt))
+        return finished
 
-    def _others(self) -> list[Outcome]:
-        """Parts that Dask says have ended and no worker has told of: errors, lost workers, lost words."""
-        self._told_of = [future for future in self._told_of if future.status == "pending"]
-        over = [(part, future) for part, future in self._running.values() if future.status != "pending"]
-        ended = self._receipts(wait_s=0)  # what was told before Dask said so
-        for part, future in over:
+    def _finished_without_receipt(self) -> list[Outcome]:
+        """Return parts whose future has finished but whose receipt has not come: errors, lost workers, lost events."""
+        self._unconfirmed = [future for future in self._unconfirmed if future.status == "pending"]
+        done = [(part, future) for part, future in self._running.values() if future.status != "pending"]
+        finished = self._receipts(wait_s=0)  # receipts that arrived before Dask marked the futures
+        for part, future in done:
             if part.index in self._running:
                 del self._running[part.index]
-                ended.append((part, _outcome(future)))
-        return ended
+                finished.append((part, _outcome(future)))
+        return finished
 
-    def _tend(self) -> None:
-        """Submit ended jobs again and deliver the model to new hosts, every few seconds."""
+    def _maintain_workers(self) -> None:
+        """Submit lost jobs again, deliver the model to new hosts, resubmit parts that no worker may run."""
         if self._workers.resubmit is not None:
             self._workers.resubmit()
         if self._new_hosts is not None:
             self._new_hosts.deliver()
-        if self._unfit and self._running and not self._fit():  # those that could are gone: whoever came since may
-            self._again += [part for part, _ in self._running.values()]
+        if self._unfit and self._running and not self._fit_workers():
+            # The workers that these parts may run on are gone. Submit the parts again, without that restriction.
+            self._to_resubmit += [part for part, _ in self._running.values()]
             self._running.clear()
             self._unfit &= set(self._client.nthreads())
 
-    def _others_than(self, error: WorkerUnfit) -> bool:
-        """Feed that worker no more; False when nobody else is there."""
+    def _exclude(self, error: WorkerUnfit) -> bool:
+        """Give a worker no further parts; return whether other workers can score, or may still come."""
         if error.where not in self._unfit:
             self._unfit.add(error.where)
-            self._emit(Notice(text=f"worker {error.where} gets no more parts: {error.found}"))
+            self._emit(Notice(text=f"worker {error.where} gets no further parts: {error.found}"))
             if self._workers.owned:
                 self._client.retire_workers([error.where], close_workers=True)
-        return bool(self._fit()) or (self._workers.resubmit is not None and len(self._unfit) < _UNFIT)
+        return bool(self._fit_workers()) or (
+            self._workers.resubmit is not None and len(self._unfit) < _MAX_UNFIT_WORKERS
+        )
 
-    def _fit(self) -> list[str]:
-        """Workers that may be fed."""
+    def _fit_workers(self) -> list[str]:
+        """Return the addresses of the workers that may get parts."""
         return [address for address in self._client.nthreads() if address not in self._unfit]
 
-    def _look_for_workers(self, now: float) -> None:
-        """Raise when nobody has been there to do anything for too long."""
+    def _check_workers(self, now: float) -> None:
+        """Raise if the scheduler is lost, or if no worker has been connected for too long."""
         try:
-            there = self._workers.threads()
+            threads = self._workers.threads()
         except (OSError, TimeoutError) as error:
-            what, hint = "the scheduler is gone", "repeat the command: committed parts are kept"
-            raise ClusterError(what, self._workers.description, "a scheduler that answers", str(error), hint) from error
-        if there:
-            self._manned = now
-        elif now - self._manned > self._workers.no_worker_timeout_s:
-            what, hint = "no worker is left", "start workers and repeat the command: committed parts are kept"
-            found = f"none for {now - self._manned:.0f} s"
-            raise NoWorkers(what, self._workers.description, "at least one worker", found, hint)
+            raise ClusterError(
+                "the connection to the scheduler is lost",
+                where=self._workers.description,
+                expected="a scheduler that answers",
+                found=str(error),
+                hint="check that the scheduler runs and repeat the command: committed parts are kept",
+            ) from error
+        if threads:
+            self._workers_seen_at = now
+        elif now - self._workers_seen_at > self._workers.no_worker_timeout_s:
+            raise NoWorkers(
+                "no workers are left",
+                where=self._workers.description,
+                expected="at least one worker",
+                found=f"none for {now - self._workers_seen_at:.0f} s",
+                hint="start workers and repeat the command: committed parts are kept",
+            )
 
-    def _send(self) -> bool:
-        """Send the next wave; False when no part was left."""
+    def _submit_wave(self) -> bool:
+        """Submit the next wave; return False if no parts are left."""
         self._threads = self._workers.threads()
-        again, self._again = self._again, []
-        wave = [*again, *itertools.islice(self._parts, max(WAVE, self._threads))]
+        resubmitted, self._to_resubmit = self._to_resubmit, []
+        wave = [*resubmitted, *itertools.islice(self._parts, max(WAVE, self._threads))]
         if not wave:
             return False
-        lazy = collection(wave, self._spec.key, self._meta, self._sent).optimize()
-        only = {"workers": self._fit()} if self._unfit and not self._workers.owned else {}
+        lazy = collection(wave, self._spec.key, self._meta, self._waves_submitted).optimize()
+        only = {"workers": self._fit_workers()} if self._unfit and not self._workers.owned else {}
         with in_span(self._span):
-            sent = self._client.persist(lazy, priority=InOrder(self._parts_sent), **only)
-        self._sent += 1
-        self._parts_sent += len(wave)
-        futures = sorted(futures_of(sent), key=lambda future: future.key[1])
+            submitted = self._client.persist(lazy, priority=WavePriority(self._parts_submitted), **only)
+        self._waves_submitted += 1
+        self._parts_submitted += len(wave)
+        futures = sorted(futures_of(submitted), key=lambda future: future.key[1])
         self._running |= {part.index: (part, future) for part, future in zip(wave, futures, strict=True)}
         return True
 
 
 def _outcome(future: Future) -> Receipt | BaseException | None:
-    """A finished future's receipt, or why there is none."""
+    """Return the receipt of a finished future, or the error in its place."""
     if future.status == "error":
         return future.exception()  # type: ignore[no-any-return]  # distributed is untyped
     if future.status != "finished":
-        return _Lost(f"a task ended as {future.status}")
+        return _ReceiptLost(f"the task ended with status {future.status}")
     try:
         return future.result()  # type: ignore[no-any-return]
-    except Exception as error:  # noqa: BLE001 - the worker that has it is gone, or goes just now
-        return _Lost(str(error))
+    except Exception as error:  # noqa: BLE001 - the worker that holds it is gone, or stops just now
+        return _ReceiptLost(str(error))
 
 
 TICKER_S = 0.2
 _COUNT_S = 1.0
-_COUNT_REMOTE_S = 5.0  # a scheduler elsewhere tells of every worker it has, however many
+_COUNT_REMOTE_S = 5.0  # a remote scheduler sends the state of all its workers each time
 
 
 class Ticker:
-    """Emits a `Tick` at most every fifth of a second; free when it is not yet time."""
+    """Emits a `Tick` at most every 0.2 s; calls in between cost nothing."""
 
     def __init__(self, workers: Workers, emit: Callable[[Event], None]) -> None:
         self._client, self._scoring_threads, self._emit = workers.client, workers.scoring_threads, emit
         self._scheduler = getattr(getattr(workers.client, "cluster", None), "scheduler", None)
-        self._ticked = self._looked = float("-inf")
-        self._seen = (1, 1, 0)
+        self._ticked_at = self._counted_at = float("-inf")
+        self._counts = (1, 1, 0)
 
     def __call__(self) -> None:
-        """Time has passed."""
+        """Emit a `Tick` if it is time for one."""
         now = time.monotonic()
-        if now - self._ticked < TICKER_S:
+        if now - self._ticked_at < TICKER_S:
             return
-        self._ticked = now
-        if self._client is not None and now - self._looked > (_COUNT_REMOTE_S if self._scheduler is None else _COUNT_S):
-            self._looked = now
-            with suppress(OSError, TimeoutError, RuntimeError):  # the driver notices by itself when nobody is left
-                self._seen = self._look(self._client)
-        workers, threads, memory = self._seen
+        self._ticked_at = now
+        count_s = _COUNT_REMOTE_S if self._scheduler is None else _COUNT_S
+        if self._client is not None and now - self._counted_at > count_s:
+            self._counted_at = now
+            with suppress(OSError, TimeoutError, RuntimeError):  # a lost scheduler is reported elsewhere
+                self._counts = self._count(self._client)
+        workers, threads, memory = self._counts
         self._emit(Tick(workers=workers, threads=threads, memory_bytes=memory + resident()))
 
-    def _look(self, client: Client) -> tuple[int, int, int]:
-        """Workers, their threads, and the memory of those that are not threads of this process."""
+    def _count(self, client: Client) -> tuple[int, int, int]:
+        """Return the workers, their scoring threads, and the memory of the workers in other processes."""
         if self._scheduler is not None:
-            there = [(w.address, w.nthreads, w.metrics) for w in list(self._scheduler.workers.values())]
+            workers = [(w.address, w.nthreads, w.metrics) for w in list(self._scheduler.workers.values())]
         else:
-            told = client.scheduler_info(n_workers=-1)["workers"]
-            there = [(address, w["nthreads"], w.get("metrics", {})) for address, w in told.items()]
-        elsewhere = [metrics.get("memory", 0) for address, _, metrics in there if not address.startswith("inproc")]
-        scoring = [threads if self._scoring_threads is None else self._scoring_threads for _, threads, _ in there]
-        return len(there), sum(scoring), sum(elsewhere)
+            info = client.scheduler_info(n_workers=-1)["workers"]
+            workers = [(address, w["nthreads"], w.get("metrics", {})) for address, w in info.items()]
+        memory = [metrics.get("memory", 0) for address, _, metrics in workers if not address.startswith("inproc")]
+        scoring = [threads if self._scoring_threads is None else self._scoring_threads for _, threads, _ in workers]
+        return len(workers), sum(scoring), sum(memory)

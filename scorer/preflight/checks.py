@@ -30,7 +30,7 @@ from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
 from scorer.binding.spec import BY_POSITION
 from scorer.cluster import dashboard
-from scorer.cluster.connect import spawns
+from scorer.cluster.connect import can_spawn
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import reader
 from scorer.dataset.summary import problems_of, shared_name, summarise
@@ -137,7 +137,7 @@ def _plan(
         nodes={} if loaded is None else devices.counts(loaded.session.nodes),
         done=decided.done,
         resumes=decided.resumes,
-        spawns=spawns(),
+        spawns=can_spawn(),
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.arrow import encode_schema
 from scorer.binding import spec as spec_
-from scorer.cluster.connect import elsewhere, local_threads, planned_threads
+from scorer.cluster.connect import local_threads, planned_threads, uses_other_machines
 from scorer.host import cache, devices
 from scorer.host.versions import versions
 from scorer.options.request import FIELDS, PART_BYTES
@@ -220,7 +220,7 @@ def _part_size(options: Options, dataset: Dataset, bound: Bound, probe: Probe, u
         least = max(least, target // 4)  # texts are sorted by length within a part: small parts would pad more
     decoded_bytes = _decoded_row_bytes(dataset, [name for name in names if name not in unread])
     whole = part_rows(total, decoded_bytes, most, threads, speed) if unread else 0
-    return Size(target, probe.batch_rows, threads, least, 2 if elsewhere(options.cluster) else 1, whole)
+    return Size(target, probe.batch_rows, threads, least, 2 if uses_other_machines(options.cluster) else 1, whole)
 
 
 def _decoded_row_bytes(dataset: Dataset, names: Iterable[str]) -> float:

@@ -1,4 +1,4 @@
-"""Sessions, sockets, signals, and what crosses the wire."""
+"""Clients and clusters, loaded models, listening sockets, signals, and the lock of an output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_das
 
 
 def start(*arguments):
-    """The command line, running."""
+    """Start the command line, and return its process."""
     return subprocess.Popen(
         [sys.executable, "-m", "scorer", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -35,7 +35,7 @@ def start(*arguments):
 
 
 def wait_for_parts(output, many, process):
-    """Until so many parts are committed."""
+    """Wait until so many parts are committed."""
     until = time.monotonic() + 60
     while time.monotonic() < until and process.poll() is None:
         if len(list(Path(f"{output}.scorer").glob("work-*/parts/*.parquet"))) >= many:
@@ -53,16 +53,16 @@ def test_one_session_per_process_with_four_threads(fewer28, tmp_path):
 
 TRIES_ALL = """
 from scorer.cli import main; from scorer.preflight import tuning
-tuning._LONG_ENOUGH_S, tuning._BEHIND = 0.0, 1e9  # few rows are tried all the same, and so is each batch
+tuning._LONG_ENOUGH_S, tuning._BEHIND = 0.0, 1e9  # try every batch size, even with few rows
 main.main()
 """
 
 
-def test_tuning_makes_one_session_and_the_trials_the_plan_names(fewer28, tmp_path):
-    asked = [fewer28, "--model", DENSE, "--output", tmp_path / "out", "--json"]
+def test_tuning_creates_one_session_more_than_the_trials_in_the_plan(fewer28, tmp_path):
+    arguments = [fewer28, "--model", DENSE, "--output", tmp_path / "out", "--json"]
     planned, done = (
         subprocess.run(
-            [sys.executable, "-c", TRIES_ALL, one, *map(str, asked)],
+            [sys.executable, "-c", TRIES_ALL, one, *map(str, arguments)],
             capture_output=True, text=True, timeout=100, check=False,
         )
         for one in ("plan", "run")
@@ -83,32 +83,32 @@ def test_one_session_in_each_of_two_processes(fewer28, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["client", "cluster"])
-def test_what_is_given_is_used_and_left_as_it_is(fewer28, tmp_path, what):
+def test_a_given_client_or_cluster_is_used_and_stays_open(fewer28, tmp_path, what):
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=False, **LOOPBACK | {"host": None}) as cluster:
         with Client(cluster, set_as_default=False) as client:
             before = set(client.nthreads())
-            given, said = {"client": client, "cluster": cluster}[what], []
-            report = scorer.run(fewer28, DENSE, tmp_path / "out", client=given, observers=[said.append], keep="none")
-            assert [event.where for event in said if isinstance(event, PlanReady)] == [f"the given {what}"]
+            given, seen = {"client": client, "cluster": cluster}[what], []
+            report = scorer.run(fewer28, DENSE, tmp_path / "out", client=given, observers=[seen.append], keep="none")
+            assert [event.where for event in seen if isinstance(event, PlanReady)] == [f"the given {what}"]
             assert report.counts.scored == 60_000
             assert set(client.nthreads()) == before
             assert client.submit(sum, [1, 2]).result() == 3
         assert cluster.status.name == "running"
 
 
-def test_what_is_no_client_is_refused(fewer28, tmp_path):
+def test_a_closed_client_or_another_object_is_refused(fewer28, tmp_path):
     with LocalCluster(n_workers=1, processes=False, **LOOPBACK | {"host": None}) as cluster:
         closed = Client(cluster, set_as_default=False)
         closed.close()
-        for given, found in ((closed, "a client that is closed"), ("tcp://127.0.0.1:8786", "str")):
-            with pytest.raises(OptionsError, match="this is no client") as refused:
+        for given, found in ((closed, "a closed client"), ("tcp://127.0.0.1:8786", "str")):
+            with pytest.raises(OptionsError, match="the given client cannot be used") as refused:
                 scorer.run(fewer28, DENSE, tmp_path / "out", client=given)
             assert refused.value.found == found
     assert not (tmp_path / "out.scorer").exists()
 
 
 @pytest.mark.slow
-def test_a_worker_that_joins_late_loads_the_model_once_too(fewer28, tmp_path):
+def test_a_worker_that_joins_later_loads_the_model_once(fewer28, tmp_path):
     with LocalCluster(n_workers=1, threads_per_worker=1, **LOOPBACK) as cluster, Client(cluster) as client:
 
         def grow(event):
@@ -158,7 +158,7 @@ def test_every_listening_socket_is_on_loopback(fewer28, tmp_path, mode):
 
 @pytest.mark.parametrize("mode", ["embedded", pytest.param("processes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_drains_and_the_same_command_finishes(fewer28, tmp_path, mode, number, code):
+def test_a_signal_finishes_running_parts_and_the_same_command_resumes(fewer28, tmp_path, mode, number, code):
     arguments = (
         "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--cluster", mode, "--threads", 1,
         "--batch-rows", 8, "--part-bytes", "96KiB",
@@ -179,7 +179,7 @@ def test_a_signal_drains_and_the_same_command_finishes(fewer28, tmp_path, mode, 
 
 
 @pytest.mark.slow
-def test_killed_between_two_parts_the_rest_is_scored_with_other_threads(fewer28, tmp_path):
+def test_a_killed_run_is_resumed_with_another_number_of_threads(fewer28, tmp_path):
     arguments = (
         "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--batch-rows", 64, "--part-bytes", "96KiB",
     )  # fmt: skip

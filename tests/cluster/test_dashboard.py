@@ -1,4 +1,4 @@
-"""What Dask's dashboard and Prometheus see of a run, and what nobody sees unless it is asked for."""
+"""A run on Dask's dashboard and in Prometheus metrics, and the pages that are served only with --dashboard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUM, DENSE, GATHER = MODELS / "sum3.onnx", MODELS / "dense28.onnx", MODELS / "ga
 FEED = {"feed": "x=a,b,c", "keep": "id", "part_bytes": 4096, "batch_rows": 64}
 LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": "127.0.0.1:0"}
 PAGES = ("status", "info/main/workers.html", "json/counts.json", "statics/css/base.css", "proxy/1/127.0.0.1/status")
-OURS = ({}, {"cluster": "processes", "workers": 2})
+CLUSTERS = ({}, {"cluster": "processes", "workers": 2})
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def source(tmp_path):
 
 
 def answer(url):
-    """What is behind a link, or the number of the refusal."""
+    """Return the text behind a URL, or the HTTP status of the error."""
     try:
         with urllib.request.urlopen(url, timeout=20) as response:
             return response.read().decode()
@@ -48,13 +48,13 @@ def answer(url):
 
 
 def metrics(url):
-    """The metrics of ours that are shown there, zeros and times of birth left out."""
+    """Return scorer's metrics at a URL, without zeros and creation times."""
     rows = [line.rsplit(" ", 1) for line in answer(url).splitlines() if line.startswith("scorer_")]
     return {name: float(value) for name, value in rows if float(value) and "_created" not in name}
 
 
-def during(source, output, look, **asked):
-    """A run, and what `look` sees of its plan when it begins and after each part."""
+def during(source, output, look, **options):
+    """Run, and call `look` with the PlanReady event at the start and after each part; return report and results."""
     ready, seen = [], []
 
     def watch(event):
@@ -63,21 +63,21 @@ def during(source, output, look, **asked):
         if isinstance(event, events.PlanReady | events.PartFinished):
             seen.append(look(ready[0]))
 
-    report = scorer.run(source, SUM, output, observers=[watch], **FEED, **asked)
+    report = scorer.run(source, SUM, output, observers=[watch], **FEED, **options)
     return report, seen
 
 
-@pytest.mark.parametrize("ours", OURS, ids=["embedded", "processes"])
-def test_no_page_is_served_unless_asked(source, tmp_path, ours):
+@pytest.mark.parametrize("cluster", CLUSTERS, ids=["embedded", "processes"])
+def test_no_page_is_served_without_the_flag(source, tmp_path, cluster):
     def look(ready):
         base = ready.metrics.removesuffix("metrics")
         return [answer(f"{base}{page}") for page in PAGES], answer(f"{base}health")
 
-    _, seen = during(source, tmp_path / "out", look, **ours)
+    _, seen = during(source, tmp_path / "out", look, **cluster)
     assert all(one == ([404] * len(PAGES), "ok") for one in seen), seen
 
 
-def test_workers_serve_no_page_even_if_asked(source, tmp_path):
+def test_workers_serve_no_page_even_with_the_flag(source, tmp_path):
     family = psutil.Process()
 
     def look(_):
@@ -101,37 +101,37 @@ def test_workers_serve_no_page_even_if_asked(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "ours", [OURS[0], pytest.param(OURS[1], marks=pytest.mark.slow)], ids=["embedded", "processes"]
+    "cluster", [CLUSTERS[0], pytest.param(CLUSTERS[1], marks=pytest.mark.slow)], ids=["embedded", "processes"]
 )
-def test_the_dashboard_is_served_and_its_link_told_once(source, tmp_path, ours):
+def test_the_dashboard_is_served_and_its_link_reported_once(source, tmp_path, cluster):
     def look(ready):
         return answer(ready.dashboard), answer(ready.dashboard.replace("status", "individual-task-stream"))
 
-    report, seen = during(source, tmp_path / "out", look, dashboard=True, **ours)
+    report, seen = during(source, tmp_path / "out", look, dashboard=True, **cluster)
     assert all("Dask Diagnostic UI" in page and "bokeh" in stream for page, stream in seen)
-    told = [json.loads(line) for line in (tmp_path / "out.scorer" / "events.jsonl").read_text().splitlines()]
-    said = [line["text"] for line in told if line["event"] == "Notice" and "dashboard" in line["text"]]
-    (link,) = [line["dashboard"] for line in told if line["event"] == "PlanReady"]
-    assert [text.split(" (")[0] for text in said] == [f"Dask's dashboard: {link}"]
+    logged = [json.loads(line) for line in (tmp_path / "out.scorer" / "events.jsonl").read_text().splitlines()]
+    notices = [line["text"] for line in logged if line["event"] == "Notice" and "dashboard" in line["text"]]
+    (link,) = [line["dashboard"] for line in logged if line["event"] == "PlanReady"]
+    assert [text.split(" (")[0] for text in notices] == [f"Dask's dashboard: {link}"]
     port = link.split(":")[2].split("/")[0]
-    assert f"ssh -L {port}:127.0.0.1:{port} " in said[0]
+    assert f"ssh -L {port}:127.0.0.1:{port} " in notices[0]
     assert report.counts.rows == 2000
 
 
-def test_status_says_where_the_dashboard_is_and_everything_listens_on_loopback(floats28, tmp_path):
+def test_status_shows_the_dashboards_url_and_everything_listens_on_loopback(floats28, tmp_path):
     run = subprocess.Popen(
         [sys.executable, "-m", "scorer", "run", str(floats28), "--model", str(DENSE), "--output", str(tmp_path / "out"),
          "--batch-rows", "4", "--part-bytes", "96KiB", "--cluster", "processes", "--dashboard"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        told, until = {}, time.monotonic() + 60
-        while time.monotonic() < until and "dashboard" not in told:
+        status, until = {}, time.monotonic() + 60
+        while time.monotonic() < until and "dashboard" not in status:
             time.sleep(0.2)
             code, text, _ = cli("status", tmp_path / "out", "--json")
-            told = json.loads(text) if code == 0 else {}
-        assert "Dask Diagnostic UI" in answer(told["dashboard"])
-        assert told["dashboard"] in cli("status", tmp_path / "out")[1]
+            status = json.loads(text) if code == 0 else {}
+        assert "Dask Diagnostic UI" in answer(status["dashboard"])
+        assert status["dashboard"] in cli("status", tmp_path / "out")[1]
         family = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
         sockets = [s for process in family for s in process.net_connections("inet") if s.status == psutil.CONN_LISTEN]
         assert {s.laddr.ip for s in sockets} == {"127.0.0.1"}
@@ -157,13 +157,13 @@ def test_a_dashboard_without_its_package_is_refused(source, tmp_path):
     assert not (tmp_path / "out.scorer").exists()
 
 
-def test_a_dashboard_of_one_thread_is_refused(source, tmp_path):
+def test_a_dashboard_without_a_scheduler_is_refused(source, tmp_path):
     code, _, text = cli("plan", source, "--model", SUM, "--dashboard", "--cluster", "synchronous")
     assert code == 2
     assert "leave --dashboard out" in text
 
 
-def test_a_job_file_may_ask_for_it(source, tmp_path):
+def test_a_job_file_may_request_the_dashboard(source, tmp_path):
     job = tmp_path / "job.toml"
     job.write_text(f'input = "{source}"\nmodel = "{SUM}"\ncluster = "synchronous"\ndashboard = true\n')
     code, _, text = cli("plan", "--config", job)
@@ -171,7 +171,7 @@ def test_a_job_file_may_ask_for_it(source, tmp_path):
     assert "--dashboard" in text
 
 
-def test_a_scheduler_elsewhere_needs_no_package_here():
+def test_a_running_scheduler_needs_no_package_here():
     assert dashboard.problem(ClusterOptions(dashboard=True, scheduler="tcp://head:8786")) is None
 
 
@@ -181,10 +181,10 @@ def test_links_follow_dasks_own_setting():
     with dask.config.set({"distributed.dashboard.link": "/hub/user/me/proxy/{port}/status"}):
         link = dashboard.link_to(8787)
     assert link == "/hub/user/me/proxy/8787/status"
-    assert dashboard.invitation(link) == f"Dask's dashboard: {link}"
+    assert dashboard.link_text(link) == f"Dask's dashboard: {link}"
 
 
-def test_own_routes_of_a_user_stay():
+def test_a_users_own_routes_stay():
     import dask
 
     with dask.config.set({"distributed.worker.http.routes": ["mine.own", "distributed.http.statics"]}):
@@ -243,7 +243,7 @@ def test_parts_that_fail_are_counted_on_both_sides(source, tmp_path):
     assert logged[-1]["failed"] == driver[failed] - before.get(failed, 0.0)
 
 
-def test_nothing_of_prometheus_is_imported_where_it_is_not_installed(source, tmp_path):
+def test_metrics_are_not_imported_without_prometheus_client(source, tmp_path):
     flags = [str(source), str(SUM), str(tmp_path / "out")]
     code = (
         "import sys; sys.modules['prometheus_client'] = None\n"
@@ -263,7 +263,7 @@ def test_nothing_of_prometheus_is_imported_where_it_is_not_installed(source, tmp
     assert done.stdout.splitlines() == ["[]", "''"]
 
 
-def test_somebody_elses_metrics_of_our_names_cost_nothing_but_ours(source, tmp_path):
+def test_a_run_succeeds_when_other_metrics_have_scorers_names(source, tmp_path):
     code = (
         "import prometheus_client, scorer\n"
         "prometheus_client.Counter('scorer_rows', 'of a game')\n"
@@ -275,14 +275,14 @@ def test_somebody_elses_metrics_of_our_names_cost_nothing_but_ours(source, tmp_p
     assert (done.stdout, done.stderr) == ("2000\n", "")
 
 
-def test_the_run_is_a_span_by_its_name_and_says_so_in_a_few_events(source, tmp_path):
+def test_the_run_is_a_span_with_its_name_and_logs_a_few_events(source, tmp_path):
     with LocalCluster(n_workers=1, threads_per_worker=1, **LOOPBACK) as cluster, Client(cluster) as client:
         report = scorer.run(source, SUM, tmp_path / "out", client=client, **FEED)
         name = f"out-{report.plan[:8]}"
         (span,) = [s for s in cluster.scheduler.extensions["spans"].spans.values() if s.name == ("scorer", name)]
         expected, stages, ended, until = report.stages.to_dict(), {}, 0, time.monotonic() + 20
         while time.monotonic() < until and (stages != pytest.approx(expected, abs=0.001) or ended != report.parts):
-            time.sleep(0.1)  # they come with the worker's next heartbeats, perhaps not all with one
+            time.sleep(0.1)  # metrics arrive with the worker's heartbeats, perhaps over several
             ended = sum(group.states["forgotten"] + group.states["memory"] for group in span.groups)
             found = {name: seconds for (*_, name, _), seconds in span.cumulative_worker_metrics.items()}
             stages = {name: found.get(name) for name in expected}
@@ -294,15 +294,15 @@ def test_the_run_is_a_span_by_its_name_and_says_so_in_a_few_events(source, tmp_p
     assert (stages, ended) == (pytest.approx(expected, abs=0.001), report.parts)
 
 
-def test_a_scheduler_of_somebody_else_shows_its_own_dashboard(source, tmp_path):
-    said = []
+def test_a_given_cluster_reports_its_own_dashboard(source, tmp_path):
+    seen = []
     with LocalCluster(n_workers=1, threads_per_worker=1, **LOOPBACK) as cluster, Client(cluster) as client:
-        scorer.run(source, SUM, tmp_path / "out", client=client, dashboard=True, observers=[said.append], **FEED)
+        scorer.run(source, SUM, tmp_path / "out", client=client, dashboard=True, observers=[seen.append], **FEED)
         link = client.dashboard_link
-    assert [event.dashboard for event in said if isinstance(event, events.PlanReady)] == [link]
+    assert [event.dashboard for event in seen if isinstance(event, events.PlanReady)] == [link]
 
 
-def test_a_run_that_asks_for_no_dashboard_does_not_load_bokeh(source, tmp_path):
+def test_a_run_without_the_dashboard_does_not_load_bokeh(source, tmp_path):
     code = (
         "import sys, scorer\n"
         f"scorer.run({str(source)!r}, {str(SUM)!r}, {str(tmp_path / 'out')!r}, feed='x=a,b,c')\n"
@@ -312,6 +312,6 @@ def test_a_run_that_asks_for_no_dashboard_does_not_load_bokeh(source, tmp_path):
     assert done.stdout == "[]\n"
 
 
-def test_the_help_says_how_to_get_there_from_elsewhere():
+def test_the_help_shows_the_ssh_tunnel():
     text = " ".join(command("run", "--help").stdout.split())
     assert "ssh -L PORT:127.0.0.1:PORT HOST" in text

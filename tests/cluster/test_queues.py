@@ -1,4 +1,4 @@
-"""What is submitted to a job queue, and what is said where none is."""
+"""Job scripts of the queues, and the errors where nothing can be submitted."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def script(system, *flags):
 
 
 @pytest.mark.parametrize("system", QUEUES)
-def test_the_script_of_every_system_is_known_to_the_letter(system, golden):
+def test_the_script_of_every_queue_matches_its_golden_file(system, golden):
     text = script(system, *SIZE, *WHERE[system], f"--job-extra={EXTRA[system]}").replace(sys.executable, "PYTHON")
     golden(f"scripts/{system}.txt", text)
 
 
 @pytest.mark.parametrize("system", QUEUES)
-def test_a_job_has_one_worker_with_all_its_cores_and_a_thread_that_waits_for_the_disk(system):
+def test_a_job_has_one_worker_with_all_its_cores_and_one_more_thread_for_the_disk(system):
     text = script(system, *SIZE)
     assert "--nworkers" not in text
     assert text.index("--nthreads 16") < text.index("--nthreads 17")  # the last one counts
@@ -53,7 +53,7 @@ def test_dasks_own_configuration_is_used_and_flags_win():
         "cores": 24, "memory": "100GB", "queue": "long", "walltime": "02:00:00",
         "job-extra-directives": ["--constraint=fast"], "job-script-prologue": ["module load python"],
     }  # fmt: skip
-    importlib.import_module("dask_jobqueue")  # its own file of defaults
+    importlib.import_module("dask_jobqueue")  # loads its default settings
     with dask.config.set({f"jobqueue.slurm.{name}": value for name, value in site.items()}):
         text = script("slurm")
         assert "--cpus-per-task=24" in text
@@ -70,32 +70,32 @@ def test_dasks_own_configuration_is_used_and_flags_win():
         assert threads_of(build_cluster({"cluster": "slurm"})) == 24
 
 
-def test_as_many_jobs_as_workers_or_as_may_be_there():
+def test_the_number_of_jobs_is_the_workers_or_the_maximum_of_adapt():
     assert jobs_of(build_cluster({"cluster": "slurm"})) == 1
     assert jobs_of(build_cluster({"cluster": "pbs", "workers": 4})) == 4
     assert jobs_of(build_cluster({"cluster": "sge", "adapt": "0:7"})) == 7
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
-        (("--cluster", "slurm"), "a job needs to say how much memory it wants"),
-        (("--cluster", "processes"), "only a job queue has a script"),
+        (("--cluster", "slurm"), "the memory of the jobs is not set"),
+        (("--cluster", "processes"), "cluster-script needs a job queue"),
         (("--cluster", "slrm"), "did you mean 'slurm'?"),
         (("--cluster", "slurm", "--walltime", "90"), "[DAYS-]HOURS:MINUTES:SECONDS"),
         (("--cluster", "slurm", "--adapt", "5:1"), "MIN:MAX"),
         (("--cluster", "slurm", "--adapt", "0:5", "--workers", "2"), "--workers or --adapt, not both"),
-        (("--cluster", "htcondor", "--memory", "1GiB", "--queue", "x"), "HTCondor knows no queue"),
+        (("--cluster", "htcondor", "--memory", "1GiB", "--queue", "x"), "HTCondor does not support --queue"),
         (("--queue", "x"), "'queue' asked of a job queue, and none was chosen"),
     ],
 )
-def test_what_cannot_be_submitted_is_refused(flags, said):
+def test_wrong_job_flags_are_refused(flags, message):
     code, out, err = cli("cluster-script", *flags)
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
 
 
-def test_a_machine_without_the_queue_says_so_and_writes_nothing(fewer28, tmp_path, monkeypatch):
+def test_a_machine_that_cannot_submit_jobs_is_reported_and_nothing_is_written(fewer28, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     code, _, err = cli(
         "run", fewer28, "--model", MODELS / "dense28.onnx", "--output", tmp_path / "out",
@@ -107,9 +107,9 @@ def test_a_machine_without_the_queue_says_so_and_writes_nothing(fewer28, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [(None, "nothing"), ("{}", "a file without an address"), ("[", "a file without an address")]
+    ("text", "found"), [(None, "no such file"), ("{}", "a file without an address"), ("[", "a file without an address")]
 )
-def test_a_scheduler_file_without_an_address_is_named(tmp_path, monkeypatch, text, found):
+def test_a_scheduler_file_without_an_address_is_reported(tmp_path, monkeypatch, text, found):
     monkeypatch.setattr("scorer.cluster.connect.ANSWER_S", 0.5)
     if text is not None:
         (tmp_path / "s.json").write_text(text)
@@ -118,6 +118,6 @@ def test_a_scheduler_file_without_an_address_is_named(tmp_path, monkeypatch, tex
         "run", tmp_path / "in.parquet", "--model", MODELS / "dense28.onnx", "--scheduler-file", tmp_path / "s.json"
     )
     assert code == 4
-    assert "the scheduler has left no address" in err
+    assert "the scheduler has not written its address" in err
     assert f"found:    {found}" in err
     assert [path.name for path in tmp_path.glob("in*")] == ["in.parquet"]

@@ -1,4 +1,4 @@
-"""Workers are asked before a row is scored; those that cannot are named, and fed no more."""
+"""The check of the workers before a row is scored; unfit workers are reported and get no parts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOOPBACK = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_das
 
 @contextmanager
 def worker(address, folder, **environment):
-    """A worker of its own, as somebody starts it by hand."""
+    """Start a worker process by hand, without scorer."""
     with (folder / "worker.log").open("a") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1",
@@ -43,8 +43,8 @@ def worker(address, folder, **environment):
         process.wait()
 
 
-def pretending(folder, **versions):
-    """A path on which packages have other versions."""
+def path_with_versions(folder, **versions):
+    """Return a PYTHONPATH on which packages have other versions."""
     for name, version in versions.items():
         home = folder / "other" / f"{name}-{version}.dist-info"
         home.mkdir(parents=True)
@@ -53,7 +53,7 @@ def pretending(folder, **versions):
 
 
 @pytest.fixture
-def alone():
+def empty_cluster():
     """A scheduler without workers."""
     with LocalCluster(n_workers=0, **LOOPBACK) as cluster, Client(cluster) as client:
         yield cluster, client
@@ -63,9 +63,9 @@ def wait_for(client, many):
     client.wait_for_workers(many, timeout=40)
 
 
-def test_a_worker_with_other_versions_is_refused_with_all_that_is_wrong(fewer28, tmp_path, alone):
-    cluster, client = alone
-    path = pretending(tmp_path, onnxruntime="1.0.1", pyarrow="1.0.2")
+def test_a_worker_with_other_versions_is_refused_and_every_version_is_reported(fewer28, tmp_path, empty_cluster):
+    cluster, client = empty_cluster
+    path = path_with_versions(tmp_path, onnxruntime="1.0.1", pyarrow="1.0.2")
     with worker(cluster.scheduler_address, tmp_path, PYTHONPATH=path):
         wait_for(client, 1)
         done = command(
@@ -79,9 +79,9 @@ def test_a_worker_with_other_versions_is_refused_with_all_that_is_wrong(fewer28,
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_late_worker_with_another_version_is_named_and_fed_no_more(fewer28, tmp_path, alone):
-    cluster, client = alone
-    path, told = pretending(tmp_path, onnxruntime="1.0.1"), []
+def test_a_later_worker_with_another_version_is_reported_and_gets_no_parts(fewer28, tmp_path, empty_cluster):
+    cluster, client = empty_cluster
+    path, notices = path_with_versions(tmp_path, onnxruntime="1.0.1"), []
     with worker(cluster.scheduler_address, tmp_path), worker_later(cluster, tmp_path, PYTHONPATH=path) as late:
         wait_for(client, 1)
 
@@ -89,20 +89,20 @@ def test_a_late_worker_with_another_version_is_named_and_fed_no_more(fewer28, tm
             if isinstance(event, scorer.events.PlanReady):
                 late()
             if isinstance(event, scorer.events.Notice):
-                told.append(event.text)
+                notices.append(event.text)
 
         report = scorer.run(
             fewer28, DENSE, tmp_path / "out", client=client, observers=[watch], batch_rows=1, tune=False,
             part_bytes="128KiB", keep="none",
         )  # fmt: skip
     assert read(tmp_path / "out").num_rows == report.counts.scored == 60_000
-    assert any("gets no more parts: onnxruntime 1.0.1" in text for text in told), told
+    assert any("gets no further parts: onnxruntime 1.0.1" in text for text in notices), notices
     assert len([name for name in report.sessions if not name.endswith(f":{os.getpid()}")]) == 1
 
 
 @contextmanager
 def worker_later(cluster, folder, **environment):
-    """A function that starts one."""
+    """Yield a function that starts a worker; stop the worker afterwards."""
     started = []
 
     def start():
@@ -119,39 +119,39 @@ def worker_later(cluster, folder, **environment):
 
 
 @pytest.mark.slow
-def test_a_worker_whose_job_ends_leaves_in_time_and_ends_what_it_began(fewer28, tmp_path, alone):
-    cluster, client = alone
-    folder = tmp_path / "leaves"
+def test_a_worker_closes_before_its_job_ends_and_finishes_its_parts(fewer28, tmp_path, empty_cluster):
+    cluster, client = empty_cluster
+    folder = tmp_path / "leaving"
     folder.mkdir()
     with worker(cluster.scheduler_address, tmp_path):
         wait_for(client, 1)
-        with worker(cluster.scheduler_address, folder, SCORER_JOB_ENDS=str(time.time() + 16)) as leaves:
+        with worker(cluster.scheduler_address, folder, SCORER_JOB_ENDS=str(time.time() + 16)) as leaving:
             wait_for(client, 2)
             report = scorer.run(
                 fewer28, DENSE, tmp_path / "out", client=client, batch_rows=1, tune=False, part_bytes="64KiB",
                 limit=30_000, keep="none",
             )  # fmt: skip
-            assert leaves.wait(30) == 0
-    said = (folder / "worker.log").read_text()
-    assert "its job ends soon" in said or "Closing worker gracefully" in said, said
+            assert leaving.wait(30) == 0
+    log = (folder / "worker.log").read_text()
+    assert "the job ends soon" in log or "Closing worker gracefully" in log, log
     assert read(tmp_path / "out").num_rows == report.counts.scored == 30_000
     assert len([name for name in report.sessions if not name.endswith(f":{os.getpid()}")]) == 2
     assert not list(tmp_path.glob("out.scorer/work-*"))
 
 
-def test_workers_that_cannot_be_asked_are_named(fewer28, tmp_path, alone):
-    cluster, client = alone
+def test_workers_that_cannot_import_scorer_are_reported(fewer28, tmp_path, empty_cluster):
+    cluster, client = empty_cluster
     (tmp_path / "broken" / "scorer").mkdir(parents=True)
     (tmp_path / "broken" / "scorer" / "__init__.py").write_text("raise ImportError('no such luck')\n")
     with worker(cluster.scheduler_address, tmp_path, PYTHONPATH=str(tmp_path / "broken")):
         wait_for(client, 1)
-        with pytest.raises(PreflightError, match="workers cannot be asked") as refused:
+        with pytest.raises(PreflightError, match="workers cannot run scorer's check") as refused:
             scorer.run(fewer28, DENSE, tmp_path / "out", client=client)
     assert refused.value.exit_code == 4
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_model_on_the_shelf_is_whole_or_not_there(tmp_path, monkeypatch):
+def test_a_cached_model_is_complete_or_absent(tmp_path, monkeypatch):
     monkeypatch.setattr(copies.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
     model = inspect_model(DENSE)
     spec = SessionSpec(path="/not/here/dense28.onnx", digest=model.digest, files=model.files, device="cpu")
@@ -193,14 +193,14 @@ def test_a_client_without_the_certificate_is_refused(fewer28, tmp_path):
         for scheme in ("tcp", "tls"):
             with pytest.raises((OSError, TypeError)):
                 Client(f"{scheme}://{address}", timeout=2)
-            gc.collect()  # closes it here; in the loop of the next test's cluster it would wait for itself
+            gc.collect()  # close the client now: in the event loop of the next test's cluster, closing would deadlock
     finally:
         run.kill()
         run.wait()
 
 
 def wait_for_listener(run):
-    """Where the scheduler of a run listens."""
+    """Return the address of the scheduler of a run."""
     import psutil
 
     until = time.monotonic() + 60

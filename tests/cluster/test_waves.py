@@ -1,4 +1,4 @@
-"""What is sent to Dask for each part, and what comes back."""
+"""Dask tasks and messages of a part, and its receipt."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def test_read_score_and_write_are_one_task_per_part(fewer28, tmp_path):
     assert len(graph) == len(parts)
 
 
-@pytest.mark.parametrize("times", [0, 2], ids=["words that are lost", "words that come twice"])
-def test_every_part_counts_once_however_often_the_driver_is_told(fewer28, tmp_path, monkeypatch, times):
+@pytest.mark.parametrize("times", [0, 2], ids=["lost events", "duplicate events"])
+def test_every_part_counts_once_if_its_receipt_event_is_lost_or_doubled(fewer28, tmp_path, monkeypatch, times):
     plain = Job.report_receipt
-    monkeypatch.setattr(Job, "report_receipt", lambda *told: [plain(*told) for _ in range(times)])
+    monkeypatch.setattr(Job, "report_receipt", lambda *args: [plain(*args) for _ in range(times)])
     seen = []
     report = scorer.run(fewer28, DENSE, tmp_path / "out", part_bytes="96KiB", tune=False, observers=[seen.append])
-    ended = [event.receipt.proof.part for event in seen if isinstance(event, PartFinished)]
-    assert sorted(ended) == list(range(report.parts))
+    finished = [event.receipt.proof.part for event in seen if isinstance(event, PartFinished)]
+    assert sorted(finished) == list(range(report.parts))
     assert report.counts.scored == 60_000
 
 
-def test_a_part_is_the_same_after_its_way_to_a_worker():
+def test_a_part_survives_pickling():
     from distributed.protocol.pickle import dumps, loads
 
     source = Source(id=FileId("/in/x.parquet", 1, 2), start=3, stop=4, hive=(("day", "1"), ("none", None)))
@@ -52,7 +52,7 @@ def test_a_part_is_the_same_after_its_way_to_a_worker():
     assert len({tokenize(part) for part in parts}) == 2
 
 
-def test_the_model_is_not_in_what_a_task_carries(tmp_path):
+def test_a_pickled_part_is_small(tmp_path):
     from distributed.protocol.pickle import dumps
 
     source = Source(id=FileId("/data/some/folder/input.parquet", 1, 2**60), start=10**9, stop=10**9 + 5)

@@ -98,7 +98,7 @@ def test_several_devices_in_one_process_are_refused(kind):
 def test_each_process_sees_one_device_and_its_replacement_the_same(tmp_path):
     each = [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}]
     options = build_cluster({"cluster": "processes", "workers": 3, "threads": 1})
-    with connect.connect(options, tmp_path, each=each) as workers:
+    with connect.connect(options, tmp_path, environments=each) as workers:
 
         def seen():
             return sorted(workers.client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values())
