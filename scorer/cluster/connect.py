@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 CORES_PER_PROCESS = 8
-WAIT_S = 60
-ANSWER_S = 10
+WAIT_S = 60  # for the first worker of a cluster
+ANSWER_S = 10  # for a scheduler to write its address, and to answer
 NO_WORKERS_S = 300  # a queue may need minutes to replace a lost job
 _LOCAL_NO_WORKERS_S = 30  # a nanny replaces a dead local process at once, or never
 _QUEUE_NO_WORKERS_S = 24 * 3600  # jobs may be queued for hours before they start
@@ -77,7 +77,7 @@ class Workers:
     dashboard: str = ""
     """URL of Dask's dashboard; empty unless it was requested and is served."""
     metrics: str = ""
-    """URL of this process's Prometheus metrics; empty if another process runs the scheduler, or without its package."""
+    """URL of this process's Prometheus metrics; empty if they are not served."""
 
     def threads(self) -> int:
         """Return the number of scoring threads of the workers that are connected now."""

@@ -94,7 +94,7 @@ def refuse_unfit(client: Client, plan: FrozenPlan, folder: Path) -> int:
 
 
 def deliver_model(client: Client, spec: SessionSpec, workers: Iterable[str]) -> None:
-    """Copy the model into the model cache of the hosts of these workers, which are one for each host."""
+    """Copy the model into the model cache of the hosts of these workers; pass one worker for each host."""
     to, delivery = list(workers), uuid.uuid4().hex[:8]
     for name in copies.model_files(spec):
         with open(os.path.join(os.path.dirname(spec.path), name), "rb") as file:
