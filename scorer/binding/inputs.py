@@ -46,10 +46,10 @@ def bind(
 
     Paths in columns are relative to `folder`; after a transform, what it gives is fed instead of the input's columns.
     """
-    problems: list[ScorerError] = []
     columns = pa.schema([field.with_type(as_lists(field.type)) for field in columns])
-    asked, unclear = requested_feeds(options.feed, model, problems)
-    nulls = null_policies(options.on_null, asked, model, problems)
+    asked, unclear, problems = requested_feeds(options.feed, model)
+    nulls, null_problems = null_policies(options.on_null, asked, model)
+    problems += null_problems
     constant = {name for name, wish in asked.items() if wish.call is not None and wish.call.name == "const"}
     fixed = {
         t.shape[0]: t.name for t in model.inputs if t.shape and isinstance(t.shape[0], int) and t.name not in constant
@@ -71,8 +71,9 @@ def bind(
             feeds.append(_feed(tensor, asked.get(tensor.name), model, context, nulls.get(tensor.name)))
         except ScorerError as error:
             problems.append(error)
-    kept, row_id = _placed(options, columns, _kept(options.keep, columns, problems))
-    problems += _refused(model, asked, fixed)
+    kept, keep_problems = _kept(options.keep, columns)
+    kept, row_id = _placed(options, columns, kept)
+    problems += [*keep_problems, *_refused(model, asked, fixed)]
     return (
         Binding(
             feeds=tuple(feeds),
@@ -250,11 +251,12 @@ def _featured(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list[
     return list(model.feature_names)
 
 
-def _kept(tokens: Sequence[str], columns: pa.Schema, problems: list[ScorerError]) -> tuple[str, ...]:
-    """Columns that go to the output, in the input's order."""
+def _kept(tokens: Sequence[str], columns: pa.Schema) -> tuple[tuple[str, ...], list[ScorerError]]:
+    """Return the columns that --keep selects, in the input's order, and the problems."""
+    problems: list[ScorerError] = []
     names = list(dict.fromkeys(columns.names))
     if tuple(tokens) in {("all",), ("none",)} and tokens[0] not in names:
-        return tuple(names) if tokens[0] == "all" else ()
+        return (tuple(names) if tokens[0] == "all" else ()), problems
     found, unknown = expand(tokens, names)
     if unknown:
         what = f"--keep names columns that the input does not have: {quoted_list(unknown)}"
@@ -262,7 +264,7 @@ def _kept(tokens: Sequence[str], columns: pa.Schema, problems: list[ScorerError]
         problems.append(
             MissingColumns(what, f"--keep {','.join(tokens)}", "columns of the input", quoted_list(names), hint)
         )
-    return tuple(name for name in names if name in set(found))
+    return tuple(name for name in names if name in set(found)), problems
 
 
 def _placed(options: BindingOptions, columns: pa.Schema, kept: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:

@@ -70,12 +70,13 @@ class FeedRequest:
 
 
 def requested_feeds(
-    feeds: Sequence[FeedText], model: ModelSpec, problems: list[ScorerError]
-) -> tuple[dict[str, FeedRequest], set[str]]:
-    """Columns and converter by tensor; tensors that were asked for in a way that cannot be understood.
+    feeds: Sequence[FeedText], model: ModelSpec
+) -> tuple[dict[str, FeedRequest], set[str], list[ScorerError]]:
+    """Return the request for each tensor, the tensors whose --feed is not understood, and the problems.
 
     A text feeds every tensor that its tokens can fill.
     """
+    problems: list[ScorerError] = []
     names = [tensor.name for tensor in model.inputs]
     asked: dict[str, FeedRequest] = {}
     unclear: set[str] = set()
@@ -99,13 +100,14 @@ def requested_feeds(
         call = wish.call and type(wish.call)(wish.call.name, wish.call.args, _without(wish.call.named, "give"))
         shared = FeedRequest(wish.tokens, call)
         asked |= {name: shared for name in text_.roles(names) if name not in asked and name not in unclear}
-    return asked, unclear
+    return asked, unclear, problems
 
 
 def null_policies(
-    said: Sequence[str], asked: Mapping[str, FeedRequest], model: ModelSpec, problems: list[ScorerError]
-) -> dict[str, str]:
-    """Null policy by tensor; tensors of one text share theirs."""
+    said: Sequence[str], asked: Mapping[str, FeedRequest], model: ModelSpec
+) -> tuple[dict[str, str], list[ScorerError]]:
+    """Return the null policy of each tensor, and the problems. The tensors of one text share a policy."""
+    problems: list[ScorerError] = []
     names = [tensor.name for tensor in model.inputs]
     common = [text for text in said if split_known(text, names)[0] is None and "=" not in text]
     policies = dict.fromkeys(names, common[-1]) if common else {}
@@ -124,7 +126,7 @@ def null_policies(
     told = [own[name] for name in read if name in own]
     if told and len({asked[name].tokens for name in read}) == 1:
         own |= dict.fromkeys(read, told[0])
-    return policies | own
+    return policies | own, problems
 
 
 def _columns_for_constant(call: Call | None, tokens: Sequence[str]) -> bool:
