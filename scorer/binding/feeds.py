@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from scorer.model.spec import TensorSpec
     from scorer.options.grammar import Call, FeedText, Setting
 
-_FREE = 64  # values of a row whose lists are empty in every row that was looked at
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
