@@ -21,7 +21,7 @@ from scorer.errors import BindingError, OutOfMemory, ScorerError, ShapeMismatch
 from scorer.model.protobuf import inspect_model
 from scorer.model.session import Session
 from scorer.model.spec import SessionSpec
-from scorer.options.request import BindingOptions
+from scorer.options.request import build
 from scorer.preflight import trial
 from scorer.scoring import batches
 
@@ -40,7 +40,7 @@ def load(path):
 def bound(path, table, **options):
     """(binding with its outputs, session), as the preflight makes them."""
     spec, session = load(path)
-    asked = BindingOptions(**options)
+    asked = build({"input": "-", "model": "-", **options}).binding
     binding, problems = bind(asked, spec, table.schema)
     wanted, more = requested_fetches(asked, spec)
     assert [*problems, *more] == []
