@@ -1,8 +1,9 @@
 """The request: one field per flag and TOML key, and the small language of their values.
 
-    request.py    Options: frozen dataclasses, built from flags, TOML or Python, and checked
-    values.py     the allowed values of each option, and how they are parsed
-    grammar.py    the language of --feed, --fetch and --keep: names, ranges, quotes, pipes, calls
+    request.py          Options: frozen dataclasses, built from flags, TOML or Python, and checked
+    values.py           the allowed values of each option, and how they are parsed
+    contradictions.py   options that cannot be combined
+    grammar.py          the language of --feed, --fetch and --keep: names, ranges, quotes, pipes, calls
 
 Knows no input and no model: only the text of the request.
 """

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from scorer.display.words import did_you_mean, quoted_list
+from scorer.display.words import did_you_mean
 from scorer.errors import OptionsError, PreflightError, ScorerError
 from scorer.host import devices
 from scorer.options import values as rules
+from scorer.options.contradictions import contradictions
 from scorer.options.grammar import quoted, ranged, split_pipe
-from scorer.options.values import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -362,7 +362,7 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
     if not remote:
         _one_process_each(clean)
     problems += _missing(clean, {*values})
-    problems += _at_odds(clean)
+    problems += contradictions(clean)
     if problems:
         raise PreflightError(problems)
     groups = {
@@ -438,45 +438,3 @@ def _one_process_each(clean: dict[str, Any]) -> None:
         each = devices.device_environments(device) if clean.get("cluster") == "processes" else []
         if each and not clean.get("adapt"):
             clean["workers"] = clean.get("workers") or len(each)
-
-
-def _at_odds(clean: Mapping[str, Any]) -> list[ScorerError]:
-    """Options that contradict each other."""
-    found: list[ScorerError] = []
-    kind = clean.get("cluster") or "embedded"
-    given = [name for name in ("scheduler", "scheduler_file") if clean.get(name)]
-    if given and (kind != "embedded" or len(given) > 1):
-        what, hint = "two clusters were asked for", "give --scheduler, --scheduler-file or --cluster, only one of them"
-        both = [f"--{name.replace('_', '-')} {clean[name]}" for name in given]
-        both += [f"--cluster {kind}"] if kind != "embedded" else []
-        found.append(OptionsError(what, "--scheduler, --cluster", "one of them", " and ".join(both), hint))
-    ours = kind == "processes" or kind in QUEUES
-    for name in ("workers", "adapt"):
-        asked = clean.get(name)
-        if asked is None or ours or (name == "workers" and asked == 1):
-            continue
-        what, hint = "workers need processes", f"add --cluster processes or {QUEUES[0]}, or use --threads"
-        if given:
-            hint = f"leave --{name} out: the workers of the scheduler are used"
-        wish = f"--{name} {asked} with --cluster {kind}"
-        found.append(OptionsError(what, f"--{name}", "--cluster processes, or a job queue", wish, hint))
-    if clean.get("dashboard") and kind == "synchronous":
-        what, hint = "one thread without Dask's scheduler has no dashboard", "leave --dashboard out"
-        found.append(OptionsError(what, "--dashboard", "a cluster", "--cluster synchronous", hint))
-    if clean.get("workers") and clean.get("adapt"):
-        pair = f"--workers {clean['workers']} and --adapt {clean['adapt']}"
-        what, hint = "the number of workers is fixed or adapted", "give --workers or --adapt, not both"
-        found.append(OptionsError(what, "--workers, --adapt", "one of them", pair, hint))
-    with suppress(OptionsError):
-        device = devices.parse(clean.get("device", "auto"))
-        if len(device.ids) > 1 and kind != "processes":
-            what, hint = "several devices need a process each", "--cluster processes, or one device: a job sees its own"
-            wish = f"--device {clean['device']} with --cluster {kind}"
-            found.append(OptionsError(what, "--device", "--cluster processes", wish, hint))
-    jobs = [name for name in ("queue", "walltime", "memory", "interface", "job_extra") if clean.get(name)]
-    if jobs and kind not in QUEUES:
-        what = f"{quoted_list(jobs)} asked of a job queue, and none was chosen"
-        hint = f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ..."
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in jobs)
-        found.append(OptionsError(what, flags, "a job queue", f"--cluster {kind}", hint))
-    return found

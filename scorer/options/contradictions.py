@@ -1,0 +1,128 @@
+"""Options that contradict each other: one function for each rule."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+from scorer.display.words import quoted_list
+from scorer.errors import OptionsError, ScorerError
+from scorer.host import devices
+from scorer.options.values import QUEUES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+_FOR_QUEUES = ("queue", "walltime", "memory", "interface", "job_extra")
+"""Options of the jobs of a queue."""
+
+
+def contradictions(options: Mapping[str, Any]) -> list[ScorerError]:
+    """Return one error for each contradiction; `options` are checked values by their keys."""
+    found = (
+        _two_clusters(options),
+        _workers_without_processes(options, "workers"),
+        _workers_without_processes(options, "adapt"),
+        _dashboard_without_scheduler(options),
+        _fixed_and_adapted_workers(options),
+        _devices_without_processes(options),
+        _jobs_without_queue(options),
+    )
+    return [problem for problem in found if problem is not None]
+
+
+def _two_clusters(options: Mapping[str, Any]) -> OptionsError | None:
+    kind, schedulers = _cluster(options), _schedulers(options)
+    if not schedulers or (kind == "embedded" and len(schedulers) == 1):
+        return None
+    found = [f"{_flag(name)} {options[name]}" for name in schedulers]
+    found += [f"--cluster {kind}"] if kind != "embedded" else []
+    return OptionsError(
+        "two clusters were asked for",
+        where="--scheduler, --cluster",
+        expected="one of them",
+        found=" and ".join(found),
+        hint="give --scheduler, --scheduler-file or --cluster, only one of them",
+    )
+
+
+def _workers_without_processes(options: Mapping[str, Any], name: Literal["workers", "adapt"]) -> OptionsError | None:
+    kind, number = _cluster(options), options.get(name)
+    if number is None or kind in {"processes", *QUEUES} or (name == "workers" and number == 1):
+        return None
+    return OptionsError(
+        "workers need processes",
+        where=_flag(name),
+        expected="--cluster processes, or a job queue",
+        found=f"{_flag(name)} {number} with --cluster {kind}",
+        hint=(
+            f"leave {_flag(name)} out: the workers of the scheduler are used"
+            if _schedulers(options)
+            else f"add --cluster processes or {QUEUES[0]}, or use --threads"
+        ),
+    )
+
+
+def _dashboard_without_scheduler(options: Mapping[str, Any]) -> OptionsError | None:
+    if not options.get("dashboard") or _cluster(options) != "synchronous":
+        return None
+    return OptionsError(
+        "one thread without Dask's scheduler has no dashboard",
+        where="--dashboard",
+        expected="a cluster",
+        found="--cluster synchronous",
+        hint="leave --dashboard out",
+    )
+
+
+def _fixed_and_adapted_workers(options: Mapping[str, Any]) -> OptionsError | None:
+    if not options.get("workers") or not options.get("adapt"):
+        return None
+    return OptionsError(
+        "the number of workers is fixed or adapted",
+        where="--workers, --adapt",
+        expected="one of them",
+        found=f"--workers {options['workers']} and --adapt {options['adapt']}",
+        hint="give --workers or --adapt, not both",
+    )
+
+
+def _devices_without_processes(options: Mapping[str, Any]) -> OptionsError | None:
+    kind = _cluster(options)
+    with suppress(OptionsError):  # the device is checked later, and the error about its name is raised there
+        if len(devices.parse(options.get("device", "auto")).ids) > 1 and kind != "processes":
+            return OptionsError(
+                "several devices need a process each",
+                where="--device",
+                expected="--cluster processes",
+                found=f"--device {options['device']} with --cluster {kind}",
+                hint="--cluster processes, or one device: a job sees its own",
+            )
+    return None
+
+
+def _jobs_without_queue(options: Mapping[str, Any]) -> OptionsError | None:
+    names = [name for name in _FOR_QUEUES if options.get(name)]
+    if not names or _cluster(options) in QUEUES:
+        return None
+    return OptionsError(
+        f"{quoted_list(names)} asked of a job queue, and none was chosen",
+        where=", ".join(map(_flag, names)),
+        expected="a job queue",
+        found=f"--cluster {_cluster(options)}",
+        hint=f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ...",
+    )
+
+
+def _cluster(options: Mapping[str, Any]) -> str:
+    return options.get("cluster") or "embedded"
+
+
+def _schedulers(options: Mapping[str, Any]) -> list[str]:
+    """Return the options that name a running scheduler."""
+    return [name for name in ("scheduler", "scheduler_file") if options.get(name)]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
