@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from scorer.cluster.connect import Client, Cluster
     from scorer.events import Observer
-    from scorer.options.request import Asked
+    from scorer.options.request import RequestArguments
     from scorer.plan.prepared import Plan
     from scorer.report.outcome import Report
 
@@ -24,7 +24,7 @@ def prepare(
     input: str | Path | Sequence[str | Path],  # noqa: A002 - the same name as the TOML key
     model: str | Path,
     output: str | Path | None = None,
-    **options: Unpack[Asked],  # one keyword per flag, checked by type checkers and at run time
+    **options: Unpack[RequestArguments],  # one keyword per flag, checked by type checkers and at run time
 ) -> Plan:
     """Return what a run would do, or every reason why it cannot be done.
 
@@ -90,7 +90,7 @@ def run(
     client: Client | Cluster | None = None,
     observers: Sequence[Observer] = (),
     progress: bool | None = None,
-    **options: Unpack[Asked],  # one keyword per flag, checked by type checkers and at run time
+    **options: Unpack[RequestArguments],  # one keyword per flag, checked by type checkers and at run time
 ) -> Report:
     """Prepare, check and execute: what ``scorer run`` does.
 

@@ -204,7 +204,7 @@ def _commands(
     same = baseline.Loop(threads=threads, batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens, like_scorer=True)
     pool = baseline.Loop(threads=threads, batch_rows=usual, batch_tokens=None, like_scorer=False)
     plain = replace(pool, threads=1)
-    asked = as_flags(options.asked(), {"output", "overwrite", "work_dir"})
+    asked = as_flags(options.non_defaults(), {"output", "overwrite", "work_dir"})
     flags = [word for flag in asked for word in flag]
 
     def loop(settings: baseline.Loop) -> Callable[[str, str], list[str]]:

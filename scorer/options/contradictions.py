@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 _FOR_QUEUES = ("queue", "walltime", "memory", "interface", "job_extra")
-"""Options of the jobs of a queue."""
+"""Options that only the jobs of a queue use."""
 
 
 def contradictions(options: Mapping[str, Any]) -> list[ScorerError]:
@@ -39,11 +39,11 @@ def _two_clusters(options: Mapping[str, Any]) -> OptionsError | None:
     found = [f"{_flag(name)} {options[name]}" for name in schedulers]
     found += [f"--cluster {kind}"] if kind != "embedded" else []
     return OptionsError(
-        "two clusters were asked for",
+        "two clusters are requested",
         where="--scheduler, --cluster",
         expected="one of them",
         found=" and ".join(found),
-        hint="give --scheduler, --scheduler-file or --cluster, only one of them",
+        hint="give only one of --scheduler, --scheduler-file and --cluster",
     )
 
 
@@ -52,12 +52,12 @@ def _workers_without_processes(options: Mapping[str, Any], name: Literal["worker
     if number is None or kind in {"processes", *QUEUES} or (name == "workers" and number == 1):
         return None
     return OptionsError(
-        "workers need processes",
+        f"{_flag(name)} needs worker processes",
         where=_flag(name),
         expected="--cluster processes, or a job queue",
         found=f"{_flag(name)} {number} with --cluster {kind}",
         hint=(
-            f"leave {_flag(name)} out: the workers of the scheduler are used"
+            f"leave {_flag(name)} out; the workers of the scheduler are used"
             if _schedulers(options)
             else f"add --cluster processes or {QUEUES[0]}, or use --threads"
         ),
@@ -68,9 +68,9 @@ def _dashboard_without_scheduler(options: Mapping[str, Any]) -> OptionsError | N
     if not options.get("dashboard") or _cluster(options) != "synchronous":
         return None
     return OptionsError(
-        "one thread without Dask's scheduler has no dashboard",
+        "--cluster synchronous has no dashboard",
         where="--dashboard",
-        expected="a cluster",
+        expected="a cluster with a scheduler",
         found="--cluster synchronous",
         hint="leave --dashboard out",
     )
@@ -80,7 +80,7 @@ def _fixed_and_adapted_workers(options: Mapping[str, Any]) -> OptionsError | Non
     if not options.get("workers") or not options.get("adapt"):
         return None
     return OptionsError(
-        "the number of workers is fixed or adapted",
+        "--workers and --adapt cannot be combined",
         where="--workers, --adapt",
         expected="one of them",
         found=f"--workers {options['workers']} and --adapt {options['adapt']}",
@@ -93,11 +93,11 @@ def _devices_without_processes(options: Mapping[str, Any]) -> OptionsError | Non
     with suppress(OptionsError):  # the device is checked later, and the error about its name is raised there
         if len(devices.parse(options.get("device", "auto")).ids) > 1 and kind != "processes":
             return OptionsError(
-                "several devices need a process each",
+                "several devices need one process each",
                 where="--device",
                 expected="--cluster processes",
                 found=f"--device {options['device']} with --cluster {kind}",
-                hint="--cluster processes, or one device: a job sees its own",
+                hint="add --cluster processes, or name one device: a job of a queue sees only its own",
             )
     return None
 
@@ -107,7 +107,7 @@ def _jobs_without_queue(options: Mapping[str, Any]) -> OptionsError | None:
     if not names or _cluster(options) in QUEUES:
         return None
     return OptionsError(
-        f"{quoted_list(names)} asked of a job queue, and none was chosen",
+        f"{quoted_list(names)} can only be used with a job queue",
         where=", ".join(map(_flag, names)),
         expected="a job queue",
         found=f"--cluster {_cluster(options)}",

@@ -1,4 +1,4 @@
-"""The language of --feed, --fetch and --keep: names, lists, ranges, globs, quotes, bars and calls.
+"""The syntax of --feed, --fetch and --keep: names, lists, ranges, globs, quotes, pipes and calls.
 
 x=f0..f27                          a range of columns for the tensor x
 x='a, b',c*                        a column with a comma in its name, and a glob
@@ -20,17 +20,17 @@ _NAME = re.compile(r"\s*(?:'((?:[^']|'')+)'|([^,'\s](?:[^,']*[^,'\s])?))\s*(?:,(
 _CALL = re.compile(r"^\s*([A-Za-z_]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 
 Setting = str | int | float | bool | None | tuple[str, ...] | tuple[float, ...]
-"""One thing that a converter or a step was told; goes to plan.json and back."""
+"""The value of one setting of a converter or a step, as plan.json holds it."""
 
 
 def split_names(text: str) -> list[str] | None:
-    """Comma-separated names, where 'a, name' is one; None when it cannot be understood."""
+    """Return comma-separated names, where 'a, name' is one; None if the text cannot be parsed."""
     names = _names(text)
     return None if names is None else [name for name, _ in names]
 
 
 def _names(text: str) -> list[tuple[str, bool]] | None:
-    """As `split_names`, each with whether it was quoted."""
+    """Return what `split_names` does, each name with whether it was quoted."""
     names, at = [], 0
     while at < len(text):
         match = _NAME.match(text, at)
@@ -52,7 +52,7 @@ class Call:
 
 
 def split_pipe(text: str) -> list[str]:
-    """The pieces between bars that are neither quoted nor inside brackets."""
+    """Return the pieces between the bars; a bar that is quoted or in brackets does not split."""
     pieces, start, depth, quoted = [], 0, 0, False
     for at, letter in enumerate(text):
         quoted ^= letter == "'"
@@ -64,7 +64,7 @@ def split_pipe(text: str) -> list[str]:
 
 
 def parse_call(text: str) -> Call | None:
-    """A converter or a step; None when it is not written as one."""
+    """Return a converter or a step; None if the text is not a call."""
     match = _CALL.match(text)
     if match is None:
         return None
@@ -90,22 +90,22 @@ _WITH_FILE = ("text", "vocab")
 
 @dataclass(frozen=True, slots=True)
 class FeedText:
-    """One --feed, taken apart once; only where the tensor's name ends has to wait for the model."""
+    """One --feed, parsed once. Only `split`, which knows the model, finds where the tensor's name ends."""
 
     text: str
-    """As typed. Without the tensor, if that was given apart."""
+    """The text as typed, without the tensor if that is given separately."""
     tensor: str | None = None
-    """Given apart, as the key of a table."""
+    """The tensor, if it is given separately as the key of a table."""
     tokens: tuple[str, ...] | None = None
-    """Column tokens given apart, as a list."""
+    """The column tokens, if they are given as a list."""
     call: Call | None = None
-    """The converter."""
+    """The converter, if there is one."""
     at: int = 0
-    """Where the converter begins in the text."""
+    """Where the converter starts in the text."""
 
     @classmethod
     def parse(cls, text: str, tensor: str | None = None) -> FeedText:
-        """Take a text apart: the converter follows the last bar, or else the first '=' that one can follow."""
+        """Parse a text: the converter follows the last bar, or else the first '=' that a converter can follow."""
         bars = [at for at in range(len(text) - 1, -1, -1) if text[at] == "|"]
         equals = [at for at in range(len(text)) if text[at] == "="] if text.rstrip().endswith(")") else []
         for cut in bars + equals:
@@ -117,26 +117,26 @@ class FeedText:
 
     @classmethod
     def of(cls, tensor: str, tokens: Sequence[str]) -> FeedText:
-        """A tensor with a list: exact column tokens, or one text with a converter."""
+        """Return the feed of a tensor from a list: column tokens, or one text with a converter."""
         if len(tokens) == 1 and len(split_pipe(tokens[0])) > 1:
             return cls.parse(tokens[0], tensor)
         return cls("", tensor, tuple(tokens))
 
     def __str__(self) -> str:
-        """As a --feed."""
+        """Return the text of a --feed."""
         text = self.text if self.tokens is None else ",".join(self.tokens)
         return text if self.tensor is None else f"{self.tensor}={text}"
 
     @property
     def value(self) -> str | tuple[str, tuple[str, ...]]:
-        """The plain value that it was made from, for JSON."""
+        """The plain value that this feed was parsed from, for JSON."""
         if self.tensor is None:
             return self.text
         return self.tensor, (self.text,) if self.tokens is None else self.tokens
 
     @property
     def file(self) -> str | None:
-        """The first argument of a converter that may name a file there."""
+        """The first argument of the converter, if that may name a file."""
         return self.call.args[0] if self.call and self.call.name in _WITH_FILE and self.call.args else None
 
     def beside(self, folder: str) -> FeedText:
@@ -171,41 +171,41 @@ class FeedText:
 
 
 _NUMBERED = re.compile(r"^(.*?)(\d+)$", re.ASCII)
-_WORTH_A_RANGE = 3  # columns
+_MIN_RANGE = 3  # columns; fewer are shorter without a range
 
 
 def quoted(name: str) -> str:
-    """Return a column name as a feed or --keep reads it."""
+    """Return a column name as --feed and --keep read it, quoted if necessary."""
     plain = name and name == name.strip() and not set(name) & set(",'*?[|") and ".." not in name
     return name if plain else "'" + name.replace("'", "''") + "'"
 
 
 def ranged(columns: Sequence[str]) -> list[str]:
-    """The shortest tokens that stand for these columns in this order: f0..f27 for many that count on."""
-    told: list[str] = []
-    left = list(columns)
-    while left:
-        match = _NUMBERED.match(left[0])
+    """Return the shortest tokens for these columns in this order: f0..f27 for columns numbered in sequence."""
+    tokens: list[str] = []
+    rest = list(columns)
+    while rest:
+        match = _NUMBERED.match(rest[0])
         run = 1
         if match:
             width = len(match[2]) if match[2].startswith("0") else 0
-            while run < len(left) and left[run] == f"{match[1]}{int(match[2]) + run:0{width}}":
+            while run < len(rest) and rest[run] == f"{match[1]}{int(match[2]) + run:0{width}}":
                 run += 1
-        first, last = left[0], left[run - 1]
-        short = run >= _WORTH_A_RANGE and quoted(first) == first and f"{first}..{last}" not in columns
-        told += [f"{first}..{last}"] if short else map(quoted, left[:run])
-        left = left[run:]
-    return told
+        first, last = rest[0], rest[run - 1]
+        short = run >= _MIN_RANGE and quoted(first) == first and f"{first}..{last}" not in columns
+        tokens += [f"{first}..{last}"] if short else map(quoted, rest[:run])
+        rest = rest[run:]
+    return tokens
 
 
 def feed_line(tensor: str, columns: Sequence[str]) -> str:
-    """A --feed that can be pasted into a shell."""
+    """Return a --feed that can be pasted into a shell."""
     text = tensor + "=" + ",".join(ranged(columns))
     return "--feed '" + text.replace("'", "'\"'\"'") + "'"
 
 
 def split_known(text: str, names: Sequence[str]) -> tuple[str | None, str]:
-    """Cut at the first '=' that leaves a known name; the whole text may be one."""
+    """Split a text at the first '=' that follows a known name: (the name or None, the rest)."""
     if text in names:
         return text, ""
     for match in re.finditer("=", text):

@@ -1,6 +1,6 @@
-"""What was asked: frozen dataclasses, one field per flag and TOML key.
+"""The request: frozen dataclasses with one field for each flag and TOML key.
 
-Decides nothing about data or models; only says whether a request makes sense by itself.
+`build` checks the values and their combinations. It reads no data and no model.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from scorer.options.grammar import FeedText
 
 
-PART_BYTES = 64 * 2**20  # decoded; large enough that 3 ms of Dask per part disappear, small in memory
+PART_BYTES = 64 * 2**20  # decoded; large enough that Dask's 3 ms per part do not matter, and small in memory
 
 
-def ask(
+def option(
     default: Any,  # noqa: ANN401 - as dataclasses.field
     help_: str,
     rule: rules.Rule,
@@ -37,10 +37,10 @@ def ask(
     completes: str = "",
     scores: bool = False,
 ) -> Any:  # noqa: ANN401 - as dataclasses.field
-    """A field that is also a flag, a TOML key and a keyword of `run`.
+    """Return a dataclass field that is also a flag, a TOML key and a keyword of `run`.
 
-    `rule` reads its value; None is allowed where it is the default. A field without a metavar is a switch.
-    `completes` is "file" or "dir" where a shell completes those. `scores` if another value gives another output.
+    `rule` parses its value; None is allowed if it is the default. A field without a metavar is a switch.
+    `completes` is "file" or "dir" if a shell completes such paths. `scores` is true if the value affects the output.
     """
     rule = rules.optional(rule) if default is None else rule
     metadata = {"help": help_, "rule": rule, "metavar": metavar, "completes": completes, "scores": scores}
@@ -49,20 +49,20 @@ def ask(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputOptions:
-    """Input rows."""
+    """Which rows are scored."""
 
-    where: tuple[str, ...] = ask(
+    where: tuple[str, ...] = option(
         (), "Score only rows that match: 'COLUMN op LITERAL', 'COLUMN in (...)' or 'COLUMN is [not] null'. "
         "Repeatable; a row must match all conditions.", rule=rules.TEXTS, metavar="CONDITION", scores=True,
     )  # fmt: skip
-    limit: int | None = ask(
+    limit: int | None = option(
         None,
         "Score only the first N rows of the input, counted before --where.",
         rule=rules.LIMIT,
         metavar="N",
         scores=True,
     )
-    part_bytes: int | None = ask(
+    part_bytes: int | None = option(
         None,
         "Decoded size of one part, such as 64MiB. Smaller parts need less memory.",
         rule=rules.PART_SIZE,
@@ -72,40 +72,40 @@ class InputOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BindingOptions:
-    """Columns and tensors."""
+    """How columns feed tensors, and which columns are written."""
 
-    feed: tuple[FeedText, ...] = ask(
+    feed: tuple[FeedText, ...] = option(
         (), "Columns that feed an input tensor: names, lists, globs and ranges, such as f0..f27, 'a b' or "
         "x_*. Repeatable.", rule=rules.FEEDS, completes="file", metavar="TENSOR=COLUMNS", scores=True,
     )  # fmt: skip
-    transform: str | None = ask(
+    transform: str | None = option(
         None, "Python function that takes a pandas frame and returns one with the same rows; its columns feed "
         "the model. It runs in worker processes unless you set --cluster.",
         rule=rules.TEXT, metavar="MODULE:FUNCTION", scores=True,
     )  # fmt: skip
-    fetch: tuple[str, ...] = ask(
+    fetch: tuple[str, ...] = option(
         (), "Write only this output, under a new name if you give one. An output of width n becomes the "
         "columns NAME_0 to NAME_n-1. Repeatable. Default: all outputs.", rule=rules.TEXTS,
         metavar="TENSOR[=COLUMN]", scores=True,
     )  # fmt: skip
-    keep: tuple[str, ...] = ask(
+    keep: tuple[str, ...] = option(
         ("all",), "Input columns to keep in the output: all, none, or names and globs. Default: all.", rule=rules.KEEP,
         metavar="COLUMNS", scores=True,
     )  # fmt: skip
-    row_id: bool = ask(
+    row_id: bool = option(
         default=False,
         help_="Add the columns _file and _row, which say where each row came from.",
         rule=rules.SWITCH,
         scores=True,
     )
-    prefix: str = ask(
+    prefix: str = option(
         "", "Text to put before the name of every output column.", rule=rules.ANY_TEXT, metavar="TEXT", scores=True
     )
-    on_null: tuple[str, ...] = ask(
+    on_null: tuple[str, ...] = option(
         (), "What to do with a null in a fed column: error, nan or a constant, for all tensors or for one. "
         "Default: nan for floats, error for other types.", rule=rules.TEXTS, metavar="[TENSOR=]POLICY", scores=True,
     )  # fmt: skip
-    on_lossy: str = ask(
+    on_lossy: str = option(
         "error", "What to do with a value that a cast would change: error makes a bad row, warn counts it. "
         "Default: error.", rule=rules.one_of("error", "warn"),
         metavar="error|warn", scores=True,
@@ -114,42 +114,42 @@ class BindingOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringOptions:
-    """Batches and error limits."""
+    """Batch size and error limits."""
 
-    batch_rows: int | None = ask(
+    batch_rows: int | None = option(
         None, "Rows per ONNX call. Default: chosen by a short probe.", rule=rules.COUNT, metavar="N", scores=True
     )
-    max_bad_rows: str = ask(
+    max_bad_rows: str = option(
         "0",
         "Publish if at most this many rows (N or P%) are bad. Bad rows go to quarantine. Default: 0.",
         rule=rules.BUDGET,
         metavar="N|P%",
     )
-    max_nan_rows: str | None = ask(
+    max_nan_rows: str | None = option(
         None,
         "Fail if more than this many rows (N or P%) have a NaN score. Default: warn above half.",
         rule=rules.BUDGET,
         metavar="N|P%",
     )
-    batch_timeout: float | None = ask(
+    batch_timeout: float | None = option(
         None, "Time limit of one ONNX call. A call that hangs longer ends its worker process, or the run if it "
         "scores in its own process. Default: no limit.", rule=rules.SECONDS, metavar="SECONDS",
     )  # fmt: skip
-    strict: bool = ask(default=False, help_="Turn warnings that question the scores into errors.", rule=rules.SWITCH)
-    tune: bool = ask(default=True, help_="Choose the batch size with a short probe.", rule=rules.SWITCH)
+    strict: bool = option(default=False, help_="Turn warnings that question the scores into errors.", rule=rules.SWITCH)
+    tune: bool = option(default=True, help_="Choose the batch size with a short probe.", rule=rules.SWITCH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """Device and runtime."""
+    """The device and the runtime."""
 
-    device: str = ask(
+    device: str = option(
         "auto", "auto, cpu, cuda, tensorrt, ...; cuda:1 selects one of several GPUs, cuda:0,1 starts a process for "
         "each. If the device you name does not work, the run fails. Default: auto.",
         rule=rules.TEXT, metavar="DEVICE", scores=True,
     )  # fmt: skip
 
-    ort_library: str | None = ask(
+    ort_library: str | None = option(
         None, "Shared library with custom operators for ONNX Runtime. Every worker must be able to read it.",
         rule=rules.TEXT, completes="file", metavar="PATH", scores=True,
     )  # fmt: skip
@@ -157,28 +157,28 @@ class SessionOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """Output."""
+    """Where and how the output is written."""
 
-    output: str | None = ask(
+    output: str | None = option(
         None,
         "Folder for the result. Default: beside the input, as NAME.scored.",
         rule=rules.TEXT,
         completes="dir",
         metavar="DIR",
     )
-    overwrite: bool = ask(
+    overwrite: bool = option(
         default=False, help_="Replace the output of another run, in one step at the end.", rule=rules.SWITCH
     )
-    compression: str = ask(
+    compression: str = option(
         "source", "Parquet codec: source (the input's; kept columns are copied), none, snappy, zstd, lz4, gzip or "
         "brotli. Default: source.", rule=rules.one_of(*rules.COMPRESSIONS),
         metavar="CODEC", scores=True,
     )  # fmt: skip
-    row_group_rows: int | None = ask(
+    row_group_rows: int | None = option(
         None, "Rows per row group of the output. Default: as in the input, from 16,384 to 1,048,576.",
         rule=rules.COUNT, metavar="N", scores=True,
     )  # fmt: skip
-    work_dir: str | None = ask(
+    work_dir: str | None = option(
         None, "Folder for staging and proof, on the output's file system. Default: OUT.scorer.",
         rule=rules.TEXT, completes="dir", metavar="DIR",
     )  # fmt: skip
@@ -186,58 +186,60 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterOptions:
-    """Workers and cluster."""
+    """The workers that score."""
 
-    cluster: str | None = ask(
+    cluster: str | None = option(
         None, "Where parts are scored: embedded (threads in this process), processes, synchronous (one thread, "
         "for debugging), or jobs of a queue: slurm, pbs, sge, lsf, htcondor, oar. Default: embedded, or "
         "processes if a probe shows that threads block each other.",
         rule=rules.one_of(*rules.CLUSTERS), metavar="KIND",
     )  # fmt: skip
-    scheduler: str | None = ask(None, "Address of a running Dask scheduler to use.", rule=rules.TEXT, metavar="ADDRESS")
-    scheduler_file: str | None = ask(
+    scheduler: str | None = option(
+        None, "Address of a running Dask scheduler to use.", rule=rules.TEXT, metavar="ADDRESS"
+    )
+    scheduler_file: str | None = option(
         None,
         "File that contains the address of a running Dask scheduler, as under MPI.",
         rule=rules.TEXT,
         completes="file",
         metavar="FILE",
     )
-    workers: int | None = ask(
+    workers: int | None = option(
         None,
         "Number of worker processes or jobs. Default: by the number of cores, or one job.",
         rule=rules.COUNT,
         metavar="N",
     )
-    threads: int | None = ask(
+    threads: int | None = option(
         None, "Scoring threads per worker. Default: the usable cores.", rule=rules.COUNT, metavar="N"
     )
-    adapt: str | None = ask(
+    adapt: str | None = option(
         None,
         "Fewest and most processes or jobs; the number follows the remaining work. Use it instead of --workers.",
         rule=rules.SPAN,
         metavar="MIN:MAX",
     )
-    queue: str | None = ask(
+    queue: str | None = option(
         None, "Queue or partition for the jobs. Default: from Dask's jobqueue.yaml.", rule=rules.TEXT, metavar="NAME"
     )
-    walltime: str | None = ask(
+    walltime: str | None = option(
         None, "Time limit of a job, as [DAYS-]HOURS:MINUTES:SECONDS. A worker takes no part that it could not "
         "finish in time.", rule=rules.WALLTIME,
         metavar="TIME",
     )  # fmt: skip
-    memory: int | None = ask(None, "Memory of a job, such as 16GiB.", rule=rules.MEMORY_SIZE, metavar="SIZE")
-    interface: str | None = ask(
+    memory: int | None = option(None, "Memory of a job, such as 16GiB.", rule=rules.MEMORY_SIZE, metavar="SIZE")
+    interface: str | None = option(
         None, "Network interface that the jobs and this machine share, such as ib0.", rule=rules.TEXT, metavar="NAME"
     )
-    job_extra: tuple[str, ...] = ask(
+    job_extra: tuple[str, ...] = option(
         (), "Directive to add to the job script, such as --account=abc. Repeatable.", rule=rules.TEXTS, metavar="TEXT"
     )
-    tls: bool | None = ask(
+    tls: bool | None = option(
         None,
         "Encrypt connections between processes, with keys created for the run. Default: only for jobs.",
         rule=rules.SWITCH,
     )
-    dashboard: bool = ask(
+    dashboard: bool = option(
         default=False, help_="Serve Dask's dashboard on this machine's loopback address and print its URL. It is never "
         "encrypted, and every user of this machine can open it. From another machine: ssh -L "
         "PORT:127.0.0.1:PORT HOST.", rule=rules.SWITCH,
@@ -246,7 +248,7 @@ class ClusterOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """A whole request."""
+    """A complete, checked request."""
 
     input: tuple[str, ...]
     model: str
@@ -258,21 +260,21 @@ class Options:
     cluster: ClusterOptions = ClusterOptions()
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat: the keys of a job.toml."""
+        """Return all values as one flat mapping, with the keys of a job.toml."""
         flat: dict[str, Any] = {"input": list(self.input), "model": self.model}
         for group in GROUPS:
             flat |= dataclasses.asdict(getattr(self, group))
         return flat | {"feed": tuple(feed.value for feed in self.binding.feed)}
 
-    def asked(self) -> dict[str, Any]:
-        """What is not at its default."""
+    def non_defaults(self) -> dict[str, Any]:
+        """Return the input, the model and the values that differ from their defaults."""
         return {
             name: value for name, value in self.to_dict().items() if name not in FIELDS or value != FIELDS[name].default
         }
 
 
-class Asked(TypedDict, total=False):
-    """The keyword arguments of `prepare` and `run`: one per flag (a test compares)."""
+class RequestArguments(TypedDict, total=False):
+    """The keyword arguments of `prepare` and `run`: one for each flag; a test compares them."""
 
     feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str
     fetch: Sequence[str] | str
@@ -323,28 +325,37 @@ GROUPS: dict[str, type] = {
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS.values() for f in fields(group)}
 KEYS = ("input", "model", *FIELDS)
 _RULES = {"input": rules.PATHS, "model": rules.PATH} | {name: field.metadata["rule"] for name, field in FIELDS.items()}
-_QUOTED = set(",'")
-"""Letters that split a kept name unless it is quoted."""
+_SPLITTING = set(",'")
+"""Letters that would split a column name of --keep; such a name is quoted."""
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """A job file as a flat mapping; its keys are checked by `build`."""
+    """Return a job file as a flat mapping; `build` checks its keys."""
     path = Path(path)
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        what, found = "the job file is not there", "nothing"
-        raise OptionsError(what, str(path), "a TOML file", found, "check --config") from None
+        raise OptionsError(
+            "the job file does not exist",
+            where=str(path),
+            expected="a TOML file",
+            found="nothing",
+            hint="check the path of --config",
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        what = "the job file cannot be read"
-        hint = 'one key per flag, for example: feed = ["x=f0..f27"]'
-        raise OptionsError(what, str(path), "a TOML file", str(error), hint) from error
+        raise OptionsError(
+            "the job file cannot be read",
+            where=str(path),
+            expected="a TOML file",
+            found=str(error),
+            hint='write one key for each flag, for example: feed = ["x=f0..f27"]',
+        ) from error
 
 
 def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> Options:
-    """The checked request; every error of it at once.
+    """Check the values and return the request; raise `PreflightError` with all errors.
 
-    `where` tells, per key, how the user said it (a flag, a line of a job file).
+    `where` is the place of each value for error messages: a flag, or a key of a job file.
     """
     places = where or {}
     problems: list[ScorerError] = []
@@ -356,11 +367,11 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
             problems.append(error)
     remote = clean.get("scheduler") or clean.get("scheduler_file")
     if clean.get("transform") is not None and not remote:
-        clean["cluster"] = clean.get("cluster") or "processes"  # Python code holds the interpreter's lock
+        clean["cluster"] = clean.get("cluster") or "processes"  # Python code holds the GIL
         if clean["cluster"] == "processes":
             clean.setdefault("threads", 1)
     if not remote:
-        _one_process_each(clean)
+        _set_processes_for_devices(clean)
     problems += _missing(clean, {*values})
     problems += contradictions(clean)
     if problems:
@@ -372,13 +383,14 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
     return Options(input=clean["input"], model=clean["model"], **groups)
 
 
-def as_flags(asked: Mapping[str, Any], but: Container[str] = ()) -> list[tuple[str, ...]]:
-    """Return the flags that give the same options again, each with its value; `asked` is what `Options.asked` gives.
+def as_flags(given: Mapping[str, Any], but: Container[str] = ()) -> list[tuple[str, ...]]:
+    """Return the flags, each with its value, that give the same options again.
 
-    Its values may come from JSON. The input and the model are arguments, and left out.
+    `given` is what `Options.non_defaults` returns, or its JSON. The input and the model are arguments of the command,
+    and left out.
     """
     flags: list[tuple[str, ...]] = []
-    for name, value in asked.items():
+    for name, value in given.items():
         if name not in FIELDS or name in but or value is None:
             continue
         flag = f"--{name.replace('_', '-')}"
@@ -390,48 +402,60 @@ def as_flags(asked: Mapping[str, Any], but: Container[str] = ()) -> list[tuple[s
 
 
 def _flag_text(name: str, value: Any) -> str:  # noqa: ANN401 - JSON values
-    """One value as its flag takes it."""
+    """Return one value as its flag takes it."""
     if name == "feed" and not isinstance(value, str):
         tensor, columns = value
         piped = len(columns) == 1 and len(split_pipe(columns[0])) > 1
         return f"{tensor}={columns[0] if piped else ','.join(ranged(columns))}"
-    return quoted(value) if name == "keep" and _QUOTED & set(value) else str(value)
+    return quoted(value) if name == "keep" and _SPLITTING & set(value) else str(value)
 
 
 def build_cluster(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> ClusterOptions:
-    """The part of a request that says who works, checked by itself."""
+    """Check and return the options of a cluster, without an input and a model."""
     return build({"input": "-", "model": "-", **values}, where).cluster
 
 
 def _clean(name: str, value: Any, place: str) -> Any:  # noqa: ANN401 - TOML and Python values
-    """One value in its field's type."""
+    """Return one value in the type of its field, or raise `OptionsError`."""
     if name not in KEYS:
-        what = f"there is no option {name!r}"
-        raise OptionsError(what, place, "a name that scorer knows", repr(name), did_you_mean(name, KEYS))
+        raise OptionsError(
+            f"there is no option {name!r}",
+            where=place,
+            expected="the name of an option",
+            found=repr(name),
+            hint=did_you_mean(name, KEYS),
+        )
     rule = _RULES[name]
     try:
         return rule.read(value)
     except (TypeError, ValueError, OverflowError):
-        what = f"the value of {name!r} does not fit"
         flag = f"--{name.replace('_', '-')}"
         near = did_you_mean(str(value), rule.choices) if rule.choices else ""
         hint = near if near.startswith("did") else f"see `scorer run --help` for {flag if name in FIELDS else name}"
-        found = value if isinstance(value, str) and value.isdecimal() else repr(value)  # a number that was typed
-        raise OptionsError(what, place, rule.expected, found, hint) from None
+        found = value if isinstance(value, str) and value.isdecimal() else repr(value)  # typed numbers need no quotes
+        raise OptionsError(
+            f"the value of {name!r} is not valid", where=place, expected=rule.expected, found=found, hint=hint
+        ) from None
 
 
 def _missing(clean: Mapping[str, Any], given: set[str]) -> list[ScorerError]:
-    hint = "scorer run input.parquet --model m.onnx"
+    """Return an error if the input or the model is missing; a value that is not valid has its own error."""
     return [
-        OptionsError(f"no {name} was given", name, expected, "nothing", hint)
+        OptionsError(
+            f"no {name} was given",
+            where=name,
+            expected=expected,
+            found="nothing",
+            hint="scorer run input.parquet --model m.onnx",
+        )
         for name, expected in (("input", "files, folders or globs"), ("model", "an .onnx file"))
         if not clean.get(name) and (name not in given or name in clean)
     ]
 
 
-def _one_process_each(clean: dict[str, Any]) -> None:
-    """Several devices mean several processes; processes share out the devices that there are."""
-    with suppress(OptionsError):  # what is wrong with its name is said where it is looked for
+def _set_processes_for_devices(clean: dict[str, Any]) -> None:
+    """Set `cluster` and `workers` so that each requested device gets a process."""
+    with suppress(OptionsError):  # the device is checked later, and the error about its name is raised there
         device = devices.parse(clean.get("device", "auto"))
         if len(device.ids) > 1:
             clean["cluster"] = clean.get("cluster") or "processes"

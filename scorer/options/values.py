@@ -1,6 +1,6 @@
-"""What the value of an option may be, and how it is read: a rule for each kind of value.
+"""The allowed values of options, and how they are parsed: one rule for each kind of value.
 
-A field of the options names its rule (`ask(..., rule=COUNT)`).
+A field of the options names its rule: `option(..., rule=COUNT)`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 QUEUES = ("slurm", "pbs", "sge", "lsf", "htcondor", "oar")
-"""Job queues that a cluster can be asked of."""
+"""Job queues that can start workers."""
 CLUSTERS = ("embedded", "processes", "synchronous", *QUEUES)
 COMPRESSIONS = ("source", "none", "snappy", "zstd", "lz4", "gzip", "brotli")
 MIN_PART_BYTES = 4096
@@ -30,15 +30,15 @@ _UNITS = {"": 1, "b": 1} | {
 
 
 def parse_size(text: str | int) -> int:
-    """Bytes from 64MiB, 8MB or a number."""
+    """Return the bytes of a size such as 64MiB, 8MB or 4096."""
     match = _SIZE.match(str(text))
     if match is None:
         raise ValueError(text)
-    return _below_limit(int(float(match[1]) * _UNITS[match[2].lower()]))
+    return _int64(int(float(match[1]) * _UNITS[match[2].lower()]))
 
 
 def parse_walltime(text: str) -> int:
-    """Seconds of [DAYS-]HOURS:MINUTES:SECONDS."""
+    """Return the seconds of [DAYS-]HOURS:MINUTES:SECONDS."""
     match = _WALLTIME.match(text)
     if match is None:
         raise ValueError(text)
@@ -47,15 +47,15 @@ def parse_walltime(text: str) -> int:
 
 
 def parse_span(text: str) -> tuple[int, int]:
-    """(least, most) of MIN:MAX."""
-    least, _, most = text.partition(":")
-    if not (least.isdecimal() and most.isdecimal() and int(least) <= int(most) > 0):
+    """Return (minimum, maximum) of MIN:MAX."""
+    low, _, high = text.partition(":")
+    if not (low.isdecimal() and high.isdecimal() and int(low) <= int(high) > 0):
         raise ValueError(text)
-    return int(least), _below_limit(int(most))
+    return int(low), _int64(int(high))
 
 
 def parse_budget(text: str) -> tuple[float, bool]:
-    """(amount, is a share) from N or P%."""
+    """Return (amount, whether it is a share) of N or P%."""
     share = text.endswith("%")
     amount = float(text[:-1]) / 100 if share else int(text)
     if not amount >= 0 or (share and amount > 1):
@@ -64,7 +64,7 @@ def parse_budget(text: str) -> tuple[float, bool]:
 
 
 def within_budget(budget: str, count: int, total: int) -> bool:
-    """Whether `count` of `total` rows stay inside N or P%."""
+    """Return whether `count` of `total` rows are within N or P%."""
     amount, share = parse_budget(budget)
     return count <= (amount * total if share else amount)
 
@@ -100,8 +100,8 @@ def _paths(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python val
     return tuple(_text(path) for path in paths)
 
 
-def _below_limit(number: int) -> int:
-    """What Arrow and numpy can count."""
+def _int64(number: int) -> int:
+    """Return the number; raise ValueError if it is too large for Arrow and numpy."""
     if number >= 2**63:
         raise ValueError(number)
     return number
@@ -112,7 +112,7 @@ def _keep(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python valu
     names = [split_names(text) for text in texts] if isinstance(value, (str, tuple)) else [list(texts)]
     if not names or not all(names):
         raise ValueError(value)
-    return tuple(name for some in names for name in some or ())
+    return tuple(name for group in names for name in group or ())
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
@@ -124,7 +124,7 @@ def _text(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
 def _count(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
     if isinstance(value, bool) or int(value) != float(value) or int(value) < 1:
         raise ValueError(value)
-    return _below_limit(int(value))
+    return _int64(int(value))
 
 
 def _size(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
@@ -163,7 +163,7 @@ def _budget(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
 
 
 class Rule(NamedTuple):
-    """What a value may be, in words, and the function that reads it: ValueError or TypeError if it does not fit."""
+    """What a value may be, in words, and the function that parses it or raises ValueError or TypeError."""
 
     expected: str
     read: Callable[[Any], Any]
@@ -171,7 +171,7 @@ class Rule(NamedTuple):
 
 
 def one_of(*choices: str) -> Rule:
-    """One of a few words."""
+    """Return the rule for a value that is one of a few words."""
 
     def pick(value: str) -> str:
         return choices[choices.index(value)]
@@ -180,7 +180,7 @@ def one_of(*choices: str) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """As the rule, or None."""
+    """Return the same rule, but with None allowed."""
     return rule._replace(read=lambda value: None if value is None else rule.read(value))
 
 
@@ -190,16 +190,16 @@ def _limit(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
 
 PATH = Rule("a path", _text)
 PATHS = Rule("paths", _paths)
-COUNT = Rule("a whole number from 1", _count)
-LIMIT = Rule("a whole number from 0", _limit)
-TEXT = Rule("text that is not empty", _text)
+COUNT = Rule("a whole number, 1 or more", _count)
+LIMIT = Rule("a whole number, 0 or more", _limit)
+TEXT = Rule("non-empty text", _text)
 ANY_TEXT = Rule("text", lambda value: "" if value == "" else _text(value))
 SWITCH = Rule("true or false", _switch)
 TEXTS = Rule("text, or a list of texts", _texts)
 BUDGET = Rule("a number of rows, or a share from 0% to 100%", _budget)
-SECONDS = Rule("seconds above 0", _seconds)
-PART_SIZE = Rule(f"a size from {MIN_PART_BYTES} bytes, such as 64MiB", _size)
-MEMORY_SIZE = Rule(f"a size from {MIN_PART_BYTES} bytes, such as 16GiB", _size)
+SECONDS = Rule("a number of seconds above 0", _seconds)
+PART_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 64MiB", _size)
+MEMORY_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 16GiB", _size)
 FEEDS = Rule("TENSOR=COLUMNS, a list of them, or a table", _feeds)
 KEEP = Rule("all, none, or column names", _keep)
 SPAN = Rule("MIN:MAX, such as 0:20", _span)

@@ -75,7 +75,7 @@ class Plan:
             "canary": self.canary,
             "done": self.done,
             "resumes": self.resumes,
-            "asked": {name: as_json_value(value) for name, value in self.options.asked().items()},
+            "asked": {name: as_json_value(value) for name, value in self.options.non_defaults().items()},
             "input": None if frozen is None else _input_facts(frozen),
             "feed": None if frozen is None else [dataclasses.asdict(feed) for feed in frozen.binding.feeds],
             "fetch": None if frozen is None else [dataclasses.asdict(fetch) for fetch in frozen.binding.fetches],

@@ -86,7 +86,7 @@ def test_the_number_of_jobs_is_the_workers_or_the_maximum_of_adapt():
         (("--cluster", "slurm", "--adapt", "5:1"), "MIN:MAX"),
         (("--cluster", "slurm", "--adapt", "0:5", "--workers", "2"), "--workers or --adapt, not both"),
         (("--cluster", "htcondor", "--memory", "1GiB", "--queue", "x"), "HTCondor does not support --queue"),
-        (("--queue", "x"), "'queue' asked of a job queue, and none was chosen"),
+        (("--queue", "x"), "'queue' can only be used with a job queue"),
     ],
 )
 def test_wrong_job_flags_are_refused(flags, message):

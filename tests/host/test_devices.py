@@ -91,7 +91,7 @@ def test_several_devices_get_a_process_each(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["embedded", "slurm"])
 def test_several_devices_in_one_process_are_refused(kind):
-    with pytest.raises(PreflightError, match="several devices need a process each"):
+    with pytest.raises(PreflightError, match="several devices need one process each"):
         build({"input": "x", "model": "m", "device": "cuda:0,1", "cluster": kind})
 
 

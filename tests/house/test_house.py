@@ -187,7 +187,7 @@ def test_flags_are_the_fields_and_the_keywords_of_run():
     assert {p.name for p in main.commands["plan"].params} - {"input", "config", "model", "as_json", "debug"} == set(
         request.FIELDS
     )
-    assert set(request.Asked.__annotations__) == set(request.FIELDS) - {"output"}
+    assert set(request.RequestArguments.__annotations__) == set(request.FIELDS) - {"output"}
 
 
 def test_help_groups_the_flags_by_topic():

@@ -1,4 +1,4 @@
-"""Names, ranges and quotes: written as they are read."""
+"""Names, ranges and quotes are written as they are parsed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scorer.options.grammar import split_names
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "tokens"),
     [
         ([f"f{i}" for i in range(28)], ["f0..f27"]),
         (["id", "f1", "f2", "f3", "age"], ["id", "f1..f3", "age"]),
@@ -25,11 +25,11 @@ from scorer.options.grammar import split_names
         ([], []),
     ],
 )
-def test_many_columns_are_told_as_ranges(columns, told):
-    assert grammar.ranged(columns) == told
+def test_numbered_columns_are_written_as_ranges(columns, tokens):
+    assert grammar.ranged(columns) == tokens
 
 
 @given(st.lists(st.from_regex(r"\A[ab]?0{0,2}[0-9]{1,2}\Z"), unique=True, max_size=12))
-def test_a_told_range_is_read_as_the_columns_it_stands_for(columns):
+def test_a_written_range_is_parsed_as_the_same_columns(columns):
     tokens = split_names(",".join(grammar.ranged(columns))) or []
     assert request.expand(tokens, sorted(columns)) == (columns, [])

@@ -1,4 +1,4 @@
-"""A request makes sense by itself, or every error of it is told at once."""
+"""A request is checked without data: a valid one is built, and all errors of another are reported together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scorer.cli.flags import options_of
 from scorer.cli.main import main
 from scorer.errors import OptionsError, PreflightError
 from scorer.options.grammar import FeedText
-from scorer.options.request import FIELDS, GROUPS, KEYS, Asked, Options, as_flags, build, read_toml
+from scorer.options.request import FIELDS, GROUPS, KEYS, Options, RequestArguments, as_flags, build, read_toml
 from scorer.options.values import parse_budget, parse_size, within_budget
 
 BASE = {"input": "data", "model": "m.onnx"}
@@ -36,7 +36,7 @@ def problem_of(**values):
     return problem
 
 
-def test_every_error_is_told_at_once():
+def test_all_errors_are_reported_together():
     problems = problems_of(nope=1, batch_rows=0, device="", limit=-1, keep=5)
     assert len(problems) == 5
     with pytest.raises(PreflightError) as caught:
@@ -48,16 +48,16 @@ def test_every_error_is_told_at_once():
 
 @pytest.mark.parametrize(("wrong", "right"), [("limitt", "limit"), ("batchrows", "batch_rows"), ("imput", "input"),
                                               ("Feed", "feed"), ("outptu", "output")])  # fmt: skip
-def test_a_name_that_is_nearly_right_gets_a_suggestion(wrong, right):
+def test_a_misspelt_name_gets_a_suggestion(wrong, right):
     assert f"did you mean '{right}'?" in problem_of(**{wrong: 1}).hint
 
 
-def test_a_name_that_is_like_none_gets_the_list():
+def test_a_name_like_no_other_gets_the_list():
     hint = problem_of(zzzzzz=1).hint
     assert all(repr(key) in hint for key in KEYS)
 
 
-def test_the_error_says_where_the_value_was_given():
+def test_the_error_names_the_place_of_the_value():
     with pytest.raises(PreflightError, match=r"job\.toml, threads"):
         build({**BASE, "threads": "x"}, {"threads": "job.toml, threads"})
 
@@ -78,7 +78,7 @@ def test_sizes_are_read_as_written(text, size):
 @pytest.mark.parametrize(
     "text", ["", "MiB", "-5MiB", "5XB", "5 M B", "inf", "nan", "4095", "1KiB", 0, True, math.inf, [5]]
 )
-def test_a_size_that_makes_no_sense_is_refused(text):
+def test_an_invalid_size_is_refused(text):
     assert "part_bytes" in problem_of(part_bytes=text).what
 
 
@@ -92,7 +92,7 @@ def test_budgets_are_numbers_or_shares(text, amount):
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "101%", "-1%", "x", "%", "nan", "nan%", "inf%", None, True, [1]])
-def test_a_budget_that_makes_no_sense_is_refused(text):
+def test_an_invalid_budget_is_refused(text):
     assert "max_bad_rows" in problem_of(max_bad_rows=text).what
 
 
@@ -123,7 +123,7 @@ def test_feeds_come_as_text_list_or_table(toml, feed):
      "feed = {x = [5]}", '[[feed]]\nx = ["a"]', 'feed = [[5, ["a"]]]', "feed = true"],
 )  # fmt: skip
 def test_a_feed_of_another_form_is_refused(toml):
-    with pytest.raises(PreflightError, match="'feed' does not fit"):
+    with pytest.raises(PreflightError, match="'feed' is not valid"):
         build(BASE | tomllib.loads(toml))
 
 
@@ -132,7 +132,7 @@ WRONG = (None, True, 5, -1, 1.5, math.inf, math.nan, "", "x", [], [5], [[]], {},
 
 @pytest.mark.parametrize("name", KEYS)
 def test_no_value_of_any_kind_breaks_the_check(name):
-    """Whatever TOML or Python holds: it fits, or it is an error of ours."""
+    """Any value of TOML or Python is either valid or refused with an OptionsError."""
     for value in WRONG:
         try:
             got = build({**BASE, name: value})
@@ -158,8 +158,8 @@ def test_a_value_is_cleaned_to_its_fields_type(name, value, expected):
 
 
 @pytest.mark.parametrize("text", ["it's", "a,'b", "''", "a 'b'", "'a'b"])
-def test_a_keep_that_is_half_understood_is_refused(text):
-    """Dropping what does not parse would keep other columns in silence."""
+def test_a_keep_that_parses_only_in_part_is_refused(text):
+    """Dropping the unparsed part would keep other columns without a warning."""
     assert problem_of(keep=text).where == "keep"
 
 
@@ -167,24 +167,28 @@ def test_a_keep_that_is_half_understood_is_refused(text):
     ("values", "word"),
     [
         ({"scheduler": "tcp://x:1", "cluster": "processes"}, "two clusters"),
-        ({"workers": 2}, "workers need processes"),
-        ({"workers": 2, "cluster": "synchronous"}, "workers need processes"),
+        ({"workers": 2}, "--workers needs worker processes"),
+        ({"workers": 2, "cluster": "synchronous"}, "--workers needs worker processes"),
+        ({"adapt": "0:2"}, "--adapt needs worker processes"),
+        ({"dashboard": True, "cluster": "synchronous"}, "has no dashboard"),
+        ({"workers": 2, "adapt": "0:2", "cluster": "processes"}, "cannot be combined"),
+        ({"queue": "x", "walltime": "01:00:00"}, "'queue', 'walltime' can only be used with a job queue"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(values, word):
     assert word in problem_of(**values).what
 
 
-def test_asked_shows_only_what_is_not_the_default():
-    assert build(BASE).asked() == {"input": ["data"], "model": "m.onnx"}
+def test_only_values_that_differ_from_the_defaults_are_shown():
+    assert build(BASE).non_defaults() == {"input": ["data"], "model": "m.onnx"}
     defaults = {name: field.default for name, field in FIELDS.items()}
-    assert build(BASE | defaults).asked() == {"input": ["data"], "model": "m.onnx"}
-    asked = build({**BASE, "limit": 0, "tune": False, "keep": "all", "feed": "x=a"}).asked()
-    assert asked == {"input": ["data"], "model": "m.onnx", "limit": 0, "tune": False, "feed": ("x=a",)}
+    assert build(BASE | defaults).non_defaults() == {"input": ["data"], "model": "m.onnx"}
+    given = build({**BASE, "limit": 0, "tune": False, "keep": "all", "feed": "x=a"}).non_defaults()
+    assert given == {"input": ["data"], "model": "m.onnx", "limit": 0, "tune": False, "feed": ("x=a",)}
 
 
 def test_python_arguments_are_the_flags_without_the_output():
-    assert set(Asked.__annotations__) == set(FIELDS) - {"output"}
+    assert set(RequestArguments.__annotations__) == set(FIELDS) - {"output"}
 
 
 def test_to_dict_has_a_key_for_every_flag():
@@ -208,12 +212,12 @@ def test_requests_are_frozen():
         assert hash(value) is not None
 
 
-def test_no_name_stands_in_two_groups():
+def test_no_name_is_in_two_groups():
     assert len(FIELDS) == sum(len(dataclasses.fields(kind)) for kind in GROUPS.values())
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), [(None, "not there"), (b"a = ", "cannot be read"), (b"\xff", "cannot be read")]
+    ("content", "word"), [(None, "does not exist"), (b"a = ", "cannot be read"), (b"\xff", "cannot be read")]
 )
 def test_a_job_file_that_cannot_be_read_is_refused(tmp_path, content, word):
     path = tmp_path / "job.toml"
@@ -227,17 +231,23 @@ def test_a_job_file_is_a_request(tmp_path):
     path = tmp_path / "job.toml"
     path.write_text('input = ["a", "b"]\nmodel = "m"\nlimit = 5\nkeep = ["x"]\n[feed]\nt = ["c"]\n', "utf-8")
     options = build(read_toml(path))
-    assert options.asked() == {"input": ["a", "b"], "model": "m", "limit": 5, "keep": ("x",), "feed": (("t", ("c",)),)}
+    assert options.non_defaults() == {
+        "input": ["a", "b"],
+        "model": "m",
+        "limit": 5,
+        "keep": ("x",),
+        "feed": (("t", ("c",)),),
+    }
 
 
-def taken_apart(options):
-    """Tensor, columns and converter of each feed."""
+def parsed_feeds(options):
+    """Return the tensor, columns and converter of each feed."""
     feeds = [feed.split("xy", CONVERTERS) for feed in options.binding.feed]
     return [(tensor, expand(tokens, [f"f{i}" for i in range(4)]), call) for tensor, tokens, call in feeds]
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "given_values",
     [
         {"feed": {"x": ["a, b", "c", "f0", "f1", "f2", "f3"], "y": "text|text(tokenizer.json, max_length=8)"}},
         {"feed": {"x": ["a|vocab(u, w)"]}, "keep": ["it's, so", "a,b", "id", "x_*"], "fetch": ["p=q", "r"]},
@@ -258,13 +268,13 @@ def taken_apart(options):
         },
     ],
 )
-def test_options_as_flags_give_the_same_options_again(asked):
-    options = build(BASE | asked)
-    for plain in (options.asked(), json.loads(json.dumps(options.asked()))):
+def test_options_as_flags_give_the_same_options_again(given_values):
+    options = build(BASE | given_values)
+    for plain in (options.non_defaults(), json.loads(json.dumps(options.non_defaults()))):
         words = [word for flag in as_flags(plain) for word in flag]
         typed = main.commands["run"].make_context("run", ["data", "--model", "m.onnx", *words]).params
         again = options_of(None, {name: typed[name] for name in (*FIELDS, "input", "model")})
-        assert taken_apart(again) == taken_apart(options)
+        assert parsed_feeds(again) == parsed_feeds(options)
         assert {**again.to_dict(), "feed": ()} == {**options.to_dict(), "feed": ()}
 
 
@@ -281,6 +291,6 @@ def test_options_as_flags_give_the_same_options_again(asked):
         ("z=a", (None, ["z=a"], None)),
     ],
 )
-def test_a_feed_is_taken_apart_once_whatever_the_tensor_is_called(text, parts):
+def test_a_feed_is_parsed_whatever_the_tensor_is_called(text, parts):
     tensor, tokens, call = FeedText.parse(text).split(["x", "a|b"], CONVERTERS)
     assert (tensor, tokens, call and call.name) == parts
