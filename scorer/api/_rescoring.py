@@ -53,7 +53,7 @@ def rescore(place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]],
     faults: list[str] = []
     checked = equal = 0
     largest = 0.0
-    JOBS.prime(spec)
+    JOBS.add(spec)
     try:
         for part in plan.parts():
             if part.index not in chosen:
@@ -71,7 +71,7 @@ def rescore(place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]],
             else:
                 faults.append(f"{part.name}: {len(new)} rows are scored now, and the output has {len(old)}")
     finally:
-        JOBS.drop(spec.key)
+        JOBS.remove(spec.key)
     return Rescored(rows=checked, parts=len(chosen), equal=equal, difference=largest, faults=tuple(faults))
 
 

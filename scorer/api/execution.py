@@ -29,7 +29,7 @@ from scorer.plan.frozen import refuse_different
 from scorer.report.eventlog import EVENTS, EventLog
 from scorer.report.outcome import Report, time_before, total
 from scorer.report.progress import Progress
-from scorer.scoring.job import JOBS, Spec, meter
+from scorer.scoring.job import JOBS, Spec, prometheus_counters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -180,12 +180,12 @@ class Run:
         journal = staging_.Journal(staging)
         try:
             with Topic(workers.client, self.name, self.progress.to_dict) as topic:
-                self.observers += [one for one in (meter("driver"), topic) if one is not None]
+                self.observers += [one for one in (prometheus_counters("driver"), topic) if one is not None]
                 self.emit_plan_ready(workers)
                 self.collect_outcomes(workers, spec, journal, held)
         finally:
             journal.close()
-            JOBS.drop(spec.key)
+            JOBS.remove(spec.key)
 
     def parts_to_score(self) -> Iterator[Part]:
         """Yield the parts that are not committed, until the run stops."""

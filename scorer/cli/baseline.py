@@ -94,10 +94,10 @@ def _part(
     times.append(time.perf_counter())
     binding = plan.binding
     packs = pack(binding.feeds, rows.table)
-    order, edges = batches.by_length(packs) if loop.like_scorer else None, rows.edges
+    order, edges = batches.order_by_length(packs) if loop.like_scorer else None, rows.edges
     lengths = batches.lengths_of(packs)
     if order is not None and lengths is not None and loop.batch_tokens is not None:
-        edges = batches.budgeted(lengths[order], loop.batch_tokens)
+        edges = batches.token_edges(lengths[order], loop.batch_tokens)
     infer, results = 0.0, []
     names = list(dict.fromkeys(fetch.tensor for fetch in binding.fetches))
     for start, stop in pairwise(edges.tolist()):
@@ -105,7 +105,7 @@ def _part(
         feeds = {name: packed.batch(chosen) for name, packed in packs.items()}
         started = time.perf_counter()
         tensors = dict(zip(names, session.run(names, feeds), strict=True))
-        results.append([batches.stepped(fetch, tensors, feeds) for fetch in binding.fetches])
+        results.append([batches.apply_steps(fetch, tensors, feeds) for fetch in binding.fetches])
         infer += time.perf_counter() - started
     times.append(time.perf_counter())
     columns = [c for i, fetch in enumerate(binding.fetches) for c in unpack(fetch, [result[i] for result in results])]

@@ -56,7 +56,7 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
         Dask calls it in the worker's event loop, so it returns at once.
         """
         self._stop_ignoring = signals.ignore_interrupts_from(self._driver)
-        JOBS.prime(self.spec, worker.address, worker.log_event)
+        JOBS.add(self.spec, worker.address, worker.log_event)
         ends = deadline.job_end()
         if ends is not None:
             job = JOBS.job(self.spec.key)
@@ -64,7 +64,7 @@ class ScorerPlugin(WorkerPlugin):  # type: ignore[misc]  # distributed is untype
 
     def teardown(self, worker: object) -> None:  # noqa: ARG002 - distributed's signature
         """Drop the run. Dask calls it when the plugin is unregistered and when the worker closes."""
-        JOBS.drop(self.spec.key)
+        JOBS.remove(self.spec.key)
         self._stop_ignoring()
 
 
@@ -84,7 +84,7 @@ class _Carried:
 def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG001 - the wave makes Dask's keys unique
     """Return the rows of a part as a frame; an empty one if the part is skipped."""
     job = JOBS.job(key)
-    JOBS.fit(key)
+    JOBS.check_worker(key)
     carried = _Carried(Attempt(part))
     with in_flight(job, carried.attempt):
         part_.begin(job, carried.attempt)

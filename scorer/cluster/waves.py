@@ -89,7 +89,7 @@ def collection(parts: list[Part], key: str, meta: pd.DataFrame, wave: int = 0) -
 
 def _score_in_this_thread(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, ticker: Ticker) -> Iterator[Outcome]:
     """Score one part after the other in the calling thread, where a debugger can follow."""
-    JOBS.prime(spec)
+    JOBS.add(spec)
     try:
         for part in parts:
             try:
@@ -101,7 +101,7 @@ def _score_in_this_thread(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame,
                 yield part, receipt
             ticker()
     finally:
-        JOBS.drop(spec.key)
+        JOBS.remove(spec.key)
 
 
 @dataclass(frozen=True, slots=True)

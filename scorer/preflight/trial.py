@@ -131,7 +131,7 @@ def as_output(few: pa.Table, fed: pa.Table, binding: Binding, session: Session, 
 
 def _trial_batches(binding: Binding, table: pa.Table, rows: int) -> list[dict[str, np.ndarray]]:
     """Return batches that show shapes: first of real rows, then of made-up values; texts have several lengths."""
-    made_up = [batches_.fabricated(binding, rows, length) for length in (2, 3)]
+    made_up = [batches_.placeholder_feeds(binding, rows, length) for length in (2, 3)]
     if all(feed.kind != "text" or feed.shape != (None,) for feed in binding.feeds):
         del made_up[1:]
     if not table.num_rows:
@@ -143,7 +143,7 @@ def _trial_batches(binding: Binding, table: pa.Table, rows: int) -> list[dict[st
     good = [row for row in range(table.num_rows) if row not in bad]
     if not good:
         return made_up
-    order = batches_.by_length(packs)
+    order = batches_.order_by_length(packs)
     if order is None:
         chosen = [[good[i % len(good)] for i in range(rows)]]
         return [*_batches(packs, chosen), *made_up]

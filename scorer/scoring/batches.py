@@ -1,6 +1,6 @@
 """Score one table: columns to tensors, batches through the session, tensors to columns.
 
-No files and no Dask. A row that fails costs only itself: its batch is halved until it stands alone.
+Knows no files and no Dask. If a batch fails, it is halved until each bad row is alone; all other rows are scored.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 
 
 RowNumbers = np.ndarray | range
-"""Of rows, as they are counted in the table; few ask for each of them."""
-_ENOUGH_BAD = 4  # rows before their share is believed
-_MOST_ROWS = 64  # of short texts in one batch
-_GOOD_LUCK = 0.7  # bad rows expected in a group that fails every second time
+"""Row numbers in the table. A range where possible, because the single numbers are rarely needed."""
+_MIN_BAD_ROWS = 4  # fewer do not show the share of bad rows
+_MAX_TEXTS = 64  # rows of one batch, even if their texts are short
+_GROUP_BAD_ROWS = 0.7  # expected bad rows of a group that fails half the time: ln 2
 
 
 @dataclass(slots=True)
 class Scored:
-    """What came of one table; rows are counted as in it."""
+    """The scores of one table; rows are numbered as in the table."""
 
     columns: list[pa.Array]
     """Output columns in the binding's order, null in bad rows."""
     bad: dict[int, tuple[str, str]]
-    """Row to (stage, reason)."""
+    """(stage, reason) of each bad row, by its number."""
     rows: int
     nan: int
-    """Good rows with a NaN in any score."""
+    """Number of good rows with a NaN in any score."""
     lossy: int
     truncated: int
     calls: int
-    smallest: int
-    """Rows in the smallest halved batch, 0 if none was halved."""
+    smallest_batch: int
+    """Number of rows of the smallest halved batch; 0 if none was halved."""
     stages: Stages
 
     def good(self) -> pa.ChunkedArray | None:
@@ -64,48 +64,49 @@ class Scored:
 
 
 @dataclass(slots=True)
-class _Caller:
-    """Runs batches, padding and halving as needed, and keeps count."""
+class _BatchRunner:
+    """Runs batches, pads and halves them if necessary, and counts the calls."""
 
     session: Session
     binding: Binding
     packs: dict[str, Packed]
     calls: int = 0
-    smallest: int = 0
+    smallest_batch: int = 0
     infer_s: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)
 
     def run(self, feeds: dict[str, np.ndarray], rows: RowNumbers) -> Iterator[tuple[RowNumbers, list[Any]]]:
-        """Good rows with what each fetch made of them; `rows` are their numbers, failures go to `failed`."""
+        """Yield the numbers of good rows with the result of each fetch; record the others in `failed`."""
         waiting = [slice(0, len(rows))]
         good = bad = 0
         while waiting:
             span = waiting.pop()
-            some = rows[span]
-            if len(some) > (self.session.fits or len(some)):
-                waiting += self._cut(span, self.session.fits or 1)
+            batch = rows[span]
+            if len(batch) > (self.session.fits or len(batch)):
+                waiting += self._split(span, self.session.fits or 1)
                 continue
             try:
-                result = self._call(feeds if len(some) == len(rows) else take_rows(feeds, span, some, self.packs), some)
+                chosen = feeds if len(batch) == len(rows) else take_rows(feeds, span, batch, self.packs)
+                result = self._call(chosen, batch)
             except OutOfMemory:
-                if len(some) == 1:
+                if len(batch) == 1:
                     raise
-                self.session.fits = min(self.session.fits or len(some), len(some) // 2)
+                self.session.fits = min(self.session.fits or len(batch), len(batch) // 2)
                 waiting.append(span)
             except BatchError as error:
-                if len(some) > 1:
-                    waiting += self._cut(span, _smaller(len(some), bad, good))
+                if len(batch) > 1:
+                    waiting += self._split(span, _smaller(len(batch), bad, good))
                     continue
-                self.failed[int(some[0])] = error.found
+                self.failed[int(batch[0])] = error.found
                 bad += 1
             else:
-                good += len(some)
-                yield some, result
+                good += len(batch)
+                yield batch, result
 
-    def _cut(self, span: slice, step: int) -> list[slice]:
-        """The span in pieces of at most `step` rows, the first one last."""
+    def _split(self, span: slice, step: int) -> list[slice]:
+        """Return the span in pieces of at most `step` rows, in reverse order because `run` takes the last one first."""
         if step < span.stop - span.start:
-            self.smallest = min(self.smallest or step, step)
+            self.smallest_batch = min(self.smallest_batch or step, step)
         starts = range(span.start, span.stop, step)
         return [slice(at, min(at + step, span.stop)) for at in reversed(starts)]
 
@@ -119,10 +120,10 @@ class _Caller:
             results = call(self.session, self.binding.fetches, feeds, fixed or n)
         finally:
             self.infer_s += time.perf_counter() - start
-        results = [_own(values, feeds) for values in results]
+        results = [_detached(values, feeds) for values in results]
         padded = next((name for name, packed in self.packs.items() if packed.lengths is not None), "")
         return [
-            _trimmed(values[:n], self.packs[padded], rows, feeds[padded].shape[1])
+            _without_padding(values[:n], self.packs[padded], rows, feeds[padded].shape[1])
             if padded and fetch.kind == "ragged"
             else values[:n]
             for fetch, values in zip(self.binding.fetches, results, strict=True)
@@ -130,41 +131,48 @@ class _Caller:
 
 
 def call(session: Session, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray], rows: int | None) -> list[Any]:
-    """What each fetch gives for one batch of so many rows, unless that is to be seen; its steps taken."""
+    """Run the model on one batch and return the result of each fetch, after its steps.
+
+    Raises `ShapeMismatch` if an output does not have `rows` rows; None skips this check.
+    """
     names = list(dict.fromkeys(fetch.tensor for fetch in fetches))
     results = dict(zip(names, session.run(names, feeds), strict=True))
     for name, result in results.items():
         got = 0 if result is None else len(result) if isinstance(result, list) or result.ndim else 0
         if rows is not None and got != rows:
-            what = f"output {name!r} gave another number of rows than it got"
-            hint = "such a model mixes its rows; leave the output out with --fetch"
-            raise ShapeMismatch(what, session.spec.path, f"{rows} rows", f"{got} rows", hint)
-    return [stepped(fetch, results, feeds) for fetch in fetches]
+            raise ShapeMismatch(
+                f"output {name!r} does not have one row per input row",
+                where=session.spec.path,
+                expected=f"{rows} rows",
+                found=f"{got} rows",
+                hint="the model mixes its rows; select other outputs with --fetch",
+            )
+    return [apply_steps(fetch, results, feeds) for fetch in fetches]
 
 
-def stepped(fetch: Fetch, results: Mapping[str, Any], feeds: Mapping[str, np.ndarray]) -> Any:  # noqa: ANN401 - arrays or maps
-    """What one fetch makes of what the model gave."""
+def apply_steps(fetch: Fetch, results: Mapping[str, Any], feeds: Mapping[str, np.ndarray]) -> Any:  # noqa: ANN401 - arrays or maps
+    """Return the tensor of one fetch after its steps."""
     return steps.apply(fetch.steps, results[fetch.tensor], feeds)
 
 
 def score(
-    table: pa.Table, edges: np.ndarray, binding: Binding, session: Session, spoilt: Mapping[int, str] | None = None,
+    table: pa.Table, edges: np.ndarray, binding: Binding, session: Session, failed: Mapping[int, str] | None = None,
     tokens: int | None = None,
 ) -> Scored:  # fmt: skip
-    """Every row of `table`, in batches cut at `edges`.
+    """Score every row of `table`, in batches cut at `edges`.
 
-    Rows whose lengths differ are sorted by them first, and then a batch has so many tokens if that is given.
-    Rows that a transform spoilt are bad already.
+    Rows of different lengths are sorted by length first. If `tokens` is given, their batches have at most that many
+    tokens instead. `failed` are the rows that the transform failed for, with the reason.
     """
-    spoilt = spoilt or {}
+    failed = failed or {}
     started = time.perf_counter()
     packs = pack(binding.feeds, table)
-    order, lengths = by_length(packs), lengths_of(packs)
+    order, lengths = order_by_length(packs), lengths_of(packs)
     if order is not None and lengths is not None and tokens is not None:
-        edges = budgeted(lengths[order], tokens)
+        edges = token_edges(lengths[order], tokens)
     for packed in packs.values():
-        packed.one_place = True
-    caller = _Caller(session, binding, packs)
+        packed.reuse_buffer = True
+    runner = _BatchRunner(session, binding, packs)
     bad: dict[int, str] = {}
     done: list[RowNumbers] = []
     results: list[list[Any]] = [[] for _ in binding.fetches]
@@ -174,7 +182,7 @@ def score(
         chosen = slice(start, stop) if order is None else order[start:stop]
         feeds = {name: packed.batch(chosen) for name, packed in packs.items()}
         rows: RowNumbers = range(start, stop) if isinstance(chosen, slice) else chosen
-        lost = [*spoilt, *(row for packed in packs.values() for row in packed.bad)]
+        lost = [*failed, *(row for packed in packs.values() for row in packed.bad)]
         if lost:
             every = np.arange(start, stop) if isinstance(rows, range) else rows
             good = ~np.isin(every, lost)
@@ -183,7 +191,7 @@ def score(
                 feeds = take_rows(feeds, good, rows, packs)
         pack_s += time.perf_counter() - began
         if len(rows):
-            for scored, result in caller.run(feeds, rows):
+            for scored, result in runner.run(feeds, rows):
                 done.append(scored)
                 for into, values in zip(results, result, strict=True):
                     into.append(values)
@@ -193,8 +201,8 @@ def score(
     columns = [c for fetch, batches in zip(binding.fetches, results, strict=True) for c in unpack(fetch, batches)]
     nan = _nan_rows(columns)
     whys = {row: ("feed", reason) for row, reason in bad.items()}
-    whys |= {row: ("transform", reason) for row, reason in spoilt.items()}
-    whys |= {row: ("infer", reason) for row, reason in caller.failed.items()}
+    whys |= {row: ("transform", reason) for row, reason in failed.items()}
+    whys |= {row: ("infer", reason) for row, reason in runner.failed.items()}
     return Scored(
         columns=_realign(columns, done, table.num_rows) if whys or order is not None else columns,
         bad=whys,
@@ -202,43 +210,46 @@ def score(
         nan=nan,
         lossy=sum(packed.lossy for packed in packs.values()),
         truncated=sum(packed.truncated for packed in packs.values()),
-        calls=caller.calls,
-        smallest=caller.smallest,
-        stages=Stages(pack=pack_s, infer=caller.infer_s, unpack=time.perf_counter() - began),
+        calls=runner.calls,
+        smallest_batch=runner.smallest_batch,
+        stages=Stages(pack=pack_s, infer=runner.infer_s, unpack=time.perf_counter() - began),
     )
 
 
 def _smaller(rows: int, bad: int, good: int) -> int:
-    """Rows to try together next: half of them, or fewer where so many are bad that halves would fail again."""
+    """Return how many rows to try together next: half, or fewer if so many rows are bad that halves would fail too."""
     half = -(-rows // 2)
-    return half if bad < _ENOUGH_BAD else max(1, min(half, int(_GOOD_LUCK * (bad + good) / bad)))
+    return half if bad < _MIN_BAD_ROWS else max(1, min(half, int(_GROUP_BAD_ROWS * (bad + good) / bad)))
 
 
-def by_length(packs: dict[str, Packed]) -> np.ndarray | None:
-    """Rows in the order in which they are scored; None when that is their own."""
+def order_by_length(packs: dict[str, Packed]) -> np.ndarray | None:
+    """Return the row numbers in the order of their lengths; None if lengths do not matter."""
     lengths = lengths_of(packs)
     return None if lengths is None else np.argsort(lengths, kind="stable")
 
 
-def budgeted(lengths: np.ndarray, tokens: int) -> np.ndarray:
-    """Edges of batches of rising lengths, padding counted: no more than so many tokens, nor too many rows, in each."""
+def token_edges(lengths: np.ndarray, tokens: int) -> np.ndarray:
+    """Return the edges of batches, each with at most `tokens` tokens and `_MAX_TEXTS` rows.
+
+    `lengths` are sorted, and padding counts. A batch has at least one row.
+    """
     edges = [0]
     while edges[-1] < len(lengths):
         start = edges[-1]
-        padded = np.arange(1, _MOST_ROWS + 1)[: len(lengths) - start] * lengths[start : start + _MOST_ROWS]
+        padded = np.arange(1, _MAX_TEXTS + 1)[: len(lengths) - start] * lengths[start : start + _MAX_TEXTS]
         edges.append(start + max(1, int(np.searchsorted(padded, tokens, side="right"))))
     return np.array(edges)
 
 
 def lengths_of(packs: dict[str, Packed]) -> np.ndarray | None:
-    """Of each row, where rows of like length should be scored together."""
+    """Return the length of each row; None if no tensor is scored by length."""
     return next((packed.lengths for packed in packs.values() if packed.lengths is not None), None)
 
 
 def take_rows(
     feeds: dict[str, np.ndarray], pick: slice | np.ndarray, rows: RowNumbers, packs: dict[str, Packed]
 ) -> dict[str, np.ndarray]:
-    """Some rows of a batch: what all rows share stays whole, what was padded is padded anew to what is left."""
+    """Return some rows of a batch. Shared tensors stay as they are; padded ones are padded again, to the rows left."""
     fewer = {}
     for name, value in feeds.items():
         if packs[name].shared or not len(rows):
@@ -248,51 +259,51 @@ def take_rows(
     return fewer
 
 
-def fabricated(binding: Binding, rows: int, length: int = 1) -> dict[str, np.ndarray]:
-    """Tensors of zeros, empty texts and so many tokens, to learn output shapes where there is no row to show."""
+def placeholder_feeds(binding: Binding, rows: int, length: int = 1) -> dict[str, np.ndarray]:
+    """Return tensors of zeros, empty texts or `length` tokens, to learn the shapes of outputs without a good row."""
     empty = pa.table({name: pa.nulls(0) for name in binding.fed})
-    return {feed.tensor: _fabricated(feed, rows, length, empty) for feed in binding.feeds}
+    return {feed.tensor: _placeholder(feed, rows, length, empty) for feed in binding.feeds}
 
 
-def _fabricated(feed: Feed, rows: int, length: int, empty: pa.Table) -> np.ndarray:
+def _placeholder(feed: Feed, rows: int, length: int, empty: pa.Table) -> np.ndarray:
     if feed.kind == "const":
         return pack([feed], empty)[feed.tensor].batch(slice(0, rows))
     shape = (rows, *(size or (length if feed.kind == "text" else 1) for size in feed.shape))
     if feed.dtype == "string":
         return np.full(shape, "", dtype=object)
-    fill = 1 if feed.kind == "text" else 0  # a token, attended to
+    fill = 1 if feed.kind == "text" else 0  # a valid token, and a mask that is set
     return np.full(shape, fill, numpy_type(feed.dtype))
 
 
 def grid(rows: int, batch_rows: int) -> np.ndarray:
-    """Edges of batches over `rows` rows."""
+    """Return the edges of batches of `batch_rows` rows."""
     return np.append(np.arange(0, rows, batch_rows), rows) if rows else np.zeros(1, np.int64)
 
 
 def _padded(value: np.ndarray, rows: int) -> np.ndarray:
-    """The last row repeated: neutral for every model whose rows do not mix."""
+    """Return the batch padded with copies of its last row; they change no score if rows are independent."""
     return np.concatenate([value, np.repeat(value[-1:], rows - len(value), axis=0)])
 
 
-def _own(values: Any, feeds: Mapping[str, np.ndarray]) -> Any:  # noqa: ANN401 - arrays or maps
-    """The values, away from what was fed: the next batch is made there."""
+def _detached(values: Any, feeds: Mapping[str, np.ndarray]) -> Any:  # noqa: ANN401 - arrays or maps
+    """Return the values, copied if they share memory with the feeds, because the next batch overwrites those."""
     if isinstance(values, np.ndarray) and any(np.may_share_memory(values, fed) for fed in feeds.values()):
         return values.copy()
     return values
 
 
-def _trimmed(values: np.ndarray, packed: Packed, rows: RowNumbers, width: int) -> list[np.ndarray]:
-    """Rows without what only padding gave them; `width` is that of the padded tensor."""
+def _without_padding(values: np.ndarray, packed: Packed, rows: RowNumbers, width: int) -> list[np.ndarray]:
+    """Return the rows without the items of padded tokens; `width` is that of the padded tensor."""
     if packed.lengths is None or values.shape[1] != width:
         return list(values)
     return [
-        row[width - length :] if packed.left else row[:length]
+        row[width - length :] if packed.pads_left else row[:length]
         for row, length in zip(values, packed.lengths[rows].tolist(), strict=True)
     ]
 
 
 def _realign(columns: list[pa.Array], done: list[RowNumbers], rows: int) -> list[pa.Array]:
-    """Values back at their rows, with nulls where a row is bad."""
+    """Return the columns in the order of the table, with nulls in bad rows."""
     scored = np.concatenate(done) if done else np.empty(0, np.int64)
     places, bad = np.zeros(rows, np.int64), np.ones(rows, bool)
     places[scored], bad[scored] = np.arange(len(scored)), False
@@ -301,14 +312,14 @@ def _realign(columns: list[pa.Array], done: list[RowNumbers], rows: int) -> list
 
 
 def _has_nan(values: pa.Array) -> bool:
-    """A quick look: the smallest of values is NaN if one of them is."""
+    """Return whether a value is NaN; the minimum is then NaN, which is faster than a test of each value."""
     if values.null_count or not len(values):
         return bool(pc.any(pc.is_nan(values)).as_py())
     return bool(np.isnan(values.to_numpy().min()))
 
 
 def _nan_rows(columns: list[pa.Array]) -> int:
-    """Rows with a NaN in any column, at any depth."""
+    """Return the number of rows with a NaN in any column, at any depth."""
     found: set[int] = set()
     for column in columns:
         levels = [column]

@@ -1,9 +1,9 @@
-"""What a part's file is made of: its scores, and the kept columns as they were read or as they are stored.
+"""The content of a part's file: its scores, and kept columns that are encoded or copied.
 
 slices of a row group      kept columns were read with the fed ones, and are encoded
 whole row groups           kept columns are copied from the input as they are stored
 ... with bad rows, or
-stored in another way      kept columns are read now, a stretch of rows at a time, and are encoded
+not copyable               kept columns are read while the file is written, some rows at a time, and are encoded
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """The scores beside columns of row groups as they are stored."""
+    """The scores, and columns of row groups that are copied as they are stored."""
 
     part: Part
     table: pa.Table
@@ -38,15 +38,15 @@ class Copied:
     form: copying.FileForm
     taken: copying.CopiedGroups
     otherwise: Encoded
-    """Where they turn out not to be stored as their footer says."""
+    """The content to write if the copied columns are not stored as their footer says."""
 
     @property
     def rows(self) -> int:
-        """As many as there are scores."""
+        """The number of scores."""
         return int(self.table.num_rows)
 
     def write(self, path: str | Path, notes: dict[bytes, bytes]) -> None:
-        """The file; what was read for the scores and what is copied must be one file."""
+        """Write the file. Raises `InputChanged` if the input changed since its rows were read."""
         try:
             copying.write(path, self.table, self.form, self.taken, notes)
         except NotCopyable:
@@ -58,9 +58,10 @@ class Copied:
 def of_part(
     job: Job, part: Part, read: pa.Table, scores: pa.Table, good: pa.ChunkedArray | None, groups: tuple[int, ...]
 ) -> Content:
-    """The part's content: the kept columns that were read, the scores of good rows, and what its row groups hold.
+    """Return the content of the part's file: the scores of good rows and the kept columns, read or copied.
 
-    `good` tells the rows that were scored, if not all of them were.
+    `read` are the kept columns that were read. `good` marks the good rows; None means all. `groups` are the part's
+    whole row groups, if it has such.
     """
     schema, storage = job.output_schema, job.spec.frozen.storage
     kept = read if good is None or not read.num_columns else read.filter(good)
@@ -68,15 +69,17 @@ def of_part(
         return Encoded.of(conform(_beside(kept, scores), schema), storage)
     otherwise = Encoded(schema, storage, scores.num_rows, lambda: _stretches(job, part, scores, good))
     form = job.form if good is None else None
-    taken = None if form is None else _taken(job, form, part, groups)
+    taken = None if form is None else _copied_groups(job, form, part, groups)
     if form is None or taken is None:
         return otherwise
     own = pa.schema([field for field in schema if field.name not in taken.columns], metadata=schema.metadata)
     return Copied(part, conform(_beside(kept, scores), own), form, taken, otherwise)
 
 
-def _taken(job: Job, form: copying.FileForm, part: Part, groups: tuple[int, ...]) -> copying.CopiedGroups | None:
-    """The row groups, if each kept column that was not read can be copied from them."""
+def _copied_groups(
+    job: Job, form: copying.FileForm, part: Part, groups: tuple[int, ...]
+) -> copying.CopiedGroups | None:
+    """Return the row groups if every kept column that was not read can be copied from them, else None."""
     names = job.spec.frozen.storage.copied
     with job.inputs.file(part.source.path).parquet as parquet:
         metadata = parquet.metadata
@@ -91,7 +94,7 @@ def _taken(job: Job, form: copying.FileForm, part: Part, groups: tuple[int, ...]
 
 
 def _stretches(job: Job, part: Part, scores: pa.Table, good: pa.ChunkedArray | None) -> Iterator[pa.Table]:
-    """The part a few rows at a time, its kept columns read for each."""
+    """Yield the part a few rows at a time, and read the kept columns of each."""
     source, step = part.source, max(1, job.spec.frozen.storage.stretch_rows)
     schema = pa.schema([field for field in job.read_schema if field.name in job.output_schema.names])
     done = 0

@@ -1,4 +1,4 @@
-"""A run as each process that scores knows it."""
+"""The runs that this process scores parts for: their plan, schemas, model and counters."""
 
 from __future__ import annotations
 
@@ -33,33 +33,33 @@ if TYPE_CHECKING:
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
 
-_DELIVERY_S = 60.0  # the driver looks for new hosts every few seconds
+_DELIVERY_S = 60.0  # wait so long for the model: the driver delivers it to new hosts every few seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What every part of a run has in common; travels once per worker, with the plugin."""
+    """What all parts of a run have in common. Sent to each worker once, with the plugin."""
 
     key: str
-    """Unique to one execution."""
+    """Identifies one execution of a plan."""
     frozen: FrozenPlan
-    """Without its files; its hash stays."""
+    """The plan without its list of files; its hash is unchanged."""
     staging: str
     stop_file: str
-    """Once this exists, parts that have not started are left for the next run."""
+    """Once this file exists, workers start no further parts; they are left for the next run."""
     driver: str = ""
-    """The process that plans and publishes."""
+    """Name of the driver's process, which plans and publishes."""
     batch_timeout: float | None = None
     scoring_threads: int | None = None
-    """Parts that a worker works on at once, where it has one thread more: that one waits for the disk."""
+    """Number of parts that a worker scores at once, if it has one more thread, for a part that waits for the disk."""
     remote: bool = False
-    """Whether workers may be on other machines."""
+    """Whether workers may run on other machines."""
     run: str = ""
     """The run's name."""
 
     @property
     def topic(self) -> str:
-        """Under which workers tell the driver of their receipts."""
+        """The Dask topic under which workers send receipts to the driver."""
         return f"scorer-{self.key}"
 
     @classmethod
@@ -67,7 +67,7 @@ class Spec:
         cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None,
         scoring_threads: int | None = None, *, remote: bool = False, run: str = "",
     ) -> Spec:  # fmt: skip
-        """The spec of one execution of a plan."""
+        """Return the spec of a new execution of a plan."""
         key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
         return cls(
             key=key,
@@ -84,55 +84,55 @@ class Spec:
 
 @dataclass(slots=True)
 class Job:
-    """A spec, unpacked once per process."""
+    """A spec, unpacked once per process, and the state of its run here."""
 
     spec: Spec
     read_schema: pa.Schema
     output_schema: pa.Schema
-    lean_schema: pa.Schema | None
-    """What is read of whole row groups, whose kept columns are copied; None where none are."""
+    decoded_schema: pa.Schema | None
+    """Columns to decode if a part is whole row groups; its other kept columns are copied. None if none are copied."""
     form: copying.FileForm | None
-    """Of the parts, where columns are copied."""
+    """The form of the parts' files; None if no columns are copied."""
     conditions: tuple[conditions_.Condition, ...]
     inputs: InputCache
     staging: Staging
     crash_file: CrashFile
     slots: threading.Semaphore | None = None
     scoring: dict[int, Part] = field(default_factory=dict)
-    """Threads that score, and what."""
+    """The part that each thread works on, by the thread's number."""
     parts_done: int = 0
     longest_s: float = 0.0
-    """That a part took in this process."""
+    """Time of the slowest part in this process."""
     address: str = ""
-    """Of this worker, where the driver may have to name it."""
+    """The address of this Dask worker, for error messages."""
     differs: str = ""
-    """Packages whose versions are not the planned ones."""
+    """Packages whose versions differ from the plan's."""
     watchdog: Watchdog | None = None
     stalled: ScorerError | None = None
-    """In the driver's own process, which cannot end a thread: what hangs."""
+    """The batch that hangs, if this is the driver's process, which cannot end a thread."""
     count_part: Callable[[Receipt | None], None] | None = None
-    """Told of each part that ends here, where prometheus_client is loaded."""
+    """Counts each part that ends here; None if prometheus_client is not loaded."""
     publish_event: Callable[[str, bytes], None] | None = None
-    """On a Dask worker: tells all who have subscribed to a topic."""
+    """Sends a message to the subscribers of a topic; None outside a Dask worker."""
 
     def report_receipt(self, index: int, receipt: Receipt | None) -> None:
-        """The driver, what came of a part; None if it was left for later."""
+        """Send a part's receipt to the driver; None means that the part was left for the next run."""
         if self.publish_event is not None:
             self.publish_event(self.spec.topic, pickle.dumps((index, receipt)))
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Columns that are fed, or go through the transform first."""
+        """The columns that are fed, or that the transform takes."""
         return self.spec.frozen.reads
 
     def kept(self, groups: tuple[int, ...]) -> tuple[str, ...]:
-        """Kept columns that were read of a part, if it has these whole row groups."""
+        """Return the kept columns that are read; those of whole row groups in `groups` may be copied instead."""
         kept = self.spec.frozen.binding.kept
         return tuple(name for name in kept if name not in self.spec.frozen.storage.copied) if groups else kept
 
     @classmethod
     def of(cls, spec: Spec) -> Job:
-        """Schemas decoded, conditions parsed."""
+        """Unpack a spec: decode the schemas, parse the conditions."""
         staging = Staging(root=Path(spec.staging))
         read, written = decode_schema(spec.frozen.read_schema), decode_schema(spec.frozen.output_schema)
         copied = spec.frozen.storage.copied
@@ -147,35 +147,35 @@ class Job:
             staging,
             CrashFile(staging),
             None if spec.scoring_threads is None else threading.Semaphore(spec.scoring_threads),
-            count_part=meter("worker"),
+            count_part=prometheus_counters("worker"),
         )
 
     def on_stall(self, thread: int, seconds: float) -> None:
-        """A batch hangs: end this process, or tell the driver if this is its own."""
-        error = _hanging(self.scoring.get(thread), seconds, self.spec.batch_timeout)
+        """End this worker because a batch exceeds --batch-timeout; in the driver's process, keep the error instead."""
+        error = _batch_stalled(self.scoring.get(thread), seconds, self.spec.batch_timeout)
         self.crash_file.write_last_words(str(error))
         if name_of_process() == self.spec.driver:
             self.stalled = error
             return
-        print(f"scorer: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the worker's log is all that is left
+        print(f"scorer: {error}", file=sys.stderr, flush=True)  # noqa: T201 - only the worker's log is left
         os._exit(STALLED)
 
     def close(self) -> None:
-        """Nothing more is scored."""
+        """Stop the watchdog and the record of crashes."""
         if self.watchdog is not None:
             self.watchdog.close()
         self.crash_file.close()
 
 
 class Jobs:
-    """The runs that this process was told about."""
+    """The runs that this process scores parts for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
 
-    def prime(self, spec: Spec, address: str = "", publish_event: Callable[[str, bytes], None] | None = None) -> None:
-        """Remember the job and start loading its model; returns at once."""
+    def add(self, spec: Spec, address: str = "", publish_event: Callable[[str, bytes], None] | None = None) -> None:
+        """Add a run and start to load its model. Returns at once."""
         with self._lock:
             job = self._jobs[spec.key] = Job.of(spec)
         job.address, job.publish_event = address, publish_event
@@ -188,8 +188,8 @@ class Jobs:
 
             job.watchdog = Watchdog(calling, spec.batch_timeout, job.on_stall)
 
-    def drop(self, key: str) -> None:
-        """Forget a job, and its session unless another job uses it; running calls keep theirs."""
+    def remove(self, key: str) -> None:
+        """Remove a run, and its model unless another run uses it. Calls in progress keep their session."""
         with self._lock:
             job = self._jobs.pop(key, None)
             if job is None:
@@ -200,26 +200,31 @@ class Jobs:
                 SESSIONS.forget(own)
 
     def job(self, key: str) -> Job:
-        """The job of an execution that this worker was told about."""
+        """Return the job of an execution; raise `ModelNotResident` if this process does not know it."""
         job = self._jobs.get(key)
         if job is None:
-            what, hint = "a worker was never told about this run", "repeat the command"
-            raise ModelNotResident(what, name_of_process(), f"the plugin of run {key}", "none", hint)
+            raise ModelNotResident(
+                "a worker does not know this run",
+                where=name_of_process(),
+                expected=f"the plugin of run {key}",
+                found="none",
+                hint="repeat the command",
+            )
         return job
 
-    def fit(self, key: str) -> None:
-        """Raise `WorkerUnfit` where this worker can already be seen to be no use to the run."""
+    def check_worker(self, key: str) -> None:
+        """Raise `WorkerUnfit` if it is known already that this worker cannot score."""
         job = self.job(key)
         if not job.spec.remote:
             return
         if job.differs:
-            raise unfit(job, job.differs)
+            raise worker_unfit(job, job.differs)
         failed = SESSIONS.failure(job.spec.frozen.session)
         if failed is not None:
-            raise unfit(job, str(failed))
+            raise worker_unfit(job, str(failed))
 
     def stalled(self, key: str) -> ScorerError | None:
-        """What hangs in this process, if anything does."""
+        """Return the error of a batch that hangs in this process, if one does."""
         job = self._jobs.get(key)
         return None if job is None else job.stalled
 
@@ -227,26 +232,37 @@ class Jobs:
 JOBS = Jobs()
 
 
-def meter(whose: Literal["driver", "worker"]) -> Callable[[Any], None] | None:
-    """Counts for Prometheus, if anybody here shows such: Dask loads its client where it is installed."""
+def prometheus_counters(whose: Literal["driver", "worker"]) -> Callable[[Any], None] | None:
+    """Return the Prometheus counters of the driver or a worker; None if this process serves no metrics.
+
+    Dask serves them, and loads prometheus_client, if that is installed.
+    """
     if "prometheus_client" not in sys.modules:
         return None
     from scorer.scoring import metrics  # noqa: PLC0415 - an extra
 
     try:
         return metrics.driver() if whose == "driver" else metrics.worker()
-    except ValueError:  # somebody's metrics have our names
+    except ValueError:  # metrics of other code have these names already
         return None
 
 
-def _hanging(part: Part | None, seconds: float, limit: float | None) -> BatchStalled:
-    place = part.place if part else ""
-    what = "a batch hangs in the model"
-    hint = "repeat the command: that part is then scored in a process of its own; or raise --batch-timeout"
-    return BatchStalled(what, place, f"an answer within {limit:g} s", f"none after {seconds:.1f} s", hint)
+def _batch_stalled(part: Part | None, seconds: float, limit: float | None) -> BatchStalled:
+    return BatchStalled(
+        "a batch hangs in the model",
+        where=part.place if part else "",
+        expected=f"a result within {limit:g} s",
+        found=f"none after {seconds:.1f} s",
+        hint="repeat the command, which scores this part in an isolated process, or raise --batch-timeout",
+    )
 
 
-def unfit(job: Job, found: str) -> WorkerUnfit:
-    """The error that names this worker."""
-    what, hint = "a worker cannot score", "mend it, or start others"
-    return WorkerUnfit(what, job.address, "the planned versions, and the model", f"{found} ({name_of_process()})", hint)
+def worker_unfit(job: Job, found: str) -> WorkerUnfit:
+    """Return the error for this worker."""
+    return WorkerUnfit(
+        "a worker cannot score",
+        where=job.address,
+        expected="the planned versions, and the model",
+        found=f"{found} ({name_of_process()})",
+        hint="repair the worker, or start others",
+    )

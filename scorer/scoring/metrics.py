@@ -1,7 +1,7 @@
-"""Prometheus metrics in the process's own registry, which Dask's HTTP servers show at /metrics.
+"""Prometheus metrics in the process's registry, which Dask's HTTP servers serve at /metrics.
 
-Only to be imported where prometheus_client is loaded. The driver's count each part once, by its receipt; those of
-workers count what a process did, parts that were lost or done twice too.
+Needs prometheus_client. The driver's metrics count each part once, by its receipt. A worker's metrics count what its
+process did, including parts that were lost or scored twice.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 _ROWS = ("scored", "quarantined", "filtered")
 _GAUGES = {
-    "planned_parts": "Parts of the run in hand",
-    "planned_rows": "Rows of the run in hand",
+    "planned_parts": "Parts of the current run",
+    "planned_rows": "Rows of the current run",
     "resumed_parts": "Parts that an earlier run had committed",
     "resumed_rows": "Rows that an earlier run had committed",
-    "workers": "Workers of the run in hand",
-    "threads": "Scoring threads of the run in hand",
+    "workers": "Workers of the current run",
+    "threads": "Scoring threads of the current run",
     "memory_bytes": "Memory of the driver and its worker processes",
 }
 
 
 class _Work:
-    """Counters of what parts took and gave."""
+    """Counters of parts: their rows, times, calls and bytes."""
 
     def __init__(self, prefix: str, whose: str, outcomes: tuple[str, ...]) -> None:
-        rows = Counter(f"{prefix}_rows", f"Rows {whose}, by what became of them", ["outcome"])
-        parts = Counter(f"{prefix}_parts", f"Parts {whose}, by what became of them", ["outcome"])
+        rows = Counter(f"{prefix}_rows", f"Rows {whose}, by outcome", ["outcome"])
+        parts = Counter(f"{prefix}_parts", f"Parts {whose}, by outcome", ["outcome"])
         stages = Counter(f"{prefix}_stage_seconds", f"Seconds of threads {whose}, by stage", ["stage"])
         self._rows = [(name, rows.labels(name)) for name in _ROWS]
         self._stages = [(name, stages.labels(name)) for name in Stages.__slots__]
@@ -44,7 +44,7 @@ class _Work:
         self.parts = {name: parts.labels(name) for name in outcomes}
 
     def add(self, receipt: Receipt) -> None:
-        """A part is committed."""
+        """Count a committed part."""
         counts, stages = receipt.proof.counts, receipt.stages
         self.parts["committed"].inc()
         for name, counter in self._rows:
@@ -57,14 +57,14 @@ class _Work:
 
 
 class _Driver:
-    """Watches a run in the driver."""
+    """The driver's metrics: an observer of a run's events."""
 
     def __init__(self) -> None:
         self._work = _Work("scorer", "of the runs of this driver", ("committed", "failed", "retried"))
         self._gauges = {name: Gauge(f"scorer_{name}", text) for name, text in _GAUGES.items()}
 
     def __call__(self, event: Event) -> None:
-        """Count it."""
+        """Count one event."""
         match event:
             case PartFinished():
                 self._work.add(event.receipt)
@@ -84,26 +84,26 @@ class _Driver:
 
 
 class _Worker:
-    """Told of the parts that end in this process."""
+    """A worker's metrics: the parts that ended in this process."""
 
     def __init__(self) -> None:
         self._work = _Work("scorer_worker", "of this worker process", ("committed", "failed"))
 
     def __call__(self, receipt: Receipt | None) -> None:
-        """Count a part that is committed, or that ended with an error."""
+        """Count a committed part, or a failed one if `receipt` is None."""
         if receipt is None:
             self._work.parts["failed"].inc()
         else:
             self._work.add(receipt)
 
 
-@cache  # a registry takes each name once
+@cache  # a registry accepts each name only once
 def driver() -> _Driver:
-    """The driver's, in this process."""
+    """Return the driver's metrics of this process."""
     return _Driver()
 
 
 @cache
 def worker() -> _Worker:
-    """The worker's, in this process."""
+    """Return the worker's metrics of this process."""
     return _Worker()

@@ -34,7 +34,7 @@ from scorer.output import attempts
 from scorer.output.quarantine import write_quarantine
 from scorer.output.writer import receipt_of, write_part
 from scorer.scoring import batches, content
-from scorer.scoring.job import JOBS, unfit
+from scorer.scoring.job import JOBS, worker_unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,25 +48,25 @@ if TYPE_CHECKING:
 
 
 _RELEASED_AFTER = 8
-"""Parts between two releases of Arrow's unused memory. More often would cost page faults, more rarely memory."""
-_STOP_CHECK_S = 1.0  # how often a waiting part checks that its run still goes on
+"""Parts between two releases of Arrow's unused memory. Fewer would cost page faults, more would cost memory."""
+_STOP_CHECK_S = 1.0  # how often a waiting part checks that its run has not ended
 _ISOLATED = threading.Lock()  # one isolated process at a time, since each loads the model
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One attempt at a part: what it measures on the way, and what it has to release at its end."""
+    """One attempt at a part: what it measures, and what it must release at its end."""
 
     part: Part
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     stages: Stages = field(default_factory=Stages)
     began: float = field(default_factory=time.monotonic)
     started: float = 0.0
-    """Unix time at which the part was opened."""
+    """Unix time at which reading started."""
     skip: str = ""
-    """'committed' or 'stopped': why nothing is read."""
+    """Why nothing is read: 'committed' or 'stopped'; '' otherwise."""
     mark: Mark | None = None
-    """On disk while the part is in progress."""
+    """The mark on disk while the part is in progress."""
     slot: threading.Semaphore | None = None
     """One of the worker's scoring slots; released before the file is synced, so that another part can start."""
 
@@ -91,7 +91,7 @@ class Prepared:
 
 @contextmanager
 def in_flight(job: Job, attempt: Attempt) -> Iterator[None]:
-    """Tell the watchdog which part this thread works on; if a step fails, release what the attempt holds."""
+    """Record the part that this thread works on, for the watchdog. If a step fails, release what the attempt holds."""
     thread = threading.get_ident()
     job.scoring[thread] = attempt.part
     try:
@@ -108,13 +108,13 @@ def in_flight(job: Job, attempt: Attempt) -> Iterator[None]:
 
 
 def begin(job: Job, attempt: Attempt) -> None:
-    """Wait for a scoring slot, then mark the part on disk, unless it is committed already or the run stops.
+    """Wait for a scoring slot, then mark the part on disk, unless it is committed already or the run was stopped.
 
-    A part that was in progress when a process died is scored in an isolated process here.
+    A part that may have crashed a process before is scored in an isolated process here.
     """
     if job.slots is not None:
         while not job.slots.acquire(timeout=_STOP_CHECK_S):
-            JOBS.job(job.spec.key)  # raises once the run is over
+            JOBS.job(job.spec.key)  # raises once the run has ended
         attempt.slot = job.slots
     if (job.staging.parts / attempt.part.name).exists():
         attempt.skip = "committed"
@@ -133,7 +133,7 @@ def read(job: Job, attempt: Attempt) -> Rows:
     attempt.started = time.time()
     started, busy = time.perf_counter(), time.thread_time()
     batch_rows = job.spec.frozen.batch_rows
-    rows = reader.read(attempt.part.source, job.read_schema, job.conditions, batch_rows, job.inputs, job.lean_schema)
+    rows = reader.read(attempt.part.source, job.read_schema, job.conditions, batch_rows, job.inputs, job.decoded_schema)
     decode = time.thread_time() - busy
     attempt.stages += Stages(read=max(0.0, time.perf_counter() - started - decode), decode=decode)
     return rows
@@ -147,7 +147,7 @@ def score(job: Job, attempt: Attempt, rows: Rows) -> Scored:
     except ScorerError as error:
         if not job.spec.remote:
             raise
-        raise unfit(job, str(error)) from error
+        raise worker_unfit(job, str(error)) from error
     began = time.perf_counter()
     fed = rows.table.select(job.reads)
     fed, bad = (fed, {}) if frozen.transform is None else _transformed(fed, job)
@@ -158,7 +158,7 @@ def score(job: Job, attempt: Attempt, rows: Rows) -> Scored:
 
 
 def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
-    """Write the bad rows to quarantine, and put together the content of the part's file and its proof."""
+    """Write the bad rows to quarantine, and prepare the content of the part's file and its proof."""
     started = time.perf_counter()
     spec, part = job.spec, attempt.part
     quarantine = _quarantine(job, attempt, rows, scored)
@@ -179,7 +179,7 @@ def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
         quarantine=quarantine,
     )
     attempt.stages += Stages(write=time.perf_counter() - started)
-    return Prepared(made, proof, rows.bytes_read, scored.calls, scored.smallest or spec.frozen.batch_rows)
+    return Prepared(made, proof, rows.bytes_read, scored.calls, scored.smallest_batch or spec.frozen.batch_rows)
 
 
 def commit(job: Job, attempt: Attempt, prepared: Prepared) -> Receipt:
@@ -216,15 +216,15 @@ def skipped(job: Job, attempt: Attempt) -> Receipt | None:
 
 
 def whole_part(spec: Spec, part: Part) -> None:
-    """Read, score and commit a part in this process, which was started for it."""
-    JOBS.prime(spec)
+    """Read, score and commit a part. Called in a process that was started for it."""
+    JOBS.add(spec)
     try:
         job, attempt = JOBS.job(spec.key), Attempt(part)
         with in_flight(job, attempt):
             rows = read(job, attempt)
             commit(job, attempt, prepare(job, attempt, rows, score(job, attempt, rows)))
     finally:
-        JOBS.drop(spec.key)
+        JOBS.remove(spec.key)
 
 
 def rescored(key: str, part: Part) -> pa.Table:
@@ -236,18 +236,18 @@ def rescored(key: str, part: Part) -> pa.Table:
 
 
 def _score_isolated(job: Job, attempt: Attempt) -> None:
-    """Score the part in a process of its own, since it may have crashed one before."""
+    """Score the part in an isolated process, because it may have crashed a process before."""
     part = attempt.part
     try:
         with _ISOLATED:
             isolation.call("scorer.scoring.part:whole_part", job.spec, part)
     except isolation.Died as died:
         raise PartError(
-            "a part ends the process that scores it; it is set aside",
+            "a part crashes the process that scores it, so it is skipped",
             where=part.place,
-            expected="a process that lives on",
+            expected="a process that survives",
             found=str(died),
-            hint="find the row with --where, and leave it out or mend it; or ask the maker of the model",
+            hint="find the row with --where, then exclude or repair it, or report the crash to the model's author",
         ) from died
     attempt.skip = "committed"
     if attempt.mark is not None:
@@ -256,7 +256,7 @@ def _score_isolated(job: Job, attempt: Attempt) -> None:
 
 
 def _quarantine(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> str:
-    """Write the bad rows, with all columns of the input, and return the name of their file; '' if there are none."""
+    """Write the bad rows with all columns of the input; return the name of their file, '' if no row is bad."""
     if not scored.bad:
         return ""
     source, bad = attempt.part.source, sorted(scored.bad)
@@ -269,7 +269,7 @@ def _quarantine(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> str:
 
 
 def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
-    """Return the columns that the user's function makes of the part, in the planned types, and its bad rows."""
+    """Apply the user's function: return its columns in the planned types, and the rows that it could not transform."""
     transform = job.spec.frozen.transform
     if transform is None or not table.num_rows:
         return decode_schema(job.spec.frozen.fed_schema).empty_table(), {}
@@ -280,7 +280,7 @@ def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
 
 
 def _scores(job: Job, attempt: Attempt, rows: Rows, scored: Scored, good: pa.ChunkedArray | None) -> pa.Table:
-    """Return the columns that the output has beside the input's, for good rows, in the planned types."""
+    """Return the output columns that are not kept from the input, for good rows, in the planned types."""
     binding = job.spec.frozen.binding
     table = pa.Table.from_arrays(scored.columns, names=list(binding.outputs))
     if binding.row_id:

@@ -42,7 +42,7 @@ def unprepared() -> ExitStack:
     nothing = attempts.Mark(path=Path("/nowhere"), deaths=0, crashed=False)
     stack = ExitStack()
     for target, name, instead in (
-        (batches._Caller, "run", run),
+        (batches._BatchRunner, "run", run),
         (part, "_quarantine", lambda *_: ""),
         (batches.Scored, "good", lambda _: None),
         (attempts, "begin", lambda *_: nothing),

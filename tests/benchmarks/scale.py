@@ -62,7 +62,7 @@ def commit_after_a_while(frame, key):
     return commit(frame, key)
 
 
-def fabricated(parts, output):
+def placeholder_feeds(parts, output):
     """Return a plan of this many parts, whose input is never read."""
     from scorer.binding.spec import Binding
     from scorer.model.spec import SessionSpec
@@ -105,7 +105,7 @@ def drive(parts):
     simulated()
     SESSIONS._load = lambda _, future, __: future.set_result(None)
     with tempfile.TemporaryDirectory() as folder:
-        plan = fabricated(parts, Path(folder) / "out")
+        plan = placeholder_feeds(parts, Path(folder) / "out")
         began, used = time.perf_counter(), time.process_time()
         report = scorer.execute(plan)
         wall, cpu = time.perf_counter() - began, time.process_time() - used
@@ -168,7 +168,7 @@ def busy(asked):
     import dask
 
     with tempfile.TemporaryDirectory() as folder, dask.config.set(_CONFIG):
-        made = fabricated(threads * rounds, Path(folder) / "out").frozen
+        made = placeholder_feeds(threads * rounds, Path(folder) / "out").frozen
         workers = max(1, threads // PER_PROCESS)
         with (
             LocalCluster(

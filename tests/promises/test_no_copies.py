@@ -35,12 +35,12 @@ def ready(tmp_path):
     frozen = plan.check()
     staging = staging_.prepare(Place.of(plan.output, plan.work_dir), frozen)
     spec = Spec.of(frozen, staging)
-    JOBS.prime(spec)
+    JOBS.add(spec)
     SESSIONS.session(frozen.session)
     part = next(frozen.parts())
     assert part.rows == ROWS
     yield spec, part
-    JOBS.drop(spec.key)
+    JOBS.remove(spec.key)
 
 
 class Traced:

@@ -1,4 +1,4 @@
-"""Rows are scored as the bare runtime scores them, and a bad row costs only itself."""
+"""Rows get the scores of the bare runtime, and a bad row does not affect the others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SESSIONS = {}
 
 
 def load(path):
-    """A session per model for all tests of this file."""
+    """Return (model, session); each model is loaded once for all tests of this file."""
     if path not in SESSIONS:
         spec = inspect_model(path)
         session = Session(SessionSpec(path=str(path), digest=spec.digest, files=spec.files, device="cpu"))
@@ -38,7 +38,7 @@ def load(path):
 
 
 def bound(path, table, **options):
-    """(binding with its outputs, session), as the preflight makes them."""
+    """Return (binding with its outputs, session), as the preflight does."""
     spec, session = load(path)
     asked = build({"input": "-", "model": "-", **options}).binding
     binding, problems = bind(asked, spec, table.schema)
@@ -92,7 +92,7 @@ def test_the_same_grid_gives_the_same_bits_as_the_bare_runtime():
 
 @settings(max_examples=60, deadline=None)
 @given(idx=st.lists(st.integers(0, 9) | st.integers(-30, 30), min_size=1, max_size=50), data=st.data())
-def test_a_row_that_the_runtime_refuses_costs_only_itself(idx, data):
+def test_a_row_that_the_runtime_refuses_does_not_affect_the_others(idx, data):
     edges = data.draw(strategies.edges(len(idx)))
     got, columns = scored("gather", pa.table({"idx": idx}), edges)
     good = [-10 <= i <= 9 for i in idx]
@@ -107,12 +107,12 @@ def test_isolating_one_row_takes_about_two_calls_per_halving():
     got, _ = scored("gather", pa.table({"idx": idx}), [0, 1024])
     assert list(got.bad) == [700]
     assert got.calls <= 1 + 2 * 10
-    assert got.smallest == 1
+    assert got.smallest_batch == 1
 
 
 @pytest.mark.parametrize(("every", "most"), [(1, 1.03), (2, 2.1), (3, 3.6), (10, 8), (100, 17)])
 def test_calls_for_each_bad_row_when_there_are_many(every, most):
-    """One bad row in `every`; asking for each row alone would take `every` calls, halving alone up to twice that."""
+    """One bad row in `every`: each row alone would take `every` calls for it, halving alone up to twice that."""
     idx = [99 if i % every == 0 else 5 for i in range(1024)]
     got, columns = scored("gather", pa.table({"idx": idx}), [0, 1024])
     assert sorted(got.bad) == list(range(0, 1024, every))
@@ -120,8 +120,8 @@ def test_calls_for_each_bad_row_when_there_are_many(every, most):
     assert got.calls / len(got.bad) <= most
 
 
-class Cramped:
-    """A session whose memory holds so many rows and no more."""
+class SmallMemory:
+    """A session whose memory holds at most `rows` rows."""
 
     def __init__(self, session, rows):
         self.session, self.rows, self.spec, self.fits, self.tried = session, rows, session.spec, None, []
@@ -134,24 +134,24 @@ class Cramped:
         return self.session.run(outputs, feeds)
 
 
-def test_when_memory_runs_out_batches_are_halved_and_stay_so():
+def test_when_memory_runs_out_all_later_batches_are_halved():
     table = pa.table({"idx": pa.array([5] * 300, pa.int64())})
     binding, session = bound(MODELS / "gather.onnx", table)
-    cramped = Cramped(session, 30)
-    got = batches.score(table, np.array([0, 100, 200, 300]), binding, cramped)
-    assert (got.bad, got.smallest) == ({}, 25)
-    assert cramped.tried == [100, 50, *[25] * 12]
+    limited = SmallMemory(session, 30)
+    got = batches.score(table, np.array([0, 100, 200, 300]), binding, limited)
+    assert (got.bad, got.smallest_batch) == ({}, 25)
+    assert limited.tried == [100, 50, *[25] * 12]
     assert got.columns[0].to_pylist() == [50] * 300
 
 
-def test_a_row_that_does_not_fit_into_memory_alone_ends_the_part():
+def test_a_single_row_that_does_not_fit_into_memory_fails_the_part():
     table = pa.table({"idx": pa.array([5, 5], pa.int64())})
     binding, session = bound(MODELS / "gather.onnx", table)
     with pytest.raises(OutOfMemory):
-        batches.score(table, np.array([0, 2]), binding, Cramped(session, 0))
+        batches.score(table, np.array([0, 2]), binding, SmallMemory(session, 0))
 
 
-def test_rows_that_cannot_be_fed_and_rows_that_are_refused_are_told_apart():
+def test_bad_rows_name_the_stage_that_failed():
     table = pa.table({"idx": pa.array([1, None, 77, 2], pa.int64())})
     got, columns = scored("gather", table, [0, 4])
     assert {row: stage for row, (stage, _) in got.bad.items()} == {1: "feed", 2: "infer"}
@@ -185,7 +185,7 @@ def test_a_fixed_batch_is_padded_and_cut(rows, data):
     assert [columns["y_0"], columns["y_1"]] == [wanted[:, 0].tolist(), wanted[:, 1].tolist()]
 
 
-def test_a_fixed_batch_with_bad_rows_is_padded_with_a_good_one():
+def test_a_fixed_batch_with_bad_rows_is_padded_with_a_good_row():
     table = pa.table({"a": pa.array([1, None, 3, 4], pa.float32()), "b": pa.array([1, 2, 3, None], pa.float32())})
     got, columns = scored("fixed3", table, [0, 3, 4], on_null=("error",))
     assert (set(got.bad), columns["y_0"]) == ({1, 3}, [3, None, 7, None])
@@ -216,7 +216,7 @@ def test_a_dictionary_of_texts_gives_the_same_labels():
     assert scored("strings", encoded)[1] == scored("strings", plain)[1]
 
 
-def test_a_declared_output_shape_that_lies_is_not_believed():
+def test_a_wrong_declared_output_shape_is_ignored():
     table = floats(11, "a", "b")
     _, columns = scored("lying", table, [0, 4, 11])
     assert columns["label"] == oracle(MODELS / "lying.onnx", {"x": matrix(table)})["label"].tolist()
@@ -280,7 +280,7 @@ def test_nan_scores_are_counted_by_row():
     assert got.nan == 1
 
 
-def test_lossy_values_are_counted_where_that_was_asked():
+def test_lossy_values_are_counted_if_requested():
     table = pa.table({"a": [2**24 + 1, 1], "b": [2**24 + 1, 2**24 + 3], "c": [0, 0]})
     got, _ = scored("sum3", table, on_lossy="warn", feed=("x=a,b,c",))
     assert (got.lossy, got.bad) == (3, {})
@@ -323,8 +323,8 @@ def test_a_model_that_refuses_every_first_row_is_refused_with_the_reason(tmp_pat
         scored(path, floats(4, "a", "b"))
 
 
-def test_an_output_whose_width_depends_on_the_values_is_an_error_of_ours(tmp_path):
-    """`[N, number of nonzero …]`: every batch has a width of its own."""
+def test_an_output_whose_width_depends_on_the_values_is_a_scorer_error(tmp_path):
+    """The width of the output depends on the largest value of the batch, so it differs between batches."""
     x = make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2])
     y = make_tensor_value_info("y", TensorProto.FLOAT, ["N", "M"])
     nodes = [

@@ -63,7 +63,7 @@ class Numbers(Packed):
         first = bisect_right(self._starts, start) - 1
         last = bisect_right(self._starts, max(stop - 1, start)) - 1
         if first == last:
-            return self._take_slice(first, start, stop, reuse=self.one_place)
+            return self._take_slice(first, start, stop, reuse=self.reuse_buffer)
         pieces = []
         for i in range(first, last + 1):
             end = self._starts[i + 1] if i + 1 < len(self._starts) else stop

@@ -13,9 +13,9 @@ class Packed:
 
     lengths: np.ndarray | None = None
     """The length of each row, if rows of similar length should be scored together."""
-    left = False
+    pads_left = False
     """Whether padding is before a row's values, if rows differ in length."""
-    one_place = False
+    reuse_buffer = False
     """Whether `batch` may overwrite the buffer of the batch before."""
     shared = False
     """Whether `batch` returns the same array for every batch, without a row axis."""

@@ -134,7 +134,7 @@ class Tokens(Packed):
         place = f"in column {feed.columns[0]!r} (tensor {feed.tensor!r})"
         self.bad = {row: f"{reason} {place}" for row, reason in tokenised.reasons.items()}
         self.lengths = tokenised.lengths
-        self._tokenised, self.left = tokenised, tokenised.loaded.left
+        self._tokenised, self.pads_left = tokenised, tokenised.loaded.left
         self._dtype = numpy_type(feed.dtype)
         self._width = feed.shape[-1] if feed.shape else None
         give, loaded = feed.setting("give"), tokenised.loaded
@@ -169,7 +169,7 @@ class Tokens(Packed):
         """Return the tensor of these rows, padded to the longest of them, or to the width that the model fixes."""
         lengths = self._tokenised.lengths[rows]
         width = self._width if self._width is not None else max(1, int(lengths.max(initial=0)))
-        places = np.arange(width) - (width - lengths[:, None] if self.left else 0)
+        places = np.arange(width) - (width - lengths[:, None] if self.pads_left else 0)
         inside = (places >= 0) & (places < lengths[:, None])
         if self._values is None:
             return inside.astype(self._dtype)
