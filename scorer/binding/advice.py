@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scorer.binding.features import text
-from scorer.binding.feeds import pictured, row_shape
+from scorer.binding.feeds import looks_like_pictures, row_shape
 from scorer.binding.spec import MAX_LISTED
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _source(tensor: TensorSpec) -> str:
     row = row_shape(tensor)
     if tensor.shape == ():
         return "const(VALUE)"
-    if pictured(tensor) and row is not None:
+    if looks_like_pictures(tensor) and row is not None:
         height, width = row[1:] if row[0] in {1, 3} else row[:2]
         size = f"{height}x{width}" if height and width else "HEIGHTxWIDTH"
         return f"COLUMN|image(size={size}, layout={'NCHW' if row[0] in {1, 3} else 'NHWC'})"

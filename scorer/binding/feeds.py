@@ -1,4 +1,4 @@
-"""The checked feed of one tensor: plain columns, or a converter's."""
+"""Check and build the feed of one tensor: plain columns, or columns through a converter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from scorer.arrow import depth, is_encoded, is_list, is_number, is_text, sizes, values_in, values_type
 from scorer.binding.features import codes, constant, image, text
-from scorer.binding.request import same_name
+from scorer.binding.request import matching_column
 from scorer.binding.spec import CONVERTERS, Feed
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch
@@ -28,20 +28,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What a feed is made from, besides its tensor and columns."""
+    """What building a feed needs besides its tensor and its columns."""
 
     columns: pa.Schema
+    """The columns that can be fed."""
     folder: str
-    """Paths in columns are relative to it."""
+    """The folder that paths in columns are relative to."""
     on_lossy: str
-    free: bool = True
-    """Whether the model takes any number of rows."""
-    fixed: tuple[int, ...] = ()
-    """Numbers of rows that it insists on."""
+    free_batch: bool = True
+    """Whether an input of the model takes any number of rows."""
+    fixed_batches: tuple[int, ...] = ()
+    """Numbers of rows that inputs of the model require."""
 
 
 def plain_feed(tensor: TensorSpec, names: Sequence[str], context: Context, on_null: str | None) -> Feed:
-    """Columns that are the tensor's values as they stand."""
+    """Return a feed of columns whose values fill the tensor without a converter."""
     types = {name: values_type(context.columns.field(name).type) for name in names}
     where = f"tensor {tensor.name!r}, {tensor}"
     row = row_shape(tensor)
@@ -53,17 +54,20 @@ def plain_feed(tensor: TensorSpec, names: Sequence[str], context: Context, on_nu
     _check_types(types, kind, tensor, where)
     return Feed(
         tensor=tensor.name, kind=kind, dtype=tensor.type, columns=tuple(names), shape=shape,
-        on_null=_policy(on_null, tensor, where), on_lossy=context.on_lossy,
+        on_null=_null_policy(on_null, tensor, where), on_lossy=context.on_lossy,
     )  # fmt: skip
 
 
 def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context: Context, on_null: str | None) -> Feed:
-    """Columns through a converter."""
+    """Return a feed of columns through a converter."""
     where = f"tensor {tensor.name!r}, {tensor}"
     if call.name not in CONVERTERS:
-        what = f"there is no converter {call.name!r}"
         raise OptionsError(
-            what, f"--feed {tensor.name}", quoted_list(CONVERTERS), call.name, did_you_mean(call.name, CONVERTERS)
+            f"there is no converter {call.name!r}",
+            where=f"--feed {tensor.name}",
+            expected=quoted_list(CONVERTERS),
+            found=call.name,
+            hint=did_you_mean(call.name, CONVERTERS),
         )
     names = names or _column_for(call.name, tensor, context.columns)
     types = {name: values_type(context.columns.field(name).type) for name in names}
@@ -91,7 +95,7 @@ def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context
 
 
 def named_files(feeds: Iterable[FeedText]) -> dict[str, str]:
-    """Files that converters name, with what they hold: part of what was asked."""
+    """Return the digest of each file that a converter names: they are part of the request's hash."""
     found = {}
     for feed in feeds:
         for name in feed.call.args if feed.call is not None and feed.file is not None else ():
@@ -102,8 +106,8 @@ def named_files(feeds: Iterable[FeedText]) -> dict[str, str]:
     return found
 
 
-def measured(feed: Feed, sample: pa.Table) -> Feed:
-    """A feed whose lists may be of any length, as wide as the first row that has one."""
+def with_measured_shape(feed: Feed, sample: pa.Table) -> Feed:
+    """Return a feed of lists of unknown length with the shape of the first list in `sample` that has values."""
     if feed.kind != "nested" or None not in feed.shape:
         return feed
     column = sample[feed.columns[0]]
@@ -118,7 +122,7 @@ def measured(feed: Feed, sample: pa.Table) -> Feed:
 
 
 def row_shape(tensor: TensorSpec) -> tuple[int | None, ...] | None:
-    """One row of the tensor; None when even its rank is unknown."""
+    """Return the shape of one row of the tensor; None if even its rank is unknown."""
     if tensor.shape is None:
         return None
     return tuple(size if isinstance(size, int) else None for size in tensor.shape[1:])
@@ -136,80 +140,105 @@ def _settings(
     if call.name == "epoch":
         return codes.epoch_settings(call, tensor.name)
     first = tensor.shape[0] if tensor.shape else None
-    shared = not tensor.shape or (isinstance(first, int) and (context.free or first not in context.fixed))
+    shared = not tensor.shape or (isinstance(first, int) and (context.free_batch or first not in context.fixed_batches))
     size = prod(size or 1 for size in (tensor.shape or () if shared else row) if isinstance(size, int))
     return constant.settings(call, tensor.name, tensor.type, size, shared=shared)
 
 
 def _column_for(name: str, tensor: TensorSpec, columns: pa.Schema) -> list[str]:
-    """The column that is meant where a converter names none."""
+    """Return the column of a converter that names none: one of the tensor's name, or the only one that fits."""
     if name == "const":
         return []
-    by_name = same_name(tensor.name, columns.names)
+    by_name = matching_column(tensor.name, columns.names)
     if by_name and name in {"vocab", "epoch"}:
         return [by_name]
     fits = {"text": is_text, "image": _is_picture}.get(name)
     found = [field.name for field in columns if fits is not None and fits(values_type(field.type))]
     if len(found) == 1:
         return found
-    what = f"it is not certain which column {name}(...) shall take"
-    hint = f"--feed '{tensor.name}=COLUMN|{name}(...)'"
     raise MissingColumns(
-        what, f"tensor {tensor.name!r}, {tensor}", "one column that fits", quoted_list(found) if found else "none", hint
+        f"it is not clear which column {name}(...) takes",
+        where=f"tensor {tensor.name!r}, {tensor}",
+        expected="one column that fits",
+        found=quoted_list(found) if found else "none",
+        hint=f"--feed '{tensor.name}=COLUMN|{name}(...)'",
     )
 
 
 def _flat_shape(
     tensor: TensorSpec, row: tuple[int | None, ...] | None, names: Sequence[str], where: str
 ) -> tuple[int | None, ...]:
-    """Several columns, or one, as the values of a row."""
+    """Return the shape of one row of columns that each hold one value of it."""
     if row is None:
         return (len(names),)
     if len(row) > 1 and prod(size or 0 for size in row) != len(names):
-        what, hint = (
-            f"{tensor.name!r} has {len(row) + 1} dimensions",
-            f"--feed '{tensor.name}=COLUMN' with a list column",
-        )
-        if pictured(tensor):
+        hint = f"--feed '{tensor.name}=COLUMN' with a list column"
+        if looks_like_pictures(tensor):
             hint = f"--feed '{tensor.name}=COLUMN|image(size=...)' for pictures, or a list column"
-        raise ShapeMismatch(what, where, "one list column", quoted_list(names), hint)
+        raise ShapeMismatch(
+            f"{tensor.name!r} has {len(row) + 1} dimensions, so it needs a list column",
+            where=where,
+            expected="one list column",
+            found=quoted_list(names),
+            hint=hint,
+        )
     width = 1 if not row else prod(size for size in row if size is not None) if None not in row else None
     if width is not None and len(names) != width:
-        what = f"{columns_(len(names))} for {tensor.name!r} instead of {width}"
-        hint = f"--feed '{tensor.name}=COLUMN,...' with {columns_(width)} in the model's order"
-        raise ShapeMismatch(what, where, columns_(width), f"{len(names)}: {quoted_list(names)}", hint)
+        raise ShapeMismatch(
+            f"{counted_columns(len(names))} for {tensor.name!r} instead of {width}",
+            where=where,
+            expected=counted_columns(width),
+            found=f"{len(names)}: {quoted_list(names)}",
+            hint=f"--feed '{tensor.name}=COLUMN,...' with {counted_columns(width)} in the model's order",
+        )
     return tuple(len(names) if size is None else size for size in row)
 
 
 def _nested_shape(
     row: tuple[int | None, ...] | None, name: str, kind: pa.DataType, where: str
 ) -> tuple[int | None, ...]:
-    """A list column's shape, as far as its type or the tensor tells."""
+    """Return the shape of one row of a list column; a size is None if neither its type nor the tensor fixes it."""
     own, flat = sizes(kind), depth(kind) == 1
     if row is None:
         return own
     if not row or (len(own) != len(row) and not flat):
-        what, hint = f"column {name!r} has lists {len(own)} deep", "feed another column"
-        raise ShapeMismatch(what, where, f"{len(row)} deep", f"{kind} in {name!r}", hint)
+        raise ShapeMismatch(
+            f"the lists of column {name!r} are nested {len(own)} deep",
+            where=where,
+            expected=f"{len(row)} deep",
+            found=f"{kind} in {name!r}",
+            hint="feed another column",
+        )
     if flat and len(row) > 1:
         if own[0] is not None and None not in row and own[0] != prod(size or 0 for size in row):
-            what, hint = f"column {name!r} is not as wide as the tensor", "feed another column"
-            raise ShapeMismatch(
-                what, where, f"{prod(size or 0 for size in row)} values in a row", f"{own[0]} in {name!r}", hint
-            )
+            raise _wrong_width(name, prod(size or 0 for size in row), own[0], where)
         if row.count(None) > 1:
-            what, hint = f"the lists of {name!r} do not say their shape", "store nested lists"
-            raise ShapeMismatch(what, where, f"lists {len(row)} deep", f"{kind} in {name!r}", hint)
+            raise ShapeMismatch(
+                f"the shape of the lists in {name!r} is unknown",
+                where=where,
+                expected=f"lists {len(row)} deep",
+                found=f"{kind} in {name!r}",
+                hint="store nested lists",
+            )
         return row
     odd = [(a, b) for a, b in zip(row, own, strict=True) if a is not None and b is not None and a != b]
     if odd:
-        what, hint = f"column {name!r} is not as wide as the tensor", "feed another column"
-        raise ShapeMismatch(what, where, f"{odd[0][0]} values in a row", f"{odd[0][1]} in {name!r}", hint)
+        raise _wrong_width(name, *odd[0], where)
     return tuple(b if a is None else a for a, b in zip(row, own, strict=True))
 
 
+def _wrong_width(name: str, expected: int, found: int, where: str) -> ShapeMismatch:
+    return ShapeMismatch(
+        f"column {name!r} is not as wide as the tensor",
+        where=where,
+        expected=f"{expected} values in a row",
+        found=f"{found} in {name!r}",
+        hint="feed another column",
+    )
+
+
 def _lengths(value: object, levels: int) -> list[int]:
-    """Lengths of the first list of each level."""
+    """Return the length of the first list of each level."""
     found = []
     for _ in range(levels):
         found.append(len(value) if isinstance(value, list) else 0)
@@ -226,19 +255,24 @@ def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec
         if not good:
             wanted = {"string": "text", "bool": "truth values"}.get(tensor.type, "numbers")
             wanted = f"lists of {wanted}" if kind == "nested" else wanted
-            what = f"column {name!r} cannot become {tensor.type}"
-            hint = "feed another column, or convert this one before"
-            if len(types) > 1 and kind == "numeric":  # a converter fills a tensor by itself
-                hint = "feed another column, or make numbers of this one with --transform"
+            hint = "feed another column, or convert this one first"
+            if len(types) > 1 and kind == "numeric":  # a converter cannot be combined with other columns
+                hint = "feed another column, or convert this one to numbers with --transform"
             elif kind == "numeric" and (is_text(value) or pa.types.is_dictionary(value)):
                 hint = f"--feed '{tensor.name}={name}|vocab(a, b, c)' for categories, or feed another column"
             elif kind == "numeric" and pa.types.is_temporal(value):
                 hint = f"--feed '{tensor.name}={name}|epoch(s)', or feed another column"
-            raise TypeMismatch(what, where, f"{wanted} for {tensor.type}", f"{column} in {name!r}", hint)
+            raise TypeMismatch(
+                f"column {name!r} cannot become {tensor.type}",
+                where=where,
+                expected=f"{wanted} for {tensor.type}",
+                found=f"{column} in {name!r}",
+                hint=hint,
+            )
 
 
 def _check_converted(name: str, types: Mapping[str, pa.DataType], tensor: TensorSpec, where: str) -> None:
-    """Refuse columns that a converter cannot read, and tensors that it cannot fill."""
+    """Raise if a converter cannot read the columns or cannot fill the tensor."""
     fits, wanted = {
         "text": (is_text, "text"),
         "image": (_is_picture, "encoded pictures or their paths"),
@@ -250,19 +284,34 @@ def _check_converted(name: str, types: Mapping[str, pa.DataType], tensor: Tensor
     }.get(name, (None, ""))
     for column, kind in types.items():
         if fits is not None and not fits(kind):
-            what = f"{name}(...) cannot read column {column!r}"
-            raise TypeMismatch(what, where, wanted, f"{kind} in {column!r}", "feed another column")
+            raise TypeMismatch(
+                f"{name}(...) cannot read column {column!r}",
+                where=where,
+                expected=wanted,
+                found=f"{kind} in {column!r}",
+                hint="feed another column",
+            )
     if len(types) > 1 and name in {"text", "image"}:
-        what, hint = f"{name}(...) takes one column", f"--feed '{tensor.name}=COLUMN|{name}(...)'"
-        raise ShapeMismatch(what, where, "one column", quoted_list(list(types)), hint)
+        raise ShapeMismatch(
+            f"{name}(...) takes one column",
+            where=where,
+            expected="one column",
+            found=quoted_list(list(types)),
+            hint=f"--feed '{tensor.name}=COLUMN|{name}(...)'",
+        )
     masked = name == "text" and tensor.type == "bool" and text.roles([tensor.name]).get(tensor.name) == "mask"
     if tensor.type in {"string", "bool"} and name != "const" and not masked:
-        what, hint = f"{name}(...) gives numbers", "feed the column as it is"
-        raise TypeMismatch(what, where, "a tensor of numbers", tensor.type, hint)
+        raise TypeMismatch(
+            f"{name}(...) returns numbers, and cannot fill this tensor",
+            where=where,
+            expected="a tensor of numbers",
+            found=tensor.type,
+            hint="feed the column without a converter",
+        )
 
 
-def _policy(policy: str | None, tensor: TensorSpec, where: str) -> str:
-    """What a null becomes; refuses a constant that the tensor cannot hold."""
+def _null_policy(policy: str | None, tensor: TensorSpec, where: str) -> str:
+    """Return the null policy, or its default; raise `OptionsError` for a constant that the tensor cannot hold."""
     if policy is None:
         return "nan" if "float" in tensor.type else "error"
     if policy == "error" or tensor.type == "string":
@@ -274,17 +323,21 @@ def _policy(policy: str | None, tensor: TensorSpec, where: str) -> str:
     except (ValueError, OverflowError):
         fits = False
     if not fits:
-        what, hint = f"the null policy does not fit {tensor.name!r}", f"--on-null '{tensor.name}=0'"
-        expected = "error, nan or a number" if floats else f"error or a whole number that {tensor.type} holds"
-        raise OptionsError(what, where, expected, repr(policy), hint)
+        raise OptionsError(
+            f"the null policy does not fit {tensor.name!r}",
+            where=where,
+            expected="error, nan or a number" if floats else f"error or a whole number that {tensor.type} holds",
+            found=repr(policy),
+            hint=f"--on-null '{tensor.name}=0'",
+        )
     return policy
 
 
 def _converted_policy(name: str, policy: str | None, tensor: TensorSpec, where: str) -> str:
-    """A text in its place, for text; nothing stands for a picture."""
+    """Return the null policy of a converter: text may replace a null by a constant, image never."""
     if name == "image" or (name == "text" and policy in {None, "nan"}):
         return "error"
-    return str(policy) if name == "text" else _policy(policy, tensor, where)
+    return str(policy) if name == "text" else _null_policy(policy, tensor, where)
 
 
 def _holds(kind: str, number: int) -> bool:
@@ -294,17 +347,17 @@ def _holds(kind: str, number: int) -> bool:
     return bool(info.min <= number <= info.max)
 
 
-def columns_(count: int) -> str:
-    """A number of columns in words."""
+def counted_columns(count: int) -> str:
+    """Return a number of columns as text."""
     return f"{count} column" + ("" if count == 1 else "s")
 
 
 def _is_picture(kind: pa.DataType) -> bool:
-    faced = pa.types.is_struct(kind) and {field.name for field in kind} <= {"bytes", "path"}
-    return bool(faced or is_encoded(kind) or is_text(kind))
+    encoded = pa.types.is_struct(kind) and {field.name for field in kind} <= {"bytes", "path"}
+    return bool(encoded or is_encoded(kind) or is_text(kind))
 
 
-def pictured(tensor: TensorSpec) -> bool:
-    """Whether the tensor looks like pictures: three dimensions a row, one of them 1 or 3 channels."""
+def looks_like_pictures(tensor: TensorSpec) -> bool:
+    """Return whether the tensor looks like pictures: three dimensions in a row, one of them 1 or 3 channels."""
     row = row_shape(tensor) or ()
     return len(row) == len("CHW") and (row[0] in {1, 3} or row[-1] in {1, 3})

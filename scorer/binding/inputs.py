@@ -1,6 +1,6 @@
-"""Which columns feed which tensor.
+"""Decide which columns feed which tensor.
 
-Automatic where it is certain; an error with a line to paste where it is not.
+Columns are matched automatically if there is only one safe match. Otherwise the error shows a --feed to paste.
 """
 
 from __future__ import annotations
@@ -14,8 +14,16 @@ import pyarrow as pa
 
 from scorer.arrow import as_lists, is_list, is_number, sizes, values_in, values_type
 from scorer.binding.features import text as text_
-from scorer.binding.feeds import Context, columns_, converted_feed, measured, pictured, plain_feed, row_shape
-from scorer.binding.request import FeedRequest, expand, null_policies, requested_feeds, same_name
+from scorer.binding.feeds import (
+    Context,
+    converted_feed,
+    counted_columns,
+    looks_like_pictures,
+    plain_feed,
+    row_shape,
+    with_measured_shape,
+)
+from scorer.binding.request import FeedRequest, expand, matching_column, null_policies, requested_feeds
 from scorer.binding.spec import BY_FEATURES, BY_LIST, BY_NAME, BY_POSITION, Binding, Feed
 from scorer.dataset.quarantine import PLACE, WHY, from_quarantine
 from scorer.display.words import did_you_mean, quoted_list
@@ -33,24 +41,25 @@ _NUMBERS = {"bfloat16", "float16", "float32", "float64", "bool"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 _MATRIX = 2
-_STATE = re.compile(r"past|state|hidden|cache|mem|(^|_)(h|c|hx|cx)(_|\d|$)", re.IGNORECASE)
-"""Names that exporters give to what a model remembers."""
-_BATCH = re.compile(r"(n|batch([_ ]?size)?|batch[_ ]?dim|unk__batch)$", re.IGNORECASE)
-"""Names that exporters give to the dimension of rows."""
+_STATE_NAME = re.compile(r"past|state|hidden|cache|mem|(^|_)(h|c|hx|cx)(_|\d|$)", re.IGNORECASE)
+"""Names that exporters give to the state of a recurrent model."""
+_BATCH_DIM = re.compile(r"(n|batch([_ ]?size)?|batch[_ ]?dim|unk__batch)$", re.IGNORECASE)
+"""Names that exporters give to the batch dimension."""
 
 
 def bind(
     options: BindingOptions, model: ModelSpec, columns: pa.Schema, folder: str = "", given: pa.Schema | None = None
 ) -> tuple[Binding, list[ScorerError]]:
-    """The input side, and everything that is wrong with it.
+    """Return the binding of the model's inputs, and all problems.
 
-    Paths in columns are relative to `folder`; after a transform, what it gives is fed instead of the input's columns.
+    `columns` is the input's schema, and `given` that of the transform's result, which is fed instead. Paths in columns
+    are relative to `folder`.
     """
     columns = pa.schema([field.with_type(as_lists(field.type)) for field in columns])
-    asked, unclear, problems = requested_feeds(options.feed, model)
-    nulls, null_problems = null_policies(options.on_null, asked, model)
+    requests, unclear, problems = requested_feeds(options.feed, model)
+    nulls, null_problems = null_policies(options.on_null, requests, model)
     problems += null_problems
-    constant = {name for name, wish in asked.items() if wish.call is not None and wish.call.name == "const"}
+    constant = {name for name, request in requests.items() if _is_constant(request)}
     fixed = {
         t.shape[0]: t.name for t in model.inputs if t.shape and isinstance(t.shape[0], int) and t.name not in constant
     }
@@ -59,21 +68,22 @@ def bind(
         columns=columns if given is None else given,
         folder=folder,
         on_lossy=options.on_lossy,
-        free=free,
-        fixed=tuple(fixed),
+        free_batch=free,
+        fixed_batches=tuple(fixed),
     )
     feeds = []
     for tensor in model.inputs:
         if tensor.name in unclear:
             continue
         try:
-            _check_tensor(tensor, asked.get(tensor.name))
-            feeds.append(_feed(tensor, asked.get(tensor.name), model, context, nulls.get(tensor.name)))
+            request = requests.get(tensor.name)
+            _check_tensor(tensor, request)
+            feeds.append(_feed(tensor, request, model, context, nulls.get(tensor.name)))
         except ScorerError as error:
             problems.append(error)
     kept, keep_problems = _kept(options.keep, columns)
-    kept, row_id = _placed(options, columns, kept)
-    problems += [*keep_problems, *_refused(model, asked, fixed)]
+    kept, row_id = _kept_of_quarantine(options, columns, kept)
+    problems += [*keep_problems, *_model_problems(model, requests, fixed)]
     return (
         Binding(
             feeds=tuple(feeds),
@@ -86,65 +96,105 @@ def bind(
 
 
 def shapes(binding: Binding, sample: pa.Table) -> Binding:
-    """List columns of unknown length, measured on the first rows."""
-    return replace(binding, feeds=tuple(measured(feed, sample) for feed in binding.feeds))
+    """Return the binding with the shapes of list columns of unknown length, as in the first rows."""
+    return replace(binding, feeds=tuple(with_measured_shape(feed, sample) for feed in binding.feeds))
 
 
 def _feed(
-    tensor: TensorSpec, wish: FeedRequest | None, model: ModelSpec, context: Context, on_null: str | None
+    tensor: TensorSpec, request: FeedRequest | None, model: ModelSpec, context: Context, on_null: str | None
 ) -> Feed:
-    if wish is None:
+    if request is None:
         names, rule = _automatic(tensor, model, context.columns)
         return replace(plain_feed(tensor, names, context, on_null), rule=rule)
-    names = _requested_columns(wish.tokens, tensor, context.columns) if wish.tokens else []
-    if wish.call is None:
+    names = _requested_columns(request.tokens, tensor, context.columns) if request.tokens else []
+    if request.call is None:
         return plain_feed(tensor, names, context, on_null)
-    return converted_feed(tensor, wish.call, names, context, on_null)
+    return converted_feed(tensor, request.call, names, context, on_null)
 
 
-def _refused(model: ModelSpec, asked: Mapping[str, FeedRequest], fixed: Mapping[int, str]) -> list[ScorerError]:
-    """Models that cannot be fed row by row, whatever the columns."""
+def _is_constant(request: FeedRequest | None) -> bool:
+    return request is not None and request.call is not None and request.call.name == "const"
+
+
+def _model_problems(
+    model: ModelSpec, requests: Mapping[str, FeedRequest], fixed: Mapping[int, str]
+) -> list[ScorerError]:
+    """Return why the model cannot be fed row by row, whatever the columns are."""
     problems: list[ScorerError] = []
     if len(fixed) > 1:
-        what, hint = "the model's inputs insist on different numbers of rows", "export it with one batch size"
-        found = ", ".join(f"{name!r} on {rows}" for rows, name in fixed.items())
-        problems.append(UnsupportedTensor(what, model.path, "one number of rows", found, hint))
-    calls = [wish.call.name for wish in asked.values() if wish.call is not None]
-    if model.inputs and calls.count("const") == len(model.inputs):
-        what, hint = "no column is fed: every input is a constant", "feed a column to at least one input"
-        problems.append(BindingError(what, model.path, "at least one column", "none", hint))
+        problems.append(
+            UnsupportedTensor(
+                "the model's inputs need different numbers of rows",
+                where=model.path,
+                expected="one number of rows",
+                found=", ".join(f"{rows} for {name!r}" for rows, name in fixed.items()),
+                hint="export the model with one batch size",
+            )
+        )
+    if model.inputs and sum(map(_is_constant, requests.values())) == len(model.inputs):
+        problems.append(
+            BindingError(
+                "no column is fed: every input is a constant",
+                where=model.path,
+                expected="at least one column",
+                found="none",
+                hint="feed a column to at least one input",
+            )
+        )
     if not model.inputs:
-        what, hint = "the model takes no input", "score with a model that does"
-        problems.append(UnsupportedTensor(what, model.path, "at least one input", "none", hint))
+        problems.append(
+            UnsupportedTensor(
+                "the model has no inputs",
+                where=model.path,
+                expected="at least one input",
+                found="none",
+                hint="use a model that has inputs",
+            )
+        )
+    return [*problems, *(p for tensor in model.inputs if (p := _row_problem(tensor, model, requests)) is not None)]
+
+
+def _row_problem(tensor: TensorSpec, model: ModelSpec, requests: Mapping[str, FeedRequest]) -> UnsupportedTensor | None:
+    """Return why an input has no independent rows on its first axis; None if it has."""
+    request = requests.get(tensor.name)
+    if _is_constant(request):
+        return None
     sizes_ = [size for tensor in model.inputs for size in tensor.shape or () if isinstance(size, str)]
     first = [t.shape[0] for t in model.inputs if t.shape and isinstance(t.shape[0], str)]
-    batch = next((size for size in sizes_ if _BATCH.match(size)), next(iter(first), None))
-    for tensor in model.inputs:
-        wish = asked.get(tensor.name)
-        if wish is not None and wish.call is not None and wish.call.name == "const":
-            continue
-        deep = wish is None and len(tensor.shape or ()) > _MATRIX
-        twin = next((o for o in model.outputs if o.type == tensor.type and _carries(tensor.name, o.name)), None)
-        if deep and twin is not None:
-            what = f"the model carries state from call to call: {tensor.name!r} comes back as {twin.name!r}"
-            hint = f"export it for whole sequences, or start each row from --feed '{tensor.name}=const(0)'"
-            problems.append(UnsupportedTensor(what, model.path, "rows that do not depend on others", str(tensor), hint))
-        elif batch is not None and tensor.shape and batch in tensor.shape[1:] and tensor.shape[0] != batch:
-            what = f"the rows of {tensor.name!r} are not on its first axis"
-            hint = "export the model with the batch first"
-            problems.append(UnsupportedTensor(what, model.path, f"[{batch}, ...]", str(tensor), hint))
-        elif first and tensor.shape and isinstance(tensor.shape[0], int):
-            what = f"input {tensor.name!r} has no dimension for rows, as the others have"
-            hint = (
-                f"--feed '{tensor.name}=const(...)' gives all rows the same, or export the model with the batch first"
-            )
-            problems.append(UnsupportedTensor(what, model.path, f"[{first[0]}, ...]", str(tensor), hint))
-    return problems
+    batch = next((size for size in sizes_ if _BATCH_DIM.match(size)), next(iter(first), None))
+    deep = request is None and len(tensor.shape or ()) > _MATRIX
+    state = next((o for o in model.outputs if o.type == tensor.type and _is_next_state(tensor.name, o.name)), None)
+    if deep and state is not None:
+        return UnsupportedTensor(
+            f"the model keeps state between calls: output {state.name!r} is the next value of input {tensor.name!r}",
+            where=model.path,
+            expected="rows that do not depend on each other",
+            found=str(tensor),
+            hint=f"export the model for whole sequences, or start each row from --feed '{tensor.name}=const(0)'",
+        )
+    if batch is not None and tensor.shape and batch in tensor.shape[1:] and tensor.shape[0] != batch:
+        return UnsupportedTensor(
+            f"the batch dimension of input {tensor.name!r} is not its first dimension",
+            where=model.path,
+            expected=f"[{batch}, ...]",
+            found=str(tensor),
+            hint="export the model with the batch dimension first",
+        )
+    if first and tensor.shape and isinstance(tensor.shape[0], int):
+        return UnsupportedTensor(
+            f"input {tensor.name!r} has no batch dimension, but other inputs have one",
+            where=model.path,
+            expected=f"[{first[0]}, ...]",
+            found=str(tensor),
+            hint=f"feed all rows the same value with --feed '{tensor.name}=const(...)', "
+            "or export the model with the batch dimension first",
+        )
+    return None
 
 
-def _carries(name: str, output: str) -> bool:
-    """Whether an output is an input's next value, by how exporters name them."""
-    if not _STATE.search(name):
+def _is_next_state(name: str, output: str) -> bool:
+    """Return whether an output is the next value of an input, by the names that exporters give them."""
+    if not _STATE_NAME.search(name):
         return False
     plain, other = (
         re.sub(r"(past|present|new|next|prev|out|in|n|_|\.|\d+$)", "", text.lower()) for text in (name, output)
@@ -152,101 +202,126 @@ def _carries(name: str, output: str) -> bool:
     return plain == other and name != output
 
 
-def _check_tensor(tensor: TensorSpec, wish: FeedRequest | None) -> None:
-    """Refuse what no column can fill."""
-    hint = "see `scorer inspect MODEL`"
+def _check_tensor(tensor: TensorSpec, request: FeedRequest | None) -> None:
+    """Raise `UnsupportedTensor` if no column can fill the tensor."""
     if tensor.type not in _NUMBERS | {"string"}:
-        what = f"input {tensor.name!r} is of a type that columns cannot fill"
-        raise UnsupportedTensor(what, "the model", quoted_list(sorted(_NUMBERS | {"string"}), 20), str(tensor), hint)
+        raise UnsupportedTensor(
+            f"input {tensor.name!r} has a type that columns cannot fill",
+            where="the model",
+            expected=quoted_list(sorted(_NUMBERS | {"string"}), 20),
+            found=str(tensor),
+            hint="see `scorer inspect MODEL`",
+        )
     if 0 in (tensor.shape or ()):
-        what = f"input {tensor.name!r} has a dimension of size 0"
-        raise UnsupportedTensor(what, "the model", "[N, ...]", str(tensor), "export it without this input")
-    constant = wish is not None and wish.call is not None and wish.call.name == "const"
-    if tensor.shape == () and not constant:
-        what, hint = f"input {tensor.name!r} is one value for all rows", f"--feed '{tensor.name}=const(VALUE)'"
-        raise UnsupportedTensor(what, "the model", "[N, ...]", str(tensor), hint)
+        raise UnsupportedTensor(
+            f"input {tensor.name!r} has a dimension of size 0",
+            where="the model",
+            expected="[N, ...]",
+            found=str(tensor),
+            hint="export the model without this input",
+        )
+    if tensor.shape == () and not _is_constant(request):
+        raise UnsupportedTensor(
+            f"input {tensor.name!r} is one value for all rows",
+            where="the model",
+            expected="[N, ...]",
+            found=str(tensor),
+            hint=f"--feed '{tensor.name}=const(VALUE)'",
+        )
 
 
 def _requested_columns(tokens: Sequence[str], tensor: TensorSpec, columns: pa.Schema) -> list[str]:
     found, unknown = expand(tokens, columns.names)
     if unknown:
-        what = f"--feed {tensor.name} names columns that the input does not have: {quoted_list(unknown)}"
         hint = did_you_mean(unknown[0], columns.names) if len(unknown) < len(tokens) + 1 else ""
         if ".." in unknown[0]:
-            hint = "ranges count up over numbered columns: f0..f27; for others use globs: 'mean *'"
+            hint = (
+                "ranges count up through numbered columns, such as f0..f27; for other names use globs, such as 'mean *'"
+            )
         hint = (
             hint if hint.startswith(("did", "ranges")) else "names, globs (x_*) and ranges (f0..f27) must match columns"
         )
         raise MissingColumns(
-            what, f"tensor {tensor.name!r}, {tensor}", "columns of the input", quoted_list(columns.names), hint
+            f"--feed {tensor.name} names columns that the input does not have: {quoted_list(unknown)}",
+            where=f"tensor {tensor.name!r}, {tensor}",
+            expected="columns of the input",
+            found=quoted_list(columns.names),
+            hint=hint,
         )
     return found
 
 
 def _automatic(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> tuple[list[str], str]:
-    """The columns that are meant and why, or an error that shows the choice."""
+    """Return the columns that safely match a tensor, and the rule that chose them; else raise an error with advice."""
     row = row_shape(tensor)
     deep = row is not None and len(row) >= _MATRIX
     if len(model.inputs) == 1 and model.feature_names and not deep:
-        return _featured(tensor, model, columns), BY_FEATURES
-    by_name = same_name(tensor.name, columns.names)
+        return _columns_of_features(tensor, model, columns), BY_FEATURES
+    by_name = matching_column(tensor.name, columns.names)
     if by_name and (len(model.inputs) > 1 or _width(tensor) == 1 or is_list(columns.field(by_name).type)):
         return [by_name], BY_NAME
     if len(model.inputs) > 1:
-        what = f"no column has the name of input {tensor.name!r}"
-        expected = f"a column {tensor.name!r} for {tensor}"
         hint = f"--feed '{tensor.name}=COLUMN'"
         if tensor.name in text_.roles([tensor.name]):
             hint = f"--feed '{tensor.name}=COLUMN|text(tokenizer.json)' for text, or a list column of token numbers"
-        raise MissingColumns(what, f"tensor {tensor.name!r}, {tensor}", expected, quoted_list(columns.names), hint)
+        raise MissingColumns(
+            f"no column has the name of input {tensor.name!r}",
+            where=f"tensor {tensor.name!r}, {tensor}",
+            expected=f"a column {tensor.name!r} for {tensor}",
+            found=quoted_list(columns.names),
+            hint=hint,
+        )
     lists = [f.name for f in columns if is_list(f.type) and _list_fits(f.type, row)]
     if len(lists) == 1 and _width(tensor) != 1:
         return lists, BY_LIST
     floats = [f.name for f in columns if pa.types.is_floating(values_type(f.type))]
     if not deep and _width(tensor) is not None and len(floats) == _width(tensor):
         return floats, BY_POSITION
-    raise _no_guess(tensor, floats, lists, columns)
+    raise _no_safe_match(tensor, floats, lists, columns)
 
 
-def _no_guess(tensor: TensorSpec, floats: list[str], lists: list[str], columns: pa.Schema) -> BindingError:
+def _no_safe_match(tensor: TensorSpec, floats: list[str], lists: list[str], columns: pa.Schema) -> BindingError:
     width, row = _width(tensor), row_shape(tensor) or ()
-    what = f"it is not certain which columns feed {tensor.name!r}"
+    what = f"it is not clear which columns feed {tensor.name!r}"
     where = f"tensor {tensor.name!r}, {tensor}"
     if len(row) >= _MATRIX:
         hint = f"--feed '{tensor.name}=COLUMN' with a list column" + (
-            f", or --feed '{tensor.name}=COLUMN|image(...)'" if pictured(tensor) else ""
+            f", or --feed '{tensor.name}=COLUMN|image(...)'" if looks_like_pictures(tensor) else ""
         )
         return ShapeMismatch(
             what,
-            where,
-            "one list column that fits",
-            quoted_list(lists) if lists else f"none of {quoted_list(columns.names)}",
-            hint,
+            where=where,
+            expected="one list column that fits",
+            found=quoted_list(lists) if lists else f"none of {quoted_list(columns.names)}",
+            hint=hint,
         )
-    needed = columns_(width) if width else "columns"
+    needed = counted_columns(width) if width else "columns"
     numbers = [f.name for f in columns if is_number(values_type(f.type))]
-    whole = bool(width) and len(numbers) == width
-    shown = numbers if whole else (floats or numbers)[: width or 3]
+    fits = bool(width) and len(numbers) == width
+    shown = numbers if fits else (floats or numbers)[: width or 3]
     found = (
-        f"{len(floats)} float columns ({quoted_list(floats)}), {len(lists)} lists that fit, of {columns_(len(columns))}"
+        f"{len(floats)} float columns ({quoted_list(floats)}), {len(lists)} lists that fit, "
+        f"of {counted_columns(len(columns))}"
     )
     hint = f"{feed_line(tensor.name, shown)}, with the columns in the model's order"
-    if not whole and len(shown) != width:
+    if not fits and len(shown) != width:
         hint = f"--feed '{tensor.name}=COLUMN,...' with {needed} in the model's order; ranges are written f0..f27"
-    if whole:
-        caution = "is a float column missing? Only if each of these is a feature, in the model's order"
-        hint = f"{caution}: {feed_line(tensor.name, shown)}"
-    return ShapeMismatch(what, where, needed, found, hint)
+    if fits:
+        advice = "if no float column is missing, and all of these are features, in the model's order"
+        hint = f"{advice}: {feed_line(tensor.name, shown)}"
+    return ShapeMismatch(what, where=where, expected=needed, found=found, hint=hint)
 
 
-def _featured(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list[str]:
+def _columns_of_features(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list[str]:
     missing = [name for name in model.feature_names if name not in columns.names]
     if missing:
-        what = f"the model's own feature names are not columns of the input: {quoted_list(missing)}"
-        needed = columns_(len(model.feature_names))
-        hint = f"rename the columns, or --feed '{tensor.name}=COLUMN,...' with {needed} in order"
+        needed = counted_columns(len(model.feature_names))
         raise MissingColumns(
-            what, f"tensor {tensor.name!r}, {tensor}", quoted_list(missing), quoted_list(columns.names), hint
+            f"the model names features that are not columns of the input: {quoted_list(missing)}",
+            where=f"tensor {tensor.name!r}, {tensor}",
+            expected=quoted_list(missing),
+            found=quoted_list(columns.names),
+            hint=f"rename the columns, or --feed '{tensor.name}=COLUMN,...' with {needed} in the model's order",
         )
     return list(model.feature_names)
 
@@ -259,25 +334,35 @@ def _kept(tokens: Sequence[str], columns: pa.Schema) -> tuple[tuple[str, ...], l
         return (tuple(names) if tokens[0] == "all" else ()), problems
     found, unknown = expand(tokens, names)
     if unknown:
-        what = f"--keep names columns that the input does not have: {quoted_list(unknown)}"
-        hint = did_you_mean(unknown[0], names)
         problems.append(
-            MissingColumns(what, f"--keep {','.join(tokens)}", "columns of the input", quoted_list(names), hint)
+            MissingColumns(
+                f"--keep names columns that the input does not have: {quoted_list(unknown)}",
+                where=f"--keep {','.join(tokens)}",
+                expected="columns of the input",
+                found=quoted_list(names),
+                hint=did_you_mean(unknown[0], names),
+            )
         )
     return tuple(name for name in names if name in set(found)), problems
 
 
-def _placed(options: BindingOptions, columns: pa.Schema, kept: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
-    """Rows of a quarantine say themselves where they came from, and why they failed then is no news."""
+def _kept_of_quarantine(
+    options: BindingOptions, columns: pa.Schema, kept: tuple[str, ...]
+) -> tuple[tuple[str, ...], bool]:
+    """Return the kept columns, and whether to add row ids, if the input may be a quarantine folder.
+
+    A quarantine has its own `_file` and `_row`, which replace new row ids. Its old `_error` and `_stage` are not kept
+    unless --keep names them.
+    """
     if not from_quarantine(columns):
         return kept, options.row_id
-    said = set(kept) - set(WHY.names if options.keep == ("all",) else ())
-    said |= set(PLACE.names if options.row_id else ())
-    return tuple(name for name in dict.fromkeys(columns.names) if name in said), False
+    names = set(kept) - set(WHY.names if options.keep == ("all",) else ())
+    names |= set(PLACE.names if options.row_id else ())
+    return tuple(name for name in dict.fromkeys(columns.names) if name in names), False
 
 
 def _width(tensor: TensorSpec) -> int | None:
-    """Values in a row of a vector or matrix; None when it is free."""
+    """Return the number of values in a row of a vector or matrix; None if it is free, or if rows are matrices."""
     row = row_shape(tensor)
     if row is None or len(row) >= _MATRIX:
         return None
@@ -285,7 +370,7 @@ def _width(tensor: TensorSpec) -> int | None:
 
 
 def _list_fits(kind: pa.DataType, row: tuple[int | None, ...] | None) -> bool:
-    """Whether lists of this type could be rows of that shape."""
+    """Return whether lists of this type can be rows of that shape."""
     if not is_number(values_in(kind)):
         return False
     own = sizes(kind)

@@ -1,4 +1,4 @@
-"""What --feed and --on-null say, tensor by tensor."""
+"""Parse --feed and --on-null: the request and the null policy of each tensor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
 
 
 def expand(tokens: Sequence[str], columns: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Columns that names, ranges and globs stand for, and the tokens that match nothing."""
+    """Return the columns that names, ranges and globs match, and the names that match nothing."""
     found: list[str] = []
     unknown: list[str] = []
     for token in tokens:
@@ -44,8 +44,11 @@ def expand(tokens: Sequence[str], columns: Sequence[str]) -> tuple[list[str], li
     return found, unknown
 
 
-def same_name(name: str, columns: Sequence[str]) -> str | None:
-    """Exactly, then without case, then with spaces as underscores, each only if unique."""
+def matching_column(name: str, columns: Sequence[str]) -> str | None:
+    """Return the column of this name: the exact one, else without case, else with `_` for other characters.
+
+    The inexact matches must be unique. None if no column matches.
+    """
     for view in (str, str.lower, _underscored):
         hits = [column for column in columns if view(column) == view(name)]
         if len(hits) == 1:
@@ -54,16 +57,13 @@ def same_name(name: str, columns: Sequence[str]) -> str | None:
 
 
 def _underscored(name: str) -> str:
-    """As converters name an input after a column."""
+    """Return the name that model converters give to the input for a column."""
     return re.sub(r"\W", "_", name).lower()
-
-
-_MIXED = "give them as numbers with --transform"
 
 
 @dataclass(frozen=True, slots=True)
 class FeedRequest:
-    """What --feed says of one tensor."""
+    """The columns and the converter that --feed requests for one tensor."""
 
     tokens: tuple[str, ...] = ()
     call: Call | None = None
@@ -72,13 +72,13 @@ class FeedRequest:
 def requested_feeds(
     feeds: Sequence[FeedText], model: ModelSpec
 ) -> tuple[dict[str, FeedRequest], set[str], list[ScorerError]]:
-    """Return the request for each tensor, the tensors whose --feed is not understood, and the problems.
+    """Return the request for each tensor, the tensors whose --feed cannot be parsed, and the problems.
 
-    A text feeds every tensor that its tokens can fill.
+    If one tensor is fed by the text converter, the same text feeds the model's other token tensors too.
     """
     problems: list[ScorerError] = []
     names = [tensor.name for tensor in model.inputs]
-    asked: dict[str, FeedRequest] = {}
+    requests: dict[str, FeedRequest] = {}
     unclear: set[str] = set()
     for feed in feeds:
         tensor, tokens, call = feed.split(names, CONVERTERS)
@@ -86,51 +86,57 @@ def requested_feeds(
         if tensor is None or tensor not in names:
             problems.append(_unknown(text, names))
             continue
-        before = asked.get(tensor)
+        before = requests.get(tensor)
         if (not tokens and call is None) or (before and (before.call or call)) or _columns_for_constant(call, tokens):
             problems.append(
-                _not_understood(text, tensor, twice=before is not None, idle=_columns_for_constant(call, tokens))
+                _not_understood(text, tensor, twice=before is not None, constant=_columns_for_constant(call, tokens))
             )
             unclear.add(tensor)
             continue
-        asked[tensor] = FeedRequest((*(before.tokens if before else ()), *tokens), call)
-    read = [(name, wish) for name, wish in asked.items() if wish.call is not None and wish.call.name == "text"]
-    if len(read) == 1:
-        (_, wish) = read[0]
-        call = wish.call and type(wish.call)(wish.call.name, wish.call.args, _without(wish.call.named, "give"))
-        shared = FeedRequest(wish.tokens, call)
-        asked |= {name: shared for name in text_.roles(names) if name not in asked and name not in unclear}
-    return asked, unclear, problems
+        requests[tensor] = FeedRequest((*(before.tokens if before else ()), *tokens), call)
+    texts = [request for request in requests.values() if request.call is not None and request.call.name == "text"]
+    if len(texts) == 1:
+        (request,) = texts
+        call = request.call and type(request.call)(
+            request.call.name, request.call.args, _without(request.call.named, "give")
+        )
+        shared = FeedRequest(request.tokens, call)
+        requests |= {name: shared for name in text_.roles(names) if name not in requests and name not in unclear}
+    return requests, unclear, problems
 
 
 def null_policies(
-    said: Sequence[str], asked: Mapping[str, FeedRequest], model: ModelSpec
+    texts: Sequence[str], requests: Mapping[str, FeedRequest], model: ModelSpec
 ) -> tuple[dict[str, str], list[ScorerError]]:
-    """Return the null policy of each tensor, and the problems. The tensors of one text share a policy."""
+    """Return the null policy of each tensor, and the problems. Tensors of one text column share a policy."""
     problems: list[ScorerError] = []
     names = [tensor.name for tensor in model.inputs]
-    common = [text for text in said if split_known(text, names)[0] is None and "=" not in text]
+    common = [text for text in texts if split_known(text, names)[0] is None and "=" not in text]
     policies = dict.fromkeys(names, common[-1]) if common else {}
     own = {}
-    for text in said:
+    for text in texts:
         tensor, policy = split_known(text, names)
         if tensor is not None:
             own[tensor] = policy
         elif "=" in text:
-            what, hint = (
-                "--on-null names an input that the model does not have",
-                did_you_mean(text.split("=")[0], names),
+            problems.append(
+                OptionsError(
+                    "--on-null names an input that the model does not have",
+                    where=f"--on-null {text}",
+                    expected=f"one of {quoted_list(names)}",
+                    found=repr(text),
+                    hint=did_you_mean(text.split("=")[0], names),
+                )
             )
-            problems.append(OptionsError(what, f"--on-null {text}", f"one of {quoted_list(names)}", repr(text), hint))
-    read = [name for name, wish in asked.items() if wish.call is not None and wish.call.name == "text"]
-    told = [own[name] for name in read if name in own]
-    if told and len({asked[name].tokens for name in read}) == 1:
-        own |= dict.fromkeys(read, told[0])
+    tensors = [name for name, request in requests.items() if request.call is not None and request.call.name == "text"]
+    shared = [own[name] for name in tensors if name in own]
+    if shared and len({requests[name].tokens for name in tensors}) == 1:
+        own |= dict.fromkeys(tensors, shared[0])
     return policies | own, problems
 
 
 def _columns_for_constant(call: Call | None, tokens: Sequence[str]) -> bool:
-    """Whether columns are named for a converter that takes none."""
+    """Return whether columns are given for const(...), which takes none."""
     return call is not None and call.name == "const" and bool(tokens)
 
 
@@ -139,29 +145,58 @@ def _without(named: tuple[tuple[str, str], ...], key: str) -> tuple[tuple[str, s
 
 
 def _unknown(text: str, names: Sequence[str]) -> OptionsError:
-    what = f"--feed names an input that the model does not have: {text!r}"
     hint = did_you_mean(text.split("=", maxsplit=1)[0], names)
     if "=" not in text:
         hint = f"--feed '{names[0] if names else 'TENSOR'}={text}'"
-    return OptionsError(what, f"--feed {text}", f"one of {quoted_list(names)}", repr(text), hint)
+    return OptionsError(
+        f"--feed names an input that the model does not have: {text!r}",
+        where=f"--feed {text}",
+        expected=f"one of {quoted_list(names)}",
+        found=repr(text),
+        hint=hint,
+    )
 
 
-def _not_understood(text: str, tensor: str, *, twice: bool, idle: bool) -> OptionsError:
+def _not_understood(text: str, tensor: str, *, twice: bool, constant: bool) -> OptionsError:
     where = f"--feed {text}"
-    if idle:
-        what, hint = "const(...) takes no column", f"--feed '{tensor}=const(VALUE)'"
-        return OptionsError(what, where, "no column", repr(text), hint)
+    if constant:
+        return OptionsError(
+            "const(...) takes no column",
+            where=where,
+            expected="no column",
+            found=repr(text),
+            hint=f"--feed '{tensor}=const(VALUE)'",
+        )
     if twice:
-        what, hint = f"{tensor!r} is fed twice, and once through a converter", "feed it once"
-        return OptionsError(what, where, "columns, or one converter", repr(text), hint)
+        return OptionsError(
+            f"{tensor!r} is fed twice, and a converter cannot be combined with other columns",
+            where=where,
+            expected="columns, or one converter",
+            found=repr(text),
+            hint="remove one of the two --feed",
+        )
     pieces = split_pipe(text)
     if len(pieces) > 1 or "(" in text:
         what = f"--feed {text!r} has a converter that cannot be understood"
         if "," in split_pipe(text)[0]:
-            hint = f"a converter takes one column and fills a tensor by itself; columns of several kinds: {_MIXED}"
-            return OptionsError(what, where, "one column before the bar", repr(pieces[0]), hint)
-        hint = f"--feed '{tensor}=COLUMN|{CONVERTERS[0]}(...)', with every bracket and quote closed"
-        return OptionsError(what, where, f"one of {quoted_list(CONVERTERS)}", repr(pieces[-1]), hint)
-    what, hint = f"--feed {text!r} names no columns", f"--feed '{tensor}=COLUMN,...'"
-    found = f"{text!r}, which is not a list of names" if "=" in text else "none"
-    return OptionsError(what, where, "columns: names, globs, ranges, 'quoted, names'", found, hint)
+            return OptionsError(
+                what,
+                where=where,
+                expected="one column before the |",
+                found=repr(pieces[0]),
+                hint="feed one column, or convert several columns to numbers with --transform",
+            )
+        return OptionsError(
+            what,
+            where=where,
+            expected=f"one of {quoted_list(CONVERTERS)}",
+            found=repr(pieces[-1]),
+            hint=f"--feed '{tensor}=COLUMN|{CONVERTERS[0]}(...)', with every bracket and quote closed",
+        )
+    return OptionsError(
+        f"--feed {text!r} names no columns",
+        where=where,
+        expected="columns: names, globs, ranges, 'quoted, names'",
+        found=f"{text!r}, which is not a list of names" if "=" in text else "none",
+        hint=f"--feed '{tensor}=COLUMN,...'",
+    )

@@ -1,4 +1,4 @@
-"""Automatic where it is certain, as asked where it is asked, and an error to paste from where it is neither."""
+"""Columns are matched automatically if that is safe, or by --feed; else the error shows a --feed to paste."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def floats(*names):
     return pa.schema([(name, pa.float32()) for name in names])
 
 
-def asked(**options):
-    """The binding options of a request."""
+def binding_options(**options):
+    """Return the binding options of a request."""
     return build({"input": "-", "model": "-", **options}).binding
 
 
 def bound(spec, columns, **options):
-    """The binding, which must have no problems."""
-    binding, problems = bind(asked(**options), spec, columns)
+    """Return the binding, which must have no problems."""
+    binding, problems = bind(binding_options(**options), spec, columns)
     assert problems == []
     return binding
 
 
 def refused(spec, columns, **options):
-    """The one problem of a binding."""
-    _, (problem,) = bind(asked(**options), spec, columns)
+    """Return the only problem of a binding."""
+    _, (problem,) = bind(binding_options(**options), spec, columns)
     return problem
 
 
@@ -78,17 +78,17 @@ def test_one_list_column_of_the_width_is_the_matrix(kind):
     assert (feed.kind, feed.columns, feed.shape) == ("nested", ("v",), (3,))
 
 
-def test_a_list_of_another_fixed_size_is_not_meant():
+def test_a_list_of_another_fixed_size_is_not_matched():
     columns = schema(v=pa.list_(pa.float32(), 4), a=pa.float32(), b=pa.float32(), c=pa.float32())
     assert fed(model(), columns) == {"x": ("a", "b", "c")}
 
 
-def test_a_list_of_texts_is_not_meant():
+def test_a_list_of_texts_is_not_matched():
     columns = schema(v=pa.list_(pa.string()), a=pa.float32(), b=pa.float32(), c=pa.float32())
     assert fed(model(), columns) == {"x": ("a", "b", "c")}
 
 
-def test_two_lists_that_fit_are_no_certainty():
+def test_two_lists_that_fit_are_no_safe_match():
     kind = pa.list_(pa.float32(), 3)
     problem = refused(model(), schema(v=kind, w=kind))
     assert isinstance(problem, ShapeMismatch)
@@ -106,12 +106,12 @@ def test_another_number_of_floats_is_an_error_with_a_feed_to_paste(names):
     problem = refused(model(), columns)
     assert isinstance(problem, ShapeMismatch)
     paste = re.search(r"--feed '(.+?)'", problem.hint)[1]
-    if len(names) < 3:  # with the integer they are three, and yet no guess
+    if len(names) < 3:  # three with the integer column, which is still no safe match
         assert paste == "x=id,a,b"
     assert fed(model(), columns, feed=(paste,))["x"]
 
 
-def test_twenty_seven_floats_and_an_integer_are_no_guess():
+def test_twenty_seven_floats_and_an_integer_are_no_safe_match():
     spec = inspect_model(MODELS / "dense28.onnx")
     columns = pa.schema([("id", pa.int64()), *((f"f{i}", pa.float32()) for i in range(27))])
     problem = refused(spec, columns)
@@ -150,7 +150,7 @@ def test_an_exact_name_wins_over_one_without_case():
     assert fed(spec, floats("A", "a", "B")) == {"a": ("a",), "b": ("B",)}
 
 
-def test_two_names_without_case_are_no_certainty():
+def test_two_names_that_differ_in_case_are_no_safe_match():
     spec = model(tensor("ab", shape=("N", 1)), tensor("c", shape=("N", 1)))
     problem = refused(spec, floats("AB", "aB", "c"))
     assert isinstance(problem, MissingColumns)
@@ -159,7 +159,7 @@ def test_two_names_without_case_are_no_certainty():
 
 def test_every_input_without_a_column_is_reported():
     spec = inspect_model(MODELS / "percolumn.onnx")
-    _, problems = bind(asked(), spec, floats("x", "y"))
+    _, problems = bind(binding_options(), spec, floats("x", "y"))
     assert [type(p) for p in problems] == [MissingColumns] * 3
 
 
@@ -221,20 +221,20 @@ def test_a_tensor_may_have_any_name(name):
     ],
 )
 def test_a_feed_that_does_not_fit_is_refused(text, error, word):
-    _, problems = bind(asked(feed=(text,)), model(), COLUMNS)
+    _, problems = bind(binding_options(feed=(text,)), model(), COLUMNS)
     assert isinstance(problems[0], error)
     assert word in problems[0].what
 
 
 @pytest.mark.parametrize("text", ["x=a,b,it'c", "x='a,b,c", "x=a,'b'c,f0", "x=a,b,c''"])
-def test_a_feed_that_is_half_understood_is_refused(text):
-    """Dropping what does not parse would feed other columns in silence."""
-    _, problems = bind(asked(feed=(text,)), model(), COLUMNS)
+def test_a_feed_that_parses_only_in_part_is_refused(text):
+    """Dropping the unparsed part would feed other columns without a warning."""
+    _, problems = bind(binding_options(feed=(text,)), model(), COLUMNS)
     assert problems
 
 
 def test_an_empty_list_of_columns_is_no_feed():
-    _, problems = bind(asked(feed=(("x", ()),)), model(), floats("a", "b", "c"))
+    _, problems = bind(binding_options(feed=(("x", ()),)), model(), floats("a", "b", "c"))
     assert problems
 
 
@@ -250,7 +250,7 @@ def test_quoted_names_are_always_exactly_those_columns(names, data):
     assert fed(model(tensor(shape=("N", None))), floats(*names), feed=(text,)) == {"x": tuple(order)}
 
 
-def test_unknown_tokens_are_told_apart_from_known_columns():
+def test_unknown_tokens_are_returned_apart_from_known_columns():
     assert expand(["a", "nope", "f1..f2"], COLUMNS.names) == (["a", "f1", "f2"], ["nope"])
 
 
@@ -268,7 +268,7 @@ def test_unknown_tokens_are_told_apart_from_known_columns():
     ],
 )  # fmt: skip
 def test_a_column_that_cannot_become_the_tensor_is_refused(kind, column, good):
-    _, problems = bind(asked(feed=("x=a",)), model(tensor("x", kind, ("N", 1))), schema(a=column))
+    _, problems = bind(binding_options(feed=("x=a",)), model(tensor("x", kind, ("N", 1))), schema(a=column))
     assert [type(p) for p in problems] == ([] if good else [TypeMismatch])
 
 
@@ -278,12 +278,12 @@ def test_a_tensor_that_no_column_fills_is_refused(kind, shape):
     assert isinstance(refused(model(tensor("x", kind, shape)), floats("a", "b")), UnsupportedTensor)
 
 
-def test_nulls_are_nan_for_floats_and_errors_otherwise_unless_asked():
+def test_nulls_are_nan_for_floats_and_errors_otherwise_by_default():
     spec = model(*(tensor(n, k, ("N", 1)) for n, k in [("a", "float32"), ("b", "int64"), ("c", "float16")]))
     columns = schema(a=pa.int64(), b=pa.int64(), c=pa.int64())
     assert [f.on_null for f in bound(spec, columns).feeds] == ["nan", "error", "nan"]
-    asked = ("0", "c=error", "a=0.5")
-    assert [f.on_null for f in bound(spec, columns, on_null=asked).feeds] == ["0.5", "0", "error"]
+    policies = ("0", "c=error", "a=0.5")
+    assert [f.on_null for f in bound(spec, columns, on_null=policies).feeds] == ["0.5", "0", "error"]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_the_rank_and_the_fixed_batch_come_from_the_model():
 
 
 def test_every_problem_of_a_request_is_reported_at_once():
-    options = asked(feed=("y=a", "x=nope"), keep=("gone",), on_null=("z=0",))
+    options = binding_options(feed=("y=a", "x=nope"), keep=("gone",), on_null=("z=0",))
     _, problems = bind(options, model(), floats("a", "b", "c"))
     assert len(problems) == 4
 
@@ -349,7 +349,7 @@ def test_a_column_called_none_can_be_kept():
     assert bound(model(), floats("a", "b", "c", "none"), keep=("none",), feed=("x=a,b,c",)).kept == ("none",)
 
 
-def test_a_kept_column_that_is_not_there_gets_a_suggestion():
+def test_a_kept_column_that_does_not_exist_gets_a_suggestion():
     problem = refused(model(), floats("amount", "b", "c"), keep=("amuont",))
     assert isinstance(problem, MissingColumns)
     assert "'amount'" in problem.hint

@@ -120,7 +120,7 @@ def test_a_model_that_carries_state_is_refused(source, tmp_path):
     )  # fmt: skip
     code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c")
     assert code == 3
-    assert "carries state from call to call: 'state' comes back as 'stateN'" in text
+    assert "the model keeps state between calls: output 'stateN' is the next value of input 'state'" in text
 
 
 def test_a_model_whose_rows_are_not_on_its_first_axis_is_refused(source, tmp_path):
@@ -131,7 +131,7 @@ def test_a_model_whose_rows_are_not_on_its_first_axis_is_refused(source, tmp_pat
     )  # fmt: skip
     code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c")
     assert code == 3
-    assert "the rows of 'z' are not on its first axis" in text
+    assert "the batch dimension of input 'z' is not its first dimension" in text
 
 
 def test_a_model_with_the_batch_second_is_refused(source, tmp_path):
@@ -140,7 +140,7 @@ def test_a_model_with_the_batch_second_is_refused(source, tmp_path):
     model = model_of(tmp_path / "m.onnx", [node], [("x", TensorProto.FLOAT, shape)], [("y", TensorProto.FLOAT, shape)])
     code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a")
     assert code == 3
-    assert "the rows of 'x' are not on its first axis" in text
+    assert "the batch dimension of input 'x' is not its first dimension" in text
 
 
 def test_an_input_without_rows_needs_a_constant(source, matrix, tmp_path):
@@ -151,7 +151,7 @@ def test_an_input_without_rows_needs_a_constant(source, matrix, tmp_path):
     flags = ["--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c"]
     code, _, text = cli("run", source, *flags, "--feed", "scale=a")
     assert code == 3
-    assert "input 'scale' has no dimension for rows" in text
+    assert "input 'scale' has no batch dimension" in text
     assert cli("run", source, *flags, "--feed", "scale=const(1, 10, 100)")[0] == 0
     out = read(tmp_path / "out")
     assert np.array_equal(out["y_2"].to_numpy(), matrix[:, 2] * np.float32(100))

@@ -250,7 +250,7 @@ def test_a_feed_that_makes_no_sense_is_one_clear_error(flags, words, tmp_path):
     code, _, error = run(tmp_path, source, one, *flags)
     assert code in {2, 3}
     assert all(word in error for word in words), error
-    assert "it is not certain" not in error
+    assert "it is not clear" not in error
     assert not (tmp_path / "out").exists()
 
 
