@@ -1,6 +1,6 @@
 """One part in one process: read it, score it, commit it.
 
-    job.py        JOBS: the runs this process works for, each unpacked once
+    job.py        JOBS: the runs that this process scores parts for, each unpacked once
     part.py       reads, scores and commits one part: Arrow tables in, a receipt out
     batches.py    scores one table in batches; if a batch fails, finds the bad rows
     content.py    what a part's file contains: scores, and kept columns encoded or copied

@@ -36,7 +36,8 @@ class Copied:
     table: pa.Table
     """All columns that are not copied."""
     form: copying.FileForm
-    taken: copying.CopiedGroups
+    copied: copying.CopiedGroups
+    """The row groups and their copied columns."""
     otherwise: Encoded
     """The content to write if the copied columns are not stored as their footer says."""
 
@@ -48,7 +49,7 @@ class Copied:
     def write(self, path: str | Path, notes: dict[bytes, bytes]) -> None:
         """Write the file. Raises `InputChanged` if the input changed since its rows were read."""
         try:
-            copying.write(path, self.table, self.form, self.taken, notes)
+            copying.write(path, self.table, self.form, self.copied, notes)
         except NotCopyable:
             self.otherwise.write(path, notes)
         finally:
@@ -69,11 +70,11 @@ def of_part(
         return Encoded.of(conform(_beside(kept, scores), schema), storage)
     otherwise = Encoded(schema, storage, scores.num_rows, lambda: _stretches(job, part, scores, good))
     form = job.form if good is None else None
-    taken = None if form is None else _copied_groups(job, form, part, groups)
-    if form is None or taken is None:
+    copied = None if form is None else _copied_groups(job, form, part, groups)
+    if form is None or copied is None:
         return otherwise
-    own = pa.schema([field for field in schema if field.name not in taken.columns], metadata=schema.metadata)
-    return Copied(part, conform(_beside(kept, scores), own), form, taken, otherwise)
+    own = pa.schema([field for field in schema if field.name not in copied.columns], metadata=schema.metadata)
+    return Copied(part, conform(_beside(kept, scores), own), form, copied, otherwise)
 
 
 def _copied_groups(
