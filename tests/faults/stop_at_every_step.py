@@ -62,7 +62,7 @@ class Steps:
         builtins.open = io.open = opened
 
     def _around(self, name, function):
-        def apply_steps(*args, **options):
+        def stepped(*args, **options):
             place = self._place(name, args, options)
             if place is None:
                 return function(*args, **options)
