@@ -60,7 +60,7 @@ class Run:
         self.observers: list[Observer] = [self.progress, log, *observers]
         self.started = time.monotonic()
         self.receipts: dict[int, Receipt] = {}
-        self.ours: dict[int, Receipt] = {}  # of the parts that this execution scored
+        self.own_receipts: dict[int, Receipt] = {}  # of the parts that this execution scored
         self.failed: dict[int, ScorerError] = {}
         self.fatal: ScorerError | None = None
         self.announced = self.stopping = False
@@ -215,10 +215,10 @@ class Run:
         with signals.draining(drain) as stop:
             for part, outcome in waves.drive(workers, spec, self.parts_to_score(), self.emit):
                 self.record_outcome(part, outcome, journal)
-                if len(self.ours) == 1:
+                if len(self.own_receipts) == 1:
                     _load_page_template()
-                if part.index in self.ours:
-                    counts += self.ours[part.index].proof.counts
+                if part.index in self.own_receipts:
+                    counts += self.own_receipts[part.index].proof.counts
                 if not self.stopping and (self.fatal is not None or self.should_stop_early(counts)):
                     self.stop(spec)
         self.scoring_s = time.monotonic() - began
@@ -237,14 +237,14 @@ class Run:
             self.emit(PartFailed(part=part.index, error=str(error)))
         else:
             journal.add(outcome)
-            self.receipts[part.index] = self.ours[part.index] = outcome
+            self.receipts[part.index] = self.own_receipts[part.index] = outcome
             self.emit(PartFinished(receipt=outcome))
 
     def should_stop_early(self, counts: Counts) -> bool:
         """Return whether more than half of the rows or parts fail, once there are enough of them to decide."""
-        if len(self.failed) >= _EARLY_FAILURES and len(self.failed) > len(self.ours):
+        if len(self.failed) >= _EARLY_FAILURES and len(self.failed) > len(self.own_receipts):
             return True
-        enough = len(self.ours) >= _EARLY_PARTS or counts.rows >= _EARLY_ROWS
+        enough = len(self.own_receipts) >= _EARLY_PARTS or counts.rows >= _EARLY_ROWS
         seen = counts.scored + counts.quarantined
         over = not within_budget(self.options.scoring.max_bad_rows, counts.quarantined, self.rows)
         return enough and over and counts.quarantined > seen / 2
@@ -282,7 +282,7 @@ class Run:
             with suppress(OSError, ValueError):
                 self.receipts = ledger.read_receipts(self.place.folder / "ledger.parquet")
         made = {name_of_process(): SESSIONS.made} if SESSIONS.made else {}
-        totals = total(self.receipts.values(), self.ours, made, self.frozen.batch_rows)
+        totals = total(self.receipts.values(), self.own_receipts, made, self.frozen.batch_rows)
         seconds = time.monotonic() - self.started
         return Report(
             output=str(self.place.output),

@@ -1,6 +1,6 @@
 """Columns to tensors and back: which column feeds which tensor, and how values are converted.
 
-    request.py      what --feed and --on-null ask for, tensor by tensor
+    request.py      what --feed and --on-null ask for: ranges and globs become columns, tensor by tensor
     inputs.py       matches columns to tensors: automatic if there is one safe match, else an error
     feeds.py        checks one tensor's feed: columns, converter, null policy
     outputs.py      which output tensor becomes which columns, and the schema of the output

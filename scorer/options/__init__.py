@@ -3,7 +3,7 @@
     request.py          Options: frozen dataclasses, built from flags, TOML or Python, and checked
     values.py           the allowed values of each option, and how they are parsed
     contradictions.py   options that cannot be combined
-    grammar.py          the language of --feed, --fetch and --keep: names, ranges, quotes, pipes, calls
+    grammar.py          takes the text of --feed, --fetch and --keep apart: names, quotes, pipes, calls; knows no column
 
 Knows no input and no model: only the text of the request.
 """

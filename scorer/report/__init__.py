@@ -7,8 +7,8 @@
     outcome.py           Report: counts, times and the bottleneck, from the receipts
     status.py            scorer status: how far a run is, from its files
     page.py              report.html: reads the proof and writes the page
-    sections.py          the sections of report.html: tables, timelines, score histograms
-    _distributions.py    histograms and counts of the scores, from a bounded sample
+    sections.py          puts the sections of report.html together
+    _distributions.py    draws the histograms and counts of the scores, from a bounded sample
     _timeline.py         which worker scored which part when; slow parts
     _pace.py             current and average speed, and the remaining time as an interval
 
