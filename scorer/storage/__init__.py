@@ -4,7 +4,7 @@
     footers.py     opens Parquet files, and reads column facts from their footers
     encoding.py    what the Parquet writer is configured with, and how large a table becomes
     copying.py     copies columns of whole row groups into a new file without decoding them
-    _pages.py      the pages of a column chunk: their headers and checksums
+    _pages.py      the pages of a column chunk: reads headers, checks and computes checksums
     _thrift.py     the part of Thrift's compact protocol that Parquet uses
 
 Knows no plan, no model and no dataset.

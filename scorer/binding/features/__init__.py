@@ -2,7 +2,7 @@
 
     pack.py        applies to each feed the converter of its kind
     packed.py      Packed: the interface of every converter
-    numeric.py     columns of numbers; nulls, casts
+    numeric.py     columns of numbers: applies the null policy and checks casts, also for other converters
     strings.py     columns of text as string tensors
     lists.py       a list column: each list is one row of the tensor
     codes.py       categories as vocabulary indices, dates as numbers
