@@ -24,6 +24,7 @@ from scorer.options.values import QUEUES, within_budget
 from scorer.output import ledger, lock, place, publish, quarantine
 from scorer.output import staging as staging_
 from scorer.output.attempts import crash_seen
+from scorer.output.existing import existing_problem
 from scorer.output.place import Place
 from scorer.plan.frozen import refuse_different
 from scorer.report.eventlog import EVENTS, EventLog
@@ -134,7 +135,7 @@ class Run:
             self.use_plan(published)
             return True
         if os.path.isdir(self.place.output) and any(self.place.output.iterdir()):
-            problem = place.existing_problem(self.place, published, request, overwrite=overwrite)
+            problem = existing_problem(self.place, published, request, overwrite=overwrite)
             if problem is not None:
                 raise problem
         for other in self.place.unfinished():

@@ -142,7 +142,7 @@ def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             where=str(place.folder),
             expected="a manifest and a ledger",
             found=str(error)[:200],
-            hint="restore it, or score again with --overwrite",
+            hint="restore it, or score again to another --output",
         ) from error
     holes = [name for name in table.column_names if table[name].null_count and name not in TIMES]
     if holes or not isinstance(manifest, dict):
@@ -151,7 +151,7 @@ def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             where=str(place.folder),
             expected="a manifest and a ledger without nulls",
             found=f"nulls in {quoted_list(holes)} of the ledger" if holes else "a manifest that is no JSON object",
-            hint="restore it, or score again with --overwrite",
+            hint="restore it, or score again to another --output",
         )
     return manifest, ledger
 

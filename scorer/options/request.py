@@ -167,7 +167,10 @@ class OutputOptions:
         metavar="DIR",
     )
     overwrite: bool = option(
-        default=False, help_="Replace the output of another run, in one step at the end.", rule=rules.SWITCH
+        default=False,
+        help_="Replace the output of another run, in one step at the end. Files that scorer did not publish are never "
+        "replaced.",
+        rule=rules.SWITCH,
     )
     compression: str = option(
         "source", "Parquet codec: source (the input's; kept columns are copied), none, snappy, zstd, lz4, gzip or "

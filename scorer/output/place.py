@@ -7,16 +7,14 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.dataset.listing import PROOF
-from scorer.display.words import nearest, quoted_list
-from scorer.errors import CommitError, OutputExists, ScorerError
-from scorer.plan.frozen import FORMAT, FrozenPlan, explain_differences
-from scorer.storage.files import files_in
+from scorer.display.words import nearest
+from scorer.errors import CommitError, ScorerError
+from scorer.plan.frozen import FORMAT, FrozenPlan
 
 INTENT = "publish.json"
 
@@ -124,11 +122,6 @@ def missing_parts(place: Place, plan: FrozenPlan) -> list[str]:
     return missing
 
 
-def not_parquet(output: Path) -> list[str]:
-    """List the files in a folder whose names do not end in .parquet."""
-    return [name for name in files_in(output) if not name.endswith(".parquet")]
-
-
 def nobody_wrote(place: Place, kind: type[ScorerError] = CommitError) -> ScorerError:
     """Return the error for a place without a run. Its hint names the output that was probably meant."""
     hint = "name the output folder of a run; give --work-dir if it had one"
@@ -175,39 +168,3 @@ class Staging:
 def flat_name(name: str) -> str:
     """Return a part's name without its suffix, and with its folders joined into one file name."""
     return name.replace("/", "__").removesuffix(".parquet")
-
-
-def existing_problem(
-    place: Place, published: FrozenPlan | None, request: dict[str, Any], *, overwrite: bool
-) -> ScorerError | None:
-    """Return the error for an output of another request, or None if `overwrite` may replace it.
-
-    Only a folder that scorer wrote, or one with nothing but Parquet files, is ever replaced.
-    """
-    other_files = [] if published is not None else not_parquet(place.output)
-    if not overwrite:
-        hint = "choose another --output, or replace it with --overwrite"
-        if other_files:
-            hint = f"choose another --output; this folder holds {quoted_list(other_files, 3)} and is never replaced"
-        other_version = another_format(place)
-        found = "files that scorer did not write"
-        if published is not None:
-            found = f"the output of another request: {explain_differences(published.request, request)}"
-        elif other_version is not None:
-            found = f"the output of another version: {other_version.found}"
-        return OutputExists(
-            "the output exists",
-            where=str(place.output),
-            expected="no output, or that of this request",
-            found=found,
-            hint=hint,
-        )
-    if other_files:
-        return OutputExists(
-            "the output holds files that are not Parquet",
-            where=str(place.output),
-            expected="only Parquet files",
-            found=quoted_list(other_files),
-            hint="remove the folder yourself, or choose another --output",
-        )
-    return None

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from scorer.display.words import quoted_list
 from scorer.errors import CommitError, ScorerError
 from scorer.output import lock
-from scorer.output.place import INTENT, Place, Staging, not_parquet
+from scorer.output.existing import foreign_files
+from scorer.output.place import INTENT, Place, Staging
 from scorer.output.writer import read_proof
 from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_json
 
@@ -99,7 +100,7 @@ def _replace_output(place: Place, staging: Staging, *, overwrite: bool) -> None:
     """Rename the staged parts to the output, or exchange the two: the one step that makes the output appear."""
     place.output.parent.mkdir(parents=True, exist_ok=True)
     exists = os.path.isdir(place.output) and any(place.output.iterdir())
-    other_files = not_parquet(place.output) if exists else []
+    other_files = foreign_files(place) if exists and overwrite else []
     if exists and (not overwrite or other_files):
         (staging.root / INTENT).unlink(missing_ok=True)
         raise CommitError(

@@ -9,6 +9,7 @@ from scorer.display.words import quoted_list
 from scorer.errors import CommitError
 from scorer.host.versions import versions
 from scorer.output import place as place_
+from scorer.output.existing import existing_problem, foreign_files
 from scorer.plan.frozen import FrozenPlan, refuse_different
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _find(found: Findings, options: Options, place: Place, request: dict[str, An
         gone = place_.missing_parts(place, published)
         if not gone:
             return published, True
-        if not overwrite:
+        if not overwrite and not foreign_files(place):
             verify = f"scorer verify {shlex.quote(str(place.output))}"
             found.problems.append(
                 CommitError(
@@ -56,7 +57,7 @@ def _find(found: Findings, options: Options, place: Place, request: dict[str, An
             )
             return None
     if place.output.is_dir() and any(place.output.iterdir()):
-        problem = place_.existing_problem(place, published, request, overwrite=overwrite)
+        problem = existing_problem(place, published, request, overwrite=overwrite)
         if problem is not None:
             found.problems.append(problem)
             return None

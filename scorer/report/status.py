@@ -88,6 +88,6 @@ def status_of(place: Place) -> Status:
             where=output,
             expected="the output folder",
             found=f"only {place.folder}",
-            hint="move the output folder back beside its proof, or score again with --overwrite",
+            hint="move the output folder back beside its proof, or repeat the command",
         )
     raise nobody_wrote(place, InputError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -120,6 +121,95 @@ def test_a_folder_that_appears_at_the_output_during_the_run_is_left_alone(source
     report = scorer.run(source, SUM, tmp_path / "out", **FEED)
     assert report.calls == 0
     exact(tmp_path / "out", source)
+
+
+def test_a_file_that_is_added_while_an_output_is_replaced_is_left_alone(source, tmp_path):
+    first = scorer.run(source, SUM, tmp_path / "out", **FEED)
+
+    def add(event):
+        if isinstance(event, scorer.events.PartFinished):
+            write(tmp_path / "out" / "thesis.parquet", {"id": [1], "total": [1.0]})
+
+    with pytest.raises(CommitError, match="other files appeared in the output folder") as refused:
+        scorer.run(source, SUM, tmp_path / "out", limit=300, overwrite=True, observers=[add], **FEED)
+    assert refused.value.found == "'thesis.parquet'"
+    assert (tmp_path / "out" / "thesis.parquet").exists()
+    assert len(list((tmp_path / "out").iterdir())) == first.parts + 1
+    (tmp_path / "out" / "thesis.parquet").unlink()
+    report = scorer.run(source, SUM, tmp_path / "out", limit=300, overwrite=True, **FEED)
+    assert report.calls == 0
+    assert read(tmp_path / "out").num_rows == 300
+
+
+def overwrite(source, output, **more):
+    """Replace an output by the scores of the first 300 rows; return the error, if it is refused."""
+    try:
+        scorer.run(source, SUM, output, limit=300, overwrite=True, **FEED, **more)
+    except scorer.PreflightError as error:
+        (problem,) = error.problems
+        assert isinstance(problem, OutputExists)
+        return problem
+    assert read(output).num_rows == 300
+    assert cli("verify", output, "--deep", *(["--work-dir", more["work_dir"]] if more else []))[0] == 0
+    return None
+
+
+def test_a_part_that_somebody_wrote_again_is_not_replaced(source, tmp_path):
+    scorer.run(source, SUM, tmp_path / "out", **FEED)
+    write(tmp_path / "out" / "part-00003.parquet", {"corrected": np.arange(9)})
+    assert overwrite(source, tmp_path / "out").found == "'part-00003.parquet'"
+    assert read_one(tmp_path / "out" / "part-00003.parquet").column_names == ["corrected"]
+
+
+def test_a_part_that_is_damaged_or_gone_is_replaced(source, tmp_path):
+    scorer.run(source, SUM, tmp_path / "out", **FEED)
+    (tmp_path / "out" / "part-00002.parquet").unlink()
+    (tmp_path / "out" / "part-00003.parquet").write_bytes(b"damaged")
+    assert overwrite(source, tmp_path / "out") is None
+
+
+def test_a_link_in_an_output_is_not_replaced(source, tmp_path):
+    scorer.run(source, SUM, tmp_path / "out", **FEED)
+    write(tmp_path / "mine" / "a.parquet", {"a": [1]})
+    (tmp_path / "out" / "mine").symlink_to(tmp_path / "mine")
+    assert overwrite(source, tmp_path / "out").found == "'mine'"
+    assert (tmp_path / "out" / "mine").is_symlink()
+
+
+def test_the_output_of_another_run_in_the_place_of_the_proven_one_is_not_replaced(source, tmp_path):
+    scorer.run(source, SUM, tmp_path / "out", **FEED)
+    scorer.run(source, SUM, tmp_path / "other", row_id=True, **FEED)
+    shutil.rmtree(tmp_path / "out")
+    shutil.move(tmp_path / "other", tmp_path / "out")
+    assert "'part-00000.parquet'" in overwrite(source, tmp_path / "out").found
+    assert "_row" in read(tmp_path / "out").column_names
+
+
+def test_an_output_of_an_older_format_is_replaced_as_long_as_its_proof_names_its_files(source, tmp_path):
+    scorer.run(source, SUM, tmp_path / "out", **FEED)
+    path = tmp_path / "out.scorer" / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["request"]["format"], plan["versions"]["scorer"] = 1, "0.0.1"
+    path.write_text(json.dumps(plan))
+    write(tmp_path / "out" / "mine.parquet", {"a": [1]})
+    assert overwrite(source, tmp_path / "out").found == "'mine.parquet'"
+    (tmp_path / "out" / "mine.parquet").unlink()
+    assert overwrite(source, tmp_path / "out") is None
+
+
+def test_an_output_is_replaced_only_with_the_work_dir_of_its_proof(source, tmp_path):
+    scorer.run(source, SUM, tmp_path / "out", work_dir=tmp_path / "work", **FEED)
+    problem = overwrite(source, tmp_path / "out")
+    assert "--work-dir" in problem.hint
+    assert read(tmp_path / "out").num_rows == 2000
+    assert overwrite(source, tmp_path / "out", work_dir=tmp_path / "work") is None
+
+
+def test_a_folder_behind_a_link_is_not_replaced(source, tmp_path):
+    write(tmp_path / "mine" / "a.parquet", {"a": [1]})
+    (tmp_path / "out").symlink_to(tmp_path / "mine")
+    assert "'a.parquet'" in overwrite(source, tmp_path / "out").found
+    assert read(tmp_path / "mine").num_rows == 1
 
 
 def test_a_run_that_was_planned_before_another_published_does_not_replace_it(source, tmp_path):

@@ -156,10 +156,14 @@ def locked(at):
     Lock(at / "out.scorer" / "lock")._write()
 
 
-def lost_a_part(at):
-    """Arrange: a published output with a missing part."""
-    ran(RUN)(at)
-    next((at / "in.scored.parquet").glob("*.parquet")).unlink()
+def lose_a_part(at):
+    """Arrange: the published output without its part."""
+    (at / "in.scored.parquet" / "part-00000.parquet").unlink()
+
+
+def without_proof(name):
+    """Arrange: the published output without a file of its proof."""
+    return lambda at: (at / "in.scored.parquet.scorer" / name).unlink()
 
 
 def every(*steps):
@@ -168,7 +172,9 @@ def every(*steps):
 
 
 RUN = "run in.parquet --model m.onnx"
+AGAIN = RUN + " --batch-rows 4 --overwrite"
 DATA = "run data --model m.onnx"
+ADDED = table("in.scored.parquet/mine.parquet")
 FIRST, SECOND = table("data/1.parquet"), table("data/2.parquet", floats(27))
 LISTS = pa.array([[1.0, 2.0, 3.0]] * 10, pa.list_(pa.float32(), 3))
 MONEY = pa.array([decimal.Decimal("1.10")] * 10)
@@ -348,10 +354,18 @@ PLACE = [
     Case("output-of-others", RUN + " --output out", "output-exists", text("out/notes.txt")),
     Case("output-of-others-parquet", RUN + " --output out", "output-exists", table("out/a.parquet")),
     Case("output-of-others-overwritten", RUN + " --output out --overwrite", "output-exists", text("out/notes.txt")),
+    Case("output-of-others-parquet-overwritten", RUN + " --output out --overwrite", "output-exists", table("out/a.pq")),
+    Case("output-of-others-empty-folder", RUN + " --output out --overwrite", "output-exists", folder("out/sub")),
+    Case("output-with-added-files", RUN + " --batch-rows 4", "output-exists", every(ran(RUN), ADDED)),
+    Case("output-with-added-files-same-request", RUN, "output-exists", every(ran(RUN), ADDED, lose_a_part)),
+    Case("output-with-added-files-overwritten", AGAIN, "output-exists", every(ran(RUN), ADDED)),
+    Case("output-without-proof", RUN, "output-exists", every(ran(RUN), without_proof("plan.json"))),
+    Case("output-without-proof-overwritten", AGAIN, "output-exists", every(ran(RUN), without_proof("ledger.parquet"))),
+    Case("output-with-proof-elsewhere", AGAIN, "output-exists", ran(RUN + " --work-dir work")),
     Case("output-of-another-request", RUN + " --batch-rows 4", "output-exists", ran(RUN)),
     Case("output-of-another-model", RUN, "output-exists", every(ran(RUN), built(["N", 28]))),
     Case("output-of-other-data", RUN, "output-exists", every(ran(RUN), table(columns=floats(rows=11)))),
-    Case("output-lost-a-part", RUN, "commit", lost_a_part, 5),
+    Case("output-lost-a-part", RUN, "commit", every(ran(RUN), lose_a_part), 5),
     Case("unfinished-other-run", RUN + " --batch-rows 4", "different-plan", unfinished),
     Case("output-is-file", RUN + " --output out", "output-exists", text("out")),
     Case("output-below-file", RUN + " --output notes/out", "plan", text("notes"), 3),

@@ -1,0 +1,136 @@
+"""What exists at the output: the files that a run published, and those that no run may replace."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer.display.words import quoted_list
+from scorer.errors import OutputExists, ScorerError
+from scorer.output.place import Place, another_format
+from scorer.output.writer import read_proof
+from scorer.plan.frozen import explain_differences
+from scorer.storage.files import file_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from scorer.plan.frozen import FrozenPlan
+
+_BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
+"""The exceptions that a damaged proof or footer causes."""
+
+
+def existing_problem(
+    place: Place, published: FrozenPlan | None, request: dict[str, Any], *, overwrite: bool
+) -> ScorerError | None:
+    """Return the error for an output of another request, or None if `overwrite` may replace it."""
+    if _published_files(place) is None and place.pending() is None:
+        return _without_proof(place, overwrite=overwrite)
+    foreign = foreign_files(place) if place.pending() is None else []  # a half-published output is finished first
+    if overwrite and not foreign:
+        return None
+    if overwrite:
+        return OutputExists(
+            "the output holds files that scorer did not publish",
+            where=str(place.output),
+            expected="only files that its ledger names, as they were published",
+            found=quoted_list(foreign),
+            hint="choose another --output, or move these files away",
+        )
+    other_version = another_format(place)
+    found = "an output whose plan cannot be read"
+    if published is not None:
+        differences = explain_differences(published.request, request)
+        found = f"the output of another request: {differences}" if differences else "a changed output of this request"
+    elif other_version is not None:
+        found = f"the output of another version: {other_version.found}"
+    return OutputExists(
+        "the output exists",
+        where=str(place.output),
+        expected="no output, or that of this request",
+        found=f"{found}; scorer did not publish {quoted_list(foreign)} in it" if foreign else found,
+        hint="choose another --output" if foreign else "choose another --output, or replace it with --overwrite",
+    )
+
+
+def foreign_files(place: Place) -> list[str]:
+    """List the files of the output that are not as a run published them, from the proof; all files without a proof.
+
+    A file of the ledger is foreign if somebody wrote it again: it has another size, and its footer is not this plan's.
+    The first file's footer is always read, because another output may have been put in this one's place.
+    """
+    published = _published_files(place)
+    if published is None:
+        return sorted(_files_and_links(place.output))
+    plan, sizes = published
+    foreign: list[str] = []
+    doubtful: list[str] = []
+    for name in sorted(_files_and_links(place.output)):
+        path = place.output / name
+        if name not in sizes:
+            foreign.append(name)
+        elif not doubtful or not path.exists() or path.stat().st_size != sizes[name]:
+            doubtful.append(name)
+    return foreign + [name for name in doubtful if _is_of_another(place.output / name, plan)]
+
+
+def _without_proof(place: Place, *, overwrite: bool) -> OutputExists:
+    """Return the error for a folder without a proof that names its files."""
+    names = sorted(os.listdir(place.output))
+    found = f"{quoted_list(names, 3)}, without a proof that scorer published this"
+    hint = "choose another --output"
+    first = next((name for name in sorted(_files_and_links(place.output)) if name.endswith(".parquet")), "")
+    if first and not _is_of_another(place.output / first, None):
+        found = f"{quoted_list(names, 3)} of a run of scorer, without its proof"
+        hint = (
+            "give the run's --work-dir if it had one; otherwise choose another --output, or remove this folder by hand"
+        )
+    return OutputExists(
+        "--overwrite replaces only what scorer published" if overwrite else "the output exists",
+        where=str(place.output),
+        expected=f"no folder, an empty one, or an output whose proof is in {place.folder}",
+        found=found,
+        hint=hint,
+    )
+
+
+def _published_files(place: Place) -> tuple[str, dict[str, int]] | None:
+    """Return the plan's hash and the size of each published file; None unless plan, manifest and ledger agree.
+
+    The plan may have the format of another version.
+    """
+    ledger = place.folder / "ledger.parquet"
+    try:
+        plan = json.loads((place.folder / "plan.json").read_text())["plan_hash"]
+        manifest = json.loads((place.folder / "manifest.json").read_text())
+        if (manifest["plan"], manifest["ledger"]) != (plan, file_digest(ledger)):
+            return None
+        table = pq.read_table(ledger, columns=["name", "size"])
+        return plan, dict(zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True))
+    except _BROKEN:
+        return None
+
+
+def _is_of_another(path: Path, plan: str | None) -> bool:
+    """Return whether a file is of another plan (None: of any) or not of scorer; False if it is damaged."""
+    try:
+        proof = read_proof(path)
+    except _BROKEN:
+        return plan is None
+    return proof is None or plan not in {None, proof.plan}
+
+
+def _files_and_links(top: Path) -> Iterator[str]:
+    """Yield every file and link below a folder, and every folder that cannot be listed, relative to it."""
+    unlisted: list[str] = []
+    for folder, folders, names in os.walk(top, onerror=lambda error: unlisted.append(str(error.filename))):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in (*names, *links):
+            yield os.path.relpath(os.path.join(folder, name), top).replace(os.sep, "/")
+    yield from (os.path.relpath(path, top).replace(os.sep, "/") for path in unlisted)
