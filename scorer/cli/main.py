@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from copy import copy
 from dataclasses import replace
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,7 +24,7 @@ from scorer.cli.flags import (
     request_flags,
 )
 from scorer.cli.startup import fast_imports
-from scorer.display.words import did_you_mean
+from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
 from scorer.options.values import QUEUES
 
@@ -91,10 +92,10 @@ class _Command(click.Command):
                 formatter.write_dl(records)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does; usage errors become `OptionsError`s."""
+        """Parse as click does; usage errors, and flags that are given too often, become `OptionsError`s."""
         given = list(args)
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             known = [option for p in self.params for option in p.opts if option.startswith("--")]
             unknown = OptionsError(
@@ -114,6 +115,34 @@ class _Command(click.Command):
                 hint=f"scorer {self.name} --help",
             )
             _fail(misused, given)
+        repeated = [] if ctx.resilient_parsing else self._repeated(ctx, given)
+        if repeated:
+            _fail(PreflightError(repeated), given)
+        return rest
+
+    def _repeated(self, ctx: click.Context, args: list[str]) -> list[OptionsError]:
+        """Return an error for each flag with more values than the one it takes; click keeps the last without a word."""
+        flags = [text.partition("=")[0] for text in args if text.startswith("--")]
+        if len(set(flags)) == len(flags):
+            return []  # the usual case, at once
+        parser = self.make_parser(ctx)
+        single = [p for p in self.params if isinstance(p, click.Option) and not (p.multiple or p.is_flag or p.count)]
+        for param in single:
+            listing = copy(param)
+            listing.multiple = True
+            listing.add_to_parser(parser, ctx)
+        values = parser.parse_args([*args])[0]
+        return [
+            OptionsError(
+                f"{param.opts[0]} was given more than once",
+                where=f"scorer {self.name}",
+                expected=f"one value for {param.opts[0]}",
+                found=quoted_list(values[param.name]),
+                hint=f"leave out all but one {param.opts[0]}",
+            )
+            for param in single
+            if len(values.get(param.name, ())) > 1
+        ]
 
 
 def _fail(error: ScorerError, args: Sequence[str] = (), *, as_json: bool = False) -> NoReturn:
