@@ -33,9 +33,10 @@ def prepare(
     Parameters
     ----------
     input
-        Parquet files, folders or patterns, scored in this order.
+        Parquet files, folders or patterns, scored in this order: a path as text or ``Path``, or a list of paths.
+        A frame in memory is scored by `score`.
     model
-        An ``.onnx`` file.
+        The path of an ``.onnx`` file.
     output
         Folder for the result; by default beside the input.
     **options

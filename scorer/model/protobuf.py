@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.errors import ModelError, ModelLoadError, ModelNotFound
 from scorer.model.spec import ModelSpec, TensorSpec
+from scorer.options.values import PATH
+from scorer.options.wrong_types import wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +38,7 @@ def inspect_model(path: str | Path) -> ModelSpec:
     Parameters
     ----------
     path
-        An ``.onnx`` file. External data must be in the same folder.
+        An ``.onnx`` file, as text or as a ``Path``. External data must be in the same folder.
 
     Examples
     --------
@@ -45,6 +47,8 @@ def inspect_model(path: str | Path) -> ModelSpec:
     ['label', 'probabilities']
 
     """
+    if not isinstance(path, str | Path):
+        raise wrong_type("model", path, PATH)
     if "://" in str(path):
         raise ModelNotFound(
             "the model is a URL",

@@ -18,6 +18,7 @@ from scorer.host import devices
 from scorer.options import values as rules
 from scorer.options.contradictions import contradictions
 from scorer.options.grammar import quoted, ranged, split_pipe
+from scorer.options.wrong_types import described, wrong_type
 
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
@@ -151,7 +152,7 @@ class SessionOptions:
 
     ort_library: str | None = option(
         None, "Shared library with custom operators for ONNX Runtime. Every worker must be able to read it.",
-        rule=rules.TEXT, completes="file", metavar="PATH", scores=True,
+        rule=rules.PLACE, completes="file", metavar="PATH", scores=True,
     )  # fmt: skip
 
 
@@ -162,7 +163,7 @@ class OutputOptions:
     output: str | None = option(
         None,
         "Folder for the result. Default: beside the input, as NAME.scored.",
-        rule=rules.TEXT,
+        rule=rules.PLACE,
         completes="dir",
         metavar="DIR",
     )
@@ -183,7 +184,7 @@ class OutputOptions:
     )  # fmt: skip
     work_dir: str | None = option(
         None, "Folder for staging and proof, on the output's file system. Default: OUT.scorer.",
-        rule=rules.TEXT, completes="dir", metavar="DIR",
+        rule=rules.PLACE, completes="dir", metavar="DIR",
     )  # fmt: skip
 
 
@@ -203,7 +204,7 @@ class ClusterOptions:
     scheduler_file: str | None = option(
         None,
         "File that contains the address of a running Dask scheduler, as under MPI.",
-        rule=rules.TEXT,
+        rule=rules.PLACE,
         completes="file",
         metavar="FILE",
     )
@@ -365,7 +366,7 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
     clean: dict[str, Any] = {}
     for name, value in values.items():
         try:
-            clean[name] = _clean(name, value, places.get(name, name))
+            clean[name] = _clean(name, value, places.get(name, name), python=where is None)
         except OptionsError as error:
             problems.append(error)
     remote = clean.get("scheduler") or clean.get("scheduler_file")
@@ -418,7 +419,7 @@ def build_cluster(values: Mapping[str, Any], where: Mapping[str, str] | None = N
     return build({"input": "-", "model": "-", **values}, where).cluster
 
 
-def _clean(name: str, value: Any, place: str) -> Any:  # noqa: ANN401 - TOML and Python values
+def _clean(name: str, value: Any, place: str, *, python: bool) -> Any:  # noqa: ANN401 - TOML and Python values
     """Return one value in the type of its field, or raise `OptionsError`."""
     if name not in KEYS:
         raise OptionsError(
@@ -432,10 +433,14 @@ def _clean(name: str, value: Any, place: str) -> Any:  # noqa: ANN401 - TOML and
     try:
         return rule.read(value)
     except (TypeError, ValueError, OverflowError):
+        if python and rule.types and not isinstance(value, str | Path):
+            raise wrong_type(name, value, rule, place) from None
         flag = f"--{name.replace('_', '-')}"
         near = did_you_mean(str(value), rule.choices) if rule.choices else ""
         hint = near if near.startswith("did") else f"see `scorer run --help` for {flag if name in FIELDS else name}"
-        found = value if isinstance(value, str) and value.isdecimal() else repr(value)  # typed numbers need no quotes
+        found = (
+            value if isinstance(value, str) and value.isdecimal() else described(value)
+        )  # typed numbers need no quotes
         raise OptionsError(
             f"the value of {name!r} is not valid", where=place, expected=rule.expected, found=found, hint=hint
         ) from None

@@ -96,6 +96,8 @@ def _feed(value: Any) -> FeedText:  # noqa: ANN401 - TOML and Python values
 
 
 def _paths(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
+    if isinstance(value, dict | set | frozenset) or hasattr(type(value), "columns"):
+        raise TypeError(value)  # a frame iterates over its column names; a set has no order
     paths = _texts(value)
     return tuple(_text(path) for path in paths)
 
@@ -168,6 +170,8 @@ class Rule(NamedTuple):
     expected: str
     read: Callable[[Any], Any]
     choices: tuple[str, ...] = ()
+    types: str = ""
+    """Of a path: the Python types that it may have, in words."""
 
 
 def one_of(*choices: str) -> Rule:
@@ -188,11 +192,12 @@ def _limit(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
     return 0 if value in (0, "0") and value is not False else _count(value)
 
 
-PATH = Rule("a path", _text)
-PATHS = Rule("paths", _paths)
+PATH = Rule("a path", _text, types="a path: a str or a pathlib.Path")
+PATHS = Rule("paths", _paths, types="a path or a list of paths: str or pathlib.Path")
 COUNT = Rule("a whole number, 1 or more", _count)
 LIMIT = Rule("a whole number, 0 or more", _limit)
 TEXT = Rule("non-empty text", _text)
+PLACE = TEXT._replace(types=PATH.types)
 ANY_TEXT = Rule("text", lambda value: "" if value == "" else _text(value))
 SWITCH = Rule("true or false", _switch)
 TEXTS = Rule("text, or a list of texts", _texts)
