@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from scorer.plan.frozen import FrozenPlan
 
+PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "report.html", "quarantine")
+"""What publishing moves beside the output."""
+_REPLACED = {*PROOF_FILES, "lock", "old", "probe"}
+"""The names in a work folder that a run replaces or removes."""
 _BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 """The exceptions that a damaged proof or footer causes."""
 
@@ -78,6 +82,30 @@ def foreign_files(place: Place) -> list[str]:
         elif not doubtful or not path.exists() or path.stat().st_size != sizes[name]:
             doubtful.append(name)
     return foreign + [name for name in doubtful if _is_of_another(place.output / name, plan)]
+
+
+def work_dir_problem(place: Place) -> ScorerError | None:
+    """Return the error for a --work-dir in which a run would replace files, unless they are those of another run."""
+    if not os.path.isdir(place.folder) or place.work_folders() or (place.folder / "events.jsonl").exists():
+        return None
+    theirs = sorted(_REPLACED.intersection(os.listdir(place.folder)))
+    if not theirs or any(map(_is_of_a_run, (place.folder / "plan.json", place.folder / "manifest.json", place.lock))):
+        return None
+    return OutputExists(
+        "the folder for --work-dir holds files that scorer would replace",
+        where=str(place.folder),
+        expected="no folder, an empty one, or the --work-dir of a run",
+        found=quoted_list(theirs),
+        hint=f"choose a folder in it: --work-dir {place.folder / f'{place.output.name}.scorer'}",
+    )
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Return whether a run wrote this plan, manifest or lock."""
+    try:
+        return not {"plan_hash", "ledger", "token"}.isdisjoint(json.loads(path.read_text()))
+    except _BROKEN:
+        return False
 
 
 def _without_proof(place: Place, *, overwrite: bool) -> OutputExists:

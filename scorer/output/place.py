@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from scorer.errors import CommitError, ScorerError
 from scorer.plan.frozen import FORMAT, FrozenPlan
 
 INTENT = "publish.json"
+_WORK = re.compile("work-[0-9a-f]{8}")
+_STAGED = {"plan.json", "tmp", "parts", "started", "quarantine"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,11 @@ class Place:
     def staging(self, plan_hash: str) -> Staging:
         """Return the staging folders of a plan."""
         return Staging(root=self.folder / f"work-{plan_hash[:8]}")
+
+    def work_folders(self) -> list[Path]:
+        """Return the staging folders of all plans, also of those that are half removed; no folder of another origin."""
+        named = [path for path in self.folder.glob("work-*") if _WORK.fullmatch(path.name) and path.is_dir()]
+        return [path for path in named if _STAGED.intersection(os.listdir(path)) or not any(path.iterdir())]
 
     def pending(self) -> FrozenPlan | None:
         """Return the plan whose publishing was interrupted, or None."""

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from scorer.display.words import quoted_list
 from scorer.errors import CommitError, ScorerError
 from scorer.output import lock
-from scorer.output.existing import foreign_files
+from scorer.output.existing import PROOF_FILES, foreign_files
 from scorer.output.place import INTENT, Place, Staging
 from scorer.output.writer import read_proof
 from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_json
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scorer.plan.frozen import FrozenPlan
-
-
-PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "report.html", "quarantine")
 
 
 def probe_rename(place: Place) -> None:
@@ -78,7 +75,7 @@ def finish_half_published(place: Place) -> None:
 def tidy(place: Place, notify: Callable[[str], None]) -> None:
     """Remove what a process left behind if it died at the end of a finished run: its lock and its work folders."""
     owner = lock.read(place.lock)
-    leftovers = [folder for folder in place.folder.glob("work-*") if not (folder / "plan.json").exists()]
+    leftovers = [folder for folder in place.work_folders() if not (folder / "plan.json").exists()]
     if (owner is None and not leftovers) or (owner is not None and lock.is_alive(owner) is not False):
         return
     with suppress(ScorerError, OSError), lock.held(place.lock, notify):

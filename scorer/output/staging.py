@@ -42,7 +42,7 @@ def prepare(place: Place, plan: FrozenPlan) -> Staging:
 def discard_others(place: Place, plan_hash: str) -> None:
     """Remove the staging of every other plan."""
     keep = place.staging(plan_hash).root.name
-    for folder in place.folder.glob("work-*"):
+    for folder in place.work_folders():
         if folder.name != keep:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from scorer.dataset.listing import PROOF, is_glob
 from scorer.display.words import quoted_list
 from scorer.errors import CommitError, InputError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError
 from scorer.output import lock
+from scorer.output.existing import work_dir_problem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,6 +74,8 @@ def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
         if folder == output.with_name(output.name + PROOF)
         else [(output, "--output"), (folder, "--work-dir")]
     )
+    if len(places) > 1:
+        problems += [problem for problem in [work_dir_problem(place)] if problem is not None]
     for path, flag in places:
         if os.path.lexists(path) and not os.path.isdir(path):
             problems.append(

@@ -205,6 +205,16 @@ def test_an_output_is_replaced_only_with_the_work_dir_of_its_proof(source, tmp_p
     assert overwrite(source, tmp_path / "out", work_dir=tmp_path / "work") is None
 
 
+def test_folders_of_other_names_in_a_work_dir_are_kept(source, tmp_path):
+    theirs = [tmp_path / "work" / name / "notes.txt" for name in ("work-2024", "work-20240101", "data")]
+    for path in theirs:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    scorer.run(source, SUM, tmp_path / "out", work_dir=tmp_path / "work", **FEED)
+    assert overwrite(source, tmp_path / "out", work_dir=tmp_path / "work") is None
+    assert [path.read_text() for path in theirs] == ["mine"] * 3
+
+
 def test_a_folder_behind_a_link_is_not_replaced(source, tmp_path):
     write(tmp_path / "mine" / "a.parquet", {"a": [1]})
     (tmp_path / "out").symlink_to(tmp_path / "mine")

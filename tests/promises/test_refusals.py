@@ -377,6 +377,12 @@ PLACE = [
     Case("output-locked", RUN + " --output out", "output-locked", locked),
     Case("output-name-too-long", RUN + " --output " + LONG, "plan", exit_code=3),
     Case("work-dir-is-file", RUN + " --work-dir notes", "output-exists", text("notes")),
+    Case(
+        "work-dir-of-others",
+        RUN + " --work-dir mine",
+        "output-exists",
+        every(text("mine/old/a"), text("mine/plan.json")),
+    ),
     Case("work-dir-inside-input", DATA + " --work-dir data/work", "output-inside-input", FIRST),
     Case("work-dir-is-output", RUN + " --output out --work-dir out", "plan"),
     Case("work-dir-inside-output", RUN + " --output out --work-dir out/work", "plan"),
