@@ -59,7 +59,14 @@ class Inspection:
         }
 
 
-def inspect(model: ModelSpec, inputs: Sequence[str], feed: Sequence[str] = (), fetch: Sequence[str] = ()) -> Inspection:
+def inspect(
+    model: ModelSpec,
+    inputs: Sequence[str],
+    feed: Sequence[str] = (),
+    fetch: Sequence[str] = (),
+    *,
+    by_position: bool = False,
+) -> Inspection:
     """Inspect a model; with inputs, also score some of their rows. Nothing is written."""
     if not inputs:
         return Inspection(model=model)
@@ -67,7 +74,7 @@ def inspect(model: ModelSpec, inputs: Sequence[str], feed: Sequence[str] = (), f
         output = str(Path(folder) / "out")
         plan = checks.prepare(build({
             "input": tuple(inputs), "model": model.path, "output": output, "feed": tuple(feed),
-            "fetch": tuple(fetch), "keep": "none", "tune": False, "max_bad_rows": "100%",
+            "by_position": by_position, "fetch": tuple(fetch), "keep": "none", "tune": False, "max_bad_rows": "100%",
         }))  # fmt: skip
     frozen = plan.frozen
     if any(isinstance(problem, InputError) for problem in plan.problems):  # no rows to score

@@ -3,6 +3,7 @@
     request.py      what --feed and --on-null ask for: ranges and globs become columns, tensor by tensor
     inputs.py       matches columns to tensors: automatic if there is one safe match, else an error
     feeds.py        checks one tensor's feed, before a row is read: columns, converter, null policy
+    order.py        the order of columns: the model's, or by the numbers at the end of their names
     outputs.py      which output tensor becomes which columns; fixes the schema of the output
     transform.py    the user's own function between reading and feeding
     advice.py       the --feed and --fetch lines that errors and `inspect` suggest

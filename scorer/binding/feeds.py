@@ -35,6 +35,8 @@ class Context:
     folder: str
     """The folder that paths in columns are relative to."""
     on_lossy: str
+    by_position: bool = False
+    """Whether float columns may be fed in the input's order if no name says an order."""
     free_batch: bool = True
     """Whether an input of the model takes any number of rows."""
     fixed_batches: tuple[int, ...] = ()

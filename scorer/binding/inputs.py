@@ -23,8 +23,9 @@ from scorer.binding.feeds import (
     row_shape,
     with_measured_shape,
 )
+from scorer.binding.order import by_numbers, of_glob
 from scorer.binding.request import FeedRequest, expand, matching_column, null_policies, requested_feeds
-from scorer.binding.spec import BY_FEATURES, BY_LIST, BY_NAME, BY_POSITION, Binding, Feed
+from scorer.binding.spec import ASKED, BY_FEATURES, BY_GLOB, BY_LIST, BY_NAME, BY_POSITION, Binding, Feed
 from scorer.dataset.quarantine import PLACE, WHY, from_quarantine
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import BindingError, MissingColumns, ScorerError, ShapeMismatch, UnsupportedTensor
@@ -68,6 +69,7 @@ def bind(
         columns=columns if given is None else given,
         folder=folder,
         on_lossy=options.on_lossy,
+        by_position=options.by_position,
         free_batch=free,
         fixed_batches=tuple(fixed),
     )
@@ -104,12 +106,12 @@ def _feed(
     tensor: TensorSpec, request: FeedRequest | None, model: ModelSpec, context: Context, on_null: str | None
 ) -> Feed:
     if request is None:
-        names, rule = _automatic(tensor, model, context.columns)
+        names, rule = _automatic(tensor, model, context)
+    else:
+        names, rule = _requested_columns(request.tokens, tensor, model, context.columns)
+    if request is None or request.call is None:
         return replace(plain_feed(tensor, names, context, on_null), rule=rule)
-    names = _requested_columns(request.tokens, tensor, context.columns) if request.tokens else []
-    if request.call is None:
-        return plain_feed(tensor, names, context, on_null)
-    return converted_feed(tensor, request.call, names, context, on_null)
+    return replace(converted_feed(tensor, request.call, names, context, on_null), rule=rule)
 
 
 def _is_constant(request: FeedRequest | None) -> bool:
@@ -230,8 +232,18 @@ def _check_tensor(tensor: TensorSpec, request: FeedRequest | None) -> None:
         )
 
 
-def _requested_columns(tokens: Sequence[str], tensor: TensorSpec, columns: pa.Schema) -> list[str]:
-    found, unknown = expand(tokens, columns.names)
+def _requested_columns(
+    tokens: Sequence[str], tensor: TensorSpec, model: ModelSpec, columns: pa.Schema
+) -> tuple[list[str], str]:
+    """Return the columns that --feed requests, and the rule that chose their order."""
+    rules = set()
+
+    def order(matched: list[str]) -> list[str]:
+        ordered, rule = of_glob(matched, model.feature_names if len(model.inputs) == 1 else ())
+        rules.add(rule)
+        return ordered
+
+    found, unknown = expand(tokens, columns.names, order)
     if unknown:
         hint = did_you_mean(unknown[0], columns.names) if len(unknown) < len(tokens) + 1 else ""
         if ".." in unknown[0]:
@@ -248,12 +260,12 @@ def _requested_columns(tokens: Sequence[str], tensor: TensorSpec, columns: pa.Sc
             found=quoted_list(columns.names),
             hint=hint,
         )
-    return found
+    return found, BY_GLOB if BY_GLOB in rules else next(iter(rules - {ASKED}), ASKED)
 
 
-def _automatic(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> tuple[list[str], str]:
+def _automatic(tensor: TensorSpec, model: ModelSpec, context: Context) -> tuple[list[str], str]:
     """Return the columns that safely match a tensor, and the rule that chose them; else raise an error with advice."""
-    row = row_shape(tensor)
+    columns, row = context.columns, row_shape(tensor)
     deep = row is not None and len(row) >= _MATRIX
     if len(model.inputs) == 1 and model.feature_names and not deep:
         return _columns_of_features(tensor, model, columns), BY_FEATURES
@@ -276,8 +288,32 @@ def _automatic(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> tupl
         return lists, BY_LIST
     floats = [f.name for f in columns if pa.types.is_floating(values_type(f.type))]
     if not deep and _width(tensor) is not None and len(floats) == _width(tensor):
+        _check_position(tensor, floats, by_position=context.by_position)
         return floats, BY_POSITION
     raise _no_safe_match(tensor, floats, lists, columns)
+
+
+def _check_position(tensor: TensorSpec, floats: list[str], *, by_position: bool) -> None:
+    """Raise `BindingError` if the order of the float columns may not be the model's."""
+    ordered, where = by_numbers(floats), f"tensor {tensor.name!r}, {tensor}"
+    if ordered is None and len(floats) > 1 and not by_position:
+        raise BindingError(
+            f"input {tensor.name!r} would be fed by position, but no name says the order of the columns",
+            where=where,
+            expected=f"{counted_columns(len(floats))} in the model's order",
+            found=f"{quoted_list(floats)} in the input's order",
+            hint=f"{feed_line(tensor.name, floats)}, with the columns in the model's order; "
+            "or --by-position if the input's order is the model's",
+        )
+    if ordered is not None and ordered != floats:
+        raise BindingError(
+            f"input {tensor.name!r} would be fed by position, but the columns are not in the order of their numbers",
+            where=where,
+            expected=f"{quoted_list(ordered)} in the input's order",
+            found=quoted_list(floats),
+            hint=f"{feed_line(tensor.name, ordered)} for the order of the numbers, "
+            f"or {feed_line(tensor.name, floats)} for the input's order",
+        )
 
 
 def _no_safe_match(tensor: TensorSpec, floats: list[str], lists: list[str], columns: pa.Schema) -> BindingError:
@@ -299,6 +335,7 @@ def _no_safe_match(tensor: TensorSpec, floats: list[str], lists: list[str], colu
     numbers = [f.name for f in columns if is_number(values_type(f.type))]
     fits = bool(width) and len(numbers) == width
     shown = numbers if fits else (floats or numbers)[: width or 3]
+    shown = by_numbers(shown) or shown
     found = (
         f"{len(floats)} float columns ({quoted_list(floats)}), {len(lists)} lists that fit, "
         f"of {counted_columns(len(columns))}"

@@ -14,7 +14,7 @@ from scorer.errors import OptionsError, ScorerError
 from scorer.options.grammar import split_known, split_pipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from scorer.model.spec import ModelSpec
     from scorer.options.grammar import Call, FeedText
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 _RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
 
 
-def expand(tokens: Sequence[str], columns: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the columns that names, ranges and globs match, and the names that match nothing."""
+def expand(
+    tokens: Sequence[str], columns: Sequence[str], order: Callable[[list[str]], list[str]] = list
+) -> tuple[list[str], list[str]]:
+    """Return the columns that names, ranges and globs match, and the names that match nothing.
+
+    `order` orders the columns that one glob matches, which are in the order of `columns` otherwise.
+    """
     found: list[str] = []
     unknown: list[str] = []
     for token in tokens:
@@ -39,7 +44,7 @@ def expand(tokens: Sequence[str], columns: Sequence[str]) -> tuple[list[str], li
             unknown += [] if names else [token]
             continue
         hits = [name for name in columns if fnmatch.fnmatchcase(name, token)]
-        found += hits
+        found += order(hits)
         unknown += [] if hits else [token]
     return found, unknown
 

@@ -104,7 +104,15 @@ def reads(transform: Transform | None, fed: tuple[str, ...]) -> tuple[str, ...]:
 
 ASKED, BY_FEATURES, BY_NAME = "as asked", "by the model's feature names", "by name"
 BY_LIST, BY_POSITION = "the one list that fits", "by position: every float column in file order, the model names none"
+BY_GLOB = "by a glob, in the input's order, because no name says the order of the columns"
+BY_NUMBERS = "by a glob, in the order of the numbers in the columns' names, which is not the input's order"
 """Why these columns feed a tensor, as the plan shows it. The texts are part of the plan's hash."""
+UNCONFIRMED = {
+    BY_POSITION: "choose other columns with --feed",
+    BY_GLOB: "name the columns in --feed to set the order",
+    BY_NUMBERS: "name the columns in --feed to set another order",
+}
+"""Rules for an order that nothing confirms, with how to choose another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -313,6 +313,7 @@ def bench(
     help="Input to match with the model; a few rows of it are scored.",
 )  # fmt: skip
 @click.option("--feed", multiple=True, metavar="TENSOR=COLUMNS", help="As for `run`.")
+@click.option("--by-position", is_flag=True, help="As for `run`.")
 @click.option("--fetch", multiple=True, metavar="TENSOR[=COLUMN]", help="As for `run`.")
 @JSON
 @reports_errors
@@ -320,6 +321,7 @@ def inspect(
     model: str,
     input_: tuple[str, ...],
     feed: tuple[str, ...],
+    by_position: bool,  # noqa: FBT001 - click's value
     fetch: tuple[str, ...],
     as_json: bool,  # noqa: FBT001 - click's value
 ) -> None:
@@ -338,7 +340,7 @@ def inspect(
     spec = inspect_model(model)
     from scorer.api import inspection  # noqa: PLC0415 - start-up
 
-    found = inspection.inspect(spec, input_, feed, fetch)
+    found = inspection.inspect(spec, input_, feed, fetch, by_position=by_position)
     _show(found.to_dict(), partial(inspection_text, found), as_json=as_json)
     if found.problems:
         _fail(PreflightError(found.problems))

@@ -79,6 +79,12 @@ class BindingOptions:
         (), "Columns that feed an input tensor: names, lists, globs and ranges, such as f0..f27, 'a b' or "
         "x_*. Repeatable.", rule=rules.FEEDS, completes="file", metavar="TENSOR=COLUMNS", scores=True,
     )  # fmt: skip
+    by_position: bool = option(
+        default=False,
+        help_="Feed float columns in the input's order if no name says another order.",
+        rule=rules.SWITCH,
+        scores=True,
+    )
     transform: str | None = option(
         None, "Python function that takes a pandas frame and returns one with the same rows; its columns feed "
         "the model. It runs in worker processes unless you set --cluster.",
@@ -281,6 +287,7 @@ class RequestArguments(TypedDict, total=False):
     """The keyword arguments of `prepare` and `run`: one for each flag; a test compares them."""
 
     feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str
+    by_position: bool
     fetch: Sequence[str] | str
     keep: Sequence[str] | str
     where: Sequence[str] | str

@@ -28,7 +28,7 @@ from scorer.binding import transform as transform_
 from scorer.binding.feeds import named_files
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
-from scorer.binding.spec import BY_POSITION
+from scorer.binding.spec import UNCONFIRMED
 from scorer.cluster import dashboard
 from scorer.cluster.connect import can_spawn
 from scorer.dataset import conditions as conditions_
@@ -274,10 +274,9 @@ def _bind(
     found.notes += notes
     used = dict.fromkeys([*spec.reads(named.transform, binding.fed), *kept, *(c.column for c in named.conditions)])
     for feed in binding.feeds:
-        if feed.rule == BY_POSITION:
-            found.doubt(
-                options, f"input {feed.tensor!r} is fed {feed.rule}; choose other columns with --feed", model.path
-            )
+        if feed.rule in UNCONFIRMED:
+            text = f"input {feed.tensor!r} is fed {feed.rule}; {UNCONFIRMED[feed.rule]}"
+            found.doubt(options, text, model.path)
     found.problems += [
         *_ambiguous_paths(dataset, binding), *problems, *more, *problems_of(dataset, list(used)),
         *_known_nulls(options, dataset, binding),

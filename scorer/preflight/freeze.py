@@ -34,12 +34,20 @@ if TYPE_CHECKING:
     from scorer.storage.encoding import Storage
 
 
+_LEFT_OUT = {"by_position": False}
+"""Values of newer options that are no part of a request, so that requests without them keep their hash."""
+
+
 def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict[str, str]) -> dict[str, Any]:
     """Return what identifies a request: input, model, other files by digest, options that change scores or output."""
     values = options.to_dict()
     inputs = [[f.path, f.folder, f.id.size, f.id.version, _hash(f.row_groups)] for f in dataset.files]
     values["device"] = devices.parse(options.session.device).name  # which GPU of several does not change scores
-    chosen = {name: as_json_value(values[name]) for name, field in FIELDS.items() if field.metadata["scores"]}
+    chosen = {
+        name: as_json_value(values[name])
+        for name, field in FIELDS.items()
+        if field.metadata["scores"] and (name not in _LEFT_OUT or values[name] != _LEFT_OUT[name])
+    }
     return {"format": FORMAT, "input": _hash(inputs), "model": model.digest, "files": files, **chosen}
 
 

@@ -401,7 +401,7 @@ def test_a_vector_becomes_one_column_of_vectors():
     frame = plain(5)[["a", "b", "c"]].assign(d=np.float32(1))
     expected = oracle(MODELS / "wide_output.onnx", {"x": frame.to_numpy()})["embedding"]
     for given in (frame, frame.astype("float[pyarrow]")):
-        scored = scorer.score(given, MODELS / "wide_output.onnx")
+        scored = scorer.score(given, MODELS / "wide_output.onnx", by_position=True)
         assert np.stack(scored["embedding"].to_list()).astype(np.float32).tobytes() == expected.tobytes()
 
 
@@ -466,7 +466,7 @@ def test_missing_floats_become_nan_and_large_ints_are_not_rounded(backing):
 
 def test_batches_count_from_the_first_row_of_each_partition():
     frame = pd.DataFrame({"p": np.arange(10, dtype=np.float32), "q": np.float32(0)})
-    scored = scorer.score(dd.from_pandas(frame, npartitions=2), MODELS / "softmax0.onnx", batch_rows=2)
+    scored = scorer.score(dd.from_pandas(frame, npartitions=2), MODELS / "softmax0.onnx", feed="x=p,q", batch_rows=2)
     got = scored.compute(scheduler="synchronous")[["y_0", "y_1"]].to_numpy()
     expected = [oracle(MODELS / "softmax0.onnx", {"x": frame[at : at + 5].to_numpy()}, 2)["y"] for at in (0, 5)]
     assert got.tobytes() == np.concatenate(expected).tobytes()

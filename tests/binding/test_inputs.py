@@ -13,7 +13,8 @@ from support.runs import MODELS
 
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.request import expand
-from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch, UnsupportedTensor
+from scorer.binding.spec import ASKED, BY_GLOB, BY_NUMBERS, BY_POSITION
+from scorer.errors import BindingError, MissingColumns, OptionsError, ShapeMismatch, TypeMismatch, UnsupportedTensor
 from scorer.model.protobuf import inspect_model
 from scorer.model.spec import ModelSpec, TensorSpec
 from scorer.options.request import build
@@ -79,13 +80,13 @@ def test_one_list_column_of_the_width_is_the_matrix(kind):
 
 
 def test_a_list_of_another_fixed_size_is_not_matched():
-    columns = schema(v=pa.list_(pa.float32(), 4), a=pa.float32(), b=pa.float32(), c=pa.float32())
-    assert fed(model(), columns) == {"x": ("a", "b", "c")}
+    columns = schema(v=pa.list_(pa.float32(), 4), c0=pa.float32(), c1=pa.float32(), c2=pa.float32())
+    assert fed(model(), columns) == {"x": ("c0", "c1", "c2")}
 
 
 def test_a_list_of_texts_is_not_matched():
-    columns = schema(v=pa.list_(pa.string()), a=pa.float32(), b=pa.float32(), c=pa.float32())
-    assert fed(model(), columns) == {"x": ("a", "b", "c")}
+    columns = schema(v=pa.list_(pa.string()), c0=pa.float32(), c1=pa.float32(), c2=pa.float32())
+    assert fed(model(), columns) == {"x": ("c0", "c1", "c2")}
 
 
 def test_two_lists_that_fit_are_no_safe_match():
@@ -95,9 +96,82 @@ def test_two_lists_that_fit_are_no_safe_match():
     assert "2 lists that fit" in problem.found
 
 
-def test_exactly_as_many_floats_as_the_width_are_fed_in_file_order():
-    columns = schema(id=pa.int64(), c=pa.float64(), a=pa.float32(), text=pa.string(), b=pa.float16())
-    assert fed(model(), columns) == {"x": ("c", "a", "b")}
+@pytest.mark.parametrize(
+    "names", [("c0", "c1", "c2"), ("f08", "f09", "f10"), ("9", "10", "11"), ("x_1_7", "x_1_8", "x_1_10")]
+)
+def test_as_many_numbered_floats_as_the_width_are_fed_in_the_order_of_file_and_numbers(names):
+    columns = pa.schema([("id", pa.int64()), *zip(names, (pa.float64(), pa.float32(), pa.float16()), strict=True)])
+    (feed,) = bound(model(), columns).feeds
+    assert (feed.columns, feed.rule) == (names, BY_POSITION)
+
+
+@pytest.mark.parametrize(
+    ("names", "pastes"),
+    [
+        (("c1", "c10", "c2"), ["x=c1,c2,c10", "x=c1,c10,c2"]), (("c2", "c1", "c0"), ["x=c0..c2", "x=c2,c1,c0"]),
+        (("10", "9", "8"), ["x=8..10", "x=10,9,8"]), (("c07", "c010", "c9"), ["x=c07,c9,c010", "x=c07,c010,c9"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("by_position", [False, True])
+def test_floats_that_are_not_in_the_order_of_their_numbers_are_refused_with_a_line_for_each_order(
+    names, pastes, by_position
+):
+    problem = refused(model(), floats(*names), by_position=by_position)
+    assert isinstance(problem, BindingError)
+    lines = re.findall(r"--feed '(.+?)'", problem.hint)
+    assert lines == pastes
+    orders = [fed(model(), floats(*names), feed=(line,))["x"] for line in lines]
+    assert orders == [tuple(sorted(names, key=lambda name: int(name.strip("c")))), names]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("c", "a", "b"), ("a0", "b1", "c2"), ("c0", "c1", "d"), ("c", "c1", "c2"), ("c1", "c01", "c2"),
+        ("c¹", "c²", "c³"), ("0c", "1c", "2c"),
+    ],
+)  # fmt: skip
+def test_floats_whose_names_say_no_order_are_fed_by_position_only_on_request(names):
+    problem = refused(model(), floats(*names))
+    assert isinstance(problem, BindingError)
+    assert "--by-position" in problem.hint
+    _, paste = shlex.split(problem.hint[problem.hint.index("--feed") : problem.hint.index(", with")])
+    assert fed(model(), floats(*names), feed=(paste,)) == {"x": names}
+    (feed,) = bound(model(), floats(*names), by_position=True).feeds
+    assert (feed.columns, feed.rule) == (names, BY_POSITION)
+
+
+def test_one_float_column_has_only_one_order():
+    assert fed(model(tensor("x", shape=("N", 1))), floats("amount")) == {"x": ("amount",)}
+
+
+def test_integers_that_may_be_fed_are_shown_in_the_order_of_their_numbers():
+    columns = schema(c1=pa.int64(), c10=pa.int64(), c2=pa.int64())
+    assert refused(model(), columns).hint.endswith("--feed 'x=c1,c2,c10'")
+
+
+@pytest.mark.parametrize(
+    ("names", "globs", "columns", "rule"),
+    [
+        (("c1", "c10", "c2"), "c*", ("c1", "c2", "c10"), BY_NUMBERS),
+        (("c1", "c2", "c10"), "c*", ("c1", "c2", "c10"), ASKED),
+        (("b", "c", "a"), "*", ("b", "c", "a"), BY_GLOB),
+        (("a2", "b1", "a1"), "*", ("a2", "b1", "a1"), BY_GLOB),
+        (("a2", "b", "a1"), "a*,b", ("a1", "a2", "b"), BY_NUMBERS),
+        (("a2", "b", "a1"), "b,a2,a1", ("b", "a2", "a1"), ASKED),
+        (("a", "b", "c"), "c*,a*,b*", ("c", "a", "b"), ASKED),
+        (("c1", "c10", "c2"), "c10,c2,c1", ("c10", "c2", "c1"), ASKED),
+    ],
+)
+def test_a_glob_is_fed_in_the_order_of_the_numbers_or_else_of_the_input(names, globs, columns, rule):
+    (feed,) = bound(model(), floats(*names), feed=(f"x={globs}",)).feeds
+    assert (feed.columns, feed.rule) == (columns, rule)
+
+
+def test_a_glob_is_fed_in_the_order_of_the_models_own_feature_names():
+    spec = model(features=("a2", "b", "a1"))
+    (feed,) = bound(spec, floats("a1", "a2", "b", "z"), feed=("x=a*,b",)).feeds
+    assert (feed.columns, feed.rule) == (("a2", "a1", "b"), ASKED)
 
 
 @pytest.mark.parametrize("names", ["ab", "abcd"])
@@ -305,14 +379,14 @@ def test_nulls_of_a_text_can_become_the_empty_text():
 
 
 def test_a_null_policy_for_an_unknown_tensor_is_refused():
-    problem = refused(model(), floats("a", "b", "c"), on_null=("y=0",))
+    problem = refused(model(), floats("c0", "c1", "c2"), on_null=("y=0",))
     assert isinstance(problem, OptionsError)
     assert "'x'" in problem.hint
 
 
 def test_the_rank_and_the_fixed_batch_come_from_the_model():
-    assert bound(inspect_model(MODELS / "fixed3.onnx"), floats("a", "b")).fixed_batch == 3
-    assert bound(inspect_model(MODELS / "sum3.onnx"), floats("a", "b", "c")).fixed_batch is None
+    assert bound(inspect_model(MODELS / "fixed3.onnx"), floats("c0", "c1")).fixed_batch == 3
+    assert bound(inspect_model(MODELS / "sum3.onnx"), floats("c0", "c1", "c2")).fixed_batch is None
     ranks = {f.tensor: len(f.shape) + 1 for f in bound(inspect_model(MODELS / "percolumn.onnx"),
              schema(a=pa.float32(), b=pa.int64(), petal_length=pa.float64())).feeds}  # fmt: skip
     assert ranks == {"a": 2, "b": 2, "petal_length": 1}
@@ -350,6 +424,6 @@ def test_a_column_called_none_can_be_kept():
 
 
 def test_a_kept_column_that_does_not_exist_gets_a_suggestion():
-    problem = refused(model(), floats("amount", "b", "c"), keep=("amuont",))
+    problem = refused(model(), floats("amount", "b", "c"), feed=("x=amount,b,c",), keep=("amuont",))
     assert isinstance(problem, MissingColumns)
     assert "'amount'" in problem.hint

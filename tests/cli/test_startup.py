@@ -100,6 +100,6 @@ def test_import_and_help_load_no_heavy_package():
 
 
 def test_a_quiet_run_prints_nothing_on_stderr(tmp_path):
-    write(tmp_path / "in.parquet", {"a": np.ones(10, np.float32), "b": np.ones(10, np.float32)})
+    write(tmp_path / "in.parquet", {"c0": np.ones(10, np.float32), "c1": np.ones(10, np.float32)})
     done = command("run", tmp_path / "in.parquet", "--model", MODELS / "lying.onnx", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")

@@ -47,7 +47,10 @@ class Scene:
 
 SCENES = [
     Scene("plan", "scorer plan flights.parquet --model late.onnx"),
-    Scene("plan-wide-names", "scorer plan wide.parquet --model m.onnx --where '航班 > 3' --keep '航班,métro'"),
+    Scene(
+        "plan-wide-names",
+        "scorer plan wide.parquet --model m.onnx --by-position --where '航班 > 3' --keep '航班,métro'",
+    ),
     Scene("inspect", "scorer inspect late.onnx --input flights.parquet"),
     Scene("inspect-model-only", "scorer inspect late.onnx"),
     Scene("refusal", "scorer run few.parquet --model dense.onnx --device cuda"),

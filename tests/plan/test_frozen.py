@@ -160,13 +160,30 @@ def request(*files, spec=MODEL, **options):
         ({"feed": "x=a"}, ["feed"]), ({"where": "a > 1"}, ["where"]), ({"limit": 0}, ["limit"]),
         ({"keep": "none", "row_id": True}, ["keep", "row_id"]), ({"batch_rows": 5}, ["batch_rows"]),
         ({"on_null": "0", "on_lossy": "warn"}, ["on_lossy", "on_null"]), ({"device": "cpu"}, ["device"]),
-        ({"prefix": "p"}, ["prefix"]), ({"fetch": "y"}, ["fetch"]), ({"compression": "none"}, ["compression"]),
+        ({"prefix": "p"}, ["prefix"]),
+        ({"by_position": True}, ["by_position"]),
+        ({"fetch": "y"}, ["fetch"]), ({"compression": "none"}, ["compression"]),
         ({"threads": 3, "part_bytes": "1MiB", "tune": False, "strict": True, "max_bad_rows": 5, "overwrite": True}, []),
         ({"cluster": "processes", "workers": 2, "work_dir": "w", "output": "o", "max_nan_rows": "1%"}, []),
     ],
 )  # fmt: skip
 def test_only_what_changes_the_output_makes_another_request(options, names):
     assert differences(request(), request(**options)) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "digest"),
+    [
+        ({}, "73eb70591a77104af5bfc4c2b68337ba1fab4799182f0e2bfd41aa1367c57558"),
+        (
+            {"feed": "x=a,b,c", "limit": 5, "row_id": True, "prefix": "p"},
+            "0621f619629e48a8dcf4b0f8b02b2abd2824521cab931d00bf19502a09725563",
+        ),
+    ],
+)
+def test_a_request_without_newer_options_keeps_its_hash(options, digest):
+    """As it was before the option `by_position`."""
+    assert frozen([], request=request(**options)).request_hash == digest
 
 
 @pytest.mark.parametrize(

@@ -284,8 +284,8 @@ def test_a_broken_page_is_one_clear_error_for_every_slice(tmp_path):
 
 
 def test_a_tensor_fed_by_position_gets_a_note_and_is_refused_by_strict(source, tmp_path):
-    plan = scorer.prepare(source, SUM, tmp_path / "out")
+    plan = scorer.prepare(source, SUM, tmp_path / "out", by_position=True)
     assert any("by position" in note for note in plan.notes)
-    strict = scorer.prepare(source, SUM, tmp_path / "out", strict=True)
+    strict = scorer.prepare(source, SUM, tmp_path / "out", by_position=True, strict=True)
     assert "by position" in strict.problems[0].what
     assert not any("position" in note for note in scorer.prepare(source, NAMED, tmp_path / "out").notes)

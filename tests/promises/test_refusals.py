@@ -182,6 +182,7 @@ MOMENTS = pa.array([dt.datetime(2026, 1, 31, tzinfo=dt.UTC)] * 10)
 WORDS = ["ok"] * 10
 LONG = 300 * "x"
 FEW = {"a": [1.0, 2.0], "b": [3.0, 4.0]}
+LETTERS = FEW | {"c": [5.0, 6.0]}
 
 INPUT = [
     Case("input-missing", "run gone.parquet --model m.onnx", "input-not-found"),
@@ -263,7 +264,12 @@ MODEL = [
         every(built([3, 1], [1, 1], op="MatMul", names="ab"), table(columns=FEW)),
     ),
     Case("model-feature-names-of-another-width", RUN, "shape-mismatch", built(["N", 3], properties={"features": "id"})),
-    Case("model-mixes-rows", RUN, "shape-mismatch", every(known("reduce_all.onnx"), table(columns=FEW))),
+    Case(
+        "model-mixes-rows",
+        RUN + " --by-position",
+        "shape-mismatch",
+        every(known("reduce_all.onnx"), table(columns=FEW)),
+    ),
     Case("model-and-session", "run in.parquet --model gone.onnx --device gpu", "model-not-found options"),
 ]
 
@@ -272,6 +278,15 @@ BINDING = [
     Case("columns-too-few", RUN, "shape-mismatch", table(columns=floats(27))),
     Case("columns-too-many", RUN, "shape-mismatch", table(columns=floats(29))),
     Case("columns-missing-of-several", RUN, "missing-columns", every(known("percolumn.onnx"), table(columns=FEW))),
+    Case(
+        "position-not-in-the-order-of-numbers",
+        RUN,
+        "binding",
+        table(columns={n: [0.5] for n in sorted(floats()) if n != "id"}),
+    ),
+    Case("position-without-an-order", RUN, "binding", every(known("sum3.onnx"), table(columns=LETTERS))),
+    Case("position-strict", RUN + " --by-position --strict", "plan", every(known("sum3.onnx"), table(columns=LETTERS))),
+    Case("glob-strict", RUN + " --feed 'x=*' --strict", "plan", every(known("sum3.onnx"), table(columns=LETTERS))),
     Case("feed-unknown-column", RUN + " --feed input=f0..f26,f72", "missing-columns"),
     Case("feed-unknown-range", RUN + " --feed input=f1..f28", "missing-columns"),
     Case("feed-backward-range", RUN + " --feed input=f27..f0", "missing-columns"),

@@ -251,14 +251,13 @@ def test_a_refusal_on_a_terminal_removes_the_lines(tmp_path):
 def test_escapes_in_names_are_shown_not_sent_on_a_terminal_with_colours(tmp_path, what):
     name = "a\x1b[2J\x1b]0;x\x07"
     write(tmp_path / "in.parquet", {name: np.ones(9, np.float32), "b": np.ones(9, np.float32)})
-    feed = ("--feed", f"X='{name}',b")
     asked = {
         "plan": ("plan", "in.parquet", "--model", MODELS / "lying.onnx"),
         "inspect": ("inspect", MODELS / "lying.onnx", "--input", "in.parquet"),
         "run": ("run", "in.parquet", "--model", MODELS / "lying.onnx", "-v"),
     }[what]
-    seen = PseudoTerminal(*asked, cwd=tmp_path)
-    assert seen.end() == 0, (seen.screen.text, feed)
+    seen = PseudoTerminal(*asked, "--by-position", cwd=tmp_path)
+    assert seen.end() == 0, seen.screen.text
     assert "\x1b[2J" not in seen.output
     assert "\x07" not in seen.output
     assert "\\x1b[2J" in seen.screen.text or what == "run"

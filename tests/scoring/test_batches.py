@@ -40,7 +40,7 @@ def load(path):
 def bound(path, table, **options):
     """Return (binding with its outputs, session), as the preflight does."""
     spec, session = load(path)
-    asked = build({"input": "-", "model": "-", **options}).binding
+    asked = build({"input": "-", "model": "-", "by_position": True, **options}).binding
     binding, problems = bind(asked, spec, table.schema)
     wanted, more = requested_fetches(asked, spec)
     assert [*problems, *more] == []

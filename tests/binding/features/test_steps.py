@@ -374,7 +374,7 @@ X = np.array([[1, 0], [0, 1], [-1, 0.5], [2, 2], [0, 0]], np.float32)
 
 
 def test_steps_through_the_command_line(classes, tmp_path):
-    data = write(tmp_path / "in.parquet", {"a": X[:, 0], "b": X[:, 1]})
+    data = write(tmp_path / "in.parquet", {"c0": X[:, 0], "c1": X[:, 1]})
     fetches = [
         "logits|softmax=p", "logits|label(cat, dog, eel)=class", "logits|topk(2)=best", "logits|softmax|round(2)=r",
         "number|label(cat, dog, eel)", "logits|sigmoid|argmax=at", "logits|normalize=unit",
@@ -412,7 +412,7 @@ def test_steps_through_the_command_line(classes, tmp_path):
     ],
 )
 def test_a_wrong_step_is_refused_on_the_command_line(classes, tmp_path, fetch, code, says):
-    data = write(tmp_path / "in.parquet", {"a": [-1.0, 1.0], "b": [-3.0, 0.0]})
+    data = write(tmp_path / "in.parquet", {"c0": [-1.0, 1.0], "c1": [-3.0, 0.0]})
     got, _, err = cli("run", data, "--model", classes, "--output", tmp_path / "out", "--fetch", fetch)
     assert (got, (tmp_path / "out").exists()) == (code, False)
     assert says in err
@@ -430,7 +430,7 @@ def classifier(path, **labels):
 
 def test_the_model_s_own_labels_name_what_steps_give(tmp_path):
     model = classifier(tmp_path / "m.onnx", classlabels_strings=["a=1", "b, c", "d"])
-    frame = pd.DataFrame(X, columns=["a", "b"])
+    frame = pd.DataFrame(X, columns=["c0", "c1"])
     scored = scorer.score(
         frame, model, fetch=["label", "scores|label=mine", "scores|softmax", "scores|topk(1)=t"], keep="none"
     )
@@ -439,7 +439,7 @@ def test_the_model_s_own_labels_name_what_steps_give(tmp_path):
 
 
 def test_labels_that_are_numbers_themselves_are_not_numbered_again(tmp_path):
-    frame = pd.DataFrame(X, columns=["a", "b"])
+    frame = pd.DataFrame(X, columns=["c0", "c1"])
     odd = classifier(tmp_path / "odd.onnx", classlabels_ints=[1, 2, 3])
     with pytest.raises(PreflightError, match=r"'label' may already hold class labels[^$]*remove \|label"):
         scorer.score(frame, odd, fetch="label|label")
@@ -460,7 +460,7 @@ def test_maps_take_no_steps(tmp_path, step):
     gives = onnx.helper.make_value_info("maps", onnx.helper.make_sequence_type_proto(kind))
     model = saved(tmp_path / "m.onnx", nodes, [tensor("x", 1, 2)], [gives])
     with pytest.raises(ScorerError, match=r"a sequence of maps|does not name its classes"):
-        scorer.score(pd.DataFrame(X, columns=["a", "b"]), model, fetch=f"maps|{step}")
+        scorer.score(pd.DataFrame(X, columns=["c0", "c1"]), model, fetch=f"maps|{step}")
 
 
 TEXTS = ["a", "a b c d e f", "", "b c", "c c c", "f e", "a b c d e f a b", "e", "x a"] * 3
@@ -560,7 +560,7 @@ def test_lists_are_as_long_as_the_first_and_others_are_bad_rows(tmp_path):
 
 
 def test_batches_do_not_change_what_steps_give(classes):
-    frame = pd.DataFrame(rows_of("float32", 40, 2), columns=["a", "b"])
+    frame = pd.DataFrame(rows_of("float32", 40, 2), columns=["c0", "c1"])
     fetch = ["logits|softmax=p", "logits|normalize=u", "logits|topk(3)=t", "logits|label(x, y, z)=l"]
     whole, *others = [scorer.score(frame, classes, fetch=fetch, batch_rows=n) for n in (40, 1, 7)]
     for one, other in pairwise([whole, *others]):
