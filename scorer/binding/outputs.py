@@ -169,8 +169,13 @@ def _checked_type(tensor: str, array: np.ndarray, rows: int, model: ModelSpec) -
     return kind
 
 
-def output_schema(binding: Binding, columns: pa.Schema, where: str) -> tuple[pa.Schema, list[ScorerError]]:
-    """Return the schema of every part of the output, and a problem if column names clash."""
+def output_schema(
+    binding: Binding, columns: pa.Schema, where: str, keys: Sequence[str] = ()
+) -> tuple[pa.Schema, list[ScorerError]]:
+    """Return the schema of every part of the output, and problems if column names clash.
+
+    `keys` are those of the output's folder names (key=value), which readers turn into columns.
+    """
     fields = [columns.field(name) for name in binding.kept]
     for fetch in binding.fetches:
         fields += [pa.field(name, kind) for name, kind in zip(fetch.columns, column_types(fetch), strict=True)]
@@ -192,6 +197,19 @@ def output_schema(binding: Binding, columns: pa.Schema, where: str) -> tuple[pa.
                 expected="each name once",
                 found=quoted_list(names, 40),
                 hint=hint,
+            )
+        )
+    in_path = [name for name in names if name in keys]
+    if in_path:
+        scores = set(in_path) & set(binding.outputs)
+        hint = "rename the model's columns with --prefix score_, or one of them with --fetch TENSOR=NAME"
+        problems.append(
+            BindingError(
+                f"output columns would have the names of keys in the folder names: {quoted_list(in_path)}",
+                where=where,
+                expected=f"other names than {quoted_list(keys)}, because readers take these from the folder names",
+                found=quoted_list(names, 40),
+                hint=hint if scores else "remove --row-id",
             )
         )
     return pa.schema(fields, metadata=columns.metadata), problems

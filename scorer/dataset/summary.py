@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from scorer.arrow import values_type
 from scorer.dataset.listing import list_files
-from scorer.display.words import quoted_list
+from scorer.display.words import plural, quoted_list
 from scorer.errors import InputError, ScorerError
 from scorer.host.crash import note_step
 from scorer.storage.files import file_id
@@ -26,6 +26,7 @@ from scorer.storage.footers import (
     codec_of,
     decoded_column_bytes,
     dictionary_encoded,
+    flat_leaves,
     null_counts,
     open_parquet,
     unreadable,
@@ -51,6 +52,8 @@ class File:
     """Folder inside the input, repeated in the output; '' at the top."""
     row_groups: tuple[int, ...]
     """Number of rows in each row group."""
+    unlike_path: tuple[tuple[str, str], ...] = ()
+    """Columns with the name of a key in the path that may hold another value, each with its values in words."""
 
     @property
     def path(self) -> str:
@@ -191,6 +194,21 @@ def problems_of(dataset: Dataset, columns: Sequence[str]) -> list[ScorerError]:
     return problems
 
 
+def keys_with_other_values(dataset: Dataset, columns: Sequence[str]) -> list[ScorerError]:
+    """Return a problem if a used column has the name of a key in the folder names, but not surely its value."""
+    found = [(file, name, values) for file in dataset.files for name, values in file.unlike_path if name in columns]
+    return [
+        InputError(
+            f"column {name!r} is in the files and in the folder names, with values that may differ",
+            where=file.path,
+            expected=f"only {file.hive[name]!r}, as in the folder name",
+            found=values,
+            hint=f"leave {name!r} out with --keep if it is not needed, or rename it in the files",
+        )
+        for file, name, values in found[:1]
+    ]
+
+
 def shared_name(dataset: Dataset, tokens: Sequence[str], *, keep_all: bool) -> list[ScorerError]:
     """Return a problem if a requested column shares its name with another."""
     requested = sorted(name for name in dataset.duplicates if keep_all or any(name in token for token in tokens))
@@ -233,8 +251,49 @@ def _footer(path: str, folder: str, known: pa.Schema | None = None) -> _Footer |
     if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
         return unreadable(path, ValueError(f"row counts that do not add up: {groups[:5]}, {metadata.num_rows}"))
     file = File(id=identity, folder=folder, row_groups=groups)
+    if "=" in folder and not file.hive.keys().isdisjoint(schema.names):
+        file = replace(file, unlike_path=_unlike_path(file, schema, metadata))
     same = known is not None and schema.equals(known, check_metadata=False)
     return _Footer(file, None if same else schema, metadata)
+
+
+def _unlike_path(file: File, schema: pa.Schema, metadata: pq.FileMetaData) -> tuple[tuple[str, str], ...]:
+    """Return the columns named like keys of the path, unless statistics prove that they hold the path's value."""
+    leaves = flat_leaves(schema, metadata)
+    found = []
+    for name, text in file.hive.items():
+        if name not in schema.names:
+            continue
+        if name not in leaves:
+            found.append((name, "lists or structs"))
+            continue
+        chunks = [metadata.row_group(g).column(leaves[name]) for g in range(metadata.num_row_groups)]
+        values = next((w for c in chunks if (w := _other_values(c, text, schema.field(name).type))), "")
+        found += [(name, values)] if values else []
+    return tuple(found)
+
+
+def _other_values(chunk: pq.ColumnChunkMetaData, text: str | None, kind: pa.DataType) -> str:
+    """Describe the values of a column chunk; '' if its statistics prove that all are the one in the path."""
+    statistics, rows = chunk.statistics, chunk.num_values
+    if statistics is None or not statistics.has_null_count:
+        return "no statistics that show its values" if rows else ""
+    nulls = statistics.null_count
+    if text is None or nulls:
+        return f"{plural(nulls, 'null')} in {plural(rows, 'row')}" if (text is not None or nulls < rows) else ""
+    if not statistics.has_min_max:
+        return "no statistics that show its values" if rows else ""
+    try:
+        low, high = statistics.min, statistics.max
+    except (pa.ArrowException, ValueError, OverflowError):  # such as a time beyond the year 9999
+        return "statistics that Python cannot read"
+    if pa.types.is_floating(values_type(kind)):
+        return f"{low!r} to {high!r}, and perhaps NaN, which statistics leave out"
+    try:
+        value = pa.scalar(text).cast(values_type(kind)).as_py()
+    except (pa.ArrowException, ValueError, OverflowError):  # a text that is no value of the column's type
+        value = None
+    return "" if low == high == value else f"{low!r}" if low == high else f"{low!r} to {high!r}"
 
 
 def _one_schema(footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[tuple[str, pa.Schema], ...]]:

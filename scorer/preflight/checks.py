@@ -33,7 +33,7 @@ from scorer.cluster import dashboard
 from scorer.cluster.connect import can_spawn
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import reader
-from scorer.dataset.summary import problems_of, shared_name, summarise
+from scorer.dataset.summary import keys_with_other_values, problems_of, shared_name, summarise
 from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, ScorerError
 from scorer.host import devices
@@ -269,6 +269,10 @@ def _bind(
     columns = dataset.columns
     binding, problems = bind(options.binding, model, columns, dataset.folder, given)
     wanted, more = requested_fetches(options.binding, model)
+    named_columns = [*binding.kept, *(c.column for c in named.conditions)]
+    found.problems += keys_with_other_values(
+        dataset, named_columns if named.transform else [*named_columns, *binding.fed]
+    )
     kept, notes = _without_keys(dataset, binding.kept)
     binding = replace(binding, kept=kept)
     found.notes += notes
@@ -303,7 +307,7 @@ def _try_outputs(
     binding = shapes(bound.binding, sample.fed)
     fetches, wrong = trial.outputs(loaded.session, binding, wanted, few, model, options.binding.prefix)
     binding = replace(binding, fetches=fetches)
-    schema, clashes = output_schema(binding, dataset.columns, options.input[0])
+    schema, clashes = output_schema(binding, dataset.columns, options.input[0], dataset.hive.names)
     return replace(bound, binding=binding, output_schema=schema), [*wrong, *clashes]
 
 

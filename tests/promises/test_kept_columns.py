@@ -632,6 +632,72 @@ def test_a_hive_key_that_is_in_the_files_too_is_left_out_of_them(tmp_path):
     assert pads.dataset(tmp_path / "out", partitioning="hive").to_table()["k"].to_pylist() == [1, 1, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("folder", "values"),
+    [
+        ("k=1", pa.array([1, 1], pa.int8())), ("k=2026-01-31", [dt.date(2026, 1, 31)] * 2), ("k=a%20b", ["a b"] * 2),
+        ("k=a%20b", pa.array(["a b"] * 2).dictionary_encode()),
+        ("k=__HIVE_DEFAULT_PARTITION__", pa.nulls(2, pa.string())),
+        ("k=true", [True, True]),
+    ],
+)  # fmt: skip
+def test_a_column_that_holds_the_value_of_its_folder_is_no_loss(folder, values, tmp_path):
+    write(tmp_path / "input" / folder / "x.parquet", {"k": values, **fed(2)})
+    plan = scorer.prepare(tmp_path / "input", MODEL, tmp_path / "out")
+    assert plan.problems == ()
+    assert any("the folder names hold them: 'k'" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize(
+    ("folder", "values", "found"),
+    [
+        ("k=1", [1, 2], "1 to 2"), ("k=1", [5, 5], "5"), ("k=1", [1, None], "1 null in 2 rows"),
+        ("k=1", ["1", "one"], "'1' to 'one'"), ("k=1", [[1], [1]], "lists or structs"), ("k=one", [1, 1], "1"),
+        ("k=0.5", [0.5, float("nan")], "0.5 to 0.5, and perhaps NaN, which statistics leave out"),
+        ("k=1", pa.array([2**62, 1], pa.timestamp("us")), "statistics that Python cannot read"),
+        ("k=__HIVE_DEFAULT_PARTITION__", ["a", None], "1 null in 2 rows"),
+    ],
+)  # fmt: skip
+def test_a_column_that_may_hold_other_values_than_its_folder_is_refused_or_left_out(folder, values, found, tmp_path):
+    write(tmp_path / "input" / folder / "x.parquet", {"k": values, **fed(2)})
+    (problem,) = scorer.prepare(tmp_path / "input", MODEL, tmp_path / "out").problems
+    assert problem.found == found
+    assert problem.where.endswith(f"{folder}/x.parquet")
+    assert scorer.prepare(tmp_path / "input", MODEL, tmp_path / "out", keep="a").problems == ()
+
+
+def test_a_column_that_differs_from_its_folder_cannot_be_fed_or_filtered_on(tmp_path):
+    write(tmp_path / "input" / "k=1" / "x.parquet", {"k": [1, 2], **fed(2)})
+    for use in ({"where": "k = 1"}, {"feed": "x=k,a,b"}):
+        (problem,) = scorer.prepare(tmp_path / "input", MODEL, tmp_path / "out", keep="a", **use).problems
+        assert "'k' is in the files and in the folder names" in problem.what
+
+
+def test_a_column_without_statistics_is_not_trusted_to_hold_the_value_of_its_folder(tmp_path):
+    for k in (1, 2):
+        write(tmp_path / "input" / f"k={k}" / "x.parquet", {"k": [k, k], **fed(2)}, write_statistics=k == 1)
+    (problem,) = scorer.prepare(tmp_path / "input", MODEL, tmp_path / "out").problems
+    assert problem.found == "no statistics that show its values"
+    assert "k=2" in problem.where
+
+
+@pytest.mark.parametrize("reader", ["pandas", "pyarrow"])
+def test_an_output_with_the_name_of_a_key_is_refused_and_readable_under_another_name(reader, tmp_path):
+    read_folder = {
+        "pandas": pd.read_parquet,
+        "pyarrow": lambda path: pads.dataset(path, partitioning="hive").to_table().to_pandas(),
+    }[reader]
+    for k in (0, 1):
+        write(tmp_path / "input" / f"total={k}" / "x.parquet", fed(2))
+    code, _, text = cli("run", tmp_path / "input", "--model", MODEL, "--output", tmp_path / "out")
+    assert (code, (tmp_path / "out").exists()) == (3, False)
+    assert "'total'" in text
+    scorer.run(tmp_path / "input", MODEL, tmp_path / "out", prefix="score_", **HERE)
+    frame = read_folder(tmp_path / "out")
+    assert frame["total"].astype(int).tolist() == [0, 0, 1, 1]
+    assert frame["score_total"].tolist() == frame[["a", "b", "c"]].sum(axis=1).tolist()
+
+
 def test_plain_folders_are_mirrored_too(tmp_path):
     for i, folder in enumerate(["b", "a/10", "a/9", "a"]):
         write(tmp_path / "input" / folder / "x.parquet", {"id": [i], **fed(1)})

@@ -337,6 +337,8 @@ BINDING = [
         every(known("gather.onnx"), table(columns={"idx": [0, None, 1, None]})),
     ),
     Case("output-names-clash", RUN, "binding", table(columns=floats(score=np.arange(10)))),
+    Case("output-names-clash-with-a-key", DATA, "binding", table("data/score=1/in.parquet")),
+    Case("key-with-other-values", DATA, "input", table("data/id=3/in.parquet")),
     Case("output-names-clash-with-row-id", RUN + " --row-id", "binding", table(columns=floats(_row=np.arange(10)))),
     Case(
         "model-refuses-the-rows",
