@@ -32,7 +32,7 @@ class Counts:
     lossy: int = 0
     """Values changed by a cast, with --on-lossy warn."""
     nan: int = 0
-    """Scored rows with a NaN in at least one score."""
+    """Scored rows with a NaN in at least one score, or with a null because the scores behind a class are NaN."""
     truncated: int = 0
     """Rows with a text that was cut at max_length."""
 

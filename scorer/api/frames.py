@@ -271,6 +271,8 @@ def _to_pandas(column: pa.Array, *, arrow: bool) -> Any:  # noqa: ANN401 - any p
         values = np.empty(len(column), dtype=object)
         width = column.type.list_size
         matrix = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-        values[:] = list(matrix)
+        lists = np.empty(len(matrix), dtype=object)
+        lists[:] = list(matrix)
+        values[column.is_valid().to_numpy(zero_copy_only=False)] = lists
         return values
     return column.to_numpy(zero_copy_only=False)

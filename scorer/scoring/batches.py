@@ -46,7 +46,7 @@ class Scored:
     """(stage, reason) of each bad row, by its number."""
     rows: int
     nan: int
-    """Number of good rows with a NaN in any score."""
+    """Number of good rows with a NaN in any score, or without a class because of one."""
     lossy: int
     truncated: int
     calls: int
@@ -319,9 +319,11 @@ def _has_nan(values: pa.Array) -> bool:
 
 
 def _nan_rows(columns: list[pa.Array]) -> int:
-    """Return the number of rows with a NaN in any column, at any depth."""
+    """Return the number of rows with a NaN in any column, at any depth, or with a null in its place."""
     found: set[int] = set()
     for column in columns:
+        if column.null_count:
+            found.update(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)).tolist())
         levels = [column]
         while pa.types.is_list(levels[-1].type) or pa.types.is_fixed_size_list(levels[-1].type):
             levels.append(levels[-1].flatten())

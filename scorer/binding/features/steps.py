@@ -1,4 +1,7 @@
-"""The steps of --fetch, applied to an output tensor before it becomes columns: softmax, pooling, top classes."""
+"""The steps of --fetch, applied to an output tensor before it becomes columns: softmax, pooling, top classes.
+
+A NaN score has no best class: argmax returns a masked array, label and topk return None.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ _MATRIX, _SEQUENCE = 2, 3  # axes of [N, values] and [N, tokens, values]
 _MOST_DIGITS = 400  # more than any double has
 OVER_VALUES = ("softmax", "argmax", "label", "topk", "normalize")
 """Steps that combine all values of the last axis."""
+_KEEP_MASK = ("label", "cls", "round")
+"""Steps that keep the mask of argmax; all others compute with NaN instead."""
 
 
 def apply(steps: Sequence[str], values: np.ndarray, feeds: Feeds) -> np.ndarray:
@@ -34,6 +39,8 @@ def apply(steps: Sequence[str], values: np.ndarray, feeds: Feeds) -> np.ndarray:
         if not isinstance(values, np.ndarray) or values.dtype.kind in "OUST":
             found = "text" if isinstance(values, np.ndarray) else "a sequence of maps"
             raise ShapeMismatch(what, where="--fetch", expected=expected, found=found, hint=hint)
+        if is_masked(values) and call.name not in _KEEP_MASK:
+            values = values.astype(np.float64).filled(np.nan)  # type: ignore[attr-defined]  # of masked arrays
         try:
             with np.errstate(invalid="ignore", over="ignore"):  # NaN scores are counted later, so they need no warning
                 values = _STEPS[call.name][1](values, call, feeds)
@@ -118,22 +125,28 @@ def _sigmoid(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noq
 
 
 def _argmax(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step has the same arguments
-    return np.asarray(_with_value_axis(values).argmax(axis=-1))
+    return _best_classes(_with_value_axis(values))
 
 
 def _label(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step has the same arguments
     labels = np.array(call.args, dtype=object)
-    numbers = values.astype(np.int64) if values.dtype.kind in "iub" else _with_value_axis(values).argmax(axis=-1)
+    numbers = values.astype(np.int64) if values.dtype.kind in "iub" else _best_classes(_with_value_axis(values))
     if values.dtype.kind not in "iub" and values.shape[-1] != len(labels):
         raise ValueError(f"{len(labels)} labels for {values.shape[-1]} values")
     unlabelled = numbers[(numbers < 0) | (numbers >= len(labels))]
     if unlabelled.size:
         raise ValueError(f"{len(labels)} labels for class number {unlabelled[0]}")
-    return np.asarray(labels[numbers])
+    found = labels[np.asarray(numbers)]
+    if is_masked(numbers):
+        found[np.ma.getmaskarray(numbers)] = None
+    return np.asarray(found)
 
 
 def _topk(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: ARG001 - every step has the same arguments
-    """Return class and score of the k best classes, best first, as objects [N, k, 2]; equal scores keep their order."""
+    """Return class and score of the k best classes, best first, as objects [N, k, 2].
+
+    Equal scores keep their order. All are None in a row with a NaN score.
+    """
     if values.ndim != _MATRIX:
         raise ValueError(f"{values.ndim} axes")
     width = values.shape[1]
@@ -141,11 +154,13 @@ def _topk(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: 
         order = width - 1 - np.argsort(values[:, ::-1], axis=1, kind="stable")[:, ::-1]
     else:
         order = np.argsort(-_wide_floats(values), axis=1, kind="stable")
+    worst = np.take_along_axis(_wide_floats(values), order[:, -1:], axis=1)[:, 0]  # NaN is sorted last
     order = order[:, : int(call.args[0])]
     labels = call.args[1:] if len(call.args) - 1 == width else range(width)
     best = np.empty((*order.shape, 2), dtype=object)
     best[..., 0] = np.array([str(label) for label in labels], dtype=object)[order]
     best[..., 1] = np.take_along_axis(_wide_floats(values), order, axis=1)
+    best[np.isnan(worst)] = None
     return best
 
 
@@ -188,6 +203,20 @@ def _round(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa:
     exact = values.astype(np.float64)
     rounded = np.round(exact, min(int(call.args[0]), _MOST_DIGITS))
     return np.where(np.isfinite(rounded), rounded, exact).astype(_wide_floats(values).dtype)
+
+
+def _best_classes(values: np.ndarray) -> np.ndarray:
+    """Return the place of the largest value on the last axis; masked if one of the values is NaN."""
+    numbers = np.asarray(values.argmax(axis=-1))
+    if values.dtype.kind in "iub":
+        return numbers
+    nan = np.isnan(np.take_along_axis(values, numbers[..., None], axis=-1)[..., 0])  # argmax finds the first NaN
+    return np.ma.MaskedArray(np.where(nan, 0, numbers), mask=nan) if nan.any() else numbers
+
+
+def is_masked(values: np.ndarray) -> bool:
+    """Return whether the array is a masked one. The first test avoids the import of `numpy.ma`."""
+    return type(values) is not np.ndarray and isinstance(values, np.ma.MaskedArray)
 
 
 def _wide_floats(values: np.ndarray) -> np.ndarray:

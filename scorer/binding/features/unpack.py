@@ -1,4 +1,4 @@
-"""Convert output tensors into Arrow columns."""
+"""Convert output tensors into Arrow columns. Where a step found no class, the value is null; in a list, the list."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from scorer.binding.features.steps import is_masked
 from scorer.errors import ShapeMismatch
 
 if TYPE_CHECKING:
@@ -71,11 +73,9 @@ def unpack(fetch: Fetch, batches: Sequence[Any]) -> list[pa.Array]:
             found=str(unequal.shape[1]),
             hint=_HINT,
         )
-    values = flat[0] if len(flat) == 1 else np.concatenate(flat)
+    values = flat[0] if len(flat) == 1 else _joined(flat)
     if fetch.kind == "list":
-        return [
-            _fixed_size_lists(_value_array(np.ascontiguousarray(values).reshape(-1), types[0].value_type), types[0])
-        ]
+        return [_fixed_size_lists(_value_array(values.reshape(-1), types[0].value_type), types[0])]
     return [_value_array(values[:, i], kind) for i, kind in enumerate(types)]
 
 
@@ -86,13 +86,27 @@ def _fixed_size_list(kind: pa.DataType, width: int) -> pa.DataType:
 def _ragged_column(fetch: Fetch, rows: list[np.ndarray], kind: pa.DataType) -> pa.Array:
     """Return a list column of rows of any length; each item is a value, or a list of values."""
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    flat = np.concatenate([np.ascontiguousarray(row).reshape(-1) for row in rows])
-    values = _value_array(flat, pa.type_for_alias(fetch.type))
+    values = _value_array(_joined([row.reshape(-1) for row in rows]), pa.type_for_alias(fetch.type))
+    mask = None
+    if values.null_count:
+        places = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)) // fetch.width
+        mask = np.zeros(len(rows), bool)
+        mask[np.searchsorted(offsets, places, side="right") - 1] = True
+        values, mask = _without_nulls(values), pa.array(mask)
     items = values if fetch.width == 1 else _fixed_size_lists(values, kind.value_type)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items).cast(kind)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), items, mask=mask).cast(kind)
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the arrays as one; numpy's own function would drop the masks."""
+    if any(is_masked(array) for array in arrays):
+        return np.ma.concatenate(arrays)  # type: ignore[no-any-return,no-untyped-call]  # untyped
+    return np.concatenate(arrays)
 
 
 def _value_array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    if is_masked(values):
+        return pa.array(np.ascontiguousarray(values), kind, mask=np.ma.getmaskarray(values), from_pandas=False)
     if values.dtype == np.float16 or values.dtype.name == "bfloat16":
         values = values.astype(np.float32)
     if values.dtype.kind in "OU":
@@ -101,7 +115,16 @@ def _value_array(values: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 
 def _fixed_size_lists(flat: pa.Array, kind: pa.DataType) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    """Return the values as lists; a list is null if one of its values is."""
+    if not flat.null_count:
+        return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    mask = flat.is_null().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size).any(axis=1)
+    return pa.FixedSizeListArray.from_arrays(_without_nulls(flat), type=kind, mask=pa.array(mask))
+
+
+def _without_nulls(values: pa.Array) -> pa.Array:
+    """Return the values with nulls replaced, because the values of lists are not nullable."""
+    return pc.fill_null(values, pa.scalar("" if pa.types.is_string(values.type) else 0, values.type))
 
 
 def _map_value(row: dict[Any, float], label: str) -> float:
@@ -109,5 +132,8 @@ def _map_value(row: dict[Any, float], label: str) -> float:
     return row[label] if label in row else row[int(label)]
 
 
-def _text(value: object) -> str:
+def _text(value: object) -> str | None:
+    """Return a text as Arrow stores it; None is null."""
+    if value is None:
+        return None
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

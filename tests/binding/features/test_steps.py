@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from onnx.numpy_helper import from_array
-from support.runs import cli, read, write
+from support.runs import cli, read, report_of, write
 
 import scorer
 from scorer.binding.features import steps as steps_
@@ -166,8 +166,26 @@ def test_topk_of_the_least_and_the_largest_whole_number():
     assert done(ends, "topk(3)")[0, :, 0].tolist() == ["2", "1", "0"]
 
 
-def test_topk_puts_nan_last():
-    assert done(np.array([[np.nan, 1.0, 2.0]]), "topk(3)")[0, :, 0].tolist() == ["2", "1", "0"]
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("nan", [(0,), (2,), (0, 1, 2)])
+@pytest.mark.parametrize("first", [(), ("softmax",), ("softmax", "round(2)")])
+def test_a_row_with_a_nan_score_has_no_class(dtype, nan, first):
+    values = array([[0, 1, 2], [5, 1, 2], [0, 1, 2]], dtype)
+    values[1, list(nan)] = np.nan
+    assert done(values, *first, "argmax").tolist() == [2, None, 2]
+    assert done(values, *first, "argmax", "round(1)").tolist() == [2, None, 2]
+    assert done(values, *first, "label(a, b, c)").tolist() == ["c", None, "c"]
+    assert done(values, *first, "argmax", "label(a, b, c)").tolist() == ["c", None, "c"]
+    assert done(values, *first, "topk(2)")[:, :, 0].tolist() == [["2", "1"], [None, None], ["2", "1"]]
+    assert done(values, *first, "topk(2)")[1, :, 1].tolist() == [None, None]
+
+
+def test_a_step_after_the_class_of_nan_gives_nan():
+    values = np.array([[[0, np.nan], [0, 1]], [[1, 0], [0, 1]]], np.float32)
+    np.testing.assert_array_equal(
+        done(values, "argmax", "sigmoid"), [[np.nan, 1 / (1 + np.exp(-1))], [0.5, 1 / (1 + np.exp(-1))]]
+    )
+    assert done(values, "argmax", "argmax").tolist() == [None, 1]
 
 
 def test_topk_names_the_classes_where_the_model_does():
@@ -398,6 +416,55 @@ def test_steps_through_the_command_line(classes, tmp_path):
     assert len(output["unit_2"]) == len(X)
 
 
+CLASSES_OF_NAN = ("argmax=at", "label(cat, dog, eel)=class", "argmax|label(cat, dog, eel)=of_number", "topk(2)=best")
+CLASS_COLUMNS = ["at", "class", "of_number", "best_1", "best_1_score", "best_2", "best_2_score"]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_a_row_with_nan_scores_has_null_classes_and_is_counted(classes, tmp_path, batch):
+    x = np.tile(X, (8, 1))
+    x[[0, 7, 39]] = np.nan
+    data = write(tmp_path / "in.parquet", {"a": x[:, 0], "b": x[:, 1]})
+    flags = [part for fetch in CLASSES_OF_NAN for part in ("--fetch", f"logits|{fetch}")]
+    code, _, err = cli(
+        "run", data, "--model", classes, "--output", tmp_path / "out", "--keep", "none", "--batch-rows", batch, *flags
+    )
+    assert (code, err) == (0, err)
+    output = read(tmp_path / "out")
+    first = [None if np.isnan(row).any() else best_of(row, 1)[0] for row in (x @ WEIGHTS).tolist()]
+    names = [None if i is None else ("cat", "dog", "eel")[i] for i in first]
+    assert [output[name].null_count for name in CLASS_COLUMNS] == [3] * len(CLASS_COLUMNS)
+    assert output["at"].to_pylist() == first
+    assert output["class"].to_pylist() == output["of_number"].to_pylist() == names
+    assert output["best_1"].to_pylist() == [None if i is None else str(i) for i in first]
+    assert report_of(tmp_path / "out")["counts"]["nan"] == 3
+    assert cli("verify", tmp_path / "out", "--deep", "--rescore", "40")[0] == 0
+
+
+@pytest.mark.parametrize(("step", "nothing"), [("argmax", 0), ("label(a, b)", "a")])
+@pytest.mark.parametrize("width", [3, 20])
+def test_a_list_of_classes_is_null_if_one_of_them_comes_from_nan(tmp_path, step, nothing, width):
+    nodes = [make_node("Reshape", ["x", "shape"], ["pairs"])]
+    model = saved(
+        tmp_path / "pairs.onnx", nodes, [tensor("x", 1, width * 2)], [tensor("pairs", 1, width, 2)],
+        [from_array(np.array([-1, width, 2]), "shape")],
+    )  # fmt: skip
+    x = np.zeros((5, width * 2), np.float32)
+    x[3, 1] = np.nan
+    x[4] = np.nan
+    frame = pd.DataFrame({"x": list(x)})
+    scored = scorer.score(frame, model, feed="x=x", fetch=f"pairs|{step}=at", keep="none")
+    if width == 20:
+        assert [None if row is None else row.tolist() for row in scored["at"]] == [[nothing] * 20] * 3 + [None] * 2
+    else:
+        assert scored.isna().to_numpy().tolist() == [[False] * 3] * 3 + [[True, False, False], [True] * 3]
+    data = write(tmp_path / "in.parquet", {"x": list(x)})
+    report = scorer.run(data, model, tmp_path / "out", feed="x=x", fetch=f"pairs|{step}=at", keep="none")
+    assert report.counts.nan == 2
+    names = ["at"] if width == 20 else ["at_0", "at_1", "at_2"]
+    assert [read(tmp_path / "out")[name].null_count for name in names] == [2, 1, 1][: len(names)]
+
+
 @pytest.mark.parametrize(
     ("fetch", "code", "says"),
     [
@@ -484,7 +551,7 @@ TABLE = np.array([[100 + i, -i] for i in range(7)], np.float32)
 """What the model gives for each token but the unknown one, on which it fails."""
 
 
-def speller(path):
+def speller(path, table=TABLE):
     """Per token one value, or two, or one per token of the text; and the count of a plain column."""
     nodes = [
         make_node("Gather", ["table", "input_ids"], ["pairs"], axis=0),
@@ -494,7 +561,7 @@ def speller(path):
     ]
     gives = [tensor("pairs", 1, "T", 2), tensor("first", 1, "T"), tensor("inside", 1, "T"), tensor("plain", 1)]
     ids = [tensor(name, TensorProto.INT64, "T") for name in ("input_ids", "attention_mask")]
-    weights = [from_array(TABLE, "table"), from_array(np.ascontiguousarray(TABLE[:, 0]), "column")]
+    weights = [from_array(table, "table"), from_array(np.ascontiguousarray(table[:, 0]), "column")]
     return saved(path, nodes, [*ids, tensor("extra", 1)], gives, weights)
 
 
@@ -520,6 +587,24 @@ def test_outputs_of_tokens_are_as_long_as_each_text(tmp_path, direction, batch_r
         assert list(row["first"]) == list(row["near"]) == wanted[:, 0].tolist()
         assert list(row["at"]) == [0] * len(wanted)
         assert row["plain"] == i
+
+
+@pytest.mark.parametrize("batch_rows", [1, 3, 64])
+@pytest.mark.parametrize(("step", "name"), [("argmax", 0), ("label(a, b)", "a")])
+def test_the_classes_of_tokens_are_null_for_a_text_with_a_nan_and_not_for_nan_padding(tmp_path, batch_rows, step, name):
+    table = TABLE.copy()
+    table[[WORDS["<pad>"], WORDS["b"]], 1] = np.nan
+    texts = [text for text in TEXTS if "x" not in text]
+    data = write(tmp_path / "in.parquet", {"text": texts, "extra": np.zeros(len(texts), np.float32)})
+    file = tokenizer(tmp_path / "t.json", "right")
+    report = scorer.run(
+        data, speller(tmp_path / "m.onnx", table), tmp_path / "out",
+        feed=[f"input_ids=text|text('{file}')", "extra=extra"], fetch=f"pairs|{step}=at", keep="none",
+        batch_rows=batch_rows,
+    )  # fmt: skip
+    wanted = [None if "b" in text.split() else [name] * len(tokens(text)) for text in texts]
+    assert read(tmp_path / "out")["at"].to_pylist() == wanted
+    assert report.counts.nan == wanted.count(None) > 0
 
 
 def test_outputs_of_tokens_come_through_the_command_line(tmp_path):
