@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from scorer.arrow import depth, is_encoded, is_list, is_number, is_text, sizes, values_in, values_type
 from scorer.binding.features import codes, constant, image, text
+from scorer.binding.features.numeric import null_constant, numpy_type
 from scorer.binding.request import matching_column
 from scorer.binding.spec import CONVERTERS, Feed
 from scorer.display.words import did_you_mean, quoted_list
@@ -318,20 +318,17 @@ def _null_policy(policy: str | None, tensor: TensorSpec, where: str) -> str:
         return "nan" if "float" in tensor.type else "error"
     if policy == "error" or tensor.type == "string":
         return policy
-    floats = "float" in tensor.type
     try:
-        number = float(policy)
-        fits = floats or (number.is_integer() and _holds(tensor.type, int(number)))
+        null_constant(policy, numpy_type(tensor.type))
     except (ValueError, OverflowError):
-        fits = False
-    if not fits:
+        number = "error, nan or a number" if "float" in tensor.type else "error or a whole number"
         raise OptionsError(
             f"the null policy does not fit {tensor.name!r}",
             where=where,
-            expected="error, nan or a number" if floats else f"error or a whole number that {tensor.type} holds",
+            expected=f"{number} that {tensor.type} holds",
             found=repr(policy),
             hint=f"--on-null '{tensor.name}=0'",
-        )
+        ) from None
     return policy
 
 
@@ -340,13 +337,6 @@ def _converted_policy(name: str, policy: str | None, tensor: TensorSpec, where: 
     if name == "image" or (name == "text" and policy in {None, "nan"}):
         return "error"
     return str(policy) if name == "text" else _null_policy(policy, tensor, where)
-
-
-def _holds(kind: str, number: int) -> bool:
-    if kind == "bool":
-        return number in {0, 1}
-    info = np.iinfo(kind)
-    return bool(info.min <= number <= info.max)
 
 
 def counted_columns(count: int) -> str:

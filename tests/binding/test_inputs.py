@@ -364,13 +364,29 @@ def test_nulls_are_nan_for_floats_and_errors_otherwise_by_default():
     ("kind", "policy"),
     [
         ("int64", "nan"), ("int64", "0.5"), ("float32", "missing"), ("float32", ""), ("bool", "nan"), ("int8", "1000"),
-        ("uint8", "-1"), ("int64", "1e30"),
+        ("uint8", "-1"), ("int64", "1e30"), ("int64", "9223372036854775808"), ("uint64", "18446744073709551616"),
+        ("int64", "9007199254740993.5"), ("int64", "1e999999999"), ("int64", "inf"), ("float32", "16777217"),
+        ("float32", "1e39"), ("float16", "70000"),
     ],
 )  # fmt: skip
 def test_a_null_policy_that_the_tensor_cannot_hold_is_refused(kind, policy):
     column = pa.bool_() if kind == "bool" else pa.int64()
     problem = refused(model(tensor("x", kind, ("N",))), schema(x=column), on_null=(f"x={policy}",))
     assert isinstance(problem, OptionsError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"),
+    [
+        ("int64", "9007199254740993"), ("int64", "9223372036854775807"), ("uint64", "18446744073709551615"),
+        ("int64", "1e3"), ("int8", "-128.0"), ("bool", "1"), ("float32", "0.1"), ("float32", "-inf"),
+        ("float64", "1e39"),
+    ],
+)  # fmt: skip
+def test_a_null_policy_that_the_tensor_holds_is_kept_as_it_is_written(kind, policy):
+    column = pa.bool_() if kind == "bool" else pa.int64()
+    (feed,) = bound(model(tensor("x", kind, ("N",))), schema(x=column), on_null=(f"x={policy}",)).feeds
+    assert feed.on_null == policy
 
 
 def test_nulls_of_a_text_can_become_the_empty_text():

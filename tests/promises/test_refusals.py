@@ -322,6 +322,7 @@ BINDING = [
     ),
     Case("numbers-into-truth", RUN, "type-mismatch", every(known("bool_in.onnx"), table(columns={"flag": [0, 1]}))),
     Case("on-null-unknown-tensor", RUN + " --on-null inputs=0", "options", exit_code=2),
+    Case("on-null-rounded", RUN + " --on-null 16777217", "options", exit_code=2),
     Case("on-null-no-policy", RUN + " --on-null skip", "options", exit_code=2),
     Case(
         "on-null-nan-for-int",

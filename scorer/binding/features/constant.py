@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scorer.binding.features.numeric import is_float, numpy_type
+from scorer.binding.features.numeric import is_float, numpy_type, parse_float
 from scorer.binding.features.packed import Packed
 from scorer.errors import OptionsError
 
@@ -73,21 +72,9 @@ def _parse_value(text: str, dtype: str) -> str | float | int | bool:
         return _TRUTH_VALUES[text.lower()]
     kind = numpy_type(dtype)
     if is_float(kind):
-        return _parse_float(text, kind)
+        return parse_float(text, kind)
     number = int(text)
     info = np.iinfo(kind)
     if not info.min <= number <= info.max:
-        raise OverflowError(text)
-    return number
-
-
-def _parse_float(text: str, kind: np.dtype) -> float:
-    """Parse a number; OverflowError if the type makes it infinite, or changes a whole number."""
-    number = float(text)
-    with np.errstate(over="ignore"):
-        cast = float(np.float64(number).astype(kind))
-    if not math.isfinite(cast) and math.isfinite(number):
-        raise OverflowError(text)
-    if text.strip().lstrip("+-").isdecimal() and cast != int(text):
         raise OverflowError(text)
     return number

@@ -36,6 +36,9 @@ class Lists(Packed):
             self._dims = self._shape if depth(lists.type) == len(self._shape) else (prod(self._shape),)
             pieces.append(self._rows_of(lists, at))
             at += len(chunk)
+        if len({piece.dtype for piece in pieces}) > 1:  # numpy would join them as float64, and round
+            with np.errstate(over="ignore", invalid="ignore"):
+                pieces = [piece.astype(self._dtype, copy=False) for piece in pieces]
         empty = np.empty((0, *self._shape), self._dtype)
         self._values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [empty])
 

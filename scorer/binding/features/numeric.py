@@ -5,7 +5,9 @@ Nothing is copied before the batch. The only copy is the stack that turns column
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +32,7 @@ _LARGEST_FINITE = {"bfloat16": 3.3895313892515355e38} | {
 
 
 _FEWEST_COLUMNS = 2  # a single column needs no stack
+_MOST_DIGITS = 20  # of the largest integer that a tensor holds
 
 
 class Numbers(Packed):
@@ -123,17 +126,13 @@ class Check:
             array = array.cast(self._source)
         if array.null_count:
             return self._fill_nulls(array, at, bad)
-        values = array.to_numpy(zero_copy_only=False)
-        if self._may_change:
-            self._find_changes(values, at, bad)
-        return values  # type: ignore[no-any-return]  # pyarrow is untyped
+        return self._without_changes(array.to_numpy(zero_copy_only=False), at, bad)
 
     def _fill_nulls(self, array: pa.Array, at: int, bad: dict[int, str]) -> np.ndarray:
         """Return a chunk in the tensor's type, its nulls replaced by the null policy."""
         nulls = array.is_null().to_numpy(zero_copy_only=False)
         values = pc.fill_null(array, pa.scalar(0).cast(array.type)).to_numpy(zero_copy_only=False)
-        if self._may_change:
-            self._find_changes(values, at, bad)
+        values = self._without_changes(values, at, bad)
         with np.errstate(over="ignore", invalid="ignore"):
             filled = values.astype(self._dtype)
         policy = self._feed.on_null
@@ -142,9 +141,8 @@ class Check:
             for row in np.flatnonzero(nulls):
                 bad.setdefault(at + int(row), reason)
         else:
-            whole = self._dtype.kind in "iu"
-            filled[nulls] = int(float(policy)) if whole else float(policy)
-        return filled  # type: ignore[no-any-return]  # pyarrow is untyped
+            filled[nulls] = null_constant(policy, self._dtype)
+        return filled
 
     def _cast_may_change(self, column: pa.ChunkedArray) -> bool:
         """Return whether the cast may change a value of the column, judged by its types and its range."""
@@ -160,19 +158,30 @@ class Check:
         info = np.iinfo(target)
         return bool(low < info.min or high > info.max)
 
-    def _find_changes(self, values: np.ndarray, at: int, bad: dict[int, str]) -> None:
-        """Report the values that the cast changes as bad rows, or count them with --on-lossy warn."""
+    def _without_changes(self, values: np.ndarray, at: int, bad: dict[int, str]) -> np.ndarray:
+        """Report the values that the cast changes as bad rows.
+
+        With --on-lossy warn, count them instead, and cast them to integers here: the result of numpy's cast depends
+        on the platform and on the length of the array.
+        """
+        if not self._may_change:
+            return values
         with np.errstate(over="ignore", invalid="ignore"):
             changed = _changed_values(values, self._dtype)
         if self._feed.on_lossy == "warn":
-            self.lossy += int(np.count_nonzero(changed))
-            return
+            count = int(np.count_nonzero(changed))
+            self.lossy += count
+            if not count or is_float(self._dtype):
+                return values
+            policy = self._feed.on_null
+            return _saturated(values, self._dtype, 0 if policy == "error" else null_constant(policy, self._dtype))
         for row in np.flatnonzero(changed):
             bad.setdefault(
                 at + int(row),
                 f"{values[row]} in column {self._name!r} cannot be stored exactly as {self._dtype} "
                 f"(tensor {self._feed.tensor!r})",
             )
+        return values
 
 
 def _changed_values(values: np.ndarray, target: np.dtype) -> np.ndarray:
@@ -191,6 +200,47 @@ def _changed_values(values: np.ndarray, target: np.dtype) -> np.ndarray:
         return np.asarray(~((exact >= float(info.min)) & (exact < float(info.max + 1)) & (exact == np.trunc(exact))))
     source = np.iinfo(values.dtype)
     return np.asarray((values < max(info.min, source.min)) | (values > min(info.max, source.max)))
+
+
+def _saturated(values: np.ndarray, target: np.dtype, nan: float) -> np.ndarray:
+    """Cast to an integer type: cut fractions off, take the nearest limit for values out of range, `nan` for NaN."""
+    info = np.iinfo(target)
+    if values.dtype.kind != "f":
+        source = np.iinfo(values.dtype)
+        return np.asarray(np.clip(values, max(info.min, source.min), min(info.max, source.max)).astype(target))
+    exact = np.trunc(values.astype(np.float64))
+    missing, low, high = np.isnan(exact), exact < float(info.min), exact >= float(info.max + 1)
+    cast = np.where(missing | low | high, 0, exact).astype(target)
+    cast[missing], cast[low], cast[high] = nan, info.min, info.max
+    return cast
+
+
+def null_constant(policy: str, kind: np.dtype) -> int | float:
+    """Return the constant that replaces a null; ValueError or OverflowError if the type does not hold it exactly."""
+    if is_float(kind):
+        return parse_float(policy, kind)
+    try:
+        number = Decimal(policy)
+    except InvalidOperation:
+        raise ValueError(policy) from None
+    if not number.is_finite() or number.adjusted() > _MOST_DIGITS or number != number.to_integral_value():
+        raise ValueError(policy)
+    low, high = (0, 1) if kind.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
+    if not low <= number <= high:
+        raise OverflowError(policy)
+    return int(number)
+
+
+def parse_float(text: str, kind: np.dtype) -> float:
+    """Parse a number; OverflowError if the type makes it infinite, or changes a whole number."""
+    number = float(text)
+    with np.errstate(over="ignore"):
+        cast = float(np.float64(number).astype(kind))
+    if not math.isfinite(cast) and math.isfinite(number):
+        raise OverflowError(text)
+    if text.strip().lstrip("+-").isdecimal() and cast != int(text):
+        raise OverflowError(text)
+    return number
 
 
 def _record_batch(views: Sequence[np.ndarray], dtype: np.dtype) -> pa.RecordBatch | None:

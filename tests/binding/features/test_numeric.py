@@ -167,6 +167,56 @@ def test_a_null_constant_need_only_fit_the_tensor(source, target, constant):
     assert packed.batch(slice(0, 2)).tolist() == [1, np.dtype(target).type(float(constant)).item()]
 
 
+@pytest.mark.parametrize(
+    ("target", "constant"),
+    [
+        ("int64", 2**53 + 1), ("int64", 2**63 - 1), ("int64", -(2**63)), ("uint64", 2**64 - 1), ("uint64", 2**63 + 1),
+        ("float64", 2**53), ("float32", 2**24),
+    ],
+)  # fmt: skip
+def test_a_null_constant_is_exact(target, constant):
+    packed = packed_of(feed(target, on_null=str(constant)), table(a=pa.array([1, None], pa.int64())))
+    assert packed.batch(slice(0, 2))[1].item() == constant
+
+
+def in_range(value, target, nan):
+    """Return the rule of --on-lossy warn for an integer tensor, on Python numbers."""
+    info = np.iinfo(target)
+    if value != value:  # noqa: PLR0124 - NaN
+        return nan
+    return int(max(info.min, min(info.max, value))) if math.isinf(value) else max(info.min, min(info.max, int(value)))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+@pytest.mark.parametrize(("on_null", "nan"), [("error", 0), ("7", 7)])
+@pytest.mark.parametrize("source", [s for s in SOURCES if s != "bool"])
+@pytest.mark.parametrize("target", INTEGERS)
+def test_a_value_out_of_range_becomes_the_nearest_that_the_integer_holds_in_any_batch(
+    source, target, on_null, nan, batch
+):
+    values = [value for value in values_for(source) if value is not None] * 3
+    wanted = [in_range(value, target, nan) for value in values]
+    columns = table(a=pa.array(values, arrow(source)), b=pa.array(values[::-1], arrow(source)))
+    columns = pa.concat_tables([columns.slice(0, 50), columns.slice(50)])  # batches that straddle chunks
+    packed = packed_of(feed(target, columns="ab", rank=2, on_null=on_null, on_lossy="warn"), columns)
+    cuts = [*range(0, len(values), batch), len(values)]
+    got = [row for start, stop in pairwise(cuts) for row in packed.batch(slice(start, stop)).tolist()]
+    assert got == [list(row) for row in zip(wanted, wanted[::-1], strict=True)]
+    assert packed.batch(np.arange(len(values))).tolist() == got
+    assert packed.lossy == 2 * sum(not is_exact(value, target) for value in values)
+
+
+@pytest.mark.parametrize("target", INTEGERS)
+def test_lists_follow_the_same_rule_in_every_chunk(target):
+    """The first chunk needs no cast before the batch, the second does."""
+    values = [[0.0, 1.0], [math.nan, math.inf], [-math.inf, 1e30], [-1.5, 3.0]]
+    column = pa.chunked_array([pa.array(values[:1]), pa.array(values[1:])])
+    packed = packed_of(feed(target, kind="nested", rank=2, width=2, on_lossy="warn"), pa.table({"a": column}))
+    wanted = [[in_range(value, target, 0) for value in row] for row in values]
+    assert packed.batch(slice(0, 4)).tolist() == wanted
+    assert [row for i in range(4) for row in packed.batch(slice(i, i + 1)).tolist()] == wanted
+
+
 def test_an_integer_that_the_float_rounds_is_reported_beside_a_null():
     packed = packed_of(feed("float32", on_null="nan"), table(a=pa.array([2**24, 2**24 + 1, None], pa.int64())))
     assert list(packed.bad) == [1]
