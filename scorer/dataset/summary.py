@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _FOOTER_THREADS = 8
+_OF_ONE_FILE = frozenset({b"pandas", b"ARROW:schema", b"scorer"})
+"""Keys of a footer's metadata that hold only for that file."""
 _SAMPLED_FILES = 4
 
 
@@ -299,7 +301,7 @@ def _other_values(chunk: pq.ColumnChunkMetaData, text: str | None, kind: pa.Data
 def _one_schema(footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[tuple[str, pa.Schema], ...]]:
     """Return the common schema, and the files whose schema differs from the first."""
     schemas = [(footer.file.path, footer.schema) for footer in footers if footer.schema is not None]
-    first = schemas[0][1].remove_metadata().with_metadata(_kept_metadata(schemas[0][1]))
+    first = schemas[0][1].with_metadata(_kept_metadata(schemas[0][1], footers[0].metadata))
     variants = tuple(schemas[1:])
     fields = list(first)
     for _, schema in variants:
@@ -317,9 +319,15 @@ def _common_field(one: pa.Field, other: pa.Field) -> pa.Field:
     return one.with_nullable(one.nullable or other.nullable)
 
 
-def _kept_metadata(schema: pa.Schema) -> dict[bytes, bytes]:
-    """Return the schema metadata that the output keeps: all except what pandas wrote about its frame."""
-    return {k: v for k, v in (schema.metadata or {}).items() if k not in {b"pandas", b"ARROW:schema"}}
+def _kept_metadata(schema: pa.Schema, footer: pq.FileMetaData | None) -> dict[bytes, bytes]:
+    """Return the metadata that the output keeps: what pandas wrote about its frame, and scorer's proof, are left out.
+
+    Arrow's schema does not have what a writer added to the file after it.
+    """
+    added = {} if footer is None else footer.metadata or {}
+    found = dict(schema.metadata or {})
+    found |= {key: value for key, value in added.items() if key not in found}
+    return {key: value for key, value in found.items() if key not in _OF_ONE_FILE}
 
 
 def _hive_schema(files: Sequence[File]) -> pa.Schema:

@@ -51,6 +51,7 @@ from scorer.preflight import freeze, independence, placement, trial
 from scorer.preflight.earlier import find_earlier
 from scorer.preflight.findings import Findings
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
+from scorer.storage.footers import special_types
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -285,6 +286,7 @@ def _bind(
         *_ambiguous_paths(dataset, binding), *problems, *more, *problems_of(dataset, list(used)),
         *_known_nulls(options, dataset, binding),
     ]  # fmt: skip
+    found.notes += _type_notes(dataset, list(used), kept)
     schema = pa.schema([field for field in columns if field.name in used], metadata=dataset.schema.metadata)
     bound = Bound(binding=binding, transform=named.transform, read_schema=schema, output_schema=pa.schema([]))
     return bound, wanted
@@ -361,6 +363,18 @@ def _without_keys(dataset: Dataset, kept: Sequence[str]) -> tuple[tuple[str, ...
         else []
     )
     return tuple(name for name in kept if name not in keys), notes
+
+
+def _type_notes(dataset: Dataset, used: Sequence[str], kept: Sequence[str]) -> list[str]:
+    """Return notes about columns whose Parquet type Arrow reads as a simpler one."""
+    types = special_types(dataset.schema, dataset.footer) if dataset.footer is not None else {}
+    times = [name for name in used if types.get(name) == "INT96"]
+    plain = [f"{name!r} ({types[name]})" for name in kept if name in types and name not in times]
+    notes = [f"times of type INT96 are read in microseconds, and nanoseconds are cut off: {quoted_list(times)}"]
+    more = f" and {len(plain) - 3} more" if len(plain) > 3 else ""  # noqa: PLR2004 - enough for a note
+    names = ", ".join(plain[:3]) + more
+    other = f"kept columns lose their Parquet type, because Arrow does not know it; their bytes stay the same: {names}"
+    return (notes if times else []) + ([other] if plain else [])
 
 
 def _known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[ScorerError]:

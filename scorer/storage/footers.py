@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.errors import UnreadableFile
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _SAMPLED_GROUPS = 4
 _DICTIONARY_GAIN = 0.8  # of the plain size; measured on flights: 0.00-0.21 where a dictionary helps, 1.26 for ids
 _OFFSET_BYTES = 4  # Arrow's offset of each text
 _WIDTHS = {"BOOLEAN": 0.125, "INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12}
+_UNKNOWN_TO_ARROW = frozenset({"Geometry", "Geography", "Interval", "Enum", "BSON"})
+_VARIANT = re.compile(r"^  \w+ group field_id=\S+ (.*) \(Variant\b.*\) \{$", re.MULTILINE)
+"""A top-level column of type VARIANT, as Arrow prints a schema; its leaves do not show it."""
 _BUFFER, _LEAST_BUFFER = 1 << 18, 1 << 14
 _BUFFERS = 8 << 20  # buffers of all columns that are read at once
 
@@ -80,12 +88,24 @@ def _decoded_bytes(column: pq.ColumnChunkMetaData, length: int) -> float:
     return float(width * column.num_values) if width else float(column.total_uncompressed_size)
 
 
-def _top_level_column(path: str, names: dict[str, float]) -> str:
+def _top_level_column(path: str, names: Mapping[str, object]) -> str:
     """Return the top-level column of a leaf; column names may contain dots."""
     if path in names:
         return path
     parts = path.split(".")
     return next((p for i in range(len(parts), 0, -1) if (p := ".".join(parts[:i])) in names), parts[0])
+
+
+def special_types(schema: pa.Schema, metadata: pq.FileMetaData) -> dict[str, str]:
+    """Return the top-level columns that Arrow reads as something simpler, with their type: INT96, Geometry, Variant."""
+    names = {field.name: None for field in schema if not isinstance(field.type, pa.BaseExtensionType)}
+    found = dict.fromkeys(_VARIANT.findall(str(metadata.schema)), "Variant")
+    for i in range(metadata.num_columns):
+        leaf = metadata.schema.column(i)
+        kind = "INT96" if leaf.physical_type == "INT96" else str(leaf.logical_type).partition("(")[0]
+        if kind == "INT96" or kind in _UNKNOWN_TO_ARROW:
+            found[_top_level_column(leaf.path, names)] = kind
+    return {name: kind for name, kind in found.items() if name in names}
 
 
 def codec_of(sample: list[pq.FileMetaData]) -> str:

@@ -18,6 +18,7 @@ from support.runs import MODELS, cli, read, report_of, write
 
 import scorer
 from scorer.errors import PreflightError
+from scorer.storage import _thrift as thrift
 from scorer.storage.footers import open_parquet
 
 MODEL = MODELS / "named3.onnx"
@@ -293,6 +294,83 @@ def test_int96_timestamps_come_out_as_microseconds(tmp_path):
     got = rewritten(tmp_path / "out")
     assert got.schema.field("t").type == pa.timestamp("us")
     assert got["t"].to_pylist() == table["t"].to_pylist()
+
+
+@pytest.mark.parametrize("flags", [{}, {"keep": "none", "feed": "x=a,b,c", "where": "t is not null"}])
+def test_the_plan_says_that_int96_times_lose_their_nanoseconds(tmp_path, flags):
+    table = pa.table({"t": cycle([1_600_000_000_123_456_789], pa.timestamp("ns")), **fed()})
+    path = write(tmp_path / "in.parquet", table, use_deprecated_int96_timestamps=True)
+    said = "times of type INT96 are read in microseconds, and nanoseconds are cut off: 't'"
+    assert said in scorer.prepare(path, MODEL, tmp_path / "out", **flags).notes
+    unused = scorer.prepare(path, MODEL, tmp_path / "out", keep="a,b,c").notes
+    assert not [note for note in unused if "INT96" in note]
+    plain = scorer.prepare(write(tmp_path / "plain.parquet", table), MODEL, tmp_path / "out").notes
+    assert not [note for note in plain if "INT96" in note]
+
+
+def annotate(path, types):
+    """Change the schema in a file's footer: add these Thrift fields to the elements of these names."""
+    data = path.read_bytes()
+    at = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer, _ = thrift.fields(data, at)
+    _, count, place = thrift.items(data, footer[2][1])
+    elements = []
+    for _ in range(count):
+        found, end = thrift.fields(data, place)
+        own = {number: (kind, data[low:high]) for number, (kind, low, high) in found.items()}
+        own |= types.get(data[found[4][1] + 1 : found[4][2]].decode(), {})
+        elements.append(thrift.struct((number, *value) for number, value in sorted(own.items())))
+        place = end
+    fields = {number: (kind, data[low:high]) for number, (kind, low, high) in footer.items()}
+    fields[2] = (thrift.LIST, thrift.listed(thrift.STRUCT, elements))
+    written = thrift.struct((number, *value) for number, value in sorted(fields.items()))
+    path.write_bytes(data[:at] + written + len(written).to_bytes(4, "little") + b"PAR1")
+    return path
+
+
+def logical_type(number):
+    """Return the field of a schema element that names its logical type."""
+    return {10: (thrift.STRUCT, thrift.struct([(number, thrift.STRUCT, thrift.struct([]))]))}
+
+
+PARQUET_ONLY = {
+    "Variant": (pa.struct([pa.field(n, pa.binary(), nullable=False) for n in ("metadata", "value")]), logical_type(16)),
+    "Geometry": (pa.binary(), logical_type(17)),
+    "Geography": (pa.binary(), logical_type(18)),
+    "Enum": (pa.binary(), logical_type(4)),
+    "BSON": (pa.binary(), logical_type(13)),
+    "Interval": (pa.binary(12), {6: (thrift.I32, thrift.number(21))}),
+}
+
+
+@pytest.mark.parametrize("name", PARQUET_ONLY)
+def test_the_plan_says_that_a_type_unknown_to_arrow_is_lost_and_its_bytes_are_kept(tmp_path, name):
+    kind, change = PARQUET_ONLY[name]
+    value = {"metadata": b"m", "value": b"v"} if name == "Variant" else b"123456789012"
+    table = pa.table({"odd (name)": cycle([value], kind), **fed()})
+    path = annotate(write(tmp_path / "in.parquet", table, store_schema=False), {"odd (name)": change})
+    (note,) = [n for n in scorer.prepare(path, MODEL, tmp_path / "out").notes if "lose" in n]
+    assert note.endswith(f"their bytes stay the same: 'odd (name)' ({name})")
+    assert not [n for n in scorer.prepare(path, MODEL, tmp_path / "out", keep="a").notes if "lose" in n]
+    scorer.run(path, MODEL, tmp_path / "out", **HERE)
+    assert read(tmp_path / "out")["odd (name)"].to_pylist() == table["odd (name)"].to_pylist()
+
+
+@pytest.mark.parametrize("store_schema", [True, False])
+@pytest.mark.parametrize("rows", [100, 40_000])
+def test_metadata_that_a_writer_adds_to_the_file_is_kept(tmp_path, store_schema, rows):
+    table = pa.table(fed(rows)).replace_schema_metadata({"of": "the schema", "pandas": "{}"})
+    with pq.ParquetWriter(tmp_path / "in.parquet", table.schema, store_schema=store_schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"projjson_1": '{"name": "WGS 84"}'})
+    scorer.run(tmp_path / "in.parquet", MODEL, tmp_path / "out", **HERE)
+    scorer.run(tmp_path / "out", MODEL, tmp_path / "again", prefix="again_", **HERE)
+    for output in ("out", "again"):
+        for path in (tmp_path / output).iterdir():
+            found = pq.read_metadata(path).metadata
+            assert found[b"projjson_1"] == b'{"name": "WGS 84"}'
+            assert set(found) == {b"projjson_1", b"ARROW:schema", b"scorer"} | ({b"of"} if store_schema else set())
+    assert cli("verify", tmp_path / "again", "--deep")[0] == 0
 
 
 def test_a_pandas_index_column_is_kept_as_a_column(tmp_path):
