@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -315,8 +316,17 @@ def _one_schema(footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[tuple[str,
 def _common_field(one: pa.Field, other: pa.Field) -> pa.Field:
     """Return a field that fits both files. Types that really differ are refused later, if the column is used."""
     if one.type != other.type and values_type(one.type) == values_type(other.type):
-        one = one.with_type(values_type(one.type))
+        one = one.with_type(_common_dictionary(one.type, other.type))
     return one.with_nullable(one.nullable or other.nullable)
+
+
+def _common_dictionary(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """Return a type for two dictionaries of the same values; the values' type if one is no dictionary."""
+    if not (pa.types.is_dictionary(one) and pa.types.is_dictionary(other)):
+        return values_type(one)
+    found = np.promote_types(one.index_type.to_pandas_dtype(), other.index_type.to_pandas_dtype())
+    index = pa.from_numpy_dtype(found) if found.kind in "iu" else pa.int64()  # no integer holds int64 and uint64
+    return pa.dictionary(index, one.value_type, one.ordered and other.ordered)
 
 
 def _kept_metadata(schema: pa.Schema, footer: pq.FileMetaData | None) -> dict[bytes, bytes]:

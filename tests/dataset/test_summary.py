@@ -102,7 +102,8 @@ DICTIONARY = pa.dictionary(pa.int32(), pa.string())
     ("kinds", "wanted"),
     [
         ([DICTIONARY, pa.string()], pa.string()), ([pa.string(), DICTIONARY], pa.string()),
-        ([DICTIONARY, DICTIONARY], DICTIONARY), ([DICTIONARY, pa.dictionary(pa.int8(), pa.string())], pa.string()),
+        ([DICTIONARY, DICTIONARY], DICTIONARY), ([DICTIONARY, pa.dictionary(pa.int8(), pa.string())], DICTIONARY),
+        ([pa.dictionary(pa.int8(), pa.string()), pa.string(), DICTIONARY], pa.string()),
         ([DICTIONARY, pa.string(), DICTIONARY], pa.string()),
     ],
 )  # fmt: skip

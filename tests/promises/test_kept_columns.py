@@ -405,6 +405,22 @@ def test_a_dictionary_in_one_file_and_plain_values_in_another_are_values(tmp_pat
     same(rewritten(tmp_path / "out"), plain)
 
 
+@pytest.mark.parametrize("flags", [{}, {"compression": "zstd"}, {"where": "a > 0"}, FEW])
+def test_categories_with_few_and_with_many_values_come_out_as_categories(tmp_path, flags):
+    """pandas numbers up to 128 categories with int8, and more with int16."""
+    kinds = [pa.dictionary(index, pa.string(), ordered) for index, ordered in ((pa.int8(), True), (pa.int16(), False))]
+    words = [[f"w{i % count}" if i % 7 else None for i in range(20_000)] for count in (3, 1000)]
+    for i in (0, 1, 2):
+        column = pa.array(words[i % 2], pa.string()).cast(kinds[i % 2])
+        write(tmp_path / "input" / f"{i}.parquet", pa.table({"w": column, **fed(20_000)}))
+    scorer.run(tmp_path / "input", MODEL, tmp_path / "out", **flags, **HERE)
+    got, expected = rewritten(tmp_path / "out"), pads.dataset(tmp_path / "input", schema=pa.schema(
+        [("w", pa.string()), *((name, pa.float32()) for name in "abc")])).to_table()  # fmt: skip
+    assert got.schema.field("w").type == kinds[1]
+    expected = expected.filter(pc.field("a") > 0) if "where" in flags else expected
+    assert got["w"].to_pylist() == expected["w"].to_pylist()
+
+
 def test_dictionaries_that_differ_from_row_group_to_row_group_keep_their_values(tmp_path):
     words = pa.array([f"w{i // 10}" for i in range(ROWS)]).dictionary_encode()
     folder = split(tmp_path / "input", pa.table({"w": words, **fed()}))
