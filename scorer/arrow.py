@@ -53,11 +53,34 @@ def plain_rows(rows: pa.Table | pa.RecordBatch) -> Any:  # noqa: ANN401 - a tabl
     return type(rows).from_arrays(columns, schema=schema)
 
 
+def python_values(column: pa.ChunkedArray | pa.Array) -> list[Any]:
+    """Return the values as Python objects. A text that is not UTF-8, or a list with such a text, is given as bytes."""
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]  # pyarrow is untyped
+    except UnicodeDecodeError:
+        if len(column) == 1:
+            return [_python_value(column[0])]
+    half = len(column) // 2
+    return python_values(column.slice(0, half)) + python_values(column.slice(half))
+
+
+def _python_value(value: pa.Scalar) -> Any:  # noqa: ANN401 - any value
+    try:
+        return value.as_py()
+    except UnicodeDecodeError as error:
+        return error.object
+
+
 def _check_categories(rows: pa.Table | pa.RecordBatch) -> None:
     """Raise if a dictionary code is out of range: Arrow reads past the end for a code from a damaged file."""
     for column in rows.columns:
-        if pa.types.is_dictionary(column.type):
+        if not pa.types.is_dictionary(column.type):
+            continue
+        try:
             column.validate(full=True)
+        except pa.ArrowInvalid:  # a category that is not UTF-8 is no reason: it concerns only the rows that have it
+            for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+                pa.DictionaryArray.from_arrays(chunk.indices, pa.nulls(len(chunk.dictionary)))  # checks the codes
 
 
 def _is_listed(kind: pa.DataType) -> bool:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
+from scorer.arrow import is_encoded, python_values, values_type
+from scorer.binding.features.packed import NOT_UTF8
 from scorer.binding.spec import Transform
 from scorer.errors import BindingError, InputChanged, OptionsError, ScorerError
 
@@ -36,12 +38,41 @@ def find(name: str) -> Transform:
 def apply(transform: Transform, table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
     """Apply the function to a table; return the new rows, and the reason for each row on which it raises."""
     function = _load(transform)
-    frame = pd.DataFrame({name: _series(table[name]) for name in transform.reads})
+    try:
+        frame = pd.DataFrame({name: _series(table[name]) for name in transform.reads})
+    except (UnicodeDecodeError, pa.ArrowException):
+        unread = _undecodable_rows(table.select(transform.reads))
+        if not unread:
+            raise
+        good = [row for row in range(table.num_rows) if row not in unread]
+        given, failed = apply(transform, _rows_of(table, good)) if good else (table.slice(0, 0), {})
+        return given, unread | {good[row]: reason for row, reason in failed.items()}
     bad: dict[int, str] = {}
     pieces = list(_apply_halving(function, frame, bad, name=transform.name))
     if not pieces:
         return table.schema.empty_table(), bad
     return pa.concat_tables(pieces, promote_options="permissive"), bad
+
+
+def _undecodable_rows(table: pa.Table) -> dict[int, str]:
+    """Return the rows that pandas cannot hold because of a text that is not UTF-8, with the reason."""
+    bad: dict[int, str] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if not is_encoded(values_type(column.type)):
+            for row, value in enumerate(python_values(column)):
+                if isinstance(value, bytes):
+                    bad.setdefault(row, f"{NOT_UTF8} in column {name!r}")
+    return bad
+
+
+def _rows_of(table: pa.Table, rows: list[int]) -> pa.Table:
+    """Return these rows; dictionaries keep only the categories that these rows have."""
+    taken = table.take(pa.array(rows, pa.int64()))
+    columns = [
+        column.cast(column.type.value_type).dictionary_encode() if pa.types.is_dictionary(column.type) else column
+        for column in taken.columns
+    ]
+    return pa.Table.from_arrays(columns, names=table.column_names)
 
 
 def _series(column: pa.ChunkedArray) -> pd.Series:

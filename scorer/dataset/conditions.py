@@ -3,7 +3,7 @@
     COLUMN op LITERAL      op is one of = == != < <= > >=
     COLUMN in (LITERAL, …)      COLUMN not in (…)      COLUMN is [not] null
 
-A comparison with null is false.
+A comparison with null is false. Texts are compared as bytes, so a text that is not UTF-8 has its place too.
 """
 
 from __future__ import annotations
@@ -258,7 +258,10 @@ def _ordered(kind: pa.DataType) -> bool:
 
 
 def _bounds(statistics: Any, kind: pa.DataType) -> tuple[Any, Any]:  # noqa: ANN401 - pyarrow is untyped
-    low, high = statistics.min, statistics.max
+    try:
+        low, high = statistics.min, statistics.max
+    except UnicodeDecodeError:
+        return None, None
     if pa.types.is_timestamp(kind) and kind.tz and getattr(low, "tzinfo", None) is None:
         return None, None
     return low, high

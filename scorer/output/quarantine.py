@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
+from scorer.arrow import python_values
 from scorer.dataset.quarantine import ERRORS, WHY, from_quarantine
 from scorer.display.words import plural
 from scorer.output.place import Staging, flat_name
@@ -42,7 +43,7 @@ def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table,
 _FILES, _ROWS, _FILE_ROWS = 64, 20_000, 1_000  # at most so many files are read, rows in all, and rows of a file
 _REASONS, _EXAMPLES = 12, 3  # at most so many reasons, and examples of each
 _COLUMNS, _TEXT = 4, 300  # at most so many columns of an example, and characters of a value
-_NUMBERS = re.compile(r"(?<![\w.])-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_NUMBERS = re.compile(r"(?<![\w.])(?<![A-Za-z]-)-?\d+(\.\d+)?([eE][+-]?\d+)?")
 _SUMMARY_REASONS = 3  # reasons that a summary lists
 
 
@@ -103,8 +104,8 @@ def reasons(folder: Path, names: Sequence[str], rows: int, fed: Sequence[str]) -
         with open_parquet(str(folder / name)) as parquet:
             shown = [column for column in fed if _is_short(parquet.schema_arrow, column)][:_COLUMNS]
             for batch in parquet.iter_batches(_FILE_ROWS, columns=[*ERRORS.names, *shown], use_threads=False):
-                bad = batch.to_pylist()
-                for row in bad:
+                for values in zip(*map(python_values, batch.columns), strict=True):
+                    row = dict(zip(batch.schema.names, values, strict=True))
                     key = (row["_stage"] or "", _NUMBERS.sub("N", row["_error"] or ""))
                     counts[key] += 1
                     reason = by_key.setdefault(key, Reason(stage=key[0], text=_shorten(key[1])))

@@ -22,6 +22,10 @@ def features(frame):
     return pd.DataFrame({"a": minutes.astype("float32"), "b": frame["x"] * 2, "c": length})
 
 
+def changes_texts(frame):
+    return features(frame.assign(word=frame["word"].str.upper()))
+
+
 def fails_on_seven(frame):
     if (frame["id"] % 50 == 7).any():
         raise ValueError("seven is not allowed")
@@ -105,6 +109,30 @@ def test_what_the_function_gives_is_fed_and_the_input_is_kept(place, flags):
     assert got.select(source.column_names).equals(source)
     score = got.drop_columns(source.column_names).column(0).to_numpy()
     assert np.array_equal(score, expected(source).reshape(-1), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [("changes_texts", pa.string()), ("features", pa.dictionary(pa.int32(), pa.string()))],
+    ids=["the function cannot decode it", "pandas cannot hold it"],
+)
+def test_a_text_that_is_not_utf8_is_the_only_bad_row(place, function, kind):
+    source = pq.read_table(place / "in.parquet")
+    words = source["word"].cast(pa.binary()).to_pylist()
+    words[123] = b"gr\xe9n"
+    encoded = pa.array(words, pa.binary())
+    texts = pa.Array.from_buffers(pa.string(), ROWS, encoded.buffers(), encoded.null_count)
+    texts = texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts
+    pq.write_table(source.set_column(source.column_names.index("word"), "word", texts), place / "in.parquet")
+    code, _, text = run(place, function, "--max-bad-rows", "1", "--keep", "id", "--cluster", "embedded")
+    assert code == 0, text
+    quarantine = pq.read_table(place / "out.scorer" / "quarantine")
+    assert quarantine.select(["id", "_stage", "_row"]).to_pylist() == [{"id": 123, "_stage": "transform", "_row": 123}]
+    assert "UTF" in quarantine["_error"][0].as_py()
+    good = source.filter(pa.array([row != 123 for row in range(ROWS)]))
+    got = pq.read_table(place / "out")
+    assert got["id"].to_pylist() == good["id"].to_pylist()
+    assert np.array_equal(got.column(1).to_numpy(), expected(good).reshape(-1), equal_nan=True)
 
 
 def test_it_runs_in_worker_processes_by_default(place):

@@ -160,6 +160,122 @@ def test_row_ids_of_a_quarantine_are_those_of_the_original_input(keep, tmp_path)
     assert ("_error" in row, "id" in row) == ("_error" in keep, "id" in keep)
 
 
+COLORS = {"red": "warm", "green": "cool", "blue": "cool", "\u00e9": "unknown"}
+PLACE = 2_345
+"""The row with a text in Latin-1."""
+
+
+def latin(kind, rows=3_000):
+    """Return a column of colors, of this type, with one text that is not UTF-8."""
+    words = [list(COLORS)[row % 4].encode() for row in range(rows)]
+    words[PLACE] = b"gr\xe9n"
+    encoded = pa.array(words, pa.large_binary() if kind == pa.large_string() else pa.binary())
+    texts = pa.Array.from_buffers(kind if kind == pa.large_string() else pa.string(), rows, encoded.buffers())
+    return texts.dictionary_encode() if pa.types.is_dictionary(kind) else texts.cast(kind)
+
+
+TEXTS = [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+
+
+def tokenizer(folder):
+    """Write a tokenizer of the three colors, and return its path."""
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is missing: pip install -e '.[test]'")
+    words = {"[UNK]": 0, "red": 1, "green": 2, "blue": 3}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+@pytest.mark.parametrize("kind", TEXTS, ids=str)
+@pytest.mark.parametrize("way", ["", "vocab(red, green, blue, \u00e9)", "vocab(red, green, unknown=9)", "text(FILE)"])
+def test_a_text_that_is_not_utf8_costs_only_its_row(way, kind, tmp_path):
+    columns = {"id": np.arange(3_000), "color": latin(kind), "size": np.arange(3_000, dtype=np.float32)}
+    source = write(tmp_path / "in.parquet", columns, row_group_size=1_000)
+    model, tensor = (MODELS / "gather.onnx", "idx") if way else (MODELS / "strings.onnx", "color")
+    if way.startswith("text"):
+        way, model, tensor = way.replace("FILE", str(tokenizer(tmp_path))), tmp_path / "sum.onnx", "ids"
+        graph = make_graph(
+            [make_node("ReduceSum", ["ids", "one"], ["value"], keepdims=0)], "sum",
+            [make_tensor_value_info("ids", TensorProto.INT64, ["N", "L"])],
+            [make_tensor_value_info("value", TensorProto.INT64, ["N"])],
+            [make_tensor("one", TensorProto.INT64, [1], [1])],
+        )  # fmt: skip
+        onnx.save(make_model(graph, opset_imports=[make_opsetid("", 13)], ir_version=8), model)
+    feed = ("--feed", f"{tensor}=color|{way}") if way else ()
+    code, _, stderr = cli("run", source, "--model", model, "--output", tmp_path / "out", *feed, "--keep", "id",
+                          "--max-bad-rows", 1, "--no-tune", "--quiet")  # fmt: skip
+    assert code == 0, stderr
+    (bad,) = (tmp_path / "out.scorer" / "quarantine").iterdir()
+    row = pq.read_table(bad)
+    assert row.drop_columns("color").to_pylist() == [
+        {"id": PLACE, "size": float(PLACE), "_error": f"text that is not UTF-8 in column 'color' (tensor {tensor!r})",
+         "_stage": "feed", "_file": str(source), "_row": PLACE}
+    ]  # fmt: skip
+    assert row["color"].cast(pa.string()).cast(pa.binary()).to_pylist() == [b"gr\xe9n"]
+    good, words = [row for row in range(3_000) if row != PLACE], list(COLORS)
+    out = read(tmp_path / "out")
+    assert out["id"].to_pylist() == good
+    scores = {"": words, "vocab(r": [0.0, 10.0, 20.0, 30.0], "text(": [1, 2, 3, 0]}
+    if not way:
+        assert out["label"].to_pylist() == [COLORS[words[row % 4]] for row in good]
+    elif "unknown" in way:
+        assert out["value"].to_pylist() == [[0.0, 10.0, 90.0, 90.0][row % 4] for row in good]
+    else:
+        wanted = scores["text(" if way.startswith("text") else "vocab(r"]
+        assert out["value"].to_pylist() == [wanted[row % 4] for row in good]
+    page = (tmp_path / "out.scorer" / "report.html").read_text("utf-8")
+    assert "text that is not UTF-8 in column" in page
+    assert verify(scorer.output.place.Place.of(str(tmp_path / "out"), None), deep=True).whole
+
+
+def test_a_list_with_a_text_that_is_not_utf8_costs_only_its_row(tmp_path):
+    lists = pa.FixedSizeListArray.from_arrays(latin(pa.string()), 2)
+    model = make_graph(
+        [make_node("Identity", ["words"], ["same"])], "same",
+        [make_tensor_value_info("words", TensorProto.STRING, ["N", 2])],
+        [make_tensor_value_info("same", TensorProto.STRING, ["N", 2])],
+    )  # fmt: skip
+    onnx.save(make_model(model, opset_imports=[make_opsetid("", 13)], ir_version=8), tmp_path / "same.onnx")
+    source = write(tmp_path / "in.parquet", {"id": np.arange(1_500), "words": lists})
+    code, _, stderr = cli("run", source, "--model", tmp_path / "same.onnx", "--output", tmp_path / "out", "--keep",
+                          "id", "--max-bad-rows", 1, "--quiet")  # fmt: skip
+    assert code == 0, stderr
+    bad = pq.read_table(tmp_path / "out.scorer" / "quarantine")
+    assert (bad["id"].to_pylist(), bad["_row"].to_pylist()) == ([PLACE // 2], [PLACE // 2])
+    assert bad["_error"].to_pylist() == ["text that is not UTF-8 in column 'words' (tensor 'words')"]
+    words = list(COLORS)
+    out = read(tmp_path / "out").drop_columns("id")
+    assert list(zip(*(column.to_pylist() for column in out.columns), strict=True)) == [
+        (words[2 * row % 4], words[(2 * row + 1) % 4]) for row in range(1_500) if row != PLACE // 2
+    ]
+
+
+@pytest.mark.parametrize("kind", TEXTS, ids=str)
+@pytest.mark.parametrize("where", ["color > 'green'", "color <= 'green'", "color in ('red', 'blue')", "color != 'red'"])
+def test_where_compares_texts_that_are_not_utf8_as_bytes(where, kind, tmp_path):
+    rows = 2_400  # the last row group's statistics are not UTF-8: its largest text begins with an é in Latin-1
+    column = latin(kind, rows).cast(pa.string())
+    words = column.view(pa.binary()).to_pylist()
+    words[PLACE] = b"\xe9"
+    encoded = pa.array(words, pa.binary())
+    column = pa.Array.from_buffers(pa.string(), rows, encoded.buffers())
+    stored = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
+    source = write(
+        tmp_path / "in.parquet", {"id": np.arange(rows), "idx": np.arange(rows) % 10, "color": stored},
+        row_group_size=800,
+    )  # fmt: skip
+    code, _, stderr = cli("run", source, "--model", MODELS / "gather.onnx", "--output", tmp_path / "out", "--feed",
+                          "idx=idx", "--keep", "id", "--where", where, "--quiet")  # fmt: skip
+    assert code == 0, stderr
+    holds = {
+        "color > 'green'": lambda word: word > b"green",
+        "color <= 'green'": lambda word: word <= b"green",
+        "color in ('red', 'blue')": lambda word: word in {b"red", b"blue"},
+        "color != 'red'": lambda word: word != b"red",
+    }[where]  # fmt: skip
+    assert read(tmp_path / "out")["id"].to_pylist() == [row for row, word in enumerate(words) if holds(word)]
+
+
 def test_an_unchanged_command_does_not_try_bad_rows_again_and_a_larger_budget_only_publishes(tmp_path):
     idx = np.arange(400) % 10
     idx[::100] = 99

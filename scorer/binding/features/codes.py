@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.arrow import values_type
+from scorer.arrow import python_values, values_type
 from scorer.binding.features.numeric import EXACT, Numbers, is_float, numpy_type
+from scorer.binding.features.packed import NOT_UTF8
 from scorer.display.words import quoted_list
 from scorer.errors import OptionsError
 
@@ -36,12 +37,15 @@ class Codes(Numbers):
             words = _decode_dictionary(table[name]).cast(pa.large_string())
             codes = pc.index_in(words, vocabulary).cast(pa.int64())
             missing = pc.and_(codes.is_null(), words.is_valid())
-            if unknown is None:
+            if unknown is None or not _all_utf8(words.filter(missing)):
                 rows = np.flatnonzero(missing.to_numpy())
-                for row, word in zip(rows, words.take(pa.array(rows)).to_pylist(), strict=True):
-                    reasons.setdefault(
-                        int(row), f"{word!r} in column {name!r} is not in the vocabulary of {feed.tensor!r}"
-                    )
+                for row, word in zip(rows, python_values(words.take(pa.array(rows))), strict=True):
+                    if isinstance(word, bytes):
+                        reasons.setdefault(int(row), f"{NOT_UTF8} in column {name!r} (tensor {feed.tensor!r})")
+                    elif unknown is None:
+                        reasons.setdefault(
+                            int(row), f"{word!r} in column {name!r} is not in the vocabulary of {feed.tensor!r}"
+                        )
             columns[name] = pc.if_else(missing, pa.scalar(unknown or 0, pa.int64()), codes)
         super().__init__(feed, pa.table(columns))
         self.bad |= reasons
@@ -70,6 +74,15 @@ class Epochs(Numbers):
         super().__init__(feed, pa.table(columns))
         self.bad = reasons | self.bad
         self.lossy += changed
+
+
+def _all_utf8(words: pa.ChunkedArray) -> bool:
+    """Return whether all texts are UTF-8."""
+    try:
+        words.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _decode_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:

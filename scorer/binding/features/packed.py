@@ -6,6 +6,8 @@ import numpy as np
 
 Rows = slice | np.ndarray
 """Rows of a part: a slice, which numpy can view without a copy, or row numbers."""
+NOT_UTF8 = "text that is not UTF-8"
+"""The reason for a row with a text that cannot be decoded."""
 
 
 class Packed:

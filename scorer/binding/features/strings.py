@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.arrow import values_type
-from scorer.binding.features.packed import Packed
+from scorer.arrow import python_values, values_type
+from scorer.binding.features.packed import NOT_UTF8, Packed
 
 if TYPE_CHECKING:
     from scorer.binding.features.packed import Rows
@@ -30,7 +30,7 @@ class Strings(Packed):
 
 
 def texts(feed: Feed, name: str, column: pa.ChunkedArray, bad: dict[int, str]) -> np.ndarray:
-    """Return a column's texts; add nulls that the policy does not fill to `bad`."""
+    """Return a column's texts; add to `bad` what is not UTF-8, and nulls that the policy does not fill."""
     column = column.cast(values_type(column.type)).cast(pa.large_string())
     if column.null_count:
         if feed.on_null == "error":
@@ -39,5 +39,16 @@ def texts(feed: Feed, name: str, column: pa.ChunkedArray, bad: dict[int, str]) -
                 bad.setdefault(int(row), reason)
         column = pc.fill_null(column, "" if feed.on_null == "error" else feed.on_null)
     values = np.empty(len(column), dtype=object)
-    values[:] = column.to_pylist()
+    try:
+        values[:] = column.to_pylist()
+    except UnicodeDecodeError:
+        values[:] = [_checked_text(feed, name, row, text, bad) for row, text in enumerate(python_values(column))]
     return values
+
+
+def _checked_text(feed: Feed, name: str, row: int, text: str | bytes, bad: dict[int, str]) -> str:
+    """Return the text; '' if it is not UTF-8, which is added to `bad`."""
+    if isinstance(text, str):
+        return text
+    bad.setdefault(row, f"{NOT_UTF8} in column {name!r} (tensor {feed.tensor!r})")
+    return ""

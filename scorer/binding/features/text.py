@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scorer.arrow import python_values
 from scorer.binding.features.numeric import EXACT, numpy_type
-from scorer.binding.features.packed import Packed
+from scorer.binding.features.packed import NOT_UTF8, Packed
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import ModelError, OptionsError, ShapeMismatch, TypeMismatch
 
@@ -351,29 +352,14 @@ def _flatten(rows: Sequence[Sequence[int]]) -> np.ndarray:
 def _row_texts(column: pa.ChunkedArray, on_null: str, reasons: dict[int, str]) -> Iterator[str]:
     """Yield each row's text; a row without one is added to `reasons`, and its text is empty."""
     for start in range(0, len(column), _CALL_TEXTS):
-        for row, value in enumerate(_decode_values(column.slice(start, _CALL_TEXTS)), start):
+        for row, value in enumerate(python_values(column.slice(start, _CALL_TEXTS)), start):
             if isinstance(value, str):
                 yield value
             elif value is None and on_null != "error":
                 yield on_null
             else:
-                reasons[row] = "null" if value is None else "text that is not UTF-8"
+                reasons[row] = "null" if value is None else NOT_UTF8
                 yield ""
-
-
-def _decode_values(column: pa.ChunkedArray) -> list[str | bytes | None]:
-    """Return Python's strings; values that are not UTF-8 are returned as bytes."""
-    try:
-        return column.to_pylist()  # type: ignore[no-any-return]  # pyarrow is untyped
-    except UnicodeDecodeError:
-        return [_decode_value(value) for value in column]
-
-
-def _decode_value(value: pa.Scalar) -> str | bytes | None:
-    try:
-        return value.as_py()  # type: ignore[no-any-return]  # pyarrow is untyped
-    except UnicodeDecodeError as error:
-        return error.object
 
 
 def _group_by_call(texts: Iterator[str]) -> Iterator[list[str]]:
