@@ -260,7 +260,7 @@ def _ordered(kind: pa.DataType) -> bool:
 def _bounds(statistics: Any, kind: pa.DataType) -> tuple[Any, Any]:  # noqa: ANN401 - pyarrow is untyped
     try:
         low, high = statistics.min, statistics.max
-    except UnicodeDecodeError:
+    except (OverflowError, UnicodeDecodeError):  # outside the years 1 to 9999 of Python's dates, or not UTF-8
         return None, None
     if pa.types.is_timestamp(kind) and kind.tz and getattr(low, "tzinfo", None) is None:
         return None, None

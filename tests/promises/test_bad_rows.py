@@ -276,6 +276,23 @@ def test_where_compares_texts_that_are_not_utf8_as_bytes(where, kind, tmp_path):
     assert read(tmp_path / "out")["id"].to_pylist() == [row for row, word in enumerate(words) if holds(word)]
 
 
+@pytest.mark.parametrize("days", [4_000_000, -4_000_000])
+@pytest.mark.parametrize("kind", [pa.date32(), pa.date64(), pa.timestamp("ms"), pa.timestamp("us", "UTC")], ids=str)
+@pytest.mark.parametrize("where", ["t > '1999-01-01'", "t <= '1999-01-01'", "t in ('1970-01-06')", "t != '1970-01-06'"])
+def test_where_compares_dates_outside_the_years_1_to_9999(where, kind, days, tmp_path):
+    moments = pa.array([0, days, 5, 20_000], pa.int32()).cast(pa.date32())
+    if pa.types.is_timestamp(kind):
+        moments = moments.cast(pa.timestamp(kind.unit))
+    source = write(tmp_path / "in.parquet", {"idx": np.arange(4), "t": moments.cast(kind)})
+    code, _, stderr = cli("run", source, "--model", MODELS / "gather.onnx", "--output", tmp_path / "out", "--feed",
+                          "idx=idx", "--keep", "idx", "--where", where, "--quiet")  # fmt: skip
+    assert code == 0, stderr
+    later = {0: False, 1: days > 0, 2: False, 3: True}
+    holds = {">": later, "<=": {row: not after for row, after in later.items()},
+             "in": {row: row == 2 for row in range(4)}, "!=": {row: row != 2 for row in range(4)}}  # fmt: skip
+    assert read(tmp_path / "out")["idx"].to_pylist() == [row for row in range(4) if holds[where.split()[1]][row]]
+
+
 def test_an_unchanged_command_does_not_try_bad_rows_again_and_a_larger_budget_only_publishes(tmp_path):
     idx = np.arange(400) % 10
     idx[::100] = 99
