@@ -25,6 +25,7 @@ import pyarrow as pa
 from scorer.arrow import conform, decode_schema, digest
 from scorer.binding import transform as transform_
 from scorer.dataset import reader
+from scorer.display.words import quoted_list
 from scorer.errors import PartError, ScorerError
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.host import isolation
@@ -256,15 +257,17 @@ def _score_isolated(job: Job, attempt: Attempt) -> None:
 
 
 def _quarantine(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> str:
-    """Write the bad rows with all columns of the input; return the name of their file, '' if no row is bad."""
+    """Write the bad rows with all readable columns of the input; return the file's name, '' if no row is bad."""
     if not scored.bad:
         return ""
     source, bad = attempt.part.source, sorted(scored.bad)
     places = rows.places.numbers()[bad].tolist()
-    whys = [
-        (scored.bad[row][1], scored.bad[row][0], source.path, place) for row, place in zip(bad, places, strict=True)
-    ]
-    found = reader.rows_at(source, places, job.inputs)
+    found, unread = reader.rows_at(source, places, job.inputs)
+    whys = []
+    for row, place in zip(bad, places, strict=True):
+        stage, reason = scored.bad[row]
+        note = f"; null here, because they cannot be read: {quoted_list(unread[place])}" if place in unread else ""
+        whys.append((reason + note, stage, source.path, place))
     return write_quarantine(job.staging, attempt.part.name, attempt.id, found, whys)
 
 

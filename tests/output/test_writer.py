@@ -298,7 +298,7 @@ def source(tmp_path):
 def test_bad_rows_keep_all_columns_and_say_why(staging, source, rows):
     why = [("feed" if row % 2 else "infer", f"row {row}") for row in rows]
     bad = [(reason, stage, source.path, row) for row, (stage, reason) in zip(rows, why, strict=True)]
-    name = write_quarantine(staging, "k=1/part-00001.parquet", "abc", rows_at(source, rows, InputCache()), bad)
+    name = write_quarantine(staging, "k=1/part-00001.parquet", "abc", rows_at(source, rows, InputCache())[0], bad)
     assert name == "k=1__part-00001.abc.parquet"
     got = pq.ParquetFile(staging.quarantine / name).read()
     assert got.column_names == ["id", "text", "tags", "color", "_error", "_stage", "_file", "_row"]

@@ -293,6 +293,37 @@ def test_where_compares_dates_outside_the_years_1_to_9999(where, kind, days, tmp
     assert read(tmp_path / "out")["idx"].to_pylist() == [row for row in range(4) if holds[where.split()[1]][row]]
 
 
+def test_a_damaged_column_that_is_not_needed_is_null_in_quarantine(tmp_path):
+    idx = np.arange(3_000) % 10
+    idx[[7, 1_500, 2_007]] = 99
+    schema = pa.schema([
+        ("id", pa.int64()), ("idx", pa.int64()), pa.field("other", pa.float64(), nullable=False),
+        ("tags", pa.list_(pa.string())),
+    ])  # fmt: skip
+    table = pa.table(
+        [np.arange(3_000), idx, np.random.default_rng(0).random(3_000), [[f"t{i}"] for i in range(3_000)]],
+        schema=schema,
+    )
+    source = write(tmp_path / "in.parquet", table, row_group_size=1_000, compression="zstd", use_dictionary=False)
+    column = pq.read_metadata(source).row_group(1).column(2)
+    assert column.path_in_schema == "other"
+    stored = bytearray(source.read_bytes())
+    middle = slice(column.data_page_offset + 40, column.data_page_offset + column.total_compressed_size - 40)
+    stored[middle] = bytes(byte ^ 0x55 for byte in stored[middle])
+    source.write_bytes(stored)
+    code, _, stderr = cli("run", source, "--model", MODELS / "gather.onnx", "--output", tmp_path / "out", "--feed",
+                          "idx=idx", "--keep", "id", "--max-bad-rows", 3, "--quiet")  # fmt: skip
+    assert code == 0, stderr
+    assert read(tmp_path / "out")["id"].to_pylist() == [row for row in range(3_000) if row not in {7, 1_500, 2_007}]
+    bad = pq.read_table(tmp_path / "out.scorer" / "quarantine").sort_by("id")
+    expected = table.take(pa.array([7, 1_500, 2_007])).to_pylist()
+    expected[1]["other"] = None
+    assert bad.select(schema.names).to_pylist() == expected
+    notes = [why.partition("; ")[2] for why in bad["_error"].to_pylist()]
+    assert notes == ["", "null here, because they cannot be read: 'other'", ""]
+    assert verify(scorer.output.place.Place.of(str(tmp_path / "out"), None), deep=True).whole
+
+
 def test_an_unchanged_command_does_not_try_bad_rows_again_and_a_larger_budget_only_publishes(tmp_path):
     idx = np.arange(400) % 10
     idx[::100] = 99
