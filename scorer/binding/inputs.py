@@ -85,7 +85,7 @@ def bind(
             problems.append(error)
     kept, keep_problems = _kept(options.keep, columns)
     kept, row_id = _kept_of_quarantine(options, columns, kept)
-    problems += [*keep_problems, *_model_problems(model, requests, fixed)]
+    problems += [*keep_problems, *_model_problems(model, requests, fixed, context.columns)]
     return (
         Binding(
             feeds=tuple(feeds),
@@ -119,7 +119,7 @@ def _is_constant(request: FeedRequest | None) -> bool:
 
 
 def _model_problems(
-    model: ModelSpec, requests: Mapping[str, FeedRequest], fixed: Mapping[int, str]
+    model: ModelSpec, requests: Mapping[str, FeedRequest], fixed: Mapping[int, str], columns: pa.Schema
 ) -> list[ScorerError]:
     """Return why the model cannot be fed row by row, whatever the columns are."""
     problems: list[ScorerError] = []
@@ -153,10 +153,13 @@ def _model_problems(
                 hint="use a model that has inputs",
             )
         )
-    return [*problems, *(p for tensor in model.inputs if (p := _row_problem(tensor, model, requests)) is not None)]
+    found = (_row_problem(tensor, model, requests, columns) for tensor in model.inputs)
+    return [*problems, *(problem for problem in found if problem is not None)]
 
 
-def _row_problem(tensor: TensorSpec, model: ModelSpec, requests: Mapping[str, FeedRequest]) -> UnsupportedTensor | None:
+def _row_problem(
+    tensor: TensorSpec, model: ModelSpec, requests: Mapping[str, FeedRequest], columns: pa.Schema
+) -> UnsupportedTensor | None:
     """Return why an input has no independent rows on its first axis; None if it has."""
     request = requests.get(tensor.name)
     if _is_constant(request):
@@ -166,15 +169,11 @@ def _row_problem(tensor: TensorSpec, model: ModelSpec, requests: Mapping[str, Fe
     batch = next((size for size in sizes_ if _BATCH_DIM.match(size)), next(iter(first), None))
     deep = request is None and len(tensor.shape or ()) > _MATRIX
     state = next((o for o in model.outputs if o.type == tensor.type and _is_next_state(tensor.name, o.name)), None)
+    misplaced = batch is not None and tensor.shape and batch in tensor.shape[1:] and tensor.shape[0] != batch
+    shared = bool(first and tensor.shape and isinstance(tensor.shape[0], int))
     if deep and state is not None:
-        return UnsupportedTensor(
-            f"the model keeps state between calls: output {state.name!r} is the next value of input {tensor.name!r}",
-            where=model.path,
-            expected="rows that do not depend on each other",
-            found=str(tensor),
-            hint=f"export the model for whole sequences, or start each row from --feed '{tensor.name}=const(0)'",
-        )
-    if batch is not None and tensor.shape and batch in tensor.shape[1:] and tensor.shape[0] != batch:
+        return _keeps_state(tensor, state, model, None if misplaced or shared else columns)
+    if misplaced:
         return UnsupportedTensor(
             f"the batch dimension of input {tensor.name!r} is not its first dimension",
             where=model.path,
@@ -182,7 +181,7 @@ def _row_problem(tensor: TensorSpec, model: ModelSpec, requests: Mapping[str, Fe
             found=str(tensor),
             hint="export the model with the batch dimension first",
         )
-    if first and tensor.shape and isinstance(tensor.shape[0], int):
+    if shared:
         return UnsupportedTensor(
             f"input {tensor.name!r} has no batch dimension, but other inputs have one",
             where=model.path,
@@ -192,6 +191,23 @@ def _row_problem(tensor: TensorSpec, model: ModelSpec, requests: Mapping[str, Fe
             "or export the model with the batch dimension first",
         )
     return None
+
+
+def _keeps_state(
+    tensor: TensorSpec, state: TensorSpec, model: ModelSpec, columns: pa.Schema | None
+) -> UnsupportedTensor:
+    """Return the error for an input that an output of the call before would fill; `columns` may have its rows."""
+    own = None if columns is None else matching_column(tensor.name, columns.names)
+    hint = f"export the model for whole sequences, or start each row from --feed '{tensor.name}=const(0)'"
+    if columns is not None and own and is_list(columns.field(own).type):
+        hint = f"if column {own!r} has the state of its own row: {feed_line(tensor.name, [own])}"
+    return UnsupportedTensor(
+        f"the model keeps state between calls: output {state.name!r} is the next value of input {tensor.name!r}",
+        where=model.path,
+        expected="rows that do not depend on each other",
+        found=str(tensor),
+        hint=hint,
+    )
 
 
 def _is_next_state(name: str, output: str) -> bool:

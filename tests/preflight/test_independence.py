@@ -7,6 +7,7 @@ import re
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
 from support.runs import MODELS, cli, read, write
@@ -121,6 +122,38 @@ def test_a_model_that_carries_state_is_refused(source, tmp_path):
     code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c")
     assert code == 3
     assert "the model keeps state between calls: output 'stateN' is the next value of input 'state'" in text
+
+
+@pytest.mark.parametrize("batch", ["N", 4])
+def test_a_model_with_its_state_in_columns_is_scored_with_the_lines_that_the_error_shows(batch, tmp_path):
+    shape, rows = [batch, 2, 3], 42
+    nodes = [
+        helper.make_node("Add", ["past_key", "x"], ["present_key"]),
+        helper.make_node("Add", ["past_value", "x"], ["present_value"]),
+    ]
+    model = model_of(
+        tmp_path / "m.onnx", nodes,
+        [(name, TensorProto.FLOAT, shape) for name in ("x", "past_key", "past_value")],
+        [(name, TensorProto.FLOAT, shape) for name in ("present_key", "present_value")],
+    )  # fmt: skip
+    rng = np.random.default_rng(1)
+    given = {name: rng.random((rows, 2, 3), np.float32) for name in ("x", "past_key", "past_value")}
+    kind = pa.list_(pa.list_(pa.float32()))
+    columns = {name: pa.array(values.tolist(), kind) for name, values in given.items()}
+    write(tmp_path / "in.parquet", columns)
+    request = ("run", tmp_path / "in.parquet", "--model", model, "--output", tmp_path / "out", "--keep", "none")
+    code, _, text = cli(*request)
+    assert code == 3
+    assert "if column 'past_key' has the state of its own row: --feed 'past_key=past_key'" in text
+    lines = re.findall(r"--feed '([^']*)'", text)
+    assert lines == ["past_key=past_key", "past_value=past_value"]
+    code, _, text = cli(*request, *(word for line in lines for word in ("--feed", line)), "--quiet")
+    assert code == 0, text
+    got = read(tmp_path / "out")
+    for name in ("key", "value"):
+        column = next(column for column in got.column_names if column.endswith(f"present_{name}"))
+        found = np.array(got[column].to_pylist(), np.float32).reshape(rows, 2, 3)
+        assert np.array_equal(found, given[f"past_{name}"] + given["x"])
 
 
 def test_a_model_whose_rows_are_not_on_its_first_axis_is_refused(source, tmp_path):
