@@ -1,6 +1,6 @@
 """What was decided, as plain frozen data: written to plan.json, and only read after that.
 
-    frozen.py      FrozenPlan: all that decides the scores and the output's bytes; its hashes; the parts and their file names
+    frozen.py      FrozenPlan: what decides the scores and the output; its hashes; the parts and their file names
     parts.py       Part and PlannedFile: which rows are read from where
     prepared.py    Plan: the result of `prepare`, with problems, notes and the forecast
 
