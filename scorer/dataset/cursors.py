@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from scorer.arrow import plain_rows
-from scorer.storage.footers import open_parquet
+from scorer.errors import UnreadableFile
+from scorer.storage.footers import naming_damage, open_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -82,23 +83,24 @@ class Cursor:
         self._taken: set[tuple[int, int]] = set()
         self._error: Exception | None = None
 
-    def _open(self) -> Iterator[pa.RecordBatch]:
+    def _decode(self) -> Iterator[pa.RecordBatch]:
         parquet = self._cache.file(self._path, len(self._columns)).parquet
         self._rows = parquet.metadata.row_group(self._group).num_rows
-        if not self._first and _decoded_bytes(parquet, self._group, self._columns) <= _WHOLE_BYTES:
-            return iter(
-                decoded(parquet, [self._group], self._columns).to_batches()
-            )  # one thread: Arrow's pool would only wait
-        return parquet.iter_batches(  # type: ignore[no-any-return]  # pyarrow is untyped
-            batch_size=_DECODE_ROWS, row_groups=[self._group], columns=self._columns, use_threads=True
-        )
+        with naming_damage(self._path, parquet, [self._group], self._columns):
+            if not self._first and _decoded_bytes(parquet, self._group, self._columns) <= _WHOLE_BYTES:
+                # one thread: Arrow's pool would only wait
+                yield from decoded(parquet, [self._group], self._columns).to_batches()
+            else:
+                yield from parquet.iter_batches(
+                    batch_size=_DECODE_ROWS, row_groups=[self._group], columns=self._columns, use_threads=True
+                )
 
     def take(self, start: int, stop: int) -> pa.Table:
         """Return rows start..stop of the row group."""
         keep = _KEPT_SLICES * max(stop - start, _DECODE_ROWS)
         with self._lock:
             if self._batches is None:
-                self._batches = self._open()
+                self._batches = self._decode()
                 self._advance(self._first, self._first, 0)
             self._advance(start, stop, keep)
             pieces = self._overlap(start, stop)
@@ -127,7 +129,7 @@ class Cursor:
                     self._batches = iter(())  # Arrow holds a page of each column until its iterator is gone
                 return plain_rows(batch)
             self._error = OSError(f"row group {self._group} ends after {self._decoded} rows")
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnreadableFile) as error:
             self._error = error
         raise self._error
 

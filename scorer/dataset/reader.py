@@ -20,7 +20,7 @@ from scorer.dataset import conditions as conditions_
 from scorer.dataset.cursors import decoded
 from scorer.errors import InputChanged, UnreadableFile
 from scorer.storage.files import file_id, retry
-from scorer.storage.footers import flat_leaves, open_parquet, unreadable
+from scorer.storage.footers import flat_leaves, naming_damage, open_parquet, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -230,7 +230,8 @@ def _rows(
 
         def decode_whole() -> None:
             if whole:
-                pieces.append(plain_rows(decoded(parquet, whole, own)))
+                with naming_damage(source.path, parquet, whole, own):
+                    pieces.append(plain_rows(decoded(parquet, whole, own)))
                 whole.clear()
 
         for group in range(bisect_right(file.starts, source.start) - 1, len(file.starts) - 1):
@@ -347,7 +348,10 @@ def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
             break
         own = [name for name in schema.names if name in there]
         try:
-            with open_parquet(file.path, columns=len(own)) as parquet:
+            with (
+                open_parquet(file.path, columns=len(own)) as parquet,
+                naming_damage(file.path, parquet, range(parquet.num_row_groups), own),
+            ):
                 batch = next(parquet.iter_batches(batch_size=left, columns=own, use_threads=True), None)
         except (OSError, pa.ArrowException) as error:
             raise unreadable(file.path, error) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 from scorer.errors import UnreadableFile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
 
 _SAMPLED_GROUPS = 4
 _DICTIONARY_GAIN = 0.8  # of the plain size; measured on flights: 0.00-0.21 where a dictionary helps, 1.26 for ids
@@ -30,23 +32,59 @@ def open_parquet(path: str, metadata: pq.FileMetaData | None = None, columns: in
 
     If `metadata` is given, the footer is not parsed again. `columns` is the number of columns read at once: each gets
     a buffer. Without buffers, a whole stored row group would be in memory before its first row is decoded.
+    Pages with a checksum are checked when they are read.
     """
     buffer = max(_LEAST_BUFFER, min(_BUFFER, _BUFFERS // max(columns, 1)))
     return pq.ParquetFile(
-        path, metadata=metadata, pre_buffer=False, buffer_size=buffer, coerce_int96_timestamp_unit="us"
-    )
+        path, metadata=metadata, pre_buffer=False, buffer_size=buffer, coerce_int96_timestamp_unit="us",
+        page_checksum_verification=True,
+    )  # fmt: skip
 
 
-def unreadable(path: str, error: Exception) -> UnreadableFile:
+def unreadable(path: str, error: Exception, place: str = "") -> UnreadableFile:
     """Return the error for a file that cannot be read, with the first line of the library's message."""
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UnreadableFile(
         "a file cannot be read as Parquet",
         where=path,
         expected="a complete Parquet file",
-        found=first[:200],
+        found=place + first[:200],
         hint="write it again, or leave it out of the input",
     )
+
+
+@contextmanager
+def naming_damage(path: str, parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str]) -> Iterator[None]:
+    """Convert an error from decoding these row groups to `UnreadableFile` with the first damaged column."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+            raise  # nothing is wrong with the contents
+        raise _damage(path, parquet, groups, columns, error) from error
+
+
+def _damage(
+    path: str, parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str], error: Exception
+) -> UnreadableFile:
+    """Return the error for row groups that cannot be decoded. Decodes column by column to find the damaged one."""
+    for group in groups:
+        for name in columns:
+            try:
+                for _ in parquet.iter_batches(row_groups=[group], columns=[name], use_threads=False):
+                    pass
+            except (OSError, pa.ArrowException) as alone:
+                place = f"column {name!r} in row group {group}"
+                if "checksum" not in str(alone).lower():
+                    return unreadable(path, alone, f"{place}: ")
+                return UnreadableFile(
+                    "a page is damaged",
+                    where=path,
+                    expected="pages that match their checksums",
+                    found=f"another checksum for a page of {place}",
+                    hint="restore the file, or leave it out of the input",
+                )
+    return unreadable(path, error)
 
 
 def flat_leaves(schema: pa.Schema, metadata: pq.FileMetaData) -> dict[str, int]:

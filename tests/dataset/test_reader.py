@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.damage import end_of_pages, flip
 
 import scorer.dataset.cursors
 from scorer.dataset import conditions as conditions_
@@ -294,6 +295,53 @@ def test_damaged_pages_are_an_unreadable_file(own, bounds):
     own.write_bytes(bytes(data))
     with pytest.raises(UnreadableFile, match="cannot be read as Parquet"):
         read(source_of(own, *bounds), ID, [], 16, InputCache())
+
+
+@pytest.mark.parametrize("bounds", [(0, 400), (100, 350)], ids=["whole row groups", "slices"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["decoded at once", "decoded by batches"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "none", "use_dictionary": False},
+        {"compression": "zstd", "data_page_version": "2.0"},
+        {"compression": "snappy"},
+    ],
+    ids=str,
+)
+def test_a_page_with_a_wrong_checksum_is_an_error_with_its_column_and_row_group(
+    options, at_once, bounds, tmp_path, monkeypatch
+):
+    path = tmp_path / "data.parquet"
+    table = pa.table({"id": np.arange(400), "x": np.arange(400) / 7, "y": np.arange(400) / 7})
+    if not at_once:
+        monkeypatch.setattr(scorer.dataset.cursors, "_WHOLE_BYTES", 0)
+    pq.write_table(table, path, row_group_size=200, write_page_checksum=True, **options)
+    assert read(source_of(path, *bounds), table.schema, (), 7, InputCache()).table.equals(
+        table.slice(bounds[0], bounds[1] - bounds[0])
+    )
+    flip(path, end_of_pages(path, "x", 1) - 3)
+    cache = InputCache()
+    for _ in range(2):
+        with pytest.raises(UnreadableFile) as error:
+            read(source_of(path, *bounds), table.schema, (), 7, cache)
+        assert error.value.what == "a page is damaged"
+        assert error.value.where == str(path)
+        assert error.value.found == "another checksum for a page of column 'x' in row group 1"
+    sound = read(source_of(path, *bounds), table.schema.remove(1), (), 7, InputCache()).table
+    assert sound.num_rows == bounds[1] - bounds[0]
+
+
+def test_a_page_that_cannot_be_decoded_is_an_error_with_its_column_and_row_group(tmp_path):
+    path = tmp_path / "data.parquet"
+    table = pa.table({"id": np.arange(400), "text": [f"text {i}" for i in range(400)]})
+    pq.write_table(table, path, row_group_size=200, compression="none", use_dictionary=False)
+    content, end = bytearray(path.read_bytes()), end_of_pages(path, "text", 1)
+    content[end - 40 : end] = bytes([0xFF]) * 40
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFile) as error:
+        read(source_of(path, 0, 400), table.schema, (), 7, InputCache())
+    assert error.value.what == "a file cannot be read as Parquet"
+    assert error.value.found.startswith("column 'text' in row group 1: ")
 
 
 def test_a_footer_is_parsed_once_for_all_parts_of_a_process(tmp_path, monkeypatch):

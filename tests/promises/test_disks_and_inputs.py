@@ -17,7 +17,7 @@ from scorer.errors import OutputLocked
 from scorer.output import lock
 
 ROWS = 60_000
-FLAGS = ("--feed", "x=a,b,c", "--batch-rows", 64, "--part-bytes", "40KiB", "--threads", 1, "--no-tune", "--quiet")
+FLAGS = ("--feed", "x=a,b,c", "--part-bytes", "40KiB", "--threads", 1, "--no-tune", "--quiet")
 
 
 @pytest.fixture
@@ -28,8 +28,19 @@ def source(tmp_path):
     return write(tmp_path / "in" / "in.parquet", {"id": np.arange(ROWS), **columns}, row_group_size=3000)
 
 
-def asked(source, output, *more):
-    return ("run", source, "--model", MODELS / "sum3.onnx", "--output", output, *FLAGS, *more)
+def asked(source, output, *more, batch_rows=64):
+    return (
+        "run",
+        source,
+        "--model",
+        MODELS / "sum3.onnx",
+        "--output",
+        output,
+        "--batch-rows",
+        batch_rows,
+        *FLAGS,
+        *more,
+    )
 
 
 def exact(output):
@@ -130,7 +141,7 @@ def test_a_run_whose_input_disappears_fails_and_resumes_when_the_input_is_back(w
 
     thread = threading.Thread(target=vanish)
     thread.start()
-    done = command(*asked(source, output, "--batch-rows", 1))
+    done = command(*asked(source, output, batch_rows=1))
     thread.join()
     assert done.returncode == 1, done.stderr
     assert "the input changed after it was planned" in done.stderr

@@ -17,8 +17,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
+from support.damage import end_of_pages, flip
 from support.runs import MODELS, ROOT, cli, command, plain, write
 
 from scorer.cli.text import printable
@@ -84,6 +86,12 @@ def without(name, start, stop):
 def folder(name):
     """Arrange: an empty folder."""
     return lambda at: (at / name).mkdir(parents=True)
+
+
+def damaged(at):
+    """Arrange: in.parquet with a page that does not match its checksum."""
+    pq.write_table(pa.table(floats()), at / "in.parquet", write_page_checksum=True)
+    flip(at / "in.parquet", end_of_pages(at / "in.parquet", "f3") - 3)
 
 
 def link(name, target):
@@ -195,6 +203,7 @@ INPUT = [
     Case("input-name-too-long-for-output", f"run {LONG} --model m.onnx", "input-not-found plan"),
     Case("input-truncated", RUN, "unreadable-file", without("in.parquet", 0.5, 1), foreign=True),
     Case("input-pages-missing", RUN, "unreadable-file", without("in.parquet", 0.01, 0.3), foreign=True),
+    Case("input-page-damaged", RUN, "unreadable-file", damaged),
     Case("input-empty-file", RUN, "unreadable-file", text("in.parquet", ""), foreign=True),
     Case(
         "input-many-unreadable",

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.damage import end_of_pages, flip
 from support.runs import MODELS, cli, read
 from support.strategies import TEXT
 
@@ -256,39 +257,27 @@ def test_files_that_store_a_column_in_another_way_are_encoded(tmp_path):
     assert got.select(table.column_names).equals(pa.concat_tables([table] * 3))
 
 
-def page_of(path, column):
-    """Return the end of a column's last page in the file."""
-    metadata = pq.read_metadata(path)
-    names = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-    chunk = metadata.row_group(0).column(names.index(column))
-    return copying._start_of(chunk) + chunk.total_compressed_size
-
-
-def spoil(path, at):
-    content = bytearray(path.read_bytes())
-    content[at] ^= 1
-    path.write_bytes(content)
-
-
 def test_damage_to_a_copied_page_is_found_by_verify(tmp_path):
     pq.write_table(kept_table(), tmp_path / "in.parquet", use_dictionary=False, compression="none")
     run(tmp_path / "in.parquet", tmp_path / "out")
     (part, *_) = (tmp_path / "out").glob("*.parquet")
     assert cli("verify", tmp_path / "out", "--deep")[0] == 0
-    spoil(part, page_of(part, "id") - 3)
+    flip(part, end_of_pages(part, "id") - 3)
     code, words = cli("verify", tmp_path / "out", "--deep")[:2]
     assert code != 0
     assert "cannot be read" in words
 
 
-def test_a_page_with_a_wrong_checksum_is_decoded_instead(tmp_path):
+@pytest.mark.parametrize("column", ["id", "words", "lists.list.element"])
+def test_a_copied_page_with_a_wrong_checksum_fails_its_part(column, tmp_path):
     source = tmp_path / "in.parquet"
-    pq.write_table(kept_table(), source, use_dictionary=False, compression="none", write_page_checksum=True)
-    at = page_of(source, "id") - 3
-    spoil(source, at)
-    expected = pq.read_table(source)
-    run(source, tmp_path / "out")
-    assert read(tmp_path / "out").select(expected.column_names).equals(expected)
+    pq.write_table(kept_table(), source, compression="none", write_page_checksum=True, row_group_size=20_000)
+    flip(source, end_of_pages(source, column, 1) - 3)
+    with pytest.raises(ScorerError, match="nothing was published") as error:
+        run(source, tmp_path / "out", part_bytes="4MiB")
+    name = column.partition(".")[0]
+    assert error.value.found == f"a page is damaged: another checksum for a page of column {name!r} in row group 1"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tensor_column_has_the_path_that_its_schema_says(tmp_path):
@@ -306,11 +295,11 @@ def test_a_tensor_column_has_the_path_that_its_schema_says(tmp_path):
 
 
 def header(*more):
-    """Return the header of an uncompressed data page of two values, with additional fields."""
+    """Return the header of an uncompressed data page of two values, with other or additional fields."""
     head = thrift.struct([(1, thrift.I32, thrift.number(2)), (2, thrift.I32, thrift.number(0))])
     fields = [(1, thrift.I32, thrift.number(0)), (2, thrift.I32, thrift.number(8)), (3, thrift.I32, thrift.number(8)),
               (5, thrift.STRUCT, head)]  # fmt: skip
-    return thrift.struct(sorted([*fields, *more]))
+    return thrift.struct(sorted({field[0]: field for field in (*fields, *more)}.values()))
 
 
 LONG_LIST = bytes([0xF0 | thrift.DOUBLE]) + b"\xff" * 8 + b"\x3f"  # of 2 ** 62 fractions
@@ -345,13 +334,26 @@ def test_a_list_that_says_to_be_longer_than_the_file_is_refused_at_once():
 def test_a_damaged_page_without_a_checksum_is_an_error_before_anything_is_published(codec, tmp_path):
     source = tmp_path / "in.parquet"
     pq.write_table(kept_table(), source, use_dictionary=False, compression=codec)
-    content, end = bytearray(source.read_bytes()), page_of(source, "words")
+    content, end = bytearray(source.read_bytes()), end_of_pages(source, "words")
     content[end - 200 : end - 100] = bytes([0xFF]) * 100
     source.write_bytes(content)
     with pytest.raises(ScorerError) as error:
         run(source, tmp_path / "out")
     assert "in.parquet" in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("codec", ["LZ4", "ZSTD"])
+def test_a_page_that_ends_early_is_not_copied(codec):
+    def page(stored):
+        content = pa.compress(stored, codec="lz4_raw" if codec == "LZ4" else codec.lower(), asbytes=True)
+        sizes = [(2, thrift.I32, thrift.number(200)), (3, thrift.I32, thrift.number(len(content)))]
+        return bytearray(header(*sizes) + content)
+
+    whole, short = page(bytes(range(200))), page(bytes(range(199)))
+    assert len(pages._split_pages(whole, len(whole), codec)[0]) == 1
+    with pytest.raises(pages.NotCopyable):
+        pages._split_pages(short, len(short), codec)
 
 
 def test_a_column_with_fewer_values_than_rows_is_an_error(tmp_path):
@@ -380,9 +382,9 @@ def test_a_truncated_column_is_an_error_that_names_the_file(cut, tmp_path):
     source = tmp_path / "in.parquet"
     pq.write_table(kept_table(), source, use_dictionary=False, compression="none")
     content = bytearray(source.read_bytes())
-    end = page_of(source, "words")
+    end = end_of_pages(source, "words")
     content[end - cut : end] = bytes([0xFF]) * cut
-    begin = page_of(source, "id")
+    begin = end_of_pages(source, "id")
     content[begin : begin + 40] = bytes([0x19]) * 40  # the header of the next column's first page
     source.write_bytes(content)
     with pytest.raises(ScorerError) as error:
