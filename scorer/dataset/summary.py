@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from scorer.arrow import values_type
 from scorer.dataset.listing import list_files
 from scorer.display.words import plural, quoted_list
-from scorer.errors import InputError, ScorerError
+from scorer.errors import InputError, ScorerError, UnreadableFile
 from scorer.host.crash import note_step
 from scorer.storage.files import file_id
 from scorer.storage.footers import (
@@ -249,6 +249,8 @@ def _footer(path: str, folder: str, known: pa.Schema | None = None) -> _Footer |
         with open_parquet(path) as parquet:
             metadata, schema = parquet.metadata, parquet.schema_arrow
         groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    except UnreadableFile as error:
+        return error
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         return unreadable(path, error)
     if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:

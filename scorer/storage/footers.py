@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from contextlib import contextmanager
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scorer.display.words import quoted_list
 from scorer.errors import UnreadableFile
+from scorer.storage import _thrift as thrift
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +28,11 @@ _VARIANT = re.compile(r"^  \w+ group field_id=\S+ (.*) \(Variant\b.*\) \{$", re.
 """A top-level column of type VARIANT, as Arrow prints a schema; its leaves do not show it."""
 _BUFFER, _LEAST_BUFFER = 1 << 18, 1 << 14
 _BUFFERS = 8 << 20  # buffers of all columns that are read at once
+_TAIL = 8  # bytes after the footer: its size, and PAR1
+_ROW_GROUPS, _ENCRYPTION = 4, 8
+"""Fields of a footer: its row groups, and the algorithm that encrypts some of its columns."""
+_CHUNKS, _CHUNK_ENCRYPTION = 1, 8
+"""Fields of a row group and of its column chunks: the chunks, and how one is encrypted."""
 
 
 def open_parquet(path: str, metadata: pq.FileMetaData | None = None, columns: int = 1) -> pq.ParquetFile:
@@ -35,10 +43,51 @@ def open_parquet(path: str, metadata: pq.FileMetaData | None = None, columns: in
     Pages with a checksum are checked when they are read.
     """
     buffer = max(_LEAST_BUFFER, min(_BUFFER, _BUFFERS // max(columns, 1)))
-    return pq.ParquetFile(
+    parquet = pq.ParquetFile(
         path, metadata=metadata, pre_buffer=False, buffer_size=buffer, coerce_int96_timestamp_unit="us",
         page_checksum_verification=True,
     )  # fmt: skip
+    if metadata is None:
+        _refuse_encrypted_columns(path, parquet.metadata)
+    return parquet
+
+
+def _refuse_encrypted_columns(path: str, metadata: pq.FileMetaData) -> None:
+    """Raise `UnreadableFile` if columns are encrypted: Arrow ends the process when their metadata is looked at."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        end = os.lseek(handle, -_TAIL, os.SEEK_END)
+        size = int.from_bytes(os.pread(handle, 4, end), "little")
+        if size == metadata.serialized_size:
+            return  # the footer is not signed; with encrypted columns it is
+        footer = os.pread(handle, size, end - size)
+    finally:
+        os.close(handle)
+    encrypted, columns = _encrypted_columns(footer, metadata)
+    if encrypted:
+        raise UnreadableFile(
+            "a file has encrypted columns",
+            where=path,
+            expected="columns without encryption",
+            found=quoted_list(columns) or "an encrypted file without rows",
+            hint="write it without encryption, or leave it out of the input",
+        )
+
+
+def _encrypted_columns(footer: bytes, metadata: pq.FileMetaData) -> tuple[bool, list[str]]:
+    """Return whether a file has encrypted columns, and their paths in the first row group."""
+    columns: list[str] = []
+    try:
+        fields, _ = thrift.fields(footer, 0)
+        if _ENCRYPTION in fields and metadata.num_row_groups:
+            _, _, group = thrift.items(footer, fields[_ROW_GROUPS][1])
+            _, count, at = thrift.items(footer, thrift.fields(footer, group)[0][_CHUNKS][1])
+            for i in range(count):
+                chunk, at = thrift.fields(footer, at)
+                columns += [metadata.schema.column(i).path] if _CHUNK_ENCRYPTION in chunk else []
+    except (IndexError, ValueError, RecursionError):  # damaged in a way that Arrow accepts
+        return False, []
+    return _ENCRYPTION in fields, columns
 
 
 def unreadable(path: str, error: Exception, place: str = "") -> UnreadableFile:

@@ -83,7 +83,7 @@ def fill(disk, output):
 @pytest.mark.slow
 def test_a_full_disk_loses_no_committed_part(cluster, source, small_disk):
     output = small_disk / "out"
-    command_ = asked(source, output, "--batch-rows", 1, "--cluster", *cluster)
+    command_ = asked(source, output, "--cluster", *cluster, batch_rows=1)
     thread = threading.Thread(target=fill, args=(small_disk, output))
     thread.start()
     done = command(*command_)
@@ -153,7 +153,7 @@ def test_a_run_whose_input_disappears_fails_and_resumes_when_the_input_is_back(w
         shutil.copy2(away, source)
     else:
         away.rename(source if what == "file" else source.parent)
-    code, text, stderr = cli(*asked(source, output, "--batch-rows", 1, "--json"))
+    code, text, stderr = cli(*asked(source, output, "--json", batch_rows=1))
     assert code == 0, stderr
     assert f'"parts_resumed": {kept}' in text
     exact(output)

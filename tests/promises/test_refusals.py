@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import decimal
 import json
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
+from pyarrow.parquet import encryption
 from support.damage import end_of_pages, flip
 from support.runs import MODELS, ROOT, cli, command, plain, write
 
@@ -92,6 +94,36 @@ def damaged(at):
     """Arrange: in.parquet with a page that does not match its checksum."""
     pq.write_table(pa.table(floats()), at / "in.parquet", write_page_checksum=True)
     flip(at / "in.parquet", end_of_pages(at / "in.parquet", "f3") - 3)
+
+
+class PlainKeys(encryption.KmsClient):
+    """Keys that are stored as they are."""
+
+    def __init__(self, _):
+        super().__init__()
+
+    def wrap_key(self, key, _):
+        return base64.b64encode(key)
+
+    def unwrap_key(self, wrapped, _):
+        return base64.b64decode(wrapped)
+
+
+def encrypted(*columns):
+    """Arrange: a file in data/ with encrypted columns and a plain footer."""
+
+    def put(at):
+        configuration = encryption.EncryptionConfiguration(
+            "footer", column_keys={"column": list(columns)}, plaintext_footer=True
+        )
+        keys = encryption.CryptoFactory(PlainKeys).file_encryption_properties(
+            encryption.KmsConnectionConfig(), configuration
+        )
+        data = pa.table(floats())
+        with pq.ParquetWriter(at / "data" / "9.parquet", data.schema, encryption_properties=keys) as writer:
+            writer.write_table(data)
+
+    return put
 
 
 def link(name, target):
@@ -204,6 +236,7 @@ INPUT = [
     Case("input-truncated", RUN, "unreadable-file", without("in.parquet", 0.5, 1), foreign=True),
     Case("input-pages-missing", RUN, "unreadable-file", without("in.parquet", 0.01, 0.3), foreign=True),
     Case("input-page-damaged", RUN, "unreadable-file", damaged),
+    Case("input-columns-encrypted", DATA, "unreadable-file", every(FIRST, encrypted("id", "f3"))),
     Case("input-empty-file", RUN, "unreadable-file", text("in.parquet", ""), foreign=True),
     Case(
         "input-many-unreadable",
@@ -526,7 +559,7 @@ OTHER = [
 CASES = [*INPUT, *MODEL, *BINDING, *WHERE, *PLACE, *OPTIONS, *JOB, *OTHER]
 IN_A_PROCESS = {
     "input-missing", "input-truncated", "model-unknown-operator", "unknown-flag", "unknown-command",
-    "everything-at-once", "verify-nothing", "model-refuses-the-rows",
+    "everything-at-once", "verify-nothing", "model-refuses-the-rows", "input-columns-encrypted",
 }  # fmt: skip
 
 
