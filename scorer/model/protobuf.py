@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FEATURE_KEYS = ("feature_names", "features", "input_features", "columns")
 _BATCH_COUPLED = {"DynamicQuantizeLinear": "its scale is computed over the whole batch"}
 _MAX_PROTOBUF_BYTES = 2**31 - 1
+_WITHOUT_TENSORS = {"ValueInfoProto", "StringStringEntryProto", "OperatorSetIdProto"}  # not searched, to save time
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -163,14 +164,16 @@ def _not_onnx(path: Path, found: str) -> ModelLoadError:
 
 
 def _external(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
-    """Return the names of the external data files; raise if one is missing or outside the model's folder."""
-    names = {
-        entry.value
-        for graph in _graphs(proto.graph)
-        for tensor in _tensors(graph)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+    """Return the names of the external data files; raise if one is missing or outside the model's folder.
+
+    The whole protobuf is searched, not only its graph: a tensor may also be in a function, a branch or an attribute.
+    """
+    names: set[str] = set()
+    for found in _tensors_and_nodes(proto):
+        if found.DESCRIPTOR.name == "TensorProto":
+            names.update(entry.value for entry in found.external_data if entry.key == "location")
+        elif found.op_type == "EPContext":
+            _refuse_engine_files(found, path)
     folder = path.parent.resolve()
     for name in sorted(names):
         target = (folder / name).resolve()
@@ -193,24 +196,34 @@ def _external(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and all graphs inside its nodes: branches and loop bodies."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node:
-                    yield from _graphs(inner)
+def _tensors_and_nodes(message: Any) -> Iterator[Any]:  # noqa: ANN401 - protobuf has no types
+    """Yield all tensors and nodes inside a message, at any depth: in graphs, functions, attributes and elsewhere."""
+    for field, value in message.ListFields():
+        kind = field.message_type.name if field.message_type is not None else ""
+        if not kind or kind in _WITHOUT_TENSORS:
+            continue
+        inner = (value,) if hasattr(value, "ListFields") else value
+        if kind in {"TensorProto", "NodeProto"}:
+            yield from inner
+        if kind != "TensorProto":
+            for one in inner:
+                yield from _tensors_and_nodes(one)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield the weights and constants of one graph."""
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
+def _refuse_engine_files(node: onnx.NodeProto, path: Path) -> None:
+    """Raise if an engine that TensorRT compiled, or its weights, are in another file: the digest would not change."""
+    own = {attribute.name: attribute for attribute in node.attribute}
+    engine = own.get("ep_cache_context") if "embed_mode" in own and own["embed_mode"].i == 0 else None
+    weights = own.get("onnx_model_filename")
+    named = [attribute.s.decode("utf-8", "replace") for attribute in (engine, weights) if attribute is not None]
+    if any(named):
+        raise ModelError(
+            "the model's compiled engine is in another file",
+            where=str(path),
+            expected="an engine inside the model",
+            found=", ".join(repr(name) for name in named if name),
+            hint="export it with ep.context_embed_mode=1, or use the model that it was compiled from",
+        )
 
 
 def _digest(paths: list[Path]) -> str:

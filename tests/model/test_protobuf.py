@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -19,7 +20,8 @@ from onnx.helper import (
     set_model_props,
 )
 from onnx.numpy_helper import from_array
-from support.runs import MODELS, oracle
+from support.external_weights import PLACES, external_weight, scaling
+from support.runs import MODELS, ROOT, oracle
 
 from scorer.errors import ModelError, ModelLoadError, ModelNotFound, ScorerError
 from scorer.model.protobuf import digest_of, inspect_model
@@ -177,27 +179,52 @@ def test_the_digest_changes_with_the_model_itself(tmp_path):
     assert inspect_model(one).digest != inspect_model(two).digest
 
 
-def test_external_data_of_a_branch_is_part_of_the_model(tmp_path):
-    """A weight in a branch of an If may be external too; the digest must change with it."""
-    weight = from_array(np.full(2, 3, np.float32), "w")
-    branch = make_graph(
-        [make_node("Mul", ["x", "w"], ["b"])], "then", [],
-        [make_tensor_value_info("b", TensorProto.FLOAT, ["N", 2])], [weight],
-    )  # fmt: skip
-    other = make_graph(
-        [make_node("Identity", ["x"], ["c"])], "else", [], [make_tensor_value_info("c", TensorProto.FLOAT, ["N", 2])]
-    )
-    yes = make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=other)
-    path = identity(tmp_path / "m.onnx", nodes=[yes], constants=[from_array(np.ones((), bool), "yes")])
-    model = onnx.load(path)
-    tensor = next(a.g for a in model.graph.node[0].attribute if a.name == "then_branch").initializer[0]
-    (tmp_path / "w.bin").write_bytes(tensor.raw_data)
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="w.bin")
-    onnx.save(model, path)
+@pytest.mark.parametrize("place", PLACES)
+def test_external_data_is_part_of_the_model_wherever_the_model_names_it(tmp_path, place):
+    path = scaling(tmp_path, place)
+    before = inspect_model(path)
     assert oracle(path, {"x": np.ones((2, 2), np.float32)})["y"].tolist() == [[3, 3], [3, 3]]
+    assert before.files == ("w.bin",)
+    (tmp_path / "w.bin").write_bytes(np.full(2, 4, np.float32).tobytes())
+    after = inspect_model(path)
+    assert oracle(path, {"x": np.ones((2, 2), np.float32)})["y"].tolist() == [[4, 4], [4, 4]]
+    assert after.digest == digest_of(str(path), before.files) != before.digest
+
+
+def test_external_data_of_training_is_part_of_the_model(tmp_path):
+    path = identity(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.training_info.add().initialization.initializer.append(external_weight(tmp_path))
+    path.write_bytes(model.SerializeToString())
     assert inspect_model(path).files == ("w.bin",)
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*MODELS.glob("*.onnx"), *(ROOT / "examples").glob("*/*.onnx")]), ids=lambda path: path.stem
+)
+def test_the_digest_is_the_sha256_of_the_digests_of_the_files(path):
+    files = [path, MODELS / "external.bin"] if path.stem == "external" else [path]
+    digests = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    assert inspect_model(path).digest == hashlib.sha256(digests).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        ({"embed_mode": 0, "ep_cache_context": "m.engine"}, "m.engine"),
+        ({"embed_mode": 1, "ep_cache_context": b"\xff\0", "onnx_model_filename": "plain.onnx"}, "plain.onnx"),
+        ({"embed_mode": 1, "ep_cache_context": b"\xff\0"}, ""),
+        ({"ep_cache_context": "the engine itself"}, ""),
+    ],
+)
+def test_a_compiled_engine_in_another_file_is_refused(tmp_path, attributes, named):
+    node = make_node("EPContext", ["x"], ["y"], domain="com.microsoft", **attributes)
+    path = identity(tmp_path / "m.onnx", nodes=[node])
+    if not named:
+        assert inspect_model(path).files == ()
+        return
+    with pytest.raises(ModelError, match=rf"compiled engine is in another file[\s\S]*'{named}'"):
+        inspect_model(path)
 
 
 def test_external_data_that_is_not_there_is_named(external, tmp_path):

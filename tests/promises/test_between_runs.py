@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.external_weights import scaling
 from support.runs import MODELS, cli, oracle, read, write
 
 import scorer
@@ -266,6 +267,18 @@ def test_an_overwrite_interrupted_while_publishing_is_finished_by_the_next_run(s
     assert report.already_done
     assert read(tmp_path / "out").num_rows == 300
     assert cli("verify", tmp_path / "out", "--deep")[0] == 0
+
+
+@pytest.mark.parametrize("place", ["function", "branch without nodes"])
+def test_external_weights_that_change_make_another_request(source, tmp_path, place):
+    model = scaling(tmp_path, place)
+    asked = ("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a,b", "--threads", 1)
+    assert cli(*asked)[0] == 0
+    assert "already" in cli(*asked)[1]
+    (tmp_path / "w.bin").write_bytes(np.full(2, 4, np.float32).tobytes())
+    code, _, text = cli(*asked)
+    assert code == 3
+    assert "the model's contents" in text
 
 
 def test_a_broken_page_is_one_clear_error_for_every_slice(tmp_path):

@@ -171,6 +171,16 @@ def external(location):
     return put
 
 
+def engine(at):
+    """Arrange: m.onnx as TensorRT compiled it, with its engine in another file."""
+    x, y = (make_tensor_value_info(name, FLOAT, ["N", 28]) for name in ("input", "y"))
+    own = {"embed_mode": 0, "ep_cache_context": "m.engine"}
+    node = make_node("EPContext", ["input"], ["y"], domain="com.microsoft", **own)
+    opsets = [make_opsetid("", 21), make_opsetid("com.microsoft", 1)]
+    proto = make_model(make_graph([node], "graph", [x], [y]), ir_version=10, opset_imports=opsets)
+    (at / "m.onnx").write_bytes(proto.SerializeToString())
+
+
 def ran(typed):
     """Arrange: an earlier run that succeeded."""
 
@@ -288,6 +298,7 @@ MODEL = [
     ),
     Case("model-data-outside", RUN, "model", every(external("../x.bin"))),
     Case("model-data-absolute", RUN, "model", every(external("/etc/hostname"))),
+    Case("model-engine-in-another-file", RUN, "model", engine),
     Case("model-unknown-operator", RUN, "model-load", built(["N", 28], op="Frobnicate"), foreign=True),
     Case("model-opset-of-the-future", RUN, "model-load", built(["N", 28], opset=99), foreign=True),
     Case("model-rank-three", RUN, "shape-mismatch", built(["N", 3, 4])),
