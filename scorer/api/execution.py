@@ -147,7 +147,8 @@ class Run:
 
     def use_plan(self, plan: FrozenPlan) -> None:
         """Continue with a plan that another run froze for the same request."""
-        self.frozen, self.n_parts, self.rows = plan, plan.n_parts, plan.rows
+        self.frozen = plan.with_inodes(file.id for file in self.frozen.files)
+        self.n_parts, self.rows = plan.n_parts, plan.rows
 
     def connect_workers(self, client: Client | Cluster | None) -> AbstractContextManager[Workers]:
         """Return the workers to score on, as a context manager."""

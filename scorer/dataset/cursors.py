@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     import pyarrow.parquet as pq
 
+    from scorer.storage.files import FileId
+
 
 _DECODE_ROWS = 65_536
 _BUNCH_BYTES = 4 << 20  # decoded bytes of the columns that one call reads; less does not repay the call
@@ -148,12 +150,21 @@ class Cursor:
 
 
 class InputCache:
-    """The cached footers and cursors of one run in one process."""
+    """The cached footers and cursors of one run in one process, and which files it reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, same_mounts: bool = False) -> None:
         self._lock = threading.Lock()
+        self._same_mounts = same_mounts
+        """Whether this process sees files as the driver does, so that inodes can be compared with the planned ones."""
+        self._inodes: dict[str, tuple[int, int, int] | None] = {}
         self._footers: OrderedDict[str, _Footer] = OrderedDict()
         self._cursors: OrderedDict[tuple[str, int], Cursor] = OrderedDict()
+
+    def is_planned(self, planned: FileId, current: FileId) -> bool:
+        """Return whether the file is still the planned one, and the one that this process read before."""
+        if self._same_mounts and planned.inode is not None:
+            return current == planned and current.inode == planned.inode
+        return current == planned and current.inode == self._inodes.setdefault(planned.path, current.inode)
 
     def file(self, path: str, columns: int = 1) -> OpenFile:
         """Open the file, parsing its footer only the first time; `columns` is how many will be read at once."""

@@ -98,28 +98,32 @@ def read(
     are copied without decoding. Columns that the file does not have come from the Hive keys of its path.
     """
     try:
-        check_unchanged(source)
-        return retry(
+        check_unchanged(source, cache)
+        rows = retry(
             lambda: _rows(source, schema, conditions, batch_rows, cache, lean), lambda: cache.forget(source.path)
         )
     except FileNotFoundError:
         raise changed(source, "nothing") from None
     except UnreadableFile:
-        check_unchanged(source)
+        check_unchanged(source, cache)
         raise
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        check_unchanged(source)  # it may have changed while it was read
+        check_unchanged(source, cache)  # it may have changed while it was read
         raise unreadable(source.path, error) from error
+    check_unchanged(source, cache)
+    return rows
 
 
-def check_unchanged(source: Source) -> None:
-    """Raise `InputChanged` if the file has changed since it was planned."""
+def check_unchanged(source: Source, cache: InputCache) -> None:
+    """Raise `InputChanged` if the file has changed since it was planned, or another one is in its place."""
     try:
         current = file_id(source.path)
     except FileNotFoundError:
         raise changed(source, "nothing") from None
     if current != source.id:
         raise changed(source, f"{current.size} bytes, changed since")
+    if not cache.is_planned(source.id, current):
+        raise changed(source, f"{current.size} bytes, but replaced, rewritten or given other permissions")
 
 
 def rows_at(source: Source, rows: Sequence[int], cache: InputCache) -> tuple[pa.Table, dict[int, tuple[str, ...]]]:
@@ -130,10 +134,9 @@ def rows_at(source: Source, rows: Sequence[int], cache: InputCache) -> tuple[pa.
     try:
         found, unread = retry(lambda: _rows_at(source, np.asarray(rows), cache), lambda: cache.forget(source.path))
     except (OSError, pa.ArrowException) as error:
-        check_unchanged(source)
+        check_unchanged(source, cache)
         raise unreadable(source.path, error) from error
-    if unread:
-        check_unchanged(source)
+    check_unchanged(source, cache)
     return found, unread
 
 

@@ -16,7 +16,9 @@ from scorer.plan.parts import Part, PlannedFile
 from scorer.storage.encoding import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from scorer.storage.files import FileId
 
 
 FORMAT = 3
@@ -103,6 +105,12 @@ class FrozenPlan:
                     yield Part(index=index, name=f"{prefix}part-{index:0{width}d}.parquet", source=source)
                     start += rows
                     index += 1
+
+    def with_inodes(self, files: Iterable[FileId]) -> FrozenPlan:
+        """Return the plan with the inodes of these files, which plan.json does not have."""
+        seen = {file.path: file for file in files}
+        own = (dataclasses.replace(file, id=seen.get(file.path, file.id)) for file in self.files)
+        return dataclasses.replace(self, files=tuple(own))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON holds it. A file is a short list, because there may be 100,000 files."""

@@ -28,7 +28,8 @@ class Part:
     def __reduce__(self) -> tuple[Callable[..., Part], tuple[Any, ...]]:
         """Pickle the part flat: it is pickled four times on its way; a dataclass would visit all fields each time."""
         own, file = self.source, self.source.id
-        return _part, (self.index, self.name, file.path, file.size, file.version, own.start, own.stop, own.hive)
+        identity = (file.path, file.size, file.version, file.inode)
+        return _part, (self.index, self.name, identity, own.start, own.stop, own.hive)
 
     @property
     def rows(self) -> int:
@@ -42,8 +43,8 @@ class Part:
 
 
 def _part(index: int, name: str, *source: Any) -> Part:  # noqa: ANN401 - the fields in the order of `__reduce__`
-    path, size, version, start, stop, hive = source
-    own = Source(id=FileId(path, size, version), start=start, stop=stop, hive=hive)
+    identity, start, stop, hive = source
+    own = Source(id=FileId(*identity), start=start, stop=stop, hive=hive)
     return Part(index=index, name=name, source=own)
 
 

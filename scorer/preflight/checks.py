@@ -114,6 +114,8 @@ def prepare(options: Options) -> Plan:
         earlier = find_earlier(found, options, place, request)
         if earlier is not None:
             frozen, done = earlier
+            if not done:
+                frozen = frozen.with_inodes(file.id for file in dataset.files)
             decided = _Decided(frozen=frozen, done=done, resumes=not done)
         else:
             loaded = _load(found, options, spec)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from scorer.dataset.cursors import InputCache
     from scorer.output.writer import Content
     from scorer.plan.parts import Part
     from scorer.scoring.job import Job
@@ -33,6 +34,7 @@ class Copied:
     """The scores, and columns of row groups that are copied as they are stored."""
 
     part: Part
+    inputs: InputCache
     table: pa.Table
     """All columns that are not copied."""
     form: copying.FileForm
@@ -53,7 +55,7 @@ class Copied:
         except NotCopyable:
             self.otherwise.write(path, notes)
         finally:
-            reader.check_unchanged(self.part.source)
+            reader.check_unchanged(self.part.source, self.inputs)
 
 
 def of_part(
@@ -74,7 +76,7 @@ def of_part(
     if form is None or copied is None:
         return otherwise
     own = pa.schema([field for field in schema if field.name not in copied.columns], metadata=schema.metadata)
-    return Copied(part, conform(_beside(kept, scores), own), form, copied, otherwise)
+    return Copied(part, job.inputs, conform(_beside(kept, scores), own), form, copied, otherwise)
 
 
 def _copied_groups(

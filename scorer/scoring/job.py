@@ -18,7 +18,7 @@ from scorer.dataset import conditions as conditions_
 from scorer.dataset.cursors import InputCache
 from scorer.errors import BatchStalled, ModelNotResident, ScorerError, WorkerUnfit
 from scorer.host.isolation import STALLED
-from scorer.host.process import name_of_process
+from scorer.host.process import mounts, name_of_process
 from scorer.host.versions import version_conflicts
 from scorer.host.watchdog import Watchdog
 from scorer.model.resident import SESSIONS
@@ -49,6 +49,8 @@ class Spec:
     """Once this file exists, workers start no further parts; they are left for the next run."""
     driver: str = ""
     """Name of the driver's process, which plans and publishes."""
+    mounts: str = ""
+    """Which machine and mounts the driver sees."""
     batch_timeout: float | None = None
     scoring_threads: int | None = None
     """Number of parts that a worker scores at once, if it has one more thread, for a part that waits for the disk."""
@@ -75,6 +77,7 @@ class Spec:
             staging=str(staging.root),
             stop_file=str(staging.root / f"stop-{key}"),
             driver=name_of_process(),
+            mounts=mounts(),
             batch_timeout=batch_timeout,
             scoring_threads=scoring_threads,
             remote=remote,
@@ -143,7 +146,7 @@ class Job:
             pa.schema([one for one in read if one.name not in spec.frozen.unread], read.metadata) if copied else None,
             copying.FileForm.of(written, spec.frozen.storage) if copied else None,
             tuple(conditions_.parse(text) for text in spec.frozen.conditions),
-            InputCache(),
+            InputCache(same_mounts=spec.mounts == mounts()),
             staging,
             CrashFile(staging),
             None if spec.scoring_threads is None else threading.Semaphore(spec.scoring_threads),

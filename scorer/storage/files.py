@@ -14,7 +14,7 @@ import os
 import random
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scorer.errors import CommitError, OutputFull
@@ -58,6 +58,9 @@ class FileId:
     size: int
     version: int | str
     """The time of change in nanoseconds; an object store's ETag as text."""
+    inode: tuple[int, int, int] | None = field(default=None, compare=False)
+    """Device, inode and change time (ctime), which differ if another file with the same size and time is put in its
+    place. Not compared and not in plan.json: a file that is copied back may be resumed, and other hosts see others."""
 
     def unchanged(self) -> bool:
         """Return whether the file is still the same; False if it cannot be found."""
@@ -70,7 +73,7 @@ class FileId:
 def file_id(path: str) -> FileId:
     """Return the identity of a local file."""
     stat = os.stat(path)
-    return FileId(path, stat.st_size, stat.st_mtime_ns)
+    return FileId(path, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino, stat.st_ctime_ns))
 
 
 def files_in(top: Path) -> Iterator[str]:

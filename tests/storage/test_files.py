@@ -24,6 +24,19 @@ def test_a_file_is_unchanged_until_its_size_or_its_time_changes(tmp_path):
     assert not before.unchanged()
 
 
+def test_a_file_that_is_written_again_with_its_size_and_time_has_another_inode(tmp_path):
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"four")
+    other.write_bytes(b"FOUR")
+    first, stat = file_id(str(path)), path.stat()
+    for replace in (lambda: path.write_bytes(b"five"), lambda: other.rename(path)):
+        before = file_id(str(path))
+        replace()
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert file_id(str(path)) == before == first
+        assert file_id(str(path)).inode != before.inode
+
+
 def test_a_file_that_cannot_be_found_is_not_unchanged(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"")
