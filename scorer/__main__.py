@@ -3,6 +3,12 @@
 import os
 import sys
 
+if __name__ == "__main__" and not sys.flags.safe_path:  # `python -m scorer`
+    # Python put the current folder first; a file there, such as pandas.py, must not replace a package.
+    _folder = sys.path.pop(0)
+    if os.path.samefile(_folder, os.path.dirname(os.path.dirname(__file__))):
+        sys.path.append(_folder)  # scorer itself was found there
+
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its idle threads would spin and slow scorer's
 if sys.platform == "linux":  # Arrow has jemalloc here: 20 % less memory than mimalloc, and as fast
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")

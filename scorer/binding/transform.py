@@ -180,7 +180,7 @@ def _imported(name: str, folder: str) -> Callable[[pd.DataFrame], Any]:
             hint=_HINT,
         )
     if folder not in sys.path:
-        sys.path.insert(0, folder)
+        sys.path.append(folder)  # at the end, so that a file there cannot replace a package
     try:
         found = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
     except Exception as error:

@@ -210,13 +210,13 @@ def _commands(
     def loop(settings: baseline.Loop) -> Callable[[str, str], list[str]]:
         def command(which: str, out: str) -> list[str]:
             job = {"plan": plans[which].to_dict(), "loop": asdict(settings), "output": out}
-            return [sys.executable, "-m", "scorer.cli.baseline", _job(at, job)]
+            return [sys.executable, "-P", "-m", "scorer.cli.baseline", _job(at, job)]
 
         return command
 
     def tool(which: str, out: str) -> list[str]:
         source = list(options.input) if which == "all" else [str(at / "few.parquet")]
-        return [sys.executable, "-m", "scorer", "run", *source, "--model", options.model, *flags,
+        return [sys.executable, "-P", "-m", "scorer", "run", *source, "--model", options.model, *flags,
                 "--output", out, "--overwrite", "--quiet", "--json"]  # fmt: skip
 
     return {

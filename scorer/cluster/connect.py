@@ -38,6 +38,8 @@ ANSWER_S = 10  # for a scheduler to write its address, and to answer
 NO_WORKERS_S = 300  # a queue may need minutes to replace a lost job
 _LOCAL_NO_WORKERS_S = 30  # a nanny replaces a dead local process at once, or never
 _QUEUE_NO_WORKERS_S = 24 * 3600  # jobs may be queued for hours before they start
+_SAFE_PATH = "PYTHONSAFEPATH"
+"""With this variable, a new Python process imports nothing from the current folder, where a types.py may lie."""
 _CONFIG = {
     "distributed.scheduler.work-stealing": True,
     "distributed.scheduler.worker-saturation": 2.0,  # each worker has parts waiting; idle workers steal them
@@ -49,6 +51,7 @@ _CONFIG = {
     "distributed.admin.tick.interval": "1s",
     "distributed.admin.low-level-log-length": 100,  # nothing reads this log, and each task adds several entries
     "distributed.worker.profile.enabled": False,
+    f"distributed.nanny.pre-spawn-environ.{_SAFE_PATH}": "1",
     "dataframe.convert-string": False,
 }
 
@@ -135,7 +138,7 @@ def connect(
             with dask.config.set(queues.SCHEDULER_CONFIG), _queue_workers(options, folder, notify) as workers:
                 yield workers
         else:
-            with _local_workers(options, environments, notify) as workers:
+            with _safe_path_removed(), _local_workers(options, environments, notify) as workers:
                 yield workers
 
 
@@ -302,6 +305,17 @@ def _connect_to(address: str) -> Iterator[Client]:
 
 
 @contextmanager
+def _safe_path_removed() -> Iterator[None]:
+    """Remove `PYTHONSAFEPATH` after the block; the nannies of local processes set it for each worker they start."""
+    before = os.environ.get(_SAFE_PATH)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_SAFE_PATH, None)
+
+
+@contextmanager
 def _local_workers(
     options: ClusterOptions, environments: Sequence[Mapping[str, str]], notify: Callable[[str], None]
 ) -> Iterator[Workers]:
@@ -310,6 +324,7 @@ def _local_workers(
     workers, threads = _processes_and_threads(options) if processes else (1, options.threads or CPU_COUNT)
     before = dict(os.environ)
     if processes:
+        os.environ[_SAFE_PATH] = "1"
         resource_tracker.ensure_running()  # its start unblocks SIGINT, so start it before SIGINT is blocked below
     cluster: LocalCluster | None = None
     try:

@@ -306,7 +306,9 @@ def _settings(options: ClusterOptions, logs: Path) -> dict[str, Any]:
 
 def _prologue(options: ClusterOptions, configured: dict[str, Any]) -> list[str]:
     """Return the lines of the job script before the worker: library threads, Dask settings, the job's end."""
-    lines = ["export ORT_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1"]
+    lines = [
+        "export PYTHONSAFEPATH=1 ORT_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1"
+    ]
     lines.append(" ".join(["export", *(f"{variable(name)}={value}" for name, value in WORKER_CONFIG.items())]))
     with suppress(ValueError, TypeError, KeyError):  # no walltime is set, or the system has none, as HTCondor
         seconds = parse_walltime(options.walltime or configured["walltime"])

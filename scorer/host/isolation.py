@@ -13,6 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG
+_CHILD = "import sys; sys.path.append(sys.argv[1]); from scorer.host.isolation import run_child; run_child()"
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+"""The folder that scorer is imported from. The child cannot rely on the current folder: -P leaves it out."""
 STALLED = 75
 """Exit code of a process that its watchdog stopped."""
 
@@ -54,8 +57,8 @@ def call(target: str, *args: Any) -> Any:  # noqa: ANN401 - any arguments, any r
     Raises `Died` if the process ended without either.
     """
     request = pickle.dumps((os.getpid(), sys.path, target, args))
-    done = subprocess.run(
-        [sys.executable, "-c", "from scorer.host.isolation import run_child; run_child()"],
+    done = subprocess.run(  # noqa: S603 - built above
+        [sys.executable, "-P", "-c", _CHILD, _ROOT],
         input=request, stdout=subprocess.PIPE, check=False, start_new_session=True,
     )  # fmt: skip
     if done.returncode or not done.stdout:
