@@ -6,6 +6,7 @@
     waves.py        submits parts in waves, collects receipts, notices lost workers and submits their parts again
     tasks.py        what runs on a worker: the plugin, and the functions that tasks call
     dashboard.py    what Dask's dashboard shows of a run: its address, spans and events
+    _quoting.py     names and paths in job scripts, quoted
     _deadline.py    stops taking parts when the job's walltime is nearly over
 
 The only package that knows Dask and pandas frames of parts.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -20,6 +21,7 @@ import dask
 from distributed.core import Status
 
 from scorer.cluster._deadline import JOB_ENDS_VARIABLE
+from scorer.cluster._quoting import log_settings, quote, quoting, refuse_control_characters
 from scorer.errors import ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
 from scorer.options.values import QUEUES, parse_span, parse_walltime
@@ -189,6 +191,7 @@ def start(options: ClusterOptions, folder: Path) -> Iterator[Jobs]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("keys-*"):  # left by a killed driver: this process holds the lock
         shutil.rmtree(old, ignore_errors=True)
+    logs.mkdir(exist_ok=True)
     keys = Path(tempfile.mkdtemp(prefix="keys-", dir=folder))  # 0700
     try:
         with _queue_cluster(options, logs, keys) as cluster:
@@ -222,7 +225,7 @@ def _queue_cluster(options: ClusterOptions, logs: Path, folder: Path | None) -> 
     with signals.keep_handlers():  # the import installs a SIGINT handler that exits with code 0
         import dask_jobqueue  # noqa: PLC0415 - an extra, and only for this
 
-    kind = getattr(dask_jobqueue, _CLASSES[system])
+    kind: Any = quoting(getattr(dask_jobqueue, _CLASSES[system]), system)
     try:
         with warnings.catch_warnings():
             # Some warnings are about an old configuration file, others about memory settings that some sites reject.
@@ -267,11 +270,18 @@ def _settings(options: ClusterOptions, logs: Path) -> dict[str, Any]:
             hint="add --memory, such as --memory 16GiB",
         )
     limit = int(_WORKER_MEMORY_SHARE * dask.utils.parse_bytes(memory))
+    refuse_control_characters("--output or --work-dir", str(logs.parent))
+    for place, text in (("--queue", options.queue), ("--interface", options.interface)):
+        refuse_control_characters(place, text or "")
+    for one in options.job_extra:
+        refuse_control_characters("--job-extra", one)
+    log_directory, no_logs, redirect = log_settings(system, str(logs))
     settings: dict[str, Any] = {
         "cores": threads,
         "memory": dask.utils.format_bytes(memory).replace(" ", "") if isinstance(memory, int) else memory,
         "processes": 1,
-        "log_directory": str(logs),
+        "log_directory": log_directory,
+        "python": configured.get("python") or quote(system, sys.executable),
         "local_directory": configured.get("local-directory") or ("/tmp" if system == "htcondor" else _NODE_LOCAL),  # noqa: S108 - a folder of the node
         "job_name": "scorer",
         "worker_extra_args": [
@@ -281,9 +291,11 @@ def _settings(options: ClusterOptions, logs: Path) -> dict[str, Any]:
             "--dashboard-address", "127.0.0.1:0",
             "--no-dashboard",
         ],
-        "job_script_prologue": [*(configured.get("job-script-prologue") or ()), *_prologue(options, configured)],
+        "job_script_prologue": [
+            *redirect, *(configured.get("job-script-prologue") or ()), *_prologue(options, configured)
+        ],
     }  # fmt: skip
-    requested = {"queue": options.queue, "interface": options.interface}
+    requested = {"queue": options.queue, "interface": options.interface or configured.get("interface")}
     if system == "htcondor":
         settings["disk"] = configured.get("disk") or "1GB"
         for name, given in (("queue", options.queue), ("walltime", options.walltime)):
@@ -298,8 +310,8 @@ def _settings(options: ClusterOptions, logs: Path) -> dict[str, Any]:
     else:
         requested["walltime"] = _format_walltime(system, options.walltime)
     settings |= {name: value for name, value in requested.items() if value is not None}
-    if options.job_extra:
-        extra = [*(configured.get("job-extra-directives") or ()), *options.job_extra]
+    if options.job_extra or no_logs:
+        extra = [*no_logs, *(configured.get("job-extra-directives") or ()), *options.job_extra]
         settings["job_extra_directives"] = dict(one.split("=", 1) for one in extra) if system == "htcondor" else extra
     return settings
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import dask
 import pytest
 from support.runs import MODELS, cli, write
 
-from scorer.cluster.queues import jobs_of, threads_of
+from scorer.cluster.queues import _queue_cluster, jobs_of, threads_of
 from scorer.options.request import build_cluster
 from scorer.options.values import QUEUES, parse_walltime
 
@@ -121,3 +124,78 @@ def test_a_scheduler_file_without_an_address_is_reported(tmp_path, monkeypatch, 
     assert "the scheduler has not written its address" in err
     assert f"found:    {found}" in err
     assert [path.name for path in tmp_path.glob("in*")] == ["in.parquet"]
+
+
+HOSTILE = 'it\'s "$(touch ran)" `touch ran`; touch ran # %J $HOME \\ * é'
+
+
+def run_script(system, script):
+    """Run the shell lines of a job script as its queue would."""
+    if system == "htcondor":  # a submit file: "..." holds -c '...', with each quote doubled
+        line = next(line for line in script.splitlines() if line.startswith("Arguments = "))
+        text = line.removeprefix("Arguments = \"-c '").removesuffix("'\"").replace("''", "'").replace('""', '"')
+        assert "$(" not in text.replace("$(DOLLAR)", "")  # HTCondor would expand it
+        command = ["/bin/sh", "-c", text.replace("$(DOLLAR)", "$")]
+    else:
+        command = ["bash", "-c", script]
+    subprocess.run(command, check=True, timeout=60)
+
+
+@pytest.mark.filterwarnings("ignore:OAR Job memory")
+@pytest.mark.parametrize("name", ["plain", HOSTILE], ids=["plain", "hostile"])
+@pytest.mark.parametrize("system", QUEUES)
+def test_a_job_gets_the_paths_of_the_output_as_they_are_whatever_their_names(system, name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    logs, keys = tmp_path / name / "jobs", tmp_path / name / "keys"
+    logs.mkdir(parents=True)
+    keys.mkdir()
+    options = build_cluster({"cluster": system, "memory": "1GiB", "threads": 1})
+    words = tmp_path / "words"
+    importlib.import_module("dask_jobqueue")
+    printing = f"printf '%s\\n' > {words}"  # in place of Python
+    with dask.config.set({f"jobqueue.{system}.python": printing}), _queue_cluster(options, logs, keys) as cluster:
+        script = cluster.job_script()
+        run_script(system, script)
+        given = words.read_text().splitlines()
+        for flag in ("--tls-ca-file", "--tls-cert", "--tls-key"):
+            path = Path(given[given.index(flag) + 1])
+            assert path.parent == keys
+            assert "-----BEGIN" in path.read_text()
+            assert path.stat().st_mode & 0o077 == 0
+    assert not list((tmp_path / "here").iterdir())
+    directives = [line for line in script.splitlines() if line.startswith(("#", "LogDirectory"))]
+    assert name == "plain" or not any("touch" in line for line in directives)
+    assert len(list(logs.iterdir())) == (name != "plain")  # where the queue's directives do not name the log
+
+
+def test_every_value_from_a_flag_is_quoted_in_the_script(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/opt/my env/$(x)/python")
+    for system in QUEUES:
+        text = script(system, *SIZE, "--interface", "ib0; touch ran")
+        doubled = system == "htcondor"
+        quote = "''" if doubled else "'"
+        assert f"--interface {quote}ib0; touch ran{quote}" in text
+        assert f"{quote}/opt/my env/{'$(DOLLAR)' if doubled else '$'}(x)/python{quote} -m distributed" in text
+
+
+@pytest.mark.parametrize(
+    "flags", [("--queue", "a\ntouch ran"), ("--interface", "ib0\n"), ("--job-extra=-A b\ntouch ran",)]
+)
+def test_a_value_with_a_line_break_is_refused_in_a_job_script(flags):
+    code, out, err = cli("cluster-script", "--cluster", "slurm", *SIZE, *flags)
+    assert (code, out) == (2, "")
+    assert "a job script cannot contain this name" in err
+
+
+def test_an_output_with_a_line_break_is_refused_before_a_job_is_submitted(fewer28, tmp_path, monkeypatch):
+    (tmp_path / "sbatch").write_text("#!/bin/sh\ntouch " + str(tmp_path / "submitted"))
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    code, _, err = cli(
+        "run", fewer28, "--model", MODELS / "dense28.onnx", "--output", tmp_path / "out\ntouch ran",
+        "--cluster", "slurm", "--memory", "2GiB",
+    )  # fmt: skip
+    assert code == 2
+    assert "a job script cannot contain this name" in err
+    assert [path.name for path in tmp_path.iterdir() if path.name != fewer28.name] == ["sbatch"]
