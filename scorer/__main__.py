@@ -17,11 +17,13 @@ if sys.platform == "linux":  # Arrow has jemalloc here: 20 % less memory than mi
 
 from scorer.cli import main as cli
 from scorer.cli.startup import with_large_frame
+from scorer.host import streams
 from scorer.host.crash import run_supervised
 
 
 def main() -> None:
     """Run the command line in a supervised child process, which explains a crash in native code."""
+    streams.protect()
     run_supervised(with_large_frame(cli.main))
 
 

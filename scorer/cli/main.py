@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from scorer.cli.flags import (
 from scorer.cli.startup import fast_imports
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
+from scorer.host import streams
 from scorer.options.values import QUEUES
 
 if TYPE_CHECKING:
@@ -184,14 +186,31 @@ def reports_errors(body: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _show(value: dict[str, Any], text: Callable[[Terminal], str], *, as_json: bool) -> None:
+def _show(value: dict[str, Any], text: Callable[[Terminal], str], *, as_json: bool, acted: bool = False) -> None:
+    """Print a result; `acted` if the command did more than print, so that its exit code must not depend on this."""
     from scorer.cli.text import printable  # noqa: PLC0415 - start-up
     from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
 
     terminal = terminal_of(sys.stdout)
     shown = json.dumps(value) if as_json else text(terminal)
     coloured = terminal.colours and not as_json  # `printable` would escape the colour codes
-    click.echo(shown if coloured else printable(shown))
+    _print(shown if coloured else printable(shown), acted=acted)
+
+
+def _print(text: str, *, acted: bool = False) -> None:
+    click.echo(text)
+    error = streams.lost()
+    if error is None or error.errno == errno.EPIPE:  # a reader such as `head` has what it needs
+        return
+    if not acted:
+        raise CommitError(
+            "the result cannot be printed",
+            where="standard output",
+            expected="a file or a pipe that can be written",
+            found=error.strerror or str(error),
+            hint="write it to another file or disk",
+        )
+    click.echo(f"Warning: the result could not be printed: {error.strerror}. The exit code is valid.", err=True)
 
 
 @click.group(
@@ -237,7 +256,7 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
         if verbose and not plan.problems:
             click.echo(plan_text(plan, terminal), err=True)
         report = execute(plan, observers=observers, progress=False)
-    _show(report.to_dict(), partial(report_text, report), as_json=as_json)
+    _show(report.to_dict(), partial(report_text, report), as_json=as_json, acted=True)
 
 
 @main.command(cls=_Command)
@@ -371,7 +390,7 @@ def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json:
     from scorer.output.place import Place  # noqa: PLC0415 - start-up
 
     verdict = check(Place.of(output, work_dir), deep=deep, rescore=rescore)
-    _show(verdict.to_dict(), partial(verdict_text, verdict), as_json=as_json)
+    _show(verdict.to_dict(), partial(verdict_text, verdict), as_json=as_json, acted=True)
     if not verdict.whole:
         sys.exit(CommitError.exit_code)
 
@@ -405,7 +424,7 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
         def refreshed() -> list[str] | None:
             now = status_of(place)
             lines = [json.dumps(now.to_dict())] if as_json else status_lines(now, terminal_of(sys.stdout))
-            return lines if now.state == "running" else None
+            return lines if now.state == "running" and streams.lost() is None else None
 
         follow(refreshed, sys.stdout, _WATCH_S)
         found = status_of(place)
@@ -431,7 +450,7 @@ def report(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: F
     from scorer.report.page import write_again  # noqa: PLC0415 - start-up
 
     value = {"report": str(write_again(Place.of(output, work_dir)))}
-    _show(value, partial(facts_text, value), as_json=as_json)
+    _show(value, partial(facts_text, value), as_json=as_json, acted=True)
 
 
 @main.command(cls=_Command)
@@ -474,4 +493,4 @@ def cluster_script(**given: Any) -> None:  # noqa: ANN401 - click's values
         )
     from scorer.cluster.queues import script  # noqa: PLC0415 - start-up
 
-    click.echo(script(options))
+    _print(script(options))

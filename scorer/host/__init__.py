@@ -4,6 +4,7 @@
     devices.py      devices by name and number, and which one each process gets
     versions.py     the package versions that decide a score's bits
     signals.py      Ctrl-C and SIGTERM: the first finishes running parts, the second stops
+    streams.py      standard output and error that never raise
     watchdog.py     a thread that notices calls that take too long
     crash.py        runs the command in a child process, to explain a crash in native code
     isolation.py    runs one function in its own process, so that a crash ends only that

@@ -73,11 +73,9 @@ def _run_and_exit(command: Callable[[], Any]) -> None:
     if not isinstance(code, int | None):
         print(code, file=sys.stderr)  # noqa: T201 - the interpreter does the same
         code = 1
-    try:
+    with suppress(OSError):  # what cannot be printed does not change what the command did
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # the reader of a pipe has ended
-        code = code or 1
     os._exit(code or 0)
 
 
