@@ -1,26 +1,33 @@
 """List the input's files from paths, patterns and folders, in a fixed order.
 
-Opens no file and does not know what they contain.
+Links are followed, and each file and folder may be reached once. What cannot be listed is an error, because its rows
+would be missing. Opens no file and does not know what they contain.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
+import fnmatch
 import glob
 import os
 import re
+import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from scorer.display.words import quoted_list
 from scorer.errors import InputError, InputNotFound
+from scorer.storage.files import retry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 PROOF = ".scorer"
 """Suffix of the folder that holds an output's proof: the proof of `out` is in `out.scorer`."""
 
 SUFFIXES = (".parquet", ".parq", ".pq")
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _TABLE_FORMATS = {
     "_delta_log": ("a Delta table", "list its live files, for example with deltalake's DeltaTable(...).file_uris()"),
     ".hoodie": ("a Hudi table", "list the files of its latest commit"),
@@ -82,7 +89,8 @@ def _expand(text: str) -> list[str]:
                 hint=f"check the folder; file names must end in {', '.join(SUFFIXES)}",
             )
         return [os.path.abspath(match) for match in matches]
-    if os.path.exists(text) and not (os.path.isfile(text) or os.path.isdir(text)):
+    status = _status(text, os.stat)
+    if status is not None and not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise InputError(
             "the input is neither a file nor a folder",
             where=text,
@@ -90,7 +98,7 @@ def _expand(text: str) -> list[str]:
             found="a pipe, a socket or a device",
             hint="write it to a file first",
         )
-    if not os.path.exists(text):
+    if status is None:
         raise InputNotFound(
             "the input does not exist",
             where=text,
@@ -104,7 +112,9 @@ def _expand(text: str) -> list[str]:
 def _matches(pattern: str) -> list[str]:
     """Return the matches of a pattern, without those that the listing of a folder would skip."""
     found = []
-    for match in glob.glob(pattern, recursive=True):
+    for match in _glob("/" if pattern.startswith("/") else "", [part for part in pattern.split("/") if part]):
+        if pattern.endswith("/") and not os.path.isdir(match):
+            continue
         name = os.path.basename(match.rstrip("/"))
         inside = (
             f"{PROOF}/" in match and f"{PROOF}/" not in pattern
@@ -123,7 +133,9 @@ def _found_instead(text: str) -> str:
     folder, name = os.path.split(os.path.abspath(text))
     if not os.path.isdir(folder):
         return f"nothing; the folder {folder!r} does not exist"
-    near = difflib.get_close_matches(name, sorted(os.listdir(folder)), n=3)
+    near: list[str] = []
+    with suppress(OSError):
+        near = difflib.get_close_matches(name, sorted(os.listdir(folder)), n=3)
     return f"nothing; similar names: {quoted_list(near)}" if near else "nothing"
 
 
@@ -145,24 +157,144 @@ def _files_under(path: str, ignore: set[str]) -> tuple[list[tuple[str, str]], in
 
 def _walk(top: str, ignore: set[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each folder with its file names, except hidden folders and outputs of scorer."""
-    entered: set[str] = set()
-    for folder, folders, names in os.walk(top, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in entered:
-            folders.clear()
-            continue
-        entered.add(real)
+    entered: dict[str, str] = {}
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        _enter_once(folder, entered)
+        folders: list[str] = []
+        names: list[str] = []
+        for entry in _entries(folder):
+            (folders if _is_folder(entry) else names).append(entry.name)
         _refuse_table_format(folder, folders)
         outputs = {name.removesuffix(PROOF) for name in folders if name.endswith(PROOF)}
-        folders[:] = [
-            name
+        inner = [
+            os.path.join(folder, name)
             for name in folders
-            if name[0] not in "._"
-            and not name.endswith(PROOF)
-            and name not in outputs
-            and os.path.realpath(os.path.join(folder, name)) not in ignore
+            if name[0] not in "._" and not name.endswith(PROOF) and name not in outputs
         ]
+        waiting += [path for path in reversed(inner) if os.path.realpath(path) not in ignore]
         yield folder, names
+
+
+def _glob(folder: str, parts: Sequence[str]) -> Iterator[str]:
+    """Yield what matches the parts of a pattern, as `glob.iglob` does, but raise for a folder that cannot be listed."""
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        yield from _glob_below(folder, rest)
+    elif not glob.has_magic(part):
+        path = os.path.join(folder, part)
+        if rest:
+            yield from _glob(path, rest)
+        elif _status(path, os.lstat) is not None:
+            yield path
+    elif _is_existing_folder(folder):
+        for entry in _entries(folder):
+            if fnmatch.fnmatchcase(entry.name, part) and (part[0] == "." or entry.name[0] != "."):
+                path = os.path.join(folder, entry.name)
+                if not rest:
+                    yield path
+                elif _is_folder(entry):
+                    yield from _glob(path, rest)
+
+
+def _glob_below(top: str, rest: Sequence[str]) -> Iterator[str]:
+    """Yield what matches the rest of a pattern in a folder and in all folders below it, without hidden ones."""
+    entered: dict[str, str] = {}
+    waiting = [top] if _is_existing_folder(top) else []
+    while waiting:
+        folder = waiting.pop()
+        _enter_once(folder, entered)
+        if rest:
+            yield from _glob(folder, rest)
+        elif folder:
+            yield folder
+        inner: list[str] = []
+        for entry in _entries(folder):
+            if entry.name[0] != ".":
+                path = os.path.join(folder, entry.name)
+                if _is_folder(entry):
+                    inner.append(path)
+                elif not rest:
+                    yield path
+        waiting += reversed(inner)
+
+
+def _enter_once(folder: str, entered: dict[str, str]) -> None:
+    """Note that a folder is listed; raise if it was listed before, under this name or another."""
+    real = os.path.realpath(folder)
+    if real in entered:
+        raise InputError(
+            "the input contains one folder twice",
+            where=folder,
+            expected="each folder once",
+            found=f"also as {entered[real]}",
+            hint="remove the link, or name the folders that you mean; otherwise every row would be scored twice",
+        )
+    entered[real] = folder
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder, sorted by name."""
+
+    def entries() -> list[os.DirEntry[str]]:
+        with os.scandir(folder or ".") as found:
+            return sorted(found, key=lambda entry: entry.name)
+
+    try:
+        return retry(entries)
+    except OSError as error:
+        raise _unlisted(folder, error) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or leads to one; raise for a link that leads nowhere, except a hidden one."""
+    try:
+        folder = retry(entry.is_dir)
+        if entry.is_symlink():
+            retry(entry.stat)
+    except OSError as error:
+        if entry.name[0] in "._":
+            return False
+        raise _unlisted(entry.path, error) from error
+    return folder
+
+
+def _is_existing_folder(path: str) -> bool:
+    """Return whether a path of a pattern is a folder; raise for a link that leads nowhere."""
+    status = _status(path or ".", os.stat)
+    if status is None and os.path.islink(path):
+        raise _unlisted(path, FileNotFoundError(errno.ENOENT, ""))
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _status(path: str, look: Callable[[str], os.stat_result]) -> os.stat_result | None:
+    """Return the status of a path, or None if it does not exist; raise if that is unknown."""
+    try:
+        return retry(lambda: look(path))
+    except OSError as error:
+        if error.errno in _MISSING:
+            return None
+        raise _unlisted(path, error) from error
+
+
+def _unlisted(path: str, error: OSError) -> InputError:
+    """Return the error for a folder or a link of which it is unknown what it contains."""
+    found = os.strerror(error.errno) if error.errno else str(error)
+    hint = "repeat the command; if it fails again, check the file system"
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        hint = "get permission to read and enter this folder, or name only the files that you mean"
+    elif error.errno in _MISSING:
+        hint = "restore what the link leads to, or remove the link"
+    with suppress(OSError):
+        found = f"a link to {os.readlink(path)!r}: {found}"
+    return InputError(
+        "the input cannot be listed completely",
+        where=path,
+        expected="files and folders that can be listed",
+        found=found,
+        hint=hint,
+    )
 
 
 def _refuse_table_format(folder: str, folders: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 
 import pytest
@@ -115,10 +116,9 @@ def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path):
     assert listed(tmp_path / "a[1].parquet") == ["."]
 
 
-def test_links_are_followed_and_loops_end(tmp_path):
+def test_links_are_followed(tmp_path):
     fill(tmp_path, "elsewhere/x.parquet", "in/a.parquet")
     (tmp_path / "in" / "z").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "b.parquet").symlink_to(tmp_path / "elsewhere" / "x.parquet")
     (tmp_path / "elsewhere" / "x.parquet").rename(tmp_path / "elsewhere" / "y.parquet")
     (tmp_path / "in" / "b.parquet").unlink()
@@ -133,6 +133,49 @@ def test_a_file_that_is_listed_twice_is_refused(tmp_path, second):
         (tmp_path / second).symlink_to(tmp_path / "a.parquet")
     with pytest.raises(InputError, match="contains one file twice"):
         summarise([str(tmp_path / "a.parquet"), str(tmp_path / second)])
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "**/*.parquet"])
+@pytest.mark.parametrize("target", ["day=1", "."])
+def test_a_link_to_a_folder_of_the_input_is_refused(tmp_path, target, pattern):
+    fill(tmp_path, "in/day=1/a.parquet", "in/day=2/b.parquet")
+    (tmp_path / "in" / "latest").symlink_to(target)
+    with pytest.raises(InputError, match=r"contains one (folder|file) twice") as caught:
+        summarise([str(tmp_path / "in" / pattern)])
+    assert {caught.value.where, caught.value.found.removeprefix("also as ")} & {
+        str(tmp_path / "in" / name) for name in ("latest", "latest/a.parquet", "latest/day=1")
+    }
+
+
+@pytest.mark.parametrize("pattern", ["", "*/*.parquet", "[d-l]*/*.parquet", "link/*.parquet", "**/*.parquet"])
+def test_a_link_that_leads_nowhere_is_refused(tmp_path, pattern):
+    """It may have led to a folder of rows."""
+    fill(tmp_path, "day/a.parquet")
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(InputError, match="cannot be listed completely") as caught:
+        summarise([str(tmp_path / pattern)])
+    assert caught.value.where == str(tmp_path / "link")
+    assert "'gone'" in caught.value.found
+
+
+def test_a_hidden_link_that_leads_nowhere_is_skipped(tmp_path):
+    fill(tmp_path, "a.parquet")
+    (tmp_path / ".#a").symlink_to("gone")
+    assert listed(tmp_path) == ["a.parquet"]
+
+
+PATTERNS = ["*.parquet", "**/*.parquet", "a/**/*.parquet", "[ab]/?.parquet", "a//../b/*", "?/c/2.*", ".*/*", "_*/*",
+            "**/2.parquet", "./b/**/[!1].parquet", "**/c/*", "*/1.parquet"]  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_matches_what_glob_matches(tmp_path, monkeypatch, pattern):
+    fill(tmp_path, "1.parquet", "a/1.parquet", "a/c/2.parquet", "b/2.parquet", ".h/3.parquet", "_d/4.parquet")
+    monkeypatch.chdir(tmp_path)
+    wanted = {os.path.abspath(match) for match in glob.glob(pattern, recursive=True)}
+    assert wanted
+    for text in (pattern, str(tmp_path / pattern)):
+        assert {file.path for file in summarise([text]).files} == wanted
 
 
 @pytest.mark.parametrize("text", ["nothing", "*.nothing"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.runs import MODELS, cli, command, read, write
+from support.runs import MODELS, cli, command, read, without_rights, write
 
 from scorer.errors import OutputLocked
 from scorer.output import lock
@@ -120,6 +120,32 @@ def test_an_output_on_a_read_only_file_system_is_refused_before_the_start(source
     assert "the output cannot be written here" in done.stderr
     assert "no permission to write" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def forbidden(source):
+    """A folder of the input that this user may not list, and the start of a command that root cannot list it with."""
+    start = without_rights()
+    if start is None:
+        pytest.skip("root may read everything")
+    folder = source.parent / "day=2"
+    write(folder / "more.parquet", {"id": [0], "a": [1.0], "b": [1.0], "c": [1.0]})
+    write(source.parent / "day=1" / "more.parquet", {"id": [0], "a": [1.0], "b": [1.0], "c": [1.0]})
+    folder.chmod(0)
+    yield folder, start
+    folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("pattern", ["", "*/more.parquet", "**/*.parquet", "day=2/m.parquet"])
+def test_a_folder_that_cannot_be_listed_is_an_error(forbidden, source, tmp_path, pattern):
+    folder, start = forbidden
+    done = command(*asked(source.parent / pattern, tmp_path / "out"), start=start)
+    assert done.returncode == 3, done.stderr
+    assert "the input cannot be listed completely" in done.stderr
+    assert f"where:    {folder}" in done.stderr
+    assert "found:    Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,8 @@ INPUT = [
     Case("input-url", "run s3://bucket/data.parquet --model m.onnx --output out", "input"),
     Case("input-url-without-output", "run s3://bucket/data.parquet --model m.onnx", "input"),
     Case("input-twice", "run in.parquet ./in.parquet --model m.onnx --output out", "input"),
+    Case("input-folder-twice", DATA, "input", every(table("data/a/1.parquet"), link("data/b", "a"))),
+    Case("input-link-to-nowhere", DATA, "input", every(FIRST, link("data/b", "gone"))),
     Case("input-delta", DATA, "input", every(folder("data/_delta_log"), FIRST)),
     Case("input-iceberg", DATA, "input", every(text("data/metadata/v1.metadata.json"), FIRST)),
     Case("input-hudi", DATA, "input", every(folder("data/.hoodie"), FIRST)),
