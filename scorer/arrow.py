@@ -21,6 +21,57 @@ def values_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """Return a type that holds the values of both types, or None if their values differ in kind.
+
+    They may differ in layout (dictionaries, views, offsets of 64 bits) and in what may be null inside them.
+    """
+    if one == other:
+        return one
+    if pa.types.is_dictionary(one) and pa.types.is_dictionary(other) and one.value_type == other.value_type:
+        return _common_dictionary(one, other)
+    one, other = plain(values_type(one)), plain(values_type(other))
+    for pair in ((pa.string(), pa.large_string()), (pa.binary(), pa.large_binary())):
+        if one in pair and other in pair:
+            return pair[1] if pair[1] in {one, other} else pair[0]
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        same = [field.name for field in one] == [field.name for field in other]
+        fields = [common_field(*pair) for pair in zip(one, other, strict=True)] if same else [None]
+        return None if any(field is None for field in fields) else pa.struct(fields)
+    if pa.types.is_map(one) and pa.types.is_map(other):
+        key, item = common_type(one.key_type, other.key_type), common_field(one.item_field, other.item_field)
+        return None if key is None or item is None else pa.map_(key, item)
+    if is_list(one) and is_list(other) and sizes(one)[0] == sizes(other)[0]:
+        inner = common_field(one.value_field, other.value_field)
+        if inner is None:
+            return None
+        if pa.types.is_large_list(one) or pa.types.is_large_list(other):
+            return pa.large_list(inner)
+        return pa.list_(inner, sizes(one)[0] or -1)
+    return one if one == other else None
+
+
+def _common_dictionary(one: pa.DictionaryType, other: pa.DictionaryType) -> pa.DataType:
+    """Return a dictionary with the wider index; it is ordered only if both are."""
+    found = np.promote_types(one.index_type.to_pandas_dtype(), other.index_type.to_pandas_dtype())
+    index = pa.from_numpy_dtype(found) if found.kind in "iu" else pa.int64()  # no integer holds int64 and uint64
+    return pa.dictionary(index, one.value_type, one.ordered and other.ordered)
+
+
+def common_field(one: pa.Field, other: pa.Field) -> pa.Field | None:
+    """Return a field for the values of both fields, nulls included; None if `common_type` is None."""
+    kind = common_type(one.type, other.type)
+    return None if kind is None else one.with_type(kind).with_nullable(one.nullable or other.nullable)
+
+
+def cast_layout(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Return the column in another layout of its type, such as the one that `common_type` returned."""
+    steps = [kind] if pa.types.is_dictionary(kind) else [values_type(column.type), plain(kind), kind]
+    for step in steps if column.type != kind else ():
+        column = column if column.type == step else column.cast(step)  # Arrow fails for some casts to the same type
+    return column
+
+
 def plain(kind: pa.DataType) -> pa.DataType:
     """Return the type with every view layout, nested ones included, replaced by the plain one."""
     views = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from scorer.arrow import plain, plain_rows, plain_schema, values_type
+from scorer.arrow import cast_layout, common_type, plain_rows, plain_schema
 from scorer.dataset import conditions as conditions_
 from scorer.dataset.cursors import decoded
 from scorer.errors import InputChanged, UnreadableFile
@@ -317,10 +317,8 @@ def _planned_columns(pieces: list[pa.Table], rows: int, schema: pa.Schema, sourc
 
 
 def _cast_to_plan(column: pa.ChunkedArray, field: pa.Field, source: Source) -> pa.ChunkedArray:
-    if column.type == field.type:
-        return column
-    if values_type(column.type) == values_type(field.type):
-        return column.cast(plain(field.type)).cast(field.type)
+    if common_type(column.type, field.type) is not None:
+        return cast_layout(column, field.type)
     raise changed(source, f"column {field.name!r} of type {column.type} instead of {field.type}")
 
 
@@ -364,7 +362,7 @@ def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
         columns = []
         for field in schema:
             if field.name in there:
-                columns.append(pa.chunked_array([batch[field.name]]).cast(field.type))
+                columns.append(cast_layout(pa.chunked_array([batch[field.name]]), field.type))
             else:
                 value = file.hive.get(field.name)
                 scalar = pa.scalar(None, field.type) if value is None else pa.scalar(value).cast(field.type)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.arrow import values_type
+from scorer.arrow import common_field, common_type, values_type
 from scorer.dataset.listing import list_files
 from scorer.display.words import plural, quoted_list
 from scorer.errors import InputError, ScorerError, UnreadableFile
@@ -81,7 +80,7 @@ class Dataset:
 
     files: tuple[File, ...]
     schema: pa.Schema
-    """Columns in the files. If a column is a dictionary in some files only, it counts as plain values."""
+    """Columns in the files. If files store a column in different layouts, its type is one that holds all of them."""
     hive: pa.Schema
     """Columns from Hive keys in the paths."""
     variants: tuple[tuple[str, pa.Schema], ...]
@@ -182,9 +181,7 @@ def problems_of(dataset: Dataset, columns: Sequence[str]) -> list[ScorerError]:
         planned = {name: types[name] for name in columns if name in types}
         count = Counter(schema.names)
         actual = {name: schema.field(name).type if count[name] == 1 else None for name in planned}
-        odd = [
-            name for name in planned if actual[name] is None or values_type(planned[name]) != values_type(actual[name])
-        ]
+        odd = [name for name in planned if actual[name] is None or common_type(planned[name], actual[name]) is None]
         if odd:
             problem = InputError(
                 f"columns are not the same in every file: {quoted_list(odd)}",
@@ -311,24 +308,11 @@ def _one_schema(footers: Sequence[_Footer]) -> tuple[pa.Schema, tuple[tuple[str,
         for i, field in enumerate(fields):
             at = schema.get_field_index(field.name)
             if at >= 0:
-                fields[i] = _common_field(field, schema.field(at))
+                other = schema.field(at)
+                # types that really differ are refused later, if the column is used
+                both = common_field(field, other)
+                fields[i] = field.with_nullable(field.nullable or other.nullable) if both is None else both
     return pa.schema(fields, metadata=first.metadata), variants
-
-
-def _common_field(one: pa.Field, other: pa.Field) -> pa.Field:
-    """Return a field that fits both files. Types that really differ are refused later, if the column is used."""
-    if one.type != other.type and values_type(one.type) == values_type(other.type):
-        one = one.with_type(_common_dictionary(one.type, other.type))
-    return one.with_nullable(one.nullable or other.nullable)
-
-
-def _common_dictionary(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """Return a type for two dictionaries of the same values; the values' type if one is no dictionary."""
-    if not (pa.types.is_dictionary(one) and pa.types.is_dictionary(other)):
-        return values_type(one)
-    found = np.promote_types(one.index_type.to_pandas_dtype(), other.index_type.to_pandas_dtype())
-    index = pa.from_numpy_dtype(found) if found.kind in "iu" else pa.int64()  # no integer holds int64 and uint64
-    return pa.dictionary(index, one.value_type, one.ordered and other.ordered)
 
 
 def _kept_metadata(schema: pa.Schema, footer: pq.FileMetaData | None) -> dict[bytes, bytes]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.runs import write
 
+from scorer.arrow import common_type
 from scorer.dataset.summary import File, problems_of, shared_name, summarise
 from scorer.errors import InputError, UnreadableFile
 from scorer.storage.files import FileId
@@ -112,6 +115,15 @@ def test_a_dictionary_counts_as_its_values(tmp_path, kinds, wanted):
     stored = {pq.read_schema(file.path).field("a").type for file in dataset.files}
     assert dataset.schema.field("a").type == (wanted if len(stored) > 1 else stored.pop())
     assert problems_of(dataset, ["a"]) == []
+
+
+def test_columns_whose_values_differ_in_kind_have_no_common_type():
+    few = [pa.string(), pa.binary(), pa.int8(), pa.int16(), pa.list_(pa.int8()), pa.list_(pa.int8(), 2),
+           pa.list_(pa.int8(), 3), pa.list_(pa.int16()), pa.struct([("a", pa.int8())]), pa.struct([("b", pa.int8())]),
+           pa.struct([("a", pa.int8()), ("b", pa.int8())]), pa.map_(pa.string(), pa.int8()), pa.null(),
+           pa.map_(pa.string(), pa.int16()), pa.binary(2), pa.timestamp("us"), pa.timestamp("us", "UTC")]  # fmt: skip
+    for one, other in itertools.permutations(few, 2):
+        assert common_type(one, other) is None, (one, other)
 
 
 def test_a_column_of_two_types_is_a_problem_only_if_it_is_used(tmp_path):

@@ -421,6 +421,70 @@ def test_categories_with_few_and_with_many_values_come_out_as_categories(tmp_pat
     assert got["w"].to_pylist() == expected["w"].to_pylist()
 
 
+def full(kind):
+    """Return a field of a nested type that may not be null."""
+    return pa.field("element", kind, nullable=False)
+
+
+LAYOUTS = {
+    "texts": (["ab", ""], pa.string(), pa.large_string(), pa.large_string()),
+    "categories": (["ab", ""], pa.dictionary(pa.int8(), pa.string()), pa.large_string(), pa.large_string()),
+    "views": (["ab", ""], pa.string_view(), pa.string(), pa.string()),
+    "bytes": ([b"ab", b""], pa.large_binary(), pa.binary(), pa.large_binary()),
+    "lists": ([[1.5], []], pa.list_(pa.float32()), pa.large_list(pa.float32()), pa.large_list(pa.float32())),
+    "full lists": ([[1.5], []], pa.list_(full(pa.int8())), pa.list_(pa.int8()), pa.list_(pa.int8())),
+    "full vectors": ([[1, 2]], pa.list_(full(pa.int8()), 2), pa.list_(pa.int8(), 2), pa.list_(pa.int8(), 2)),
+    "lists of texts": (
+        [["ab"], []],
+        pa.list_(pa.large_string()),
+        pa.list_(full(pa.string())),
+        pa.list_(pa.large_string()),
+    ),
+    "structs": (
+        [{"element": 1}],
+        pa.struct([full(pa.int8())]),
+        pa.struct([("element", pa.int8())]),
+        pa.struct([("element", pa.int8())]),
+    ),
+    "maps": (
+        [[("k", "v")], []],
+        pa.map_(pa.string(), pa.large_string()),
+        pa.map_(pa.string(), pa.string()),
+        pa.map_(pa.string(), pa.large_string()),
+    ),
+}
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_column_of_two_layouts_gets_a_type_that_holds_both(name, turned, tmp_path):
+    some, *kinds, wanted = LAYOUTS[name]
+    kinds = kinds[::-1] if turned else kinds
+    tables = [pa.table({"w": cycle(some, kind, ROWS), **fed()}) for kind in kinds]
+    for i, table in enumerate(tables):
+        write(tmp_path / "input" / f"{i}.parquet", table, row_group_size=300)
+    for i, options in enumerate(({}, FEW, {"where": "a > 0"})):
+        scorer.run(tmp_path / "input", MODEL, tmp_path / f"out{i}", **options, **HERE)
+        got = rewritten(tmp_path / f"out{i}")
+        kept = [row for table in tables for row in table.to_pylist() if row["a"] > 0 or "where" not in options]
+        assert got.schema.field("w").type == wanted
+        assert got.select(["w", "a", "b", "c"]).to_pylist() == kept
+        assert got["total"].to_pylist() == [row["a"] + row["b"] + row["c"] for row in kept]
+        assert cli("verify", tmp_path / f"out{i}", "--deep")[0] == 0
+
+
+def test_a_list_column_that_may_hold_nulls_in_some_files_only_can_be_fed(tmp_path):
+    rows = [[float(i), 1.0, 2.0] for i in range(20)]
+    for i, inner in enumerate((full(pa.float32()), pa.float32())):
+        write(tmp_path / "input" / f"{i}.parquet", pa.table({"v": pa.array(rows, pa.list_(inner, 3))}))
+    scorer.run(tmp_path / "input", MODELS / "sum3.onnx", tmp_path / "out", feed="x=v", **HERE)
+    got = read(tmp_path / "out")
+    assert got["v"].to_pylist() == rows * 2
+    assert [x for name in set(got.column_names) - {"v"} for x in got[name].to_pylist()] == [
+        sum(row) for row in rows
+    ] * 2
+
+
 def test_dictionaries_that_differ_from_row_group_to_row_group_keep_their_values(tmp_path):
     words = pa.array([f"w{i // 10}" for i in range(ROWS)]).dictionary_encode()
     folder = split(tmp_path / "input", pa.table({"w": words, **fed()}))
