@@ -21,7 +21,7 @@ def values_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:  # noqa: PLR0911 - one line for each kind
     """Return a type that holds the values of both types, or None if their values differ in kind.
 
     They may differ in layout (dictionaries, views, offsets of 64 bits) and in what may be null inside them.

@@ -107,7 +107,7 @@ def read(
     except UnreadableFile:
         check_unchanged(source, cache)
         raise
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, MemoryError, pa.ArrowException, UnicodeDecodeError) as error:
         check_unchanged(source, cache)  # it may have changed while it was read
         raise unreadable(source.path, error) from error
     check_unchanged(source, cache)
@@ -115,11 +115,13 @@ def read(
 
 
 def check_unchanged(source: Source, cache: InputCache) -> None:
-    """Raise `InputChanged` if the file has changed since it was planned, or another one is in its place."""
+    """Raise `InputChanged` if the file changed since it was planned or is another one, `UnreadableFile` if unknown."""
     try:
-        current = file_id(source.path)
-    except FileNotFoundError:
+        current = retry(lambda: file_id(source.path))
+    except (FileNotFoundError, NotADirectoryError):
         raise changed(source, "nothing") from None
+    except OSError as error:
+        raise unreadable(source.path, error) from error
     if current != source.id:
         raise changed(source, f"{current.size} bytes, changed since")
     if not cache.is_planned(source.id, current):
@@ -354,7 +356,7 @@ def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
                 naming_damage(file.path, parquet, range(parquet.num_row_groups), own),
             ):
                 batch = next(parquet.iter_batches(batch_size=left, columns=own, use_threads=True), None)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, MemoryError, pa.ArrowException) as error:
             raise unreadable(file.path, error) from error
         if batch is None or not batch.num_rows:
             continue

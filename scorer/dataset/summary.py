@@ -248,7 +248,7 @@ def _footer(path: str, folder: str, known: pa.Schema | None = None) -> _Footer |
         groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     except UnreadableFile as error:
         return error
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except (OSError, MemoryError, pa.ArrowException, UnicodeDecodeError) as error:
         return unreadable(path, error)
     if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
         return unreadable(path, ValueError(f"row counts that do not add up: {groups[:5]}, {metadata.num_rows}"))

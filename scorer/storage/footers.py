@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections import Counter
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
+_NO_THREAD = "Failed to launch worker thread"  # Arrow's words
+_HINTS = {
+    errno.EACCES: "get permission to read it, or leave it out of the input",
+    errno.EPERM: "get permission to read it, or leave it out of the input",
+    errno.ENOENT: "restore it, or leave it out of the input",
+    errno.EAGAIN: "end other programs, or raise the limit on processes with `ulimit -u`",
+    errno.EMFILE: "raise the limit on open files with `ulimit -n`",
+    errno.ENOMEM: "free memory or request more",
+}
 _SAMPLED_GROUPS = 4
 _DICTIONARY_GAIN = 0.8  # of the plain size; measured on flights: 0.00-0.21 where a dictionary helps, 1.26 for ids
 _OFFSET_BYTES = 4  # Arrow's offset of each text
@@ -91,8 +101,25 @@ def _encrypted_columns(footer: bytes, metadata: pq.FileMetaData) -> tuple[bool, 
 
 
 def unreadable(path: str, error: Exception, place: str = "") -> UnreadableFile:
-    """Return the error for a file that cannot be read, with the first line of the library's message."""
+    """Return the error for a file that cannot be read, with the reason of the system or of the library."""
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, MemoryError):
+        return UnreadableFile(
+            "memory ran out while a file was read",
+            where=path,
+            expected="enough memory",
+            found=first[:200],
+            hint="free memory or request more; if there is plenty, the file is damaged: write it again",
+        )
+    number = errno.EAGAIN if _NO_THREAD in first else getattr(error, "errno", None)
+    if number is not None:
+        return UnreadableFile(
+            "a file cannot be read",
+            where=path,
+            expected="a file that can be read",
+            found="no further thread can be started" if _NO_THREAD in first else os.strerror(number),
+            hint=_HINTS.get(number, "repeat the command; if it fails again, check the file system"),
+        )
     return UnreadableFile(
         "a file cannot be read as Parquet",
         where=path,

@@ -65,6 +65,28 @@ def big(tmp_path_factory):
     return path
 
 
+def test_a_file_whose_state_is_unknown_is_unreadable_and_not_changed(tmp_path):
+    path = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": [1]}), path)
+    source = source_of(path, 0, 1)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(UnreadableFile, match="symbolic links"):
+        read(source, pa.schema([("id", pa.int64())]), (), 1, InputCache())
+
+
+def test_a_file_whose_folder_became_a_file_has_changed(tmp_path):
+    path = tmp_path / "day" / "in.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"id": [1]}), path)
+    source = source_of(path, 0, 1)
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.touch()
+    with pytest.raises(InputChanged):
+        read(source, pa.schema([("id", pa.int64())]), (), 1, InputCache())
+
+
 def grid_edges(positions, groups, batch_rows):
     """Return the batch edges by a plain loop: a new batch where the row group or its grid cell changes."""
     starts = np.cumsum([0, *groups])

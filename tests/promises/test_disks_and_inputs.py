@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -134,6 +136,56 @@ def forbidden(source):
     folder.chmod(0)
     yield folder, start
     folder.chmod(0o755)
+
+
+def test_a_file_without_permission_is_not_called_damaged(forbidden, source, tmp_path):
+    folder, start = forbidden
+    folder.chmod(0o755)
+    (folder / "more.parquet").chmod(0)
+    done = command(*asked(source.parent, tmp_path / "out"), start=start)
+    assert done.returncode == 3
+    assert "Error: a file cannot be read\n" in done.stderr
+    assert "found:    Permission denied" in done.stderr
+    assert "Hint: get permission to read it" in done.stderr
+
+
+LIMITED = """
+import resource, sys
+from scorer.errors import UnreadableFile
+from scorer.dataset.reader import first_rows
+from scorer.dataset.summary import summarise
+path, name, limit = sys.argv[1], getattr(resource, sys.argv[2]), int(sys.argv[3])
+dataset = summarise([path])
+if name == resource.RLIMIT_AS:
+    limit += int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(name, (limit, limit))
+try:
+    first_rows(dataset, dataset.schema, 10**7)
+except UnreadableFile as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "what", "hint"),
+    [
+        ("RLIMIT_AS", 64 << 20, "memory ran out while a file was read", "free memory or request more"),
+        ("RLIMIT_NOFILE", 3, "a file cannot be read", "ulimit -n"),
+    ],
+)
+def test_a_file_that_a_limit_keeps_from_being_read_is_not_called_damaged(tmp_path, name, limit, what, hint):
+    path = write(
+        tmp_path / "in.parquet",
+        {"x": [bytes(128 << 20)]},
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    environment = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"}  # others reserve addresses
+    arguments = [sys.executable, "-c", LIMITED, path, name, str(limit)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=100, env=environment)
+    assert done.stdout.startswith(f"{what}\n"), done.stdout + done.stderr
+    assert hint in done.stdout
 
 
 @pytest.mark.parametrize("pattern", ["", "*/more.parquet", "**/*.parquet", "day=2/m.parquet"])
