@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -335,13 +336,7 @@ def _local_workers(
             cluster.close(timeout=10)
         raise
     except (RuntimeError, OSError) as error:
-        raise ClusterError(
-            "the worker processes did not start",
-            where=f"{workers} processes",
-            expected="running worker processes",
-            found=str(error),
-            hint='in a script, call scorer under `if __name__ == "__main__":`, because each process imports the script',
-        ) from error
+        raise _not_started(f"{workers} processes" if processes else f"{threads} threads", error) from error
     for name in os.environ.keys() - before.keys():  # nannies set thread counts in this process too
         del os.environ[name]
     os.environ.update(before)
@@ -370,6 +365,28 @@ def _local_workers(
         if not hangs:
             client.close()
             cluster.close(timeout=10)
+
+
+def _not_started(where: str, error: BaseException) -> ClusterError:
+    """Return the error for local workers that did not start. Its hint depends on the first error in Dask."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    numbers = {getattr(cause, "errno", None) for cause in causes}
+    hint = "repeat the command; if it fails again, try --cluster synchronous"
+    if errno.EMFILE in numbers:
+        hint = "raise the limit on open files with `ulimit -n`"
+    elif errno.EAGAIN in numbers or any("can't start new thread" in str(cause) for cause in causes):
+        hint = "end other programs, or raise the limits on processes and memory with `ulimit -u` and `ulimit -v`"
+    elif any("failed to start worker process" in str(cause) for cause in causes) and not can_spawn():
+        hint = 'in a script, call scorer under `if __name__ == "__main__":`, because each process imports the script'
+    return ClusterError(
+        f"the worker {where.split()[1]} did not start",
+        where=where,
+        expected=f"running worker {where.split()[1]}",
+        found=str(causes[-1]) or type(causes[-1]).__name__,
+        hint=hint,
+    )
 
 
 class _WithoutWorkerPages(LocalCluster):  # type: ignore[misc]  # distributed is untyped

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from dask.distributed import Client, LocalCluster
 from support.runs import MODELS, command, read
 
 import scorer
-from scorer.errors import OptionsError
+from scorer.errors import ClusterError, OptionsError
 from scorer.events import PlanReady
 
 DENSE = MODELS / "dense28.onnx"
@@ -42,6 +43,28 @@ def wait_for_parts(output, many, process):
             return
         time.sleep(0.02)
     raise AssertionError(process.communicate())
+
+
+def test_threads_that_do_not_start_are_not_blamed_on_a_script(fewer28, tmp_path):
+    """No machine has room for threads with a stack of this size."""
+    plan = scorer.prepare(fewer28, DENSE, tmp_path / "out", cluster="embedded", tune=False)
+    before = threading.stack_size(1 << 46)
+    try:
+        with pytest.raises(ClusterError, match="worker threads did not start") as caught:
+            scorer.execute(plan)
+    finally:
+        threading.stack_size(before)
+    assert "can't start new thread" in caught.value.found
+    assert "ulimit" in caught.value.hint
+
+
+def test_a_script_without_a_guard_gets_the_line_to_add(fewer28, tmp_path):
+    script = tmp_path / "script.py"
+    run = f"scorer.run({str(fewer28)!r}, {str(DENSE)!r}, 'out', cluster='processes', workers=1, threads=1)"
+    script.write_text(f"import scorer\n{run}\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert 'Hint: in a script, call scorer under `if __name__ == "__main__":`' in done.stderr
+    assert "the worker processes did not start" in done.stderr
 
 
 def test_one_session_per_process_with_four_threads(fewer28, tmp_path):
