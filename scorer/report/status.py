@@ -79,10 +79,11 @@ def status_of(place: Place) -> Status:
             hint="repeat the command to continue the run", page=str(page) if page.exists() else "",
         )  # fmt: skip
     if plan is not None:
-        manifest = json.loads((place.folder / "manifest.json").read_text())
-        return Status(state="done", output=output, **{name: manifest[name] for name in _MANIFEST})
+        return _done(place)
     refuse_another_format(place)
     if os.path.exists(place.folder / "manifest.json"):
+        if os.path.isdir(place.output):
+            raise _damaged(place)
         raise InputError(
             "the output folder is missing; only its proof exists",
             where=output,
@@ -91,3 +92,23 @@ def status_of(place: Place) -> Status:
             hint="move the output folder back beside its proof, or repeat the command",
         )
     raise nobody_wrote(place, InputError)
+
+
+def _done(place: Place) -> Status:
+    """Return the status of a published output."""
+    try:
+        manifest = json.loads((place.folder / "manifest.json").read_text())
+        return Status(state="done", output=str(place.output), **{name: manifest[name] for name in _MANIFEST})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(place) from error
+
+
+def _damaged(place: Place) -> InputError:
+    """Return the error for an output that exists beside a damaged proof."""
+    return InputError(
+        "the proof beside the output is damaged",
+        where=str(place.folder),
+        expected="a plan and a manifest of one run",
+        found="files that cannot be read, or that are not of one run",
+        hint="restore the folder, or score again with --overwrite",
+    )

@@ -216,6 +216,11 @@ def without_proof(name):
     return lambda at: (at / "in.scored.parquet.scorer" / name).unlink()
 
 
+def damaged(name, content):
+    """Arrange: a published output with another content in a file of its proof."""
+    return every(ran(RUN), text(f"in.scored.parquet.scorer/{name}", content))
+
+
 def every(*steps):
     """Arrange: all of these."""
     return lambda at: [step(at) for step in steps]
@@ -542,6 +547,10 @@ JOB = [
 ]
 
 OTHER = [
+    Case("status-manifest-damaged", "status in.scored.parquet", "input", damaged("manifest.json", "{")),
+    Case("status-manifest-of-nothing", "status in.scored.parquet", "input", damaged("manifest.json", "{}")),
+    Case("status-plan-damaged", "status in.scored.parquet", "input", damaged("plan.json", "{")),
+    Case("output-manifest-damaged", RUN, "output-exists", damaged("manifest.json", "{")),
     Case("verify-nothing", "verify out", "commit", exit_code=5),
     Case("verify-plain-folder", "verify out", "commit", text("out/notes.txt"), 5),
     Case("status-nothing", "status out", "input"),
