@@ -18,7 +18,7 @@ ScorerError
     OutOfMemory
   PartError               one part failed                          exit 1
   BatchStalled            a batch exceeded --batch-timeout         exit 1
-  NativeCrash             the process crashed in native code       exit 1, or 3 before a row is scored
+  NativeCrash             the process crashed in native code       exit 1; 3 before scoring, 5 after it and in verify
   RunFailed               too many rows or parts failed            exit 1
   CommitError             cannot write, publish or verify output   exit 5
     OutputFull

@@ -104,7 +104,7 @@ class Run:
             except ScorerError as error:
                 self.write_page(str(error))
                 raise
-            crash.note_step(f"publishing {self.place.output}")
+            crash.note_publishing(str(self.place.output))
             staging_.sweep(self.staging, self.receipts)
             finished = self.report(already_done=False)
             ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict())

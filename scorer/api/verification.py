@@ -20,7 +20,7 @@ from scorer.display.blocks import Facts
 from scorer.display.words import quoted_list
 from scorer.errors import CommitError
 from scorer.events import Counts, Proof
-from scorer.host.crash import note_step
+from scorer.host.crash import note_verifying
 from scorer.output.ledger import LEDGER, TIMES
 from scorer.output.place import load_plan, nobody_wrote, refuse_another_format
 from scorer.output.writer import read_footer
@@ -77,6 +77,7 @@ def _joined(value: object) -> str:
 
 def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
     """Check the published output against its plan, manifest and ledger; score `rescore` rows again."""
+    note_verifying(str(place.output))
     plan = load_plan(place.folder / _PLAN)
     missing = [name for name in (_LEDGER, _MANIFEST) if not os.path.exists(place.folder / name)]
     if plan is None or missing:
@@ -202,7 +203,7 @@ def _numbering_faults(proofs: dict[str, Proof]) -> list[str]:
 
 def _part_proof(path: Path) -> tuple[Proof | None, list[str]]:
     """Return the proof in a file's footer, and what is wrong with it."""
-    note_step(f"reading {path}")
+    note_verifying(str(path))
     try:
         proof, rows, _ = read_footer(path)
     except _BROKEN as error:
@@ -248,7 +249,7 @@ def _part_faults(
     path = place.output / row["name"]
     if not path.exists():
         return ["the part is gone"]
-    note_step(f"reading {path}")
+    note_verifying(str(path))
     try:
         proof, found_rows, found_schema = read_footer(path)
     except _BROKEN as error:

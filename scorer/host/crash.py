@@ -14,7 +14,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from scorer.errors import NativeCrash
+from scorer.errors import CommitError, InputError, NativeCrash
 from scorer.host.isolation import describe_exit, end_with_parent
 
 if TYPE_CHECKING:
@@ -24,19 +24,36 @@ if TYPE_CHECKING:
 _SCORING = "scoring, with marks in "  # start of a step that is followed by the folder of marks
 _PAGE_BYTES = 8192
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_CHECKS = InputError.exit_code, "export the file again or leave it out: it may be damaged or malicious"
+_PUBLISHING = CommitError.exit_code, "repeat the command: it publishes the parts, unless they are published already"
+_VERIFYING = CommitError.exit_code, "restore the file, or score again with --overwrite: it may be damaged"
 _page: mmap.mmap | None = None
 
 
 def note_step(text: str) -> None:
     """Record the current step in memory shared with the parent, which names it if native code kills this process."""
-    if _page is not None:
-        data = text.encode("utf-8", "replace")[: _PAGE_BYTES - 1]
-        _page[: len(data) + 1] = data + b"\0"
+    _note(*_CHECKS, text)
 
 
 def note_scoring(started: str) -> None:
     """Record that parts are being scored; the marks in this folder name the parts in progress."""
-    note_step(_SCORING + started)
+    _note(NativeCrash.exit_code, "", _SCORING + started)
+
+
+def note_publishing(output: str) -> None:
+    """Record that the output is being published, or is published already."""
+    _note(*_PUBLISHING, f"publishing {output}")
+
+
+def note_verifying(path: str) -> None:
+    """Record that an output, or a file of it, is being verified."""
+    _note(*_VERIFYING, f"verifying {path}")
+
+
+def _note(exit_code: int, hint: str, step: str) -> None:
+    if _page is not None:
+        data = f"{exit_code}\n{hint}\n{step}".encode("utf-8", "replace")[: _PAGE_BYTES - 1]
+        _page[: len(data) + 1] = data + b"\0"
 
 
 def run_supervised(command: Callable[[], Any]) -> None:
@@ -109,7 +126,8 @@ def _pause(child: int) -> None:
 
 def _crash_error(code: int, child: int) -> NativeCrash:
     """Return the error that says how the child ended, and at which step or in which parts."""
-    step = bytes(_page or b"").partition(b"\0")[0].decode("utf-8", "replace")
+    noted = bytes(_page or b"").partition(b"\0")[0].decode("utf-8", "replace")
+    exit_code, hint, step = noted.split("\n", 2) if noted else (*_CHECKS, "")
     killed, how = code == -signal.SIGKILL, describe_exit(code)
     what = f"the process was killed ({how})" if killed else f"the process crashed in native code ({how})"
     memory = "if nobody killed it, memory ran out: request more, or try --threads 1 or a smaller --part-bytes"
@@ -119,9 +137,9 @@ def _crash_error(code: int, child: int) -> NativeCrash:
             where=step or "starting up",
             expected="a result or an error",
             found=how,
-            hint=memory if killed else "export the file again or leave it out: it may be damaged or malicious",
+            hint=memory if killed and hint != _PUBLISHING[1] else hint,
         )
-        error.exit_code = 3
+        error.exit_code = int(exit_code)
         return error
     parts = _parts_in_progress(step.removeprefix(_SCORING), child)
     return NativeCrash(

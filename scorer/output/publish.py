@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from scorer.display.words import quoted_list
 from scorer.errors import CommitError, ScorerError
+from scorer.host.crash import note_publishing
 from scorer.output import lock
 from scorer.output.existing import PROOF_FILES, foreign_files
 from scorer.output.place import INTENT, Place, Staging
@@ -68,6 +69,7 @@ def finish_half_published(place: Place) -> None:
     """Complete a publish that was interrupted, if any."""
     plan = place.pending()
     if plan is not None:
+        note_publishing(str(place.output))
         intent = json.loads((place.staging(plan.plan_hash).root / INTENT).read_text())
         publish(place, plan, overwrite=bool(intent.get("overwrite")))
 

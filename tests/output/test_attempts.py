@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
-from support.runs import MODELS, cli, command, read, write
+from support.runs import MODELS, ROOT, cli, command, read, write
 
 import scorer
 from scorer.dataset import reader
@@ -120,6 +120,36 @@ def test_a_crash_before_the_first_part_is_reported_as_json_too(dividing):
     assert (found["code"], found["exit_code"]) == ("native-crash", 3)
     assert "sending the first rows" in found["where"]
     assert sorted(path.name for path in folder.iterdir()) == ["in.parquet", "m.onnx"]
+
+
+CRASHES = {
+    "rename": "os.rename = lambda a, b: os.kill(os.getpid(), 11) if str(b).endswith('/out') else move(a, b)",
+    "getsize": "os.path.getsize = lambda path: os.kill(os.getpid(), 11)",
+}
+
+
+def crashing(folder, call):
+    """Return an environment in which this call of the system crashes Python."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(f"import os\nmove = os.rename\n{CRASHES[call]}\n")
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+
+
+def test_a_crash_while_publishing_has_the_exit_code_of_a_failed_publish(tmp_path):
+    write(tmp_path / "in.parquet", {"a": [1.0, 2.0], "b": [1.0, 2.0], "c": [1.0, 2.0]})
+    asked = ("run", tmp_path / "in.parquet", "--model", MODELS / "sum3.onnx", "--feed", "x=a,b,c", "--output")
+    done = command(*asked, tmp_path / "out", "--json", extra=crashing(tmp_path / "code", "rename"))
+    assert done.returncode == 5, done.stderr
+    found = json.loads(done.stdout)["error"]
+    assert (found["code"], found["exit_code"], found["where"]) == ("native-crash", 5, f"publishing {tmp_path / 'out'}")
+    assert "nothing was" not in done.stderr
+    assert "repeat the command: it publishes the parts" in found["hint"]
+    again = command(*asked, tmp_path / "out", "--json")
+    assert (again.returncode, json.loads(again.stdout)["parts_resumed"]) == (0, 1)
+    verified = command("verify", tmp_path / "out", extra=crashing(tmp_path / "verifying", "getsize"))
+    assert verified.returncode == 5
+    assert f"verifying {tmp_path / 'out'}" in verified.stderr
+    assert "score again with --overwrite" in verified.stderr
 
 
 @pytest.mark.slow

@@ -85,9 +85,9 @@ def without_rights():
     return ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
 
 
-def command(*arguments, timeout=100, start=(), **options):
-    """Run the command line in its own process, by the command `start` if given."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+def command(*arguments, timeout=100, start=(), extra=(), **options):
+    """Run the command line in its own process, by the command `start` and with the variables `extra` if given."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | dict(extra)
     return subprocess.run(
         [*start, sys.executable, "-m", "scorer", *map(str, arguments)],
         capture_output=True, text=True, timeout=timeout, env=environment, check=False, **options,
