@@ -122,6 +122,14 @@ def _verify_without_proof(
             raise nobody_wrote(place)
     if plan is None:
         refuse_another_format(place)
+        if os.path.exists(place.folder / _PLAN):
+            raise CommitError(
+                "the proof beside the output cannot be read",
+                where=str(place.folder / _PLAN),
+                expected="a plan",
+                found="a file that is not a plan, or is damaged",
+                hint="restore it, or score again with --overwrite",
+            )
     raise CommitError(
         "there is no proof beside the output",
         where=str(place.folder),

@@ -551,6 +551,10 @@ OTHER = [
     Case("status-manifest-of-nothing", "status in.scored.parquet", "input", damaged("manifest.json", "{}")),
     Case("status-plan-damaged", "status in.scored.parquet", "input", damaged("plan.json", "{")),
     Case("output-manifest-damaged", RUN, "output-exists", damaged("manifest.json", "{")),
+    Case(
+        "verify-manifest-damaged", "verify in.scored.parquet", "commit", damaged("manifest.json", "{"), 5, foreign=True
+    ),
+    Case("verify-plan-damaged", "verify in.scored.parquet", "commit", damaged("plan.json", "{"), 5),
     Case("verify-nothing", "verify out", "commit", exit_code=5),
     Case("verify-plain-folder", "verify out", "commit", text("out/notes.txt"), 5),
     Case("status-nothing", "status out", "input"),
