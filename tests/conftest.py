@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,12 @@ from scorer.display.terminal import Terminal
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the golden files again")
+
+
+def pytest_configure():
+    """Let commands of tests receive Ctrl-C, even if a shell ignores it because it runs the tests in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers(config):

@@ -99,6 +99,8 @@ def _run_and_exit(command: Callable[[], Any]) -> None:
 def _wait_for(child: int) -> int:
     """Wait for the command and return its exit code; print the error if it crashed."""
     for number in (*_FORWARDED, signal.SIGCONT):
+        if signal.getsignal(number) is signal.SIG_IGN:  # by nohup, or by the shell of a script's background job
+            continue
         signal.signal(number, lambda number, _: _forward(child, number))
     signal.signal(signal.SIGTSTP, lambda *_: _pause(child))
     _, status = os.waitpid(child, 0)

@@ -51,14 +51,23 @@ class Stop:
         self._on_first()
 
 
+def interrupts_are_ignored() -> bool:
+    """Return whether this process ignores Ctrl-C."""
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 @contextmanager
 def draining(on_first: Callable[[], None]) -> Iterator[Stop]:
-    """Handle Ctrl-C and SIGTERM inside the block: call `on_first` first, raise KeyboardInterrupt the second time."""
+    """Handle Ctrl-C and SIGTERM inside the block: call `on_first` first, raise KeyboardInterrupt the second time.
+
+    Ctrl-C stays ignored if it is: a script's shell ignores it for a command that it starts in the background.
+    """
     stop = Stop(on_first)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    replaced = {number: signal.signal(number, stop) for number in EXIT_CODES}
+    handled = [number for number in EXIT_CODES if number != signal.SIGINT or not interrupts_are_ignored()]
+    replaced = {number: signal.signal(number, stop) for number in handled}
     try:
         yield stop
     finally:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -119,3 +121,18 @@ def test_importing_dask_jobqueue_does_not_change_the_interrupt_handler():
     reset = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - the shell of the tests may ignore SIGINT
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, preexec_fn=reset)
     assert done.stdout.split()[-2:] == ["True", "True"]
+
+
+def test_ctrl_c_stays_ignored_where_a_script_runs_the_command_in_the_background(floats28, tmp_path):
+    job = [sys.executable, "-m", "scorer", "run", floats28, "--model", MODELS / "dense28.onnx", "--output", "out"]
+    line = f"{shlex.join(map(str, [*job, '--batch-rows', '8', '--quiet']))} & echo $!; wait $!"
+    script = subprocess.Popen(["bash", "-c", line], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    command = psutil.Process(int(script.stdout.readline()))
+    while script.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            for one in (command, *command.children()):
+                one.send_signal(signal.SIGINT)
+        time.sleep(0.02)
+    script.communicate()
+    assert script.returncode == 0
+    assert (tmp_path / "out").is_dir()
