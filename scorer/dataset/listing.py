@@ -16,7 +16,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from scorer.display.words import quoted_list
+from scorer.display.words import is_utf8, quoted_list
 from scorer.errors import InputError, InputNotFound
 from scorer.storage.files import retry
 
@@ -56,6 +56,14 @@ def list_files(inputs: Sequence[str], ignore: set[str]) -> tuple[list[tuple[str,
                 hint=f"file names must end in {', '.join(SUFFIXES)}; names that start with . or _ are skipped",
             )
     for path, _ in found:
+        if not is_utf8(path):
+            raise InputError(
+                "the path of an input file is not valid UTF-8",
+                where=path,
+                expected="a path in UTF-8, with its folders",
+                found=repr(os.path.basename(path)),
+                hint="rename it, or make a link to it with another name",
+            )
         real = os.path.realpath(path)
         if real in seen:
             raise InputError(

@@ -15,6 +15,11 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether the text can be written as UTF-8; Python reads other bytes of a file name as lone surrogates."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def quoted_list(names: Iterable[object], limit: int = 10) -> str:
     """Return the first `limit` names, quoted, in the given order, and the number of the others."""
     quoted = [repr(name) for name in names]

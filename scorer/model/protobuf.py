@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorer.display.words import is_utf8
 from scorer.errors import ModelError, ModelLoadError, ModelNotFound
 from scorer.model.spec import ModelSpec, TensorSpec
 from scorer.options.values import PATH
@@ -59,6 +60,14 @@ def inspect_model(path: str | Path) -> ModelSpec:
             hint="copy it to a local or shared file system first",
         )
     path = Path(path).absolute()
+    if not is_utf8(str(path)):
+        raise ModelLoadError(
+            "the path of the model is not valid UTF-8",
+            where=str(path),
+            expected="a path in UTF-8, with its folders",
+            found=repr(path.name),
+            hint="rename it, or make a link to it with another name",
+        )
     proto = _parse(path)
     try:
         spec = _spec(proto, path)

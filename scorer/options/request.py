@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from scorer.display.words import did_you_mean
+from scorer.display.words import did_you_mean, is_utf8
 from scorer.errors import OptionsError, PreflightError, ScorerError
 from scorer.host import devices
 from scorer.options import values as rules
@@ -336,6 +336,8 @@ GROUPS: dict[str, type] = {
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS.values() for f in fields(group)}
 KEYS = ("input", "model", *FIELDS)
 _RULES = {"input": rules.PATHS, "model": rules.PATH} | {name: field.metadata["rule"] for name, field in FIELDS.items()}
+_COMPARED = ("input", "model", "output", "work_dir", "keep", "where")
+"""Options whose text is compared with what exists; their errors say more than that it is not valid UTF-8."""
 _SPLITTING = set(",'")
 """Letters that would split a column name of --keep; such a name is quoted."""
 
@@ -437,6 +439,8 @@ def _clean(name: str, value: Any, place: str, *, python: bool) -> Any:  # noqa: 
             hint=did_you_mean(name, KEYS),
         )
     rule = _RULES[name]
+    if name not in _COMPARED:
+        _refuse_other_bytes(name, value, place)
     try:
         return rule.read(value)
     except (TypeError, ValueError, OverflowError):
@@ -451,6 +455,20 @@ def _clean(name: str, value: Any, place: str, *, python: bool) -> Any:  # noqa: 
         raise OptionsError(
             f"the value of {name!r} is not valid", where=place, expected=rule.expected, found=found, hint=hint
         ) from None
+
+
+def _refuse_other_bytes(name: str, value: Any, place: str) -> None:  # noqa: ANN401 - TOML and Python values
+    """Raise `OptionsError` if a text in the value is not valid UTF-8."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    for text in texts:
+        if isinstance(text, str | Path) and not is_utf8(str(text)):
+            raise OptionsError(
+                f"the value of {name!r} is not valid UTF-8",
+                where=place,
+                expected="text in UTF-8",
+                found=repr(str(text)),
+                hint="use another name; for a file, rename it or make a link to it",
+            )
 
 
 def _missing(clean: Mapping[str, Any], given: set[str]) -> list[ScorerError]:

@@ -13,9 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.dataset.listing import PROOF
+<<<<<<< HEAD
 from scorer.display.words import nearest
 from scorer.errors import CommitError, ScorerError
 from scorer.plan.frozen import FORMAT, FrozenPlan
+=======
+from scorer.display.words import nearest, quoted_list
+from scorer.errors import CommitError, OptionsError, OutputExists, ScorerError
+from scorer.plan.frozen import FORMAT, FrozenPlan, explain_differences
+from scorer.storage.files import files_in
+>>>>>>> bbe85b2 (Refuse the root folder as an output, and paths that are not UTF-8)
 
 INTENT = "publish.json"
 _WORK = re.compile("work-[0-9a-f]{8}")
@@ -34,6 +41,14 @@ class Place:
     def of(cls, output: str, work_dir: str | None) -> Place:
         """Return the place of an output; symbolic links are resolved, so that a rename does not replace the link."""
         out = Path(os.path.realpath(output))
+        if not out.name:
+            raise OptionsError(
+                "the root folder cannot be an output",
+                where=output,
+                expected="a folder that scorer can create, and replace by a rename",
+                found=str(out),
+                hint=f"name a folder in it, such as {out / 'scores'}",
+            )
         folder = Path(os.path.realpath(work_dir)) if work_dir else out.with_name(out.name + PROOF)
         return cls(output=out, folder=folder)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scorer.dataset.listing import PROOF, is_glob
-from scorer.display.words import quoted_list
+from scorer.display.words import is_utf8, quoted_list
 from scorer.errors import CommitError, InputError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError
 from scorer.output import lock
 from scorer.output.existing import work_dir_problem
@@ -54,9 +54,21 @@ def output_of(options: Options) -> tuple[str, ScorerError | None]:
             hint="name a folder: --output DIR",
         )
     path = Path(os.path.abspath(first))
+    if not path.name:  # the root folder
+        return str(path / "scored"), None
     suffix = "" if os.path.isdir(path) else path.suffix
     stem = path.name.removesuffix(suffix) if suffix else path.name
     return str(path.with_name(f"{stem}.scored{suffix}")), None
+
+
+def _not_utf8(path: Path) -> ScorerError:
+    return OptionsError(
+        "the path of the output is not valid UTF-8",
+        where=str(path),
+        expected="a path in UTF-8, with its folders",
+        found=repr(path.name),
+        hint="choose an output with another name, or in another folder",
+    )
 
 
 def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
@@ -64,8 +76,10 @@ def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
     inside = [problem for text in inputs if (problem := _overlap(place, os.path.realpath(text), text))]
     if inside:
         return inside
-    problems: list[ScorerError] = []
     output, folder = place.output, place.folder
+    problems = [_not_utf8(path) for path in (output, folder) if not is_utf8(str(path))]
+    if problems:
+        return problems[:1] if all(is_utf8(os.path.abspath(text)) for text in inputs) else []  # else the input's error
     owner = lock.read(place.lock)
     if owner is not None and lock.is_alive(owner):
         problems.append(lock.refused(place.lock, owner))
