@@ -115,7 +115,9 @@ def _without_proof(place: Place, *, overwrite: bool) -> OutputExists:
     hint = "choose another --output"
     first = next((name for name in sorted(_files_and_links(place.output)) if name.endswith(".parquet")), "")
     if first and not _is_of_another(place.output / first, None):
-        found = f"{quoted_list(names, 3)} of a run of scorer, without its proof"
+        damaged = os.path.exists(place.folder / "manifest.json")
+        proof = "whose proof is damaged or incomplete" if damaged else "without its proof"
+        found = f"{quoted_list(names, 3)} of a run of scorer, {proof}"
         hint = (
             "give the run's --work-dir if it had one; otherwise choose another --output, or remove this folder by hand"
         )

@@ -13,16 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.dataset.listing import PROOF
-<<<<<<< HEAD
 from scorer.display.words import nearest
-from scorer.errors import CommitError, ScorerError
+from scorer.errors import CommitError, OptionsError, ScorerError
 from scorer.plan.frozen import FORMAT, FrozenPlan
-=======
-from scorer.display.words import nearest, quoted_list
-from scorer.errors import CommitError, OptionsError, OutputExists, ScorerError
-from scorer.plan.frozen import FORMAT, FrozenPlan, explain_differences
-from scorer.storage.files import files_in
->>>>>>> bbe85b2 (Refuse the root folder as an output, and paths that are not UTF-8)
 
 INTENT = "publish.json"
 _WORK = re.compile("work-[0-9a-f]{8}")

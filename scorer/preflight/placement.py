@@ -14,7 +14,7 @@ from scorer.output import lock
 from scorer.output.existing import work_dir_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from scorer.options.request import Options
     from scorer.output.place import Place
@@ -90,49 +90,44 @@ def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
     )
     if len(places) > 1:
         problems += [problem for problem in [work_dir_problem(place)] if problem is not None]
-    for path, flag in places:
-        if os.path.lexists(path) and not os.path.isdir(path):
-            problems.append(
-                OutputExists(
-                    f"{flag} is a file",
-                    where=str(path),
-                    expected="a folder, or nothing",
-                    found="a file",
-                    hint=f"choose another {flag}",
-                )
-            )
-        at = _existing_parent(path)
-        if not os.path.isdir(at):
-            problems.append(
-                PlanError(
-                    f"the folder for {flag} cannot be created inside a file",
-                    where=str(path),
-                    expected="a folder",
-                    found=f"{at} is a file",
-                    hint=f"choose another {flag}",
-                )
-            )
-        elif not os.access(at, os.W_OK | os.X_OK):
-            problems.append(
-                CommitError(
-                    "the output cannot be written here",
-                    where=str(at),
-                    expected="a writable folder",
-                    found="no permission to write",
-                    hint=f"choose another {flag}, or change the permissions",
-                )
-            )
-        elif max(map(len, map(os.fsencode, path.parts))) > _NAME_BYTES:
-            problems.append(
-                PlanError(
-                    "a name in the output's path is too long",
-                    where=flag,
-                    expected=f"names of at most {_NAME_BYTES} bytes",
-                    found=f"{max(map(len, map(os.fsencode, path.parts)))} bytes",
-                    hint=f"choose another {flag}",
-                )
-            )
-    return problems
+    return problems + [problem for path, flag in places for problem in _path_problems(path, flag)]
+
+
+def _path_problems(path: Path, flag: str) -> Iterator[ScorerError]:
+    """Yield what keeps a folder from being created or written at a path."""
+    if os.path.lexists(path) and not os.path.isdir(path):
+        yield OutputExists(
+            f"{flag} is a file",
+            where=str(path),
+            expected="a folder, or nothing",
+            found="a file",
+            hint=f"choose another {flag}",
+        )
+    at = _existing_parent(path)
+    if not os.path.isdir(at):
+        yield PlanError(
+            f"the folder for {flag} cannot be created inside a file",
+            where=str(path),
+            expected="a folder",
+            found=f"{at} is a file",
+            hint=f"choose another {flag}",
+        )
+    elif not os.access(at, os.W_OK | os.X_OK):
+        yield CommitError(
+            "the output cannot be written here",
+            where=str(at),
+            expected="a writable folder",
+            found="no permission to write",
+            hint=f"choose another {flag}, or change the permissions",
+        )
+    elif max(map(len, map(os.fsencode, path.parts))) > _NAME_BYTES:
+        yield PlanError(
+            "a name in the output's path is too long",
+            where=flag,
+            expected=f"names of at most {_NAME_BYTES} bytes",
+            found=f"{max(map(len, map(os.fsencode, path.parts)))} bytes",
+            hint=f"choose another {flag}",
+        )
 
 
 def _overlap(place: Place, source: str, text: str) -> ScorerError | None:

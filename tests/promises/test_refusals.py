@@ -216,7 +216,7 @@ def without_proof(name):
     return lambda at: (at / "in.scored.parquet.scorer" / name).unlink()
 
 
-def damaged(name, content):
+def damaged_proof(name, content):
     """Arrange: a published output with another content in a file of its proof."""
     return every(ran(RUN), text(f"in.scored.parquet.scorer/{name}", content))
 
@@ -547,14 +547,19 @@ JOB = [
 ]
 
 OTHER = [
-    Case("status-manifest-damaged", "status in.scored.parquet", "input", damaged("manifest.json", "{")),
-    Case("status-manifest-of-nothing", "status in.scored.parquet", "input", damaged("manifest.json", "{}")),
-    Case("status-plan-damaged", "status in.scored.parquet", "input", damaged("plan.json", "{")),
-    Case("output-manifest-damaged", RUN, "output-exists", damaged("manifest.json", "{")),
+    Case("status-manifest-damaged", "status in.scored.parquet", "input", damaged_proof("manifest.json", "{")),
+    Case("status-manifest-of-nothing", "status in.scored.parquet", "input", damaged_proof("manifest.json", "{}")),
+    Case("status-plan-damaged", "status in.scored.parquet", "input", damaged_proof("plan.json", "{")),
+    Case("output-manifest-damaged", RUN, "output-exists", damaged_proof("manifest.json", "{")),
     Case(
-        "verify-manifest-damaged", "verify in.scored.parquet", "commit", damaged("manifest.json", "{"), 5, foreign=True
+        "verify-manifest-damaged",
+        "verify in.scored.parquet",
+        "commit",
+        damaged_proof("manifest.json", "{"),
+        5,
+        foreign=True,
     ),
-    Case("verify-plan-damaged", "verify in.scored.parquet", "commit", damaged("plan.json", "{"), 5),
+    Case("verify-plan-damaged", "verify in.scored.parquet", "commit", damaged_proof("plan.json", "{"), 5),
     Case("verify-nothing", "verify out", "commit", exit_code=5),
     Case("verify-plain-folder", "verify out", "commit", text("out/notes.txt"), 5),
     Case("status-nothing", "status out", "input"),
