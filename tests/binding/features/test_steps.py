@@ -427,8 +427,9 @@ def test_a_row_with_nan_scores_has_null_classes_and_is_counted(classes, tmp_path
     data = write(tmp_path / "in.parquet", {"a": x[:, 0], "b": x[:, 1]})
     flags = [part for fetch in CLASSES_OF_NAN for part in ("--fetch", f"logits|{fetch}")]
     code, _, err = cli(
-        "run", data, "--model", classes, "--output", tmp_path / "out", "--keep", "none", "--batch-rows", batch, *flags
-    )
+        "run", data, "--model", classes, "--output", tmp_path / "out", "--keep", "none", "--by-position",
+        "--batch-rows", batch, *flags,
+    )  # fmt: skip
     assert (code, err) == (0, err)
     output = read(tmp_path / "out")
     first = [None if np.isnan(row).any() else best_of(row, 1)[0] for row in (x @ WEIGHTS).tolist()]
