@@ -19,7 +19,13 @@ from scorer.plan.frozen import FORMAT, FrozenPlan
 
 INTENT = "publish.json"
 _WORK = re.compile("work-[0-9a-f]{8}")
-_STAGED = {"plan.json", "tmp", "parts", "started", "quarantine"}
+_STAGED = {"plan.json", "tmp", "parts", "started", "quarantine", "journal.jsonl", INTENT}
+"""Names in a staging folder. While it is removed, any one of them may be the last."""
+
+
+def _is_staging(names: list[str]) -> bool:
+    """Return whether a folder with these names is a staging folder, or what is left of one."""
+    return not names or any(name in _STAGED or name.startswith("stop-") for name in names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +63,7 @@ class Place:
     def work_folders(self) -> list[Path]:
         """Return the staging folders of all plans, also of those that are half removed; no folder of another origin."""
         named = [path for path in self.folder.glob("work-*") if _WORK.fullmatch(path.name) and path.is_dir()]
-        return [path for path in named if _STAGED.intersection(os.listdir(path)) or not any(path.iterdir())]
+        return [path for path in named if _is_staging(os.listdir(path))]
 
     def pending(self) -> FrozenPlan | None:
         """Return the plan whose publishing was interrupted, or None."""
