@@ -62,8 +62,6 @@ class Answer:
     """Files of feeds and operators that do not exist there."""
     output_error: str = ""
     """Why it cannot write to the work folder; '' if it can."""
-    load: str = ""
-    """Why the model does not load; '' if it does."""
 
 
 def refuse_unfit(client: Client, plan: FrozenPlan, folder: Path) -> int:

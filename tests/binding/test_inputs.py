@@ -10,34 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.runs import MODELS
+from support.small_specs import floats, model, tensor
 
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.request import expand
 from scorer.binding.spec import ASKED, BY_GLOB, BY_NUMBERS, BY_POSITION
 from scorer.errors import BindingError, MissingColumns, OptionsError, ShapeMismatch, TypeMismatch, UnsupportedTensor
 from scorer.model.protobuf import inspect_model
-from scorer.model.spec import ModelSpec, TensorSpec
 from scorer.options.request import build
-
-
-def tensor(name="x", kind="float32", shape=("N", 3)):
-    return TensorSpec(name=name, type=kind, shape=shape)
-
-
-def model(*inputs, outputs=(), features=(), labels=(), zipmaps=()):
-    return ModelSpec(
-        path="m.onnx", digest="0", bytes=1, files=(), inputs=tuple(inputs or [tensor()]), outputs=tuple(outputs),
-        feature_names=tuple(features), class_labels=tuple(labels), zipmaps=dict(zipmaps), operators={}, opsets={},
-        metadata={}, producer="", coupled=(),
-    )  # fmt: skip
 
 
 def schema(**columns):
     return pa.schema(list(columns.items()))
-
-
-def floats(*names):
-    return pa.schema([(name, pa.float32()) for name in names])
 
 
 def binding_options(**options):

@@ -5,29 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from support.small_specs import floats, model, tensor
 
 from scorer.binding.outputs import FetchRequest, fetch_of, output_schema, requested_fetches
 from scorer.binding.spec import Binding
 from scorer.errors import BindingError, OptionsError, ShapeMismatch, UnsupportedTensor
-from scorer.model.spec import ModelSpec, TensorSpec
 from scorer.options.request import BindingOptions
-
-
-def tensor(name="x", kind="float32", shape=("N", 3)):
-    return TensorSpec(name=name, type=kind, shape=shape)
-
-
-def model(*inputs, outputs=(), features=(), labels=(), zipmaps=()):
-    return ModelSpec(
-        path="m.onnx", digest="0", bytes=1, files=(), inputs=tuple(inputs or [tensor()]), outputs=tuple(outputs),
-        feature_names=tuple(features), class_labels=tuple(labels), zipmaps=dict(zipmaps), operators={}, opsets={},
-        metadata={}, producer="", coupled=(),
-    )  # fmt: skip
-
-
-def floats(*names):
-    return pa.schema([(name, pa.float32()) for name in names])
-
 
 OUTPUTS = model(outputs=[tensor("mean"), tensor("logits"), tensor("a=b")])
 
