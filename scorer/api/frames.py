@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scorer.binding.spec import Binding
-    from scorer.options.request import Options
+    from scorer.options.fields import Options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

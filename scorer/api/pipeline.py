@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from scorer.api.execution import Run
-from scorer.options.request import Options, build
+from scorer.options.request import build
 from scorer.preflight import checks
 from scorer.report.notebook import watching
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from scorer.cluster.connect import Client, Cluster
     from scorer.events import Observer
-    from scorer.options.request import RequestArguments
+    from scorer.options.fields import Options, RequestArguments
     from scorer.plan.prepared import Plan
     from scorer.report.outcome import Report
 

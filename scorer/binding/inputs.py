@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from scorer.model.spec import ModelSpec, TensorSpec
-    from scorer.options.request import BindingOptions
+    from scorer.options.fields import BindingOptions
 
 
 _NUMBERS = {"bfloat16", "float16", "float32", "float64", "bool"} | {

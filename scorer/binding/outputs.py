@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from scorer.binding.spec import Binding
     from scorer.model.spec import ModelSpec
-    from scorer.options.request import BindingOptions
+    from scorer.options.fields import BindingOptions
 
 
 FLAT = 16  # wider outputs become one list column, which is read two to ten times faster than as many columns

@@ -40,7 +40,7 @@ from scorer.storage.footers import open_parquet
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from scorer.options.request import Options
+    from scorer.options.fields import Options
     from scorer.plan.frozen import FrozenPlan
 
 

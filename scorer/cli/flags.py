@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scorer.options.request import FIELDS, GROUPS, ClusterOptions, build, build_cluster, read_toml
+from scorer.options.fields import FIELDS, GROUPS, ClusterOptions
+from scorer.options.request import build, build_cluster, read_toml
 from scorer.options.values import FEEDS
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from click.shell_completion import CompletionItem
 
-    from scorer.options.request import Options
+    from scorer.options.fields import Options
 
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

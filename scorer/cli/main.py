@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 import sys
-from copy import copy
 from dataclasses import replace
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import Any
 
 import click
 
+from scorer.cli.command import Command, Group, fail, print_text, reports_errors, show
 from scorer.cli.flags import (
-    HEADINGS,
     JSON,
     cluster_flags,
     cluster_of,
@@ -25,16 +22,9 @@ from scorer.cli.flags import (
     request_flags,
 )
 from scorer.cli.startup import fast_imports
-from scorer.display.words import did_you_mean, quoted_list
-from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
+from scorer.errors import CommitError, OptionsError, PreflightError
 from scorer.host import streams
 from scorer.options.values import QUEUES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from scorer.display.terminal import Terminal
-
 
 _WORK_DIR = click.option(
     "--work-dir", metavar="DIR", shell_complete=complete_folders,
@@ -44,177 +34,8 @@ _OUT = click.argument("output", metavar="OUT", shell_complete=complete_folders)
 _WATCH_S = 2.0
 
 
-class _Group(click.Group):
-    """The `scorer` command. Its usage errors suggest the command that was probably meant."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does; a flag before the command becomes an `OptionsError`."""
-        given = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            flag = error.option_name
-            error_ = OptionsError(
-                f"the flag {flag!r} must follow the command",
-                where="scorer",
-                expected="a command",
-                found=repr(flag),
-                hint=f"scorer run INPUT {flag} ...",
-            )
-            _fail(error_, given)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command as click does; an unknown name becomes an `OptionsError` with a suggestion."""
-        name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in self.commands:
-            hint = did_you_mean(name, sorted(self.commands))
-            if os.path.exists(name):
-                hint = f"scorer run {name} --model FILE"
-            error = OptionsError(
-                f"unknown command {name!r}", where="scorer", expected="a command", found=repr(name), hint=hint
-            )
-            _fail(error, args)
-        return super().resolve_command(ctx, args)
-
-
-class _Command(click.Command):
-    """One command: its help groups the flags by topic, and its usage errors are `OptionsError`s."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section of the help for each group of options."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-            if record is not None:
-                sections.setdefault(HEADINGS.get(param.name or "", "Options"), []).append(record)
-        for heading, records in sections.items():
-            with formatter.section(heading):
-                formatter.write_dl(records)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as click does; usage errors, and flags that are given too often, become `OptionsError`s."""
-        given = list(args)
-        try:
-            rest = super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            known = [option for p in self.params for option in p.opts if option.startswith("--")]
-            unknown = OptionsError(
-                f"unknown flag {error.option_name!r}",
-                where=f"scorer {self.name}",
-                expected="a flag",
-                found=repr(error.option_name),
-                hint=did_you_mean(error.option_name, known),
-            )
-            _fail(unknown, given)
-        except click.UsageError as error:
-            misused = OptionsError(
-                error.format_message().rstrip("."),
-                where=f"scorer {self.name}",
-                expected=self.get_usage(ctx).removeprefix("Usage: "),
-                found=" ".join(given) or "nothing",
-                hint=f"scorer {self.name} --help",
-            )
-            _fail(misused, given)
-        repeated = [] if ctx.resilient_parsing else self._repeated(ctx, given)
-        if repeated:
-            _fail(PreflightError(repeated), given)
-        return rest
-
-    def _repeated(self, ctx: click.Context, args: list[str]) -> list[OptionsError]:
-        """Return an error for each flag with more values than the one it takes; click keeps the last without a word."""
-        flags = [text.partition("=")[0] for text in args if text.startswith("--")]
-        if len(set(flags)) == len(flags):
-            return []  # the usual case, at once
-        parser = self.make_parser(ctx)
-        single = [p for p in self.params if isinstance(p, click.Option) and not (p.multiple or p.is_flag or p.count)]
-        for param in single:
-            listing = copy(param)
-            listing.multiple = True
-            listing.add_to_parser(parser, ctx)
-        values = parser.parse_args([*args])[0]
-        return [
-            OptionsError(
-                f"{param.opts[0]} was given more than once",
-                where=f"scorer {self.name}",
-                expected=f"one value for {param.opts[0]}",
-                found=quoted_list(values[param.name]),
-                hint=f"leave out all but one {param.opts[0]}",
-            )
-            for param in single
-            if len(values.get(param.name, ())) > 1
-        ]
-
-
-def _fail(error: ScorerError, args: Sequence[str] = (), *, as_json: bool = False) -> NoReturn:
-    if as_json or "--json" in args:
-        click.echo(json.dumps({"error": error.to_dict()}))
-    from scorer.display.terminal import error_text, terminal_of  # noqa: PLC0415 - only errors need it
-
-    click.echo(error_text(str(error), terminal_of(sys.stderr)), err=True)
-    sys.exit(error.exit_code)
-
-
-def reports_errors(body: Callable[..., None]) -> Callable[..., None]:
-    """Turn a `ScorerError` into text and an exit code.
-
-    Any other exception is a bug in scorer and keeps its traceback.
-    """
-
-    @wraps(body)
-    def wrapped(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's values
-        try:
-            body(*args, **kwargs)
-        except ScorerError as error:
-            if kwargs.get("debug"):
-                raise
-            try:
-                _fail(error, as_json=kwargs.get("as_json", False))
-            finally:
-                if isinstance(error, BatchStalled):  # a thread hangs in native code: a normal exit would wait for it
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                    os._exit(error.exit_code)
-        except KeyboardInterrupt:
-            from scorer.host.signals import INTERRUPTED_TEXT  # noqa: PLC0415 - start-up
-
-            click.echo(INTERRUPTED_TEXT, err=True)
-            sys.stderr.flush()
-            os._exit(Interrupted.exit_code)  # a normal exit would wait for threads in native code
-
-    return wrapped
-
-
-def _show(value: dict[str, Any], text: Callable[[Terminal], str], *, as_json: bool, acted: bool = False) -> None:
-    """Print a result; `acted` if the command did more than print, so that its exit code must not depend on this."""
-    from scorer.cli.text import printable  # noqa: PLC0415 - start-up
-    from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
-
-    terminal = terminal_of(sys.stdout)
-    shown = json.dumps(value) if as_json else text(terminal)
-    coloured = terminal.colours and not as_json  # `printable` would escape the colour codes
-    _print(shown if coloured else printable(shown), acted=acted)
-
-
-def _print(text: str, *, acted: bool = False) -> None:
-    click.echo(text)
-    error = streams.lost()
-    if error is None or error.errno == errno.EPIPE:  # a reader such as `head` has what it needs
-        return
-    if not acted:
-        raise CommitError(
-            "the result cannot be printed",
-            where="standard output",
-            expected="a file or a pipe that can be written",
-            found=error.strerror or str(error),
-            hint="write it to another file or disk",
-        )
-    click.echo(f"Warning: the result could not be printed: {error.strerror}. The exit code is valid.", err=True)
-
-
 @click.group(
-    name="scorer", cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    name="scorer", cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(package_name="dask-scorer", message="scorer %(version)s")
 def main() -> None:
@@ -226,7 +47,7 @@ def main() -> None:
     """
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @request_flags
 @click.option("--quiet", is_flag=True, help="Show no progress, only the summary.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the plan before the run starts.")
@@ -256,10 +77,10 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
         if verbose and not plan.problems:
             click.echo(plan_text(plan, terminal), err=True)
         report = execute(plan, observers=observers, progress=False)
-    _show(report.to_dict(), partial(report_text, report), as_json=as_json, acted=True)
+    show(report.to_dict(), partial(report_text, report), as_json=as_json, acted=True)
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @request_flags
 @reports_errors
 def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None:  # noqa: ANN401, ARG001, FBT001 - click's values
@@ -280,10 +101,10 @@ def plan(config: str | None, as_json: bool, debug: bool, **given: Any) -> None: 
     prepared = prepare_options(options)
     if prepared.problems:
         raise PreflightError(prepared.problems)
-    _show(prepared.to_dict(), partial(plan_text, prepared), as_json=as_json)
+    show(prepared.to_dict(), partial(plan_text, prepared), as_json=as_json)
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @request_flags
 @click.option(
     "--turns", type=click.IntRange(min=1), default=5, metavar="N",
@@ -322,10 +143,10 @@ def bench(
     from scorer.cli.text import bench_text  # noqa: PLC0415 - start-up
 
     found = measure(options, turns, Path(peers) if peers else None, peers_python)
-    _show(found.to_dict(), partial(bench_text, found), as_json=as_json)
+    show(found.to_dict(), partial(bench_text, found), as_json=as_json)
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @click.argument("model", metavar="MODEL", shell_complete=complete_files)
 @click.option(
     "--input", "input_", metavar="DATA", multiple=True, shell_complete=complete_files,
@@ -360,12 +181,12 @@ def inspect(
     from scorer.api import inspection  # noqa: PLC0415 - start-up
 
     found = inspection.inspect(spec, input_, feed, fetch, by_position=by_position)
-    _show(found.to_dict(), partial(inspection_text, found), as_json=as_json)
+    show(found.to_dict(), partial(inspection_text, found), as_json=as_json)
     if found.problems:
-        _fail(PreflightError(found.problems))
+        fail(PreflightError(found.problems))
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @_OUT
 @click.option("--deep", is_flag=True, help="Read every page and value instead of the footers only.")
 @click.option(
@@ -390,12 +211,12 @@ def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json:
     from scorer.output.place import Place  # noqa: PLC0415 - start-up
 
     verdict = check(Place.of(output, work_dir), deep=deep, rescore=rescore)
-    _show(verdict.to_dict(), partial(verdict_text, verdict), as_json=as_json, acted=True)
+    show(verdict.to_dict(), partial(verdict_text, verdict), as_json=as_json, acted=True)
     if not verdict.whole:
         sys.exit(CommitError.exit_code)
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @_OUT
 @click.option("--watch", is_flag=True, help="Refresh every two seconds until the run ends.")
 @_WORK_DIR
@@ -428,10 +249,10 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
 
         follow(refreshed, sys.stdout, _WATCH_S)
         found = status_of(place)
-    _show(found.to_dict(), partial(status_text, found), as_json=as_json)
+    show(found.to_dict(), partial(status_text, found), as_json=as_json)
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @_OUT
 @_WORK_DIR
 @JSON
@@ -450,10 +271,10 @@ def report(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: F
     from scorer.report.page import write_again  # noqa: PLC0415 - start-up
 
     value = {"report": str(write_again(Place.of(output, work_dir)))}
-    _show(value, partial(facts_text, value), as_json=as_json, acted=True)
+    show(value, partial(facts_text, value), as_json=as_json, acted=True)
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @JSON
 @reports_errors
 def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value
@@ -469,10 +290,10 @@ def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value
     from scorer.cli.text import facts_text  # noqa: PLC0415 - start-up
 
     value = examine()
-    _show(value, partial(facts_text, value), as_json=as_json)
+    show(value, partial(facts_text, value), as_json=as_json)
 
 
-@main.command(cls=_Command)
+@main.command(cls=Command)
 @cluster_flags
 @reports_errors
 def cluster_script(**given: Any) -> None:  # noqa: ANN401 - click's values
@@ -493,4 +314,4 @@ def cluster_script(**given: Any) -> None:  # noqa: ANN401 - click's values
         )
     from scorer.cluster.queues import script  # noqa: PLC0415 - start-up
 
-    _print(script(options))
+    print_text(script(options))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from scorer.options.request import ClusterOptions
+    from scorer.options.fields import ClusterOptions
 
 
 CORES_PER_PROCESS = 8

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from scorer.events import Event
-    from scorer.options.request import ClusterOptions
+    from scorer.options.fields import ClusterOptions
 
 
 LOOPBACK = "127.0.0.1"

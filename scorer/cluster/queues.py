@@ -29,7 +29,7 @@ from scorer.options.values import QUEUES, parse_span, parse_walltime
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from scorer.options.request import ClusterOptions
+    from scorer.options.fields import ClusterOptions
 
 
 _CLASSES = dict(

@@ -1,6 +1,7 @@
 """The request: one field per flag and TOML key, and the small language of their values.
 
-    request.py          Options: frozen dataclasses, built from flags, TOML or Python, and checked
+    fields.py           Options: frozen dataclasses with one field for each flag: default, help and rule
+    request.py          Options built from flags, TOML or Python, and checked; Options as flags
     values.py           the allowed values of each option, and how they are parsed
     wrong_types.py      errors for frames, bytes and other Python values where a path belongs
     contradictions.py   options that cannot be combined

@@ -16,7 +16,7 @@ from scorer.host import devices
 
 if TYPE_CHECKING:
     from scorer.model.spec import ModelSpec
-    from scorer.options.request import Options
+    from scorer.options.fields import Options
     from scorer.plan.frozen import FrozenPlan
 
 _GIL_LIMITED = 1.3  # two threads that score less than 1.3 times what one does are limited by the GIL

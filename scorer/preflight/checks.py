@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from scorer.dataset.conditions import Condition
     from scorer.dataset.summary import Dataset
     from scorer.model.spec import ModelSpec
-    from scorer.options.request import Options
+    from scorer.options.fields import Options
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.prepared import Forecast
     from scorer.preflight.independence import Independence

@@ -13,7 +13,7 @@ from scorer.output.existing import existing_problem, foreign_files
 from scorer.plan.frozen import FrozenPlan, refuse_different
 
 if TYPE_CHECKING:
-    from scorer.options.request import Options
+    from scorer.options.fields import Options
     from scorer.output.place import Place
     from scorer.preflight.findings import Findings
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scorer.dataset.summary import Dataset
-    from scorer.options.request import OutputOptions
+    from scorer.options.fields import OutputOptions
 
 DELTA, SPLIT = "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"
 

@@ -14,7 +14,7 @@ from scorer.storage.footers import unreadable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scorer.options.request import Options
+    from scorer.options.fields import Options
 
 
 @dataclass(slots=True)

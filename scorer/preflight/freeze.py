@@ -10,7 +10,7 @@ from scorer.binding import spec as spec_
 from scorer.cluster.connect import local_threads, planned_threads, uses_other_machines
 from scorer.host import cache, devices
 from scorer.host.versions import versions
-from scorer.options.request import FIELDS, PART_BYTES
+from scorer.options.fields import FIELDS, PART_BYTES
 from scorer.plan.frozen import FORMAT, FrozenPlan, _hash
 from scorer.plan.prepared import as_json_value
 from scorer.preflight import encodings, trial, tuning
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scorer.dataset.summary import Dataset
     from scorer.model.session import Session
     from scorer.model.spec import ModelSpec, SessionSpec
-    from scorer.options.request import Options
+    from scorer.options.fields import Options
     from scorer.plan.prepared import Forecast
     from scorer.storage.encoding import Storage
 

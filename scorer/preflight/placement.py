@@ -16,7 +16,7 @@ from scorer.output.existing import work_dir_problem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from scorer.options.request import Options
+    from scorer.options.fields import Options
     from scorer.output.place import Place
 
 

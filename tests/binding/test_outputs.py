@@ -10,7 +10,7 @@ from support.small_specs import floats, model, tensor
 from scorer.binding.outputs import FetchRequest, fetch_of, output_schema, requested_fetches
 from scorer.binding.spec import Binding
 from scorer.errors import BindingError, OptionsError, ShapeMismatch, UnsupportedTensor
-from scorer.options.request import BindingOptions
+from scorer.options.fields import BindingOptions
 
 OUTPUTS = model(outputs=[tensor("mean"), tensor("logits"), tensor("a=b")])
 

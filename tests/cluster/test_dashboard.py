@@ -21,7 +21,7 @@ from support.runs import MODELS, cli, command, report_of, write
 import scorer
 from scorer import events
 from scorer.cluster import dashboard
-from scorer.options.request import ClusterOptions
+from scorer.options.fields import ClusterOptions
 
 SUM, DENSE, GATHER = MODELS / "sum3.onnx", MODELS / "dense28.onnx", MODELS / "gather.onnx"
 FEED = {"feed": "x=a,b,c", "keep": "id", "part_bytes": 4096, "batch_rows": 64}

@@ -19,7 +19,7 @@ from support.runs import ROOT
 import scorer
 from scorer import errors
 from scorer.cli.main import main
-from scorer.options import request
+from scorer.options import fields
 
 MODULES = sorted((ROOT / "scorer").rglob("*.py"))
 PACKAGES = sorted(path.parent for path in (ROOT / "scorer").rglob("__init__.py"))[1:]
@@ -103,7 +103,8 @@ def test_single_files_have_no_state():
 
 
 @pytest.mark.parametrize(
-    "module", ["plan", "plan.frozen", "plan.prepared", "options.request", "output.place", "report.status"]
+    "module",
+    ["plan", "plan.frozen", "plan.prepared", "options.fields", "options.request", "output.place", "report.status"],
 )
 def test_modules_that_only_read_files_import_no_runtime(module):
     heavy = "{'onnxruntime', 'onnx', 'pandas', 'distributed'}"
@@ -183,11 +184,11 @@ def test_public_verbs_have_an_example_and_no_hidden_keywords():
 def test_flags_are_the_fields_and_the_keywords_of_run():
     flags = {parameter.name for parameter in main.commands["run"].params}
     extra = {"input", "config", "model", "as_json", "quiet", "verbose", "debug"}
-    assert flags - extra == set(request.FIELDS)
+    assert flags - extra == set(fields.FIELDS)
     assert {p.name for p in main.commands["plan"].params} - {"input", "config", "model", "as_json", "debug"} == set(
-        request.FIELDS
+        fields.FIELDS
     )
-    assert set(request.RequestArguments.__annotations__) == set(request.FIELDS) - {"output"}
+    assert set(fields.RequestArguments.__annotations__) == set(fields.FIELDS) - {"output"}
 
 
 def test_help_groups_the_flags_by_topic():
@@ -195,9 +196,9 @@ def test_help_groups_the_flags_by_topic():
     sections = re.split(r"\n\n(?=\S.*:\n  -)", text)[1:]
     assert [one.splitlines()[0] for one in sections] == [
         "Options:",
-        *(f"{one.__doc__.rstrip('.')}:" for one in request.GROUPS.values()),
+        *(f"{one.__doc__.rstrip('.')}:" for one in fields.GROUPS.values()),
     ]
-    for kind, section in zip(request.GROUPS.values(), sections[1:], strict=True):
+    for kind, section in zip(fields.GROUPS.values(), sections[1:], strict=True):
         shown = {flag.replace("-", "_") for flag in re.findall(r"(?m)^  --([a-z-]+)", section)}
         assert shown == {field.name for field in dataclasses.fields(kind)}
 
@@ -242,7 +243,7 @@ def test_values_are_frozen_and_keyword_only():
 
 
 def test_options_are_frozen():
-    for kind in request.GROUPS.values():
+    for kind in fields.GROUPS.values():
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(kind(), dataclasses.fields(kind)[0].name, 1)
 

@@ -17,8 +17,9 @@ from scorer.binding.spec import CONVERTERS
 from scorer.cli.flags import options_of
 from scorer.cli.main import main
 from scorer.errors import OptionsError, PreflightError
+from scorer.options.fields import FIELDS, GROUPS, KEYS, Options, RequestArguments
 from scorer.options.grammar import FeedText
-from scorer.options.request import FIELDS, GROUPS, KEYS, Options, RequestArguments, as_flags, build, read_toml
+from scorer.options.request import as_flags, build, read_toml
 from scorer.options.values import parse_budget, parse_size, within_budget
 
 BASE = {"input": "data", "model": "m.onnx"}

@@ -9,6 +9,7 @@ import pytest
 from support.runs import FLIGHTS, MODELS, write
 
 import scorer
+import scorer.options.fields
 from scorer.preflight.encodings import DELTA, SPLIT, choose
 from scorer.storage.encoding import Storage, encoded_bytes
 
@@ -75,7 +76,7 @@ def test_real_flights_are_smaller_than_with_default_settings(tmp_path):
     table = pq.read_table(FLIGHTS / "flights.parquet")
     chosen = choose(
         scorer.dataset.summary.summarise([str(FLIGHTS / "flights.parquet")]),
-        scorer.options.request.OutputOptions(),
+        scorer.options.fields.OutputOptions(),
         table,
         table.select([]),
     )

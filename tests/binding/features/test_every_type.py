@@ -31,8 +31,8 @@ from scorer.binding.outputs import FetchRequest
 from scorer.errors import PreflightError
 from scorer.model.session import Session
 from scorer.model.spec import SessionSpec
+from scorer.options.fields import BindingOptions
 from scorer.options.grammar import FeedText
-from scorer.options.request import BindingOptions
 from scorer.preflight import trial
 from scorer.scoring import batches
 

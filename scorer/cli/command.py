@@ -1,0 +1,194 @@
+"""How a command reads its arguments and answers: help by topic, usage errors, results and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from copy import copy
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from scorer.cli.flags import HEADINGS
+from scorer.display.words import did_you_mean, quoted_list
+from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
+from scorer.host import streams
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from scorer.display.terminal import Terminal
+
+
+class Group(click.Group):
+    """The `scorer` command. Its usage errors suggest the command that was probably meant."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does; a flag before the command becomes an `OptionsError`."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            flag = error.option_name
+            error_ = OptionsError(
+                f"the flag {flag!r} must follow the command",
+                where="scorer",
+                expected="a command",
+                found=repr(flag),
+                hint=f"scorer run INPUT {flag} ...",
+            )
+            fail(error_, given)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command as click does; an unknown name becomes an `OptionsError` with a suggestion."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in self.commands:
+            hint = did_you_mean(name, sorted(self.commands))
+            if os.path.exists(name):
+                hint = f"scorer run {name} --model FILE"
+            error = OptionsError(
+                f"unknown command {name!r}", where="scorer", expected="a command", found=repr(name), hint=hint
+            )
+            fail(error, args)
+        return super().resolve_command(ctx, args)
+
+
+class Command(click.Command):
+    """One command: its help groups the flags by topic, and its usage errors are `OptionsError`s."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section of the help for each group of options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None:
+                sections.setdefault(HEADINGS.get(param.name or "", "Options"), []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does; usage errors, and flags that are given too often, become `OptionsError`s."""
+        given = list(args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            known = [option for p in self.params for option in p.opts if option.startswith("--")]
+            unknown = OptionsError(
+                f"unknown flag {error.option_name!r}",
+                where=f"scorer {self.name}",
+                expected="a flag",
+                found=repr(error.option_name),
+                hint=did_you_mean(error.option_name, known),
+            )
+            fail(unknown, given)
+        except click.UsageError as error:
+            misused = OptionsError(
+                error.format_message().rstrip("."),
+                where=f"scorer {self.name}",
+                expected=self.get_usage(ctx).removeprefix("Usage: "),
+                found=" ".join(given) or "nothing",
+                hint=f"scorer {self.name} --help",
+            )
+            fail(misused, given)
+        repeated = [] if ctx.resilient_parsing else self._repeated(ctx, given)
+        if repeated:
+            fail(PreflightError(repeated), given)
+        return rest
+
+    def _repeated(self, ctx: click.Context, args: list[str]) -> list[OptionsError]:
+        """Return an error for each flag with more values than the one it takes; click keeps the last without a word."""
+        flags = [text.partition("=")[0] for text in args if text.startswith("--")]
+        if len(set(flags)) == len(flags):
+            return []  # the usual case, at once
+        parser = self.make_parser(ctx)
+        single = [p for p in self.params if isinstance(p, click.Option) and not (p.multiple or p.is_flag or p.count)]
+        for param in single:
+            listing = copy(param)
+            listing.multiple = True
+            listing.add_to_parser(parser, ctx)
+        values = parser.parse_args([*args])[0]
+        return [
+            OptionsError(
+                f"{param.opts[0]} was given more than once",
+                where=f"scorer {self.name}",
+                expected=f"one value for {param.opts[0]}",
+                found=quoted_list(values[param.name]),
+                hint=f"leave out all but one {param.opts[0]}",
+            )
+            for param in single
+            if len(values.get(param.name, ())) > 1
+        ]
+
+
+def fail(error: ScorerError, args: Sequence[str] = (), *, as_json: bool = False) -> NoReturn:
+    """Print an error, also as JSON if that was asked for, and exit with its code."""
+    if as_json or "--json" in args:
+        click.echo(json.dumps({"error": error.to_dict()}))
+    from scorer.display.terminal import error_text, terminal_of  # noqa: PLC0415 - only errors need it
+
+    click.echo(error_text(str(error), terminal_of(sys.stderr)), err=True)
+    sys.exit(error.exit_code)
+
+
+def reports_errors(body: Callable[..., None]) -> Callable[..., None]:
+    """Turn a `ScorerError` into text and an exit code.
+
+    Any other exception is a bug in scorer and keeps its traceback.
+    """
+
+    @wraps(body)
+    def wrapped(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's values
+        try:
+            body(*args, **kwargs)
+        except ScorerError as error:
+            if kwargs.get("debug"):
+                raise
+            try:
+                fail(error, as_json=kwargs.get("as_json", False))
+            finally:
+                if isinstance(error, BatchStalled):  # a thread hangs in native code: a normal exit would wait for it
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(error.exit_code)
+        except KeyboardInterrupt:
+            from scorer.host.signals import INTERRUPTED_TEXT  # noqa: PLC0415 - start-up
+
+            click.echo(INTERRUPTED_TEXT, err=True)
+            sys.stderr.flush()
+            os._exit(Interrupted.exit_code)  # a normal exit would wait for threads in native code
+
+    return wrapped
+
+
+def show(value: dict[str, Any], text: Callable[[Terminal], str], *, as_json: bool, acted: bool = False) -> None:
+    """Print a result; `acted` if the command did more than print, so that its exit code must not depend on this."""
+    from scorer.cli.text import printable  # noqa: PLC0415 - start-up
+    from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
+
+    terminal = terminal_of(sys.stdout)
+    shown = json.dumps(value) if as_json else text(terminal)
+    coloured = terminal.colours and not as_json  # `printable` would escape the colour codes
+    print_text(shown if coloured else printable(shown), acted=acted)
+
+
+def print_text(text: str, *, acted: bool = False) -> None:
+    """Print a text; if that fails, raise `CommitError` unless the command `acted` already."""
+    click.echo(text)
+    error = streams.lost()
+    if error is None or error.errno == errno.EPIPE:  # a reader such as `head` has what it needs
+        return
+    if not acted:
+        raise CommitError(
+            "the result cannot be printed",
+            where="standard output",
+            expected="a file or a pipe that can be written",
+            found=error.strerror or str(error),
+            hint="write it to another file or disk",
+        )
+    click.echo(f"Warning: the result could not be printed: {error.strerror}. The exit code is valid.", err=True)

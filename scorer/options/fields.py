@@ -1,0 +1,326 @@
+"""The fields of a request: one for each flag and TOML key, with its default, its help and its rule."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from scorer.options import values as rules
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from scorer.options.grammar import FeedText
+
+
+PART_BYTES = 64 * 2**20  # decoded; large enough that Dask's 3 ms per part do not matter, and small in memory
+
+
+def option(
+    default: Any,  # noqa: ANN401 - as dataclasses.field
+    help_: str,
+    rule: rules.Rule,
+    *,
+    metavar: str = "",
+    completes: str = "",
+    scores: bool = False,
+) -> Any:  # noqa: ANN401 - as dataclasses.field
+    """Return a dataclass field that is also a flag, a TOML key and a keyword of `run`.
+
+    `rule` parses its value; None is allowed if it is the default. A field without a metavar is a switch.
+    `completes` is "file" or "dir" if a shell completes such paths. `scores` is true if the value affects the output.
+    """
+    rule = rules.optional(rule) if default is None else rule
+    metadata = {"help": help_, "rule": rule, "metavar": metavar, "completes": completes, "scores": scores}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions:
+    """Which rows are scored."""
+
+    where: tuple[str, ...] = option(
+        (), "Score only rows that match: 'COLUMN op LITERAL', 'COLUMN in (...)' or 'COLUMN is [not] null'. "
+        "Repeatable; a row must match all conditions.", rule=rules.TEXTS, metavar="CONDITION", scores=True,
+    )  # fmt: skip
+    limit: int | None = option(
+        None,
+        "Score only the first N rows of the input, counted before --where.",
+        rule=rules.LIMIT,
+        metavar="N",
+        scores=True,
+    )
+    part_bytes: int | None = option(
+        None,
+        "Decoded size of one part, such as 64MiB. Smaller parts need less memory.",
+        rule=rules.PART_SIZE,
+        metavar="SIZE",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindingOptions:
+    """How columns feed tensors, and which columns are written."""
+
+    feed: tuple[FeedText, ...] = option(
+        (), "Columns that feed an input tensor: names, lists, globs and ranges, such as f0..f27, 'a b' or "
+        "x_*. Repeatable.", rule=rules.FEEDS, completes="file", metavar="TENSOR=COLUMNS", scores=True,
+    )  # fmt: skip
+    by_position: bool = option(
+        default=False,
+        help_="Feed float columns in the input's order if no name says another order.",
+        rule=rules.SWITCH,
+        scores=True,
+    )
+    transform: str | None = option(
+        None, "Python function that takes a pandas frame and returns one with the same rows; its columns feed "
+        "the model. It runs in worker processes unless you set --cluster.",
+        rule=rules.TEXT, metavar="MODULE:FUNCTION", scores=True,
+    )  # fmt: skip
+    fetch: tuple[str, ...] = option(
+        (), "Write only this output, under a new name if you give one. An output of width n becomes the "
+        "columns NAME_0 to NAME_n-1. Repeatable. Default: all outputs.", rule=rules.TEXTS,
+        metavar="TENSOR[=COLUMN]", scores=True,
+    )  # fmt: skip
+    keep: tuple[str, ...] = option(
+        ("all",), "Input columns to keep in the output: all, none, or names and globs. Default: all.", rule=rules.KEEP,
+        metavar="COLUMNS", scores=True,
+    )  # fmt: skip
+    row_id: bool = option(
+        default=False,
+        help_="Add the columns _file and _row, which say where each row came from.",
+        rule=rules.SWITCH,
+        scores=True,
+    )
+    prefix: str = option(
+        "", "Text to put before the name of every output column.", rule=rules.ANY_TEXT, metavar="TEXT", scores=True
+    )
+    on_null: tuple[str, ...] = option(
+        (), "What to do with a null in a fed column: error, nan or a constant, for all tensors or for one. "
+        "Default: nan for floats, error for other types.", rule=rules.TEXTS, metavar="[TENSOR=]POLICY", scores=True,
+    )  # fmt: skip
+    on_lossy: str = option(
+        "error", "What to do with a value that a cast would change: error makes a bad row, warn counts it. "
+        "Default: error.", rule=rules.one_of("error", "warn"),
+        metavar="error|warn", scores=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringOptions:
+    """Batch size and error limits."""
+
+    batch_rows: int | None = option(
+        None, "Rows per ONNX call. Default: chosen by a short probe.", rule=rules.COUNT, metavar="N", scores=True
+    )
+    max_bad_rows: str = option(
+        "0",
+        "Publish if at most this many rows (N or P%) are bad. Bad rows go to quarantine. Default: 0.",
+        rule=rules.BUDGET,
+        metavar="N|P%",
+    )
+    max_nan_rows: str | None = option(
+        None,
+        "Fail if more than this many rows (N or P%) have a NaN score. Default: warn above half.",
+        rule=rules.BUDGET,
+        metavar="N|P%",
+    )
+    batch_timeout: float | None = option(
+        None, "Time limit of one ONNX call. A call that hangs longer ends its worker process, or the run if it "
+        "scores in its own process. Default: no limit.", rule=rules.SECONDS, metavar="SECONDS",
+    )  # fmt: skip
+    strict: bool = option(default=False, help_="Turn warnings that question the scores into errors.", rule=rules.SWITCH)
+    tune: bool = option(default=True, help_="Choose the batch size with a short probe.", rule=rules.SWITCH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionOptions:
+    """The device and the runtime."""
+
+    device: str = option(
+        "auto", "auto, cpu, cuda, tensorrt, ...; cuda:1 selects one of several GPUs, cuda:0,1 starts a process for "
+        "each. If the device you name does not work, the run fails. Default: auto.",
+        rule=rules.TEXT, metavar="DEVICE", scores=True,
+    )  # fmt: skip
+
+    ort_library: str | None = option(
+        None, "Shared library with custom operators for ONNX Runtime. Every worker must be able to read it.",
+        rule=rules.PLACE, completes="file", metavar="PATH", scores=True,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputOptions:
+    """Where and how the output is written."""
+
+    output: str | None = option(
+        None,
+        "Folder for the result. Default: beside the input, as NAME.scored.",
+        rule=rules.PLACE,
+        completes="dir",
+        metavar="DIR",
+    )
+    overwrite: bool = option(
+        default=False,
+        help_="Replace the output of another run, in one step at the end. Files that scorer did not publish are never "
+        "replaced.",
+        rule=rules.SWITCH,
+    )
+    compression: str = option(
+        "source", "Parquet codec: source (the input's; kept columns are copied), none, snappy, zstd, lz4, gzip or "
+        "brotli. Default: source.", rule=rules.one_of(*rules.COMPRESSIONS),
+        metavar="CODEC", scores=True,
+    )  # fmt: skip
+    row_group_rows: int | None = option(
+        None, "Rows per row group of the output. Default: as in the input, from 16,384 to 1,048,576.",
+        rule=rules.COUNT, metavar="N", scores=True,
+    )  # fmt: skip
+    work_dir: str | None = option(
+        None, "Folder for staging and proof, on the output's file system. Default: OUT.scorer.",
+        rule=rules.PLACE, completes="dir", metavar="DIR",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """The workers that score."""
+
+    cluster: str | None = option(
+        None, "Where parts are scored: embedded (threads in this process), processes, synchronous (one thread, "
+        "for debugging), or jobs of a queue: slurm, pbs, sge, lsf, htcondor, oar. Default: embedded, or "
+        "processes if a probe shows that threads block each other.",
+        rule=rules.one_of(*rules.CLUSTERS), metavar="KIND",
+    )  # fmt: skip
+    scheduler: str | None = option(
+        None, "Address of a running Dask scheduler to use.", rule=rules.TEXT, metavar="ADDRESS"
+    )
+    scheduler_file: str | None = option(
+        None,
+        "File that contains the address of a running Dask scheduler, as under MPI.",
+        rule=rules.PLACE,
+        completes="file",
+        metavar="FILE",
+    )
+    workers: int | None = option(
+        None,
+        "Number of worker processes or jobs. Default: by the number of cores, or one job.",
+        rule=rules.COUNT,
+        metavar="N",
+    )
+    threads: int | None = option(
+        None, "Scoring threads per worker. Default: the usable cores.", rule=rules.COUNT, metavar="N"
+    )
+    adapt: str | None = option(
+        None,
+        "Fewest and most processes or jobs; the number follows the remaining work. Use it instead of --workers.",
+        rule=rules.SPAN,
+        metavar="MIN:MAX",
+    )
+    queue: str | None = option(
+        None, "Queue or partition for the jobs. Default: from Dask's jobqueue.yaml.", rule=rules.TEXT, metavar="NAME"
+    )
+    walltime: str | None = option(
+        None, "Time limit of a job, as [DAYS-]HOURS:MINUTES:SECONDS. A worker takes no part that it could not "
+        "finish in time.", rule=rules.WALLTIME,
+        metavar="TIME",
+    )  # fmt: skip
+    memory: int | None = option(None, "Memory of a job, such as 16GiB.", rule=rules.MEMORY_SIZE, metavar="SIZE")
+    interface: str | None = option(
+        None, "Network interface that the jobs and this machine share, such as ib0.", rule=rules.TEXT, metavar="NAME"
+    )
+    job_extra: tuple[str, ...] = option(
+        (), "Directive to add to the job script, such as --account=abc. Repeatable.", rule=rules.TEXTS, metavar="TEXT"
+    )
+    tls: bool | None = option(
+        None,
+        "Encrypt connections between processes, with keys created for the run. Default: only for jobs.",
+        rule=rules.SWITCH,
+    )
+    dashboard: bool = option(
+        default=False, help_="Serve Dask's dashboard on this machine's loopback address and print its URL. It is never "
+        "encrypted, and every user of this machine can open it. From another machine: ssh -L "
+        "PORT:127.0.0.1:PORT HOST.", rule=rules.SWITCH,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """A complete, checked request."""
+
+    input: tuple[str, ...]
+    model: str
+    rows: InputOptions = InputOptions()
+    binding: BindingOptions = BindingOptions()
+    scoring: ScoringOptions = ScoringOptions()
+    session: SessionOptions = SessionOptions()
+    out: OutputOptions = OutputOptions()
+    cluster: ClusterOptions = ClusterOptions()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values as one flat mapping, with the keys of a job.toml."""
+        flat: dict[str, Any] = {"input": list(self.input), "model": self.model}
+        for group in GROUPS:
+            flat |= dataclasses.asdict(getattr(self, group))
+        return flat | {"feed": tuple(feed.value for feed in self.binding.feed)}
+
+    def non_defaults(self) -> dict[str, Any]:
+        """Return the input, the model and the values that differ from their defaults."""
+        return {
+            name: value for name, value in self.to_dict().items() if name not in FIELDS or value != FIELDS[name].default
+        }
+
+
+class RequestArguments(TypedDict, total=False):
+    """The keyword arguments of `prepare` and `run`: one for each flag; a test compares them."""
+
+    feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str
+    by_position: bool
+    fetch: Sequence[str] | str
+    keep: Sequence[str] | str
+    where: Sequence[str] | str
+    limit: int | None
+    row_id: bool
+    transform: str | None
+    prefix: str
+    batch_rows: int | None
+    part_bytes: int | str | None
+    on_null: Sequence[str] | str
+    on_lossy: str
+    max_bad_rows: int | str
+    max_nan_rows: int | str | None
+    batch_timeout: float | None
+    work_dir: str | Path | None
+    device: str
+    ort_library: str | Path | None
+    threads: int | None
+    workers: int | None
+    cluster: str | None
+    scheduler: str | None
+    scheduler_file: str | Path | None
+    adapt: str | None
+    queue: str | None
+    walltime: str | None
+    memory: int | str | None
+    interface: str | None
+    job_extra: Sequence[str] | str
+    tls: bool | None
+    dashboard: bool
+    compression: str
+    row_group_rows: int | None
+    strict: bool
+    tune: bool
+    overwrite: bool
+
+
+GROUPS: dict[str, type] = {
+    "rows": InputOptions,
+    "binding": BindingOptions,
+    "scoring": ScoringOptions,
+    "session": SessionOptions,
+    "out": OutputOptions,
+    "cluster": ClusterOptions,
+}
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS.values() for f in fields(group)}
+KEYS = ("input", "model", *FIELDS)
