@@ -229,6 +229,7 @@ def _decide(
             ahead = freeze.rows_ahead(options, dataset)
             verdict = independence.try_rows(loaded.session, bound.binding, sample.fed, ahead)
             if verdict is not None:
+                sample = replace(sample, scores=verdict.scores)
                 _expect_bad_rows(found, options, dataset, verdict)
             _doubt_independence(found, options, model, bound.binding, verdict)
             found.notes += devices.notes_on_cpu_nodes(loaded.session.nodes)

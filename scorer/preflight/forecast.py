@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from scorer.host.process import resident
 from scorer.plan.prepared import Forecast
 from scorer.storage import copying
-from scorer.storage.encoding import encoded_bytes
+from scorer.storage.encoding import encoded_growth
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +23,7 @@ _MEMORY_RANGE = (0.8, 1.2)
 _ALLOCATED = 1.3  # times the bytes of a part's rows: what Arrow's allocator holds for them (measured)
 _ENCODER_GROWTH = 1.5  # times the bytes of a row group encoded in memory: its buffer grows by doubling (measured)
 _PAGE_BYTES = 1.4e6  # held of each column while a row group is decoded in slices
+_PROOF_BYTES = 1000  # of a part's footer: its proof
 _RUN_BYTES = 40 << 20  # Dask, and the files of the run
 
 
@@ -82,11 +83,11 @@ class Measured:
         decoded = self.rows.select([name for name in self.rows.column_names if name not in self.unread])
         return float(max(part * decoded.nbytes, min(part, slice_rows) * self.rows.nbytes) / rows)
 
-    def encoded_row_bytes(self, *, whole: bool = True) -> float:
-        """Return the encoded bytes of a row; in parts of whole row groups, copied columns are not encoded."""
+    def encoded(self, *, whole: bool = True) -> tuple[float, float]:
+        """Return the encoded bytes of a row and of a file besides; copied columns of whole row groups do not count."""
         copied = self.storage.copied if whole else ()
         table = self.out.select([name for name in self.out.column_names if name not in copied])
-        return float(encoded_bytes(table, self.storage) / max(self.out.num_rows, 1))
+        return encoded_growth(table, self.storage)
 
 
 def footprint(
@@ -98,9 +99,9 @@ def footprint(
     """
     out, storage = sample.out, sample.storage
     score = out.select(out.column_names[out.num_columns - sample.scores :]).nbytes / max(out.num_rows, 1)
-    encoded = sample.encoded_row_bytes(whole=False) * min(storage.row_group_rows, part, slice_rows)
+    encoded = sample.encoded(whole=False)[0] * min(storage.row_group_rows, part, slice_rows)
     if storage.copied:
-        encoded = max(encoded, _ENCODER_GROWTH * sample.encoded_row_bytes() * min(part, group_rows) + copying.MEMORY)
+        encoded = max(encoded, _ENCODER_GROWTH * sample.encoded()[0] * min(part, group_rows) + copying.MEMORY)
     process, rows = resident(), sample.rows
     slices = min(_PAGE_BYTES * rows.num_columns, group_rows * rows.nbytes / max(rows.num_rows, 1))
     return Footprint(
@@ -109,10 +110,11 @@ def footprint(
     )  # fmt: skip
 
 
-def forecast(rows: int, sample: Measured, rows_per_s: float, threads: int, needs: Footprint) -> Forecast:
+def forecast(rows: int, parts: int, sample: Measured, rows_per_s: float, threads: int, needs: Footprint) -> Forecast:
     """Return ranges for the whole run, from the sample's speed and encoded size."""
     started = time.perf_counter()
-    out_bytes = (sample.encoded_row_bytes() + sample.copied) * rows
+    row_bytes, file_bytes = sample.encoded()
+    out_bytes = (row_bytes + sample.copied) * rows + (file_bytes + _PROOF_BYTES) * parts
     write_s = (time.perf_counter() - started) / max(sample.out.num_rows, 1)
     seconds = rows * (1 / rows_per_s + write_s) / threads
     low, high = _TIME_RANGE

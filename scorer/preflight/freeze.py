@@ -87,6 +87,8 @@ class Sample:
     """As they are fed: after the transform, if any."""
     process_bytes: int
     """Resident memory of the process with these rows in it, before the model was given a batch."""
+    scores: tuple[pa.Array, ...] = ()
+    """The output columns of the first of these rows, if some were scored."""
 
 
 def rows_ahead(options: Options, dataset: Dataset) -> int:
@@ -146,9 +148,7 @@ def freeze(
     binding = bound.binding
     total = rows_ahead(options, dataset)
     threads = planned_threads(options.cluster)
-    shown = tuning.rows_to_encode(sample.fed.num_rows, probe.rows_per_s)
-    first, fed = sample.rows.slice(0, shown), sample.fed.slice(0, shown)
-    out = trial.as_output(first, fed, binding, loaded.session, bound.output_schema)
+    out = _first_output(loaded, bound, sample, probe)
     kept, scores = sample.rows.select(list(binding.kept)), out.select(list(binding.outputs))
     reads = set(spec_.reads(bound.transform, binding.fed))
     chosen, copied = _copied(
@@ -182,7 +182,17 @@ def freeze(
     filtered = bool(options.rows.where)
     groups = dataset.row_group_rows
     needs = footprint(frozen.most_rows, size.target, groups, measured, filtered=filtered, loaded=sample.process_bytes)
-    return frozen, forecast(total, measured, probe.rows_per_s, threads, needs)
+    return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs)
+
+
+def _first_output(loaded: Loaded, bound: Bound, sample: Sample, probe: Probe) -> pa.Table:
+    """Return first rows as the output will contain them: the most that are scored already or quickly."""
+    shown = tuning.rows_to_encode(sample.fed.num_rows, probe.rows_per_s)
+    scores, binding = sample.scores, bound.binding
+    if not scores or len(scores[0]) < shown:
+        scores = trial.scores_of(sample.fed.slice(0, shown), binding, loaded.session)
+    rows = sample.rows.slice(0, len(scores[0]) if scores else shown)
+    return trial.as_output(rows, scores, binding, bound.output_schema)
 
 
 def _copied(

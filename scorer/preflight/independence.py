@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +43,8 @@ class Independence:
     """Seconds per row, in one batch."""
     bad: dict[str, int]
     """Rows that could not be scored, counted by reason."""
+    scores: tuple[pa.Array, ...] = field(default=(), compare=False, repr=False)
+    """The output columns of the rows."""
 
     @property
     def independent(self) -> bool:
@@ -80,7 +82,16 @@ def try_rows(session: Session, binding: Binding, table: pa.Table, ahead: int) ->
     mixed = [column.take(pa.array(np.argsort(order))) for column in mixed]
     bad = Counter(reason for _, reason in whole.bad.values())
     results = [
-        Independence(rows=rows, column=name, difference=change, allowed=allowed, manner=manner, row_s=row_s, bad=bad)
+        Independence(
+            rows=rows,
+            column=name,
+            difference=change,
+            allowed=allowed,
+            manner=manner,
+            row_s=row_s,
+            bad=bad,
+            scores=tuple(whole.columns),
+        )
         for other, manner in ((halves, "in halves"), (mixed, "in another order"))
         for name, a, b in zip(binding.outputs, whole.columns, other, strict=True)
         for change, allowed in [changed(a, b)]

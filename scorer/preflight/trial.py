@@ -121,11 +121,15 @@ def _check_padding(one: FetchRequest, batches: Sequence[Any]) -> None:
         )
 
 
-def as_output(few: pa.Table, fed: pa.Table, binding: Binding, session: Session, schema: pa.Schema) -> pa.Table:
+def scores_of(fed: pa.Table, binding: Binding, session: Session) -> tuple[pa.Array, ...]:
+    """Return the output columns of a few rows."""
+    return tuple(batches_.score(fed, batches_.grid(fed.num_rows, max(fed.num_rows, 1)), binding, session).columns)
+
+
+def as_output(few: pa.Table, scores: Sequence[pa.Array], binding: Binding, schema: pa.Schema) -> pa.Table:
     """Return a few rows as the output will contain them, from which their encoded size is measured."""
-    scored = batches_.score(fed, batches_.grid(fed.num_rows, max(fed.num_rows, 1)), binding, session)
     columns = {name: few[name] for name in binding.kept}
-    columns |= dict(zip(binding.outputs, scored.columns, strict=True))
+    columns |= dict(zip(binding.outputs, scores, strict=True))
     return pa.table({name: columns[name] for name in schema.names if name in columns})
 
 

@@ -46,6 +46,17 @@ def encoded_bytes(table: pa.Table, storage: Storage) -> int:
     return int(sink.tell())
 
 
+def encoded_growth(table: pa.Table, storage: Storage) -> tuple[float, float]:
+    """Return the bytes that each further row adds to a Parquet file of such rows, and those of the file besides.
+
+    The footer, the headers of the pages and the statistics are as large for a few rows as for many.
+    """
+    rows, half = table.num_rows, table.num_rows // 2
+    whole = encoded_bytes(table, storage)
+    row = (whole - encoded_bytes(table.slice(0, half), storage)) / max(rows - half, 1)
+    return max(row, 0.0), max(whole - rows * row, 0.0)
+
+
 def encoded_column_bytes(rows: pa.Table, storage: Storage) -> dict[str, float]:
     """Return the encoded bytes of a row by flat column; empty if there are too few rows to tell."""
     if rows.num_rows < ENOUGH_ROWS:
