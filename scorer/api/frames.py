@@ -48,6 +48,7 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
     feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str = (),
     by_position: bool = False,
     fetch: Sequence[str] | str = (),
+    labels: Sequence[str] | Mapping[str, str | Sequence[str]] | str | Path = (),
     keep: Sequence[str] | str = "all",
     prefix: str = "",
     on_null: Sequence[str] | str = (),
@@ -65,7 +66,7 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
         divisions are kept. Scores have Arrow types if a column of the frame has one, else numpy types.
     model
         An ``.onnx`` file that every worker can read at this path.
-    feed, by_position, fetch, keep, prefix, on_null, on_lossy, batch_rows, device
+    feed, by_position, fetch, labels, keep, prefix, on_null, on_lossy, batch_rows, device
         As the flags of ``scorer run``. Batches count from the first row of each partition.
     errors
         ``"raise"`` raises an error if rows cannot be scored. ``"return"`` returns ``(scored, bad)`` for a
@@ -81,8 +82,9 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
 
     """
     options = build({
-        "input": "frame", "model": model, "feed": feed, "by_position": by_position, "fetch": fetch, "keep": keep,
-        "prefix": prefix, "on_null": on_null, "on_lossy": on_lossy, "batch_rows": batch_rows, "device": device,
+        "input": "frame", "model": model, "feed": feed, "by_position": by_position, "fetch": fetch, "labels": labels,
+        "keep": keep, "prefix": prefix, "on_null": on_null, "on_lossy": on_lossy, "batch_rows": batch_rows,
+        "device": device,
     })  # fmt: skip
     lazy = hasattr(frame, "map_partitions") and isinstance(getattr(frame, "_meta", None), pd.DataFrame)
     _check_arguments(frame, errors, lazy=lazy)

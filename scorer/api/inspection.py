@@ -66,6 +66,7 @@ def inspect(
     fetch: Sequence[str] = (),
     *,
     by_position: bool = False,
+    labels: Sequence[str] = (),
 ) -> Inspection:
     """Inspect a model; with inputs, also score some of their rows. Nothing is written."""
     if not inputs:
@@ -74,7 +75,8 @@ def inspect(
         output = str(Path(folder) / "out")
         plan = checks.prepare(build({
             "input": tuple(inputs), "model": model.path, "output": output, "feed": tuple(feed),
-            "by_position": by_position, "fetch": tuple(fetch), "keep": "none", "tune": False, "max_bad_rows": "100%",
+            "by_position": by_position, "fetch": tuple(fetch), "labels": tuple(labels),
+            "keep": "none", "tune": False, "max_bad_rows": "100%",
         }))  # fmt: skip
     frozen = plan.frozen
     if any(isinstance(problem, InputError) for problem in plan.problems):  # no rows to score

@@ -4,6 +4,8 @@
     inputs.py       matches columns to tensors: automatic if there is one safe match, else an error
     feeds.py        checks one tensor's feed, before a row is read: columns, converter, null policy
     order.py        the order of columns: the model's, or by the numbers at the end of their names
+    labels.py       the class names that --labels gives
+    elements.py     where in an output's row an element of --fetch is, by the first batches
     outputs.py      which output tensor becomes which columns; fixes the schema of the output
     transform.py    the user's own function between reading and feeding
     advice.py       the --feed and --fetch lines that errors and `inspect` suggest

@@ -18,6 +18,7 @@ from scorer.binding.request import matching_column
 from scorer.binding.spec import CONVERTERS, Feed
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch
+from scorer.options.grammar import labels_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -96,15 +97,15 @@ def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context
     )  # fmt: skip
 
 
-def named_files(feeds: Iterable[FeedText]) -> dict[str, str]:
-    """Return the digest of each file that a converter names: they are part of the request's hash."""
-    found = {}
-    for feed in feeds:
-        for name in feed.call.args if feed.call is not None and feed.file is not None else ():
-            path = os.path.expanduser(name)
-            if os.path.isfile(path):
-                with suppress(OSError), open(path, "rb") as file:  # the converter that uses it reports the error
-                    found[path] = hashlib.file_digest(file, "sha256").hexdigest()
+def named_files(feeds: Iterable[FeedText], labels: Iterable[str] = ()) -> dict[str, str]:
+    """Return the digest of each file that a converter or --labels names: they are part of the request's hash."""
+    found: dict[str, str] = {}
+    names = [name for feed in feeds for name in (feed.call.args if feed.call and feed.file is not None else ())]
+    named = [file[1] for file in map(labels_file, labels) if file is not None]
+    for path in [*map(os.path.expanduser, names), *named]:
+        if os.path.isfile(path):
+            with suppress(OSError), open(path, "rb") as opened:  # what uses it reports the error
+                found[path] = hashlib.file_digest(opened, "sha256").hexdigest()
     return found
 
 

@@ -11,16 +11,18 @@ import pyarrow as pa
 
 from scorer.binding.features import steps as steps_
 from scorer.binding.features.unpack import arrow_name, column_types
+from scorer.binding.labels import requested_labels, unused_texts
 from scorer.binding.spec import Fetch
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import BindingError, OptionsError, ScorerError, ShapeMismatch, UnsupportedTensor
-from scorer.options.grammar import split_known, split_pipe
+from scorer.options.grammar import split_fetch, split_pipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
 
+    from scorer.binding.labels import Labels
     from scorer.binding.spec import Binding
     from scorer.model.spec import ModelSpec
     from scorer.options.fields import BindingOptions
@@ -39,41 +41,47 @@ class FetchRequest:
     steps: tuple[str, ...] = ()
     column: str = ""
     """The requested column name; '' if none is given."""
+    labels: tuple[str, ...] = ()
+    """The class names of --labels for this output."""
+    named: bool = False
+    """Whether --labels names this output."""
 
 
 def requested_fetches(options: BindingOptions, model: ModelSpec) -> tuple[tuple[FetchRequest, ...], list[ScorerError]]:
-    """Parse --fetch TENSOR|step|step=COLUMN; without it, request all outputs. Returns the requests and the problems."""
+    """Parse --fetch TENSOR[element]|step=COLUMN; without it, request all outputs. Returns the requests and problems."""
     names = [tensor.name for tensor in model.outputs]
+    labels, problems = requested_labels(options.labels, model)
     if not options.fetch:
-        return tuple(FetchRequest(name) for name in names), []
+        problems += unused_texts(labels, names)
+        return tuple(FetchRequest(name, (), "", *labels.of(name)) for name in names), problems
     requests: list[FetchRequest] = []
-    problems: list[ScorerError] = []
     for text in options.fetch:
         try:
-            requests.append(_parse_fetch(text, names, model))
+            requests.append(_parse_fetch(text, names, model, labels))
         except ScorerError as error:
             problems.append(error)
+    if not problems:
+        problems += unused_texts(labels, [request.tensor for request in requests])
     return tuple(dict.fromkeys(requests)), problems
 
 
-def _parse_fetch(text: str, names: list[str], model: ModelSpec) -> FetchRequest:
-    tensor, column = split_known(text, names)
-    pieces: list[str] = []
-    if tensor is None:
-        head, *pieces = split_pipe(text)
-        tensor = head if head in names else None
-        last, equals, name = pieces[-1].rpartition("=") if pieces else ("", "", "")
-        if equals and name.strip() and last.count("(") == last.count(")"):
-            pieces[-1], column = last.strip(), name.strip()
-        else:
-            column = ""
+def _parse_fetch(text: str, names: list[str], model: ModelSpec, labels: Labels) -> FetchRequest:
+    tensor, pieces, column = split_fetch(text, names)
     if tensor is None:
         raise OptionsError(
             f"--fetch names an output that the model does not have: {text!r}",
             where=f"--fetch {text}",
             expected=f"one of {quoted_list(names)}",
             found=repr(text),
-            hint=did_you_mean(re.split(r"[=|]", text)[0], names),
+            hint=did_you_mean(re.split(r"[=|[]", text)[0], names),
+        )
+    if column is None:
+        raise OptionsError(
+            f"--fetch {text!r} cannot be understood",
+            where=f"--fetch {text}",
+            expected="TENSOR[element]|step=COLUMN",
+            found=repr(text),
+            hint=f'close every bracket and quote, as in --fetch "{tensor}[1]=COLUMN" or "{tensor}[\'late\']=COLUMN"',
         )
     if len(split_pipe(column)) > 1:
         raise OptionsError(
@@ -85,7 +93,9 @@ def _parse_fetch(text: str, names: list[str], model: ModelSpec) -> FetchRequest:
         )
     _check_label(tensor, pieces, model)
     inputs = [given.name for given in model.inputs]
-    return FetchRequest(tensor, tuple(steps_.parse_step(step, model.class_labels, inputs) for step in pieces), column)
+    own, named = labels.of(tensor)
+    steps = tuple(steps_.parse_step(step, own or model.class_labels, inputs) for step in pieces)
+    return FetchRequest(tensor, steps, column, own, named)
 
 
 def _check_label(tensor: str, pieces: Sequence[str], model: ModelSpec) -> None:
@@ -117,13 +127,14 @@ def fetch_of(
             hint=_FETCH_OTHERS,
         )
     if isinstance(values, list):
-        return _fetch_of_maps(tensor, base, values, rows, model, prefix)
+        return _fetch_of_maps(request, base, values, rows, model, prefix)
     array: np.ndarray = values  # type: ignore[assignment]
     kind = _checked_type(tensor, array, rows, model)
     if request.steps and request.steps[-1].startswith("topk"):
         names = [f"{prefix}{base}_{i}" for i in range(1, array.shape[1] + 1)]
         columns = tuple(name + more for name in names for more in ("", "_score"))
-        return Fetch(tensor=tensor, kind="topk", columns=columns, type="double", steps=request.steps)
+        named = "topk" if steps_.labels_of(request.steps[-1]) else "topk_numbers"
+        return Fetch(tensor=tensor, kind=named, columns=columns, type="double", steps=request.steps)
     if ragged:
         width = prod(array.shape[2:])
         return Fetch(
@@ -134,7 +145,8 @@ def fetch_of(
         return Fetch(tensor=tensor, kind="flat", columns=(prefix + base,), type=kind, steps=request.steps)
     if array.ndim > _MATRIX or width > FLAT:
         return Fetch(tensor=tensor, kind="list", columns=(prefix + base,), type=kind, width=width, steps=request.steps)
-    labels = model.class_labels if len(model.class_labels) == width else tuple(map(str, range(width)))
+    known = request.labels or model.class_labels
+    labels = known if len(known) == width else tuple(map(str, range(width)))
     flat = tuple(f"{prefix}{base}_{label}" for label in labels)
     return Fetch(tensor=tensor, kind="flat", columns=flat, type=kind, width=width, steps=request.steps)
 
@@ -215,7 +227,10 @@ def output_schema(
     return pa.schema(fields, metadata=columns.metadata), problems
 
 
-def _fetch_of_maps(tensor: str, base: str, values: list[object], rows: int, model: ModelSpec, prefix: str) -> Fetch:
+def _fetch_of_maps(
+    request: FetchRequest, base: str, values: list[object], rows: int, model: ModelSpec, prefix: str
+) -> Fetch:
+    tensor = request.tensor
     maps = [value for value in values if isinstance(value, dict)]
     if len(maps) != rows or not maps:
         raise UnsupportedTensor(
@@ -226,5 +241,6 @@ def _fetch_of_maps(tensor: str, base: str, values: list[object], rows: int, mode
             hint=_FETCH_OTHERS,
         )
     labels = model.zipmaps.get(tensor) or tuple(str(key) for key in maps[0])
-    names = tuple(f"{prefix}{base}_{label}" for label in labels)
+    shown = request.labels if len(request.labels) == len(labels) else labels
+    names = tuple(f"{prefix}{base}_{label}" for label in shown)
     return Fetch(tensor=tensor, kind="zipmap", columns=names, type="float", labels=labels, width=len(labels))

@@ -45,6 +45,7 @@ class Binding:
 
 
 MAX_LISTED, _MOST_NAMES = 4, 16
+_CLASS_TYPES = {"topk": "string", "topk_numbers": "int64"}
 _HIDDEN_SETTINGS = ("tokenizer", "words", "folder", "sha256", "shared")
 """Settings that are not shown: paths, digests, and long values."""
 
@@ -72,9 +73,15 @@ def fetch_words(fetch: Fetch) -> tuple[str, str, str]:
     """Describe a fetch as text: (the output with its steps, its columns, their type)."""
     kinds = {"list": f"lists of {fetch.width}", "ragged": "lists of any length"}
     value = fetch.type if fetch.kind not in kinds else f"{kinds[fetch.kind]} {fetch.type}"
-    steps = "".join(f"|{step if len(step) < 40 else step[:36] + '...)'}" for step in fetch.steps)  # noqa: PLR2004 - longer steps would fill a line
+    if fetch.kind in _CLASS_TYPES:
+        value = f"{_CLASS_TYPES[fetch.kind]}, {fetch.type}"
+    steps = "".join(f"{'' if step[0] == '[' else '|'}{_short(step)}" for step in fetch.steps)
     some = f"{', '.join(fetch.columns[:MAX_LISTED])}, ... {fetch.columns[-1]}"
     return f"{fetch.tensor}{steps}", some if len(fetch.columns) > _MOST_NAMES else ", ".join(fetch.columns), value
+
+
+def _short(step: str) -> str:
+    return step if len(step) < 40 else step[:36] + "...)"  # noqa: PLR2004 - longer steps would fill a line
 
 
 def _setting_text(value: object) -> str:
@@ -147,7 +154,7 @@ class Fetch:
 
     tensor: str
     kind: str
-    """flat, list, ragged or zipmap."""
+    """flat, list, ragged, zipmap, topk or topk_numbers."""
     columns: tuple[str, ...]
     type: str
     """Arrow's name of the value type."""

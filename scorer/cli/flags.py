@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scorer.options.fields import FIELDS, GROUPS, ClusterOptions
+from scorer.options.grammar import labels_file
 from scorer.options.request import build, build_cluster, read_toml
-from scorer.options.values import FEEDS
+from scorer.options.values import FEEDS, LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -103,6 +104,8 @@ def options_of(config: str | None, given: dict[str, Any]) -> Options:
             toml[name] = _beside(folder, toml[name])
     if "feed" in toml:
         toml["feed"] = _feeds_beside(folder, toml["feed"])
+    if "labels" in toml:
+        toml["labels"] = _labels_beside(folder, toml["labels"])
     places = {name: f"{name} in {config}" for name in toml} | {n: _FLAGS.get(n, n) for n in typed}
     return build({**toml, **typed}, places)
 
@@ -125,3 +128,13 @@ def _feeds_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values
         return [feed.beside(folder) for feed in FEEDS.read(value)]
     except (TypeError, ValueError):
         return value
+
+
+def _labels_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
+    """Resolve files of class names relative to the job file's folder."""
+    try:
+        texts = LABELS.read(value)
+    except (TypeError, ValueError):
+        return value
+    files = (labels_file(text, folder) for text in texts)
+    return tuple(text if file is None else "".join(file) for text, file in zip(texts, files, strict=True))

@@ -155,6 +155,9 @@ def bench(
 @click.option("--feed", multiple=True, metavar="TENSOR=COLUMNS", help="As for `run`.")
 @click.option("--by-position", is_flag=True, help="As for `run`.")
 @click.option("--fetch", multiple=True, metavar="TENSOR[=COLUMN]", help="As for `run`.")
+@click.option(
+    "--labels", multiple=True, metavar="[TENSOR=]NAMES", shell_complete=complete_files, help="As for `run`."
+)  # fmt: skip
 @JSON
 @reports_errors
 def inspect(
@@ -163,6 +166,7 @@ def inspect(
     feed: tuple[str, ...],
     by_position: bool,  # noqa: FBT001 - click's value
     fetch: tuple[str, ...],
+    labels: tuple[str, ...],
     as_json: bool,  # noqa: FBT001 - click's value
 ) -> None:
     """Show a model's inputs and outputs.
@@ -180,7 +184,7 @@ def inspect(
     spec = inspect_model(model)
     from scorer.api import inspection  # noqa: PLC0415 - start-up
 
-    found = inspection.inspect(spec, input_, feed, fetch, by_position=by_position)
+    found = inspection.inspect(spec, input_, feed, fetch, by_position=by_position, labels=labels)
     show(found.to_dict(), partial(inspection_text, found), as_json=as_json)
     if found.problems:
         fail(PreflightError(found.problems))

@@ -81,8 +81,14 @@ class BindingOptions:
     )  # fmt: skip
     fetch: tuple[str, ...] = option(
         (), "Write only this output, under a new name if you give one. An output of width n becomes the "
-        "columns NAME_0 to NAME_n-1. Repeatable. Default: all outputs.", rule=rules.TEXTS,
+        "columns NAME_0 to NAME_n-1; TENSOR[1] and TENSOR['late'] are one of its elements. Repeatable. "
+        "Default: all outputs.", rule=rules.TEXTS,
         metavar="TENSOR[=COLUMN]", scores=True,
+    )  # fmt: skip
+    labels: tuple[str, ...] = option(
+        (), "Class names for a model that has none, in its order: a,b,c, or a file with a name in each line or a JSON "
+        "list. They name columns, and are what label and topk give. Repeatable, for one output each.",
+        rule=rules.LABELS, completes="file", metavar="[TENSOR=]NAMES", scores=True,
     )  # fmt: skip
     keep: tuple[str, ...] = option(
         ("all",), "Input columns to keep in the output: all, none, or names and globs. Default: all.", rule=rules.KEEP,
@@ -278,6 +284,7 @@ class RequestArguments(TypedDict, total=False):
     feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str
     by_position: bool
     fetch: Sequence[str] | str
+    labels: Sequence[str] | Mapping[str, str | Sequence[str]] | str | Path
     keep: Sequence[str] | str
     where: Sequence[str] | str
     limit: int | None

@@ -1,9 +1,10 @@
-"""The syntax of --feed, --fetch and --keep: names, lists, ranges, globs, quotes, pipes and calls.
+"""The syntax of --feed, --fetch, --keep and --labels: names, lists, ranges, globs, quotes, pipes and calls.
 
 x=f0..f27                          a range of columns for the tensor x
 x='a, b',c*                        a column with a comma in its name, and a glob
 ids=text|text(tokenizer.json)      one column through a converter
 y=const(1)                         a converter that needs no column
+logits|softmax['late']=p           one element of an output, after a step, under a name
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NAME = re.compile(r"\s*(?:'((?:[^']|'')+)'|([^,'\s](?:[^,']*[^,'\s])?))\s*(?:,(?=.)|$)", re.DOTALL)
+_ELEMENT = re.compile(r"""\[\s*(?:'((?:[^']|'')+)'|"([^"]+)"|([^][,'"][^]['"]*?))\s*\]""", re.DOTALL)
+_PLACE = re.compile(r"-?\d+(\s*,\s*-?\d+)*", re.ASCII)
 _CALL = re.compile(r"^\s*([A-Za-z_]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 
 Setting = str | int | float | bool | None | tuple[str, ...] | tuple[float, ...]
@@ -82,6 +85,61 @@ def parse_call(text: str) -> Call | None:
         else:
             args.append(name)
     return Call(match[1], tuple(args), tuple(named))
+
+
+def split_fetch(text: str, names: Sequence[str]) -> tuple[str | None, list[str], str | None]:
+    """Return the tensor of a --fetch, its steps, among them elements such as [1] and ['late'], and the column.
+
+    The tensor is None if no known name fits, and the column if what follows the tensor cannot be understood.
+    """
+    tensor, column = split_known(text, names)
+    if tensor is not None:
+        return tensor, [], column
+    text = text.strip()
+    heads = [name for name in names if text.startswith(name) and text[len(name) :].lstrip().startswith(("[", "|"))]
+    tensor = max(heads, key=len, default=None)
+    steps: list[str] = []
+    rest = "" if tensor is None else text[len(tensor) :].lstrip()
+    while rest and not rest.startswith("="):
+        element = _ELEMENT.match(rest)
+        end = element.end() if element else _end_of_step(rest)
+        if not element and not rest.startswith("|"):
+            return tensor, steps, None
+        steps.append(rest[:end] if element else rest[1:end].strip())
+        rest = rest[end:].lstrip()
+    column = rest[1:].strip()
+    return tensor, steps, column if column or not rest else None
+
+
+def _end_of_step(text: str) -> int:
+    """Return where the step that follows a bar ends: at an element, at the next bar, or at the column's name."""
+    depth, quoted = 0, False
+    for at, letter in enumerate(text):
+        quoted ^= letter == "'"
+        depth += 0 if quoted else (letter == "(") - (letter == ")")
+        if at and letter in "|[=" and not quoted and depth <= 0:
+            return at
+    return len(text)
+
+
+def parse_element(step: str) -> str | tuple[int, ...] | None:
+    """Return which element of a row a step selects: a class, or its place on each axis; None for other steps."""
+    match = _ELEMENT.fullmatch(step)
+    if match is None:
+        return None
+    if match[3] and _PLACE.fullmatch(match[3]):
+        return tuple(int(number) for number in match[3].split(","))
+    return match[1].replace("''", "'") if match[1] else match[2] or match[3]
+
+
+def labels_file(text: str, folder: str = "") -> tuple[str, str] | None:
+    """Return what precedes the file in a --labels, and the file's path; None if the text names no existing file."""
+    for at in (0, *(match.end() for match in re.finditer("=", text))):
+        name = text[at:].strip()
+        path = os.path.join(folder, os.path.expanduser(name))
+        if name and os.path.isfile(path):
+            return text[:at], path
+    return None
 
 
 _WITH_FILE = ("text", "vocab")

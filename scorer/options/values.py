@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from scorer.options.grammar import FeedText, split_names
+from scorer.options.grammar import FeedText, quoted, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +93,22 @@ def _feed(value: Any) -> FeedText:  # noqa: ANN401 - TOML and Python values
     if not isinstance(tensor, str) or not tensor:
         raise TypeError(value)
     return FeedText.of(tensor, _texts(columns))
+
+
+def _labels(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
+    """Return the texts of --labels. A list of several names, or a table of lists, holds each name as it is."""
+    if isinstance(value, dict):
+        return tuple(f"{k}={v if isinstance(v, str | Path) else _names(_texts(v))}" for k, v in value.items())
+    texts = _texts(value)
+    names = isinstance(value, list) and len(texts) > 1 and not all("=" in text for text in texts)
+    return (_names(texts),) if names else texts
+
+
+def _names(names: tuple[str, ...]) -> str:
+    """Return names as one text that `split_names` reads."""
+    plain = len(names) > 1
+    each = (quoted(name) if plain and "=" not in name else "'" + name.replace("'", "''") + "'" for name in names)
+    return ",".join(each)
 
 
 def _paths(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
@@ -206,6 +222,7 @@ SECONDS = Rule("a number of seconds above 0", _seconds)
 PART_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 64MiB", _size)
 MEMORY_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 16GiB", _size)
 FEEDS = Rule("TENSOR=COLUMNS, a list of them, or a table", _feeds)
+LABELS = Rule("names, a file, or a table of them by tensor", _labels)
 KEEP = Rule("all, none, or column names", _keep)
 SPAN = Rule("MIN:MAX, such as 0:20", _span)
 WALLTIME = Rule("[DAYS-]HOURS:MINUTES:SECONDS, such as 01:30:00", _walltime)

@@ -166,7 +166,7 @@ def _read_named(found: Findings, options: Options) -> _Named:
     files: dict[str, str] = {}
     transform = None
     with found.collecting(options):
-        files |= named_files(options.binding.feed)
+        files |= named_files(options.binding.feed, options.binding.labels)
         if options.binding.transform is not None:
             transform = transform_.find(options.binding.transform)
             files[transform.name] = transform.digest

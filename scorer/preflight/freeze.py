@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from scorer.storage.encoding import Storage
 
 
-_LEFT_OUT = {"by_position": False}
+_LEFT_OUT = {"by_position": False, "labels": ()}
 """Values of newer options that are no part of a request, so that requests without them keep their hash."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from scorer.binding.elements import fitted, unused_labels
 from scorer.binding.features import steps
 from scorer.binding.features.pack import pack
 from scorer.binding.outputs import fetch_of
@@ -18,6 +19,7 @@ from scorer.scoring import batches as batches_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scorer.binding.elements import Batch
     from scorer.binding.features.packed import Packed
     from scorer.binding.outputs import FetchRequest
     from scorer.binding.spec import Binding
@@ -52,12 +54,12 @@ def outputs(
         raw = [(feeds, results[i]) for feeds, results in batches]
         try:
             _check_padding(one, [values for _, values in raw])
-            stepped = [(feeds, steps.apply(one.steps, values, feeds)) for feeds, values in raw]
+            fit, stepped = fitted(one, raw, model)
             ragged = _is_ragged(one, binding, stepped)
-            fetches.append(fetch_of(one, stepped[0][1], rows, model, prefix, ragged=ragged))
+            fetches.append(fetch_of(fit, stepped[0][1], rows, model, prefix, ragged=ragged))
         except ScorerError as error:
             problems.append(error)
-    return tuple(fetches), problems
+    return tuple(fetches), problems or unused_labels(wanted, batches[0][1])
 
 
 def _run_batches(
@@ -83,7 +85,7 @@ def _runtime_error(session: Session, fetches: Sequence[Fetch], feeds: dict[str, 
     return ""
 
 
-def _is_ragged(one: FetchRequest, binding: Binding, batches: Sequence[tuple[dict[str, np.ndarray], Any]]) -> bool:
+def _is_ragged(one: FetchRequest, binding: Binding, batches: Sequence[Batch]) -> bool:
     """Whether each row of the output is as long as its text; raises if the length of the texts changes it otherwise."""
     texts = {
         (f.columns, f.setting("tokenizer"), f.setting("max_length")): f.tensor

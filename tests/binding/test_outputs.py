@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from support.small_specs import floats, model, tensor
 
+from scorer.binding.elements import fitted
 from scorer.binding.outputs import FetchRequest, fetch_of, output_schema, requested_fetches
 from scorer.binding.spec import Binding
 from scorer.errors import BindingError, OptionsError, ShapeMismatch, UnsupportedTensor
@@ -125,3 +126,12 @@ def test_a_clash_of_names_is_an_error_with_a_remedy(binding, clash, cure):
     assert isinstance(problem, BindingError)
     assert clash in problem.what
     assert cure in problem.hint
+
+
+def test_an_element_of_a_text_of_any_length_is_refused_unless_pooled_first():
+    batches = [({}, np.zeros((2, tokens, 5), np.float32)) for tokens in (3, 7)]
+    with pytest.raises(ShapeMismatch, match="changes its shape with the length of the texts"):
+        fitted(FetchRequest("h", ("[0]",)), batches, model())
+    request, done = fitted(FetchRequest("h", ("cls", "[-1]")), batches, model())
+    assert (request.steps, request.column) == (("cls", "[4]"), "h_4")
+    assert [values.shape for _, values in done] == [(2,), (2,)]

@@ -33,3 +33,47 @@ def test_numbered_columns_are_written_as_ranges(columns, tokens):
 def test_a_written_range_is_parsed_as_the_same_columns(columns):
     tokens = split_names(",".join(grammar.ranged(columns))) or []
     assert request.expand(tokens, sorted(columns)) == (columns, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("y[1]=p", ("y", ["[1]"], "p")),
+        ("y['late']=p", ("y", ["['late']"], "p")),
+        ('y["late"]', ("y", ['["late"]'], "")),
+        ("y[late]", ("y", ["[late]"], "")),
+        ("y|softmax['a=b|c]']=p", ("y", ["softmax", "['a=b|c]']"], "p")),
+        ("y[-1]|sigmoid", ("y", ["[-1]", "sigmoid"], "")),
+        (" y [1, 2] | round(2) = p", ("y", ["[1, 2]", "round(2)"], "p")),
+        ("y=p[1]", ("y", [], "p[1]")),
+        ("z[0]", ("z[0]", [], "")),
+        ("z[0][1]=q", ("z[0]", ["[1]"], "q")),
+        ("a=b[1]=c", ("a=b", ["[1]"], "c")),
+        ("y|label(a, b)=c", ("y", ["label(a, b)"], "c")),
+        ("y[", ("y", [], None)),
+        ("y[]", ("y", [], None)),
+        ("y[1]p", ("y", ["[1]"], None)),
+        ("y|softmax=", ("y", ["softmax"], None)),
+        ("x[1]", (None, [], "")),
+    ],
+)
+def test_an_output_is_followed_by_elements_and_steps_and_its_column(text, parsed):
+    assert grammar.split_fetch(text, ["y", "z[0]", "a=b"]) == parsed
+
+
+@pytest.mark.parametrize(
+    ("step", "element"),
+    [
+        ("[1]", (1,)), ("[ -1 ]", (-1,)), ("[1, 2]", (1, 2)), ("['1']", "1"), ('["it\'s"]', "it's"),
+        ("['it''s']", "it's"), ("[late]", "late"), ("softmax", None), ("label(a, [b])", None),
+    ],
+)  # fmt: skip
+def test_an_element_is_places_or_a_class(step, element):
+    assert grammar.parse_element(step) == element
+
+
+@given(st.text(min_size=1).filter(str.isprintable))
+def test_any_class_can_be_quoted(name):
+    step = "['" + name.replace("'", "''") + "']"
+    assert grammar.split_fetch(f"y|softmax{step}=p", ["y"]) == ("y", ["softmax", step], "p")
+    assert grammar.parse_element(step) == name

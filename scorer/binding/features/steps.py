@@ -1,6 +1,7 @@
 """The steps of --fetch, applied to an output tensor before it becomes columns: softmax, pooling, top classes.
 
 A NaN score has no best class: argmax returns a masked array, label and topk return None.
+An element, such as [1] or ['late'], is a step too: it selects a part of each row, or a value of each row's map.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import numpy as np
 
 from scorer.display.words import did_you_mean
 from scorer.errors import OptionsError, ShapeMismatch
-from scorer.options.grammar import parse_call
+from scorer.options.grammar import parse_call, parse_element
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from scorer.options.grammar import Call
 
@@ -33,6 +35,10 @@ _KEEP_MASK = ("label", "cls", "round")
 def apply(steps: Sequence[str], values: np.ndarray, feeds: Feeds) -> np.ndarray:
     """Return the tensor after all steps, in order."""
     for step in steps:
+        place = parse_element(step)
+        if place is not None:
+            values = element(values, place)
+            continue
         call = _parse_known(step)
         what, hint = f"step {step} does not fit the tensor", "see `scorer inspect MODEL` for its shape"
         expected = _STEPS[call.name][0]
@@ -50,11 +56,58 @@ def apply(steps: Sequence[str], values: np.ndarray, feeds: Feeds) -> np.ndarray:
     return values
 
 
+def element(values: Any, place: str | tuple[int, ...]) -> np.ndarray:  # noqa: ANN401 - an array or maps
+    """Return one element of each row, as an array that does not keep the others in memory."""
+    if isinstance(values, list) and isinstance(place, str):
+        return np.array([map_value(row, place) for row in values], np.float32)
+    try:
+        return values[(slice(None), *place)].copy()  # type: ignore[no-any-return]
+    except (IndexError, TypeError) as error:
+        found = str(list(values.shape)) if isinstance(values, np.ndarray) else "a sequence of maps"
+        raise ShapeMismatch(
+            f"an output has no element {element_text(place)}",
+            where="--fetch",
+            expected="the same shape for every row",
+            found=found,
+            hint="the model returns another shape for some rows; fetch another tensor with --fetch",
+        ) from error
+
+
+def element_text(place: str | tuple[int, ...]) -> str:
+    """Return an element as --fetch takes it."""
+    return f"[{_quoted(place) if isinstance(place, str) else ', '.join(map(str, place))}]"
+
+
+def map_value(row: dict[Any, float], label: str) -> float:
+    """Return a map's value by its label; the map's keys may be whole numbers."""
+    return row[label] if label in row else row[int(label)]
+
+
+def classes_of(step: str) -> int:
+    """Return the k of topk(k); 0 for other steps."""
+    call = parse_call(step)
+    return int(call.args[0]) if call is not None and call.name == "topk" else 0
+
+
+def labels_of(step: str) -> tuple[str, ...]:
+    """Return the class names that label or topk gives."""
+    call = parse_call(step)
+    return () if call is None else call.args[call.name == "topk" :]
+
+
+def without_labels(step: str) -> str:
+    """Return topk(k) without the class names."""
+    return f"topk({classes_of(step)})"
+
+
 def parse_step(step: str, labels: Sequence[str], inputs: Sequence[str]) -> str:
-    """Check a step and return it with the model's class labels filled in.
+    """Check a step and return it with the class labels filled in.
 
     Raises `OptionsError` if the step is unknown or its arguments are wrong.
     """
+    place = parse_element(step)
+    if place is not None:
+        return element_text(place)
     call = _parse_known(step)
     where, example = f"--fetch ...|{step}", _EXAMPLES.get(call.name, call.name)
     count = {"topk": 1, "round": 1, "mean_pool": 1}.get(call.name, 0)
@@ -86,7 +139,7 @@ def parse_step(step: str, labels: Sequence[str], inputs: Sequence[str]) -> str:
             where=where,
             expected="class labels",
             found="none",
-            hint="|label(cat, dog), in the model's order; or |argmax",
+            hint="--labels cat,dog, in the model's order; or |argmax",
         )
     if call.name == "label" and not call.args:
         return f"label({', '.join(map(_quoted, labels))})"
@@ -158,7 +211,7 @@ def _topk(values: np.ndarray, call: Call, feeds: Feeds) -> np.ndarray:  # noqa: 
     order = order[:, : int(call.args[0])]
     labels = call.args[1:] if len(call.args) - 1 == width else range(width)
     best = np.empty((*order.shape, 2), dtype=object)
-    best[..., 0] = np.array([str(label) for label in labels], dtype=object)[order]
+    best[..., 0] = np.array(labels, dtype=object)[order]
     best[..., 1] = np.take_along_axis(_wide_floats(values), order, axis=1)
     best[np.isnan(worst)] = None
     return best

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.binding.features.steps import is_masked
+from scorer.binding.features.steps import is_masked, map_value
 from scorer.errors import ShapeMismatch
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ _TYPES = {
     "bool": "bool",
     "object": "string",
 }
+TOPK = {"topk": pa.string(), "topk_numbers": pa.int64()}
+"""The type of the classes by the kind of the fetch: names, or numbers where the classes have no names."""
 _HINT = "the model returns another shape for some rows; fetch another tensor with --fetch"
 
 
@@ -46,8 +48,8 @@ def column_types(fetch: Fetch) -> list[pa.DataType]:
                 pa.field("item", kind if fetch.width == 1 else _fixed_size_list(kind, fetch.width), nullable=False)
             )
         ]
-    if fetch.kind == "topk":
-        return [pa.string(), kind] * (len(fetch.columns) // 2)
+    if fetch.kind in TOPK:
+        return [TOPK[fetch.kind], kind] * (len(fetch.columns) // 2)
     return [kind] * len(fetch.columns)
 
 
@@ -56,14 +58,14 @@ def unpack(fetch: Fetch, batches: Sequence[Any]) -> list[pa.Array]:
     types = column_types(fetch)
     if fetch.kind == "zipmap":
         rows = [row for batch in batches for row in batch]
-        return [pa.array([_map_value(row, label) for row in rows], types[0]) for label in fetch.labels]
+        return [pa.array([map_value(row, label) for row in rows], types[0]) for label in fetch.labels]
     if not batches:
         return [pa.array([], kind) for kind in types]
     if fetch.kind == "ragged":
         return [_ragged_column(fetch, [row for batch in batches for row in batch], types[0])]
-    if fetch.kind == "topk":
+    if fetch.kind in TOPK:
         best = np.concatenate([batch.reshape(len(batch), -1) for batch in batches])
-        return [pa.array(list(best[:, i]), kind) for i, kind in enumerate(types)]
+        return [_objects(best[:, i], kind) for i, kind in enumerate(types)]
     flat = [batch.reshape(len(batch), -1) for batch in batches]
     unequal = next((batch for batch in flat if batch.shape[1] != fetch.width), None)
     if unequal is not None:
@@ -77,6 +79,10 @@ def unpack(fetch: Fetch, batches: Sequence[Any]) -> list[pa.Array]:
     if fetch.kind == "list":
         return [_fixed_size_lists(_value_array(values.reshape(-1), types[0].value_type), types[0])]
     return [_value_array(values[:, i], kind) for i, kind in enumerate(types)]
+
+
+def _objects(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    return pa.array(map(_text, values) if pa.types.is_string(kind) else list(values), kind)
 
 
 def _fixed_size_list(kind: pa.DataType, width: int) -> pa.DataType:
@@ -125,11 +131,6 @@ def _fixed_size_lists(flat: pa.Array, kind: pa.DataType) -> pa.FixedSizeListArra
 def _without_nulls(values: pa.Array) -> pa.Array:
     """Return the values with nulls replaced, because the values of lists are not nullable."""
     return pc.fill_null(values, pa.scalar("" if pa.types.is_string(values.type) else 0, values.type))
-
-
-def _map_value(row: dict[Any, float], label: str) -> float:
-    """Return a map's value by its label; the map's keys may be whole numbers."""
-    return row[label] if label in row else row[int(label)]
 
 
 def _text(value: object) -> str | None:

@@ -21,6 +21,8 @@ from support.runs import cli, read, report_of, write
 
 import scorer
 from scorer.binding.features import steps as steps_
+from scorer.binding.features.unpack import unpack
+from scorer.binding.spec import Fetch
 from scorer.errors import OptionsError, PreflightError, ScorerError, ShapeMismatch
 
 FLOATS = ("float16", "float32", "float64", "bfloat16")
@@ -151,19 +153,19 @@ def test_topk_gives_places_and_scores_from_the_best_down(dtype, count):
     got = done(array(rows, dtype), f"topk({count})")
     assert got.shape == (3, min(count, 4), 2)
     for mine, row in zip(got, rows, strict=True):
-        assert mine[:, 0].tolist() == [str(i) for i in best_of(row, count)]
+        assert mine[:, 0].tolist() == best_of(row, count)
         assert [float(score) for score in mine[:, 1]] == [row[i] for i in best_of(row, count)]
 
 
 @given(hnp.arrays(np.float32, (4, 5), elements=st.sampled_from([0.0, -0.0, 0.5, 1.0, -1.0, math.inf, -math.inf])))
 def test_topk_keeps_the_order_of_equals(values):
     for mine, row in zip(done(values, "topk(5)"), values.tolist(), strict=True):
-        assert mine[:, 0].tolist() == [str(i) for i in best_of(row, 5)]
+        assert mine[:, 0].tolist() == best_of(row, 5)
 
 
 def test_topk_of_the_least_and_the_largest_whole_number():
     ends = np.array([[np.iinfo(np.int64).min, 0, np.iinfo(np.int64).max]])
-    assert done(ends, "topk(3)")[0, :, 0].tolist() == ["2", "1", "0"]
+    assert done(ends, "topk(3)")[0, :, 0].tolist() == [2, 1, 0]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -176,7 +178,7 @@ def test_a_row_with_a_nan_score_has_no_class(dtype, nan, first):
     assert done(values, *first, "argmax", "round(1)").tolist() == [2, None, 2]
     assert done(values, *first, "label(a, b, c)").tolist() == ["c", None, "c"]
     assert done(values, *first, "argmax", "label(a, b, c)").tolist() == ["c", None, "c"]
-    assert done(values, *first, "topk(2)")[:, :, 0].tolist() == [["2", "1"], [None, None], ["2", "1"]]
+    assert done(values, *first, "topk(2)")[:, :, 0].tolist() == [[2, 1], [None, None], [2, 1]]
     assert done(values, *first, "topk(2)")[1, :, 1].tolist() == [None, None]
 
 
@@ -191,7 +193,13 @@ def test_a_step_after_the_class_of_nan_gives_nan():
 def test_topk_names_the_classes_where_the_model_does():
     step = steps_.parse_step("topk(2)", LABELS, ())
     assert done(np.array([[0.0, 1.0, 2.0]]), step)[0, :, 0].tolist() == [LABELS[2], LABELS[1]]
-    assert done(np.array([[0.0, 1.0]]), step)[0, :, 0].tolist() == ["1", "0"]
+    assert done(np.array([[0.0, 1.0]]), step)[0, :, 0].tolist() == [1, 0]
+
+
+def test_a_plan_of_before_class_numbers_were_numbers_still_gives_text():
+    old = Fetch(tensor="y", kind="topk", columns=("t_1", "t_1_score"), type="double", steps=("topk(1)",))
+    classes, scores = unpack(old, [done(np.array([[0.0, 2.0], [np.nan, 1.0]]), *old.steps)])
+    assert (classes.to_pylist(), scores.to_pylist()) == (["1", None], [2.0, None])
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -409,8 +417,8 @@ def test_steps_through_the_command_line(classes, tmp_path):
     )
     assert output["class"] == output["number"] == [names[i] for i in first]
     assert output["at"] == first
-    assert output["best_1"] == [str(i) for i in first]
-    assert output["best_2"] == [str(best_of(row, 2)[1]) for row in logits]
+    assert output["best_1"] == first
+    assert output["best_2"] == [best_of(row, 2)[1] for row in logits]
     assert output["best_2_score"] == [sorted(row)[-2] for row in logits]
     np.testing.assert_allclose(output["r_0"], [round(softmax_of(row)[0], 2) for row in logits], atol=1e-6)
     assert len(output["unit_2"]) == len(X)
@@ -437,7 +445,7 @@ def test_a_row_with_nan_scores_has_null_classes_and_is_counted(classes, tmp_path
     assert [output[name].null_count for name in CLASS_COLUMNS] == [3] * len(CLASS_COLUMNS)
     assert output["at"].to_pylist() == first
     assert output["class"].to_pylist() == output["of_number"].to_pylist() == names
-    assert output["best_1"].to_pylist() == [None if i is None else str(i) for i in first]
+    assert output["best_1"].to_pylist() == first
     assert report_of(tmp_path / "out")["counts"]["nan"] == 3
     assert cli("verify", tmp_path / "out", "--deep", "--rescore", "40")[0] == 0
 
