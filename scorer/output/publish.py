@@ -32,6 +32,7 @@ def probe_rename(place: Place) -> None:
     probe, target = place.folder / "probe", place.output.with_name(f".{place.output.name}.probe")
     try:
         probe.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)  # with --work-dir, nothing else has created it
         with suppress(FileNotFoundError):
             target.rmdir()
         probe.rename(target)

@@ -124,6 +124,14 @@ def test_an_output_on_a_read_only_file_system_is_refused_before_the_start(source
     assert "Traceback" not in done.stderr
 
 
+def test_an_output_in_a_new_folder_may_have_its_proof_elsewhere(source, tmp_path):
+    output, proof = tmp_path / "scored" / "day=1", tmp_path / "proofs" / "day=1"
+    done = command(*asked(source, output), "--work-dir", proof)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in output.parent.iterdir()] == ["day=1"]
+    assert (proof / "manifest.json").exists()
+
+
 @pytest.fixture
 def forbidden(source):
     """A folder of the input that this user may not list, and the start of a command that root cannot list it with."""
