@@ -1,4 +1,4 @@
-"""Create the data and models behind the README's speeds, and print the command that measures each.
+"""Create the data and models behind the speeds in docs/figures.md, and print the command that measures each.
 
     PYTHONPATH=tests python tests/benchmarks/jobs.py FOLDER [ROWS]
 

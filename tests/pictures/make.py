@@ -1,4 +1,4 @@
-"""Create the README's pictures from a real run.
+"""Create the pictures of docs/watching.md from a real run.
 
     PYTHONPATH=tests python tests/pictures/make.py
 

@@ -82,7 +82,7 @@ def test_the_second_run_does_nothing_in_under_two_seconds(floats28, tmp_path):
     assert report["calls"] == 0
     assert report["counts"]["scored"] == 200_000
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert seconds < 4  # under 2 on an idle machine, quoted in the README
+    assert seconds < 4  # under 2 on an idle machine, quoted in docs/figures.md
 
 
 def test_other_threads_resume_the_same_plan_and_score_nothing_twice(floats28, tmp_path):
