@@ -54,6 +54,13 @@ def where_it_runs(frame):
     return pd.DataFrame({"a": [float(os.getpid())] * len(frame), "b": 0.0, "c": 0.0})
 
 
+def of_an_order(frame):
+    days = (pd.Timestamp("2026-01-01") - pd.to_datetime(frame["signup date"])).dt.days
+    channel = pd.Categorical(frame["channel"], ["web", "app", "shop"]).codes
+    price = pd.to_numeric(frame["price"], errors="coerce").astype("Float32")
+    return pd.DataFrame({"a": price, "b": channel.astype("float32"), "c": days.astype("float32")})
+
+
 number = 3
 """
 ROWS = 400
@@ -189,3 +196,18 @@ def test_an_unfinished_run_is_not_finished_with_another_function(place):
     code, _, text = run(place, "fails_on_seven", "--max-bad-rows", "8")
     assert code == 3
     assert "another request" in text
+
+
+def test_a_number_as_text_a_category_and_a_date_feed_one_tensor(place):
+    days = pa.array([20_000 + i % 400 for i in range(ROWS)], pa.int32()).cast(pa.date32())
+    prices = ["n/a" if i == 7 else str(i / 4) for i in range(ROWS)]
+    channels = [["web", "app", "shop", None][i % 4] for i in range(ROWS)]
+    pq.write_table(pa.table({"price": prices, "channel": channels, "signup date": days}), place / "in.parquet")
+    code, _, text = run(place, "of_an_order", "--fetch", "total=score")
+    assert (code, text) == (0, "")
+    price = np.array([np.nan if i == 7 else i / 4 for i in range(ROWS)], np.float32)
+    channel = np.array([[0, 1, 2, -1][i % 4] for i in range(ROWS)], np.float32)
+    since = np.array([20_454 - 20_000 - i % 400 for i in range(ROWS)], np.float32)
+    session = ort.InferenceSession(MODELS / "sum3.onnx")
+    wanted = session.run(None, {"x": np.stack([price, channel, since], axis=1)})[0]
+    assert np.array_equal(pq.read_table(place / "out")["score"].to_numpy(), wanted.reshape(-1), equal_nan=True)

@@ -133,10 +133,3 @@ def test_an_executed_notebook_shows_the_expected_texts_and_leaves_no_files(path,
     assert any(re.search(r"parts +\d+ of \d+ committed", text) for text in client.between)
     assert files(copy) == before
     assert set(os.listdir(tmp_path / "tmp")) <= DASK_S_OWN
-
-
-def test_the_readme_has_one_command_that_executes_the_notebooks():
-    text = (ROOT / "README.md").read_text("utf-8")
-    assert text.count("jupyter execute notebooks/*.ipynb") == 1
-    for path in NOTEBOOKS:
-        assert f"](notebooks/{path.name})" in text

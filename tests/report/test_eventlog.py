@@ -210,8 +210,3 @@ def test_a_hundred_thousand_parts_take_less_than_50_mb_and_a_tenth_of_a_millisec
     each = (time.process_time() - began) / len(parts)
     assert (tmp_path / "events.jsonl").stat().st_size * 10 < 50_000_000
     assert each < 100e-6
-
-
-def test_the_readme_names_every_event():
-    text = (ROOT / "README.md").read_text("utf-8")
-    assert {kind.__name__ for kind in events.Event.__args__ if f"`{kind.__name__}`" not in text} == set()
