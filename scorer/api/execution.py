@@ -300,6 +300,7 @@ class Run:
             scoring_s=self.scoring_s,
             stages=totals.stages,
             calls=totals.calls,
+            files_left_out=len(self.frozen.left_out),
             output_bytes=totals.output_bytes,
             input_bytes=totals.input_bytes,
             peak_memory_bytes=process.peak(),

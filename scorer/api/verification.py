@@ -53,6 +53,8 @@ class Verdict:
     """What could not be checked, because the proof is not beside the output."""
     rescored: str = ""
     """The result of scoring some rows again, in one line."""
+    left_out: str = ""
+    """How many input files the run did not open, in words; '' if it opened all."""
 
     @property
     def whole(self) -> bool:
@@ -64,7 +66,7 @@ class Verdict:
         return {
             "output": self.output, "whole": self.whole, "parts": self.parts, "deep": self.deep,
             **self.counts.to_dict(), "faults": list(self.faults), "unchecked": list(self.unchecked),
-            "rescored": self.rescored,
+            "left_out": self.left_out, "rescored": self.rescored,
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -99,6 +101,7 @@ def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
         deep=deep,
         faults=(*faults, *(again.faults if again else ())),
         rescored=str(again) if again else "",
+        left_out=plan.left_out_note,
     )
 
 
@@ -233,6 +236,8 @@ def _manifest_faults(manifest: dict[str, Any], plan: FrozenPlan, ledger: list[di
         for name, value in expected.items()
         if manifest.get(name) != value
     ]
+    if manifest.get("files_left_out", 0) != len(plan.left_out):
+        faults.append(f"manifest: files_left_out is not {len(plan.left_out)}, as in the plan")
     planned = {part.name: part.rows for part in plan.parts()}
     listed = {row["name"]: row["rows"] for row in ledger}
     faults += [f"ledger: {name} is not listed" for name in sorted(planned.keys() - listed.keys())]

@@ -114,6 +114,7 @@ def verdict_text(verdict: Verdict, look: Terminal = _PLAIN) -> str:
     sums = (
         f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined + "
         f"{counts.filtered:,} filtered, in {plural(verdict.parts, 'part')}"
+        + (f"; {visible(verdict.left_out)}" if verdict.left_out else "")
     )
     again = [visible(f"scored again: {verdict.rescored}")] if verdict.rescored else []
     if verdict.whole:

@@ -1,6 +1,7 @@
 """The input: which files, what they contain, and how the rows of a part are read.
 
     listing.py       the files of the input: paths, patterns and folders, in a fixed order
+    keys.py          the Hive keys in paths: typed, and compared with --where before a file is opened
     summary.py       what all footers say together: schema, rows, bytes, nulls
     reader.py        reads the rows of one part, or the first rows of the input
     cursors.py       what the parts of a process share: parsed footers, open row groups

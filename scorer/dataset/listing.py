@@ -14,7 +14,7 @@ import os
 import re
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from scorer.display.words import is_utf8, quoted_list
 from scorer.errors import InputError, InputNotFound
@@ -35,9 +35,19 @@ _TABLE_FORMATS = {
 }
 
 
-def list_files(inputs: Sequence[str], ignore: set[str]) -> tuple[list[tuple[str, str]], int]:
-    """Return (path, folder inside its input) of every file in order, and the number of skipped files."""
-    found: list[tuple[str, str]] = []
+class Listed(NamedTuple):
+    """A file of the input; nothing is known of what it contains."""
+
+    path: str
+    folder: str
+    """Folder inside its input, repeated in the output; '' at the top."""
+    top: str
+    """The folder that was named as the input, or that holds the file that was named."""
+
+
+def list_files(inputs: Sequence[str], ignore: set[str]) -> tuple[list[Listed], int]:
+    """Return every file in order, and the number of skipped files."""
+    found: list[Listed] = []
     skipped = 0
     seen: dict[str, str] = {}
     for text in inputs:
@@ -55,7 +65,7 @@ def list_files(inputs: Sequence[str], ignore: set[str]) -> tuple[list[tuple[str,
                 found=f"none; {others} other files",
                 hint=f"file names must end in {', '.join(SUFFIXES)}; names that start with . or _ are skipped",
             )
-    for path, _ in found:
+    for path, _, _ in found:
         if not is_utf8(path):
             raise InputError(
                 "the path of an input file is not valid UTF-8",
@@ -147,19 +157,19 @@ def _found_instead(text: str) -> str:
     return f"nothing; similar names: {quoted_list(near)}" if near else "nothing"
 
 
-def _files_under(path: str, ignore: set[str]) -> tuple[list[tuple[str, str]], int]:
+def _files_under(path: str, ignore: set[str]) -> tuple[list[Listed], int]:
     """Return the files of one path, sorted, and the number of skipped files."""
     if not os.path.isdir(path):
-        return [(path, "")], 0
-    found: list[tuple[str, str]] = []
+        return [Listed(path, "", os.path.dirname(path))], 0
+    found: list[Listed] = []
     skipped = 0
     for folder, names in _walk(path, ignore):
         inside = os.path.relpath(folder, path).replace(os.sep, "/")
         inside = "" if inside == "." else inside
         good = [n for n in names if n.lower().endswith(SUFFIXES) and n[0] not in "._"]
         skipped += sum(1 for name in names if name not in good and not _is_marker(name))
-        found += [(os.path.join(folder, name), inside) for name in good]
-    found.sort(key=lambda item: natural(os.path.relpath(item[0], path)))
+        found += [Listed(os.path.join(folder, name), inside, path) for name in good]
+    found.sort(key=lambda file: natural(os.path.relpath(file.path, path)))
     return found, skipped
 
 

@@ -6,17 +6,17 @@ Reads footers only; `reader` reads the rows.
 from __future__ import annotations
 
 import os
-import re
+import shlex
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.arrow import common_field, common_type, values_type
+from scorer.dataset import keys as keys_
 from scorer.dataset.listing import list_files
 from scorer.display.words import plural, quoted_list
 from scorer.errors import InputError, ScorerError, UnreadableFile
@@ -35,10 +35,11 @@ from scorer.storage.footers import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scorer.dataset.conditions import Condition
+    from scorer.dataset.listing import Listed
     from scorer.storage.files import FileId
 
 
-HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _FOOTER_THREADS = 8
 _OF_ONE_FILE = frozenset({b"pandas", b"ARROW:schema", b"scorer"})
 """Keys of a footer's metadata that hold only for that file."""
@@ -51,7 +52,9 @@ class File:
 
     id: FileId
     folder: str
-    """Folder inside the input, repeated in the output; '' at the top."""
+    """Folder inside the input, repeated in the output, with the key=value folders above the input; '' at the top."""
+    top: str
+    """Folder of the input; relative paths in columns start here."""
     row_groups: tuple[int, ...]
     """Number of rows in each row group."""
     unlike_path: tuple[tuple[str, str], ...] = ()
@@ -70,8 +73,7 @@ class File:
     @property
     def hive(self) -> dict[str, str | None]:
         """Hive keys in the path (key=value folders), with their values."""
-        pairs = (part.partition("=")[::2] for part in self.folder.split("/") if "=" in part)
-        return {key: None if value == HIVE_NULL else unquote(value) for key, value in pairs}
+        return keys_.keys_of(self.folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +100,20 @@ class Dataset:
     """Number of nulls by flat column, where every row group counts them; empty if some footers were not kept."""
     footer: pq.FileMetaData | None = None
     """Footer of the first file."""
+    left_out: tuple[str, ...] = ()
+    """Paths of the files that --where rules out by their keys; they were not opened."""
+    unused_keys: tuple[str, ...] = ()
+    """Keys in the paths above the inputs that are no columns, because not all files have them."""
 
     @property
     def folder(self) -> str:
         """Folder of the first input; relative paths in columns start here."""
-        return _input_folder(self.files[0])
+        return self.files[0].top
 
     @property
     def folders(self) -> set[str]:
         """Folders of all inputs."""
-        return {_input_folder(file) for file in self.files}
+        return {file.top for file in self.files}
 
     @property
     def rows(self) -> int:
@@ -127,16 +133,61 @@ class Dataset:
         return {name for name, count in Counter(self.schema.names).items() if count > 1}
 
 
-def summarise(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
+def summarise(
+    inputs: Sequence[str], ignore: Sequence[str] = (), *, base: str | None = None, conditions: Sequence[Condition] = ()
+) -> Dataset:
     """Return the summary of the input's files, in the order of `inputs`; folders in `ignore` are skipped.
 
+    Keys are read from the folders below `base`; by default, from those inside the inputs and directly above them.
+    Files that the conditions rule out by their keys are not opened.
     Raises `InputError` for the first unreadable file, with the number of the others.
     """
-    found, skipped = list_files(inputs, {os.path.realpath(path) for path in ignore})
-    first = _footer(*found[0])
+    listed, skipped = list_files(inputs, {os.path.realpath(path) for path in ignore})
+    listed, unused_keys = keys_.below(listed, base)
+    hive = keys_.schema_of(listed)
+    good = _footers_of_matching(listed, conditions, hive)
+    files = tuple(footer.file for footer in good)
+    schema, variants = _one_schema(good)
+    sample = [footer.metadata for footer in good if footer.metadata is not None]
+    opened = {file.path for file in files}
+    return Dataset(
+        files=files,
+        schema=schema,
+        hive=hive,
+        variants=variants,
+        skipped=skipped,
+        column_bytes=decoded_column_bytes(schema, sample),
+        codec=codec_of(sample),
+        row_group_rows=max((max(file.row_groups, default=0) for file in files[:_SAMPLED_FILES]), default=0),
+        dictionaries=dictionary_encoded(sample),
+        nulls=null_counts(sample) if len(good) == len(sample) else {},
+        footer=good[0].metadata,
+        left_out=tuple(file.path for file in listed if file.path not in opened),
+        unused_keys=unused_keys,
+    )
+
+
+def _footers_of_matching(listed: Sequence[Listed], conditions: Sequence[Condition], hive: pa.Schema) -> list[_Footer]:
+    """Return the footers of the files that the conditions do not rule out by their keys.
+
+    A key that the files hold too has their type, which is known only from a footer.
+    """
+    matching = keys_.matching(listed, conditions, hive)
+    footers = _footers(matching)
+    schema = _one_schema(footers)[0] if len(matching) < len(listed) else pa.schema([])
+    types = pa.schema([schema.field(at) if (at := schema.get_field_index(key.name)) >= 0 else key for key in hive])
+    if types == hive:
+        return footers
+    wanted = {*matching, *keys_.matching(listed, conditions, types)}
+    return footers if len(wanted) == len(matching) else _footers([file for file in listed if file in wanted])
+
+
+def _footers(listed: Sequence[Listed]) -> list[_Footer]:
+    """Return the footer of every file, or raise the first error."""
+    first = _footer(listed[0])
     first_schema = None if isinstance(first, ScorerError) else first.schema
     with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        rest = pool.map(lambda item: _footer(item[0], item[1], first_schema), found[1:])
+        rest = pool.map(lambda file: _footer(file, first_schema), listed[1:])
         footers = [
             first,
             *(footer if i < _SAMPLED_FILES else _without_metadata(footer) for i, footer in enumerate(rest, 1)),
@@ -147,29 +198,7 @@ def summarise(inputs: Sequence[str], ignore: Sequence[str] = ()) -> Dataset:
         others = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
         one = problems[0]
         raise type(one)(one.what + others, one.where, one.expected, one.found, one.hint)
-    good = [footer for footer in footers if not isinstance(footer, ScorerError)]
-    files = tuple(footer.file for footer in good)
-    schema, variants = _one_schema(good)
-    sample = [footer.metadata for footer in good if footer.metadata is not None]
-    return Dataset(
-        files=files,
-        schema=schema,
-        hive=_hive_schema(files),
-        variants=variants,
-        skipped=skipped,
-        column_bytes=decoded_column_bytes(schema, sample),
-        codec=codec_of(sample),
-        row_group_rows=max((max(file.row_groups, default=0) for file in files[:_SAMPLED_FILES]), default=0),
-        dictionaries=dictionary_encoded(sample),
-        nulls=null_counts(sample) if len(good) == len(sample) else {},
-        footer=good[0].metadata,
-    )
-
-
-def _input_folder(file: File) -> str:
-    """Return the folder of the input that contains the file."""
-    here = os.path.dirname(file.path)
-    return here.removesuffix(file.folder).rstrip("/") or "/" if file.folder else here
+    return [footer for footer in footers if not isinstance(footer, ScorerError)]
 
 
 def problems_of(dataset: Dataset, columns: Sequence[str]) -> list[ScorerError]:
@@ -203,10 +232,16 @@ def keys_with_other_values(dataset: Dataset, columns: Sequence[str]) -> list[Sco
             where=file.path,
             expected=f"only {file.hive[name]!r}, as in the folder name",
             found=values,
-            hint=f"leave {name!r} out with --keep if it is not needed, or rename it in the files",
+            hint=f"leave {name!r} out with --keep if it is not needed, {_ignoring(file, name)}rename it in the files",
         )
         for file, name, values in found[:1]
     ]
+
+
+def _ignoring(file: File, key: str) -> str:
+    """Return how to ignore a key that is not inside the input, but in the path above it."""
+    inside = keys_.keys_of(os.path.relpath(os.path.dirname(file.path), file.top))
+    return "or " if key in inside else f"pass --base {shlex.quote(file.top)} to ignore the folder name, or "
 
 
 def shared_name(dataset: Dataset, tokens: Sequence[str], *, keep_all: bool) -> list[ScorerError]:
@@ -239,7 +274,8 @@ def _without_metadata(footer: _Footer | ScorerError) -> _Footer | ScorerError:
     return footer if isinstance(footer, ScorerError) else replace(footer, metadata=None)
 
 
-def _footer(path: str, folder: str, known: pa.Schema | None = None) -> _Footer | ScorerError:
+def _footer(listed: Listed, known: pa.Schema | None = None) -> _Footer | ScorerError:
+    path = listed.path
     note_step(f"reading the footer of {path}")
     try:
         identity = file_id(path)
@@ -252,8 +288,8 @@ def _footer(path: str, folder: str, known: pa.Schema | None = None) -> _Footer |
         return unreadable(path, error)
     if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
         return unreadable(path, ValueError(f"row counts that do not add up: {groups[:5]}, {metadata.num_rows}"))
-    file = File(id=identity, folder=folder, row_groups=groups)
-    if "=" in folder and not file.hive.keys().isdisjoint(schema.names):
+    file = File(id=identity, folder=listed.folder, top=listed.top, row_groups=groups)
+    if "=" in file.folder and not file.hive.keys().isdisjoint(schema.names):
         file = replace(file, unlike_path=_unlike_path(file, schema, metadata))
     same = known is not None and schema.equals(known, check_metadata=False)
     return _Footer(file, None if same else schema, metadata)
@@ -324,22 +360,3 @@ def _kept_metadata(schema: pa.Schema, footer: pq.FileMetaData | None) -> dict[by
     found = dict(schema.metadata or {})
     found |= {key: value for key, value in added.items() if key not in found}
     return {key: value for key, value in found.items() if key not in _OF_ONE_FILE}
-
-
-def _hive_schema(files: Sequence[File]) -> pa.Schema:
-    keys = [tuple(file.hive) for file in files]
-    if len(set(keys)) > 1:
-        other = next(file for file, own in zip(files, keys, strict=True) if own != keys[0])
-        raise InputError(
-            "the key=value folders have different keys",
-            where=other.path,
-            expected=f"the keys {quoted_list(keys[0])}",
-            found=quoted_list(tuple(other.hive)) or "none",
-            hint="use one key=value layout for all files",
-        )
-    fields = []
-    for key in keys[0]:
-        values = {file.hive[key] for file in files} - {None}
-        whole = values and all(re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", v or "") for v in values)
-        fields.append(pa.field(key, pa.int64() if whole else pa.string()))
-    return pa.schema(fields)

@@ -30,7 +30,7 @@ def quoted_list(names: Iterable[object], limit: int = 10) -> str:
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return a hint: the closest known word, or the list of known words if none is close."""
     near = nearest(word, known)
-    return f"did you mean {near!r}?" if near else f"known: {quoted_list(known, 60)}"
+    return f"did you mean {near!r}?" if near else f"known: {quoted_list(known, 100)}"
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -45,6 +45,14 @@ class InputOptions:
         (), "Score only rows that match: 'COLUMN op LITERAL', 'COLUMN in (...)' or 'COLUMN is [not] null'. "
         "Repeatable; a row must match all conditions.", rule=rules.TEXTS, metavar="CONDITION", scores=True,
     )  # fmt: skip
+    base: str | None = option(
+        None,
+        "Folder below which key=value folder names are columns. Default: those in the input and directly above it.",
+        rule=rules.PLACE,
+        completes="dir",
+        metavar="DIR",
+        scores=True,
+    )
     limit: int | None = option(
         None,
         "Score only the first N rows of the input, counted before --where.",
@@ -287,6 +295,7 @@ class RequestArguments(TypedDict, total=False):
     labels: Sequence[str] | Mapping[str, str | Sequence[str]] | str | Path
     keep: Sequence[str] | str
     where: Sequence[str] | str
+    base: str | Path | None
     limit: int | None
     row_id: bool
     transform: str | None

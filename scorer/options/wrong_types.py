@@ -14,7 +14,7 @@ _BYTES = (bytes, bytearray, memoryview)
 _FRAMES = {"DataFrame", "LazyFrame", "Table", "RecordBatch"}
 _EXAMPLES = {
     "input": "data/", "model": "m.onnx", "output": "scores", "work_dir": "work", "ort_library": "operators.so",
-    "scheduler_file": "scheduler.json",
+    "scheduler_file": "scheduler.json", "base": "data",
 }  # fmt: skip
 
 

@@ -82,6 +82,7 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
             "parts": len(parts),
             "size": sum(receipt.size for receipt in receipts.values()),
             **counts.to_dict(),
+            **({"files_left_out": len(plan.left_out)} if plan.left_out else {}),
             "ledger": file_digest(ledger),
         }
         write_json(staging.root / "manifest.json", manifest)

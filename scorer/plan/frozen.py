@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scorer.binding.spec import Binding, Feed, Fetch, Transform, reads
+from scorer.dataset import conditions as conditions_
+from scorer.dataset import keys as keys_
 from scorer.dataset.reader import Source
 from scorer.errors import DifferentPlan
 from scorer.model.spec import SessionSpec
@@ -32,6 +34,8 @@ class FrozenPlan:
     """What was requested: the input, the model, and each option that changes scores."""
     files: tuple[PlannedFile, ...]
     conditions: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    """Paths of the input files that --where rules out by their keys; they were not opened."""
     binding: Binding
     session: SessionSpec
     batch_rows: int
@@ -92,6 +96,12 @@ class FrozenPlan:
         """The number of rows of the largest part, before any filter."""
         return max((rows for file in self.files for rows, _ in file.parts), default=0)
 
+    @property
+    def left_out_note(self) -> str:
+        """How many files --where ruled out by their keys, and which keys; '' if none."""
+        conditions = [conditions_.parse(text) for text in self.conditions]
+        return keys_.left_out_note(len(self.left_out), conditions, dict(self.files[0].hive))
+
     def parts(self) -> Iterator[Part]:
         """Yield every part, in the order of the input."""
         width = max(5, len(str(max(self.n_parts - 1, 0))))
@@ -117,6 +127,8 @@ class FrozenPlan:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "files"}
         plain |= {name: dataclasses.asdict(getattr(self, name)) for name in ("binding", "session", "storage")}
         del plain["session"]["gpu"]  # each process chooses its own
+        if not self.left_out:  # so that other plans keep their hash
+            del plain["left_out"]
         plain["transform"] = None if self.transform is None else dataclasses.asdict(self.transform)
         return {**plain, "files": [file.as_row() for file in self.files]}
 
@@ -133,6 +145,7 @@ class FrozenPlan:
             "session": SessionSpec(**data["session"] | {"files": tuple(data["session"]["files"])}),
             "files": tuple(PlannedFile.from_row(row) for row in data["files"]),
             **{name: tuple(data[name]) for name in ("conditions", "trials")},
+            "left_out": tuple(data.get("left_out", ())),
         }
         plan = cls(**data | changed | {"plan_hash": ""})
         if plan.plan_hash != data["plan_hash"]:

@@ -169,7 +169,8 @@ def _problem_blocks(problem: ScorerError) -> list[Words | Facts]:
 
 
 def _input_facts(frozen: FrozenPlan) -> dict[str, Any]:
-    return {"files": len(frozen.files), "rows": frozen.rows, "parts": frozen.n_parts}
+    facts = {"files": len(frozen.files), "rows": frozen.rows, "parts": frozen.n_parts}
+    return facts | ({"files_left_out": len(frozen.left_out)} if frozen.left_out else {})
 
 
 def as_json_value(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds

@@ -32,7 +32,7 @@ from scorer.binding.spec import UNCONFIRMED
 from scorer.cluster import dashboard
 from scorer.cluster.connect import can_spawn
 from scorer.dataset import conditions as conditions_
-from scorer.dataset import reader
+from scorer.dataset import keys, reader
 from scorer.dataset.summary import keys_with_other_values, problems_of, shared_name, summarise
 from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, ScorerError
@@ -98,12 +98,14 @@ def prepare(options: Options) -> Plan:
     found.problems += [one for one in (problem, dashboard.problem(options.cluster)) if one is not None]
     place = Place.of(output, options.out.work_dir)
     model = _read_model(found, options)
-    dataset = _read_footers(found, options, place)
-    named = _read_named(found, options)
+    conditions, unparsed = _parsed(options.rows.where)
+    dataset = _read_footers(found, options, place, conditions)
+    found.problems += unparsed
+    named = _read_named(found, options, conditions)
     spec = _session_spec(found, options, model)
     if dataset is not None:
         found.problems += conditions_.check(named.conditions, dataset.columns)
-        found.notes += _dataset_notes(dataset)
+        found.notes += _dataset_notes(dataset, conditions)
     misplaced = placement.problems_of(place, options.input)
     found.problems += misplaced
     loaded, decided = None, None
@@ -151,18 +153,28 @@ def _read_model(found: Findings, options: Options) -> ModelSpec | None:
     return None
 
 
-def _read_footers(found: Findings, options: Options, place: Place) -> Dataset | None:
+def _parsed(texts: Sequence[str]) -> tuple[tuple[Condition, ...], list[ScorerError]]:
+    """Return the row filters that can be parsed, and the problems of the others."""
+    conditions: list[Condition] = []
+    problems: list[ScorerError] = []
+    for text in texts:
+        try:
+            conditions.append(conditions_.parse(text))
+        except ScorerError as error:
+            problems.append(error)
+    return tuple(conditions), problems
+
+
+def _read_footers(found: Findings, options: Options, place: Place, conditions: tuple[Condition, ...]) -> Dataset | None:
+    ruling_out = conditions if options.rows.limit is None else ()  # --limit counts the rows of every file
     with found.collecting(options):
-        return summarise(options.input, [str(place.output), str(place.folder)])
+        ignore = [str(place.output), str(place.folder)]
+        return summarise(options.input, ignore, base=options.rows.base, conditions=ruling_out)
     return None
 
 
-def _read_named(found: Findings, options: Options) -> _Named:
-    """Parse the row filters, import the transform, and compute the digests of the files."""
-    conditions: list[Condition] = []
-    for text in options.rows.where:
-        with found.collecting(options):
-            conditions.append(conditions_.parse(text))
+def _read_named(found: Findings, options: Options, conditions: tuple[Condition, ...]) -> _Named:
+    """Import the transform, and compute the digests of the files."""
     files: dict[str, str] = {}
     transform = None
     with found.collecting(options):
@@ -172,7 +184,7 @@ def _read_named(found: Findings, options: Options) -> _Named:
             files[transform.name] = transform.digest
         if options.session.ort_library is not None and os.path.isfile(options.session.ort_library):
             files[options.session.ort_library] = digest_of(options.session.ort_library, ())
-    return _Named(conditions=tuple(conditions), transform=transform, files=files)
+    return _Named(conditions=conditions, transform=transform, files=files)
 
 
 def _session_spec(found: Findings, options: Options, model: ModelSpec | None) -> SessionSpec | None:
@@ -358,14 +370,14 @@ def _room_problems(place: Place, forecast: Forecast | None) -> list[ScorerError]
 
 def _without_keys(dataset: Dataset, kept: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Return the kept columns that are no keys of folder names (key=value), and a note if files hold such keys too."""
-    keys = set(dataset.hive.names)
-    doubled = [name for name in kept if name in keys and name in dataset.schema.names]
+    in_path = set(dataset.hive.names)
+    doubled = [name for name in kept if name in in_path and name in dataset.schema.names]
     notes = (
         [f"left out of the output's files, because the folder names hold them: {quoted_list(doubled)}"]
         if doubled
         else []
     )
-    return tuple(name for name in kept if name not in keys), notes
+    return tuple(name for name in kept if name not in in_path), notes
 
 
 def _type_notes(dataset: Dataset, used: Sequence[str], kept: Sequence[str]) -> list[str]:
@@ -419,12 +431,16 @@ def _ambiguous_paths(dataset: Dataset, binding: Binding) -> list[ScorerError]:
     ]
 
 
-def _dataset_notes(dataset: Dataset) -> list[str]:
-    """Return notes about an input that can be scored: skipped files, no rows, many small files."""
-    notes = []
+def _dataset_notes(dataset: Dataset, conditions: tuple[Condition, ...]) -> list[str]:
+    """Return notes about an input that can be scored: files left out or skipped, no rows, many small files."""
+    left_out = keys.left_out_note(len(dataset.left_out), conditions, dataset.hive.names)
+    notes = [left_out] if left_out else []
     if dataset.skipped:
         files = plural(dataset.skipped, "file")
         notes.append(f"skipped {files} in the input: not Parquet, hidden, or with a name that starts with _")
+    if dataset.unused_keys:
+        unused = quoted_list(dataset.unused_keys)
+        notes.append(f"keys in the path that are no columns, because not all files have the same ones: {unused}")
     if dataset.rows == 0:
         notes.append("the input has no rows; the output will have none")
     if len(dataset.files) >= _MANY_FILES and dataset.rows / len(dataset.files) < _FEW_ROWS:

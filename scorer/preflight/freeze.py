@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from scorer.storage.encoding import Storage
 
 
-_LEFT_OUT = {"by_position": False, "labels": ()}
+_LEFT_OUT = {"by_position": False, "labels": (), "base": None}
 """Values of newer options that are no part of a request, so that requests without them keep their hash."""
 
 
@@ -48,7 +48,13 @@ def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict
         for name, field in FIELDS.items()
         if field.metadata["scores"] and (name not in _LEFT_OUT or values[name] != _LEFT_OUT[name])
     }
-    return {"format": FORMAT, "input": _hash(inputs), "model": model.digest, "files": files, **chosen}
+    return {
+        "format": FORMAT,
+        "input": _hash([*inputs, *dataset.left_out]),
+        "model": model.digest,
+        "files": files,
+        **chosen,
+    }
 
 
 _INSPECTED_FILES = 4  # the first files, whose row groups must be large enough for copying
@@ -160,6 +166,7 @@ def freeze(
     frozen = FrozenPlan(
         request=request,
         files=plan_files(dataset.files, size, options.rows.limit),
+        left_out=dataset.left_out,
         conditions=tuple(options.rows.where),
         binding=binding,
         session=loaded.spec,

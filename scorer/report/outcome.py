@@ -67,6 +67,8 @@ class Report:
     """Options that differ from their default."""
     versions: dict[str, str]
     forecast: dict[str, Any] | None
+    files_left_out: int = 0
+    """Input files that --where ruled out by their keys; they were not opened."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Number of the model's nodes on each device; {} if all run on the CPU."""
     notes: tuple[str, ...] = ()

@@ -82,7 +82,11 @@ def tiles(sources: Sources) -> list[tuple[str, str, str]]:
     """Return the main figures: name, value, explanation."""
     report, counts = sources.report, sources.report.counts
     found = [
-        ("rows scored", f"{counts.scored:,}", f"of {sources.plan.rows:,} in the input"),
+        (
+            "rows scored",
+            f"{counts.scored:,}",
+            f"of {sources.plan.rows:,} in the {'files read' if sources.plan.left_out else 'input'}",
+        ),
         ("time", duration(report.seconds), f"{duration(report.scoring_s)} of it for scoring"),
         ("rows per second", f"{report.rows_per_s:,.0f}", f"on {plural(report.threads, 'thread')}"),
         ("output", size(report.output_bytes), plural(sources.ledger.num_rows, "part")),

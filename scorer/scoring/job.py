@@ -43,7 +43,7 @@ class Spec:
     key: str
     """Identifies one execution of a plan."""
     frozen: FrozenPlan
-    """The plan without its list of files; its hash is unchanged."""
+    """The plan without its lists of files; its hash is unchanged."""
     staging: str
     stop_file: str
     """Once this file exists, workers start no further parts; they are left for the next run."""
@@ -73,7 +73,7 @@ class Spec:
         key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
         return cls(
             key=key,
-            frozen=replace(frozen, files=(), request={}),
+            frozen=replace(frozen, files=(), left_out=(), request={}),
             staging=str(staging.root),
             stop_file=str(staging.root / f"stop-{key}"),
             driver=name_of_process(),

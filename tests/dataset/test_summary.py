@@ -41,7 +41,7 @@ def test_a_broken_file_is_unreadable(tmp_path, content):
 
 
 def hive_of(folder):
-    return File(id=FileId("", 0, 0), folder=folder, row_groups=()).hive
+    return File(id=FileId("", 0, 0), folder=folder, top="", row_groups=()).hive
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from scorer.storage.files import FileId
 
 def file(rows, folder="", name="a", groups=None):
     path = "/data/" + (f"{folder}/" if folder else "") + name
-    return File(id=FileId(path, rows * 8, 5), folder=folder, row_groups=tuple(groups or [rows]))
+    return File(id=FileId(path, rows * 8, 5), folder=folder, top="/in", row_groups=tuple(groups or [rows]))
 
 
 def frozen(files, **changes):

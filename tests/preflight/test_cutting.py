@@ -125,7 +125,7 @@ def test_the_last_parts_are_a_quarter_of_the_others():
 
 def file(rows, folder="", name="a", groups=None):
     path = "/data/" + (f"{folder}/" if folder else "") + name
-    return File(id=FileId(path, rows * 8, 5), folder=folder, row_groups=tuple(groups or [rows]))
+    return File(id=FileId(path, rows * 8, 5), folder=folder, top="/in", row_groups=tuple(groups or [rows]))
 
 
 @settings(max_examples=500, deadline=None)

@@ -429,6 +429,7 @@ BINDING = [
 ]
 
 WHERE = [
+    Case("base-not-above-the-input", RUN + " --base other", "input", arrange=text("other/readme.txt")),
     Case("where-not-understood", RUN + " --where 'id larger than 3'", "options", exit_code=2),
     Case("where-empty", RUN + " --where ''", "options", exit_code=2),
     Case("where-unquoted-text", RUN + " --where 'id = three'", "options", exit_code=2),
