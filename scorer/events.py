@@ -91,10 +91,19 @@ class Proof:
     """Output column -> digest of its values."""
     quarantine: str = ""
     """Name of the part's quarantine file; empty if it has no bad rows."""
+    where: bool = False
+    """Whether the run has a row filter: then parts without rows have no file in the output."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON holds them."""
+        data = _shallow(self) | {"counts": _shallow(self.counts)}
+        if not self.where:  # so that the files of other runs keep their bytes
+            del data["where"]
+        return data
 
     def to_json(self) -> str:
         """Return one line of JSON, the same bytes every time."""
-        return json.dumps(_shallow(self) | {"counts": _shallow(self.counts)}, sort_keys=True, separators=(",", ":"))
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Proof:
@@ -136,8 +145,9 @@ class Receipt:
 
     def to_json(self) -> str:
         """Return one line of the journal."""
-        proof = _shallow(self.proof) | {"counts": _shallow(self.proof.counts)}
-        return json.dumps(_shallow(self) | {"proof": proof, "stages": _shallow(self.stages)}, separators=(",", ":"))
+        return json.dumps(
+            _shallow(self) | {"proof": self.proof.to_dict(), "stages": _shallow(self.stages)}, separators=(",", ":")
+        )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Receipt:

@@ -106,6 +106,7 @@ class Run:
                 raise
             crash.note_publishing(str(self.place.output))
             staging_.sweep(self.staging, self.receipts)
+            self.receipts = ledger.as_published(self.frozen, self.receipts)
             finished = self.report(already_done=False)
             ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict())
             self.write_page()
@@ -300,6 +301,7 @@ class Run:
             scoring_s=self.scoring_s,
             stages=totals.stages,
             calls=totals.calls,
+            files=totals.files,
             files_left_out=len(self.frozen.left_out),
             output_bytes=totals.output_bytes,
             input_bytes=totals.input_bytes,

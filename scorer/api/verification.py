@@ -92,7 +92,7 @@ def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
         counts = Counts(**{name: row[name] for name in Counts().to_dict()})
         total += counts
         faults += [f"{row['name']}: {fault}" for fault in _part_faults(place, plan, row, counts, schema, deep)]
-    faults += _strays(place.output, {row["name"] for row in ledger})
+    faults += _strays(place.output, {row["name"] for row in ledger if row["size"]})
     again = _rescoring(place, plan, ledger, rescore) if rescore and not faults else None
     return Verdict(
         output=str(place.output),
@@ -191,8 +191,11 @@ def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
         faults += [f"{name}: {fault}" for fault in part_faults]
     if not proofs:
         return None
-    faults += _numbering_faults(proofs)
+    numbering = _numbering_faults(proofs)
+    doubtful = [fault for fault in numbering if fault.endswith("is missing") and any(p.where for p in proofs.values())]
+    faults += [fault for fault in numbering if fault not in doubtful]
     unchecked = (
+        *(f"whether {fault}, or --where left it without rows" for fault in doubtful),
         f"whether these {len(proofs)} parts are all: the plan and the ledger are not in {place.folder}",
         "the size of each file, and its row of the ledger",
         *(["the quarantined rows"] if total.quarantined else []),
@@ -259,6 +262,10 @@ def _part_faults(
     deep: bool,  # noqa: FBT001 - passed on
 ) -> list[str]:
     """Check one part's file against its row of the ledger."""
+    if not row["size"] and plan.conditions:
+        faults = [] if counts.balanced else [_UNBALANCED]
+        faults += [f"it has {counts.scored} scored rows, but no file"] if counts.scored else []
+        return faults + _quarantine_faults(place, row, counts, deep=deep)
     path = place.output / row["name"]
     if not path.exists():
         return ["the part is gone"]
@@ -282,12 +289,14 @@ def _part_faults(
     faults = [] if counts.balanced else [_UNBALANCED]
     faults += [f"{name}: {found}, expected {expected}" for name, found, expected in checks if found != expected]
     faults += [] if found_schema.equals(schema, check_metadata=False) else ["the schema is not the planned one"]
-    if row["quarantine"]:
-        faults += _quarantine_faults(place.folder / "quarantine" / row["quarantine"], counts.quarantined, deep=deep)
+    faults += _quarantine_faults(place, row, counts, deep=deep)
     return faults + (_value_faults(path, proof) if deep else [])
 
 
-def _quarantine_faults(path: Path, rows: int, *, deep: bool) -> list[str]:
+def _quarantine_faults(place: Place, row: dict[str, Any], counts: Counts, *, deep: bool) -> list[str]:
+    if not row["quarantine"]:
+        return []
+    path, rows = place.folder / "quarantine" / row["quarantine"], counts.quarantined
     try:
         found = pq.read_metadata(path).num_rows
         if deep:

@@ -142,7 +142,8 @@ def _published_files(place: Place) -> tuple[str, dict[str, int]] | None:
         if (manifest["plan"], manifest["ledger"]) != (plan, file_digest(ledger)):
             return None
         table = pq.read_table(ledger, columns=["name", "size"])
-        return plan, dict(zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True))
+        sizes = zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True)
+        return plan, {name: size for name, size in sizes if size}
     except _BROKEN:
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -46,11 +47,27 @@ def totals(receipts: Iterable[Receipt]) -> Counts:
     return total
 
 
+def as_published(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> dict[int, Receipt]:
+    """Return the receipts with size 0 for the parts whose files are not published.
+
+    With --where, these are the parts without rows. If no part has rows, the first one's file is published, because it
+    has the columns.
+    """
+    if not plan.conditions:
+        return dict(receipts)
+    empty = [part for part, receipt in receipts.items() if not receipt.proof.counts.scored]
+    left_out = empty if len(empty) < len(receipts) else [part for part in empty if part != min(empty)]
+    return {**receipts, **{part: replace(receipts[part], size=0) for part in left_out}}
+
+
 def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any]) -> None:
-    """Write the ledger, the manifest and the report; refuse a ledger that is incomplete or does not add up."""
+    """Write the ledger, the manifest and the report; refuse a ledger that is incomplete or does not add up.
+
+    The receipts are those of `as_published`.
+    """
     parts = list(plan.parts())
     absent = [part.index for part in parts if part.index not in receipts]
-    changed = [r.name for r in receipts.values() if _size(staging.parts / r.name) != r.size]
+    changed = [r.name for r in receipts.values() if r.size and _size(staging.parts / r.name) != r.size]
     if changed:
         raise CommitError(
             "staged parts changed during the run",

@@ -56,6 +56,7 @@ def publish(place: Place, plan: FrozenPlan, *, overwrite: bool) -> None:
         _sweep_quarantine(staging)
         write_json(staging.root / INTENT, {"plan": plan.plan_hash, "overwrite": overwrite})
         if not _is_published(place, plan):
+            _remove_parts_without_rows(staging)
             for folder, _, _ in os.walk(staging.parts):
                 sync(folder)
             _replace_output(place, staging, overwrite=overwrite)
@@ -87,8 +88,11 @@ def tidy(place: Place, notify: Callable[[str], None]) -> None:
 
 
 def _is_published(place: Place, plan: FrozenPlan) -> bool:
-    """Return whether the output is this plan's, according to the footer of its first part."""
-    first = next(plan.parts())
+    """Return whether the output is this plan's, according to the footer of its first file."""
+    there = os.path.isdir(place.output)
+    first = next((part for part in plan.parts() if os.path.exists(place.output / part.name)), None) if there else None
+    if first is None:
+        return False
     try:
         proof = read_proof(place.output / first.name)
     except (OSError, pa.ArrowException):
@@ -123,6 +127,22 @@ def _replace_output(place: Place, staging: Staging, *, overwrite: bool) -> None:
             raise
         os.rename(place.output, old)
         os.rename(staging.parts, place.output)
+
+
+def _remove_parts_without_rows(staging: Staging) -> None:
+    """Remove the files that the ledger lists with size 0, and then empty folders.
+
+    If publishing fails, these parts are known from the journal.
+    """
+    ledger = pq.read_table(staging.root / "ledger.parquet", columns=["name", "size"])
+    names = [
+        name for name, size in zip(*(ledger[one].to_pylist() for one in ("name", "size")), strict=True) if not size
+    ]
+    for name in names:
+        (staging.parts / name).unlink(missing_ok=True)
+    for folder in sorted({parent for name in names for parent in (staging.parts / name).parents}, reverse=True):
+        if staging.parts in folder.parents and os.path.isdir(folder) and not os.listdir(folder):
+            folder.rmdir()
 
 
 def _move_proof(place: Place, staging: Staging) -> None:

@@ -74,7 +74,8 @@ def n_staged(staging: Staging) -> int:
 def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
     """Return the receipts of the complete parts in staging, from the journal or from their footers.
 
-    Damaged files and files of other parts are ignored; `sweep` removes them.
+    Damaged files and files of other parts are ignored; `sweep` removes them. A part without rows needs no file, because
+    publishing may have removed it; the first part does, because its file may be the only one.
     """
     journalled: dict[str, Receipt] = {}
     with suppress(OSError), (staging.root / _JOURNAL).open(encoding="utf-8") as lines:
@@ -84,11 +85,12 @@ def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
                 journalled[entry.name] = entry
     existing = set(files_in(staging.parts))
     receipts: dict[int, Receipt] = {}
-    for part in plan.parts() if existing else ():
-        if part.name not in existing:
-            continue
+    for part in plan.parts() if existing or journalled else ():
         receipt: Receipt | None = journalled.get(part.name)
-        if receipt is None or receipt.size != os.path.getsize(staging.parts / part.name):
+        if part.name not in existing:
+            if not part.index or not plan.conditions or receipt is None or receipt.proof.counts.scored:
+                continue
+        elif receipt is None or receipt.size != os.path.getsize(staging.parts / part.name):
             try:
                 receipt = receipt_of(staging, part.name)
             except (ScorerError, OSError, ValueError, KeyError, TypeError, pa.ArrowException):

@@ -67,6 +67,8 @@ class Report:
     """Options that differ from their default."""
     versions: dict[str, str]
     forecast: dict[str, Any] | None
+    files: int = 0
+    """Files of the output; parts without rows have none if there is a --where."""
     files_left_out: int = 0
     """Input files that --where ruled out by their keys; they were not opened."""
     nodes: dict[str, int] = field(default_factory=dict)
@@ -121,6 +123,12 @@ class Report:
         """Duration and rows per second, as text."""
         return f"{duration(self.seconds)}, {self.rows_per_s:,.0f} rows/s"
 
+    @property
+    def _parts_and_files(self) -> str:
+        """The number of parts, and of files if some parts have none."""
+        parts = plural(self.parts, "part")
+        return parts if self.files in {0, self.parts} else f"{parts} in {plural(self.files, 'file')}"
+
     def facts(self) -> list[tuple[str, str]]:
         """Return labels and texts for a reader; if nothing was left to do, only the quarantine."""
         quarantined = f"{plural(self.counts.quarantined, 'row')} with their errors, in {self.quarantine}"
@@ -135,7 +143,7 @@ class Report:
         batch = f"{self.batch_tokens} tokens" if self.batch_tokens is not None else f"{self.batch_rows:,}"
         device = devices.described(self.device, self.nodes)
         found = [
-            ("output", f"{self.output} ({plural(self.parts, 'part')}, {size(self.output_bytes)})"),
+            ("output", f"{self.output} ({self._parts_and_files}, {size(self.output_bytes)})"),
             ("resumed", f"{plural(self.parts_resumed, 'part')} from an earlier run" if self.parts_resumed else ""),
             ("time", f"{self.speed}{time_forecast}"),
             ("model", f"{device}, batches of {batch}, {plural(self.calls, 'call')}"),
@@ -178,6 +186,7 @@ class Totals:
 
     counts: Counts
     """Of all committed parts, those of an earlier run among them."""
+    files: int
     output_bytes: int
     """Of all committed parts."""
     parts_resumed: int
@@ -206,6 +215,7 @@ def total(
             created[receipt.worker] = max(created.get(receipt.worker, 0), receipt.sessions)
     return Totals(
         counts=counts,
+        files=sum(receipt.size > 0 for receipt in receipts),
         output_bytes=sum(receipt.size for receipt in receipts),
         parts_resumed=len(receipts) - len(own),
         rows_read=sum(receipt.proof.counts.rows for receipt in own.values()),

@@ -178,6 +178,7 @@ def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
         counts=counts,
         digests={name: digest(scores[name]) for name in spec.frozen.binding.outputs},
         quarantine=quarantine,
+        where=bool(spec.frozen.conditions),
     )
     attempt.stages += Stages(write=time.perf_counter() - started)
     return Prepared(made, proof, rows.bytes_read, scored.calls, scored.smallest_batch or spec.frozen.batch_rows)
