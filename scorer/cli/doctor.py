@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 from scorer.cluster.connect import CPU_COUNT
+from scorer.cluster.queues import temporary_security
+from scorer.errors import OptionsError
 from scorer.host.devices import PROVIDERS, RUNTIMES, cards
 from scorer.host.versions import versions
 from scorer.model.session import runtime, why_not
@@ -18,10 +20,13 @@ def examine() -> dict[str, Any]:
     """Return the facts and the advice of `scorer doctor`."""
     available = [name for name, provider in PROVIDERS.items() if provider in runtime()["providers"]]
     broken = {name: why for name in available if (why := why_not(name))}
+    tls = _tls_problem()
     installed = [name for name in RUNTIMES if _installed(name)]
     advice = _advice(available, broken, installed)
     if platform.system() == "Windows":
         advice.append("on Windows, run scorer in WSL")
+    if tls:
+        advice.append(f"worker processes need TLS: {tls.hint}")
     return {
         **versions(),
         "platform": platform.platform(),
@@ -30,6 +35,7 @@ def examine() -> dict[str, Any]:
         "cards": ", ".join(cards()),
         "devices": ", ".join(name for name in available if name not in broken),
         **{f"{name} fails": why for name, why in broken.items()},
+        **({"tls fails": tls.found} if tls else {}),
         "advice": "; ".join(advice) or "nothing is missing",
     }
 
@@ -50,6 +56,15 @@ def _advice(available: list[str], broken: dict[str, str], installed: list[str]) 
     if "tensorrt" in broken:
         return ["--device tensorrt needs NVIDIA's TensorRT libraries on LD_LIBRARY_PATH"]
     return []
+
+
+def _tls_problem() -> OptionsError | None:
+    """Return the error that a run on worker processes would raise because it cannot create its keys."""
+    try:
+        temporary_security("processes")
+    except OptionsError as error:
+        return error
+    return None
 
 
 def _installed(name: str) -> bool:

@@ -414,7 +414,7 @@ def _start_local(
     options: ClusterOptions, workers: int, threads: int, environments: Sequence[Mapping[str, str]]
 ) -> LocalCluster:
     processes = options.cluster == "processes"
-    encrypted = {"security": queues.temporary_security()} if processes and options.tls else {}
+    encrypted = {"security": queues.temporary_security("processes")} if processes and options.tls is not False else {}
     protocol = "tls://" if encrypted else "tcp://"
     spread = processes and bool(environments)
     cluster = (_WithEnvironments if spread else _WithoutWorkerPages)(

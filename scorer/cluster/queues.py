@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
+from distributed import Security
 from distributed.core import Status
 
 from scorer.cluster._deadline import JOB_ENDS_VARIABLE
@@ -239,7 +240,8 @@ def _queue_cluster(options: ClusterOptions, logs: Path, folder: Path | None) -> 
                 yield job
                 return
             cluster = kind(
-                security=temporary_security() if options.tls is not False else None, shared_temp_directory=str(folder),
+                security=temporary_security(system) if options.tls is not False else None,
+                shared_temp_directory=str(folder),
                 scheduler_options={"dashboard_address": "127.0.0.1:0", "dashboard": options.dashboard},
                 silence_logs="critical",
                 **_settings(options, logs),
@@ -342,19 +344,18 @@ def _format_walltime(system: str, walltime: str | None) -> str | None:
     return f"{hours:02}:{minutes:02}" if system == "lsf" else f"{hours:02}:{minutes:02}:{seconds % 60:02}"
 
 
-def temporary_security() -> Any:  # noqa: ANN401 - distributed is untyped
-    """Create TLS certificates for this run only."""
-    from distributed import Security  # noqa: PLC0415 - needs cryptography, an extra
-
-    if importlib.util.find_spec("cryptography") is None:
+def temporary_security(cluster: str) -> Security:
+    """Create a TLS key and its certificate for this run only; who has the key may connect."""
+    try:
+        return Security.temporary()  # imports cryptography
+    except ImportError as error:
         raise OptionsError(
-            "TLS needs a package that is not installed",
-            where="--tls",
+            "TLS needs a package that cannot be imported",
+            where=f"--cluster {cluster}",
             expected="cryptography",
-            found="nothing",
-            hint="pip install cryptography, or add --no-tls",
-        )
-    return Security.temporary()
+            found=str(error.__context__ or error),
+            hint="pip install --force-reinstall cryptography",
+        ) from error
 
 
 def _rejected(system: str, found: str) -> ClusterError:

@@ -249,7 +249,8 @@ class ClusterOptions:
     )
     tls: bool | None = option(
         None,
-        "Encrypt connections between processes, with keys created for the run. Default: only for jobs.",
+        "Encrypt connections between processes and authenticate both ends, with keys created for the run. With "
+        "--no-tls, every user who can reach this machine's ports can run code as you. Default: --tls.",
         rule=rules.SWITCH,
     )
     dashboard: bool = option(
