@@ -200,7 +200,7 @@ class PlanReady:
     dashboard: str = ""
     """URL of Dask's dashboard, if requested."""
     metrics: str = ""
-    """URL of the driver's Prometheus metrics, if prometheus_client is installed."""
+    """URL of the driver's Prometheus metrics, with `dashboard` and if prometheus_client is installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -204,10 +204,11 @@ def _existing_workers(
 
 def _urls(cluster: SpecCluster, options: ClusterOptions, notify: Callable[[str], None]) -> dict[str, Any]:
     """Return the URLs of the dashboard and the metrics of a scheduler in this process; report the dashboard's."""
+    if not options.dashboard:
+        return {}
     port = cluster.scheduler.http_server.port
-    link = dashboard_.link_to(port) if options.dashboard else ""
-    if link:
-        notify(dashboard_.link_text(link))
+    link = dashboard_.link_to(port)
+    notify(dashboard_.link_text(link))
     return {"dashboard": link, "metrics": dashboard_.metrics_at(port)}
 
 
@@ -389,15 +390,18 @@ def _not_started(where: str, error: BaseException) -> ClusterError:
     )
 
 
-class _WithoutWorkerPages(LocalCluster):  # type: ignore[misc]  # distributed is untyped
-    """A local cluster whose workers serve no dashboard pages, which would load bokeh in each of them."""
+class _QuietCluster(LocalCluster):  # type: ignore[misc]  # distributed is untyped
+    """A local cluster that opens no HTTP ports without need, and whose workers do not load bokeh."""
 
     async def _start(self) -> None:
+        self.scheduler_spec["cls"] = dashboard_.Scheduler
         self.new_spec["options"]["dashboard"] = False  # LocalCluster serves pages on every worker with an HTTP address
+        if self.processes:  # the workers of nannies
+            self.new_spec["options"]["worker_class"] = dashboard_.Worker
         await super()._start()
 
 
-class _WithEnvironments(_WithoutWorkerPages):
+class _WithEnvironments(_QuietCluster):
     """A local cluster that spreads `environments` evenly over its workers; a restarted worker keeps its own."""
 
     environments: Sequence[Mapping[str, str]] = ()
@@ -417,8 +421,9 @@ def _start_local(
     encrypted = {"security": queues.temporary_security("processes")} if processes and options.tls is not False else {}
     protocol = "tls://" if encrypted else "tcp://"
     spread = processes and bool(environments)
-    cluster = (_WithEnvironments if spread else _WithoutWorkerPages)(
+    cluster = (_WithEnvironments if spread else _QuietCluster)(
         processes=processes,
+        worker_class=None if processes else dashboard_.Worker,
         n_workers=0 if spread else workers,
         threads_per_worker=threads + 1,  # while one waits for the disk, the others score
         host=LOOPBACK if processes else None,

@@ -1,6 +1,7 @@
 """What Dask's dashboard shows of a run: its URL on loopback, a span with the run's name, and a few log events.
 
-The pages are served only with `--dashboard`. Health and metrics are always served, as by Dask.
+Every user of the machine can open it. Pages and metrics are therefore served only with `--dashboard`, and none of them
+acts on the run. Without the flag, the HTTP servers of `Scheduler` and `Worker` do not even listen.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 import dask
+import distributed
 from distributed import span
 from distributed.utils import format_dashboard_link
 from distributed.versions import BOKEH_REQUIREMENT
@@ -32,12 +34,10 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 TOPIC = "scorer"
-_PAGES = {
-    "distributed.http.scheduler.info",
-    "distributed.http.scheduler.json",
-    "distributed.http.proxy",
-    "distributed.http.statics",
-}
+_ACTING = {"distributed.http.scheduler.api", "distributed.http.proxy"}
+"""Routes that retire workers, or connect to other addresses, for everybody who can open the page."""
+_OF_WORKERS = {"distributed.http.worker.prometheus", "distributed.http.health"}
+"""What workers serve with `--dashboard`; the pages are served by the scheduler."""
 _MAX_LOGGED_FAILURES = 20  # further failed parts are only counted, in the last event
 _ANSWER_S = 5
 
@@ -62,12 +62,37 @@ def problem(options: ClusterOptions) -> OptionsError | None:
 
 
 def routes(*, pages: bool) -> dict[str, list[str]]:
-    """Return Dask settings that remove the dashboard's pages from its HTTP servers; a user's own routes stay."""
-    names = ("distributed.scheduler.http.routes", "distributed.worker.http.routes")
+    """Return Dask settings of what HTTP servers serve: with pages or nothing of Dask's; a user's own routes stay."""
+
+    def served(names: list[str], allowed: Callable[[str], bool]) -> list[str]:
+        return [name for name in names if (pages and allowed(name)) or not name.startswith("distributed.http.")]
+
+    scheduler, worker = "distributed.scheduler.http.routes", "distributed.worker.http.routes"
     return {
-        name: [route for route in dask.config.get(name) if route not in _PAGES]
-        for name in (names[1:] if pages else names)
+        scheduler: served(dask.config.get(scheduler), lambda name: name not in _ACTING),
+        worker: served(dask.config.get(worker), _OF_WORKERS.__contains__),
     }
+
+
+class _ListensIfItServes:
+    """A part of Dask's servers: an HTTP server that listens only if it has routes."""
+
+    def start_http_server(self, routes: list[Any], *address: Any, **options: Any) -> None:  # noqa: ANN401 - as Dask's
+        """Start the HTTP server, unless it would serve nothing."""
+        if routes:
+            super().start_http_server(routes, *address, **options)  # type: ignore[misc]
+
+
+class Scheduler(_ListensIfItServes, distributed.Scheduler):  # type: ignore[misc]  # distributed is untyped
+    """Dask's scheduler; named as Dask's, because its settings go by the name."""
+
+    async def benchmark_hardware(self) -> dict[str, dict[str, float]]:
+        """Return no figures: one page of the dashboard measures all workers for everybody who opens it."""
+        return {"disk": {}, "memory": {}, "network": {}}
+
+
+class Worker(_ListensIfItServes, distributed.Worker):  # type: ignore[misc]  # as above
+    """Dask's worker."""
 
 
 def link_to(port: int) -> str:

@@ -7,6 +7,7 @@ configuration (jobqueue.yaml, environment variables); scorer's flags override th
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from distributed.core import Status
 
 from scorer.cluster._deadline import JOB_ENDS_VARIABLE
 from scorer.cluster._quoting import log_settings, quote, quoting, refuse_control_characters
+from scorer.cluster.dashboard import Scheduler, routes
 from scorer.errors import ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
 from scorer.options.values import QUEUES, parse_span, parse_walltime
@@ -70,6 +72,7 @@ WORKER_CONFIG = {
 }
 """Dask settings of the jobs; `SCHEDULER_CONFIG` has those of their scheduler, in the driver."""
 _NODE_LOCAL = '"${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"'  # expanded by the job's shell: a shared folder would be slow
+_ROUTES = "distributed.worker.http.routes"
 _WORKER_MEMORY_SHARE = 0.87  # of the job's memory; the nanny and native memory need the rest
 _FAILED_JOBS_LIMIT = 3  # per requested job: how many may end without a worker before the run fails
 _LOG_BYTES = 2000
@@ -242,6 +245,7 @@ def _queue_cluster(options: ClusterOptions, logs: Path, folder: Path | None) -> 
             cluster = kind(
                 security=temporary_security(system) if options.tls is not False else None,
                 shared_temp_directory=str(folder),
+                scheduler_cls=Scheduler,
                 scheduler_options={"dashboard_address": "127.0.0.1:0", "dashboard": options.dashboard},
                 silence_logs="critical",
                 **_settings(options, logs),
@@ -324,6 +328,8 @@ def _prologue(options: ClusterOptions, configured: dict[str, Any]) -> list[str]:
         "export PYTHONSAFEPATH=1 ORT_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1"
     ]
     lines.append(" ".join(["export", *(f"{variable(name)}={value}" for name, value in WORKER_CONFIG.items())]))
+    served = routes(pages=options.dashboard)[_ROUTES]
+    lines.append(f"export {variable(_ROUTES)}={quote(options.cluster or '', json.dumps(served))}")
     with suppress(ValueError, TypeError, KeyError):  # no walltime is set, or the system has none, as HTCondor
         seconds = parse_walltime(options.walltime or configured["walltime"])
         lines.append(f'export {JOB_ENDS_VARIABLE}="${{SLURM_JOB_END_TIME:-$(( $(date +%s) + {seconds} ))}}"')

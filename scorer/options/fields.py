@@ -254,8 +254,8 @@ class ClusterOptions:
         rule=rules.SWITCH,
     )
     dashboard: bool = option(
-        default=False, help_="Serve Dask's dashboard on this machine's loopback address and print its URL. It is never "
-        "encrypted, and every user of this machine can open it. From another machine: ssh -L "
+        default=False, help_="Serve Dask's dashboard and metrics on this machine's loopback address and print the "
+        "URL. They are not encrypted, and every user of this machine can open them. From another machine: ssh -L "
         "PORT:127.0.0.1:PORT HOST.", rule=rules.SWITCH,
     )  # fmt: skip
 

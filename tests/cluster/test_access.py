@@ -10,6 +10,8 @@ import pytest
 from support import access
 from support.runs import MODELS, write
 
+from scorer.cluster.dashboard import Scheduler
+
 SUM = MODELS / "sum3.onnx"
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 ROWS = {"a": [1.0, 2.0], "b": [1.0, 2.0], "c": [1.0, 2.0]}
@@ -17,18 +19,45 @@ PROCESSES = {"cluster": "processes", "workers": 1, "threads": 1}
 
 
 @AS_ROOT
+@pytest.mark.parametrize("values", [{"cluster": "synchronous"}, {"cluster": "embedded", "threads": 1}], ids=str)
+def test_a_run_in_this_process_does_not_listen(tmp_path, values):
+    assert access.of_cluster(values, tmp_path)[0] == []
+
+
+@AS_ROOT
 def test_only_who_has_the_keys_gets_anything_from_worker_processes(tmp_path):
-    _, found = access.of_cluster(PROCESSES, tmp_path)
-    runs_code = [f"runs code as user {os.getuid()} in the {kind}" for kind in ("Nanny", "Scheduler", "Worker")]
-    assert set(runs_code) < set(found.pop("the user with the keys")["ports"])
-    assert not any("code" in got for user in found.values() for got in user["ports"])
+    ports, found = access.of_cluster(PROCESSES, tmp_path)
+    assert len(ports) == 3
+    me = os.getuid()
+    assert sorted(found.pop("the user with the keys")["ports"]) == [
+        f"runs code as user {me} in the {kind}" for kind in ("Nanny", "Scheduler", "Worker")
+    ]
+    assert [user["ports"] for user in found.values()] == [["nothing"] * 3] * 2
 
 
 @AS_ROOT
 def test_without_tls_every_user_of_the_machine_can_run_code_in_worker_processes(tmp_path):
     """What `--no-tls` gives up, and that these attempts would notice it."""
     _, found = access.of_cluster(PROCESSES | {"tls": False}, tmp_path)
-    assert f"runs code as user {os.getuid()} in the Scheduler" in found["another local user"]["ports"]
+    assert all(got.startswith(f"runs code as user {os.getuid()}") for got in found["another local user"]["ports"])
+
+
+@AS_ROOT
+def test_the_dashboard_shows_but_does_not_act(tmp_path):
+    import dask
+
+    name = "distributed.scheduler.http.routes"
+    with dask.config.set({name: [*dask.config.get(name), "distributed.http.scheduler.api"]}):
+        ports, found = access.of_cluster({"cluster": "embedded", "threads": 1, "dashboard": True}, tmp_path)
+    assert {host for host, _ in ports} == {"127.0.0.1"}
+    (pages,) = {*found["another local user"]["ports"]} - {"sees /metrics /health"}  # the worker's
+    assert pages == "sees /status /metrics /health /info/main/logs.html /json/counts.json"
+
+
+def test_opening_a_page_of_the_dashboard_does_not_measure_the_workers():
+    import asyncio
+
+    assert asyncio.run(Scheduler.benchmark_hardware(None)) == {"disk": {}, "memory": {}, "network": {}}
 
 
 def test_an_embedded_run_does_not_import_cryptography(tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from distributed import Client, LocalCluster
+from support.access import listening
 from support.runs import MODELS, cli, command, report_of, write
 
 import scorer
@@ -47,6 +48,17 @@ def answer(url):
         return error.code
 
 
+def statuses(ports, page):
+    """Return what these ports answer to a request for this page: HTTP errors, texts, and 'closed'."""
+    found = set()
+    for host, port in ports:
+        try:
+            found.add(answer(f"http://{host}:{port}/{page}"))
+        except (OSError, http.client.HTTPException):  # Dask's own protocol
+            found.add("closed")
+    return frozenset(found)
+
+
 def metrics(url):
     """Return scorer's metrics at a URL, without zeros and creation times."""
     rows = [line.rsplit(" ", 1) for line in answer(url).splitlines() if line.startswith("scorer_")]
@@ -68,36 +80,23 @@ def during(source, output, look, **options):
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS, ids=["embedded", "processes"])
-def test_no_page_is_served_without_the_flag(source, tmp_path, cluster):
+def test_neither_pages_nor_metrics_are_served_without_the_flag(source, tmp_path, cluster):
+    before = listening(os.getpid())
+
     def look(ready):
-        base = ready.metrics.removesuffix("metrics")
-        return [answer(f"{base}{page}") for page in PAGES], answer(f"{base}health")
+        return ready.dashboard, ready.metrics, statuses(listening(os.getpid()) - before, "health")
 
     _, seen = during(source, tmp_path / "out", look, **cluster)
-    assert all(one == ([404] * len(PAGES), "ok") for one in seen), seen
+    assert set(seen) == {("", "", frozenset({"closed"} if cluster else ()))}
 
 
 def test_workers_serve_no_page_even_with_the_flag(source, tmp_path):
-    family = psutil.Process()
-
     def look(_):
-        ports = {
-            s.laddr.port
-            for process in family.children(recursive=True)
-            for s in process.net_connections("inet")
-            if s.status == psutil.CONN_LISTEN
-        }
-        found = []
-        for port in ports:
-            try:
-                found.append(answer(f"http://127.0.0.1:{port}/status"))
-            except (OSError, http.client.HTTPException):  # Dask's own protocol
-                found.append("closed")
-        return found
+        workers = [child.pid for child in psutil.Process().children(recursive=True)]
+        return [statuses(listening(*workers), page) for page in PAGES]
 
     _, seen = during(source, tmp_path / "out", look, cluster="processes", workers=1, dashboard=True)
-    assert set(seen[-1]) <= {404, "closed"}
-    assert 404 in seen[-1]
+    assert seen[-1] == [{404, "closed"}] * len(PAGES)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +188,11 @@ def test_a_users_own_routes_stay():
 
     with dask.config.set({"distributed.worker.http.routes": ["mine.own", "distributed.http.statics"]}):
         assert dashboard.routes(pages=False)["distributed.worker.http.routes"] == ["mine.own"]
+
+
+def test_metrics_are_served_with_the_dashboard(source, tmp_path):
+    _, seen = during(source, tmp_path / "out", lambda ready: metrics(ready.metrics), dashboard=True)
+    assert seen[-1]["scorer_planned_rows"] == 2000
 
 
 def test_metrics_of_driver_and_workers_are_the_reports_counts(tmp_path):

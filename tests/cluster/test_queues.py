@@ -169,6 +169,11 @@ def test_a_job_gets_the_paths_of_the_output_as_they_are_whatever_their_names(sys
     assert len(list(logs.iterdir())) == (name != "plain")  # where the queue's directives do not name the log
 
 
+@pytest.mark.parametrize("flag", [(), ("--dashboard",)], ids=["without", "with"])
+def test_workers_of_jobs_serve_metrics_only_with_the_dashboard(flag):
+    assert ("distributed.http.worker.prometheus" in script("slurm", *SIZE, *flag)) is bool(flag)
+
+
 def test_every_value_from_a_flag_is_quoted_in_the_script(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/opt/my env/$(x)/python")
     for system in QUEUES:
