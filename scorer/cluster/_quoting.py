@@ -23,7 +23,7 @@ def is_plain(path: str) -> bool:
 
 def quote(system: str, text: str) -> str:
     """Return the text quoted for the shell line of a job script."""
-    return _escape_macros(system, shlex.quote(text))
+    return escape_macros(system, shlex.quote(text))
 
 
 def log_settings(system: str, logs: str) -> tuple[str | None, list[str], list[str]]:
@@ -36,7 +36,7 @@ def log_settings(system: str, logs: str) -> tuple[str | None, list[str], list[st
         return logs, [], []
     redirect = f'exec > "$(mktemp {shlex.quote(logs)}/job-XXXXXXXX)" 2>&1'
     directives = [_NO_LOGS[system]] if system in _NO_LOGS else []
-    return None, directives, [_escape_macros(system, redirect)]
+    return None, directives, [escape_macros(system, redirect)]
 
 
 def refuse_control_characters(place: str, text: str) -> None:
@@ -79,6 +79,6 @@ def quoting(kind: type, system: str) -> type:
     return type(kind.__name__, (kind,), {"job_cls": job, "_get_worker_security": write_keys})
 
 
-def _escape_macros(system: str, line: str) -> str:
+def escape_macros(system: str, line: str) -> str:
     """Return a shell line as a submit file needs it: HTCondor would expand $(...) itself."""
     return line.replace("$", "$(DOLLAR)") if system == "htcondor" else line

@@ -24,6 +24,7 @@ from scorer.cluster import queues
 from scorer.cluster.dashboard import LOOPBACK
 from scorer.errors import BatchStalled, ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
+from scorer.host.private import private_folder
 from scorer.options.values import QUEUES, parse_span
 
 if TYPE_CHECKING:
@@ -136,10 +137,17 @@ def connect(
             with _connect_to(address) as opened:
                 yield _existing_workers(opened, f"the scheduler at {address}", options, notify)
         elif options.cluster in QUEUES:
-            with dask.config.set(queues.SCHEDULER_CONFIG), _queue_workers(options, folder, notify) as workers:
+            with (
+                dask.config.set(queues.SCHEDULER_CONFIG | _private_scratch()),
+                _queue_workers(options, folder, notify) as workers,
+            ):
                 yield workers
         else:
-            with _safe_path_removed(), _local_workers(options, environments, notify) as workers:
+            with (
+                _safe_path_removed(),
+                dask.config.set(_private_scratch()),
+                _local_workers(options, environments, notify) as workers,
+            ):
                 yield workers
 
 
@@ -304,6 +312,21 @@ def _connect_to(address: str) -> Iterator[Client]:
         found=found,
         hint="check the address and that the scheduler runs",
     )
+
+
+def _private_scratch() -> dict[str, str]:
+    """Return the Dask setting of a scratch folder that no other user can write to."""
+    base = dask.config.get("temporary-directory", None) or None
+    try:
+        return {"temporary-directory": private_folder(base)}
+    except OSError as error:
+        raise ClusterError(
+            "the temporary directory cannot be used",
+            where=error.filename or base or "TMPDIR",
+            expected="a folder in which folders can be created",
+            found=error.strerror or str(error),
+            hint="set TMPDIR to another folder",
+        ) from error
 
 
 @contextmanager

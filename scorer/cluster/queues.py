@@ -23,7 +23,7 @@ from distributed import Security
 from distributed.core import Status
 
 from scorer.cluster._deadline import JOB_ENDS_VARIABLE
-from scorer.cluster._quoting import log_settings, quote, quoting, refuse_control_characters
+from scorer.cluster._quoting import escape_macros, log_settings, quote, quoting, refuse_control_characters
 from scorer.cluster.dashboard import Scheduler, routes
 from scorer.errors import ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
@@ -72,6 +72,8 @@ WORKER_CONFIG = {
 }
 """Dask settings of the jobs; `SCHEDULER_CONFIG` has those of their scheduler, in the driver."""
 _NODE_LOCAL = '"${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"'  # expanded by the job's shell: a shared folder would be slow
+_SCRATCH = '"$SCORER_SCRATCH"'
+"""The worker's scratch folder, which the job creates for itself: Dask imports modules from there."""
 _ROUTES = "distributed.worker.http.routes"
 _WORKER_MEMORY_SHARE = 0.87  # of the job's memory; the nanny and native memory need the rest
 _FAILED_JOBS_LIMIT = 3  # per requested job: how many may end without a worker before the run fails
@@ -244,8 +246,7 @@ def _queue_cluster(options: ClusterOptions, logs: Path, folder: Path | None) -> 
                 return
             cluster = kind(
                 security=temporary_security(system) if options.tls is not False else None,
-                shared_temp_directory=str(folder),
-                scheduler_cls=Scheduler,
+                shared_temp_directory=str(folder), scheduler_cls=Scheduler,
                 scheduler_options={"dashboard_address": "127.0.0.1:0", "dashboard": options.dashboard},
                 silence_logs="critical",
                 **_settings(options, logs),
@@ -288,7 +289,7 @@ def _settings(options: ClusterOptions, logs: Path) -> dict[str, Any]:
         "processes": 1,
         "log_directory": log_directory,
         "python": configured.get("python") or quote(system, sys.executable),
-        "local_directory": configured.get("local-directory") or ("/tmp" if system == "htcondor" else _NODE_LOCAL),  # noqa: S108 - a folder of the node
+        "local_directory": escape_macros(system, _SCRATCH),
         "job_name": "scorer",
         "worker_extra_args": [
             *(configured.get("worker-extra-args") or ()),
@@ -330,10 +331,18 @@ def _prologue(options: ClusterOptions, configured: dict[str, Any]) -> list[str]:
     lines.append(" ".join(["export", *(f"{variable(name)}={value}" for name, value in WORKER_CONFIG.items())]))
     served = routes(pages=options.dashboard)[_ROUTES]
     lines.append(f"export {variable(_ROUTES)}={quote(options.cluster or '', json.dumps(served))}")
+    lines += _scratch_lines(options.cluster or "", configured.get("local-directory") or _NODE_LOCAL)
     with suppress(ValueError, TypeError, KeyError):  # no walltime is set, or the system has none, as HTCondor
         seconds = parse_walltime(options.walltime or configured["walltime"])
         lines.append(f'export {JOB_ENDS_VARIABLE}="${{SLURM_JOB_END_TIME:-$(( $(date +%s) + {seconds} ))}}"')
     return lines
+
+
+def _scratch_lines(system: str, base: str) -> list[str]:
+    """Return the lines that create a scratch folder which only this user can use, and remove it with the job."""
+    create = f"mkdir -p {base} && SCORER_SCRATCH=$(mktemp -d {base}/scorer-XXXXXXXX) || exit 1"
+    lines = [create, f"trap 'rm -rf {_SCRATCH}' EXIT"]
+    return [escape_macros(system, line) for line in lines]
 
 
 def variable(name: str) -> str:

@@ -9,6 +9,7 @@
     crash.py        runs the command in a child process, to explain a crash in native code
     isolation.py    runs one function in its own process, so that a crash ends only that
     cache.py        the user's cache folder on a local disk: tuning results, compiled engines
+    private.py      the user's folder in the temporary directory, closed to other users
 
 State: crash._page, versions._version.
 """

@@ -1,18 +1,20 @@
 """The model cache of a host that cannot read the driver's file: one copy per model, named by its digest.
 
 TMP/scorer-UID/models/DIGEST/model.onnx    complete or absent: written to a temporary folder, then renamed
+
+Only this user can write there, see `host/private.py`.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scorer.host.private import private_folder
 from scorer.model.protobuf import digest_of
 
 if TYPE_CHECKING:
@@ -21,15 +23,15 @@ if TYPE_CHECKING:
 
 def root() -> Path:
     """Return the folder of this user's model cache on this host."""
-    return Path(tempfile.gettempdir()) / f"scorer-{os.getuid()}" / "models"
+    return Path(private_folder()) / "models"
 
 
 def local_spec(spec: SessionSpec) -> SessionSpec | None:
     """Return the spec with the path of the planned model: as planned, or in the cache; None if it is in neither."""
-    for path in (spec.path, str(_cached_folder(spec) / os.path.basename(spec.path))):
-        if os.path.isfile(path) and _has_digest(path, spec):
-            return replace(spec, path=path)
-    return None
+    if os.path.isfile(spec.path) and _has_digest(spec.path, spec):
+        return spec
+    copy = str(_cached_folder(spec) / os.path.basename(spec.path))
+    return replace(spec, path=copy) if os.path.isfile(copy) and _has_digest(copy, spec) else None
 
 
 def model_files(spec: SessionSpec) -> list[str]:
@@ -40,8 +42,6 @@ def model_files(spec: SessionSpec) -> list[str]:
 def receive(spec: SessionSpec, delivery: str, name: str, chunk: bytes) -> None:
     """Append to a file of the model in the temporary folder of this delivery."""
     path = _temporary_folder(spec, delivery) / name
-    for folder in (root().parent, root(), _temporary_folder(spec, delivery)):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)  # external data may be in a subfolder
     with path.open("ab") as file:
         file.write(chunk)

@@ -169,6 +169,29 @@ def test_a_job_gets_the_paths_of_the_output_as_they_are_whatever_their_names(sys
     assert len(list(logs.iterdir())) == (name != "plain")  # where the queue's directives do not name the log
 
 
+RECORD = """
+printf '%s\\n' "$@" > {words}
+while [ "$1" != --local-directory ]; do shift; done
+stat -c %a "$2" > {mode}
+"""
+
+
+@pytest.mark.filterwarnings("ignore:OAR Job memory")
+@pytest.mark.parametrize("system", QUEUES)
+def test_a_job_has_a_private_scratch_folder_that_ends_with_it(system, tmp_path, monkeypatch):
+    (tmp_path / "record.sh").write_text(RECORD.format(words=tmp_path / "words", mode=tmp_path / "mode"))
+    monkeypatch.delenv("SLURM_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / HOSTILE))
+    importlib.import_module("dask_jobqueue")
+    with dask.config.set({f"jobqueue.{system}.python": f"sh {tmp_path / 'record.sh'}"}):
+        run_script(system, script(system, *SIZE))
+    given = (tmp_path / "words").read_text().splitlines()
+    folder = Path(given[given.index("--local-directory") + 1])
+    assert folder.parent == tmp_path / HOSTILE
+    assert (tmp_path / "mode").read_text() == "700\n"
+    assert not list(folder.parent.iterdir())
+
+
 @pytest.mark.parametrize("flag", [(), ("--dashboard",)], ids=["without", "with"])
 def test_workers_of_jobs_serve_metrics_only_with_the_dashboard(flag):
     assert ("distributed.http.worker.prometheus" in script("slurm", *SIZE, *flag)) is bool(flag)

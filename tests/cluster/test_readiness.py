@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_workers_that_cannot_import_scorer_are_reported(fewer28, tmp_path, empty
 
 
 def test_a_cached_model_is_complete_or_absent(tmp_path, monkeypatch):
-    monkeypatch.setattr(copies.tempfile, "gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     model = inspect_model(DENSE)
     spec = SessionSpec(path="/not/here/dense28.onnx", digest=model.digest, files=model.files, device="cpu")
     data = DENSE.read_bytes()
@@ -166,7 +167,7 @@ def test_a_cached_model_is_complete_or_absent(tmp_path, monkeypatch):
     assert copies.complete(spec, "b")
     there = copies.local_spec(spec)
     assert Path(there.path).read_bytes() == data
-    assert (copies.root().stat().st_mode & 0o777) == 0o700
+    assert (copies.root().parent.stat().st_mode & 0o777) == 0o700
     copies.receive(spec, "c", "dense28.onnx", data)
     assert not copies.complete(spec, "c")
     assert [path.name for path in copies.root().iterdir()] == [model.digest]

@@ -8,7 +8,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
+from support import access
 
 from services.processes import wait_until
 from services.work import Clock, Work
@@ -91,6 +93,19 @@ def test_the_dashboard_and_the_metrics_of_jobs_are_on_the_drivers_loopback(slurm
         assert "Dask Diagnostic UI" in page.read().decode()
     with urllib.request.urlopen(ready["metrics"], timeout=10) as page:
         assert 'scorer_parts_total{outcome="committed"} ' in page.read().decode()
+    assert work.finish(driver) == 0, work.log
+    work.exact()
+
+
+def test_only_who_has_the_keys_gets_anything_from_jobs(slurm, work):
+    driver, _ = running(slurm, work, *FOUR)
+    workers = [p.pid for p in psutil.process_iter(["cmdline"]) if "dask_worker" in " ".join(p.info["cmdline"] or ())]
+    ports = access.listening(driver.pid, *workers)
+    (keys,) = Path(f"{work.output}.scorer").glob("keys-*")
+    found = access.attempts(ports, [keys, *keys.iterdir()])
+    assert len(ports) >= 9  # the scheduler, and for each job a nanny and a worker
+    assert {got for user in found.values() for got in user["ports"]} == {"nothing"}
+    assert set(found["another local user"]["paths"]) == {"nothing"}
     assert work.finish(driver) == 0, work.log
     work.exact()
 

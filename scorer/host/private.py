@@ -1,0 +1,37 @@
+"""The user's folder in the temporary directory, which no other user can write to or read.
+
+TMP/scorer-UID          the usual name
+TMP/scorer-UID-RANDOM   if another user created the first, or it is open to others
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from glob import escape, glob
+
+
+def private_folder(base: str | None = None) -> str:
+    """Return the user's folder in the temporary directory, or in `base`; create it if need be.
+
+    Every user can create files there. Dask imports modules from its scratch folder and truncates lock files in it, so
+    a folder that another user prepared would let them run code and empty files as this user.
+    """
+    name = os.path.join(os.path.abspath(base or tempfile.gettempdir()), f"scorer-{os.getuid()}")
+    os.makedirs(os.path.dirname(name), exist_ok=True)
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700)
+    for path in (name, *sorted(glob(f"{escape(name)}-*"))):
+        if _is_private(path):
+            return path
+    return tempfile.mkdtemp(prefix=f"{os.path.basename(name)}-", dir=os.path.dirname(name))
+
+
+def _is_private(path: str) -> bool:
+    """Return whether this is a folder, not a link to one, that only this user can use."""
+    with suppress(FileNotFoundError):
+        found = os.lstat(path)
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return False
