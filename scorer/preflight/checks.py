@@ -48,7 +48,7 @@ from scorer.output.place import Place
 from scorer.output.quarantine import in_words
 from scorer.plan.prepared import Plan
 from scorer.preflight import freeze, independence, placement, trial
-from scorer.preflight.earlier import find_earlier
+from scorer.preflight.earlier import find_earlier, with_requested_code
 from scorer.preflight.findings import Findings
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
 from scorer.storage.footers import special_types
@@ -117,6 +117,7 @@ def prepare(options: Options) -> Plan:
         if earlier is not None:
             frozen, done = earlier
             if not done:
+                frozen = with_requested_code(found, place, frozen, spec, named.transform)
                 frozen = frozen.with_inodes(file.id for file in dataset.files)
             decided = _Decided(frozen=frozen, done=done, resumes=not done)
         else:

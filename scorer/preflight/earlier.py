@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from scorer.display.words import quoted_list
@@ -13,6 +14,8 @@ from scorer.output.existing import existing_problem, foreign_files
 from scorer.plan.frozen import FrozenPlan, refuse_different
 
 if TYPE_CHECKING:
+    from scorer.binding.spec import Transform
+    from scorer.model.spec import SessionSpec
     from scorer.options.fields import Options
     from scorer.output.place import Place
     from scorer.preflight.findings import Findings
@@ -34,6 +37,30 @@ def find_earlier(
                 "--part-bytes has no effect: an unfinished run is resumed with the parts it was planned with"
             )
     return earlier
+
+
+def with_requested_code(
+    found: Findings, place: Place, frozen: FrozenPlan, spec: SessionSpec | None, transform: Transform | None
+) -> FrozenPlan:
+    """Return an unfinished run's plan with this command's folder for the transform; other code is a problem.
+
+    Another user may have written the plan, if both can write to the output's folder.
+    """
+    planned = (frozen.session.library, frozen.transform.name if frozen.transform else "")
+    requested = (spec.library if spec else "", transform.name if transform else "")
+    if spec is not None and planned != requested:
+        found.problems.append(
+            CommitError(
+                "the unfinished run would load code that was not requested",
+                where=str(place.staging(frozen.plan_hash).root / "plan.json"),
+                expected=quoted_list([name for name in requested if name]) or "no library and no transform",
+                found=quoted_list([name for name in planned if name]) or "no library and no transform",
+                hint="choose another --output, or look who wrote this file and remove its folder",
+            )
+        )
+    if frozen.transform is None or transform is None:
+        return frozen
+    return replace(frozen, transform=replace(frozen.transform, folder=transform.folder))
 
 
 def _find(found: Findings, options: Options, place: Place, request: dict[str, Any]) -> tuple[FrozenPlan, bool] | None:
