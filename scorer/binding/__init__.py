@@ -3,6 +3,7 @@
     request.py      what --feed and --on-null ask for: ranges and globs become columns, tensor by tensor
     inputs.py       matches columns to tensors: automatic if there is one safe match, else an error
     feeds.py        checks one tensor's feed, before a row is read: columns, converter, null policy
+    mixed.py        the same for columns with different converters: which converter belongs to which columns
     order.py        the order of columns: the model's, or by the numbers at the end of their names
     labels.py       the class names that --labels gives
     elements.py     where in an output's row an element of --fetch is, by the first batches

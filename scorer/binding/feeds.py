@@ -15,13 +15,13 @@ from scorer.arrow import depth, is_encoded, is_list, is_number, is_text, sizes, 
 from scorer.binding.features import codes, constant, image, text
 from scorer.binding.features.numeric import null_constant, numpy_type
 from scorer.binding.request import matching_column
-from scorer.binding.spec import CONVERTERS, Feed
+from scorer.binding.spec import Feed
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch
-from scorer.options.grammar import labels_file
+from scorer.options.grammar import CONVERTERS, labels_file, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from scorer.model.spec import TensorSpec
     from scorer.options.grammar import Call, FeedText, Setting
@@ -53,11 +53,11 @@ def plain_feed(tensor: TensorSpec, names: Sequence[str], context: Context, on_nu
         kind, shape = "nested", _nested_shape(row, names[0], types[names[0]], where)
     else:
         kind = "strings" if tensor.type == "string" else "numeric"
-        shape = _flat_shape(tensor, row, names, where)
-    _check_types(types, kind, tensor, where)
+        shape = flat_shape(tensor, row, names, where)
+    check_types(types, kind, tensor, where)
     return Feed(
         tensor=tensor.name, kind=kind, dtype=tensor.type, columns=tuple(names), shape=shape,
-        on_null=_null_policy(on_null, tensor, where), on_lossy=context.on_lossy,
+        on_null=null_policy(on_null, tensor, where), on_lossy=context.on_lossy,
     )  # fmt: skip
 
 
@@ -74,16 +74,16 @@ def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context
         )
     names = names or _column_for(call.name, tensor, context.columns)
     types = {name: values_type(context.columns.field(name).type) for name in names}
-    _check_converted(call.name, types, tensor, where)
+    check_converted(call.name, types, tensor, where)
     row = row_shape(tensor) or ()
     shape: tuple[int | None, ...] = (
         row
         if call.name in {"text", "const"}
-        else _flat_shape(tensor, row_shape(tensor), names, where)
+        else flat_shape(tensor, row_shape(tensor), names, where)
         if call.name != "image"
         else row
     )
-    settings = _settings(call, tensor, row, context)
+    settings = converter_settings(call, tensor, row, context)
     if call.name == "image":
         shape = image.row_shape(settings)
     if call.name == "const" and dict(settings)["shared"]:
@@ -100,9 +100,8 @@ def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context
 def named_files(feeds: Iterable[FeedText], labels: Iterable[str] = ()) -> dict[str, str]:
     """Return the digest of each file that a converter or --labels names: they are part of the request's hash."""
     found: dict[str, str] = {}
-    names = [name for feed in feeds for name in (feed.call.args if feed.call and feed.file is not None else ())]
     named = [file[1] for file in map(labels_file, labels) if file is not None]
-    for path in [*map(os.path.expanduser, names), *named]:
+    for path in [*(os.path.expanduser(name) for feed in feeds for name in feed.files), *named]:
         if os.path.isfile(path):
             with suppress(OSError), open(path, "rb") as opened:  # what uses it reports the error
                 found[path] = hashlib.file_digest(opened, "sha256").hexdigest()
@@ -131,9 +130,10 @@ def row_shape(tensor: TensorSpec) -> tuple[int | None, ...] | None:
     return tuple(size if isinstance(size, int) else None for size in tensor.shape[1:])
 
 
-def _settings(
+def converter_settings(
     call: Call, tensor: TensorSpec, row: tuple[int | None, ...], context: Context
 ) -> tuple[tuple[str, Setting], ...]:
+    """Return the settings of a converter, defaults included; raise `OptionsError` if its arguments are not valid."""
     if call.name == "text":
         return text.settings(call, tensor.name, row[-1] if row else None)
     if call.name == "image":
@@ -168,7 +168,7 @@ def _column_for(name: str, tensor: TensorSpec, columns: pa.Schema) -> list[str]:
     )
 
 
-def _flat_shape(
+def flat_shape(
     tensor: TensorSpec, row: tuple[int | None, ...] | None, names: Sequence[str], where: str
 ) -> tuple[int | None, ...]:
     """Return the shape of one row of columns that each hold one value of it."""
@@ -249,7 +249,10 @@ def _lengths(value: object, levels: int) -> list[int]:
     return found
 
 
-def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec, where: str) -> None:
+def check_types(
+    types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec, where: str, *, alone: bool = True
+) -> None:
+    """Raise `TypeMismatch` if a column cannot fill the tensor; `alone` is False if other columns fill it too."""
     for name, column in types.items():
         value = values_in(column) if kind == "nested" else column
         good = is_text(value) if tensor.type == "string" else is_number(value)
@@ -259,12 +262,12 @@ def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec
             wanted = {"string": "text", "bool": "truth values"}.get(tensor.type, "numbers")
             wanted = f"lists of {wanted}" if kind == "nested" else wanted
             hint = "feed another column, or convert this one first"
-            if len(types) > 1 and kind == "numeric":  # a converter cannot be combined with other columns
-                hint = "feed another column, or convert this one to numbers with --transform"
-            elif kind == "numeric" and (is_text(value) or pa.types.is_dictionary(value)):
-                hint = f"--feed '{tensor.name}={name}|vocab(a, b, c)' for categories, or feed another column"
-            elif kind == "numeric" and pa.types.is_temporal(value):
-                hint = f"--feed '{tensor.name}={name}|epoch(s)', or feed another column"
+            converter = _converter_for(value) if kind == "numeric" and tensor.type != "bool" else ""
+            if converter:
+                piped = f"{quoted(name)}|{converter}"
+                hint = f"--feed '{tensor.name}={piped}'{_FITS[converter]}, or feed another column"
+                if len(types) > 1 or not alone:
+                    hint = f"write {piped} in the list of --feed{_FITS[converter]}, or feed another column"
             raise TypeMismatch(
                 f"column {name!r} cannot become {tensor.type}",
                 where=where,
@@ -274,23 +277,52 @@ def _check_types(types: Mapping[str, pa.DataType], kind: str, tensor: TensorSpec
             )
 
 
-def _check_converted(name: str, types: Mapping[str, pa.DataType], tensor: TensorSpec, where: str) -> None:
+_FITS = {"vocab(a, b, c)": " for categories", "epoch(s)": ""}
+"""Converters into numbers, as a hint shows them, and what they are for."""
+
+
+def _is_picture(kind: pa.DataType) -> bool:
+    encoded = pa.types.is_struct(kind) and {field.name for field in kind} <= {"bytes", "path"}
+    return bool(encoded or is_encoded(kind) or is_text(kind))
+
+
+def _is_category(kind: pa.DataType) -> bool:
+    return bool(is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+
+
+def _is_moment(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+_READS: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
+    "text": (is_text, "text"),
+    "image": (_is_picture, "encoded pictures or their paths"),
+    "vocab": (_is_category, "text or whole numbers"),
+    "epoch": (_is_moment, "dates or times"),
+}
+"""Which types each converter reads, as a test and in words."""
+
+
+def _converter_for(kind: pa.DataType) -> str:
+    """Return the converter that makes numbers of this type; '' if there is none."""
+    if is_text(kind) or pa.types.is_dictionary(kind):
+        return "vocab(a, b, c)"
+    return "epoch(s)" if pa.types.is_temporal(kind) else ""
+
+
+def reads_type(converter: str, kind: pa.DataType) -> bool:
+    """Return whether a converter can read values of this type."""
+    return converter not in _READS or _READS[converter][0](kind)
+
+
+def check_converted(name: str, types: Mapping[str, pa.DataType], tensor: TensorSpec, where: str) -> None:
     """Raise if a converter cannot read the columns or cannot fill the tensor."""
-    fits, wanted = {
-        "text": (is_text, "text"),
-        "image": (_is_picture, "encoded pictures or their paths"),
-        "vocab": (
-            lambda kind: is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind),
-            "text or whole numbers",
-        ),
-        "epoch": (lambda kind: pa.types.is_timestamp(kind) or pa.types.is_date(kind), "dates or times"),
-    }.get(name, (None, ""))
     for column, kind in types.items():
-        if fits is not None and not fits(kind):
+        if not reads_type(name, kind):
             raise TypeMismatch(
                 f"{name}(...) cannot read column {column!r}",
                 where=where,
-                expected=wanted,
+                expected=_READS[name][1],
                 found=f"{kind} in {column!r}",
                 hint="feed another column",
             )
@@ -313,7 +345,7 @@ def _check_converted(name: str, types: Mapping[str, pa.DataType], tensor: Tensor
         )
 
 
-def _null_policy(policy: str | None, tensor: TensorSpec, where: str) -> str:
+def null_policy(policy: str | None, tensor: TensorSpec, where: str) -> str:
     """Return the null policy, or its default; raise `OptionsError` for a constant that the tensor cannot hold."""
     if policy is None:
         return "nan" if "float" in tensor.type else "error"
@@ -337,17 +369,12 @@ def _converted_policy(name: str, policy: str | None, tensor: TensorSpec, where: 
     """Return the null policy of a converter: text may replace a null by a constant, image never."""
     if name == "image" or (name == "text" and policy in {None, "nan"}):
         return "error"
-    return str(policy) if name == "text" else _null_policy(policy, tensor, where)
+    return str(policy) if name == "text" else null_policy(policy, tensor, where)
 
 
 def counted_columns(count: int) -> str:
     """Return a number of columns as text."""
     return f"{count} column" + ("" if count == 1 else "s")
-
-
-def _is_picture(kind: pa.DataType) -> bool:
-    encoded = pa.types.is_struct(kind) and {field.name for field in kind} <= {"bytes", "path"}
-    return bool(encoded or is_encoded(kind) or is_text(kind))
 
 
 def looks_like_pictures(tensor: TensorSpec) -> bool:

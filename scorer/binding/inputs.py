@@ -23,9 +23,10 @@ from scorer.binding.feeds import (
     row_shape,
     with_measured_shape,
 )
+from scorer.binding.mixed import mixed_feed, with_one_reading
 from scorer.binding.order import by_numbers, of_glob
 from scorer.binding.request import FeedRequest, expand, matching_column, null_policies, requested_feeds
-from scorer.binding.spec import ASKED, BY_FEATURES, BY_GLOB, BY_LIST, BY_NAME, BY_POSITION, Binding, Feed
+from scorer.binding.spec import ASKED, BY_FEATURES, BY_GLOB, BY_LIST, BY_NAME, BY_POSITION, UNCONFIRMED, Binding, Feed
 from scorer.dataset.quarantine import PLACE, WHY, from_quarantine
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import BindingError, MissingColumns, ScorerError, ShapeMismatch, UnsupportedTensor
@@ -108,10 +109,24 @@ def _feed(
     if request is None:
         names, rule = _automatic(tensor, model, context)
     else:
+        request = with_one_reading(request, tensor, context.columns)
+        if request.items:
+            return _mixed(tensor, request, model, context, on_null)
         names, rule = _requested_columns(request.tokens, tensor, model, context.columns)
     if request is None or request.call is None:
         return replace(plain_feed(tensor, names, context, on_null), rule=rule)
     return replace(converted_feed(tensor, request.call, names, context, on_null), rule=rule)
+
+
+def _mixed(tensor: TensorSpec, request: FeedRequest, model: ModelSpec, context: Context, on_null: str | None) -> Feed:
+    """Return a feed of columns that are each converted by a converter of their own."""
+    parts, rules = [], []
+    for item in request.items:
+        names, rule = _requested_columns(item.tokens, tensor, model, context.columns)
+        parts.append((names, item.call))
+        rules.append(rule)
+    rule = next((rule for rule in rules if rule in UNCONFIRMED), rules[0])
+    return replace(mixed_feed(tensor, parts, context, on_null), rule=rule)
 
 
 def _is_constant(request: FeedRequest | None) -> bool:

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scorer.binding.features import text as text_
-from scorer.binding.spec import CONVERTERS
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import OptionsError, ScorerError
-from scorer.options.grammar import split_known, split_pipe
+from scorer.options.grammar import CONVERTERS, split_known, split_pipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from scorer.model.spec import ModelSpec
-    from scorer.options.grammar import Call, FeedText
+    from scorer.options.grammar import Call, FeedText, Item
 
 _RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
 
@@ -71,7 +70,11 @@ class FeedRequest:
     """The columns and the converter that --feed requests for one tensor."""
 
     tokens: tuple[str, ...] = ()
+    """All columns, if they share the converter or have none; none if only `items` tells them apart."""
     call: Call | None = None
+    """The converter of all columns."""
+    items: tuple[Item, ...] = ()
+    """The columns, each with its own converter, if any of them has one."""
 
 
 def requested_feeds(
@@ -87,18 +90,17 @@ def requested_feeds(
     unclear: set[str] = set()
     for feed in feeds:
         tensor, tokens, call = feed.split(names, CONVERTERS)
-        text = str(feed)
+        text, items = str(feed), feed.items(names)
         if tensor is None or tensor not in names:
             problems.append(_unknown(text, names))
             continue
         before = requests.get(tensor)
-        if (not tokens and call is None) or (before and (before.call or call)) or _columns_for_constant(call, tokens):
-            problems.append(
-                _not_understood(text, tensor, twice=before is not None, constant=_columns_for_constant(call, tokens))
-            )
+        twice = before is not None and bool(before.call or before.items or call or items)
+        if not (tokens or call or items) or twice or _columns_for_constant(call, tokens):
+            problems.append(_not_understood(text, tensor, twice=twice, constant=_columns_for_constant(call, tokens)))
             unclear.add(tensor)
             continue
-        requests[tensor] = FeedRequest((*(before.tokens if before else ()), *tokens), call)
+        requests[tensor] = FeedRequest((*(before.tokens if before else ()), *tokens), call, items)
     texts = [request for request in requests.values() if request.call is not None and request.call.name == "text"]
     if len(texts) == 1:
         (request,) = texts
@@ -174,23 +176,15 @@ def _not_understood(text: str, tensor: str, *, twice: bool, constant: bool) -> O
         )
     if twice:
         return OptionsError(
-            f"{tensor!r} is fed twice, and a converter cannot be combined with other columns",
+            f"{tensor!r} is fed twice, and one of the two --feed has a converter",
             where=where,
-            expected="columns, or one converter",
+            expected="one --feed with all columns of the tensor",
             found=repr(text),
-            hint="remove one of the two --feed",
+            hint=f"remove one of the two, or list all columns in one: --feed '{tensor}=COLUMN,COLUMN|epoch(d)'",
         )
     pieces = split_pipe(text)
     if len(pieces) > 1 or "(" in text:
         what = f"--feed {text!r} has a converter that cannot be understood"
-        if "," in split_pipe(text)[0]:
-            return OptionsError(
-                what,
-                where=where,
-                expected="one column before the |",
-                found=repr(pieces[0]),
-                hint="feed one column, or convert several columns to numbers with --transform",
-            )
         return OptionsError(
             what,
             where=where,

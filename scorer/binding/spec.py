@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from scorer.options.grammar import Setting
-
-
-CONVERTERS = ("text", "image", "vocab", "epoch", "const")
+    from scorer.options.grammar import PartSettings, Setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +49,8 @@ _HIDDEN_SETTINGS = ("tokenizer", "words", "folder", "sha256", "shared")
 
 def feed_words(feed: Feed) -> str:
     """Describe a feed as text: its columns, and its converter with the settings."""
+    if feed.kind == "mixed":
+        return ", ".join(map(_part_words, feed.parts))
     columns = ", ".join(feed.columns[:_MOST_NAMES]) + (
         f" and {len(feed.columns) - _MOST_NAMES} more" if len(feed.columns) > _MOST_NAMES else ""
     )
@@ -67,6 +66,13 @@ def feed_words(feed: Feed) -> str:
         if name not in _HIDDEN_SETTINGS and value is not None
     )
     return f"{columns}{'|' if columns else ''}{feed.kind}({shown})"
+
+
+def _part_words(part: Feed) -> str:
+    """Describe a part of a mixed feed; several columns with one converter are put in brackets."""
+    words = feed_words(part)
+    columns, bar, converter = words.partition("|")
+    return f"({columns}){bar}{converter}" if bar and len(part.columns) > 1 else words
 
 
 def fetch_words(fetch: Fetch) -> tuple[str, str, str]:
@@ -128,7 +134,7 @@ class Feed:
 
     tensor: str
     kind: str
-    """numeric, nested, strings, or a converter: text, image, vocab, epoch, const."""
+    """numeric, nested, strings, mixed, or a converter: text, image, vocab, epoch, const."""
     dtype: str
     """numpy's name, 'bfloat16', or 'string'."""
     columns: tuple[str, ...]
@@ -141,7 +147,17 @@ class Feed:
     rule: str = ASKED
     """Why these columns feed the tensor."""
     settings: tuple[tuple[str, Setting], ...] = ()
-    """The converter's settings, defaults included."""
+    """The converter's settings, defaults included. A mixed feed has the settings of its parts."""
+
+    @property
+    def parts(self) -> tuple[Feed, ...]:
+        """The parts of a mixed feed, each with its own converter, in the order of the columns."""
+        found, at = [], 0
+        for kind, count, settings in cast("tuple[PartSettings, ...]", self.setting("parts")):
+            columns = self.columns[at : at + count]
+            found.append(replace(self, kind=kind, columns=columns, shape=(count,), settings=settings))
+            at += count
+        return tuple(found)
 
     def setting(self, name: str) -> Setting:
         """Return one of the settings."""

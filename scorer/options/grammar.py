@@ -3,8 +3,13 @@
 x=f0..f27                          a range of columns for the tensor x
 x='a, b',c*                        a column with a comma in its name, and a glob
 ids=text|text(tokenizer.json)      one column through a converter
+x=age,day|epoch(d),kind|vocab(a, b)    columns side by side, each through its own converter
+x=(first,last)|epoch(d),age        two columns through one converter, and one beside them
 y=const(1)                         a converter that needs no column
 logits|softmax['late']=p           one element of an output, after a step, under a name
+
+A converter belongs to the column before it, or to the columns in brackets before it. A single converter at the end
+of a list, as in x=first,last|epoch(d), may belong to the whole list: the types of the columns decide.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +27,12 @@ _ELEMENT = re.compile(r"""\[\s*(?:'((?:[^']|'')+)'|"([^"]+)"|([^][,'"][^]['"]*?)
 _PLACE = re.compile(r"-?\d+(\s*,\s*-?\d+)*", re.ASCII)
 _CALL = re.compile(r"^\s*([A-Za-z_]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)
 
-Setting = str | int | float | bool | None | tuple[str, ...] | tuple[float, ...]
+CONVERTERS = ("text", "image", "vocab", "epoch", "const")
+
+Setting = str | int | float | bool | None | tuple[str, ...] | tuple[float, ...] | tuple["PartSettings", ...]
 """The value of one setting of a converter or a step, as plan.json holds it."""
+PartSettings = tuple[str, int, tuple[tuple[str, Any], ...]]
+"""The converter of some of a feed's columns: its kind, the number of columns, and its settings."""
 
 
 def split_names(text: str) -> list[str] | None:
@@ -56,14 +65,19 @@ class Call:
 
 def split_pipe(text: str) -> list[str]:
     """Return the pieces between the bars; a bar that is quoted or in brackets does not split."""
+    return [piece.strip() for _, piece in _split(text, "|")]
+
+
+def _split(text: str, separator: str) -> list[tuple[int, str]]:
+    """Return the pieces between the separators that are neither quoted nor in brackets, each with its place."""
     pieces, start, depth, quoted = [], 0, 0, False
     for at, letter in enumerate(text):
         quoted ^= letter == "'"
         depth += 0 if quoted else (letter == "(") - (letter == ")")
-        if letter == "|" and not quoted and depth <= 0:
-            pieces.append(text[start:at].strip())
+        if letter == separator and not quoted and depth <= 0:
+            pieces.append((start, text[start:at]))
             start = at + 1
-    return [*pieces, text[start:].strip()]
+    return [*pieces, (start, text[start:])]
 
 
 def parse_call(text: str) -> Call | None:
@@ -147,6 +161,43 @@ _WITH_FILE = ("text", "vocab")
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """One item of a list of columns: its column tokens, and the converter that follows them."""
+
+    tokens: tuple[str, ...]
+    call: Call | None = None
+    grouped: bool = False
+    """Whether the columns are in brackets."""
+    text: str = ""
+    """The item as typed, which is a column's name if there is such a column."""
+    columns: str = ""
+    """The text of the columns, with the brackets."""
+    converter: str = ""
+    """The text of the converter."""
+
+
+def parse_item(text: str) -> Item | None:
+    """Return one item of a list of columns; None if it cannot be parsed."""
+    columns, *calls = split_pipe(text)
+    if not calls:
+        names = split_names(text) or []
+        return Item(tuple(names), text=text, columns=text) if len(names) == 1 else None
+    call = parse_call(calls[0]) if len(calls) == 1 else None
+    grouped = columns.startswith("(") and columns.endswith(")")
+    names = split_names(columns[1:-1] if grouped else columns) or []
+    if call is None or not names or (len(names) > 1 and not grouped):
+        return None
+    return Item(tuple(names), call, grouped, text, columns, calls[0])
+
+
+def _listed_item(token: str) -> Item:
+    """Return one item of a list that was given as a list: a name, or a column through a known converter."""
+    item = parse_item(token) if len(split_pipe(token)) > 1 and token.rstrip().endswith(")") else None
+    known = item is not None and item.call is not None and item.call.name in CONVERTERS
+    return item if item is not None and known else Item((token,), text=token, columns=quoted(token))
+
+
+@dataclass(frozen=True, slots=True)
 class FeedText:
     """One --feed, parsed once. Only `split`, which knows the model, finds where the tensor's name ends."""
 
@@ -168,7 +219,7 @@ class FeedText:
         equals = [at for at in range(len(text)) if text[at] == "="] if text.rstrip().endswith(")") else []
         for cut in bars + equals:
             tail = text[cut + 1 :].lstrip()
-            call = parse_call(tail)
+            call = parse_call(tail) if len(_split(tail, ",")) == 1 else None
             if call is not None:
                 return cls(text, tensor, None, call, len(text) - len(tail))
         return cls(text, tensor)
@@ -193,22 +244,40 @@ class FeedText:
         return self.tensor, (self.text,) if self.tokens is None else self.tokens
 
     @property
-    def file(self) -> str | None:
-        """The first argument of the converter, if that may name a file."""
-        return self.call.args[0] if self.call and self.call.name in _WITH_FILE and self.call.args else None
+    def calls(self) -> tuple[Call, ...]:
+        """All converters of the feed."""
+        return tuple(call for _, _, call in self._placed_calls())
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The arguments of converters that may name files."""
+        return tuple(name for call in self.calls if call.name in _WITH_FILE for name in call.args)
+
+    def _placed_calls(self) -> list[tuple[int, int, Call]]:
+        """Return each converter with the places of its first letter and of its end in the text.
+
+        Without knowing the model, the last converter is certain; those before it follow the last bar of their item.
+        """
+        if self.tokens is not None:
+            items = map(_listed_item, self.tokens)
+            return [(0, 0, item.call) for item in items if item.call is not None]
+        found = []
+        pieces = _split(self.text, ",") if self.call is None else _split(self.text[: self.at], ",")[:-1]
+        for start, item in pieces:
+            bar, tail = _split(item, "|")[-1]
+            call = parse_call(tail) if bar else None
+            if call is not None:
+                found.append((start + len(item) - len(tail.lstrip()), start + len(item), call))
+        return found if self.call is None else [*found, (self.at, len(self.text), self.call)]
 
     def beside(self, folder: str) -> FeedText:
-        """Return the feed with the path of the file that its converter names, if that file is in `folder`."""
-        call = self.call
-        if call is None or self.file is None or len(call.args) != 1:
-            return self
-        path = os.path.join(folder, self.file)
-        if not os.path.isfile(path):
-            return self
-        quoted_path = path.replace("'", "''")
-        inside = ", ".join([f"'{quoted_path}'", *(f"{name}={value}" for name, value in call.named)])
-        text = f"{self.text[: self.at]}{call.name}({inside})"
-        return replace(self, text=text, call=replace(call, args=(path,)))
+        """Return the feed with the paths of the files that its converters name, if those files are in `folder`."""
+        if self.tokens is not None:
+            return replace(self, tokens=tuple(_token_beside(token, folder) for token in self.tokens))
+        text = self.text
+        for start, end, call in reversed(self._placed_calls()):
+            text = text[:start] + (_call_beside(call, folder) or text[start:end]) + text[end:]
+        return self if text == self.text else FeedText.parse(text, self.tensor)
 
     def split(self, names: Sequence[str], converters: Sequence[str]) -> tuple[str | None, list[str], Call | None]:
         """Return the tensor, the column tokens and the converter; the tensor is None if no known name fits.
@@ -226,6 +295,34 @@ class FeedText:
         if self.call is not None and self.call.name in converters and rest == converter:
             return tensor, [], self.call
         return tensor, split_names(rest) or [], None
+
+    def items(self, names: Sequence[str]) -> tuple[Item, ...]:
+        """Return the items of the list of columns; none if no item has a converter, or one cannot be parsed."""
+        if self.tokens is not None:
+            items: list[Item | None] = [_listed_item(token) for token in self.tokens]
+        else:
+            rest = self.text if self.tensor is not None else split_known(self.text, names)[1]
+            items = [parse_item(piece.strip()) for _, piece in _split(rest, ",")]
+        known = tuple(item for item in items if item is not None)
+        return known if len(known) == len(items) and any(item.call for item in known) else ()
+
+
+def _call_beside(call: Call, folder: str) -> str | None:
+    """Return the text of a converter with the path of its file in `folder`; None if it names no such file."""
+    if call.name not in _WITH_FILE or len(call.args) != 1:
+        return None
+    path = os.path.join(folder, call.args[0])
+    if not os.path.isfile(path):
+        return None
+    quoted_path = path.replace("'", "''")
+    inside = ", ".join([f"'{quoted_path}'", *(f"{name}={value}" for name, value in call.named)])
+    return f"{call.name}({inside})"
+
+
+def _token_beside(token: str, folder: str) -> str:
+    item = _listed_item(token)
+    call = None if item.call is None else _call_beside(item.call, folder)
+    return token if call is None else f"{token[: _split(token, '|')[-1][0]]}{call}"
 
 
 _NUMBERED = re.compile(r"^(.*?)(\d+)$", re.ASCII)
@@ -256,10 +353,30 @@ def ranged(columns: Sequence[str]) -> list[str]:
     return tokens
 
 
+def listed(tokens: Sequence[str]) -> str:
+    """Return column tokens that were given as a list as the text of a --feed.
+
+    An item with a converter is put in brackets, because at the end of a list the converter might belong to all columns.
+    """
+    items = [_listed_item(token) for token in tokens]
+    if not any(item.call for item in items):
+        return ",".join(ranged(tokens))
+    return ",".join(in_brackets([item.columns], item) if item.call else item.columns for item in items)
+
+
+def in_brackets(columns: Sequence[str], item: Item) -> str:
+    """Return the columns, and in brackets those that the item's converter converts."""
+    return f"{item.columns if item.grouped else '(' + ','.join(columns) + ')'}|{item.converter}"
+
+
 def feed_line(tensor: str, columns: Sequence[str]) -> str:
     """Return a --feed that can be pasted into a shell."""
-    text = tensor + "=" + ",".join(ranged(columns))
-    return "--feed '" + text.replace("'", "'\"'\"'") + "'"
+    return feed_flag(tensor, ",".join(ranged(columns)))
+
+
+def feed_flag(tensor: str, text: str) -> str:
+    """Return a --feed of this text that can be pasted into a shell."""
+    return "--feed '" + f"{tensor}={text}".replace("'", "'\"'\"'") + "'"
 
 
 def split_known(text: str, names: Sequence[str]) -> tuple[str | None, str]:

@@ -17,7 +17,7 @@ from scorer.host import devices
 from scorer.options import values as rules
 from scorer.options.contradictions import contradictions
 from scorer.options.fields import FIELDS, GROUPS, KEYS, ClusterOptions, Options
-from scorer.options.grammar import quoted, ranged, split_pipe
+from scorer.options.grammar import listed, quoted, split_pipe
 from scorer.options.wrong_types import described, wrong_type
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _flag_text(name: str, value: Any) -> str:  # noqa: ANN401 - JSON values
     if name == "feed" and not isinstance(value, str):
         tensor, columns = value
         piped = len(columns) == 1 and len(split_pipe(columns[0])) > 1
-        return f"{tensor}={columns[0] if piped else ','.join(ranged(columns))}"
+        return f"{tensor}={columns[0] if piped else listed(columns)}"
     return quoted(value) if name == "keep" and _SPLITTING & set(value) else str(value)
 
 

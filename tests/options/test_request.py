@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorer.binding.request import expand
-from scorer.binding.spec import CONVERTERS
 from scorer.cli.flags import options_of
 from scorer.cli.main import main
 from scorer.errors import OptionsError, PreflightError
 from scorer.options.fields import FIELDS, GROUPS, KEYS, Options, RequestArguments
-from scorer.options.grammar import FeedText
+from scorer.options.grammar import CONVERTERS, FeedText
 from scorer.options.request import as_flags, build, read_toml
 from scorer.options.values import parse_budget, parse_size, within_budget
 

@@ -5,7 +5,7 @@
     numeric.py     columns of numbers: applies the null policy and checks casts, also for other converters
     strings.py     columns of text as string tensors
     lists.py       a list column: each list is one row of the tensor
-    codes.py       categories as vocabulary indices, dates as numbers
+    codes.py       categories as vocabulary indices, dates as numbers, several converters in one tensor
     constant.py    a tensor that is the same for every row
     text.py        text as token tensors: ids, mask and types
     image.py       encoded pictures as tensors of pixels

@@ -1,4 +1,8 @@
-"""Convert categories into their indices in a vocabulary, and dates into time since 1970."""
+"""Convert categories into their indices in a vocabulary, and dates into time since 1970.
+
+Each converter returns columns of numbers, from which `Numbers` cuts the batches. So columns through different
+converters can fill one tensor, and are copied as often as plain numbers: once.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scorer.arrow import python_values, values_type
-from scorer.binding.features.numeric import EXACT, Numbers, is_float, numpy_type
+from scorer.binding.features.numeric import EXACT, as_stored, is_float, numpy_type
 from scorer.binding.features.packed import NOT_UTF8
 from scorer.display.words import quoted_list
 from scorer.errors import OptionsError
 
 if TYPE_CHECKING:
+    from scorer.binding.features.packed import Packed
     from scorer.binding.spec import Feed
     from scorer.options.grammar import Call, Setting
 
@@ -25,55 +30,53 @@ _UNITS = {"d": 86_400 * 10**9, "h": 3_600 * 10**9, "m": 60 * 10**9, "s": 10**9, 
 """Nanoseconds in each unit."""
 
 
-class Codes(Numbers):
-    """Columns of texts or whole numbers, converted into their indices in a vocabulary."""
-
-    def __init__(self, feed: Feed, table: pa.Table) -> None:
-        vocabulary = pa.array(feed.setting("words"), pa.large_string())
-        unknown = feed.setting("unknown")
-        reasons: dict[int, str] = {}
-        columns = {}
-        for name in feed.columns:
-            words = _decode_dictionary(table[name]).cast(pa.large_string())
-            codes = pc.index_in(words, vocabulary).cast(pa.int64())
-            missing = pc.and_(codes.is_null(), words.is_valid())
-            if unknown is None or not _all_utf8(words.filter(missing)):
-                rows = np.flatnonzero(missing.to_numpy())
-                for row, word in zip(rows, python_values(words.take(pa.array(rows))), strict=True):
-                    if isinstance(word, bytes):
-                        reasons.setdefault(int(row), f"{NOT_UTF8} in column {name!r} (tensor {feed.tensor!r})")
-                    elif unknown is None:
-                        reasons.setdefault(
-                            int(row), f"{word!r} in column {name!r} is not in the vocabulary of {feed.tensor!r}"
-                        )
-            columns[name] = pc.if_else(missing, pa.scalar(unknown or 0, pa.int64()), codes)
-        super().__init__(feed, pa.table(columns))
-        self.bad |= reasons
+def vocab(feed: Feed, table: pa.Table, packed: Packed) -> list[pa.ChunkedArray]:
+    """Return for each text or whole number its index in the vocabulary."""
+    vocabulary = pa.array(feed.setting("words"), pa.large_string())
+    unknown = feed.setting("unknown")
+    columns = []
+    for name in feed.columns:
+        words = _decode_dictionary(table[name]).cast(pa.large_string())
+        codes = pc.index_in(words, vocabulary).cast(pa.int64())
+        missing = pc.and_(codes.is_null(), words.is_valid())
+        if unknown is None or not _all_utf8(words.filter(missing)):
+            rows = np.flatnonzero(missing.to_numpy())
+            for row, word in zip(rows, python_values(words.take(pa.array(rows))), strict=True):
+                if isinstance(word, bytes):
+                    packed.bad.setdefault(int(row), f"{NOT_UTF8} in column {name!r} (tensor {feed.tensor!r})")
+                elif unknown is None:
+                    packed.bad.setdefault(
+                        int(row), f"{word!r} in column {name!r} is not in the vocabulary of {feed.tensor!r}"
+                    )
+        columns.append(pc.if_else(missing, pa.scalar(unknown or 0, pa.int64()), codes))
+    return columns
 
 
-class Epochs(Numbers):
-    """Columns of dates and times, converted into units since 1970 in UTC; integer tensors get the floor."""
+def epoch(feed: Feed, table: pa.Table, packed: Packed) -> list[pa.ChunkedArray]:
+    """Return for each date or time the units since 1970 in UTC; integer tensors get the floor."""
+    per = _UNITS[str(feed.setting("unit"))]
+    kind = numpy_type(feed.dtype)
+    columns = []
+    for name in feed.columns:
+        column = _decode_dictionary(table[name])
+        whole, rest, units, over = _units_since_1970(column, per)
+        fractions = is_float(kind) and bool(rest.any())
+        numbers = pa.array(units if fractions else whole, mask=column.is_null().to_numpy())
+        columns.append(pa.chunked_array([numbers]))
+        lossy = _lossy_values(whole, rest, units, kind) if fractions else np.zeros_like(over)
+        if feed.on_lossy == "warn":
+            packed.lossy += int(np.count_nonzero(lossy))
+            lossy = np.zeros_like(over)
+        for row in np.flatnonzero(over | lossy).tolist():
+            problem = f"cannot be stored exactly as {feed.dtype} (tensor {feed.tensor!r})"
+            packed.bad.setdefault(row, f"{_date_text(column[row])} in column {name!r} {problem}")
+    return columns
 
-    def __init__(self, feed: Feed, table: pa.Table) -> None:
-        per = _UNITS[str(feed.setting("unit"))]
-        kind = numpy_type(feed.dtype)
-        reasons: dict[int, str] = {}
-        columns, changed = {}, 0
-        for name in feed.columns:
-            column = _decode_dictionary(table[name])
-            whole, rest, units, over = _units_since_1970(column, per)
-            fractions = is_float(kind) and bool(rest.any())
-            columns[name] = pa.array(units if fractions else whole, mask=column.is_null().to_numpy())
-            lossy = _lossy_values(whole, rest, units, kind) if fractions else np.zeros_like(over)
-            if feed.on_lossy == "warn":
-                changed += int(np.count_nonzero(lossy))
-                lossy = np.zeros_like(over)
-            for row in np.flatnonzero(over | lossy).tolist():
-                problem = f"cannot be stored exactly as {feed.dtype} (tensor {feed.tensor!r})"
-                reasons.setdefault(row, f"{_date_text(column[row])} in column {name!r} {problem}")
-        super().__init__(feed, pa.table(columns))
-        self.bad = reasons | self.bad
-        self.lossy += changed
+
+def mixed(feed: Feed, table: pa.Table, packed: Packed) -> list[pa.ChunkedArray]:
+    """Return the columns of a feed with several converters, each through its own."""
+    converters = {"numeric": as_stored, "vocab": vocab, "epoch": epoch}
+    return [column for part in feed.parts for column in converters[part.kind](part, table, packed)]
 
 
 def _all_utf8(words: pa.ChunkedArray) -> bool:

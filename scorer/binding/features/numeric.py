@@ -18,7 +18,7 @@ from scorer.arrow import values_type
 from scorer.binding.features.packed import Packed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from scorer.binding.features.packed import Rows
     from scorer.binding.spec import Feed
@@ -35,10 +35,23 @@ _FEWEST_COLUMNS = 2  # a single column needs no stack
 _MOST_DIGITS = 20  # of the largest integer that a tensor holds
 
 
-class Numbers(Packed):
-    """Numeric columns as numpy views, chunk by chunk."""
+def as_stored(feed: Feed, table: pa.Table, packed: Packed) -> list[pa.ChunkedArray]:  # noqa: ARG001 - as a converter
+    """Return the columns of the feed, which hold numbers already."""
+    return [table[name] for name in feed.columns]
 
-    def __init__(self, feed: Feed, table: pa.Table) -> None:
+
+class Numbers(Packed):
+    """Numeric columns as numpy views, chunk by chunk.
+
+    `convert` returns one column of numbers for each column of the feed. It adds to `bad` and `lossy` what it finds.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        table: pa.Table,
+        convert: Callable[[Feed, pa.Table, Packed], list[pa.ChunkedArray]] = as_stored,
+    ) -> None:
         super().__init__()
         self._dtype = numpy_type(feed.dtype)
         self._shape = tuple(size or 1 for size in feed.shape)
@@ -47,16 +60,17 @@ class Numbers(Packed):
         self._batches: list[pa.RecordBatch | None] = []
         self._joined: list[np.ndarray] | None = None
         self._memory = np.empty(0, self._dtype)
-        checks = [Check(feed, name, table[name]) for name in feed.columns]
+        columns = convert(feed, table, self)
+        checks = [Check(feed, name, column) for name, column in zip(feed.columns, columns, strict=True)]
         at = 0
-        for batch in table.select(list(feed.columns)).to_batches():
+        for batch in pa.Table.from_arrays(columns, names=[str(i) for i in range(len(columns))]).to_batches():
             self._starts.append(at)
             self._chunks.append(
                 [check.as_numpy(array, at, self.bad) for check, array in zip(checks, batch.columns, strict=True)]
             )
             self._batches.append(_record_batch(self._chunks[-1], self._dtype))
             at += batch.num_rows
-        self.lossy = sum(check.lossy for check in checks)
+        self.lossy += sum(check.lossy for check in checks)
 
     def batch(self, rows: Rows) -> np.ndarray:
         """Return the tensor of these rows, C-ordered, in the tensor's type."""

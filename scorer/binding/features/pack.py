@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ def pack(feeds: Sequence[Feed], table: pa.Table) -> dict[str, Packed]:
         "numeric": numeric.Numbers,
         "nested": lists.Lists,
         "strings": strings.Strings,
-        "vocab": codes.Codes,
-        "epoch": codes.Epochs,
+        "vocab": partial(numeric.Numbers, convert=codes.vocab),
+        "epoch": partial(numeric.Numbers, convert=codes.epoch),
+        "mixed": partial(numeric.Numbers, convert=codes.mixed),
         "const": constant.Constant,
         "image": image.Images,
     }
