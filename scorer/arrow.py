@@ -143,6 +143,11 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
+def is_decimal(kind: pa.DataType) -> bool:
+    """Return whether a type is a decimal, of any width."""
+    return bool(pa.types.is_decimal(kind))
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Return whether a type holds text, in any layout."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from scorer.arrow import depth, is_encoded, is_list, is_number, is_text, sizes, values_in, values_type
+from scorer.arrow import depth, is_decimal, is_encoded, is_list, is_number, is_text, sizes, values_in, values_type
 from scorer.binding.features import codes, constant, image, text
 from scorer.binding.features.numeric import null_constant, numpy_type
 from scorer.binding.request import matching_column
@@ -255,7 +255,7 @@ def check_types(
     """Raise `TypeMismatch` if a column cannot fill the tensor; `alone` is False if other columns fill it too."""
     for name, column in types.items():
         value = values_in(column) if kind == "nested" else column
-        good = is_text(value) if tensor.type == "string" else is_number(value)
+        good = is_text(value) if tensor.type == "string" else is_number(value) or is_decimal(value)
         if tensor.type == "bool" and not pa.types.is_boolean(value):
             good = False
         if not good:
@@ -291,14 +291,14 @@ def _is_category(kind: pa.DataType) -> bool:
 
 
 def _is_moment(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+    return bool(pa.types.is_temporal(kind) and not pa.types.is_interval(kind))
 
 
 _READS: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
     "text": (is_text, "text"),
     "image": (_is_picture, "encoded pictures or their paths"),
     "vocab": (_is_category, "text or whole numbers"),
-    "epoch": (_is_moment, "dates or times"),
+    "epoch": (_is_moment, "dates, times or durations"),
 }
 """Which types each converter reads, as a test and in words."""
 
@@ -307,7 +307,7 @@ def _converter_for(kind: pa.DataType) -> str:
     """Return the converter that makes numbers of this type; '' if there is none."""
     if is_text(kind) or pa.types.is_dictionary(kind):
         return "vocab(a, b, c)"
-    return "epoch(s)" if pa.types.is_temporal(kind) else ""
+    return "epoch(s)" if _is_moment(kind) else ""
 
 
 def reads_type(converter: str, kind: pa.DataType) -> bool:

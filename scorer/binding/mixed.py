@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
 
-from scorer.arrow import is_number, is_text, values_type
+from scorer.arrow import is_decimal, is_number, is_text, values_type
 from scorer.binding.features import codes
 from scorer.binding.feeds import (
     check_converted,
@@ -63,7 +63,7 @@ def with_one_reading(request: FeedRequest, tensor: TensorSpec, columns: pa.Schem
     types = [values_type(columns.field(name).type) for name in found]
     if not unknown and not all(_may_convert(request.call, tensor, kind) for kind in types):
         return FeedRequest(items=request.items)
-    if unknown or not all(map(is_number, types)):
+    if unknown or not all(is_number(kind) or is_decimal(kind) for kind in types):
         return for_all
     raise _ambiguous(request.items, tensor)
 

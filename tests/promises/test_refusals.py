@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import decimal
 import json
 import os
 import re
@@ -232,7 +231,6 @@ DATA = "run data --model m.onnx"
 ADDED = table("in.scored.parquet/mine.parquet")
 FIRST, SECOND = table("data/1.parquet"), table("data/2.parquet", floats(27))
 LISTS = pa.array([[1.0, 2.0, 3.0]] * 10, pa.list_(pa.float32(), 3))
-MONEY = pa.array([decimal.Decimal("1.10")] * 10)
 MOMENTS = pa.array([dt.datetime(2026, 1, 31, tzinfo=dt.UTC)] * 10)
 WORDS = ["ok"] * 10
 LONG = 300 * "x"
@@ -374,7 +372,13 @@ BINDING = [
     Case("keep-unknown-column", RUN + " --keep id,f99", "missing-columns"),
     Case("keep-none-and-more", RUN + " --keep none,id", "missing-columns"),
     Case("strings-into-floats", RUN + " --feed input=f0..f26,s", "type-mismatch", table(columns=floats(s=WORDS))),
-    Case("decimal-into-floats", RUN + " --feed input=f0..f26,d", "type-mismatch", table(columns=floats(d=MONEY))),
+    Case(
+        "one-converter-for-all-or-the-last",
+        RUN + " --feed 'input=id,k|vocab(1, 2)'",
+        "options",
+        table(columns=floats(k=np.arange(10))),
+        exit_code=2,
+    ),
     Case("moment-into-floats", RUN + " --feed input=f0..f26,t", "type-mismatch", table(columns=floats(t=MOMENTS))),
     Case(
         "struct-into-floats",

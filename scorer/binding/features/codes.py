@@ -53,7 +53,10 @@ def vocab(feed: Feed, table: pa.Table, packed: Packed) -> list[pa.ChunkedArray]:
 
 
 def epoch(feed: Feed, table: pa.Table, packed: Packed) -> list[pa.ChunkedArray]:
-    """Return for each date or time the units since 1970 in UTC; integer tensors get the floor."""
+    """Return for each date or time the units since 1970 in UTC, for a time of day those since midnight.
+
+    Integer tensors get the floor.
+    """
     per = _UNITS[str(feed.setting("unit"))]
     kind = numpy_type(feed.dtype)
     columns = []
@@ -94,10 +97,13 @@ def _decode_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _units_since_1970(column: pa.ChunkedArray, per: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return the whole units since 1970, the remainder, both as a float, and which rows exceed an int64."""
+    """Return the whole units since 1970, the remainder, both as a float, and which rows exceed an int64.
+
+    Times of day count from midnight, and durations are counted themselves.
+    """
     kind = column.type
-    own = _UNITS[kind.unit] if pa.types.is_timestamp(kind) else _UNITS["ms" if pa.types.is_date64(kind) else "d"]
-    counted = column.cast(pa.int32()) if pa.types.is_date32(kind) else column
+    own = _UNITS["ms" if pa.types.is_date64(kind) else "d"] if pa.types.is_date(kind) else _UNITS[kind.unit]
+    counted = column.cast(pa.int32()) if pa.types.is_date32(kind) or pa.types.is_time32(kind) else column
     counts = pc.fill_null(counted.cast(pa.int64()), 0).to_numpy()
     if own < per:
         whole, rest = np.divmod(counts, per // own)

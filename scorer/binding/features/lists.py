@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scorer.arrow import depth
-from scorer.binding.features.numeric import Check, numpy_type
+from scorer.binding.features.numeric import Check, numpy_type, without_decimals
 from scorer.binding.features.packed import Packed
 from scorer.binding.features.strings import texts
 
@@ -61,9 +61,12 @@ class Lists(Packed):
         name, column = self._feed.columns[0], pa.chunked_array([flat])
         if self._is_text:
             return texts(self._feed, name, column, reasons)
+        found = Packed()
+        column = without_decimals(self._feed, name, column, found)
+        reasons |= found.bad
         check = Check(self._feed, name, column)
-        values = check.as_numpy(flat, 0, reasons)
-        self.lossy += check.lossy
+        values = check.as_numpy(column.chunk(0), 0, reasons)
+        self.lossy += check.lossy + found.lossy
         return values
 
     def _flatten(self, chunk: pa.Array, at: int) -> tuple[pa.Array, np.ndarray]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.arrow import values_type
+from scorer.arrow import is_decimal, values_type
 from scorer.binding.features.packed import Packed
 
 if TYPE_CHECKING:
@@ -32,12 +33,69 @@ _LARGEST_FINITE = {"bfloat16": 3.3895313892515355e38} | {
 
 
 _FEWEST_COLUMNS = 2  # a single column needs no stack
+_EXACT_DIGITS, _EXACT_POWER = 15, 22  # a float64 holds whole numbers of 15 digits, and 10 to the 22nd, exactly
 _MOST_DIGITS = 20  # of the largest integer that a tensor holds
 
 
-def as_stored(feed: Feed, table: pa.Table, packed: Packed) -> list[pa.ChunkedArray]:  # noqa: ARG001 - as a converter
-    """Return the columns of the feed, which hold numbers already."""
-    return [table[name] for name in feed.columns]
+def as_stored(feed: Feed, table: pa.Table, packed: Packed) -> list[pa.ChunkedArray]:
+    """Return the columns of the feed, which hold numbers already; decimals become integers or floats."""
+    return [without_decimals(feed, name, table[name], packed) for name in feed.columns]
+
+
+def without_decimals(feed: Feed, name: str, column: pa.ChunkedArray, packed: Packed) -> pa.ChunkedArray:
+    """Return a column of decimals as integers if all are whole, else as floats; any other column unchanged.
+
+    The rounding of fractions to a float type does not count as a change, as for columns of floats. Other changes are
+    added to `packed`: whole numbers that the type does not hold, and fractions that an integer tensor cuts off.
+    """
+    if not is_decimal(values_type(column.type)):
+        return column
+    column = column.cast(values_type(column.type))
+    dtype = numpy_type(feed.dtype)
+    for kind in (pa.int64(), pa.uint64()):
+        with suppress(pa.ArrowInvalid):  # raised for a fraction, and for a number outside the range
+            return column.cast(kind)
+    numbers, changed = _as_floats(column, dtype) if is_float(dtype) else _as_integers(column, dtype)
+    if feed.on_lossy == "warn":
+        packed.lossy += len(changed)
+    else:
+        problem = f"in column {name!r} cannot be stored exactly as {dtype} (tensor {feed.tensor!r})"
+        for row in changed:
+            packed.bad.setdefault(row, f"{column[row].as_py()} {problem}")
+    return pa.chunked_array([pa.array(numbers, mask=column.is_null().to_numpy())])
+
+
+def _as_floats(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, list[int]]:
+    """Return decimals as the nearest float64, and the rows in which `dtype` changes more than the fraction."""
+    column = pc.fill_null(column, pa.scalar(Decimal(0), column.type))
+    numbers = _nearest_floats(column)
+    with np.errstate(over="ignore"):
+        cast = numbers.astype(dtype).astype(np.float64)
+    large = np.flatnonzero(np.abs(numbers) > EXACT[dtype.name]).tolist()
+    changed = [row for row in large if cast[row] != column[row].as_py()]
+    infinite = np.isinf(cast)
+    return (np.where(infinite, cast, numbers) if infinite.any() else numbers), changed
+
+
+def _nearest_floats(column: pa.ChunkedArray) -> np.ndarray:
+    """Return each decimal as the nearest float64. Arrow's own cast may be off in the last digit."""
+    kind = column.type
+    if not 0 <= kind.scale <= _EXACT_POWER or kind.precision > _EXACT_DIGITS:
+        return column.cast(pa.string()).cast(pa.float64()).to_numpy()  # type: ignore[no-any-return]  # pyarrow is untyped
+    if not pa.types.is_decimal128(kind):
+        column = column.cast(pa.decimal128(kind.precision, kind.scale))
+    halves = [np.frombuffer(c.buffers()[1], np.int64)[2 * c.offset :][: 2 * len(c)] for c in column.chunks if len(c)]
+    digits = np.concatenate([np.empty(0, np.int64), *(both[::2] for both in halves)])  # the other half is the sign
+    return np.asarray(digits / 10.0**kind.scale)  # a quotient of two exact floats is the nearest one
+
+
+def _as_integers(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, list[int]]:
+    """Return decimals cut off to whole numbers within the type's range, and the rows in which that changes them."""
+    info = np.iinfo(dtype)
+    values = column.to_pylist()
+    numbers = [0 if value is None else min(max(int(value), info.min), info.max) for value in values]
+    changed = [i for i, (value, number) in enumerate(zip(values, numbers, strict=True)) if value not in {None, number}]
+    return np.array(numbers, dtype), changed
 
 
 class Numbers(Packed):

@@ -445,3 +445,18 @@ def test_a_model_of_an_unknown_input_names_it(echo, name, text):
     model = echo(y=("float32", ["N"]))
     with pytest.raises(PreflightError, match=f"input that the model does not have: '{name}="):
         scorer.score(frame_of(a=[1.0]), model, feed=f"{name}={text}")
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+@pytest.mark.parametrize("kind", [pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns"), *map(
+    pa.duration, ("s", "ms", "us", "ns"))], ids=str)  # fmt: skip
+def test_times_of_day_and_durations_are_counted_in_the_unit(kind, dictionary, echo):
+    seconds = [0, 5_400, 86_399, None]
+    per = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
+    counts = [None if second is None else second * per for second in seconds]
+    column = pa.array(counts, pa.int32() if pa.types.is_time32(kind) else pa.int64()).cast(kind)
+    column = column.dictionary_encode() if dictionary else column
+    good, bad = fed(frame_of(c=column), echo(x=("float64", ["N"])), "x=c|epoch(m)")
+    assert ([good[row][0] for row in range(3)], np.isnan(good[3][0]), bad) == ([0, 90, 86_399 / 60], True, {})
+    good, bad = fed(frame_of(c=column), echo(x=("int64", ["N"])), "x=c|epoch(h)")
+    assert (good, list(bad)) == ({0: [0], 1: [1], 2: [23]}, [3])
