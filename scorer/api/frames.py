@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
+from scorer.dataset.fields import path_of, select
 from scorer.display.words import quoted_list
 from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, ScorerError, ShapeMismatch
 from scorer.host import devices
@@ -240,7 +241,8 @@ def _bad_rows(bad: pd.DataFrame) -> ScorerError:
 def _table(frame: pd.DataFrame, names: Sequence[str]) -> pa.Table:
     """Return the fed columns as an Arrow table, without copies where pandas allows that."""
     labels = {str(name): name for name in frame.columns}
-    return pa.table({name: _to_arrow(frame[labels[name]]) for name in names})
+    own = dict.fromkeys(name if name in labels else path_of(name)[0] for name in names)
+    return select(pa.table({name: _to_arrow(frame[labels[name]]) for name in own}), names)
 
 
 def _to_arrow(series: pd.Series) -> pa.ChunkedArray:

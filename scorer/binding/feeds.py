@@ -15,10 +15,11 @@ from scorer.arrow import depth, is_decimal, is_encoded, is_list, is_number, is_t
 from scorer.binding.features import codes, constant, image, text
 from scorer.binding.features.numeric import null_constant, numpy_type
 from scorer.binding.request import matching_column
-from scorer.binding.spec import Feed
+from scorer.binding.spec import MAX_LISTED, Feed
+from scorer.dataset.fields import fields_of
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch
-from scorer.options.grammar import CONVERTERS, labels_file, quoted
+from scorer.options.grammar import CONVERTERS, feed_flag, labels_file, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -262,6 +263,8 @@ def check_types(
             wanted = {"string": "text", "bool": "truth values"}.get(tensor.type, "numbers")
             wanted = f"lists of {wanted}" if kind == "nested" else wanted
             hint = "feed another column, or convert this one first"
+            if pa.types.is_struct(value):
+                hint = _fields_hint(tensor, name, value)
             converter = _converter_for(value) if kind == "numeric" and tensor.type != "bool" else ""
             if converter:
                 piped = f"{quoted(name)}|{converter}"
@@ -275,6 +278,13 @@ def check_types(
                 found=f"{column} in {name!r}",
                 hint=hint,
             )
+
+
+def _fields_hint(tensor: TensorSpec, name: str, kind: pa.DataType) -> str:
+    """Return a hint that names the fields of a struct by their paths."""
+    inner = [field.name for field in fields_of(pa.schema([(name, kind)]))]
+    more = ",..." if len(inner) > MAX_LISTED else ""
+    return f"feed its fields: {feed_flag(tensor.name, ','.join(inner[:MAX_LISTED]) + more)}"
 
 
 _FITS = {"vocab(a, b, c)": " for categories", "epoch(s)": ""}

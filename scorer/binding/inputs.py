@@ -25,12 +25,13 @@ from scorer.binding.feeds import (
 )
 from scorer.binding.mixed import mixed_feed, with_one_reading
 from scorer.binding.order import by_numbers, of_glob
-from scorer.binding.request import FeedRequest, expand, matching_column, null_policies, requested_feeds
+from scorer.binding.request import FeedRequest, expand, matching_column, null_policies, requested_feeds, with_fields
 from scorer.binding.spec import ASKED, BY_FEATURES, BY_GLOB, BY_LIST, BY_NAME, BY_POSITION, UNCONFIRMED, Binding, Feed
+from scorer.dataset.fields import fields_of, find, path_of
 from scorer.dataset.quarantine import PLACE, WHY, from_quarantine
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import BindingError, MissingColumns, ScorerError, ShapeMismatch, UnsupportedTensor
-from scorer.options.grammar import feed_line
+from scorer.options.grammar import feed_line, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,7 +110,9 @@ def _feed(
     if request is None:
         names, rule = _automatic(tensor, model, context)
     else:
-        request = with_one_reading(request, tensor, context.columns)
+        request, columns = with_fields(request, context.columns)
+        context = replace(context, columns=columns)
+        request = with_one_reading(request, tensor, columns)
         if request.items:
             return _mixed(tensor, request, model, context, on_null)
         names, rule = _requested_columns(request.tokens, tensor, model, context.columns)
@@ -276,7 +279,8 @@ def _requested_columns(
 
     found, unknown = expand(tokens, columns.names, order)
     if unknown:
-        hint = did_you_mean(unknown[0], columns.names) if len(unknown) < len(tokens) + 1 else ""
+        known = [*columns.names, *(field.name for field in fields_of(columns) if "." in unknown[0])]
+        hint = did_you_mean(unknown[0], known) if len(unknown) < len(tokens) + 1 else ""
         if ".." in unknown[0]:
             hint = (
                 "ranges count up through numbered columns, such as f0..f27; for other names use globs, such as 'mean *'"
@@ -408,10 +412,17 @@ def _kept(tokens: Sequence[str], columns: pa.Schema) -> tuple[tuple[str, ...], l
                 where=f"--keep {','.join(tokens)}",
                 expected="columns of the input",
                 found=quoted_list(names),
-                hint=did_you_mean(unknown[0], names),
+                hint=_keep_hint(unknown[0], columns),
             )
         )
     return tuple(name for name in names if name in set(found)), problems
+
+
+def _keep_hint(name: str, columns: pa.Schema) -> str:
+    if find(columns, name) is None:
+        return did_you_mean(name, columns.names)
+    column = quoted(path_of(name)[0])
+    return f"--keep {column} keeps the column with all its fields; a single field of it cannot be kept"
 
 
 def _kept_of_quarantine(

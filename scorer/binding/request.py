@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from scorer.binding.features import text as text_
+from scorer.dataset import fields
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import OptionsError, ScorerError
 from scorer.options.grammar import CONVERTERS, split_known, split_pipe
@@ -75,6 +78,35 @@ class FeedRequest:
     """The converter of all columns."""
     items: tuple[Item, ...] = ()
     """The columns, each with its own converter, if any of them has one."""
+
+
+def with_fields(request: FeedRequest, columns: pa.Schema) -> tuple[FeedRequest, pa.Schema]:
+    """Return the request, and the columns with the fields of structs that it names by path.
+
+    A name, range or glob that columns match means only columns.
+    """
+    names = columns.names
+    inner = [field for field in columns if pa.types.is_struct(field.type)]
+    added: dict[str, pa.Field] = {}
+
+    def plainest(token: str) -> str:
+        """Return the token; for the path of a field, its plainest spelling."""
+        if "." not in token or expand([token], names)[0]:
+            return token
+        field = fields.find(columns, token)
+        if field is not None:
+            added[field.name] = field
+            return str(field.name)
+        known = {field.name: field for field in fields.fields_of(columns)}
+        added.update((name, known[name]) for name in expand([token], list(known))[0])
+        return token
+
+    if not inner:
+        return request, columns
+    tokens = tuple(map(plainest, request.tokens))
+    items = tuple(replace(item, tokens=tuple(map(plainest, item.tokens))) for item in request.items)
+    extended = pa.schema([*columns, *added.values()], metadata=columns.metadata)
+    return replace(request, tokens=tokens, items=items), extended
 
 
 def requested_feeds(

@@ -15,6 +15,8 @@ import pyarrow as pa
 from scorer.arrow import is_encoded, python_values, values_type
 from scorer.binding.features.packed import NOT_UTF8
 from scorer.binding.spec import Transform
+from scorer.dataset.fields import find as find_column
+from scorer.dataset.fields import select
 from scorer.errors import BindingError, InputChanged, OptionsError, ScorerError
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ def realign(table: pa.Table, bad: dict[int, str], rows: int) -> pa.Table:
 
 def conform_transformed(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
     """Return the planned columns in the planned types; `BindingError` if the function returned others."""
-    missing = [column for column in schema.names if column not in table.column_names]
+    missing = [column for column in schema.names if find_column(table.schema, column) is None]
     if missing:
         raise BindingError(
             f"the transform did not return column {missing[0]!r}",
@@ -104,7 +106,7 @@ def conform_transformed(table: pa.Table, schema: pa.Schema, name: str) -> pa.Tab
             hint="return the same columns in every call",
         )
     try:
-        return table.select(schema.names).cast(schema)
+        return select(table, schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
         raise BindingError(
             "the transform returned a column of another type",

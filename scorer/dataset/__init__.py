@@ -3,6 +3,7 @@
     listing.py       the files of the input: paths, patterns and folders, in a fixed order
     keys.py          the Hive keys in paths: typed, and compared with --where before a file is opened
     summary.py       what all footers say together: schema, rows, bytes, nulls
+    fields.py        fields of structs by path, such as geo.lat
     reader.py        reads the rows of one part, or the first rows of the input
     cursors.py       what the parts of a process share: parsed footers, open row groups
     conditions.py    the row filter of --where: parsed, checked, applied, used to skip row groups

@@ -3,6 +3,8 @@
     COLUMN op LITERAL      op is one of = == != < <= > >=
     COLUMN in (LITERAL, …)      COLUMN not in (…)      COLUMN is [not] null
 
+A column may be a field of a struct, such as geo.lat.
+
 A comparison with null is false. Texts are compared as bytes, so a text that is not UTF-8 has its place too.
 """
 
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from scorer.dataset import fields
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ScorerError, TypeMismatch
 
@@ -26,7 +29,11 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 
-_NAME = r"""\s*(?:'(?P<quoted>(?:[^']|'')+)'|"(?P<double>[^"]+)"|(?P<bare>[^\s'"=<>!()]+))\s*"""
+_PART = r"""(?:'(?:[^']|'')+'|[^\s'"=<>!().]+)"""
+_NAME = (
+    r"""\s*(?:'(?P<quoted>(?:[^']|'')+)'|"(?P<double>[^"]+)"|(?P<bare>[^\s'"=<>!()]+)|"""
+    rf"""(?P<path>{_PART}(?:\.{_PART})+))\s*"""
+)
 _COMPARE = re.compile(_NAME + r"(?P<op>==|=|!=|<>|<=|>=|<|>)\s*(?P<literal>.+?)\s*", re.DOTALL)
 _IN = re.compile(_NAME + r"\s(?P<op>not\s+in|in)\s*\((?P<literal>.*)\)\s*", re.DOTALL | re.IGNORECASE)
 _NULL = re.compile(_NAME + r"\sis\s+(?P<op>not\s+null|null)\s*", re.IGNORECASE)
@@ -36,6 +43,8 @@ _HINT = (
     "--where \"day = '2026-01-31'\", --where \"kind in ('a', 'b')\""
 )
 
+NULLS = ("null", "not null")
+"""The comparisons that have no literal."""
 Literal = str | int | float | bool
 
 
@@ -55,7 +64,7 @@ def parse(text: str) -> Condition:
         match = pattern.fullmatch(text)
         if match is None:
             continue
-        name = (match["quoted"] or "").replace("''", "'") or match["double"] or match["bare"]
+        name = (match["quoted"] or "").replace("''", "'") or match["double"] or match["bare"] or match["path"]
         op = {"=": "==", "<>": "!="}.get(match["op"], " ".join(match["op"].lower().split()))
         if pattern is _NULL:
             return Condition(column=name, op=op, literals=(), text=text)
@@ -74,8 +83,9 @@ def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerErro
     """Return the problems of the conditions for a table of this schema."""
     problems: list[ScorerError] = []
     for condition in conditions:
-        if condition.column not in schema.names:
-            hint = did_you_mean(condition.column, schema.names)
+        field = fields.find(schema, condition.column)
+        if field is None:
+            hint = did_you_mean(condition.column, [*schema.names, *(field.name for field in fields.fields_of(schema))])
             missing = MissingColumns(
                 f"--where names a column that the input does not have: {condition.column!r}",
                 where=condition.text,
@@ -85,7 +95,7 @@ def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerErro
             )
             problems.append(missing)
             continue
-        kind = schema.field(condition.column).type
+        kind = field.type
         try:
             _scalars(condition, kind)
         except (ValueError, TypeError, ArithmeticError) as error:
@@ -108,7 +118,7 @@ def excludes(condition: Condition, group: pq.RowGroupMetaData, kind: pa.DataType
     statistics = group.column(leaf).statistics
     if statistics is None:
         return False
-    if condition.op in {"null", "not null"}:
+    if condition.op in NULLS:
         if not statistics.has_null_count:
             return False
         return bool(statistics.null_count == (0 if condition.op == "null" else group.num_rows))

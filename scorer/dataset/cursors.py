@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from scorer.arrow import plain_rows
+from scorer.dataset.fields import find, select, stored
 from scorer.errors import UnreadableFile
 from scorer.storage.footers import naming_damage, open_parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     import pyarrow.parquet as pq
 
@@ -88,14 +89,18 @@ class Cursor:
     def _decode(self) -> Iterator[pa.RecordBatch]:
         parquet = self._cache.file(self._path, len(self._columns)).parquet
         self._rows = parquet.metadata.row_group(self._group).num_rows
-        with naming_damage(self._path, parquet, [self._group], self._columns):
-            if not self._first and _decoded_bytes(parquet, self._group, self._columns) <= _WHOLE_BYTES:
+        schema = parquet.schema_arrow
+        there = set(schema.names)
+        names = stored(self._columns, there)
+        with naming_damage(self._path, parquet, [self._group], names):
+            if not self._first and _decoded_bytes(parquet, self._group, schema, self._columns) <= _WHOLE_BYTES:
                 # one thread: Arrow's pool would only wait
-                yield from decoded(parquet, [self._group], self._columns).to_batches()
+                yield from decoded(parquet, [self._group], self._columns, there).to_batches()
             else:
-                yield from parquet.iter_batches(
-                    batch_size=_DECODE_ROWS, row_groups=[self._group], columns=self._columns, use_threads=True
+                batches = parquet.iter_batches(
+                    batch_size=_DECODE_ROWS, row_groups=[self._group], columns=names, use_threads=True
                 )
+                yield from (select(batch, self._columns) for batch in batches)
 
     def take(self, start: int, stop: int) -> pa.Table:
         """Return rows start..stop of the row group."""
@@ -211,16 +216,16 @@ class InputCache:
                 total -= size
 
 
-def _decoded_bytes(parquet: pq.ParquetFile, group: int, columns: Sequence[str]) -> float:
+def _decoded_bytes(parquet: pq.ParquetFile, group: int, schema: pa.Schema, columns: Sequence[str]) -> float:
     """Return the decoded bytes of a row group's columns; infinity if a column has no fixed width."""
-    kinds = [parquet.schema_arrow.field(name).type for name in columns]
+    kinds = [field.type for name in columns if (field := find(schema, name)) is not None]
     if not all(pa.types.is_primitive(kind) for kind in kinds):
         return float("inf")
     return float(parquet.metadata.row_group(group).num_rows * sum(kind.bit_width for kind in kinds) / 8)
 
 
-def decoded(parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str]) -> pa.Table:
-    """Return whole row groups, read a few columns at a time.
+def decoded(parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str], there: Collection[str]) -> pa.Table:
+    """Return whole row groups, read a few columns at a time; `there` are the file's columns.
 
     Arrow keeps the buffers of all columns of a call until the last one is decoded: 137 MB for 58 MB of rows.
     In bunches of columns it is 61 MB, and a tenth faster because less memory is touched.
@@ -232,10 +237,16 @@ def decoded(parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[st
         1, int(_BUNCH_BYTES / max(stored, _LEAST_WIDTH * rows, 1))
     )  # dictionary pages may be much smaller than the decoded values
     if step >= len(columns):
-        return parquet.read_row_groups(groups, columns=columns, use_threads=False).select(columns)
+        return _read_groups(parquet, groups, columns, there)
     bunches = (columns[at : at + step] for at in range(0, len(columns), step))
-    tables = [parquet.read_row_groups(groups, columns=bunch, use_threads=False).select(bunch) for bunch in bunches]
+    tables = [_read_groups(parquet, groups, bunch, there) for bunch in bunches]
     return pa.Table.from_arrays(
         [column for table in tables for column in table.columns],
         schema=pa.schema([field for table in tables for field in table.schema]),
     )
+
+
+def _read_groups(
+    parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str], there: Collection[str]
+) -> pa.Table:
+    return select(parquet.read_row_groups(groups, columns=stored(columns, there), use_threads=False), columns)

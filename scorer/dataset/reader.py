@@ -17,13 +17,14 @@ import pyarrow as pa
 
 from scorer.arrow import cast_layout, common_type, plain_rows, plain_schema
 from scorer.dataset import conditions as conditions_
+from scorer.dataset import fields
 from scorer.dataset.cursors import decoded
 from scorer.errors import InputChanged, UnreadableFile
 from scorer.storage.files import file_id, retry
-from scorer.storage.footers import flat_leaves, naming_damage, open_parquet, unreadable
+from scorer.storage.footers import flat_leaves, naming_damage, only_leaf, open_parquet, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import pyarrow.parquet as pq
 
@@ -220,23 +221,25 @@ def _rows(
     with file.parquet as parquet:
         file_schema = parquet.schema_arrow  # pyarrow converts the schema on every access
         there = set(file_schema.names)
-        missing = [field.name for field in schema if field.name not in there and field.name not in dict(source.hive)]
+        own = _own(schema.names, file_schema, there, dict(source.hive))
+        known = {*own, *dict(source.hive)}
+        missing = [name for name in schema.names if name not in known]
         if missing:
             raise changed(source, f"no column {missing[0]!r}")
         if file.starts[-1] < source.stop:
             raise changed(source, f"{file.starts[-1]} rows")
-        own = [name for name in schema.names if name in there]
+        stored = fields.stored(own, there)
         pieces: list[pa.Table] = []
         spans: list[tuple[int, int, int]] = []  # first row of the group; first and last row of the part in it
         whole: list[int] = []
         bytes_read = 0
 
-        one_by_one = any(pa.types.is_nested(file_schema.field(name).type) for name in own)
+        one_by_one = any(name not in there or pa.types.is_nested(file_schema.field(name).type) for name in own)
 
         def decode_whole() -> None:
             if whole:
-                with naming_damage(source.path, parquet, whole, own):
-                    pieces.append(plain_rows(decoded(parquet, whole, own)))
+                with naming_damage(source.path, parquet, whole, stored):
+                    pieces.append(plain_rows(decoded(parquet, whole, own, there)))
                 whole.clear()
 
         for group in range(bisect_right(file.starts, source.start) - 1, len(file.starts) - 1):
@@ -257,6 +260,11 @@ def _rows(
         decode_whole()
     rows = _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read)
     return replace(rows, groups=groups)
+
+
+def _own(names: Sequence[str], schema: pa.Schema, there: Collection[str], hive: Mapping[str, str | None]) -> list[str]:
+    """Return the names that are columns of the file, or fields of its structs; `there` are its columns."""
+    return [n for n in names if n in there or (n not in hive and fields.find(schema, n) is not None)]
 
 
 def _whole_groups(source: Source, starts: Sequence[int]) -> tuple[int, ...]:
@@ -332,11 +340,20 @@ def _excluded(
         return False
     schema = parquet.schema_arrow
     leaves = flat_leaves(schema, parquet.metadata)
-    return any(
-        conditions_.excludes(c, parquet.metadata.row_group(group), schema.field(c.column).type, leaves[c.column])
-        for c in conditions
-        if c.column in own and c.column in leaves
-    )
+    for condition in conditions:
+        name = condition.column
+        field = fields.find(schema, name) if name in own else None
+        inner = field is not None and name not in schema.names
+        if (
+            inner and condition.op not in conditions_.NULLS
+        ):  # writers may not count the nulls of a struct as its field's
+            leaf = only_leaf(parquet.metadata, ".".join(fields.path_of(name)))
+        else:
+            leaf = None if inner else leaves.get(name)
+        row_group = parquet.metadata.row_group(group)
+        if field is not None and leaf is not None and conditions_.excludes(condition, row_group, field.type, leaf):
+            return True
+    return False
 
 
 _SAMPLED_FILES = 6
@@ -349,21 +366,22 @@ def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
     for file in dataset.files:
         if left <= 0 or len(pieces) >= _SAMPLED_FILES:
             break
-        own = [name for name in schema.names if name in there]
+        own = _own(schema.names, dataset.schema, there, file.hive)
+        stored = fields.stored(own, there)
         try:
             with (
                 open_parquet(file.path, columns=len(own)) as parquet,
-                naming_damage(file.path, parquet, range(parquet.num_row_groups), own),
+                naming_damage(file.path, parquet, range(parquet.num_row_groups), stored),
             ):
-                batch = next(parquet.iter_batches(batch_size=left, columns=own, use_threads=True), None)
+                batch = next(parquet.iter_batches(batch_size=left, columns=stored, use_threads=True), None)
         except (OSError, MemoryError, pa.ArrowException) as error:
             raise unreadable(file.path, error) from error
         if batch is None or not batch.num_rows:
             continue
-        batch = plain_rows(batch)
+        batch = fields.select(plain_rows(batch), own)
         columns = []
         for field in schema:
-            if field.name in there:
+            if field.name in batch.schema.names:
                 columns.append(cast_layout(pa.chunked_array([batch[field.name]]), field.type))
             else:
                 value = file.hive.get(field.name)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from scorer.arrow import common_field, common_type, values_type
 from scorer.dataset import keys as keys_
+from scorer.dataset.fields import find
 from scorer.dataset.listing import list_files
 from scorer.display.words import plural, quoted_list
 from scorer.errors import InputError, ScorerError, UnreadableFile
@@ -205,11 +206,10 @@ def problems_of(dataset: Dataset, columns: Sequence[str]) -> list[ScorerError]:
     """Return one problem for each file in which a used column is missing or has another type."""
     first = dataset.files[0].path
     problems: list[ScorerError] = []
-    types = {field.name: field.type for field in dataset.schema}
+    found = {name: find(dataset.schema, name) for name in columns} if dataset.variants else {}
+    planned = {name: field.type for name, field in found.items() if field is not None}
     for path, schema in dataset.variants:
-        planned = {name: types[name] for name in columns if name in types}
-        count = Counter(schema.names)
-        actual = {name: schema.field(name).type if count[name] == 1 else None for name in planned}
+        actual = {name: None if (field := find(schema, name)) is None else field.type for name in planned}
         odd = [name for name in planned if actual[name] is None or common_type(planned[name], actual[name]) is None]
         if odd:
             problem = InputError(

@@ -35,17 +35,30 @@ PartSettings = tuple[str, int, tuple[tuple[str, Any], ...]]
 """The converter of some of a feed's columns: its kind, the number of columns, and its settings."""
 
 
+_PART = r"(?:'(?:[^']|'')+'|[^,'\s.](?:[^,'.]*[^,'\s.])?)"
+_PATH = re.compile(rf"\s*({_PART}(?:\.{_PART})+)\s*(?:,(?=.)|$)", re.DOTALL)
+"""A field of a struct whose name, or whose column's name, is quoted."""
+
+
 def split_names(text: str) -> list[str] | None:
-    """Return comma-separated names, where 'a, name' is one; None if the text cannot be parsed."""
-    names = _names(text)
+    """Return comma-separated names, where 'a, name' is one; None if the text cannot be parsed.
+
+    The path of a field keeps its quotes, as in geo.'x.y', because only they show where its names end.
+    """
+    names = _names(text, paths=True)
     return None if names is None else [name for name, _ in names]
 
 
-def _names(text: str) -> list[tuple[str, bool]] | None:
+def _names(text: str, *, paths: bool = False) -> list[tuple[str, bool]] | None:
     """Return what `split_names` does, each name with whether it was quoted."""
     names, at = [], 0
     while at < len(text):
         match = _NAME.match(text, at)
+        path = _PATH.match(text, at) if match is None and paths else None
+        if path is not None:
+            names.append((path[1], False))
+            at = path.end()
+            continue
         if match is None:
             return None
         quoted = match[1] is not None
@@ -332,7 +345,8 @@ _MIN_RANGE = 3  # columns; fewer are shorter without a range
 def quoted(name: str) -> str:
     """Return a column name as --feed and --keep read it, quoted if necessary."""
     plain = name and name == name.strip() and not set(name) & set(",'*?[|") and ".." not in name
-    return name if plain else "'" + name.replace("'", "''") + "'"
+    path = _PATH.fullmatch(name) if "'" in name else None  # the path of a field has its own quotes
+    return name if plain or (path is not None and path[1] == name) else "'" + name.replace("'", "''") + "'"
 
 
 def ranged(columns: Sequence[str]) -> list[str]:

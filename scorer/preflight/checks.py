@@ -32,7 +32,7 @@ from scorer.binding.spec import UNCONFIRMED
 from scorer.cluster import dashboard
 from scorer.cluster.connect import can_spawn
 from scorer.dataset import conditions as conditions_
-from scorer.dataset import keys, reader
+from scorer.dataset import fields, keys, reader
 from scorer.dataset.summary import keys_with_other_values, problems_of, shared_name, summarise
 from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, ScorerError
@@ -303,7 +303,7 @@ def _bind(
         *_known_nulls(options, dataset, binding),
     ]  # fmt: skip
     found.notes += _type_notes(dataset, list(used), kept)
-    schema = pa.schema([field for field in columns if field.name in used], metadata=dataset.schema.metadata)
+    schema = pa.schema(fields.schema_of(columns, used), metadata=dataset.schema.metadata)
     bound = Bound(binding=binding, transform=named.transform, read_schema=schema, output_schema=pa.schema([]))
     return bound, wanted
 
@@ -313,7 +313,9 @@ def _sample(options: Options, dataset: Dataset, bound: Bound, rows: pa.Table | N
     schema = bound.read_schema
     if rows is None or fed is None:
         rows = fed = reader.first_rows(dataset, schema, freeze.sample_rows(options, dataset, schema))
-    return Sample(rows=rows.select(schema.names), fed=fed.select(list(bound.binding.fed)), process_bytes=resident())
+    return Sample(
+        rows=fields.select(rows, schema.names), fed=fields.select(fed, bound.binding.fed), process_bytes=resident()
+    )
 
 
 def _try_outputs(
@@ -417,8 +419,8 @@ def _known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[S
 
 def _ambiguous_paths(dataset: Dataset, binding: Binding) -> list[ScorerError]:
     """Return a problem if image paths could be relative to several input folders."""
-    paths = [f for f in binding.feeds if f.kind == "image" and f.columns[0] in dataset.columns.names]
-    paths = [f for f in paths if not is_encoded(dataset.columns.field(f.columns[0]).type)]
+    pictures = [(f, fields.find(dataset.columns, f.columns[0])) for f in binding.feeds if f.kind == "image"]
+    paths = [f for f, field in pictures if field is not None and not is_encoded(field.type)]
     if not paths or len(dataset.folders) <= 1:
         return []
     return [

@@ -174,6 +174,12 @@ def flat_leaves(schema: pa.Schema, metadata: pq.FileMetaData) -> dict[str, int]:
     return {path: i for i, path in enumerate(paths) if path in flat and once[path] == 1}
 
 
+def only_leaf(metadata: pq.FileMetaData, path: str) -> int | None:
+    """Return the column index in a row group of the leaf with this path; None if there is none, or several."""
+    found = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == path]
+    return found[0] if len(found) == 1 else None
+
+
 def decoded_column_bytes(schema: pa.Schema, sample: list[pq.FileMetaData]) -> dict[str, float]:
     """Return the decoded bytes of a row by top-level column."""
     sizes = dict.fromkeys(schema.names, 0.0)

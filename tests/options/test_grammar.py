@@ -77,3 +77,19 @@ def test_any_class_can_be_quoted(name):
     step = "['" + name.replace("'", "''") + "']"
     assert grammar.split_fetch(f"y|softmax{step}=p", ["y"]) == ("y", ["softmax", step], "p")
     assert grammar.parse_element(step) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("geo.lat, geo.'x.y',a", ["geo.lat", "geo.'x.y'", "a"]),
+        ("'my, geo'.lat,'a.b'", ["'my, geo'.lat", "a.b"]),
+        ("geo.'it''s'", ["geo.'it''s'"]),
+        ("geo.'x,'y", None),
+        ("geo.'x", None),
+    ],
+)
+def test_the_path_of_a_field_keeps_its_quotes(text, names):
+    assert split_names(text) == names
+    for name in names or ():
+        assert split_names(grammar.quoted(name)) == [name]
