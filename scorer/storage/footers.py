@@ -254,10 +254,15 @@ def dictionary_encoded(sample: list[pq.FileMetaData]) -> tuple[str, ...]:
 
 
 def null_counts(footers: list[pq.FileMetaData]) -> dict[str, int]:
-    """Return the number of nulls by flat column, for columns that every row group counts."""
+    """Return the number of nulls by flat column, or path of a field, for those that every row group counts.
+
+    A path that is also the name of a column with a dot is left out.
+    """
     nulls: dict[str, int] = {}
     unknown: set[str] = set()
     for metadata in footers:
+        paths = Counter(metadata.schema.column(c).path for c in range(metadata.num_columns))
+        unknown |= {path for path, count in paths.items() if count > 1}
         for g in range(metadata.num_row_groups):
             for c in range(metadata.num_columns):
                 column = metadata.row_group(g).column(c)

@@ -227,3 +227,12 @@ def test_fields_of_a_frame_and_of_a_transform_are_fed_too(trips, five_wide, tmp_
     )  # fmt: skip
     assert read(tmp_path / "made").num_rows == sum((place or {}).get("lat", 0) > 30 for place in few["geo"].to_pylist())
     scorer.release()
+
+
+def test_nulls_of_a_field_are_not_counted_for_a_column_of_the_same_name(five_wide, tmp_path):
+    geo = pa.array([None, *[{"lat": 1.0}] * 9])
+    source = write(tmp_path / "in.parquet", {"geo": geo, "geo.lat": np.arange(10.0), "b": np.ones(10)})
+    flags = ["--feed", "X=geo.lat,b,b,b,b", "--on-null", "error", "--quiet"]
+    code, _, error = cli("run", source, "--model", five_wide, "--output", tmp_path / "out", *flags)
+    assert (code, error) == (0, "")
+    same(tmp_path / "out", scores_by_hand(five_wide, [np.arange(10.0), *[np.ones(10)] * 4]))
