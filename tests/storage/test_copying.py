@@ -216,7 +216,9 @@ def test_a_run_copies_what_it_need_not_decode(groups, tmp_path, monkeypatch):
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=groups)
     asked: list[list[str]] = []
     plain = cursors.decoded
-    monkeypatch.setattr(reader, "decoded", lambda p, g, names: asked.append(list(names)) or plain(p, g, names))
+    monkeypatch.setattr(
+        reader, "decoded", lambda p, g, names, there: asked.append(list(names)) or plain(p, g, names, there)
+    )
     plan = scorer.prepare(tmp_path / "in.parquet", MODEL, tmp_path / "out", tune=False, threads=1)
     assert {"id", "words", "lists"} <= set(plan.check().storage.copied)
     assert "copied as stored" in str(plan)
