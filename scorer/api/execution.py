@@ -168,6 +168,8 @@ class Run:
     def score(self, workers: Workers, held: lock.Lock) -> None:
         """Score every part that is not committed yet."""
         frozen = with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
+        if self.options.session.trees == "runtime":
+            frozen = replace(frozen, session=replace(frozen.session, trees=False))
         if workers.client is not None and workers.remote and workers.client.nthreads():
             hosts = readiness.refuse_unfit(workers.client, frozen, self.place.folder)
             if hosts:
@@ -318,6 +320,7 @@ class Run:
             versions=versions.versions(),
             forecast=self.plan.to_dict()["forecast"],
             nodes=self.plan.nodes,
+            trees=self.plan.trees,
             notes=self.plan.notes,
             quarantine=str(self.place.folder / "quarantine") if totals.counts.quarantined else "",
             proof=str(self.place.folder),

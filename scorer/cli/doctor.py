@@ -11,6 +11,7 @@ from scorer.cluster.queues import temporary_security
 from scorer.errors import OptionsError
 from scorer.host.devices import PROVIDERS, RUNTIMES, cards
 from scorer.host.versions import versions
+from scorer.model import trees
 from scorer.model.session import runtime, why_not
 
 _INSTALL = "pip uninstall -y {runtimes}, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
@@ -33,6 +34,7 @@ def examine() -> dict[str, Any]:
         "cores": CPU_COUNT,
         "runtimes": ", ".join(installed),
         "cards": ", ".join(cards()),
+        "trees": trees.support(),
         "devices": ", ".join(name for name in available if name not in broken),
         **{f"{name} fails": why for name, why in broken.items()},
         **({"tls fails": tls.found} if tls else {}),

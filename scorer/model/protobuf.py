@@ -105,6 +105,11 @@ def _spec(proto: onnx.ModelProto, path: Path) -> ModelSpec:
     )
 
 
+def read_graph(path: str) -> onnx.ModelProto:
+    """Return the protobuf of a model that `inspect_model` accepted."""
+    return _parse(Path(path))
+
+
 def digest_of(path: str, files: tuple[str, ...]) -> str:
     """Return the digest of a model and its external data `files`."""
     return _digest([Path(path), *(Path(path).parent / name for name in files)])

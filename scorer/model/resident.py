@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from scorer.errors import ModelError, ModelNotResident
 from scorer.host.process import name_of_process
 from scorer.model import copies
+from scorer.model.engine import load
 from scorer.model.protobuf import digest_of
-from scorer.model.session import Session
 
 if TYPE_CHECKING:
-    from scorer.model.spec import SessionSpec
+    from scorer.model.engine import Engine
+    from scorer.model.spec import SessionKey, SessionSpec
 
 
 _LOAD_TIMEOUT_S = 600
@@ -28,11 +29,11 @@ class Sessions:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._sessions: dict[tuple[str, str, int, int, str], Future[Session]] = {}
+        self._sessions: dict[SessionKey, Future[Engine]] = {}
         self.made = 0
         """Number of sessions loaded so far."""
 
-    def session(self, spec: SessionSpec) -> Session:
+    def session(self, spec: SessionSpec) -> Engine:
         """Return the session, loading it first if necessary; raises the load error if loading failed."""
         try:
             return self.loading(spec).result(_LOAD_TIMEOUT_S)
@@ -50,7 +51,7 @@ class Sessions:
         with self._lock:
             self._sessions.clear()
 
-    def loading(self, spec: SessionSpec, delivery_timeout_s: float = 0.0) -> Future[Session]:
+    def loading(self, spec: SessionSpec, delivery_timeout_s: float = 0.0) -> Future[Engine]:
         """Start loading the model and return a future; wait up to `delivery_timeout_s` for the driver's copy."""
         with self._lock:
             if self._pid != os.getpid():  # a forked process inherits the sessions, but not their threads
@@ -64,9 +65,9 @@ class Sessions:
                 ).start()
             return future
 
-    def _load(self, spec: SessionSpec, future: Future[Session], delivery_timeout_s: float) -> None:
+    def _load(self, spec: SessionSpec, future: Future[Engine], delivery_timeout_s: float) -> None:
         try:
-            session = Session(_readable_spec(spec, delivery_timeout_s))
+            session = load(_readable_spec(spec, delivery_timeout_s))
             with self._lock:
                 self.made += 1
             future.set_result(session)
@@ -79,7 +80,7 @@ class Sessions:
             future = self._sessions.get(spec.key)
         return future.exception() if future is not None and future.done() else None
 
-    def forget(self, key: tuple[str, str, int, int, str]) -> None:
+    def forget(self, key: SessionKey) -> None:
         """Drop one session; a running call keeps its own reference."""
         with self._lock:
             self._sessions.pop(key, None)

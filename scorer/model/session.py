@@ -69,18 +69,12 @@ class Session:
         """Largest number of rows to try in a batch after memory ran out; None if it never did."""
         self.calling: dict[int, float] = {}
         """Threads inside `run`, with the time at which each entered."""
-        options = _session_options()
-        options.intra_op_num_threads = spec.intra_op
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.enable_mem_pattern = False  # halves the memory at no cost in time
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.trees = ""
+        """How the model's tree ensembles are scored, in words; '' if that needs no word."""
         if spec.device != "cpu":
-            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             _preload(spec.device)
         with map_load_errors(spec.path):
-            if spec.library:
-                options.register_custom_ops_library(_library(spec.library))
+            options = session_options(spec)
             providers = _providers(spec.device, spec.gpu, spec.digest)
             self._session = ort.InferenceSession(spec.path, options, providers=providers, enable_fallback=0)
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
@@ -96,13 +90,10 @@ class Session:
         thread = threading.get_ident()
         self.calling[thread] = time.monotonic()
         try:
-            if self._has_bfloat16:
-                return self._run_bfloat16(outputs, feeds)
-            return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
-        except RUNTIME_ERRORS as error:
-            text = one_line(str(error))
-            kind = OutOfMemory if _MEMORY.search(text) else BatchError
-            raise kind("the runtime refused a batch", found=text) from error
+            with map_run_errors():
+                if self._has_bfloat16:
+                    return self._run_bfloat16(outputs, feeds)
+                return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
         finally:
             del self.calling[thread]
 
@@ -126,6 +117,32 @@ def _numpy(value: ort.OrtValue) -> Any:  # noqa: ANN401 - an array, or the items
     shape = value.shape()
     words = (ctypes.c_uint16 * prod(shape)).from_address(value.data_ptr())
     return np.frombuffer(words, ml_dtypes.bfloat16).reshape(shape).copy()
+
+
+def session_options(spec: SessionSpec) -> ort.SessionOptions:
+    """Return the runtime's options for a session of this model."""
+    options = _quiet_options()
+    options.intra_op_num_threads = spec.intra_op
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_mem_pattern = False  # halves the memory at no cost in time
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if spec.device != "cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if spec.library:
+        options.register_custom_ops_library(_library(spec.library))
+    return options
+
+
+@contextmanager
+def map_run_errors() -> Iterator[None]:
+    """Convert errors of a call to `BatchError` or `OutOfMemory`."""
+    try:
+        yield
+    except RUNTIME_ERRORS as error:
+        text = one_line(str(error))
+        kind = OutOfMemory if _MEMORY.search(text) else BatchError
+        raise kind("the runtime refused a batch", found=text) from error
 
 
 def settle_device(requested: str) -> str:
@@ -152,7 +169,7 @@ def why_not(name: str) -> str:
     ort.set_default_logger_severity(_FATAL)
     try:
         session = ort.InferenceSession(
-            _smallest_model(), _session_options(), providers=_providers(name, 0), enable_fallback=0
+            _smallest_model(), _quiet_options(), providers=_providers(name, 0), enable_fallback=0
         )
     except Exception as error:  # noqa: BLE001 - providers raise any exception; all mean that they do not work
         return _loader_error(name) or one_line(str(error))
@@ -165,7 +182,7 @@ def why_not(name: str) -> str:
     )
 
 
-def _session_options() -> ort.SessionOptions:
+def _quiet_options() -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.logid = "scorer"

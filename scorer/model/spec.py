@@ -106,7 +106,13 @@ class SessionSpec:
     library: str = ""
     """Library of custom operators: a path, or 'onnxruntime_extensions' for that package."""
 
+    trees: bool = True
+    """Whether tree ensembles may run on the compiled kernel; the scores are the same, so it is not part of a plan."""
+
     @property
-    def key(self) -> tuple[str, str, int, int, str]:
+    def key(self) -> SessionKey:
         """Key of the session: specs with equal keys share one loaded model."""
-        return self.digest, self.device, self.gpu, self.intra_op, self.library
+        return self.digest, self.device, self.gpu, self.intra_op, self.library, self.trees
+
+
+SessionKey = tuple[str, str, int, int, str, bool]

@@ -159,6 +159,10 @@ class SessionOptions:
         rule=rules.TEXT, metavar="DEVICE", scores=True,
     )  # fmt: skip
 
+    trees: str = option(
+        "auto", "How tree ensembles are scored: auto (compiled where possible, with the same scores) or runtime "
+        "(always by ONNX Runtime). Default: auto.", rule=rules.one_of("auto", "runtime"), metavar="auto|runtime",
+    )  # fmt: skip
     ort_library: str | None = option(
         None, "Shared library with custom operators for ONNX Runtime. Every worker must be able to read it.",
         rule=rules.PLACE, completes="file", metavar="PATH", scores=True,
@@ -310,6 +314,7 @@ class RequestArguments(TypedDict, total=False):
     batch_timeout: float | None
     work_dir: str | Path | None
     device: str
+    trees: str
     ort_library: str | Path | None
     threads: int | None
     workers: int | None

@@ -126,7 +126,7 @@ class FrozenPlan:
         """Return the plan as JSON holds it. A file is a short list, because there may be 100,000 files."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "files"}
         plain |= {name: dataclasses.asdict(getattr(self, name)) for name in ("binding", "session", "storage")}
-        del plain["session"]["gpu"]  # each process chooses its own
+        del plain["session"]["gpu"], plain["session"]["trees"]  # each process chooses its own
         if not self.left_out:  # so that other plans keep their hash
             del plain["left_out"]
         plain["transform"] = None if self.transform is None else dataclasses.asdict(self.transform)

@@ -39,6 +39,8 @@ class Plan:
     forecast: Forecast | None = None
     nodes: dict[str, int] = dataclasses.field(default_factory=dict)
     """The number of the model's nodes on each device; {} if all run on the CPU."""
+    trees: str = ""
+    """How the model's tree ensembles are scored, in words; '' if it has none."""
     done: bool = False
     """Whether the output of this request is published already."""
     resumes: bool = False
@@ -87,6 +89,7 @@ class Plan:
             "trial_sessions": None if frozen is None else frozen.trial_sessions,
             "device": None if frozen is None else frozen.session.device,
             "nodes": self.nodes,
+            "trees": self.trees,
             "cluster": self.cluster,
             "model": None if self.model is None else {"path": self.model.path, "digest": self.model.digest},
             "plan": None if frozen is None else frozen.plan_hash,
@@ -102,6 +105,7 @@ class Plan:
             rows = f"{frozen.rows:,} rows in {plural(len(frozen.files), 'file')}, {plural(frozen.n_parts, 'part')}"
             device = devices.described(frozen.session.device, self.nodes)
             facts = [("input", rows), ("model", f"{self.model.path if self.model else ''} on {device}"), *facts]
+            facts += [("trees", self.trees)] if self.trees else []
             facts += [("keep", _kept(frozen))]
             facts += [("where", text) for text in frozen.conditions]
             facts += [("batch rows", _batch_rows(frozen)), ("cluster", where), ("plan", frozen.plan_hash[:16])]

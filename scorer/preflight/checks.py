@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from scorer.preflight.independence import Independence
 
 
+_COMPILED_FROM = 20_000  # rows: for fewer, compiling trees takes longer than it saves
 _MANY_FILES, _FEW_ROWS = 10_000, 10_000  # with so few rows a file, opening that many files takes most of the time
 
 
@@ -102,7 +103,7 @@ def prepare(options: Options) -> Plan:
     dataset = _read_footers(found, options, place, conditions)
     found.problems += unparsed
     named = _read_named(found, options, conditions)
-    spec = _session_spec(found, options, model)
+    spec = _session_spec(found, options, model, 0 if dataset is None else freeze.rows_ahead(options, dataset))
     if dataset is not None:
         found.problems += conditions_.check(named.conditions, dataset.columns)
         found.notes += _dataset_notes(dataset, conditions)
@@ -141,6 +142,7 @@ def _plan(
         canary="" if decided.independence is None else str(decided.independence),
         forecast=decided.forecast,
         nodes={} if loaded is None else devices.counts(loaded.session.nodes),
+        trees="" if loaded is None else loaded.session.trees,
         done=decided.done,
         resumes=decided.resumes,
         spawns=can_spawn(),
@@ -188,7 +190,7 @@ def _read_named(found: Findings, options: Options, conditions: tuple[Condition, 
     return _Named(conditions=conditions, transform=transform, files=files)
 
 
-def _session_spec(found: Findings, options: Options, model: ModelSpec | None) -> SessionSpec | None:
+def _session_spec(found: Findings, options: Options, model: ModelSpec | None, rows: int) -> SessionSpec | None:
     """Choose the device and return what a session on it needs; without a model, only check the device."""
     with found.collecting(options):
         device = settle_device(options.session.device)
@@ -199,6 +201,7 @@ def _session_spec(found: Findings, options: Options, model: ModelSpec | None) ->
                 path=model.path, digest=model.digest, files=model.files, device=device,
                 gpu=devices.parse(options.session.device).first,
                 library=library_for(options.session.ort_library, model.opsets),
+                trees=options.session.trees == "auto" and rows >= _COMPILED_FROM,
             )  # fmt: skip
     return None
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from scorer.binding.spec import Binding, Transform
     from scorer.dataset.summary import Dataset
-    from scorer.model.session import Session
+    from scorer.model.engine import Engine
     from scorer.model.spec import ModelSpec, SessionSpec
     from scorer.options.fields import Options
     from scorer.plan.prepared import Forecast
@@ -67,7 +67,7 @@ _SAMPLE_BYTES = 32 << 20  # of decoded rows: pictures are large
 class Loaded:
     """The model's session in this process, and the spec that loads the same session on workers."""
 
-    session: Session
+    session: Engine
     spec: SessionSpec
 
 

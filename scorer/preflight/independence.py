@@ -18,7 +18,7 @@ from scorer.scoring.compare import changed
 
 if TYPE_CHECKING:
     from scorer.binding.spec import Binding
-    from scorer.model.session import Session
+    from scorer.model.engine import Engine
 
 
 _FIRST_ROWS, _FIRST_TEXTS, _MORE_ROWS = 8, 4, (32, 128, 256)
@@ -62,7 +62,7 @@ class Independence:
         )
 
 
-def try_rows(session: Session, binding: Binding, table: pa.Table, ahead: int) -> Independence | None:
+def try_rows(session: Engine, binding: Binding, table: pa.Table, ahead: int) -> Independence | None:
     """Check the first rows of a run of `ahead` rows; None if there are no two rows to compare."""
     if binding.fixed_batch == 1 or table.num_rows < 2:  # noqa: PLR2004 - the smallest batch that can mix rows
         return None
@@ -99,13 +99,13 @@ def try_rows(session: Session, binding: Binding, table: pa.Table, ahead: int) ->
     return max(results, key=lambda result: result.difference / result.allowed, default=None)
 
 
-def _timed(session: Session, binding: Binding, table: pa.Table) -> tuple[batches.Scored, float]:
+def _timed(session: Engine, binding: Binding, table: pa.Table) -> tuple[batches.Scored, float]:
     """Return the scores of the rows as one batch, and the seconds per row."""
     started = time.perf_counter()
     whole = _score(session, binding, table, table.num_rows)
     return whole, (time.perf_counter() - started) / table.num_rows
 
 
-def _score(session: Session, binding: Binding, table: pa.Table, batch_rows: int) -> batches.Scored:
+def _score(session: Engine, binding: Binding, table: pa.Table, batch_rows: int) -> batches.Scored:
     edges = batches.grid(table.num_rows, binding.fixed_batch or batch_rows)
     return batches.score(table, edges, binding, session)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scorer.binding.features.packed import Packed
     from scorer.binding.outputs import FetchRequest
     from scorer.binding.spec import Binding
-    from scorer.model.session import Session
+    from scorer.model.engine import Engine
     from scorer.model.spec import ModelSpec
 
 
@@ -32,7 +32,7 @@ _FEW, _FEW_TEXTS = 8, 2  # rows are enough to see an output's shape; long texts 
 
 
 def outputs(
-    session: Session, binding: Binding, wanted: Sequence[FetchRequest], table: pa.Table, model: ModelSpec, prefix: str
+    session: Engine, binding: Binding, wanted: Sequence[FetchRequest], table: pa.Table, model: ModelSpec, prefix: str
 ) -> tuple[tuple[Fetch, ...], list[ScorerError]]:
     """Return how each requested output becomes columns, judged by rows that were scored, and what is wrong with it."""
     few = table.slice(0, _FEW if binding.pictures else SAMPLE_ROWS)
@@ -63,7 +63,7 @@ def outputs(
 
 
 def _run_batches(
-    session: Session, fetches: Sequence[Fetch], candidates: Sequence[dict[str, np.ndarray]], *, every: bool
+    session: Engine, fetches: Sequence[Fetch], candidates: Sequence[dict[str, np.ndarray]], *, every: bool
 ) -> list[tuple[dict[str, np.ndarray], list[Any]]]:
     """Return the batches that the model accepts, with its outputs: the first one or every one.
 
@@ -77,7 +77,7 @@ def _run_batches(
     return ran
 
 
-def _runtime_error(session: Session, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray]) -> str:
+def _runtime_error(session: Engine, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray]) -> str:
     try:
         batches_.call(session, fetches, feeds, None)
     except BatchError as error:
@@ -123,7 +123,7 @@ def _check_padding(one: FetchRequest, batches: Sequence[Any]) -> None:
         )
 
 
-def scores_of(fed: pa.Table, binding: Binding, session: Session) -> tuple[pa.Array, ...]:
+def scores_of(fed: pa.Table, binding: Binding, session: Engine) -> tuple[pa.Array, ...]:
     """Return the output columns of a few rows."""
     return tuple(batches_.score(fed, batches_.grid(fed.num_rows, max(fed.num_rows, 1)), binding, session).columns)
 

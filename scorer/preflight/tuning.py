@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from scorer.binding.spec import Binding
-    from scorer.model.session import Session
+    from scorer.model.engine import Engine
 
 
 METHOD = 3  # version of the probe; cached results of another version are not used
@@ -71,7 +71,7 @@ def worthwhile(binding: Binding, row_s: float, rows: int, threads: int, device: 
     return rows >= PROBED_FROM
 
 
-def probe(session: Session, binding: Binding, table: pa.Table, row_s: float, ahead: float, threads: int = 1) -> Probe:
+def probe(session: Engine, binding: Binding, table: pa.Table, row_s: float, ahead: float, threads: int = 1) -> Probe:
     """Return the batch rows that score the sample fastest: sizes take turns, and each counts by its best turn.
 
     Trials run in as many threads as will score on this machine, because threads share its caches. Batches that would
@@ -139,7 +139,7 @@ def _best_of_turns(
     return best
 
 
-def grow_batches(session: Session, binding: Binding, table: pa.Table, row_s: float) -> Probe:
+def grow_batches(session: Engine, binding: Binding, table: pa.Table, row_s: float) -> Probe:
     """Double the batch from a few rows on, while it becomes faster and fits into memory: for accelerators.
 
     Batches of texts grow by tokens, all others by rows.
@@ -179,7 +179,7 @@ def _without_setup(seconds: float, setup_s: float) -> float:
 
 
 def _mean_seconds(
-    pool: ThreadPoolExecutor, threads: int, session: Session, binding: Binding, table: pa.Table, batch_rows: int
+    pool: ThreadPoolExecutor, threads: int, session: Engine, binding: Binding, table: pa.Table, batch_rows: int
 ) -> float:
     """Score the table in each of `threads` threads that start together; return their mean seconds."""
     start = threading.Barrier(threads)
@@ -191,14 +191,14 @@ def _mean_seconds(
     return sum(pool.map(one, range(threads))) / threads
 
 
-def _seconds(session: Session, binding: Binding, table: pa.Table, batch_rows: int, tokens: int | None = None) -> float:
+def _seconds(session: Engine, binding: Binding, table: pa.Table, batch_rows: int, tokens: int | None = None) -> float:
     """Score the table; return the seconds."""
     started = time.perf_counter()
     batches.score(table, batches.grid(table.num_rows, batch_rows), binding, session, tokens=tokens)
     return time.perf_counter() - started
 
 
-def _gain_of_two(session: Session, binding: Binding, table: pa.Table, batch_rows: int) -> float | None:
+def _gain_of_two(session: Engine, binding: Binding, table: pa.Table, batch_rows: int) -> float | None:
     """Return the speed of two threads relative to one; None if the machine is too busy to measure it."""
     pages = bytes(8 << 20)
     with ThreadPoolExecutor(2) as pool:

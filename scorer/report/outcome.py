@@ -73,6 +73,8 @@ class Report:
     """Input files that --where ruled out by their keys; they were not opened."""
     nodes: dict[str, int] = field(default_factory=dict)
     """Number of the model's nodes on each device; {} if all run on the CPU."""
+    trees: str = ""
+    """How the model's tree ensembles were scored, in words; '' if it has none."""
     notes: tuple[str, ...] = ()
     quarantine: str = ""
     proof: str = ""
@@ -147,6 +149,7 @@ class Report:
             ("resumed", f"{plural(self.parts_resumed, 'part')} from an earlier run" if self.parts_resumed else ""),
             ("time", f"{self.speed}{time_forecast}"),
             ("model", f"{device}, batches of {batch}, {plural(self.calls, 'call')}"),
+            ("trees", self.trees),
             ("memory", f"{size(self.peak_memory_bytes)} peak in this process{memory_forecast}"),
         ]
         if self.bottleneck and self.seconds >= _SHORT_S:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from scorer.binding.features.packed import Packed
     from scorer.binding.spec import Binding, Feed, Fetch
-    from scorer.model.session import Session
+    from scorer.model.engine import Engine
 
 
 RowNumbers = np.ndarray | range
@@ -67,7 +67,7 @@ class Scored:
 class _BatchRunner:
     """Runs batches, pads and halves them if necessary, and counts the calls."""
 
-    session: Session
+    session: Engine
     binding: Binding
     packs: dict[str, Packed]
     calls: int = 0
@@ -130,7 +130,7 @@ class _BatchRunner:
         ]
 
 
-def call(session: Session, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray], rows: int | None) -> list[Any]:
+def call(session: Engine, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray], rows: int | None) -> list[Any]:
     """Run the model on one batch and return the result of each fetch, after its steps.
 
     Raises `ShapeMismatch` if an output does not have `rows` rows; None skips this check.
@@ -156,7 +156,7 @@ def apply_steps(fetch: Fetch, results: Mapping[str, Any], feeds: Mapping[str, np
 
 
 def score(
-    table: pa.Table, edges: np.ndarray, binding: Binding, session: Session, failed: Mapping[int, str] | None = None,
+    table: pa.Table, edges: np.ndarray, binding: Binding, session: Engine, failed: Mapping[int, str] | None = None,
     tokens: int | None = None,
 ) -> Scored:  # fmt: skip
     """Score every row of `table`, in batches cut at `edges`.

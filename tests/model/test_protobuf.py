@@ -73,7 +73,7 @@ def test_inputs_and_outputs_are_read_as_declared(name):
 def test_every_model_that_can_be_inspected_loads(name):
     spec = look(name)
     session = Session(SessionSpec(path=spec.path, digest=spec.digest, files=spec.files, device="cpu"))
-    assert session.spec.key == (spec.digest, "cpu", 0, 1, "")
+    assert session.spec.key == (spec.digest, "cpu", 0, 1, "", True)
 
 
 def test_operators_and_opsets_are_counted():

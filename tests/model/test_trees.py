@@ -1,0 +1,338 @@
+"""Compiled trees give the bits of ONNX Runtime, or leave the model to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from support.random_trees import RandomTrees, runtime_session
+from support.runs import MODELS, cli, read, write
+from support.trained_trees import COLUMNS, data, trained
+
+from scorer.model import _compile, _forest, _kernel, _program
+from scorer.model._tree_node import TreeNode, Unsupported
+from scorer.model.engine import load
+from scorer.model.session import Session
+from scorer.model.spec import SessionSpec
+from scorer.model.trees import TreeEngine
+
+pytestmark = pytest.mark.skipif(not _kernel.available(), reason="the kernel is not compiled in this installation")
+TRAINED = trained()
+
+
+def bits(values):
+    """Return what two outputs must have in common to be the same."""
+    return values.tolist() if values.dtype == object else (values.dtype, values.shape, values.tobytes())
+
+
+def spec_of(path, **options):
+    return SessionSpec(path=str(path), digest=str(path), files=(), device="cpu", **options)
+
+
+def saved(folder, model):
+    path = folder / "model.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def compared(seed):
+    """Compare one random ensemble with the runtime; return the comparisons and those that differ."""
+    random = RandomTrees(seed)
+    session = runtime_session(random.model())
+    try:
+        nodes = [TreeNode(random.node, random.real, level) for level in _kernel.available()]
+    except Unsupported:
+        return 0, 0
+    done = different = 0
+    for rows in (1, int(random.rng.choice([2, 63, 64, 65])), int(random.rng.choice([511, 512, 513]))):
+        x = random.rows(rows)
+        expected = [bits(one) for one in session.run(None, {"x": x})]
+        for node in nodes:
+            done += 1
+            different += [bits(one) for one in node.run(x)] != expected
+    return done, different
+
+
+@pytest.mark.parametrize("first", range(0, 160, 40))
+def test_random_ensembles_have_the_bits_of_the_runtime(first):
+    counts = np.array([compared(seed) for seed in range(first, first + 40)])
+    assert counts[:, 0].sum() > 250
+    assert counts[:, 1].sum() == 0
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_and_converted_ensembles_have_the_bits_of_the_runtime(name, tmp_path):
+    path = saved(tmp_path, TRAINED[name]())
+    engine, session = load(spec_of(path)), Session(spec_of(path))
+    assert isinstance(engine, TreeEngine), engine.trees
+    x = data(seed=7, rows=700)[0]
+    if "categories" in name:
+        x[:, 0], x[:, 1] = np.random.default_rng(3).integers(-1, 32, (2, len(x)))
+    elif not name.startswith(("lightgbm", "xgboost")):
+        x = np.nan_to_num(x)
+    names = [one.name for one in onnx.load(path).graph.output]
+    for rows in (x, x[:1]):
+        expected = session.run(names, {"x": rows})
+        for one, other in zip(engine.run(names, {"x": rows}), expected, strict=True):
+            assert bits(one) == bits(other) if isinstance(other, np.ndarray) else one == other
+    last, other = (one.run(names[-1:], {"x": x})[0] for one in (engine, session))
+    assert bits(last) == bits(other) if isinstance(other, np.ndarray) else last == other
+
+
+@pytest.fixture(scope="module")
+def flights_like(tmp_path_factory):
+    """A model of LightGBM, and 25,000 rows in two files."""
+    folder = tmp_path_factory.mktemp("trees")
+    onnx.save(TRAINED["lightgbm"](), folder / "trees.onnx")
+    x = data(seed=9, rows=25_000)[0]
+    for i, half in enumerate(np.split(x, 2)):
+        write(folder / "in" / f"{i}.parquet", {f"c{k}": half[:, k] for k in range(COLUMNS)}, row_group_size=4000)
+    return folder
+
+
+FEED = ("--feed", f"x=c0..c{COLUMNS - 1}", "--part-bytes", "256KiB", "--batch-rows", "1000")
+
+
+def contents(output):
+    return {path.name: path.read_bytes() for path in sorted(output.glob("*.parquet"))}
+
+
+@pytest.mark.parametrize("cluster", ["synchronous", "embedded", "processes"])
+def test_compiled_trees_write_the_same_files_as_the_runtime(flights_like, tmp_path, cluster):
+    files = {}
+    for trees in ("auto", "runtime"):
+        out = tmp_path / trees
+        done = cli("run", flights_like / "in", "--model", flights_like / "trees.onnx", *FEED, "--output", out,
+                   "--trees", trees, "--cluster", cluster, "--json")  # fmt: skip
+        assert done[0] == 0, done
+        assert json.loads(done[1])["trees"].endswith(f"compiled ({_kernel.chosen()})" if trees == "auto" else "")
+        files[trees] = contents(out)
+    assert files["auto"] == files["runtime"]
+    assert len(read(tmp_path / "auto")) == 25_000
+
+
+def test_the_runtime_verifies_compiled_scores(flights_like, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    model = flights_like / "trees.onnx"
+    assert cli("run", flights_like / "in", "--model", model, *FEED, "--output", out)[0] == 0
+    monkeypatch.setattr(TreeEngine, "run", lambda *_: pytest.fail("compiled trees checked themselves"))
+    done = cli("verify", out, "--rescore", "50")
+    assert done[0] == 0
+    assert "50 rows" in done[1]
+    assert "all have the same bits" in done[1]
+
+
+def test_plan_says_how_trees_are_scored(flights_like):
+    shown = cli("plan", flights_like / "in", "--model", flights_like / "trees.onnx", *FEED)[1]
+    assert f"60 trees of up to 31 leaves, compiled ({_kernel.chosen()})" in " ".join(shown.split())
+    few = cli("plan", flights_like / "in", "--model", flights_like / "trees.onnx", *FEED, "--limit", "500")[1]
+    assert "compiled" not in few
+
+
+def test_other_models_need_no_word(tmp_path):
+    assert load(spec_of(MODELS / "dense28.onnx")).trees == ""
+
+
+def changed(model, **attributes):
+    """Return the model with other attributes in its ensemble."""
+    node = next(node for node in model.graph.node if "TreeEnsemble" in node.op_type)
+    kept = [one for one in node.attribute if one.name not in attributes]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in attributes.items())])
+    return model
+
+
+def regressor(**attributes):
+    """Return a model of one tree: x0 <= 1 gives 10, else x1 <= 2 gives 20, else 30."""
+    usual = {
+        "nodes_treeids": [0] * 5, "nodes_nodeids": [0, 1, 2, 3, 4], "nodes_featureids": [0, 0, 1, 0, 0],
+        "nodes_modes": ["BRANCH_LEQ", "LEAF", "BRANCH_LEQ", "LEAF", "LEAF"], "nodes_values": [1.0, 0, 2.0, 0, 0],
+        "nodes_truenodeids": [1, 0, 3, 0, 0], "nodes_falsenodeids": [2, 0, 4, 0, 0], "target_treeids": [0] * 3,
+        "target_nodeids": [1, 3, 4], "target_ids": [0] * 3, "target_weights": [10.0, 20.0, 30.0],
+    }  # fmt: skip
+    node = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1,
+                            **{**usual, **attributes})  # fmt: skip
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in "xy"]
+    graph = helper.make_graph([node], "one tree", ends[:1], ends[1:])
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 17)], ir_version=8
+    )
+
+
+LEFT_TO_THE_RUNTIME = {
+    "its trees are put together by MIN": {"aggregate_function": "MIN"},
+    "its transform is PROBIT": {"post_transform": "PROBIT"},
+    "a missing value counts as equal": {
+        "nodes_modes": ["BRANCH_EQ", "LEAF", "BRANCH_LEQ", "LEAF", "LEAF"],
+        "nodes_missing_value_tracks_true": [1, 0, 0, 0, 0],
+    },
+    "a threshold is NaN": {"nodes_values": [float("nan"), 0, 2.0, 0, 0]},
+    "no number is below a threshold": {
+        "nodes_modes": ["BRANCH_LT", "LEAF", "BRANCH_LEQ", "LEAF", "LEAF"],
+        "nodes_values": [float("-inf"), 0, 2.0, 0, 0],
+    },
+    "its transform of a regression": {"post_transform": "LOGISTIC"},
+}
+
+
+@pytest.mark.parametrize("why", LEFT_TO_THE_RUNTIME)
+def test_what_has_no_exact_program_is_left_to_the_runtime(why, tmp_path):
+    path = saved(tmp_path, regressor(**LEFT_TO_THE_RUNTIME[why]))
+    engine = load(spec_of(path))
+    assert isinstance(engine, Session)
+    assert engine.trees.startswith(f"by ONNX Runtime: {why}")
+
+
+MALFORMED = {
+    "a branch leads nowhere": {"nodes_truenodeids": [9, 0, 3, 0, 0]},
+    "a node has two parents": {"nodes_falsenodeids": [2, 0, 2, 0, 0]},
+    "two nodes have one number": {"nodes_nodeids": [0, 1, 2, 3, 3]},
+    "a weight's target is out of range": {"target_ids": [0, 0, 7]},
+    "its lists of nodes differ in length": {"nodes_values": [1.0]},
+    "a column's number is out of range": {"nodes_featureids": [-1, 0, 1, 0, 0]},
+    "a circle": {"nodes_falsenodeids": [2, 0, 0, 0, 0]},
+}
+
+
+@pytest.mark.parametrize("why", MALFORMED)
+def test_malformed_nodes_never_reach_the_kernel(why):
+    node = regressor(**MALFORMED[why]).graph.node[0]
+    with pytest.raises(Unsupported, match="two parents" if why == "a circle" else why):
+        TreeNode(node, np.dtype(np.float32), _kernel.chosen())
+
+
+def test_a_chain_of_100_000_nodes_is_left_to_the_runtime():
+    n = 100_000
+    chain = {
+        "nodes_treeids": [0] * (2 * n + 1), "nodes_nodeids": list(range(2 * n + 1)),
+        "nodes_featureids": [0] * (2 * n + 1), "nodes_values": [1.0] * (2 * n + 1),
+        "nodes_modes": ["BRANCH_LEQ"] * n + ["LEAF"] * (n + 1),
+        "nodes_truenodeids": [*range(n, 2 * n), *[0] * (n + 1)],
+        "nodes_falsenodeids": [*range(1, n), 2 * n, *[0] * (n + 1)],
+        "target_treeids": [0] * (n + 1), "target_nodeids": list(range(n, 2 * n + 1)), "target_ids": [0] * (n + 1),
+        "target_weights": [1.0] * (n + 1),
+    }  # fmt: skip
+    with pytest.raises(Unsupported, match="deeper than 4,096"):
+        TreeNode(regressor(**chain).graph.node[0], np.dtype(np.float32), _kernel.chosen())
+
+
+def test_too_few_columns_are_a_bad_batch(tmp_path):
+    from scorer.errors import BatchError
+
+    engine = load(spec_of(saved(tmp_path, regressor())))
+    with pytest.raises(BatchError, match="5 x 1 values; they look at column 1"):
+        engine.run(["y"], {"x": np.zeros((5, 1), np.float32)})
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    commands = _compile.compilers()
+    if not commands:
+        pytest.skip("no C compiler")
+    return commands[0]
+
+
+MUTATIONS = {
+    "less for less or equal": ("sorted[k] < x[r]", "sorted[k] <= x[r]"),
+    "NaN on the other side": ("const uint8_t code = (uint8_t)row->nan;", "const uint8_t code = (uint8_t)~row->nan;"),
+    "trees in another order": ("run_tree(p, &p->trees[t], &b)", "run_tree(p, &p->trees[p->n_trees - 1 - t], &b)"),
+    "ranks not cut at 255": ("out[r] = (uint8_t)(code > 255 ? 255 : code);", "out[r] = (uint8_t)code;"),
+    "a leaf too far": ("node->leaves);\n#pragma GCC unroll 8", "(node->leaves + 1));\n#pragma GCC unroll 8"),
+    "the last tree left out": ("t < p->n_trees", "t < p->n_trees - 1"),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_wrong_kernel_is_found_by_the_random_ensembles(name, compiler, tmp_path, monkeypatch):
+    text = _compile.SOURCE.read_text("utf-8")
+    before, after = MUTATIONS[name]
+    assert before in text
+    source, target = tmp_path / "trees.c", tmp_path / "_trees.so"
+    source.write_text(text.replace(before, after), "utf-8")
+    _compile.compile_library(compiler, target, source, "-O1")
+    with_library(monkeypatch, target)
+    assert any(compared(seed)[1] for seed in range(200))
+
+
+def base_first(self, matrix):
+    """Return the sums as if the base values came before the first tree."""
+    base, self._base = self._base, None
+    first = self.program._arrays["trees"][0]
+    if base is not None and self.program._counts[5] == 1:
+        self.program._arrays["values"][first["values"] : first["values"] + first["leaves"]] += base[first["target"]]
+    return SUMS(self, matrix)
+
+
+SUMS = TreeNode.sums
+WRONG_PROGRAMS = {
+    "chunks of 256 thresholds": lambda patch: patch.setattr(_program, "_CHUNK", 256),
+    "no smaller float for <": lambda patch: patch.setattr(_forest, "below", lambda values: values),
+    "a base value first": lambda patch: patch.setattr(TreeNode, "sums", base_first),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_PROGRAMS)
+def test_a_wrong_program_is_found_by_the_random_ensembles(name, monkeypatch):
+    WRONG_PROGRAMS[name](monkeypatch)
+    assert any(compared(seed)[1] for seed in range(400))
+
+
+def with_library(monkeypatch, path):
+    import ctypes
+
+    library = ctypes.CDLL(str(path))
+    monkeypatch.setattr(_kernel, "_library", lambda: library)
+
+
+def test_a_wrong_kernel_is_not_used(compiler, tmp_path, monkeypatch):
+    text = _compile.SOURCE.read_text("utf-8").replace("sums[r] += values[leaf[r]]", "sums[r] -= values[leaf[r]]")
+    text = text.replace("_mm512_add_ps(_mm512_loadu_ps(sums + r), weight)", "weight")
+    source, target = tmp_path / "trees.c", tmp_path / "_trees.so"
+    source.write_text(text, "utf-8")
+    _compile.compile_library(compiler, target, source, "-O1")
+    with_library(monkeypatch, target)
+    engine = load(spec_of(saved(tmp_path, TRAINED["lightgbm"]())))
+    assert isinstance(engine, Session)
+    assert engine.trees == "by ONNX Runtime: the compiled trees gave other scores than ONNX Runtime here"
+
+
+def test_without_a_library_the_runtime_scores(monkeypatch, tmp_path):
+    monkeypatch.setattr(_kernel, "LIBRARY", tmp_path / "nothing.so")
+    monkeypatch.setattr(_kernel, "_library", lambda: None)
+    engine = load(spec_of(saved(tmp_path, regressor())))
+    assert engine.trees == "by ONNX Runtime: no C compiler was found when scorer was installed"
+
+
+def test_a_build_without_a_compiler_says_so(tmp_path):
+    code = (
+        "import importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('c', {str(_compile.SOURCE.with_name('_compile.py'))!r})\n"
+        "c = importlib.util.module_from_spec(spec); spec.loader.exec_module(c)\n"
+        f"from pathlib import Path; c.LIBRARY = Path({str(tmp_path / '_trees.so')!r})\n"
+        "print(c.compile_if_possible())"
+    )
+    environment = {"PATH": str(tmp_path), "CC": "/bin/false"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("/bin/false failed: ")
+    del environment["CC"]
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("no C compiler was found")
+    assert os.listdir(tmp_path) == []
+
+
+def test_lower_instruction_sets_can_be_requested(monkeypatch):
+    monkeypatch.setenv("SCORER_TREES_LEVEL", "base")
+    assert _kernel.chosen() == "base"
+    monkeypatch.setenv("SCORER_TREES_LEVEL", "unknown")
+    assert _kernel.chosen() == _kernel.available()[0]
+
+
+def test_trees_are_no_part_of_a_plan():
+    assert replace(spec_of("m"), trees=False).key != spec_of("m").key
