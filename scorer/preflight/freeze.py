@@ -118,8 +118,13 @@ def choose_batch(
     """Choose the batch rows: the model's fixed ones, the requested ones, or the fastest, timed now or cached."""
     binding, requested, device = bound.binding, options.scoring.batch_rows, loaded.spec.device
     rows, threads = rows_ahead(options, dataset), planned_threads(options.cluster)
-    if row_s is None or not options.scoring.tune or not tuning.worthwhile(binding, row_s, rows, threads, device):
-        return tuning.untuned(binding, requested, row_s, device=device)
+    if row_s is None:
+        return tuning.untuned(binding, requested, None, device=device)
+    busy_s = tuning.row_seconds(loaded.session, binding, sample.fed)
+    nominal = tuning.nominal_rate(binding, busy_s)
+    if not options.scoring.tune or not tuning.worthwhile(binding, busy_s, rows, threads, device):
+        default = tuning.untuned(binding, requested, busy_s, device=device)
+        return replace(default, rows_per_s=1 / row_s, nominal_rows_per_s=nominal)
     accelerator = device != "cpu"
     here = local_threads(options.cluster)
     key = cache.key_of(
@@ -137,11 +142,12 @@ def choose_batch(
         if accelerator:
             timed = tuning.grow_batches(loaded.session, binding, sample.fed, row_s)
         else:
-            timed = tuning.probe(loaded.session, binding, sample.fed, row_s, rows / threads, here)
-        if timed.trials:  # without trials the run was too short to try; a longer one will
+            timed = tuning.probe(loaded.session, binding, sample.fed, busy_s, rows / threads, here)
+        if timed.confirmed:
             cache.store(key, asdict(timed))
     else:
         timed = Probe(**{**cached, "trials": (*cached["trials"], "cached")})
+    timed = replace(timed, nominal_rows_per_s=nominal)
     pinned = binding.fixed_batch or requested
     return replace(timed, batch_rows=pinned, batch_tokens=None) if pinned else timed
 
@@ -194,7 +200,7 @@ def freeze(
 
 def _first_output(loaded: Loaded, bound: Bound, sample: Sample, probe: Probe) -> pa.Table:
     """Return first rows as the output will contain them: the most that are scored already or quickly."""
-    shown = tuning.rows_to_encode(sample.fed.num_rows, probe.rows_per_s)
+    shown = tuning.rows_to_encode(sample.fed.num_rows, probe.nominal_rows_per_s)
     scores, binding = sample.scores, bound.binding
     if not scores or len(scores[0]) < shown:
         scores = trial.scores_of(sample.fed.slice(0, shown), binding, loaded.session)
@@ -236,13 +242,12 @@ def _copied(
 def _part_size(options: Options, dataset: Dataset, bound: Bound, probe: Probe, unread: frozenset[str]) -> Size:
     """Return how large parts are; a part of whole row groups may have more rows if `unread` columns are copied."""
     total, threads = rows_ahead(options, dataset), planned_threads(options.cluster)
-    most, speed = options.rows.part_bytes or PART_BYTES, probe.rows_per_s
+    most, speed = options.rows.part_bytes or PART_BYTES, probe.nominal_rows_per_s
     names = bound.read_schema.names
     row_bytes = _decoded_row_bytes(dataset, names)
     target = part_rows(total, row_bytes, most, threads, speed)
-    least = least_rows(target, row_bytes, speed, threads)
-    if probe.batch_tokens is not None:
-        least = max(least, target // 4)  # texts are sorted by length within a part: small parts would pad more
+    # texts are sorted by length within a part: small parts would pad more
+    least = max(least_rows(target, row_bytes, speed, threads), target // (8 if probe.batch_tokens is None else 4))
     decoded_bytes = _decoded_row_bytes(dataset, [name for name in names if name not in unread])
     whole = part_rows(total, decoded_bytes, most, threads, speed) if unread else 0
     return Size(target, probe.batch_rows, threads, least, 2 if uses_other_machines(options.cluster) else 1, whole)

@@ -1,13 +1,21 @@
-"""Choose the rows of a batch: time a few sizes on the first rows and take the fastest."""
+"""Choose the rows of a batch: time a few sizes on the first rows and take one that is clearly the fastest.
+
+The same request, data and machine must always give the same batch rows and the same parts, however busy the machine
+is. So parts follow from a rough figure for the speed. A short run is not tuned, and uses no result of a longer one. A
+size replaces the default only if two halves of a complete probe agree on it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from scorer.preflight.cutting import BATCH_ROWS
 from scorer.scoring import batches
@@ -15,28 +23,28 @@ from scorer.scoring import batches
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import pyarrow as pa
-
     from scorer.binding.spec import Binding
     from scorer.model.engine import Engine
 
 
-METHOD = 3  # version of the probe; cached results of another version are not used
+METHOD = 4  # version of the probe; cached results of another version are not used
 PROBE_ROWS = 16_384
 PROBED_FROM = 50_000  # rows: for fewer, a probe costs more time than it can save
 _CANDIDATES = (256, 1024, 4096, 16_384)
 _HEAVY = (8, 32, 128)  # a net 4,096 wide, two threads, rows/s: 1,258, 1,892, 2,008; a picture net: 1,981, 1,300, 1,025
-_ROUNDS, _LEAST_ROUNDS = 5, 2  # the first is slower: it touches new memory
-_FIRST_S = 0.0025  # of scoring, to measure the seconds per row
-_LONG_ENOUGH_S = 2.0  # of work for each thread: with less, a probe takes as long as it can save
-_TRIAL_S, _LEAST_TRIAL_ROWS = 0.01, 4096
-_TIE = 1.03  # a larger batch must be this much faster
+_ROUNDS = 6  # of which each half must give the same result; the first is slower, because it touches new memory
+_LONG_ENOUGH_S = 10.0  # of work for each thread, with less, a probe costs more than it saves
+_TRIAL_S = 0.01
+_CLEARLY = 1.08  # times as fast as the default must a size be; less may be chance
+_TIE = 1.03  # on an accelerator, a larger batch must be this much faster
+_FEW_ROWS, _FEW_CONVERTED = 64, 4  # to learn whether a row takes long
+_LIGHT_RATE, _HEAVY_RATE, _CONVERTED_RATE = 300_000.0, 1_000.0, 100.0  # rows/s, from which parts and probes follow
 _CALL_S = 50e-6
 """Overhead of a call in a real run that a trial does not see: threads wait for the GIL and for each other."""
 _BEHIND = 1.3  # times the best seconds: slower sizes are not tried again, nor smaller ones of a light model
 _BATCH_MOST_S = 0.05  # for one batch
+_DEFAULT_MOST_S = 0.25  # for one batch of the default size, with which the others are compared
 _HEAVY_BATCH_MOST_S = 0.2  # the independence check has shown that the memory is enough for it
-_MOST_S, _HEAVY_MOST_S, _SHARE = 0.5, 3.0, 0.02  # for the whole probe: seconds, and share of the run's work
 _HEAVY_FROM_S = 30.0  # of work for each thread: two turns of the longest trials are 2 % of it
 _LONG_RUN_S = 10.0  # of work for each thread: in less, processes take longer to start than they save
 _TOGETHER_S = 0.02  # of one thread's scoring, to measure how much two threads gain
@@ -46,7 +54,7 @@ BATCH_TOKENS = 512  # MiniLM on reviews, rows/s at 128 to 2,048: 35.8, 35.9, 36.
 _LARGEST, _GROWING_S = 65_536, 5.0  # rows or tokens of the largest batch tried on an accelerator; seconds for all
 _ACCELERATOR_FACTOR = 16  # times the rows or tokens of a batch on the CPU
 _LEAST_ENCODED, _ENCODED_S = 2, 0.005  # rows that are scored once more to measure their encoded size; seconds
-_HEAVY_S = 0.5e-3  # per row
+_HEAVY_S = 0.25e-3  # per row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,81 +70,128 @@ class Probe:
     """Tokens of a batch of texts, so that a batch of short ones has more rows; None without texts."""
     together: float | None = None
     """Speed of two threads relative to one; None if it was not measured."""
+    nominal_rows_per_s: float | None = None
+    """A rough figure for the speed of one thread, by which parts are cut; None if nothing was timed."""
+    confirmed: bool = False
+    """Whether both halves of a complete probe chose this batch size; only then is it cached."""
 
 
 def worthwhile(binding: Binding, row_s: float, rows: int, threads: int, device: str) -> bool:
-    """Whether a probe may save time if a row takes about `row_s`: many light rows, or a long run of heavy ones."""
-    if device == "cpu" and heavy(binding, row_s):
-        return not binding.texts and rows / threads * row_s >= _HEAVY_FROM_S
-    return rows >= PROBED_FROM
+    """Whether a probe may save time if a row takes about `row_s`: only in a long run."""
+    if device != "cpu":
+        return rows >= PROBED_FROM
+    work_s = rows / threads * row_s
+    if heavy(binding, row_s):
+        return not binding.texts and work_s >= _HEAVY_FROM_S
+    return rows >= PROBED_FROM and work_s >= _LONG_ENOUGH_S
+
+
+def row_seconds(session: Engine, binding: Binding, table: pa.Table) -> float:
+    """Return the seconds of a row in one thread: of processor time on the CPU, which other programs hardly change."""
+    few = _FEW_CONVERTED if binding.texts or binding.pictures else _FEW_ROWS
+    clock = time.thread_time if session.spec.device == "cpu" else time.perf_counter
+
+    def timed(rows: pa.Table) -> float:
+        started, n = clock(), rows.num_rows
+        batches.score(rows, batches.grid(n, binding.fixed_batch or n), binding, session)
+        seconds = float(clock() - started)
+        return seconds / int(n)
+
+    rows, best = min(few, table.num_rows), 0.0
+    while best * rows < _BATCH_MOST_S:
+        several = pa.concat_tables([table] * -(-rows // table.num_rows)).slice(0, rows)
+        best = min(timed(several) for _ in range(3 if rows > few else 2))
+        if rows >= BATCH_ROWS:
+            break
+        rows = min(8 * rows, BATCH_ROWS)
+    return max(best, 1e-9)
+
+
+def nominal_rate(binding: Binding, row_s: float) -> float:
+    """Return a rough figure for the rows per second of one thread, which does not vary from run to run.
+
+    There are three: for texts and pictures, for numbers of which a row takes long, and for all others.
+    """
+    if binding.texts or binding.pictures:
+        return _CONVERTED_RATE
+    return _HEAVY_RATE if heavy(binding, row_s) else _LIGHT_RATE
 
 
 def probe(session: Engine, binding: Binding, table: pa.Table, row_s: float, ahead: float, threads: int = 1) -> Probe:
-    """Return the batch rows that score the sample fastest: sizes take turns, and each counts by its best turn.
+    """Return the default batch rows, or those that score the sample clearly faster.
 
-    Trials run in as many threads as will score on this machine, because threads share its caches. Batches that would
-    take long are not tried, because of their memory. `row_s` is a first estimate of the seconds per row. Each thread
-    has `ahead` rows to score; the probe takes a small share of that time.
+    Sizes take turns, and each counts by its best turn. Trials run in as many threads as will score on this machine,
+    because threads share its caches. Batches that would take long are not tried, because of their memory. Each thread
+    has `ahead` rows to score.
     """
     slow = heavy(binding, row_s)
-    candidates, batch_most_s, most_s = (
-        (_HEAVY, _HEAVY_BATCH_MOST_S, _HEAVY_MOST_S) if slow else (_CANDIDATES, _BATCH_MOST_S, _MOST_S)
-    )
-    first = table.slice(0, max(candidates[0], min(BATCH_ROWS, int(_FIRST_S / row_s))))
-    first_batch = candidates[0] if slow else first.num_rows
-    for _ in range(1 if slow else 2):  # the second time the caches are warm
-        setup_s = _seconds(session, binding, table.slice(0, 0), first_batch)
-        row_s = min(row_s, _without_setup(_seconds(session, binding, first, first_batch), setup_s) / first.num_rows)
-    if not slow:
-        if ahead * row_s < _LONG_ENOUGH_S:
-            return untuned(binding, None, row_s, device="cpu")
-        table = table.slice(0, int(max(_LEAST_TRIAL_ROWS, _SHARE * ahead / (_LEAST_ROUNDS * len(candidates)))))
-        batch_most_s = min(batch_most_s, max(_TRIAL_S, _SHARE * ahead * row_s / (2 * _LEAST_ROUNDS)))
-    fitting = [n for n in candidates if n <= table.num_rows and n * row_s <= batch_most_s] or [candidates[0]]
+    candidates, batch_most_s = (_HEAVY, _HEAVY_BATCH_MOST_S) if slow else (_CANDIDATES, _BATCH_MOST_S)
+    longest_s = {BATCH_ROWS: _DEFAULT_MOST_S}
+    fitting = [n for n in candidates if n <= table.num_rows and n * row_s <= longest_s.get(n, batch_most_s)]
+    fitting = fitting or [candidates[0]]
+    _seconds(session, binding, table.slice(0, fitting[0]), fitting[0])  # the first call takes longer than the next
+    busy = time.thread_time()
+    setup_s = _seconds(session, binding, table.slice(0, 0), fitting[0])
+    setup_busy_s = time.thread_time() - busy
 
-    def seconds_per_row(pool: ThreadPoolExecutor, batch_rows: int, row_s: float) -> float:
+    def timed(pool: ThreadPoolExecutor, batch_rows: int) -> _Trial:
         most = min(table.num_rows, max(batch_rows, int(_TRIAL_S / row_s)))
         rows = max(1, most // batch_rows) * min(most, batch_rows)
-        seconds = _mean_seconds(pool, threads, session, binding, table.slice(0, rows), batch_rows)
-        return float(_without_setup(seconds, setup_s) / rows)
+        wall_s, busy_s = _mean_seconds(pool, threads, session, binding, table.slice(0, rows), batch_rows)
+        # other programs hardly change the processor time; of a heavy row, some may be spent in waiting for memory
+        cost = _without_setup(wall_s, setup_s) if slow else _without_setup(busy_s, setup_busy_s)
+        return _Trial(row_s=_without_setup(wall_s, setup_s) / rows, cost=cost / rows + _CALL_S / batch_rows)
 
-    best = _best_of_turns(
-        seconds_per_row, fitting, row_s, threads, lambda row_s: min(most_s, _SHARE * ahead * row_s), light=not slow
-    )
-    cost = {n: seconds + _CALL_S / n for n, seconds in best.items()}
-    chosen = min(cost)
-    for batch_rows in sorted(cost):
-        if cost[batch_rows] * _TIE < cost[chosen]:
-            chosen = batch_rows
+    turns = _take_turns(timed, fitting, threads)
+    best = {n: min(trial.row_s for trial in seen) for n, seen in turns.items()}
+    default = untuned(binding, None, row_s, device="cpu").batch_rows
+    halves = {_clearly_fastest(turns, default, half) for half in (0, 1)}
+    chosen = halves.pop() if len(halves) == 1 else default
+    if chosen not in best:
+        chosen = min(best, key=lambda n: abs(n - chosen))
     trials = [f"{n:,} rows: {1 / best[n]:,.0f} rows/s" for n in sorted(best)]
     together = None
-    if not slow and ahead * best[chosen] >= _LONG_RUN_S:
+    if not slow and ahead * row_s >= _LONG_RUN_S:
         few = table.slice(0, max(chosen, min(table.num_rows, int(_TOGETHER_S / best[chosen]))))
         together = _gain_of_two(session, binding, few, chosen)
         trials.append("two threads: " + ("the machine is busy" if together is None else f"{together:.1f} times one"))
-    return Probe(batch_rows=chosen, rows_per_s=1 / best[chosen], trials=tuple(trials), together=together)
+    return Probe(
+        batch_rows=chosen, rows_per_s=1 / best[chosen], trials=tuple(trials), together=together, confirmed=not halves
+    )
 
 
-def _best_of_turns(
-    seconds_per_row: Callable[[ThreadPoolExecutor, int, float], float], candidates: Sequence[int], row_s: float,
-    threads: int, most_s: Callable[[float], float], *, light: bool,
-) -> dict[int, float]:  # fmt: skip
-    """Return the seconds per row by batch rows: the best of several turns, as many as `most_s` allows."""
-    left, best = sorted(candidates, reverse=True), dict[int, float]()
-    started = time.perf_counter()
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One turn of a batch size."""
+
+    row_s: float
+    """Seconds per row."""
+    cost: float
+    """What sizes are compared by: processor seconds per row, and the overhead of a call."""
+
+
+def _take_turns(
+    timed: Callable[[ThreadPoolExecutor, int], _Trial], candidates: Sequence[int], threads: int
+) -> dict[int, list[_Trial]]:
+    """Return the turns of each size; one that is far behind gets no further ones."""
+    turns: dict[int, list[_Trial]] = {n: [] for n in sorted(candidates, reverse=True)}
     with ThreadPoolExecutor(threads) as pool:
-        for turn in range(1, _ROUNDS + 1):
-            for batch_rows in left:
-                seconds = seconds_per_row(pool, batch_rows, row_s)
-                best[batch_rows] = min(best.get(batch_rows, seconds), seconds)
-                row_s = min(row_s, seconds)
-                if turn == 1 and light and seconds > _BEHIND * min(best.values()):
-                    break
-            left = [n for n in best if turn == 1 or best[n] <= _BEHIND * min(best.values())]
-            after_next_s = (time.perf_counter() - started) * (turn + 1) / turn
-            if turn >= _LEAST_ROUNDS and after_next_s > most_s(min(best.values())):
-                break
-    return best
+        for turn in range(_ROUNDS):
+            costs = {n: min(trial.cost for trial in seen) for n, seen in turns.items() if seen}
+            for n, seen in turns.items():
+                if turn < 2 or costs[n] <= _BEHIND * min(costs.values()):  # noqa: PLR2004 - one turn in each half
+                    seen.append(timed(pool, n))
+    return turns
+
+
+def _clearly_fastest(turns: dict[int, list[_Trial]], default: int, half: int) -> int:
+    """Return the size that is clearly faster than the default in every second turn, or else the default."""
+    costs = {n: min(trial.cost for trial in seen[half::2]) for n, seen in turns.items()}
+    fastest = min(costs, key=lambda n: costs[n])
+    if default in costs and costs[fastest] * _CLEARLY >= costs[default]:
+        return default
+    near = [n for n in costs if costs[n] <= costs[fastest] * _CLEARLY]
+    return min(near, key=lambda n: (abs(math.log(n / default)), n))
 
 
 def grow_batches(session: Engine, binding: Binding, table: pa.Table, row_s: float) -> Probe:
@@ -167,7 +222,7 @@ def grow_batches(session: Engine, binding: Binding, table: pa.Table, row_s: floa
             break
         size *= 2
     default = untuned(binding, None, row_s, device=session.spec.device)
-    timed = replace(default, rows_per_s=best or default.rows_per_s, trials=tuple(trials))
+    timed = replace(default, rows_per_s=best or default.rows_per_s, trials=tuple(trials), confirmed=bool(trials))
     if not chosen:
         return timed
     return replace(timed, batch_tokens=chosen) if texts else replace(timed, batch_rows=chosen)
@@ -180,15 +235,17 @@ def _without_setup(seconds: float, setup_s: float) -> float:
 
 def _mean_seconds(
     pool: ThreadPoolExecutor, threads: int, session: Engine, binding: Binding, table: pa.Table, batch_rows: int
-) -> float:
-    """Score the table in each of `threads` threads that start together; return their mean seconds."""
+) -> tuple[float, float]:
+    """Score the table in threads that start together; return their mean seconds, and the least processor time."""
     start = threading.Barrier(threads)
 
-    def one(_: int) -> float:
+    def one(_: int) -> tuple[float, float]:
         start.wait()
-        return _seconds(session, binding, table, batch_rows)
+        busy = time.thread_time()
+        return _seconds(session, binding, table, batch_rows), time.thread_time() - busy
 
-    return sum(pool.map(one, range(threads))) / threads
+    wall_s, busy_s = zip(*pool.map(one, range(threads)), strict=True)
+    return sum(wall_s) / threads, min(busy_s)
 
 
 def _seconds(session: Engine, binding: Binding, table: pa.Table, batch_rows: int, tokens: int | None = None) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,7 @@ def cache(tmp_path, monkeypatch):
 def floats(tmp_path, monkeypatch):
     """A file of few rows, for which batch sizes are timed all the same."""
     monkeypatch.setattr(tuning, "_LONG_ENOUGH_S", 0.0)
+    monkeypatch.setattr(tuning, "_clearly_fastest", lambda _turns, default, _half: default)  # on a busy machine, too
     rng = np.random.default_rng(0)
     return write(tmp_path / "in.parquet", {f"f{i}": rng.standard_normal(ROWS).astype(np.float32) for i in range(28)})
 
@@ -113,17 +115,19 @@ def test_threads_that_wait_for_the_interpreters_lock_are_noticed(holds):
 
 def test_a_heavy_model_is_not_tried_with_large_batches():
     table = pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
-    found = tuning.probe(Slow(holds=False, seconds=0.02), bound(), table, 1e-4, 1e5)
+    found = tuning.probe(Slow(holds=False, seconds=0.02), bound(), table, 2e-4, 1e4)
     assert [trial.split()[0] for trial in found.trials] == ["256"]
 
 
 class Clock:
     """A clock that advances only while the model is called, however busy the machine is; it is the model, too."""
 
-    now, fits = 0.0, None
+    now, fits, spec = 0.0, None, SimpleNamespace(device="cpu")
 
     def perf_counter(self):
         return self.now
+
+    thread_time = perf_counter
 
     def run(self, _, feeds):
         self.now += 0.0001
@@ -136,13 +140,19 @@ class Clock:
 
 
 def test_a_first_call_that_took_long_does_not_make_a_model_heavy(monkeypatch):
-    table = pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
+    table = pa.table({name: np.zeros(300, np.float32) for name in "ab"})
     clock = Clock()
     monkeypatch.setattr(tuning, "time", clock)
-    found = tuning.probe(clock, bound(), table, 4e-4, 1e7)
-    tried = {trial.split()[0] for trial in found.trials}
-    assert "16,384" in tried
-    assert tried <= {"256", "1,024", "4,096", "16,384"}
+    run, calls = clock.run, []
+
+    def slow_at_first(names, feeds):
+        calls.append(names)
+        clock.now += 0.05 if len(calls) == 1 else 0
+        return run(names, feeds)
+
+    clock.run = slow_at_first
+    row_s = tuning.row_seconds(clock, bound(), table)
+    assert tuning.nominal_rate(bound(), row_s) == tuning._LIGHT_RATE
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -153,9 +163,9 @@ def test_as_many_threads_try_at_once_as_will_score(threads):
 
     class OneAtATime(Slow):
         def run(self, names, feeds):
-            if len(warm) > 1:
+            if warm:
                 gate.wait()  # until each has begun to count
-            warm.append(True)  # the first two calls are one thread's alone
+            warm.append(True)  # the first call is one thread's alone
             with lock:
                 return super().run(names, feeds)
 
@@ -175,11 +185,6 @@ def test_processes_are_chosen_only_where_they_help_and_can_start(floats, togethe
     changed = replace(plan, frozen=replace(plan.check(), together=together, plan_hash=""), spawns=spawns)
     assert isinstance(changed, Plan)
     assert changed.cluster == expected
-
-
-def test_the_probe_takes_a_small_share_of_the_work():
-    assert tuning._SHARE <= 0.05
-    assert tuning._MOST_S <= 1
 
 
 @pytest.mark.parametrize(("spent", "seconds", "stage", "gain"), [
@@ -218,8 +223,8 @@ def test_a_heavy_net_is_given_the_rows_at_which_it_streams_its_weights_best():
 def test_batches_of_a_heavy_net_are_tried_only_in_a_long_run():
     assert not tuning.worthwhile(bound(), 1e-3, 59_000, 2, "cpu")
     assert tuning.worthwhile(bound(), 1e-3, 61_000, 2, "cpu")
-    assert tuning.worthwhile(bound(), 1e-6, 50_000, 2, "cpu")
-    assert not tuning.worthwhile(bound(), 1e-6, 49_999, 2, "cpu")
+    assert tuning.worthwhile(bound(), 1e-5, 2_000_000, 2, "cpu")
+    assert not tuning.worthwhile(bound(), 1e-5, 1_900_000, 2, "cpu")
 
 
 def test_a_short_run_times_nothing_and_caches_nothing(floats, cache, tmp_path, monkeypatch):
@@ -233,6 +238,7 @@ def test_a_short_run_times_nothing_and_caches_nothing(floats, cache, tmp_path, m
 def test_preparing_columns_is_not_mistaken_for_slow_batches(monkeypatch):
     """Preparing the columns costs as much as twenty calls, which is no reason for larger batches."""
     clock, table = Clock(), pa.table({name: np.zeros(16_384, np.float32) for name in "ab"})
+    monkeypatch.setattr(tuning, "_CALL_S", 0.0)
     monkeypatch.setattr(tuning, "time", clock)
     score = batches.score
 
@@ -242,7 +248,7 @@ def test_preparing_columns_is_not_mistaken_for_slow_batches(monkeypatch):
 
     clock.run = lambda _, feeds: clock.take(next(iter(feeds.values())))
     monkeypatch.setattr(batches, "score", looking)
-    assert tuning.probe(clock, bound(), table, 1e-5, 5e5).batch_rows == 256
+    assert tuning.probe(clock, bound(), table, 1e-5, 5e5).batch_rows == BATCH_ROWS
 
 
 def test_only_the_rows_of_the_limit_count(floats, tmp_path):
