@@ -142,6 +142,8 @@ class Receipt:
     """End, by the same clock."""
     tries: int = 1
     """Attempts at the part, this one included; the earlier ones were interrupted."""
+    peak_bytes: int = 0
+    """Peak memory so far of the process that scored the part; 0 if unknown."""
 
     def to_json(self) -> str:
         """Return one line of the journal."""

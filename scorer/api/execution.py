@@ -308,6 +308,7 @@ class Run:
             output_bytes=totals.output_bytes,
             input_bytes=totals.input_bytes,
             peak_memory_bytes=process.peak(),
+            worker_peak_bytes={name: peak for name, peak in totals.peaks.items() if name != name_of_process()},
             sessions=totals.sessions,
             trial_sessions=self.frozen.trial_sessions,
             device=self.frozen.session.device,

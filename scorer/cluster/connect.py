@@ -104,6 +104,13 @@ def planned_threads(options: ClusterOptions) -> int:
     return options.threads or CPU_COUNT
 
 
+def process_threads(options: ClusterOptions) -> int:
+    """Return how many of the planned threads score in one process."""
+    if options.cluster == "processes":
+        return _processes_and_threads(options)[1]
+    return queues.threads_of(options) if options.cluster in QUEUES else planned_threads(options)
+
+
 def uses_other_machines(options: ClusterOptions) -> bool:
     """Return whether parts may be scored on other machines."""
     return bool(options.cluster in QUEUES or options.scheduler or options.scheduler_file)

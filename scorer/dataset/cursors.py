@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scorer.storage.files import FileId
 
 
-_DECODE_ROWS = 65_536
+DECODE_ROWS = 65_536
 _BUNCH_BYTES = 4 << 20  # decoded bytes of the columns that one call reads; less does not repay the call
 _LEAST_WIDTH = 4  # decoded bytes of a value, assumed at least
 _WHOLE_BYTES = 32 << 20  # up to this decoded size, a row group is decoded at once although parts need slices of it
@@ -98,13 +98,13 @@ class Cursor:
                 yield from decoded(parquet, [self._group], self._columns, there).to_batches()
             else:
                 batches = parquet.iter_batches(
-                    batch_size=_DECODE_ROWS, row_groups=[self._group], columns=names, use_threads=True
+                    batch_size=DECODE_ROWS, row_groups=[self._group], columns=names, use_threads=True
                 )
                 yield from (select(batch, self._columns) for batch in batches)
 
     def take(self, start: int, stop: int) -> pa.Table:
         """Return rows start..stop of the row group."""
-        keep = _KEPT_SLICES * max(stop - start, _DECODE_ROWS)
+        keep = _KEPT_SLICES * max(stop - start, DECODE_ROWS)
         with self._lock:
             if self._batches is None:
                 self._batches = self._decode()

@@ -28,6 +28,7 @@ from scorer.storage.footers import (
     decoded_column_bytes,
     dictionary_encoded,
     flat_leaves,
+    largest_group_bytes,
     null_counts,
     open_parquet,
     unreadable,
@@ -92,6 +93,8 @@ class Dataset:
     """Number of skipped files: hidden, not Parquet, or outputs of earlier runs."""
     column_bytes: dict[str, float]
     """Estimated decoded bytes of a row in each top-level column."""
+    largest_bytes: dict[str, float]
+    """Estimated decoded bytes of the largest row group in the first files, in each top-level column."""
     codec: str
     row_group_rows: int
     """Rows of the largest row group in the first files."""
@@ -158,6 +161,7 @@ def summarise(
         variants=variants,
         skipped=skipped,
         column_bytes=decoded_column_bytes(schema, sample),
+        largest_bytes=largest_group_bytes(schema, sample),
         codec=codec_of(sample),
         row_group_rows=max((max(file.row_groups, default=0) for file in files[:_SAMPLED_FILES]), default=0),
         dictionaries=dictionary_encoded(sample),

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import socket
 import sys
-from contextlib import suppress
-from typing import Any
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_before_reset = [0]  # the peak that the kernel has forgotten, because `measuring` made it start again
 
 
 def resident() -> int:
@@ -19,8 +27,40 @@ def resident() -> int:
         return peak()
 
 
+def release_unused() -> None:
+    """Return freed memory to the system, where the C library can do that."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def peak() -> int:
     """Return the peak resident memory of this process in bytes."""
+    return max(_before_reset[0], _recorded_peak())
+
+
+@dataclass(slots=True)
+class Growth:
+    """How much the resident memory of this process grew."""
+
+    most: int = 0
+    """Bytes between the start and the peak; what was released again counts."""
+
+
+@contextmanager
+def measuring() -> Iterator[Growth]:
+    """Measure how much memory the block needs; where the kernel keeps no peak that can be reset, what is left of it."""
+    found = Growth()
+    _before_reset[0] = peak()
+    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # resets VmHWM, and nothing else
+    start, recorded = resident(), _recorded_peak()
+    yield found
+    after = _recorded_peak()
+    found.most = max(0, resident() - start, after - start if after > recorded else 0)
+
+
+def _recorded_peak() -> int:
+    """Return the peak that the kernel has recorded."""
     with suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii") as status:
         for line in status:
             if line.startswith("VmHWM:"):  # getrusage would include the process that forked this one

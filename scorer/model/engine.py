@@ -31,6 +31,10 @@ class Engine(Protocol):
         """Return the model's outputs for one batch, in the order of `outputs`."""
         ...
 
+    def release_memory(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> None:
+        """Return to the system what batches left allocated on the CPU; may run one batch for it."""
+        ...
+
 
 def load(spec: SessionSpec) -> Engine:
     """Load a model: its trees compiled if that is possible and wanted, else all of it on ONNX Runtime."""

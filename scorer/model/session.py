@@ -97,6 +97,16 @@ class Session:
         finally:
             del self.calling[thread]
 
+    def release_memory(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> None:
+        """Run one batch and return to the system what this and earlier batches left allocated on the CPU."""
+        if self.spec.device != "cpu" or self._has_bfloat16:
+            return
+        options = ort.RunOptions()
+        options.log_severity_level = _FATAL
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        with suppress(*RUNTIME_ERRORS):
+            self._session.run(outputs, feeds, options)
+
     def _run_bfloat16(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """Run with bfloat16 passed as two-byte integers: the runtime cannot convert it to or from numpy."""
         given = {name: _ort_value(value) for name, value in feeds.items()}

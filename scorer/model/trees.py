@@ -82,6 +82,9 @@ class TreeEngine:
         finally:
             del self.calling[thread]
 
+    def release_memory(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> None:
+        """Do nothing: the kernel frees its buffers after each call, and what is before and after it needs little."""
+
     def _needed(self, outputs: tuple[str, ...]) -> list[_Step]:
         """Return the steps that these outputs need."""
         found = self._plans.get(outputs)

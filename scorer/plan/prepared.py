@@ -51,12 +51,7 @@ class Plan:
     @property
     def cluster(self) -> str:
         """The requested cluster; without one, processes if the GIL limits threads, else threads of this process."""
-        requested = self.options.cluster.cluster
-        if requested is not None:
-            return requested
-        together = None if self.frozen is None else self.frozen.together
-        free = not self.options.cluster.scheduler and self.options.cluster.threads is None
-        return "processes" if together is not None and together < _GIL_LIMITED and free and self.spawns else "embedded"
+        return cluster_of(self.options, None if self.frozen is None else self.frozen.together, spawns=self.spawns)
 
     def check(self) -> FrozenPlan:
         """Return the frozen plan; if there are problems, raise all of them at once."""
@@ -132,6 +127,15 @@ class Plan:
         problems = [block for problem in self.problems for block in _problem_blocks(problem)]
         state = "cannot be run" if self.problems else ""
         return html.card("Plan", [*problems, *self.blocks()], state)
+
+
+def cluster_of(options: Options, together: float | None, *, spawns: bool) -> str:
+    """Return the requested cluster; without one, processes if two threads gain little, else threads of this process."""
+    requested = options.cluster.cluster
+    if requested is not None:
+        return requested
+    free = not options.cluster.scheduler and options.cluster.threads is None
+    return "processes" if together is not None and together < _GIL_LIMITED and free and spawns else "embedded"
 
 
 def _batch_rows(frozen: FrozenPlan) -> str:

@@ -38,7 +38,7 @@ from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, ScorerError
 from scorer.host import devices
 from scorer.host.crash import note_step
-from scorer.host.process import resident
+from scorer.host.process import measuring, resident
 from scorer.model.protobuf import digest_of, inspect_model
 from scorer.model.resident import SESSIONS
 from scorer.model.session import library_for, settle_device, why_not
@@ -51,6 +51,7 @@ from scorer.preflight import freeze, independence, placement, trial
 from scorer.preflight.earlier import find_earlier, with_requested_code
 from scorer.preflight.findings import Findings
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
+from scorer.preflight.memory import Loading
 from scorer.storage.footers import special_types
 
 if TYPE_CHECKING:
@@ -211,7 +212,13 @@ def _load(found: Findings, options: Options, spec: SessionSpec | None) -> Loaded
     if spec is not None:
         with found.collecting(options):
             note_step(f"loading the model {spec.path}")
-            return Loaded(session=SESSIONS.session(spec), spec=spec)
+            before = resident()
+            with measuring() as growth:
+                session = SESSIONS.session(spec)
+            held = max(resident() - before, 0)
+            return Loaded(
+                session=session, spec=spec, memory=Loading(process=resident(), model=held, peak=max(growth.most, held))
+            )
     return None
 
 
@@ -239,7 +246,9 @@ def _decide(
         note_step(f"sending the first rows of {first} through the model")
         bound = replace(bound, read_schema=plain_schema(bound.read_schema))
         sample = _sample(options, dataset, bound, rows, fed)
-        bound, problems = _try_outputs(options, dataset, model, loaded, bound, wanted, sample)
+        with measuring() as growth:
+            bound, problems = _try_outputs(options, dataset, model, loaded, bound, wanted, sample)
+        sample = replace(sample, first_row_bytes=growth.most / trial.first_rows(bound.binding))
         found.problems += problems
         if not found.problems:
             ahead = freeze.rows_ahead(options, dataset)
@@ -316,9 +325,7 @@ def _sample(options: Options, dataset: Dataset, bound: Bound, rows: pa.Table | N
     schema = bound.read_schema
     if rows is None or fed is None:
         rows = fed = reader.first_rows(dataset, schema, freeze.sample_rows(options, dataset, schema))
-    return Sample(
-        rows=fields.select(rows, schema.names), fed=fields.select(fed, bound.binding.fed), process_bytes=resident()
-    )
+    return Sample(rows=fields.select(rows, schema.names), fed=fields.select(fed, bound.binding.fed))
 
 
 def _try_outputs(

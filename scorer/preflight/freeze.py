@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.arrow import encode_schema
 from scorer.binding import spec as spec_
-from scorer.cluster.connect import local_threads, planned_threads, uses_other_machines
+from scorer.cluster.connect import can_spawn, local_threads, planned_threads, process_threads, uses_other_machines
 from scorer.host import cache, devices
 from scorer.host.versions import versions
 from scorer.options.fields import FIELDS, PART_BYTES
 from scorer.plan.frozen import FORMAT, FrozenPlan, _hash
-from scorer.plan.prepared import as_json_value
-from scorer.preflight import encodings, trial, tuning
+from scorer.plan.prepared import as_json_value, cluster_of
+from scorer.preflight import encodings, memory, trial, tuning
 from scorer.preflight.cutting import Size, least_rows, part_rows, plan_files
-from scorer.preflight.forecast import Measured, footprint, forecast
+from scorer.preflight.forecast import forecast
+from scorer.preflight.memory import Measured
 from scorer.preflight.tuning import Probe
 from scorer.storage import copying, encoding
 from scorer.storage.footers import open_parquet
@@ -69,6 +70,7 @@ class Loaded:
 
     session: Engine
     spec: SessionSpec
+    memory: memory.Loading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +93,10 @@ class Sample:
     """As they are read: columns that are fed, kept or filtered on."""
     fed: pa.Table
     """As they are fed: after the transform, if any."""
-    process_bytes: int
-    """Resident memory of the process with these rows in it, before the model was given a batch."""
     scores: tuple[pa.Array, ...] = ()
     """The output columns of the first of these rows, if some were scored."""
+    first_row_bytes: float = 0.0
+    """Memory for a row in the model's very first batch, which finds nothing that earlier ones left allocated."""
 
 
 def rows_ahead(options: Options, dataset: Dataset) -> int:
@@ -190,22 +192,52 @@ def freeze(
     if probe.rows_per_s is None:
         return frozen, None
     measured = Measured(
-        rows=sample.rows, out=out, scores=len(binding.outputs), storage=chosen, unread=unread, copied=copied
-    )
-    filtered = bool(options.rows.where)
-    groups = dataset.row_group_rows
-    needs = footprint(frozen.most_rows, size.target, groups, measured, filtered=filtered, loaded=sample.process_bytes)
+        rows=sample.rows, out=out, scores=len(binding.outputs), storage=chosen, unread=unread, copied=copied,
+        held=memory.held_row_bytes(bound.transform, binding, sample.rows, sample.fed),
+        batch=_batch_bytes(loaded, binding, sample, probe),
+        largest_group=_largest_group_bytes(dataset, bound.read_schema.names, unread),
+    )  # fmt: skip
+    needs = memory.footprint(
+        frozen.most_rows, size.target, dataset.row_group_rows, measured, loaded.memory,
+        _workers(options, probe, frozen.n_parts),
+        filtered=bool(options.rows.where),
+    )  # fmt: skip
     return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs)
 
 
 def _first_output(loaded: Loaded, bound: Bound, sample: Sample, probe: Probe) -> pa.Table:
-    """Return first rows as the output will contain them: the most that are scored already or quickly."""
-    shown = tuning.rows_to_encode(sample.fed.num_rows, probe.nominal_rows_per_s)
-    scores, binding = sample.scores, bound.binding
+    """Return first rows as the output will contain them: the most that are scored already or quickly.
+
+    Only their sizes matter, not which row is beside which.
+    """
+    rows, scores, binding = memory.usual_rows(sample.rows), sample.scores, bound.binding
+    shown = min(tuning.rows_to_encode(sample.fed.num_rows, probe.nominal_rows_per_s), rows.num_rows)
     if not scores or len(scores[0]) < shown:
         scores = trial.scores_of(sample.fed.slice(0, shown), binding, loaded.session)
-    rows = sample.rows.slice(0, len(scores[0]) if scores else shown)
-    return trial.as_output(rows, scores, binding, bound.output_schema)
+    n = min(len(scores[0]) if scores else shown, rows.num_rows)
+    return trial.as_output(rows.slice(0, n), [one.slice(0, n) for one in scores], binding, bound.output_schema)
+
+
+def _batch_bytes(loaded: Loaded, binding: Binding, sample: Sample, probe: Probe) -> int:
+    """Return the memory of one batch: a few texts or pictures show it best in the first, numbers in a full one."""
+    first = sample.first_row_bytes * probe.batch_rows if binding.texts or binding.pictures else 0.0
+    full = memory.batch_bytes(loaded.session, binding, sample.fed, probe.batch_rows, probe.batch_tokens)
+    return max(int(first), full)
+
+
+def _workers(options: Options, probe: Probe, n_parts: int) -> memory.Workers:
+    """Return how the run's threads will be divided into processes."""
+    cluster = cluster_of(options, probe.together, spawns=can_spawn())
+    separate = cluster not in {"embedded", "synchronous"} or uses_other_machines(options.cluster)
+    requested = replace(options.cluster, cluster=cluster)
+    alone = options.cluster.cluster is None and cluster == "processes"
+    threads = 1 if alone else min(process_threads(requested), max(1, n_parts))
+    return memory.Workers(threads=threads, separate=separate)
+
+
+def _largest_group_bytes(dataset: Dataset, names: Iterable[str], unread: frozenset[str]) -> float:
+    """Return the decoded bytes of the largest row group in the first files, in the columns that are decoded."""
+    return sum(dataset.largest_bytes.get(name, 0.0) for name in names if name not in unread)
 
 
 def _copied(

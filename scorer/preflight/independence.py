@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _FIRST_ROWS, _FIRST_TEXTS, _MORE_ROWS = 8, 4, (32, 128, 256)
+_MORE_CONVERTED = (8,)  # of texts and pictures: a larger batch would need far more memory than one of the run
 _MOST_S, _LEAST_S = 0.6, 0.4  # for the check
 _SHARE = 0.05  # of the run's work in one thread: what the check may take between those limits
 
@@ -68,7 +69,9 @@ def try_rows(session: Engine, binding: Binding, table: pa.Table, ahead: int) -> 
         return None
     few = table.slice(0, _FIRST_TEXTS if binding.texts else _FIRST_ROWS)
     whole, row_s = _timed(session, binding, few)
-    for most in _MORE_ROWS:  # small batches, and the first call above all, overstate the seconds per row
+    for most in (
+        _MORE_CONVERTED if binding.texts or binding.pictures else _MORE_ROWS
+    ):  # small batches, and the first call above all, overstate the seconds per row
         budget = min(_MOST_S, max(_LEAST_S, _SHARE * ahead * row_s))
         rows = int(min(most, table.num_rows, budget / 3 / max(row_s, 1e-9))) // 2 * 2
         if rows <= few.num_rows:

@@ -36,7 +36,7 @@ def outputs(
 ) -> tuple[tuple[Fetch, ...], list[ScorerError]]:
     """Return how each requested output becomes columns, judged by rows that were scored, and what is wrong with it."""
     few = table.slice(0, _FEW if binding.pictures else SAMPLE_ROWS)
-    rows = binding.fixed_batch or max(2, min(_FEW_TEXTS if binding.texts else _FEW, few.num_rows))
+    rows = max(2, min(first_rows(binding), few.num_rows)) if binding.fixed_batch is None else binding.fixed_batch
     raw_outputs = [Fetch(tensor=one.tensor, kind="", columns=(), type="") for one in wanted]
     candidates = _trial_batches(binding, few, rows)
     batches = _run_batches(session, raw_outputs, candidates, every=binding.texts)
@@ -60,6 +60,11 @@ def outputs(
         except ScorerError as error:
             problems.append(error)
     return tuple(fetches), problems or unused_labels(wanted, batches[0][1])
+
+
+def first_rows(binding: Binding) -> int:
+    """Return the rows of the first batch that the model gets."""
+    return binding.fixed_batch or (_FEW_TEXTS if binding.texts else _FEW)
 
 
 def _run_batches(

@@ -53,6 +53,8 @@ class Report:
     input_bytes: int
     peak_memory_bytes: int
     """Of the driver's process only, without worker processes."""
+    worker_peak_bytes: dict[str, int] = field(default_factory=dict)
+    """Peak memory of each worker process, as `host:pid`; {} if the driver's process scored all parts."""
     sessions: dict[str, int]
     """ONNX Runtime sessions created, by process."""
     trial_sessions: int
@@ -131,6 +133,21 @@ class Report:
         parts = plural(self.parts, "part")
         return parts if self.files in {0, self.parts} else f"{parts} in {plural(self.files, 'file')}"
 
+    @property
+    def largest_peak_bytes(self) -> int:
+        """Peak memory of the process that needed most, which the forecast is for."""
+        return max([self.peak_memory_bytes, *self.worker_peak_bytes.values()])
+
+    @property
+    def memory(self) -> str:
+        """Peak memory of this process and of the worker process that needed most, as text."""
+        own, workers = f"{size(self.peak_memory_bytes)} peak in this process", self.worker_peak_bytes
+        if not workers:
+            return own
+        most = size(max(workers.values()))
+        worker = f"{most} in a worker" if len(workers) == 1 else f"at most {most} in each of {len(workers):,} workers"
+        return f"{own}, {worker}"
+
     def facts(self) -> list[tuple[str, str]]:
         """Return labels and texts for a reader; if nothing was left to do, only the quarantine."""
         quarantined = f"{plural(self.counts.quarantined, 'row')} with their errors, in {self.quarantine}"
@@ -139,7 +156,7 @@ class Report:
         counts, time_forecast, memory_forecast = self.counts, "", ""
         if self.forecast is not None and self.seconds >= _SHORT_S and not self.parts_resumed:
             time_forecast = f"; forecast {time_range(*self.forecast['seconds'])}"
-        if self.forecast is not None and len(self.sessions) == 1:
+        if self.forecast is not None and not self.parts_resumed:
             low, high = self.forecast["memory_bytes"]
             memory_forecast = f"; forecast {size(low)} to {size(high)}"
         batch = f"{self.batch_tokens} tokens" if self.batch_tokens is not None else f"{self.batch_rows:,}"
@@ -150,7 +167,7 @@ class Report:
             ("time", f"{self.speed}{time_forecast}"),
             ("model", f"{device}, batches of {batch}, {plural(self.calls, 'call')}"),
             ("trees", self.trees),
-            ("memory", f"{size(self.peak_memory_bytes)} peak in this process{memory_forecast}"),
+            ("memory", f"{self.memory}{memory_forecast}"),
         ]
         if self.bottleneck and self.seconds >= _SHORT_S:
             shares = sorted(self.bottleneck.shares.items(), key=lambda pair: -pair[1])
@@ -199,6 +216,8 @@ class Totals:
     calls: int
     stages: Stages
     sessions: dict[str, int]
+    peaks: dict[str, int]
+    """Peak memory of each process that scored parts of this run."""
     halved: tuple[int, ...]
 
 
@@ -209,13 +228,14 @@ def total(
 
     `own` holds the receipts of this run by part, `sessions` the sessions that the driver created, by process.
     """
-    counts, stages, created = Counts(), Stages(), dict(sessions)
+    counts, stages, created, peaks = Counts(), Stages(), dict(sessions), dict[str, int]()
     for receipt in receipts:
         counts += receipt.proof.counts
     for receipt in own.values():
         stages += receipt.stages
         if receipt.worker:
             created[receipt.worker] = max(created.get(receipt.worker, 0), receipt.sessions)
+            peaks[receipt.worker] = max(peaks.get(receipt.worker, 0), receipt.peak_bytes)
     return Totals(
         counts=counts,
         files=sum(receipt.size > 0 for receipt in receipts),
@@ -226,6 +246,7 @@ def total(
         calls=sum(receipt.calls for receipt in own.values()),
         stages=stages,
         sessions=created,
+        peaks={worker: peak for worker, peak in peaks.items() if peak},
         halved=tuple(i for i, receipt in own.items() if 0 < receipt.batch_rows < batch_rows),
     )
 

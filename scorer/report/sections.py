@@ -90,12 +90,19 @@ def tiles(sources: Sources) -> list[tuple[str, str, str]]:
         ("time", duration(report.seconds), f"{duration(report.scoring_s)} of it for scoring"),
         ("rows per second", f"{report.rows_per_s:,.0f}", f"on {plural(report.threads, 'thread')}"),
         ("output", size(report.output_bytes), plural(sources.ledger.num_rows, "part")),
-        ("memory", size(report.peak_memory_bytes), "peak of the driver's process"),
+        ("memory", size(report.largest_peak_bytes), _whose_peak(report)),
     ]
     if counts.quarantined:
         share = counts.quarantined / max(counts.rows, 1)
         found.insert(1, ("quarantined", f"{counts.quarantined:,}", f"{share:.2%} of the rows read"))
     return found
+
+
+def _whose_peak(report: Report) -> str:
+    """Describe whose peak memory the largest one is, and the driver's beside it if that is another."""
+    if report.largest_peak_bytes == report.peak_memory_bytes:
+        return "peak of the driver's process"
+    return f"peak of a worker, {size(report.peak_memory_bytes)} of the driver"
 
 
 def _options(plan: FrozenPlan, report: Report) -> list[Block]:
@@ -164,10 +171,10 @@ def _forecast(report: Report) -> list[Block]:
     """The forecast of the plan beside the measured values."""
     forecast = report.forecast
     if not forecast:
-        return [Words(f"The plan has no forecast. Peak memory: {size(report.peak_memory_bytes)}.")]
+        return [Words(f"The plan has no forecast. Peak memory: {size(report.largest_peak_bytes)}.")]
     facts = (
         ("scoring time", forecast["seconds"], report.scoring_s, duration),
-        ("memory", forecast["memory_bytes"], report.peak_memory_bytes, size),
+        ("memory", forecast["memory_bytes"], report.largest_peak_bytes, size),
         ("output", forecast["output_bytes"], report.output_bytes, size),
     )
     found: list[Block] = [

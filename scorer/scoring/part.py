@@ -29,7 +29,7 @@ from scorer.display.words import quoted_list
 from scorer.errors import PartError, ScorerError
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.host import isolation
-from scorer.host.process import name_of_process
+from scorer.host.process import name_of_process, peak
 from scorer.model.resident import SESSIONS
 from scorer.output import attempts
 from scorer.output.quarantine import write_quarantine
@@ -196,6 +196,7 @@ def commit(job: Job, attempt: Attempt, prepared: Prepared) -> Receipt:
         attempt=attempt.id, tries=attempt.mark.tries if attempt.mark else 1, worker=name_of_process(),
         sessions=SESSIONS.made, device=job.spec.frozen.session.device,
         started=round(attempt.started, 4), ended=round(time.time(), 4),
+        peak_bytes=peak(),
     )  # fmt: skip
 
 

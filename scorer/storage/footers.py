@@ -195,6 +195,21 @@ def decoded_column_bytes(schema: pa.Schema, sample: list[pq.FileMetaData]) -> di
     return {name: size / rows if rows else 8.0 for name, size in sizes.items()}
 
 
+def largest_group_bytes(schema: pa.Schema, sample: list[pq.FileMetaData]) -> dict[str, float]:
+    """Return the stored, uncompressed bytes of each top-level column in the row group that has most of all columns."""
+    names = dict.fromkeys(schema.names)
+    largest: dict[str, float] = {}
+    groups = ((metadata, g) for metadata in sample for g in range(metadata.num_row_groups))
+    found = max(groups, key=lambda one: one[0].row_group(one[1]).total_byte_size, default=None)
+    if found is not None:
+        group = found[0].row_group(found[1])
+        for c in range(group.num_columns):
+            column = group.column(c)
+            name = _top_level_column(column.path_in_schema, names)
+            largest[name] = largest.get(name, 0.0) + float(column.total_uncompressed_size)
+    return largest
+
+
 def _decoded_bytes(column: pq.ColumnChunkMetaData, length: int) -> float:
     """Return the decoded bytes of a column chunk; texts count as the longer of the footer's minimum and maximum."""
     width = _WIDTHS.get(column.physical_type, 0)

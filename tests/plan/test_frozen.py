@@ -143,7 +143,7 @@ def test_one_huge_row_group_stays_a_pair_of_run_lengths():
 def dataset(*files):
     return Dataset(
         files=files or (file(10),), schema=pa.schema([]), hive=pa.schema([]), variants=(), skipped=0,
-        column_bytes={}, codec="none", row_group_rows=9, dictionaries=(), nulls={},
+        largest_bytes={}, column_bytes={}, codec="none", row_group_rows=9, dictionaries=(), nulls={},
     )  # fmt: skip
 
 

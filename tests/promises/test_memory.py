@@ -12,7 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from benchmarks.memory_forecasts import JOBS, measure
 from support.runs import MODELS
+
+from scorer.report.outcome import Report
 
 COLUMNS = 28
 PART = 8 << 20
@@ -79,3 +82,29 @@ def test_memory_does_not_grow_with_parts_of_the_default_size(tmp_path):
     found = ratios(tmp_path, (1, 5), part=64 << 20)
     print("peak at 1 and 5 times the rows:", [round(ratio, 3) for ratio in found])
     assert max(found) <= 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", JOBS)
+def test_the_forecast_is_within_a_quarter_of_the_peak_of_the_process_that_needs_most(name, tmp_path):
+    found = measure(name, tmp_path / "job", 0.25)
+    assert 0.8 <= found.ratio <= 1.25, found
+    assert found.first == pytest.approx(found.again, rel=0.1), found
+    assert found.reported == pytest.approx(found.peak, rel=0.05), found
+
+
+def test_a_report_has_the_peak_of_each_worker_process(tmp_path):
+    source = data(tmp_path / "in", FULL)
+    peak, _, report = measured(
+        source, tmp_path / "out", "--cluster", "processes", "--workers", "2", "--part-bytes", "8MiB"
+    )
+    assert 1 <= len(report["worker_peak_bytes"]) <= 2
+    assert all(100e6 < each < 1e9 for each in report["worker_peak_bytes"].values())
+    assert peak > 100e6
+    assert "MB in" in Report.from_dict(report).memory
+
+
+def test_a_report_of_one_process_has_no_workers(tmp_path):
+    _, _, report = measured(data(tmp_path / "in", FULL), tmp_path / "out")
+    assert report["worker_peak_bytes"] == {}
