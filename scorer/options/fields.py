@@ -276,6 +276,8 @@ class Options:
     session: SessionOptions = SessionOptions()
     out: OutputOptions = OutputOptions()
     cluster: ClusterOptions = ClusterOptions()
+    implied: frozenset[str] = frozenset()
+    """Names of options whose value was not given but follows from others, such as the cluster from --transform."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values as one flat mapping, with the keys of a job.toml."""
@@ -285,9 +287,11 @@ class Options:
         return flat | {"feed": tuple(feed.value for feed in self.binding.feed)}
 
     def non_defaults(self) -> dict[str, Any]:
-        """Return the input, the model and the values that differ from their defaults."""
+        """Return the input, the model and the values that were given and differ from their defaults."""
         return {
-            name: value for name, value in self.to_dict().items() if name not in FIELDS or value != FIELDS[name].default
+            name: value
+            for name, value in self.to_dict().items()
+            if name not in FIELDS or (value != FIELDS[name].default and name not in self.implied)
         }
 
 

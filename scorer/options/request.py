@@ -67,6 +67,7 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
             clean[name] = _clean(name, value, places.get(name, name), python=where is None)
         except OptionsError as error:
             problems.append(error)
+    given = {name: value for name, value in clean.items() if value is not None}
     remote = clean.get("scheduler") or clean.get("scheduler_file")
     if clean.get("transform") is not None and not remote:
         clean["cluster"] = clean.get("cluster") or "processes"  # Python code holds the GIL
@@ -82,7 +83,8 @@ def build(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> 
         group: kind(**{f.name: clean[f.name] for f in fields(kind) if f.name in clean})
         for group, kind in GROUPS.items()
     }
-    return Options(input=clean["input"], model=clean["model"], **groups)
+    implied = frozenset(name for name, value in clean.items() if value is not None and name not in given)
+    return Options(input=clean["input"], model=clean["model"], implied=implied, **groups)
 
 
 def as_flags(given: Mapping[str, Any], but: Container[str] = ()) -> list[tuple[str, ...]]:

@@ -161,10 +161,20 @@ def _batch_size(plan: FrozenPlan) -> list[Block]:
     if plan.batch_tokens is not None:
         text = f"As many rows as fit into {plan.batch_tokens:,} tokens."
     else:
-        how = "the fastest size of those tried before the run" if lines else "without tuning"
-        text = f"{plural(plan.batch_rows, 'row')}, {how}."
+        text = f"{plural(plan.batch_rows, 'row')}, {_how_chosen(plan, rates)}."
     others = [Words(trial, tone="soft") for found, trial in tried if not found]
     return [Words(text), *([Meters(lines)] if lines else []), *others]
+
+
+def _how_chosen(plan: FrozenPlan, rates: dict[int, int]) -> str:
+    """Return how the batch rows were chosen, in words; `rates` are the sizes that tuning tried, with their speeds."""
+    if plan.batch_rows not in rates:
+        return "as requested, or as the model fixes them" if rates else "without tuning"
+    if len(rates) == 1:
+        return "the only size that was tried before the run"
+    if rates[plan.batch_rows] == max(rates.values()):
+        return "the fastest size of those tried before the run"
+    return "because no other size that was tried before the run was clearly faster"
 
 
 def _forecast(report: Report) -> list[Block]:

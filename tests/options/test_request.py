@@ -240,6 +240,14 @@ def test_a_job_file_is_a_request(tmp_path):
     }
 
 
+def test_values_that_follow_from_others_are_not_among_the_requested_ones():
+    options = build(BASE | {"transform": "made.up:f"})
+    assert (options.cluster.cluster, options.cluster.threads) == ("processes", 1)
+    assert options.non_defaults() == {"input": ["data"], "model": "m.onnx", "transform": "made.up:f"}
+    given = build(BASE | {"transform": "made.up:f", "cluster": "processes", "threads": 1}).non_defaults()
+    assert (given["cluster"], given["threads"]) == ("processes", 1)
+
+
 def parsed_feeds(options):
     """Return the tensor, columns and converter of each feed."""
     feeds = [feed.split("xy", CONVERTERS) for feed in options.binding.feed]

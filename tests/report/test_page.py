@@ -416,3 +416,13 @@ def test_time_has_a_few_ticks_inside_the_span(span):
 
 def test_the_ledger_s_columns_are_those_of_its_schema(plan):
     assert rows_of(long_plan(plan[0], 3), made_up(3, 1, 1)).schema == LEDGER
+
+
+@pytest.mark.parametrize(("rates", "words"), [
+    ({8: 10}, "the only size that was tried"), ({8: 10, 32: 9}, "the fastest size of those tried"),
+    ({8: 10, 32: 11}, "no other size that was tried before the run was clearly faster"), ({}, "without tuning"),
+])  # fmt: skip
+def test_the_page_says_how_the_batch_size_was_chosen(plan, rates, words):
+    trials = tuple(f"{rows:,} rows: {rate:,} rows/s" for rows, rate in rates.items())
+    chosen = dataclasses.replace(plan[0], batch_rows=8, trials=trials, plan_hash="")
+    assert words in str(sections._batch_size(chosen)[0])
