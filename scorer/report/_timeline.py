@@ -25,7 +25,7 @@ _DRAWN_PARTS, _STAGED_PARTS, _DRAWN_LANES = 1_200, 240, 40  # beyond these, bars
 _LANE_PX, _ROW_PX = 20, 12
 _LEVELS = 5  # shades of a busy worker
 _SLOW = 2.0  # times the median: of a part's seconds, and of its seconds per row
-_SLOW_S = 0.05  # shorter parts are never slow: their times vary by chance
+_SLOW_S, _SLOW_SHARE = 1.0, 0.005  # shorter parts are never slow: seconds, and share of the run
 _SLOWEST = 60  # slow parts that are marked on the plot of busy workers
 _GAP_S = 0.002  # parts may overlap by this on one thread: times are recorded to 0.1 ms, and a switch takes less
 
@@ -127,10 +127,18 @@ def throughput(done: Work) -> Plot:
     )  # fmt: skip
 
 
+def shortest_slow_s(done: Work) -> float:
+    """Return the seconds that a part must take at least to be slow."""
+    return max(_SLOW_S, _SLOW_SHARE * done.span)
+
+
 def is_slow(done: Work) -> np.ndarray:
-    """Return for each part whether it is slow: more than twice the median, in seconds and in seconds per row."""
+    """Return for each part whether it is slow: more than twice the median, in seconds and in seconds per row.
+
+    A slow part takes at least a second and half a percent of the run; the times of shorter ones vary by chance.
+    """
     part_s, row_s = done.seconds, done.seconds / np.maximum(done.rows, 1)
-    return (part_s > _SLOW * np.median(part_s)) & (row_s > _SLOW * np.median(row_s)) & (part_s > _SLOW_S)  # type: ignore[no-any-return]
+    return (part_s > _SLOW * np.median(part_s)) & (row_s > _SLOW * np.median(row_s)) & (part_s >= shortest_slow_s(done))  # type: ignore[no-any-return]
 
 
 def slowest_parts(done: Work, limit: int) -> list[Slow]:

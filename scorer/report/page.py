@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -116,10 +117,25 @@ def text(sources: Sources) -> str:
     return html.page(
         NAME,
         title=report.output.rstrip("/").rpartition("/")[2],
-        under=" · ".join([report.output, report.began, f"scorer {report.versions.get('scorer', '')}"]),
+        under=" · ".join([report.output, _local_and_utc(report.began), f"scorer {report.versions.get('scorer', '')}"]),
         state=state,
         error=sources.error,
         equation="; ".join([f"{counts.rows:,} rows in = {sums}", *notes]),
         tiles=tiles(sources),
         sections=sections(sources),
     )
+
+
+def _local_and_utc(began: str) -> str:
+    """Return the start time as it was on the driver, with its offset, and in UTC."""
+    try:
+        then = datetime.fromisoformat(began)
+    except ValueError:
+        return began
+    if then.utcoffset() is None:
+        return began
+    local, utc = then.strftime("%Y-%m-%d %H:%M:%S"), then.astimezone(UTC)
+    if not then.utcoffset():
+        return f"{local} UTC"
+    day = "%Y-%m-%d %H:%M:%S" if utc.date() != then.date() else "%H:%M:%S"
+    return f"{local} local time ({utc.strftime(day)} UTC)"

@@ -223,7 +223,10 @@ def _timeline(sources: Sources) -> list[Block]:
 def _slow_parts(done: timeline.Work) -> list[Block]:
     """A table of the slow parts, or the sentence that there were none."""
     n, median = int(timeline.is_slow(done).sum()), duration(float(np.median(done.seconds)))
-    rule = f"more than twice the median time of a part ({median}) and more than twice the median time per row"
+    rule = (
+        f"at least {duration(timeline.shortest_slow_s(done))}, more than twice the median time of a part ({median}) "
+        "and more than twice the median time per row"
+    )
     if not n:
         return [Words(f"No part took {rule}.")]
     rows = [

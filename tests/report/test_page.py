@@ -26,6 +26,7 @@ from support.runs import MODELS, cli, report_of, write
 import scorer
 from scorer.display import html as html_
 from scorer.display import plots
+from scorer.display.blocks import Section
 from scorer.errors import RunFailed
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.output.ledger import LEDGER, rows_of
@@ -426,3 +427,29 @@ def test_the_page_says_how_the_batch_size_was_chosen(plan, rates, words):
     trials = tuple(f"{rows:,} rows: {rate:,} rows/s" for rows, rate in rates.items())
     chosen = dataclasses.replace(plan[0], batch_rows=8, trials=trials, plan_hash="")
     assert words in str(sections._batch_size(chosen)[0])
+
+
+def test_short_parts_are_never_slow(plan):
+    took = made_up(50, workers=3, threads=2, slow={7})
+    short = {i: dataclasses.replace(one, ended=one.started + (one.ended - one.started) / 10) for i, one in took.items()}
+    assert timeline.is_slow(work_of(plan[0], took)).sum() == 1
+    assert timeline.is_slow(work_of(plan[0], short)).sum() == 0
+
+
+@pytest.mark.parametrize(("began", "shown"), [
+    ("2026-11-30 13:21:22+02:00", "2026-11-30 13:21:22 local time (11:21:22 UTC)"),
+    ("2026-11-30 01:21:22+02:00", "2026-11-30 01:21:22 local time (2026-11-29 23:21:22 UTC)"),
+    ("2026-11-30 11:21:22+00:00", "2026-11-30 11:21:22 UTC"), ("", ""),
+])  # fmt: skip
+def test_the_page_shows_the_local_time_beside_utc(began, shown):
+    assert page._local_and_utc(began) == shown
+
+
+def test_the_label_of_a_line_is_beside_the_bars_and_not_over_them(plan):
+    done = work_of(plan[0], made_up(50, workers=3, threads=2))
+    plot = timeline.throughput(done)
+    more = {"title": "", "under": "", "state": {"text": "", "tone": ""}, "error": "", "equation": "", "tiles": []}
+    drawn = html_.page("report.html", sections=[Section(name="a", title="a", link="a", blocks=[plot])], **more)
+    (picture,) = re.findall(r'<svg class="frame".*?</svg>', drawn, re.DOTALL)
+    assert "mean" in drawn
+    assert "mean" not in picture
