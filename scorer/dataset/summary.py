@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ _FOOTER_THREADS = 8
 _OF_ONE_FILE = frozenset({b"pandas", b"ARROW:schema", b"scorer"})
 """Keys of a footer's metadata that hold only for that file."""
 _SAMPLED_FILES = 4
+_TIMED_FILES = 8  # more files than these show how long one takes to open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,8 @@ class Dataset:
     """Paths of the files that --where rules out by their keys; they were not opened."""
     unused_keys: tuple[str, ...] = ()
     """Keys in the paths above the inputs that are no columns, because not all files have them."""
+    open_s: float = 0.0
+    """Mean seconds in which a footer was read, several at a time; 0 if there are too few files to tell."""
 
     @property
     def folder(self) -> str:
@@ -149,7 +153,9 @@ def summarise(
     listed, skipped = list_files(inputs, {os.path.realpath(path) for path in ignore})
     listed, unused_keys = keys_.below(listed, base)
     hive = keys_.schema_of(listed)
+    started = time.perf_counter()
     good = _footers_of_matching(listed, conditions, hive)
+    open_s = (time.perf_counter() - started) / len(good) if len(good) > _TIMED_FILES else 0.0
     files = tuple(footer.file for footer in good)
     schema, variants = _one_schema(good)
     sample = [footer.metadata for footer in good if footer.metadata is not None]
@@ -169,6 +175,7 @@ def summarise(
         footer=good[0].metadata,
         left_out=tuple(file.path for file in listed if file.path not in opened),
         unused_keys=unused_keys,
+        open_s=open_s,
     )
 
 
@@ -197,6 +204,7 @@ def _footers(listed: Sequence[Listed]) -> list[_Footer]:
             first,
             *(footer if i < _SAMPLED_FILES else _without_metadata(footer) for i, footer in enumerate(rest, 1)),
         ]
+    open_s = (time.perf_counter() - started) / (len(found) - 1) if len(found) > _TIMED_FILES else 0.0
     problems = [footer for footer in footers if isinstance(footer, ScorerError)]
     if problems:
         more = len(problems) - 1

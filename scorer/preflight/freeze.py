@@ -15,7 +15,7 @@ from scorer.plan.frozen import FORMAT, FrozenPlan, _hash
 from scorer.plan.prepared import as_json_value, cluster_of
 from scorer.preflight import encodings, memory, trial, tuning
 from scorer.preflight.cutting import Size, least_rows, part_rows, plan_files
-from scorer.preflight.forecast import forecast
+from scorer.preflight.forecast import forecast, part_seconds
 from scorer.preflight.memory import Measured
 from scorer.preflight.tuning import Probe
 from scorer.storage import copying, encoding
@@ -126,7 +126,8 @@ def choose_batch(
     nominal = tuning.nominal_rate(binding, busy_s)
     if not options.scoring.tune or not tuning.worthwhile(binding, busy_s, rows, threads, device):
         default = tuning.untuned(binding, requested, busy_s, device=device)
-        return replace(default, rows_per_s=1 / row_s, nominal_rows_per_s=nominal)
+        seconds = row_s if binding.texts or device != "cpu" else busy_s  # tokenizers have threads of their own
+        return replace(default, rows_per_s=1 / seconds, nominal_rows_per_s=nominal)
     accelerator = device != "cpu"
     here = local_threads(options.cluster)
     key = cache.key_of(
@@ -202,7 +203,8 @@ def freeze(
         _workers(options, probe, frozen.n_parts),
         filtered=bool(options.rows.where),
     )  # fmt: skip
-    return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs)
+    part_s, threads = part_seconds(dataset.open_s), min(threads, max(1, frozen.n_parts))
+    return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs, part_s)
 
 
 def _first_output(loaded: Loaded, bound: Bound, sample: Sample, probe: Probe) -> pa.Table:
