@@ -65,7 +65,7 @@ class Run:
         self.failed: dict[int, ScorerError] = {}
         self.fatal: ScorerError | None = None
         self.announced = self.stopping = False
-        self.threads, self.scoring_s = 0, 0.0
+        self.threads, self.scoring_s, self.scoring_since = 0, 0.0, 0.0
 
     def execute(self, client: Client | Cluster | None) -> Report:
         """Execute the plan, and emit how the run ended."""
@@ -215,7 +215,7 @@ class Run:
             self.emit(Stopping(text=text))
 
         counts, began = Counts(), time.monotonic()
-        self.threads = workers.threads()
+        self.threads, self.scoring_since = workers.threads(), time.time()
         held.attach_counters(self.progress.to_dict)
         with signals.draining(drain) as stop:
             for part, outcome in waves.drive(workers, spec, self.parts_to_score(), self.emit):
@@ -302,6 +302,7 @@ class Run:
             threads=self.threads,
             scoring_s=self.scoring_s,
             stages=totals.stages,
+            start_s=totals.start_s(self.scoring_since, self.scoring_s, self.threads),
             calls=totals.calls,
             files=totals.files,
             files_left_out=len(self.frozen.left_out),

@@ -48,6 +48,8 @@ class Report:
     """Wall time from sending the first part to the end of the last one."""
     stages: Stages
     """Seconds in each stage, summed over all threads."""
+    start_s: float = 0.0
+    """Seconds before the first part of each worker, summed over all threads: processes start and load the model."""
     calls: int
     output_bytes: int
     input_bytes: int
@@ -92,6 +94,7 @@ class Report:
             "rows_per_s": round(self.rows_per_s),
             "parts_failed": {str(part): text for part, text in self.parts_failed.items()},
             "scoring_s": round(self.scoring_s, 3),
+            "start_s": round(self.start_s, 3),
             "bottleneck": None if self.bottleneck is None else asdict(self.bottleneck),
         }
 
@@ -111,7 +114,7 @@ class Report:
     @property
     def bottleneck(self) -> Bottleneck | None:
         """The stage that took most of the time, and what would speed it up; None if no part was scored."""
-        return bottleneck_of(self.stages, self.scoring_s, self.threads)
+        return bottleneck_of(self.stages, self.scoring_s, self.threads, self.start_s)
 
     @property
     def summary(self) -> str:
@@ -218,7 +221,14 @@ class Totals:
     sessions: dict[str, int]
     peaks: dict[str, int]
     """Peak memory of each process that scored parts of this run."""
+    first_started: dict[str, float]
+    """When each process started its first part, in seconds since 1970 by its own clock."""
     halved: tuple[int, ...]
+
+    def start_s(self, since: float, scoring_s: float, threads: int) -> float:
+        """Return the seconds of all threads before their worker's first part, in a run that scored from `since`."""
+        waits = [min(max(0.0, first - since), scoring_s) for first in self.first_started.values()]
+        return threads * sum(waits) / max(len(waits), 1)
 
 
 def total(
@@ -228,7 +238,7 @@ def total(
 
     `own` holds the receipts of this run by part, `sessions` the sessions that the driver created, by process.
     """
-    counts, stages, created, peaks = Counts(), Stages(), dict(sessions), dict[str, int]()
+    counts, stages, created, peaks, first = Counts(), Stages(), dict(sessions), dict[str, int](), dict[str, float]()
     for receipt in receipts:
         counts += receipt.proof.counts
     for receipt in own.values():
@@ -236,6 +246,8 @@ def total(
         if receipt.worker:
             created[receipt.worker] = max(created.get(receipt.worker, 0), receipt.sessions)
             peaks[receipt.worker] = max(peaks.get(receipt.worker, 0), receipt.peak_bytes)
+            if receipt.started:
+                first[receipt.worker] = min(first.get(receipt.worker, receipt.started), receipt.started)
     return Totals(
         counts=counts,
         files=sum(receipt.size > 0 for receipt in receipts),
@@ -247,6 +259,7 @@ def total(
         stages=stages,
         sessions=created,
         peaks={worker: peak for worker, peak in peaks.items() if peak},
+        first_started=first,
         halved=tuple(i for i, receipt in own.items() if 0 < receipt.batch_rows < batch_rows),
     )
 
@@ -257,7 +270,7 @@ def time_before(seconds: float) -> str:
     return then.isoformat(sep=" ", timespec="seconds")
 
 
-WAIT = "wait"
+WAIT, START = "wait", "start"
 _CHANGES = {
     "read": "move the input closer to the workers: to local disks, or into fewer and larger files",
     "decode": "read less: fewer columns with --keep, fewer rows with --where",
@@ -265,6 +278,7 @@ _CHANGES = {
     "infer": "use more cores, a GPU, or a smaller or quantised model",
     "unpack": "write fewer outputs with --fetch",
     "write": "write less: fewer columns with --keep, or another --compression",
+    START: "score more rows in one run, because processes take as long to start for few rows",
     WAIT: "use smaller parts with --part-bytes, or fewer --threads, so that no thread is idle",
 }
 
@@ -279,7 +293,7 @@ class Bottleneck:
     """The run without that stage would be this many times as fast: an upper bound of any speed-up."""
     change: str
     shares: dict[str, float]
-    """The share of each stage and of waiting."""
+    """The share of each stage, of starting workers and of waiting."""
 
     def __str__(self) -> str:
         """Return stage, share and advice as one line."""
@@ -287,12 +301,17 @@ class Bottleneck:
         return f"{self.stage}: {self.share:.0%} of the threads' time; {without}; to speed it up: {self.change}"
 
 
-def bottleneck_of(stages: Stages, seconds: float, threads: int) -> Bottleneck | None:
-    """Return the bottleneck of `threads` threads that ran for `seconds`; None if no part was scored."""
+def bottleneck_of(stages: Stages, seconds: float, threads: int, start_s: float = 0.0) -> Bottleneck | None:
+    """Return the bottleneck of `threads` threads that ran for `seconds`; None if no part was scored.
+
+    `start_s` is how long the threads waited for their workers to start.
+    """
     spent = {name: max(0.0, value) for name, value in asdict(stages).items()}
     if not sum(spent.values()):
         return None
-    spent[WAIT] = max(0.0, threads * seconds - sum(spent.values()))
+    idle = max(0.0, threads * seconds - sum(spent.values()))
+    spent[START] = min(start_s, idle)
+    spent[WAIT] = idle - spent[START]
     total = sum(spent.values())
     shares = {name: round(value / total, 4) for name, value in spent.items()}
     stage = max(shares, key=lambda name: shares[name])

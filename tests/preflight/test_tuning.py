@@ -200,6 +200,13 @@ def test_the_bottleneck_is_what_takes_the_most_of_the_threads_time(spent, second
     assert found.change in str(found)
 
 
+def test_the_start_of_processes_is_a_stage_and_no_reason_for_smaller_parts():
+    found = bottleneck_of(Stages(pack=3.0), 5.0, 2, start_s=6.0)
+    assert (found.stage, found.shares["start"], found.shares["wait"]) == ("start", 0.6, 0.1)
+    assert "parts" not in found.change
+    assert bottleneck_of(Stages(pack=3.0), 5.0, 2, start_s=99.0).shares["start"] == pytest.approx(0.7)
+
+
 def test_nothing_done_has_no_bottleneck():
     assert bottleneck_of(Stages(), 1.0, 2) is None
 

@@ -103,6 +103,7 @@ def test_a_report_has_the_peak_of_each_worker_process(tmp_path):
     assert all(100e6 < each < 1e9 for each in report["worker_peak_bytes"].values())
     assert peak > 100e6
     assert "MB in" in Report.from_dict(report).memory
+    assert 0 < report["start_s"] <= report["threads"] * report["scoring_s"] + 0.01
 
 
 def test_a_report_of_one_process_has_no_workers(tmp_path):
