@@ -204,7 +204,6 @@ def _footers(listed: Sequence[Listed]) -> list[_Footer]:
             first,
             *(footer if i < _SAMPLED_FILES else _without_metadata(footer) for i, footer in enumerate(rest, 1)),
         ]
-    open_s = (time.perf_counter() - started) / (len(found) - 1) if len(found) > _TIMED_FILES else 0.0
     problems = [footer for footer in footers if isinstance(footer, ScorerError)]
     if problems:
         more = len(problems) - 1

@@ -133,6 +133,7 @@ def choose_batch(
     key = cache.key_of(
         here,
         loaded.spec.key,
+        loaded.session.trees,
         asdict(binding),
         sample.fed.schema.to_string(),
         versions(),
