@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +50,7 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
     by_position: bool = False,
     fetch: Sequence[str] | str = (),
     labels: Sequence[str] | Mapping[str, str | Sequence[str]] | str | Path = (),
+    batch_axis: Sequence[str] | Mapping[str, int] | str = (),
     keep: Sequence[str] | str = "all",
     prefix: str = "",
     on_null: Sequence[str] | str = (),
@@ -67,7 +68,7 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
         divisions are kept. Scores have Arrow types if a column of the frame has one, else numpy types.
     model
         An ``.onnx`` file that every worker can read at this path.
-    feed, by_position, fetch, labels, keep, prefix, on_null, on_lossy, batch_rows, device
+    feed, by_position, fetch, labels, batch_axis, keep, prefix, on_null, on_lossy, batch_rows, device
         As the flags of ``scorer run``. Batches count from the first row of each partition.
     errors
         ``"raise"`` raises an error if rows cannot be scored. ``"return"`` returns ``(scored, bad)`` for a
@@ -84,8 +85,8 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
     """
     options = build({
         "input": "frame", "model": model, "feed": feed, "by_position": by_position, "fetch": fetch, "labels": labels,
-        "keep": keep, "prefix": prefix, "on_null": on_null, "on_lossy": on_lossy, "batch_rows": batch_rows,
-        "device": device,
+        "batch_axis": batch_axis, "keep": keep, "prefix": prefix, "on_null": on_null, "on_lossy": on_lossy,
+        "batch_rows": batch_rows, "device": device,
     })  # fmt: skip
     lazy = hasattr(frame, "map_partitions") and isinstance(getattr(frame, "_meta", None), pd.DataFrame)
     _check_arguments(frame, errors, lazy=lazy)
@@ -188,8 +189,7 @@ def _prepare_job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -
     rows = _table(frame.iloc[: trial.SAMPLE_ROWS], binding.fed)
     binding = shapes(binding, rows)
     session = SESSIONS.session(session_spec)
-    fetches, wrong = trial.outputs(session, binding, wanted, rows, spec, options.binding.prefix)
-    binding = replace(binding, fetches=fetches)
+    binding, wrong = trial.outputs(session, binding, wanted, rows, spec, options.binding.prefix)
     _, clashes = output_schema(binding, columns, "the frame")
     problems = [*wrong, *clashes]
     if problems:

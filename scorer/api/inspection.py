@@ -16,7 +16,7 @@ from scorer.preflight import checks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from scorer.binding.spec import Feed, Fetch
+    from scorer.binding.spec import Binding, Feed, Fetch
     from scorer.errors import ScorerError
     from scorer.model.spec import ModelSpec
 
@@ -67,6 +67,7 @@ def inspect(
     *,
     by_position: bool = False,
     labels: Sequence[str] = (),
+    batch_axis: Sequence[str] = (),
 ) -> Inspection:
     """Inspect a model; with inputs, also score some of their rows. Nothing is written."""
     if not inputs:
@@ -76,6 +77,7 @@ def inspect(
         plan = checks.prepare(build({
             "input": tuple(inputs), "model": model.path, "output": output, "feed": tuple(feed),
             "by_position": by_position, "fetch": tuple(fetch), "labels": tuple(labels),
+            "batch_axis": tuple(batch_axis),
             "keep": "none", "tune": False, "max_bad_rows": "100%",
         }))  # fmt: skip
     frozen = plan.frozen
@@ -87,8 +89,11 @@ def inspect(
         model=model,
         feeds=frozen.binding.feeds,
         fetches=frozen.binding.fetches,
-        rows=plan.canary or "independent: the model takes one row at a time"
-        if frozen.binding.fixed_batch == 1
-        else plan.canary or "too few to compare",
+        rows=plan.canary or _uncompared(frozen.binding),
         notes=tuple(note for note in plan.notes if note != plan.canary),
     )
+
+
+def _uncompared(binding: Binding) -> str:
+    """Return why no rows were compared."""
+    return "independent: the model takes one row at a time" if binding.fixed_batch == 1 else "too few to compare"

@@ -5,6 +5,7 @@
     feeds.py        checks one tensor's feed, before a row is read: columns, converter, null policy
     mixed.py        the same for columns with different converters: which converter belongs to which columns
     order.py        the order of columns: the model's, or by the numbers at the end of their names
+    axes.py         the axis of each tensor that holds the rows, where it is not the first
     labels.py       the class names that --labels gives
     elements.py     where in an output's row an element of --fetch is, by the first batches
     outputs.py      which output tensor becomes which columns; fixes the schema of the output

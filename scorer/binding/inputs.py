@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from scorer.arrow import as_lists, is_list, is_number, sizes, values_in, values_type
+from scorer.binding.axes import BATCH_NAME, axis_line, input_axes, requested_axes, with_rows_first
 from scorer.binding.features import text as text_
 from scorer.binding.feeds import (
     Context,
@@ -46,8 +47,6 @@ _NUMBERS = {"bfloat16", "float16", "float32", "float64", "bool"} | {
 _MATRIX = 2
 _STATE_NAME = re.compile(r"past|state|hidden|cache|mem|(^|_)(h|c|hx|cx)(_|\d|$)", re.IGNORECASE)
 """Names that exporters give to the state of a recurrent model."""
-_BATCH_DIM = re.compile(r"(n|batch([_ ]?size)?|batch[_ ]?dim|unk__batch)$", re.IGNORECASE)
-"""Names that exporters give to the batch dimension."""
 
 
 def bind(
@@ -62,6 +61,10 @@ def bind(
     requests, unclear, problems = requested_feeds(options.feed, model)
     nulls, null_problems = null_policies(options.on_null, requests, model)
     problems += null_problems
+    requested, axis_problems = requested_axes(options.batch_axis, model)
+    axes = input_axes(requested, model)
+    model, misplaced = with_rows_first(model, axes)
+    problems += [*axis_problems, *misplaced]
     constant = {name for name, request in requests.items() if _is_constant(request)}
     fixed = {
         t.shape[0]: t.name for t in model.inputs if t.shape and isinstance(t.shape[0], int) and t.name not in constant
@@ -88,15 +91,14 @@ def bind(
     kept, keep_problems = _kept(options.keep, columns)
     kept, row_id = _kept_of_quarantine(options, columns, kept)
     problems += [*keep_problems, *_model_problems(model, requests, fixed, context.columns)]
-    return (
-        Binding(
-            feeds=tuple(feeds),
-            kept=kept,
-            row_id=row_id,
-            fixed_batch=next(iter(fixed)) if len(fixed) == 1 else None,
-        ),
-        problems,
+    binding = Binding(
+        feeds=tuple(feeds),
+        kept=kept,
+        row_id=row_id,
+        fixed_batch=next(iter(fixed)) if len(fixed) == 1 else None,
+        batch_axes=tuple(axes.items()),
     )
+    return binding, problems
 
 
 def shapes(binding: Binding, sample: pa.Table) -> Binding:
@@ -148,7 +150,7 @@ def _model_problems(
                 where=model.path,
                 expected="one number of rows",
                 found=", ".join(f"{rows} for {name!r}" for rows, name in fixed.items()),
-                hint="export the model with one batch size",
+                hint=_one_size_hint(model, fixed),
             )
         )
     if model.inputs and sum(map(_is_constant, requests.values())) == len(model.inputs):
@@ -175,6 +177,18 @@ def _model_problems(
     return [*problems, *(problem for problem in found if problem is not None)]
 
 
+def _one_size_hint(model: ModelSpec, fixed: Mapping[int, str]) -> str:
+    """Return how to give all inputs one number of rows: by the axis of one of them that fits another one."""
+    for tensor in model.inputs:
+        shape = tensor.shape or ()
+        axis = next((i for i, size in enumerate(shape) if i and size in fixed and size != shape[0]), None)
+        if axis is not None and tensor.name in fixed.values() and len(shape) > _MATRIX:
+            return (
+                f"{axis_line(tensor.name, axis)} if its rows are on that axis, or export the model with one batch size"
+            )
+    return "export the model with one batch size"
+
+
 def _row_problem(
     tensor: TensorSpec, model: ModelSpec, requests: Mapping[str, FeedRequest], columns: pa.Schema
 ) -> UnsupportedTensor | None:
@@ -184,11 +198,12 @@ def _row_problem(
         return None
     sizes_ = [size for tensor in model.inputs for size in tensor.shape or () if isinstance(size, str)]
     first = [t.shape[0] for t in model.inputs if t.shape and isinstance(t.shape[0], str)]
-    batch = next((size for size in sizes_ if _BATCH_DIM.match(size)), next(iter(first), None))
+    batch = next((size for size in sizes_ if BATCH_NAME.match(size)), next(iter(first), None))
     deep = request is None and len(tensor.shape or ()) > _MATRIX
     state = next((o for o in model.outputs if o.type == tensor.type and _is_next_state(tensor.name, o.name)), None)
-    misplaced = batch is not None and tensor.shape and batch in tensor.shape[1:] and tensor.shape[0] != batch
-    shared = bool(first and tensor.shape and isinstance(tensor.shape[0], int))
+    shape = tensor.shape or ()
+    misplaced = batch is not None and batch in shape[1:] and shape[0] != batch
+    shared = bool(first and shape and isinstance(shape[0], int))
     if deep and state is not None:
         return _keeps_state(tensor, state, model, None if misplaced or shared else columns)
     if misplaced:
@@ -197,7 +212,8 @@ def _row_problem(
             where=model.path,
             expected=f"[{batch}, ...]",
             found=str(tensor),
-            hint="export the model with the batch dimension first",
+            hint=f"{axis_line(tensor.name, shape.index(batch))} if its rows are on that axis, "
+            "or export the model with the batch dimension first",
         )
     if shared:
         return UnsupportedTensor(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from scorer.binding.axes import axis_advice
 from scorer.binding.features import steps as steps_
 from scorer.binding.features.unpack import arrow_name, column_types
 from scorer.binding.labels import requested_labels, unused_texts
@@ -168,7 +169,8 @@ def _checked_type(tensor: str, array: np.ndarray, rows: int, model: ModelSpec) -
             where=model.path,
             expected=f"{rows} rows for {rows} rows",
             found=f"shape {list(array.shape)}",
-            hint=f"export the model without the reduction over rows, or {_FETCH_OTHERS}",
+            hint=axis_advice(tensor, array.shape, rows)
+            + f"export the model without the reduction over rows, or {_FETCH_OTHERS}",
         )
     if rows and not array.size:
         raise UnsupportedTensor(

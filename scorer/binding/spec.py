@@ -19,6 +19,8 @@ class Binding:
     row_id: bool = False
     fixed_batch: int | None = None
     """Number of rows that the model requires; batches are padded to it, and the outputs cut back."""
+    batch_axes: tuple[tuple[str, int], ...] = ()
+    """The axis that holds the rows, of tensors where it is requested or is not the first."""
 
     @property
     def fed(self) -> tuple[str, ...]:
@@ -158,6 +160,11 @@ class Feed:
             found.append(replace(self, kind=kind, columns=columns, shape=(count,), settings=settings))
             at += count
         return tuple(found)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all rows share one tensor, which has no axis for them."""
+        return self.kind == "const" and bool(self.setting("shared"))
 
     def setting(self, name: str) -> Setting:
         """Return one of the settings."""

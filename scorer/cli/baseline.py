@@ -99,12 +99,11 @@ def _part(
     if order is not None and lengths is not None and loop.batch_tokens is not None:
         edges = batches.token_edges(lengths[order], loop.batch_tokens)
     infer, results = 0.0, []
-    names = list(dict.fromkeys(fetch.tensor for fetch in binding.fetches))
     for start, stop in pairwise(edges.tolist()):
         chosen = slice(start, stop) if order is None else order[start:stop]
         feeds = {name: packed.batch(chosen) for name, packed in packs.items()}
         started = time.perf_counter()
-        tensors = dict(zip(names, session.run(names, feeds), strict=True))
+        tensors = batches.run_model(session, binding, feeds)
         results.append([batches.apply_steps(fetch, tensors, feeds) for fetch in binding.fetches])
         infer += time.perf_counter() - started
     times.append(time.perf_counter())

@@ -158,6 +158,7 @@ def bench(
 @click.option(
     "--labels", multiple=True, metavar="[TENSOR=]NAMES", shell_complete=complete_files, help="As for `run`."
 )  # fmt: skip
+@click.option("--batch-axis", multiple=True, metavar="TENSOR=AXIS", help="As for `run`.")
 @JSON
 @reports_errors
 def inspect(
@@ -167,6 +168,7 @@ def inspect(
     by_position: bool,  # noqa: FBT001 - click's value
     fetch: tuple[str, ...],
     labels: tuple[str, ...],
+    batch_axis: tuple[str, ...],
     as_json: bool,  # noqa: FBT001 - click's value
 ) -> None:
     """Show a model's inputs and outputs.
@@ -184,7 +186,7 @@ def inspect(
     spec = inspect_model(model)
     from scorer.api import inspection  # noqa: PLC0415 - start-up
 
-    found = inspection.inspect(spec, input_, feed, fetch, by_position=by_position, labels=labels)
+    found = inspection.inspect(spec, input_, feed, fetch, by_position=by_position, labels=labels, batch_axis=batch_axis)
     show(found.to_dict(), partial(inspection_text, found), as_json=as_json)
     if found.problems:
         fail(PreflightError(found.problems))

@@ -98,6 +98,11 @@ class BindingOptions:
         "list. They name columns, and are what label and topk give. Repeatable, for one output each.",
         rule=rules.LABELS, completes="file", metavar="[TENSOR=]NAMES", scores=True,
     )  # fmt: skip
+    batch_axis: tuple[str, ...] = option(
+        (), "The axis that holds the rows of an input or an output, counted from 0, as in TENSOR=1 for [steps, batch, "
+        "classes]. Repeatable. Default: the first axis, or the one that the model's shapes show.",
+        rule=rules.AXES, metavar="TENSOR=AXIS", scores=True,
+    )  # fmt: skip
     keep: tuple[str, ...] = option(
         ("all",), "Input columns to keep in the output: all, none, or names and globs. Default: all.", rule=rules.KEEP,
         metavar="COLUMNS", scores=True,
@@ -302,6 +307,7 @@ class RequestArguments(TypedDict, total=False):
     by_position: bool
     fetch: Sequence[str] | str
     labels: Sequence[str] | Mapping[str, str | Sequence[str]] | str | Path
+    batch_axis: Sequence[str] | Mapping[str, int] | str
     keep: Sequence[str] | str
     where: Sequence[str] | str
     base: str | Path | None

@@ -104,6 +104,15 @@ def _labels(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python va
     return (_names(texts),) if names else texts
 
 
+def _axes(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
+    """Return the texts of --batch-axis; a table holds the axis of each tensor as a number."""
+    if not isinstance(value, dict):
+        return _texts(value)
+    if any(type(axis) is not int for axis in value.values()):
+        raise TypeError(value)
+    return tuple(f"{name}={axis}" for name, axis in value.items())
+
+
 def _names(names: tuple[str, ...]) -> str:
     """Return names as one text that `split_names` reads."""
     plain = len(names) > 1
@@ -223,6 +232,7 @@ PART_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 64MiB", _s
 MEMORY_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 16GiB", _size)
 FEEDS = Rule("TENSOR=COLUMNS, a list of them, or a table", _feeds)
 LABELS = Rule("names, a file, or a table of them by tensor", _labels)
+AXES = Rule("TENSOR=AXIS, a list of them, or a table of whole numbers by tensor", _axes)
 KEEP = Rule("all, none, or column names", _keep)
 SPAN = Rule("MIN:MAX, such as 0:20", _span)
 WALLTIME = Rule("[DAYS-]HOURS:MINUTES:SECONDS, such as 01:30:00", _walltime)

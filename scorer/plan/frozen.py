@@ -129,6 +129,8 @@ class FrozenPlan:
         del plain["session"]["gpu"], plain["session"]["trees"]  # each process chooses its own
         if not self.left_out:  # so that other plans keep their hash
             del plain["left_out"]
+        if not self.binding.batch_axes:
+            del plain["binding"]["batch_axes"]
         plain["transform"] = None if self.transform is None else dataclasses.asdict(self.transform)
         return {**plain, "files": [file.as_row() for file in self.files]}
 
@@ -138,8 +140,9 @@ class FrozenPlan:
         binding = data["binding"]
         feeds = tuple(Feed(**_frozen(feed)) for feed in binding["feeds"])
         fetches = tuple(Fetch(**_frozen(fetch)) for fetch in binding["fetches"])
+        rest = {"kept": tuple(binding["kept"]), "batch_axes": _frozen(binding.get("batch_axes", ()))}
         changed = {
-            "binding": Binding(**binding | {"feeds": feeds, "fetches": fetches, "kept": tuple(binding["kept"])}),
+            "binding": Binding(**binding | {"feeds": feeds, "fetches": fetches} | rest),
             "transform": None if data["transform"] is None else Transform(**_frozen(data["transform"])),
             "storage": Storage(**_frozen(data["storage"])),
             "session": SessionSpec(**data["session"] | {"files": tuple(data["session"]["files"])}),

@@ -5,6 +5,7 @@
     earlier.py         finds an earlier run of the same request: complete, or to be resumed
     placement.py       where the output may be written: not over other files, with enough free space
     trial.py           scores the first rows to see the shapes and types of the outputs
+    axes.py            the axis that holds the rows of each output, where it is not the first
     independence.py    whether a row's score depends on the other rows of its batch
     tuning.py          chooses the batch size by timing a few
     cutting.py         cuts the input's row groups into parts

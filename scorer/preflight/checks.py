@@ -25,6 +25,7 @@ import pyarrow as pa
 from scorer.arrow import is_encoded, plain_schema
 from scorer.binding import spec
 from scorer.binding import transform as transform_
+from scorer.binding.axes import doubt_advice
 from scorer.binding.feeds import named_files
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
@@ -47,7 +48,7 @@ from scorer.options.values import within_budget
 from scorer.output.place import Place
 from scorer.output.quarantine import in_words
 from scorer.plan.prepared import Plan
-from scorer.preflight import freeze, independence, placement, trial
+from scorer.preflight import axes, freeze, independence, placement, trial
 from scorer.preflight.earlier import find_earlier, with_requested_code
 from scorer.preflight.findings import Findings
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
@@ -251,6 +252,7 @@ def _decide(
         sample = replace(sample, first_row_bytes=growth.most / trial.first_rows(bound.binding))
         found.problems += problems
         if not found.problems:
+            found.notes += axes.note(bound.binding, options.binding.batch_axis)
             ahead = freeze.rows_ahead(options, dataset)
             verdict = independence.try_rows(loaded.session, bound.binding, sample.fed, ahead)
             if verdict is not None:
@@ -335,8 +337,7 @@ def _try_outputs(
     """Score the first rows to complete the binding: its outputs, and the schema of the output."""
     few = sample.fed.slice(0, trial.SAMPLE_ROWS)
     binding = shapes(bound.binding, sample.fed)
-    fetches, wrong = trial.outputs(loaded.session, binding, wanted, few, model, options.binding.prefix)
-    binding = replace(binding, fetches=fetches)
+    binding, wrong = trial.outputs(loaded.session, binding, wanted, few, model, options.binding.prefix)
     schema, clashes = output_schema(binding, dataset.columns, options.input[0], dataset.hive.names)
     return replace(bound, binding=binding, output_schema=schema), [*wrong, *clashes]
 
@@ -373,7 +374,8 @@ def _doubt_independence(
         )
     if verdict is not None and not verdict.independent:
         cause = f" ({quoted_list(model.coupled)})" if model.coupled else ""
-        found.doubt(options, f"{verdict}{cause}", model.path)
+        advice = doubt_advice(model, dict(binding.batch_axes))
+        found.doubt(options, f"{verdict}{cause}{advice}", model.path)
 
 
 def _room_problems(place: Place, forecast: Forecast | None) -> list[ScorerError]:

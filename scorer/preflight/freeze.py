@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from scorer.storage.encoding import Storage
 
 
-_LEFT_OUT = {"by_position": False, "labels": (), "base": None}
+_LEFT_OUT = {"by_position": False, "labels": (), "batch_axis": (), "base": None}
 """Values of newer options that are no part of a request, so that requests without them keep their hash."""
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from scorer.binding.axes import from_model
 from scorer.binding.elements import fitted, unused_labels
 from scorer.binding.features import steps
 from scorer.binding.features.pack import pack
 from scorer.binding.outputs import fetch_of
 from scorer.binding.spec import Fetch
 from scorer.errors import BatchError, BindingError, ScorerError, ShapeMismatch
+from scorer.preflight import axes as axes_
 from scorer.scoring import batches as batches_
 
 if TYPE_CHECKING:
@@ -33,33 +36,54 @@ _FEW, _FEW_TEXTS = 8, 2  # rows are enough to see an output's shape; long texts 
 
 def outputs(
     session: Engine, binding: Binding, wanted: Sequence[FetchRequest], table: pa.Table, model: ModelSpec, prefix: str
-) -> tuple[tuple[Fetch, ...], list[ScorerError]]:
-    """Return how each requested output becomes columns, judged by rows that were scored, and what is wrong with it."""
+) -> tuple[Binding, list[ScorerError]]:
+    """Return the binding with how each requested output becomes columns, and what is wrong with them.
+
+    Rows are scored to see shapes and types, and which axis of an output holds the rows.
+    """
     few = table.slice(0, _FEW if binding.pictures else SAMPLE_ROWS)
-    rows = max(2, min(first_rows(binding), few.num_rows)) if binding.fixed_batch is None else binding.fixed_batch
-    raw_outputs = [Fetch(tensor=one.tensor, kind="", columns=(), type="") for one in wanted]
+    rows = binding.fixed_batch or max(2, min(first_rows(binding), few.num_rows))
+    raw = _without_outputs(binding, wanted, model)
     candidates = _trial_batches(binding, few, rows)
-    batches = _run_batches(session, raw_outputs, candidates, every=binding.texts)
-    if not batches:
+    tried = _run_batches(session, raw, candidates, every=binding.texts)
+    if not tried:
         raise BindingError(
             "the model fails on the first rows of the input",
             where=model.path,
             expected="a batch that the model accepts",
-            found=_runtime_error(session, raw_outputs, candidates[0]),
+            found=_runtime_error(session, raw, candidates[0]),
             hint="check --feed: order, types and values of the columns",
         )
-    problems: list[ScorerError] = []
+    requested = dict(binding.batch_axes)
+    trial = axes_.Trial(session, raw, model, rows, tried, real=bool(few.num_rows))
+    axes, wrong = axes_.output_axes(trial, requested)
+    batches = [(feeds, from_model(results, axes, model.path)) for feeds, results in tried]
+    problems = list(wrong.values())
     fetches: list[Fetch] = []
-    for i, one in enumerate(wanted):
-        raw = [(feeds, results[i]) for feeds, results in batches]
+    for one in wanted:
+        results = [(feeds, values[one.tensor]) for feeds, values in batches]
         try:
-            _check_padding(one, [values for _, values in raw])
-            fit, stepped = fitted(one, raw, model)
+            _check_padding(one, [values for _, values in results])
+            fit, stepped = fitted(one, results, model)
             ragged = _is_ragged(one, binding, stepped)
-            fetches.append(fetch_of(fit, stepped[0][1], rows, model, prefix, ragged=ragged))
+            if one.tensor not in wrong:
+                fetches.append(fetch_of(fit, stepped[0][1], rows, model, prefix, ragged=ragged))
         except ScorerError as error:
-            problems.append(error)
-    return tuple(fetches), problems or unused_labels(wanted, batches[0][1])
+            problems += [] if one.tensor in wrong else [error]
+    binding = replace(binding, fetches=tuple(fetches), batch_axes=tuple((requested | axes).items()))
+    return binding, problems or unused_labels(wanted, [batches[0][1][one.tensor] for one in wanted])
+
+
+def _without_outputs(binding: Binding, wanted: Sequence[FetchRequest], model: ModelSpec) -> Binding:
+    """Return the binding with outputs as the model returns them: without steps and turned axes."""
+    inputs = {tensor.name for tensor in model.inputs}
+    return replace(
+        binding,
+        fetches=tuple(
+            Fetch(tensor=name, kind="", columns=(), type="") for name in dict.fromkeys(one.tensor for one in wanted)
+        ),
+        batch_axes=tuple((name, axis) for name, axis in binding.batch_axes if name in inputs),
+    )
 
 
 def first_rows(binding: Binding) -> int:
@@ -68,23 +92,23 @@ def first_rows(binding: Binding) -> int:
 
 
 def _run_batches(
-    session: Engine, fetches: Sequence[Fetch], candidates: Sequence[dict[str, np.ndarray]], *, every: bool
-) -> list[tuple[dict[str, np.ndarray], list[Any]]]:
+    session: Engine, binding: Binding, candidates: Sequence[dict[str, np.ndarray]], *, every: bool
+) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
     """Return the batches that the model accepts, with its outputs: the first one or every one.
 
     A batch that the model rejects is skipped: the run finds its bad rows.
     """
-    ran: list[tuple[dict[str, np.ndarray], list[Any]]] = []
+    ran: list[tuple[dict[str, np.ndarray], dict[str, Any]]] = []
     for feeds in candidates:
         if every or not ran:
             with suppress(BatchError):
-                ran.append((feeds, batches_.call(session, fetches, feeds, None)))
+                ran.append((feeds, batches_.run_model(session, binding, feeds)))
     return ran
 
 
-def _runtime_error(session: Engine, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray]) -> str:
+def _runtime_error(session: Engine, binding: Binding, feeds: dict[str, np.ndarray]) -> str:
     try:
-        batches_.call(session, fetches, feeds, None)
+        batches_.run_model(session, binding, feeds)
     except BatchError as error:
         return error.found
     return ""
@@ -130,7 +154,8 @@ def _check_padding(one: FetchRequest, batches: Sequence[Any]) -> None:
 
 def scores_of(fed: pa.Table, binding: Binding, session: Engine) -> tuple[pa.Array, ...]:
     """Return the output columns of a few rows."""
-    return tuple(batches_.score(fed, batches_.grid(fed.num_rows, max(fed.num_rows, 1)), binding, session).columns)
+    edges = batches_.grid(fed.num_rows, binding.fixed_batch or max(fed.num_rows, 1))
+    return tuple(batches_.score(fed, edges, binding, session).columns)
 
 
 def as_output(few: pa.Table, scores: Sequence[pa.Array], binding: Binding, schema: pa.Schema) -> pa.Table:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from scorer.binding import axes
 from scorer.binding.features import steps
 from scorer.binding.features.numeric import numpy_type
 from scorer.binding.features.pack import pack
@@ -117,7 +118,7 @@ class _BatchRunner:
         start = time.perf_counter()
         self.calls += 1
         try:
-            results = call(self.session, self.binding.fetches, feeds, fixed or n)
+            results = call(self.session, self.binding, feeds, fixed or n)
         finally:
             self.infer_s += time.perf_counter() - start
         results = [_detached(values, feeds) for values in results]
@@ -130,24 +131,41 @@ class _BatchRunner:
         ]
 
 
-def call(session: Engine, fetches: Sequence[Fetch], feeds: dict[str, np.ndarray], rows: int | None) -> list[Any]:
+def call(session: Engine, binding: Binding, feeds: dict[str, np.ndarray], rows: int) -> list[Any]:
     """Run the model on one batch and return the result of each fetch, after its steps.
 
-    Raises `ShapeMismatch` if an output does not have `rows` rows; None skips this check.
+    Raises `ShapeMismatch` if an output does not have `rows` rows.
     """
-    names = list(dict.fromkeys(fetch.tensor for fetch in fetches))
-    results = dict(zip(names, session.run(names, feeds), strict=True))
+    results = run_model(session, binding, feeds)
     for name, result in results.items():
         got = 0 if result is None else len(result) if isinstance(result, list) or result.ndim else 0
-        if rows is not None and got != rows:
+        if got != rows:
             raise ShapeMismatch(
                 f"output {name!r} does not have one row per input row",
                 where=session.spec.path,
                 expected=f"{rows} rows",
                 found=f"{got} rows",
-                hint="the model mixes its rows; select other outputs with --fetch",
+                hint=axes.axis_advice(name, np.shape(result) if isinstance(result, np.ndarray) else (), rows)
+                + "the model mixes its rows; select other outputs with --fetch",
             )
-    return [apply_steps(fetch, results, feeds) for fetch in fetches]
+    return [apply_steps(fetch, results, feeds) for fetch in binding.fetches]
+
+
+class Runs(Protocol):
+    """What runs the model, as `Session` does."""
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Any], /) -> list[Any]:
+        """Return the model's outputs for one batch, in the order of `outputs`."""
+
+
+def run_model(session: Runs, binding: Binding, feeds: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return the outputs that are fetched, by name; rows are on the first axis of feeds and outputs."""
+    names = list(dict.fromkeys(fetch.tensor for fetch in binding.fetches))
+    if not binding.batch_axes:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+    on = dict(binding.batch_axes)
+    results = dict(zip(names, session.run(names, axes.to_model(feeds, on)), strict=True))
+    return axes.from_model(results, on, "--batch-axis")
 
 
 def apply_steps(fetch: Fetch, results: Mapping[str, Any], feeds: Mapping[str, np.ndarray]) -> Any:  # noqa: ANN401 - arrays or maps

@@ -162,6 +162,7 @@ def request(*files, spec=MODEL, **options):
         ({"on_null": "0", "on_lossy": "warn"}, ["on_lossy", "on_null"]), ({"device": "cpu"}, ["device"]),
         ({"prefix": "p"}, ["prefix"]),
         ({"by_position": True}, ["by_position"]), ({"labels": "a,b"}, ["labels"]),
+        ({"batch_axis": {"y": 1}}, ["batch_axis"]),
         ({"fetch": "y"}, ["fetch"]), ({"compression": "none"}, ["compression"]),
         ({"threads": 3, "part_bytes": "1MiB", "tune": False, "strict": True, "max_bad_rows": 5, "overwrite": True}, []),
         ({"cluster": "processes", "workers": 2, "work_dir": "w", "output": "o", "max_nan_rows": "1%"}, []),

@@ -156,24 +156,20 @@ def test_a_model_with_its_state_in_columns_is_scored_with_the_lines_that_the_err
         assert np.array_equal(found, given[f"past_{name}"] + given["x"])
 
 
-def test_a_model_whose_rows_are_not_on_its_first_axis_is_refused(source, tmp_path):
+def test_an_input_whose_rows_may_be_on_another_axis_is_refused_with_the_flag_for_them(source, tmp_path):
     model = model_of(
         tmp_path / "m.onnx", [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Identity", ["z"], ["w"])],
-        [("x", TensorProto.FLOAT, ["N", 3]), ("z", TensorProto.FLOAT, [5, "N"])],
-        [("y", TensorProto.FLOAT, ["N", 3]), ("w", TensorProto.FLOAT, [5, "N"])],
+        [("x", TensorProto.FLOAT, ["rows", 3]), ("z", TensorProto.FLOAT, [3, "rows"])],
+        [("y", TensorProto.FLOAT, ["rows", 3]), ("w", TensorProto.FLOAT, [3, "rows"])],
     )  # fmt: skip
-    code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c")
+    flags = ["--model", model, "--output", tmp_path / "out", "--feed", "x=a,b,c", "--feed", "z=c,b,a"]
+    code, _, text = cli("run", source, *flags)
     assert code == 3
     assert "the batch dimension of input 'z' is not its first dimension" in text
-
-
-def test_a_model_with_the_batch_second_is_refused(source, tmp_path):
-    node = helper.make_node("Identity", ["x"], ["y"])
-    shape = ["seq", "batch", 1]
-    model = model_of(tmp_path / "m.onnx", [node], [("x", TensorProto.FLOAT, shape)], [("y", TensorProto.FLOAT, shape)])
-    code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a")
-    assert code == 3
-    assert "the batch dimension of input 'x' is not its first dimension" in text
+    assert "Hint: --batch-axis 'z=1' if its rows are on that axis" in text
+    assert cli("run", source, *flags, "--batch-axis", "z=1")[0] == 0
+    out = read(tmp_path / "out")
+    assert out["w_0"].equals(out["c"])
 
 
 def test_an_input_without_rows_needs_a_constant(source, matrix, tmp_path):

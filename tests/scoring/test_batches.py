@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pyarrow as pa
@@ -44,10 +42,10 @@ def bound(path, table, **options):
     binding, problems = bind(asked, spec, table.schema)
     wanted, more = requested_fetches(asked, spec)
     assert [*problems, *more] == []
-    fetches, wrong = trial.outputs(session, binding, wanted, table, spec, asked.prefix)
+    binding, wrong = trial.outputs(session, binding, wanted, table, spec, asked.prefix)
     if wrong:
         raise wrong[0]
-    return replace(binding, fetches=fetches), session
+    return binding, session
 
 
 def scored(name, table, edges=None, **options):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import Counter
-from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -327,9 +326,9 @@ def through_a_binding(table, model, policy):
     )
     assert problems == []
     binding = shapes(binding, table)
-    fetches, problems = trial.outputs(session, binding, (FetchRequest("y"),), table, spec, "")
+    binding, problems = trial.outputs(session, binding, (FetchRequest("y"),), table, spec, "")
     assert problems == []
-    scored = batches.score(table, batches.grid(ROWS, 4), replace(binding, fetches=fetches), session)
+    scored = batches.score(table, batches.grid(ROWS, 4), binding, session)
     good = pa.array([row not in scored.bad for row in range(ROWS)])
     reasons = {row: reason for row, (_, reason) in sorted(scored.bad.items())}
     return [column.filter(good).to_pylist() for column in scored.columns], reasons
