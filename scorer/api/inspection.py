@@ -96,4 +96,6 @@ def inspect(
 
 def _uncompared(binding: Binding) -> str:
     """Return why no rows were compared."""
+    if binding.any_size:
+        return "independent: pictures of any size are scored one at a time"
     return "independent: the model takes one row at a time" if binding.fixed_batch == 1 else "too few to compare"

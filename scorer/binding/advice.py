@@ -46,7 +46,7 @@ def _source(tensor: TensorSpec) -> str:
         return "const(VALUE)"
     if looks_like_pictures(tensor) and row is not None:
         height, width = row[1:] if row[0] in {1, 3} else row[:2]
-        size = f"{height}x{width}" if height and width else "HEIGHTxWIDTH"
+        size = f"{height or 'any'}x{width or 'any'}" if height or width else "HEIGHTxWIDTH"
         return f"COLUMN|image(size={size}, layout={'NCHW' if row[0] in {1, 3} else 'NHWC'})"
     if row is not None and len(row) == 1 and row[0] is not None and 1 < row[0] <= MAX_LISTED:
         return ",".join(["COLUMN"] * row[0])

@@ -101,7 +101,7 @@ def _row_shape(request: FetchRequest, where: str, batches: Sequence[Batch]) -> t
     shapes: set[tuple[int, ...]] = {values.shape[1:] for _, values in batches if isinstance(values, np.ndarray)}
     if len(shapes) > 1:
         raise ShapeMismatch(
-            f"output {request.tensor!r} changes its shape with the length of the texts, so its elements have no places",
+            f"output {request.tensor!r} changes its shape from row to row, so its elements have no places",
             where=where,
             expected="the same shape for every row",
             found=" and ".join(sorted(str(list(shape)) for shape in shapes)),

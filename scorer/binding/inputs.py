@@ -98,6 +98,9 @@ def bind(
         fixed_batch=next(iter(fixed)) if len(fixed) == 1 else None,
         batch_axes=tuple(axes.items()),
     )
+    if binding.any_size:
+        problems += [_one_by_one(model, rows) for rows in fixed if rows != 1]
+        binding = replace(binding, fixed_batch=1)
     return binding, problems
 
 
@@ -175,6 +178,16 @@ def _model_problems(
         )
     found = (_row_problem(tensor, model, requests, columns) for tensor in model.inputs)
     return [*problems, *(problem for problem in found if problem is not None)]
+
+
+def _one_by_one(model: ModelSpec, rows: int) -> ShapeMismatch:
+    return ShapeMismatch(
+        "pictures of any size are scored one at a time, but the model takes another number of rows",
+        where=model.path,
+        expected="a model that takes 1 row",
+        found=f"{rows} rows",
+        hint="scale all pictures to one size, such as image(size=48x320)",
+    )
 
 
 def _one_size_hint(model: ModelSpec, fixed: Mapping[int, str]) -> str:

@@ -42,6 +42,11 @@ class Binding:
         """Whether a tensor is fed by the image converter."""
         return any(feed.kind == "image" for feed in self.feeds)
 
+    @property
+    def any_size(self) -> bool:
+        """Whether the pictures of a tensor have different sizes, so that rows are scored one by one."""
+        return any(feed.kind == "image" and None in feed.shape for feed in self.feeds)
+
 
 MAX_LISTED, _MOST_NAMES = 4, 16
 _CLASS_TYPES = {"topk": "string", "topk_numbers": "int64"}

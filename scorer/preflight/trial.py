@@ -45,7 +45,7 @@ def outputs(
     rows = binding.fixed_batch or max(2, min(first_rows(binding), few.num_rows))
     raw = _without_outputs(binding, wanted, model)
     candidates = _trial_batches(binding, few, rows)
-    tried = _run_batches(session, raw, candidates, every=binding.texts)
+    tried = _run_batches(session, raw, candidates, every=binding.texts or binding.any_size)
     if not tried:
         raise BindingError(
             "the model fails on the first rows of the input",
@@ -63,7 +63,8 @@ def outputs(
     for one in wanted:
         results = [(feeds, values[one.tensor]) for feeds, values in batches]
         try:
-            _check_padding(one, [values for _, values in results])
+            if binding.texts:
+                _check_padding(one, [values for _, values in results])
             fit, stepped = fitted(one, results, model)
             ragged = _is_ragged(one, binding, stepped)
             if one.tensor not in wrong:
@@ -115,23 +116,30 @@ def _runtime_error(session: Engine, binding: Binding, feeds: dict[str, np.ndarra
 
 
 def _is_ragged(one: FetchRequest, binding: Binding, batches: Sequence[Batch]) -> bool:
-    """Whether each row of the output is as long as its text; raises if the length of the texts changes it otherwise."""
+    """Whether the rows of an output are lists of any length: as long as their text, or by the size of their picture.
+
+    Raises `ShapeMismatch` if they differ otherwise.
+    """
     texts = {
         (f.columns, f.setting("tokenizer"), f.setting("max_length")): f.tensor
         for f in binding.feeds
         if f.kind == "text"
     }
     arrays = [(feeds, values) for feeds, values in batches if isinstance(values, np.ndarray)]
-    if not texts or len({values.shape[1:] for _, values in arrays}) <= 1:
+    if not (texts or binding.any_size) or len({values.shape[1:] for _, values in arrays}) <= 1:
         return False
-    tensor = next(iter(texts.values()))
-    second_is_tokens = all(v.ndim > 1 and v.shape[1] == feeds[tensor].shape[-1] for feeds, v in arrays)
     others = {values.shape[2:] for _, values in arrays}
-    if len(texts) > 1 or not second_is_tokens or len(others) > 1:
+    if binding.any_size:  # each row is scored alone, and nothing is padded
+        fits, expected, cause = all(v.ndim > 1 for _, v in arrays), "[N, steps, ...]", "the size of the pictures"
+    else:
+        tensor = next(iter(texts.values()))
+        fits = len(texts) == 1 and all(v.ndim > 1 and v.shape[1] == feeds[tensor].shape[-1] for feeds, v in arrays)
+        expected, cause = "[N, tokens, ...] and one text column", "the length of the texts"
+    if not fits or len(others) > 1:
         raise ShapeMismatch(
-            f"output {one.tensor!r} changes its shape with the length of the texts",
+            f"output {one.tensor!r} changes its shape with {cause}",
             where=f"--fetch {one.tensor}",
-            expected="[N, tokens, ...] and one text column",
+            expected=expected,
             found=" and ".join(sorted({str(list(values.shape)) for _, values in arrays})),
             hint="pool it, or leave it out with --fetch",
         )
@@ -166,9 +174,12 @@ def as_output(few: pa.Table, scores: Sequence[pa.Array], binding: Binding, schem
 
 
 def _trial_batches(binding: Binding, table: pa.Table, rows: int) -> list[dict[str, np.ndarray]]:
-    """Return batches that show shapes: first of real rows, then of made-up values; texts have several lengths."""
+    """Return batches that show shapes: first of real rows, then of made-up values.
+
+    Texts have several lengths, and pictures of any size several sizes.
+    """
     made_up = [batches_.placeholder_feeds(binding, rows, length) for length in (2, 3)]
-    if all(feed.kind != "text" or feed.shape != (None,) for feed in binding.feeds):
+    if not binding.any_size and all(feed.kind != "text" or feed.shape != (None,) for feed in binding.feeds):
         del made_up[1:]
     if not table.num_rows:
         return made_up
@@ -180,6 +191,9 @@ def _trial_batches(binding: Binding, table: pa.Table, rows: int) -> list[dict[st
     if not good:
         return made_up
     order = batches_.order_by_length(packs)
+    if order is None and binding.any_size:
+        each = sorted(_batches(packs, [[row] for row in good]), key=lambda feeds: sum(v.size for v in feeds.values()))
+        return [each[0], each[-1], *made_up]
     if order is None:
         chosen = [[good[i % len(good)] for i in range(rows)]]
         return [*_batches(packs, chosen), *made_up]

@@ -278,7 +278,10 @@ def take_rows(
 
 
 def placeholder_feeds(binding: Binding, rows: int, length: int = 1) -> dict[str, np.ndarray]:
-    """Return tensors of zeros, empty texts or `length` tokens, to learn the shapes of outputs without a good row."""
+    """Return tensors that show the shapes of outputs without a good row: zeros, empty texts or `length` tokens.
+
+    A picture of any width is `length` times as wide as it is high.
+    """
     empty = pa.table({name: pa.nulls(0) for name in binding.fed})
     return {feed.tensor: _placeholder(feed, rows, length, empty) for feed in binding.feeds}
 
@@ -286,7 +289,10 @@ def placeholder_feeds(binding: Binding, rows: int, length: int = 1) -> dict[str,
 def _placeholder(feed: Feed, rows: int, length: int, empty: pa.Table) -> np.ndarray:
     if feed.kind == "const":
         return pack([feed], empty)[feed.tensor].batch(slice(0, rows))
-    shape = (rows, *(size or (length if feed.kind == "text" else 1) for size in feed.shape))
+    free = length if feed.kind == "text" else 1
+    if feed.kind == "image":
+        free = length * max(size or 1 for size in feed.shape)
+    shape = (rows, *(size or free for size in feed.shape))
     if feed.dtype == "string":
         return np.full(shape, "", dtype=object)
     fill = 1 if feed.kind == "text" else 0  # a valid token, and a mask that is set

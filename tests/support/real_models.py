@@ -253,6 +253,79 @@ def page_lines(folder):
     )
 
 
+def codes_of_lines(model, files, *, tensor, of):
+    """Return the class numbers of each picture, scored alone: `of` turns a file into a tensor of its own width."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    return [session.run(None, {tensor: of(data)[None]})[0].argmax(axis=2).reshape(-1) for data in files]
+
+
+def page_lines_of_any_width(folder):
+    """The same text recognition, each line in its own width: a list of its own length for each."""
+    from PIL import Image
+
+    model = within("rapidocr", "models", "PP-OCRv6_rec_small.onnx")
+    files = [encoded(page().crop(box), "PNG") for box in ((3, 9, 296, 37), (3, 48, 200, 66), (3, 65, 200, 83))]
+
+    def line(data):
+        wide, high = Image.open(io.BytesIO(data)).size
+        return line_tensor([data], wide * 48 // high)[0]
+
+    feed = "x=picture|image(size=48xany, layout=NCHW, mean=0.5, std=0.5, color=bgr)"
+    return Real(
+        model=model,
+        table=numbered({"picture": pa.array(files, pa.binary())}),
+        flags=("--feed", feed, "--fetch", "fetch_name_0|argmax=codes"),
+        expected={"codes": codes_of_lines(model, files, tensor="x", of=line)},
+    )
+
+
+def digits(count=14):
+    """Return numbers of the digits 1 to 9, and a picture of each, in several heights and widths."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    rng = np.random.default_rng(1)
+    numbers = ["".join(map(str, rng.integers(1, 10, length))) for length in rng.integers(2, 8, count)]
+    files = []
+    for text, high in zip(numbers, rng.choice([32, 48, 64, 90], count).tolist(), strict=True):
+        font = ImageFont.load_default(size=high * 0.7)
+        picture = Image.new("RGB", (int(font.getlength(text)) + 12, high), "white")
+        ImageDraw.Draw(picture).text((6, high * 0.1), text, fill=(20, 20, 60), font=font)
+        files.append(encoded(picture, "PNG"))
+    return numbers, files
+
+
+def captcha(folder, name="common.onnx"):
+    """ddddocr: pictures of any width, one by one; its output is [steps, 1, classes], declared as [1, seqlen]."""
+    from PIL import Image
+
+    model = within("ddddocr", name)
+    numbers, files = digits()
+
+    def line(data):
+        grey = Image.open(io.BytesIO(data)).convert("L")
+        grey = grey.resize((grey.width * 64 // grey.height, 64), Image.Resampling.LANCZOS)
+        return (np.asarray(grey).astype(np.float32) * np.float32(1 / 255))[None]
+
+    codes = codes_of_lines(model, files, tensor="input1", of=line)
+    read = [[code for last, code in zip([0, *row], row, strict=False) if code not in {0, last}] for row in codes]
+    assert list(map(len, read)) == list(map(len, numbers))
+    pairs = {pair for row, text in zip(read, numbers, strict=True) for pair in zip(row, text, strict=True)}
+    assert len(pairs) == len({code for code, _ in pairs}) == 9, pairs  # every digit has one class
+    return Real(
+        model=model,
+        table=numbered({"number": numbers, "picture": pa.array(files, pa.binary())}),
+        flags=("--feed", "input1=picture|image(size=64xany, filter=lanczos)", "--fetch", "387|argmax=codes"),
+        expected={"codes": codes},
+    )
+
+
+def captcha_old(folder):
+    """The smaller net of ddddocr, quantized."""
+    return captcha(folder, "common_old.onnx")
+
+
 def faces(folder):
     """MTCNN's last net, channels last; it was trained on transposed pictures, so the test transposes its own."""
     from PIL import Image

@@ -68,8 +68,9 @@ class Unreadable(Exception):
 class PictureSettings:
     """The size, colour and treatment that every picture of a column gets."""
 
-    height: int
-    width: int
+    height: int | None
+    """None if it follows from the width and the picture's proportions; then `width` is a number."""
+    width: int | None
     gray: bool
     resize: str
     """stretch, crop or pad."""
@@ -138,7 +139,7 @@ def pixels(data: bytes, settings: PictureSettings) -> np.ndarray:
             raise
         except Exception as error:
             raise _decoding_error(file_format, data, error) from error
-    return decoded.reshape(settings.height, settings.width, -1)
+    return decoded.reshape(*decoded.shape[:2], -1)
 
 
 def _decoding_error(file_format: str, data: bytes, error: Exception) -> Unreadable:
@@ -316,7 +317,7 @@ def _resize(image: Image.Image, settings: PictureSettings) -> Image.Image:
     from PIL import Image  # noqa: PLC0415 - an extra
 
     resampling = Image.Resampling[settings.filter.upper()]
-    size = settings.width, settings.height
+    size = _target_size(image, settings)
     if settings.resize == "crop":
         return image.resize(size, resampling, _crop_box(image.size, size))
     if settings.resize == "stretch":
@@ -325,6 +326,20 @@ def _resize(image: Image.Image, settings: PictureSettings) -> Image.Image:
     canvas = Image.new(image.mode, size, settings.fill if settings.gray else (settings.fill,) * 3)
     canvas.paste(image.resize(small, resampling), ((size[0] - small[0]) // 2, (size[1] - small[1]) // 2))
     return canvas
+
+
+def _target_size(image: Image.Image, settings: PictureSettings) -> tuple[int, int]:
+    """Return (width, height); a side that is not set keeps the proportions, rounded down as torchvision does."""
+    (width, height), old = (settings.width, settings.height), image.size
+    if width is None:
+        width = max(1, old[0] * (height or 1) // old[1])
+    if height is None:
+        height = max(1, old[1] * width // old[0])
+    if None in (settings.width, settings.height) and width * height > settings.max_pixels:
+        raise Unreadable(
+            f"a picture that would become {width} x {height} pixels, more than max_pixels={settings.max_pixels},"
+        )
+    return width, height
 
 
 def _crop_box(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -23,7 +23,7 @@ from scorer.display.words import did_you_mean
 from scorer.errors import OptionsError, TypeMismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from scorer.binding.features.packed import Rows
     from scorer.binding.spec import Feed
@@ -51,6 +51,9 @@ _DEFAULTS = {
     "max_pixels": "100000000",  # 100 megapixels are 300 MB decoded; pictures of usual cameras are smaller
 }
 _LARGEST_SIDE = 65_535
+ANY = "any"
+"""A side of `size` that follows from the proportions of each picture."""
+_SIZE = re.compile(rf"([0-9]{{1,5}}|{ANY})(?:x([0-9]{{1,5}}|{ANY}))?")
 _AXES = 4
 
 
@@ -82,7 +85,7 @@ def settings(
         )
     height, width = arguments.size(space, shape)
     result: dict[str, Setting] = {
-        "size": f"{height}x{width}",
+        "size": f"{height or ANY}x{width or ANY}",
         "layout": layout,
         "color": color,
         "mean": arguments.numbers("mean", depth),
@@ -101,10 +104,10 @@ def settings(
     return tuple(result.items())
 
 
-def row_shape(settings: Iterable[tuple[str, Setting]]) -> tuple[int, int, int]:
-    """Return the shape of one row of the tensor."""
+def row_shape(settings: Iterable[tuple[str, Setting]]) -> tuple[int | None, int | None, int | None]:
+    """Return the shape of one row of the tensor; a side is None if each picture has its own."""
     values = dict(settings)
-    height, width = (int(side) for side in str(values["size"]).split("x"))
+    height, width = _sides(str(values["size"]))
     depth = 1 if values["color"] == "gray" else 3
     return (depth, height, width) if values["layout"] == "NCHW" else (height, width, depth)
 
@@ -138,7 +141,10 @@ def pixel_table(settings: Iterable[tuple[str, Setting]], dtype: str, tensor: str
 
 
 class Images(Packed):
-    """A picture column. Each picture is decoded with its batch, because a part may hold thousands."""
+    """A picture column. Each picture is decoded with its batch, because a part may hold thousands.
+
+    Pictures of any size are scored one by one. In a batch of several, zeros follow the smaller ones.
+    """
 
     def __init__(self, feed: Feed, table: pa.Table) -> None:
         super().__init__()
@@ -159,19 +165,43 @@ class Images(Packed):
     def batch(self, rows: Rows) -> np.ndarray:
         """Return the tensor of these rows. A row that cannot be decoded is added to `bad` and filled with zeros."""
         numbers = range(self._rows)[rows] if isinstance(rows, slice) else rows.tolist()
-        tensor = np.zeros((len(numbers), *self._shape), self._dtype)
+        if None in self._shape:
+            return self._batch_of_any_size(numbers)
+        tensor = np.zeros((len(numbers), *(side or 0 for side in self._shape)), self._dtype)
         for place, row in enumerate(numbers):
-            if row in self.bad:
-                continue
-            try:
-                decoded = pixels(self._encoded(row), self._picture_settings)
-            except Unreadable as error:
-                self.bad[row] = f"{error.what} {self._where}" + (f": {error.detail}" if error.detail else "")
-                continue
-            target = tensor[place] if self._channels_first else np.moveaxis(tensor[place], -1, 0)
-            for plane, values, channel in zip(target, self._lookup, self._channels, strict=True):
-                plane[...] = values[decoded[..., channel]]
+            decoded = self._decoded(row)
+            if decoded is not None:
+                self._fill(tensor[place], decoded)
         return tensor
+
+    def _batch_of_any_size(self, rows: Sequence[int]) -> np.ndarray:
+        decoded = [self._decoded(row) for row in rows]
+        sizes = [picture.shape[:2] for picture in decoded if picture is not None]
+        height, width = (max((size[i] for size in sizes), default=1) for i in (0, 1))
+        depth = len(self._lookup)
+        shape = (depth, height, width) if self._channels_first else (height, width, depth)
+        tensor = np.zeros((len(rows), *shape), self._dtype)
+        for place, picture in zip(tensor, decoded, strict=True):
+            if picture is not None:
+                high, wide = picture.shape[:2]
+                self._fill(place[:, :high, :wide] if self._channels_first else place[:high, :wide], picture)
+        return tensor
+
+    def _fill(self, place: np.ndarray, decoded: np.ndarray) -> None:
+        """Write one picture's values into its place in a tensor."""
+        target = place if self._channels_first else np.moveaxis(place, -1, 0)
+        for plane, values, channel in zip(target, self._lookup, self._channels, strict=True):
+            plane[...] = values[decoded[..., channel]]
+
+    def _decoded(self, row: int) -> np.ndarray | None:
+        """Return one picture's pixels; None if the row is bad, which is then in `bad`."""
+        if row in self.bad:
+            return None
+        try:
+            return pixels(self._encoded(row), self._picture_settings)
+        except Unreadable as error:
+            self.bad[row] = f"{error.what} {self._where}" + (f": {error.detail}" if error.detail else "")
+            return None
 
     def _encoded(self, row: int) -> bytes:
         if self._bytes is not None:
@@ -185,9 +215,15 @@ class Images(Packed):
         return read(path, self._root)
 
 
+def _sides(size: str) -> tuple[int | None, int | None]:
+    """Return (height, width) of a size; a side is None if it follows from the picture's proportions."""
+    height, width = (None if side == ANY else int(side) for side in size.split("x"))
+    return height, width
+
+
 def _picture_settings(feed: Feed) -> PictureSettings:
     chosen = dict(feed.settings)
-    height, width = (int(side) for side in str(chosen["size"]).split("x"))
+    height, width = _sides(str(chosen["size"]))
     keys = ("resize", "filter", "fill", "background", "rotate", "max_pixels")
     return PictureSettings(
         height=height,
@@ -309,9 +345,11 @@ class _Arguments:
             raise self.error("scale", "it is not a factor", repr(value), "a number or a fraction, such as 1/255")
         return found
 
-    def size(self, space: list[int | None], shape: tuple[int | str | None, ...] | None) -> tuple[int, int]:
-        """Return (height, width); both must match the sides that the tensor's shape fixes."""
-        value, expected = self._values.get("size"), "224, or HEIGHTxWIDTH such as 48x192"
+    def size(
+        self, space: list[int | None], shape: tuple[int | str | None, ...] | None
+    ) -> tuple[int | None, int | None]:
+        """Return (height, width); both must match the sides that the tensor's shape fixes. One may be None for any."""
+        value, expected = self._values.get("size"), "224, or HEIGHTxWIDTH such as 48x192 or 48xany"
         if value is None:
             if space[0] is None or space[1] is None:
                 raise self.error(
@@ -319,17 +357,22 @@ class _Arguments:
                     "it is required, because the tensor's shape leaves it open",
                     _shape_text(shape),
                     expected,
-                    "image(size=224)",
+                    f"image(size={_size_text(space)})" if any(space) else "image(size=224)",
                 )
             value = f"{space[0]}x{space[1]}"
-        match = re.fullmatch(r"([0-9]{1,5})(?:x([0-9]{1,5}))?", value.lower().replace(" ", ""))
-        height, width = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not (1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE):
+        match = _SIZE.fullmatch(value.lower().replace(" ", ""))
+        height, width = _sides(f"{match[1]}x{match[2] or match[1]}") if match else (0, 0)
+        if any(side is not None and not 1 <= side <= _LARGEST_SIDE for side in (height, width)):
             raise self.error("size", f"sides must be from 1 to {_LARGEST_SIDE}", repr(value), expected)
         if space[0] not in (None, height) or space[1] not in (None, width):
-            fixed = "x".join("any" if side is None else str(side) for side in space)
-            hint = f"image(size={space[0] or height}x{space[1] or width})"
+            fixed = _size_text(space)
+            hint = f"image(size={space[0] or height or ANY}x{space[1] or width or ANY})"
             raise self.error("size", f"the tensor's size is {fixed}", repr(value), fixed, hint)
+        if height is None and width is None:
+            raise self.error("size", "only one side can be any", repr(value), expected, "image(size=48xany)")
+        if None in (height, width) and self.choice("resize") != "stretch":
+            what = "with a side of any size, a picture keeps its proportions and needs nothing else"
+            raise self.error("resize", what, repr(self._values["resize"]), "no resize=", "remove resize=")
         return height, width
 
 
@@ -350,6 +393,10 @@ def _layout_of(sides: tuple[int | None, ...]) -> str | None:
 
 def _shape_text(shape: tuple[int | str | None, ...] | None) -> str:
     return "no shape" if shape is None else f"[{', '.join('?' if side is None else str(side) for side in shape)}]"
+
+
+def _size_text(space: Sequence[int | None]) -> str:
+    return "x".join(ANY if side is None else str(side) for side in space)
 
 
 def _default_scale(dtype: str) -> float:

@@ -93,6 +93,13 @@ def _ragged_column(fetch: Fetch, rows: list[np.ndarray], kind: pa.DataType) -> p
     """Return a list column of rows of any length; each item is a value, or a list of values."""
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
     values = _value_array(_joined([row.reshape(-1) for row in rows]), pa.type_for_alias(fetch.type))
+    if len(values) != offsets[-1] * fetch.width:
+        raise ShapeMismatch(
+            f"output {fetch.tensor!r} changed the shape of its items",
+            expected=f"{fetch.width} values in an item",
+            found=" and ".join(sorted({str(list(row.shape[1:])) for row in rows})),
+            hint=_HINT,
+        )
     mask = None
     if values.null_count:
         places = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)) // fetch.width

@@ -172,6 +172,13 @@ SQUARE = ("N", 3, 224, 224)
         ("size=256", SQUARE, ["the tensor's size is 224x224", "'256'"]),
         ("size=10x20", ("N", 3, 10, None), None),
         ("size=11x20", ("N", 3, 10, "w"), ["10xany", "image(size=10x20)"]),
+        ("size=10xany", ("N", 3, 10, "w"), None),
+        ("size=anyx10", ("N", 3, None, None), None),
+        ("size=11xany", ("N", 3, 10, "w"), ["the tensor's size is 10xany", "image(size=10xany)"]),
+        ("size=anyx224", SQUARE, ["the tensor's size is 224x224", "image(size=224x224)"]),
+        ("size=any", ("N", 3, None, None), ["only one side can be any"]),
+        ("size=10xany, resize=pad", ("N", 3, 10, "w"), ["keeps its proportions", "'pad'"]),
+        ("", ("N", 3, 10, "w"), ["size", "is required", "image(size=10xany)"]),
         ("", ("N", 3, None, None), ["size", "is required", "[N, 3, ?, ?]"]),
         ("color=rgb, layout=NCHW", None, ["size", "is required", "no shape"]),
         ("size=4", ("N", None, None, None), ["layout", "does not show"]),
@@ -377,6 +384,36 @@ def test_nulls_are_known_before_anything_is_decoded():
 def test_the_pixels_allowed_are_counted_exactly():
     assert one(PNG, "size=11x17, max_pixels=187").any()
     assert "more than max_pixels=186" in reason(PNG, "size=11x17, max_pixels=186")
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"), [("22xany", (22, 34)), ("5xany", (5, 7)), ("anyx34", (22, 34)), ("anyx3", (1, 3))]
+)
+def test_a_side_of_any_size_keeps_the_proportions_rounded_down(size, shape):
+    got = one(encoded(COLOR), f"size={size}")
+    wanted = Image.fromarray(COLOR).resize(shape[::-1], Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(got, first(np.asarray(wanted)))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_pictures_of_several_widths_keep_their_pixels_in_one_batch(layout):
+    narrow, wide = COLOR[:, :6], np.concatenate([COLOR, COLOR], axis=1)
+    files = [encoded(narrow), b"no picture", encoded(wide)]
+    packed = images(files, f"size=11xany, layout={layout}")
+    got = packed.batch(slice(0, 3))
+    got = got.transpose(0, 2, 3, 1) if layout == "NCHW" else got
+    assert list(packed.bad) == [1]
+    assert got.shape == (3, 11, 34, 3)
+    np.testing.assert_array_equal(got[0, :, :6], narrow)
+    np.testing.assert_array_equal(got[2], wide)
+    assert not got[0, :, 6:].any()
+    assert not got[1].any()
+
+
+def test_a_picture_that_would_become_too_wide_is_a_bad_row():
+    line = encoded(np.zeros((1, 300, 3), np.uint8))
+    assert one(line, "size=2xany, max_pixels=1200").shape == (3, 2, 600)
+    assert "become 600 x 2 pixels, more than max_pixels=1199" in reason(line, "size=2xany, max_pixels=1199")
 
 
 def test_a_picture_of_one_pixel_is_ordinary():
