@@ -14,6 +14,7 @@ import datetime as dt
 import operator
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -45,7 +46,11 @@ _HINT = (
 
 NULLS = ("null", "not null")
 """The comparisons that have no literal."""
-Literal = str | int | float | bool
+_FINER = re.compile(r"[.,]\d{6}(\d+)")
+"""Digits of a fraction of a second after the sixth, which Python's datetime ignores."""
+_MOST_DIGITS = 80  # more than any decimal type has
+
+Literal = str | int | float | bool | Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +191,7 @@ def _literal(text: str, condition: str) -> Literal:
         return str(quoted[1]).replace("''", "'")
     if text.lower() in {"true", "false"}:
         return text.lower() == "true"
-    for kind in (int, float):
+    for kind in (int, _fraction):
         try:
             return kind(text)
         except ValueError:
@@ -206,6 +211,13 @@ def _literal(text: str, condition: str) -> Literal:
         found=repr(text),
         hint=_HINT,
     )
+
+
+def _fraction(text: str) -> float | Decimal:
+    """Return the number as a float, or as a decimal number if a float would round its digits; or ValueError."""
+    number = float(text)
+    exact = Decimal(text)
+    return exact if exact.is_finite() and exact != Decimal(repr(number)) else number
 
 
 def _scalars(condition: Condition, kind: pa.DataType) -> list[Any]:
@@ -231,31 +243,36 @@ def _typed(value: Literal, kind: pa.DataType) -> Any:  # noqa: ANN401 - any Arro
         raise TypeError(repr(value))
     if moment:
         return _moment(str(value), kind)
-    if pa.types.is_integer(kind) and isinstance(value, float):
-        if not value.is_integer():
+    if isinstance(value, Decimal) and abs(value.adjusted()) > _MOST_DIGITS:
+        value = float(value)
+    if pa.types.is_integer(kind) and isinstance(value, float | Decimal):
+        if value % 1:
             raise ValueError(f"{value} is not a whole number")
         value = int(value)
     try:
         if pa.types.is_decimal(kind):
             return pa.scalar(str(value)).cast(kind).as_py()
-        return pa.scalar(value, kind).as_py()
+        return pa.scalar(float(value) if isinstance(value, Decimal) else value, kind).as_py()
     except (pa.ArrowInvalid, OverflowError):
-        raise ValueError(f"{value!r}, which {kind} cannot hold") from None
+        shown = str(value) if isinstance(value, Decimal) else repr(value)
+        raise ValueError(f"{shown}, which {kind} cannot hold") from None
 
 
 def _moment(text: str, kind: pa.DataType) -> Any:  # noqa: ANN401 - a date or a datetime
     """Return the date or time; ValueError if the column's unit cannot hold it exactly."""
     moment = dt.datetime.fromisoformat(text)
+    finer = _FINER.search(text)
+    digits = finer[1].rstrip("0") if finer else ""
     if pa.types.is_date(kind):
-        if moment.time() != dt.time():
+        if moment.time() != dt.time() or digits:
             raise ValueError(f"{text!r}, which has a time of day")
         return moment.date()
     if kind.tz and moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
-    exact = pa.scalar(moment, kind).as_py()
-    if exact != moment:
+    exact = pa.scalar(moment, kind)
+    if exact.as_py() != moment or (digits and (kind.unit != "ns" or len(digits) > len("789"))):
         raise ValueError(f"{text!r}, which {kind} cannot hold")
-    return exact
+    return pa.scalar(exact.value + int(digits.ljust(3, "0")), kind).as_py() if digits else exact.as_py()
 
 
 def _is_text(kind: pa.DataType) -> bool:

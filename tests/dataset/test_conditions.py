@@ -255,6 +255,45 @@ def test_a_fraction_of_a_second_is_not_cut_from_a_literal():
         assert mask([condition], table).to_pylist() == [True, False]
 
 
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+def test_a_literal_keeps_its_nanoseconds(zone):
+    table = pa.table({"a": pa.array([-1, 0, 1, 2], pa.timestamp("ns", zone))})
+    for text, expected in [
+        ("a = '1970-01-01T00:00:00.000000001'", [False, False, True, False]),
+        ("a >= '1970-01-01T00:00:00.000000001'", [False, False, True, True]),
+        ("a = '1969-12-31T23:59:59.999999999'", [True, False, False, False]),
+        ("a = '1970-01-01T00:00:00.000000000'", [False, True, False, False]),
+    ]:
+        assert check([parse(text)], table.schema) == []
+        assert mask([parse(text)], table).to_pylist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("a = '1970-01-01T00:00:00.000000001'", pa.timestamp("us")),
+        ("a = '1970-01-01T00:00:00.000000001'", pa.date32()),
+        ("a = '1970-01-01T00:00:00.0000000001'", pa.timestamp("ns")),
+    ],
+)  # fmt: skip
+def test_digits_of_a_second_that_the_column_cannot_hold_are_refused(text, kind):
+    (problem,) = check([parse(text)], pa.schema([("a", kind)]))
+    assert "1970-01-01T00:00:00.000000" in problem.found
+
+
+def test_a_decimal_literal_keeps_all_its_digits_with_and_without_quotes():
+    exact = Decimal("5429857452719158014125611.33085")
+    table = pa.table({"a": pa.array([exact, exact + Decimal("0.00001")], pa.decimal128(30, 5))})
+    for literal in (f"{exact}", f"'{exact}'"):
+        assert mask([parse(f"a = {literal}")], table).to_pylist() == [True, False]
+    assert parse("a = 0.1").literals == (0.1,)
+
+
+def test_a_whole_number_written_with_a_point_keeps_all_its_digits():
+    table = pa.table({"a": [2**53, 2**53 + 1]})
+    assert mask([parse("a = 9007199254740993.0")], table).to_pylist() == [False, True]
+
+
 # Row groups ruled out
 
 
