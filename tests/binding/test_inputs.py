@@ -419,6 +419,17 @@ def test_kept_columns_stay_in_the_inputs_order(keep, kept):
     assert (binding.kept, problems) == (kept, [])
 
 
+@pytest.mark.parametrize("word", ["all", "none"])
+@pytest.mark.parametrize(("keep", "every"), [({}, True), ({"keep": "all"}, True), ({"keep": "none"}, False)])
+def test_all_and_none_mean_all_and_no_columns_whatever_the_columns_are_called(word, keep, every):
+    columns = floats("a", word, "b")
+    options = build({"input": "i", "model": "m", "feed": "x=a", **keep}).binding
+    binding, problems = bind(options, model(tensor(shape=("N", 1))), columns)
+    assert (list(binding.kept), problems) == (columns.names if every else [], [])
+    only = build({"input": "i", "model": "m", "feed": "x=a", "keep": f"[{word[0]}]{word[1:]}"}).binding
+    assert bind(only, model(tensor(shape=("N", 1))), columns)[0].kept == (word,)
+
+
 def test_a_column_called_none_can_be_kept():
     assert bound(model(), floats("a", "b", "c", "none"), keep=("none",), feed=("x=a,b,c",)).kept == ("none",)
 
