@@ -10,6 +10,7 @@ TOLERANCE = 1e-4
 
 Kernels that round differently for another batch size stay below 1e-5.
 """
+_SMALLEST = float(np.finfo(np.float64).tiny)  # the share of a denormal score would be 0, and nobody could divide by it
 _CHANGED_LABELS = 0.01  # share of rows whose label may change: two classes may have nearly the same score
 
 
@@ -25,7 +26,7 @@ def changed(one: pa.Array, other: pa.Array) -> tuple[float, float]:
         ), _CHANGED_LABELS
     a, b = (array.drop_null().to_numpy(zero_copy_only=False).astype(np.float64) for array in (one, other))
     both = np.isfinite(a) & np.isfinite(b)
-    allowed = TOLERANCE * (float(np.abs(a[both]).max(initial=0)) or 1.0)
+    allowed = max(TOLERANCE * (float(np.abs(a[both]).max(initial=0)) or 1.0), _SMALLEST)
     if not np.array_equal(a[~both], b[~both], equal_nan=True):
         return float("inf"), allowed
     return float(np.abs(a[both] - b[both]).max(initial=0)), allowed

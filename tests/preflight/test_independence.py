@@ -91,6 +91,18 @@ def test_strict_refuses_dependent_rows(source, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_scores_that_are_almost_zero_can_be_compared(tmp_path):
+    node = helper.make_node("Identity", ["x"], ["y"])
+    model = model_of(
+        tmp_path / "m.onnx", [node], [("x", TensorProto.DOUBLE, ["N", 1])], [("y", TensorProto.DOUBLE, ["N", 1])]
+    )
+    values = [5e-324, -5e-324, 0.0, -0.0]
+    source = write(tmp_path / "in.parquet", {"a": values})
+    code, _, text = cli("run", source, "--model", model, "--output", tmp_path / "out", "--feed", "x=a")
+    assert (code, "Traceback" in text) == (0, False)
+    assert list(map(str, read(tmp_path / "out")["y"].to_pylist())) == list(map(str, values))
+
+
 @pytest.mark.parametrize("name", ["sum3", "named3", "two_outputs", "fixed3", "lying"])
 def test_independent_rows_cause_no_warning(name, source, tmp_path):
     spec = scorer.inspect_model(MODELS / f"{name}.onnx")
