@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _PART = r"""(?:'(?:[^']|'')+'|[^\s'"=<>!().]+)"""
 _NAME = (
-    r"""\s*(?:'(?P<quoted>(?:[^']|'')+)'|"(?P<double>[^"]+)"|(?P<bare>[^\s'"=<>!()]+)|"""
+    r"""\s*(?:'(?P<quoted>(?:[^']|'')*)'|"(?P<double>[^"]+)"|(?P<bare>[^\s'"=<>!()]+)|"""
     rf"""(?P<path>{_PART}(?:\.{_PART})+))\s*"""
 )
 _COMPARE = re.compile(_NAME + r"(?P<op>==|=|!=|<>|<=|>=|<|>)\s*(?P<literal>.+?)\s*", re.DOTALL)
@@ -69,7 +69,8 @@ def parse(text: str) -> Condition:
         match = pattern.fullmatch(text)
         if match is None:
             continue
-        name = (match["quoted"] or "").replace("''", "'") or match["double"] or match["bare"] or match["path"]
+        quoted = match["quoted"]
+        name = match["double"] or match["bare"] or match["path"] if quoted is None else quoted.replace("''", "'")
         op = {"=": "==", "<>": "!="}.get(match["op"], " ".join(match["op"].lower().split()))
         if pattern is _NULL:
             return Condition(column=name, op=op, literals=(), text=text)

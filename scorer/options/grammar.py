@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_NAME = re.compile(r"\s*(?:'((?:[^']|'')+)'|([^,'\s](?:[^,']*[^,'\s])?))\s*(?:,(?=.)|$)", re.DOTALL)
+_NAME = re.compile(r"\s*(?:'((?:[^']|'')*)'|([^,'\s](?:[^,']*[^,'\s])?))\s*(?:,(?=.)|$)", re.DOTALL)
 _ELEMENT = re.compile(r"""\[\s*(?:'((?:[^']|'')+)'|"([^"]+)"|([^][,'"][^]['"]*?))\s*\]""", re.DOTALL)
 _PLACE = re.compile(r"-?\d+(\s*,\s*-?\d+)*", re.ASCII)
 _CALL = re.compile(r"^\s*([A-Za-z_]+)\s*(?:\((.*)\))?\s*$", re.DOTALL)

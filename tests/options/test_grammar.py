@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scorer.binding import request
@@ -93,3 +93,9 @@ def test_the_path_of_a_field_keeps_its_quotes(text, names):
     assert split_names(text) == names
     for name in names or ():
         assert split_names(grammar.quoted(name)) == [name]
+
+
+@given(st.lists(st.text(max_size=5)))
+@example(["", "'", "a, b", ""])
+def test_any_name_is_parsed_as_it_was_quoted_even_one_without_a_letter(names):
+    assert split_names(",".join(map(grammar.quoted, names))) == names

@@ -362,7 +362,9 @@ def test_an_invalid_step_is_refused(step, says):
         steps_.parse_step(step, (), ("input_ids", "attention_mask"))
 
 
-@pytest.mark.parametrize("labels", [("a=b", "c=d"), ("x", "y=1"), ("a, b", "c|d"), ("(", ")"), ("it's", "''")])
+@pytest.mark.parametrize(
+    "labels", [("a=b", "c=d"), ("x", "y=1"), ("a, b", "c|d"), ("(", ")"), ("it's", "''"), ("a", "")]
+)
 def test_labels_may_hold_any_letters(labels):
     assert done(np.array([[0.0, 1.0]]), steps_.parse_step("label", labels, ())).tolist() == [labels[1]]
     assert done(np.array([[0.0, 1.0]]), steps_.parse_step("topk(1)", labels, ()))[0, 0, 0] == labels[1]
