@@ -142,17 +142,21 @@ def _histogram(name: str, kind: pa.DataType, values: np.ndarray, facts: list[tup
         facts.append(("infinite", _share(not_finite - nans, len(values))))
     if not len(finite):
         return Distribution(column=name, type=str(kind), facts=tuple(facts))
-    least, low, p5, median, p95, high, most = np.quantile(finite, [0, 0.001, 0.05, 0.5, 0.95, 0.999, 1]).tolist()
-    facts += [("mean", short_number(float(finite.mean()))), ("median", short_number(median))]
+    quarters = finite / 4  # differences of two values do not overflow, and the division is exact
+    quantiles = np.quantile(quarters, [0, 0.001, 0.05, 0.5, 0.95, 0.999, 1]) * 4
+    least, low, p5, median, p95, high, most = quantiles.tolist()
+    facts += [("mean", short_number(float((finite / len(finite)).sum()))), ("median", short_number(median))]
     facts += [
         ("5 to 95 %", f"{short_number(p5)} to {short_number(p95)}"),
         ("range", f"{short_number(least)} to {short_number(most)}"),
     ]
     if not (high > low and most - least > _TAIL * (high - low)):
         low, high = least, most
-    if low == high:
-        return Distribution(column=name, type=str(kind), facts=(*facts, ("", "all values are equal")))
-    counts, edges = np.histogram(finite, _BINS, (low, high))
+    edges = np.linspace(low / 4, high / 4, _BINS + 1) * 4
+    if not (edges[1:] > edges[:-1]).all():
+        alike = "equal" if finite.min() == finite.max() else "almost equal"
+        return Distribution(column=name, type=str(kind), facts=(*facts, ("", f"all values are {alike}")))
+    counts, _ = np.histogram(quarters, _BINS, (low / 4, high / 4))
     outside = len(finite) - int(counts.sum())
     if outside:
         facts.append(("not drawn", f"{plural(outside, 'value')} outside the plot"))

@@ -8,6 +8,7 @@ import hashlib
 import html
 import itertools
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -373,6 +374,22 @@ def test_nan_and_infinite_scores_are_counted_and_far_ones_not_drawn(odd_scores):
     assert "NaN 40 (2.00%)" in seen
     assert "infinite 3 (0.15%)" in seen
     assert "not drawn" in seen
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([1.0, math.nextafter(1.0, 2)], ("", "all values are almost equal")),
+        ([0.0, 5e-324, 1e-323], ("", "all values are almost equal")),
+        ([1.7e308, 1.6e308, 1.5e308], ("mean", "1.6e+296T")),
+        ([-1.7e308, -1.7e308, 0.0, 1.7e308, 1.7e308], ("mean", "0")),
+    ],
+)
+def test_scores_that_are_almost_equal_or_very_large_have_a_distribution(values, shown):
+    sample = distributions.ScoreSample(table=pa.table({"y": values}), groups=1, rows=len(values))
+    (found,) = distributions.distributions_of(sample)
+    assert shown in found.facts
+    assert (found.plot is None) == ("equal" in shown[1])
 
 
 def test_few_distinct_integers_are_counted_one_by_one(odd_scores):
