@@ -255,9 +255,8 @@ def _ignoring(file: File, key: str) -> str:
     return "or " if key in inside else f"pass --base {shlex.quote(file.top)} to ignore the folder name, or "
 
 
-def shared_name(dataset: Dataset, tokens: Sequence[str], *, keep_all: bool) -> list[ScorerError]:
-    """Return a problem if a requested column shares its name with another."""
-    requested = sorted(name for name in dataset.duplicates if keep_all or any(name in token for token in tokens))
+def shared_name(dataset: Dataset, requested: Sequence[str]) -> list[ScorerError]:
+    """Return a problem if the request names columns that share their name with another; `requested` are these."""
     if not requested:
         return []
     return [

@@ -29,6 +29,7 @@ from scorer.binding.axes import doubt_advice
 from scorer.binding.feeds import named_files
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
+from scorer.binding.request import expand
 from scorer.binding.spec import UNCONFIRMED
 from scorer.cluster import dashboard
 from scorer.cluster.connect import can_spawn
@@ -228,7 +229,7 @@ def _decide(
     request: dict[str, Any],
 ) -> _Decided:  # fmt: skip
     """Bind, sample, try and freeze; from the sample on, a step runs only if there is no problem so far."""
-    shared = _shared_names(options, dataset)
+    shared = _shared_names(options, dataset, model, named)
     if shared:
         found.problems += shared
         return _Decided()
@@ -267,9 +268,17 @@ def _decide(
     return _Decided(frozen=frozen, independence=verdict, forecast=forecast)
 
 
-def _shared_names(options: Options, dataset: Dataset) -> list[ScorerError]:
-    tokens = [str(feed) for feed in options.binding.feed] + [*options.binding.keep, *options.rows.where]
-    return shared_name(dataset, tokens, keep_all=options.binding.keep == ("all",))
+def _shared_names(options: Options, dataset: Dataset, model: ModelSpec, named: _Named) -> list[ScorerError]:
+    """Return a problem if a column that the request names shares its name with another."""
+    duplicates, keep = sorted(dataset.duplicates), options.binding.keep
+    if not duplicates or keep == ("all",):
+        return shared_name(dataset, duplicates)
+    inputs = [tensor.name for tensor in model.inputs]
+    feeds = options.binding.feed if options.binding.transform is None else ()
+    tokens = [token for feed in feeds for token in feed.split(inputs, spec.CONVERTERS)[1]]
+    tokens += [] if keep == ("none",) else keep
+    used = expand(tokens, dataset.schema.names)[0] + [condition.column for condition in named.conditions]
+    return shared_name(dataset, [name for name in duplicates if name in used])
 
 
 def _transformed(options: Options, dataset: Dataset, named: _Named) -> tuple[_Named, pa.Table | None, pa.Table | None]:

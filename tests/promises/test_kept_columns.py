@@ -578,7 +578,10 @@ def test_kept_columns_with_the_name_of_an_output_column_are_refused_with_a_hint(
     assert read(tmp_path / "out").column_names == ["_row", "total", "a", "b", "c", "new_total"]
 
 
-@pytest.mark.parametrize("options", [{}, {"feed": "x=x,b,c"}, {"where": "x > 0"}, {"feed": "x=a,b,c", "keep": "x"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"feed": "x=x,b,c"}, {"where": "x > 0"}, {"feed": "x=a,b,c", "keep": "x"}, {"feed": "x=[abc]", "keep": "*"}],
+)
 def test_two_columns_of_one_name_are_refused(options, tmp_path):
     columns = [*fed(5).values(), pa.array(range(5)), pa.array(range(5))]
     write(tmp_path / "in.parquet", pa.Table.from_arrays(columns, names=["a", "b", "c", "x", "x"]))
@@ -588,11 +591,22 @@ def test_two_columns_of_one_name_are_refused(options, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_columns_of_one_name_are_allowed_if_neither_is_used(tmp_path):
+def test_a_column_called_like_a_glob_is_not_one_of_two_columns_of_one_name(tmp_path):
+    columns = [*fed(5).values(), *[pa.array(range(5))] * 3]
+    write(tmp_path / "in.parquet", pa.Table.from_arrays(columns, names=["a", "b", "c", "*", "x", "x"]))
+    scorer.run(tmp_path / "in.parquet", MODEL, tmp_path / "out", keep=["*"], **HERE)
+    assert read(tmp_path / "out").column_names == ["*", "total"]
+
+
+@pytest.mark.parametrize("name", ["x", "", "total", "none"])
+@pytest.mark.parametrize("feed", [[], "x=a,b,c"])
+def test_two_columns_of_one_name_are_allowed_if_neither_is_used(feed, name, tmp_path):
     columns = [*fed(5).values(), pa.array(range(5)), pa.array(range(5))]
-    table = pa.Table.from_arrays(columns, names=["a", "b", "c", "x", "x"])
+    table = pa.Table.from_arrays(columns, names=["a", "b", "c", name, name])
     write(tmp_path / "in.parquet", table)
-    scorer.run(tmp_path / "in.parquet", MODEL, tmp_path / "out", keep="b", **HERE)
+    scorer.run(tmp_path / "in.parquet", MODEL, tmp_path / "none", keep="none", feed=feed, **HERE)
+    assert read(tmp_path / "none").column_names == ["total"]
+    scorer.run(tmp_path / "in.parquet", MODEL, tmp_path / "out", keep="b", feed=feed, where="b is not null", **HERE)
     assert read(tmp_path / "out").column_names == ["b", "total"]
     assert read(tmp_path / "out")["total"].to_pylist() == scores(table)
 
