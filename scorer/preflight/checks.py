@@ -353,11 +353,11 @@ def _try_outputs(
 
 def _expect_bad_rows(found: Findings, options: Options, dataset: Dataset, verdict: Independence) -> None:
     """Report first rows that cannot be scored: a note, or a problem if all of them fail."""
-    bad, budget = sum(verdict.bad.values()), options.scoring.max_bad_rows
+    bad, budget, ahead = sum(verdict.bad.values()), options.scoring.max_bad_rows, freeze.rows_ahead(options, dataset)
     if not bad:
         return
     why = in_words(verdict.bad)
-    if bad < verdict.rows or options.rows.where or within_budget(budget, bad, dataset.rows):
+    if bad < verdict.rows or options.rows.where or within_budget(budget, min(bad, ahead), ahead):
         found.notes.append(f"{bad:,} of the first {verdict.rows:,} rows would go to quarantine: {why}")
         return
     found.problems.append(

@@ -41,6 +41,16 @@ def test_a_run_does_not_start_if_none_of_its_first_rows_can_be_scored(tmp_path):
     assert not scorer.prepare(source, GATHER, tmp_path / "out", where="idx < 10").problems
 
 
+@pytest.mark.parametrize(("limit", "tolerated"), [(5, 5), (1, 1), (0, 0), (20, "100%")])
+def test_bad_rows_after_the_limit_do_not_stop_a_run_from_starting(limit, tolerated, tmp_path):
+    source = indices(tmp_path, slice(None))
+    report = scorer.run(source, GATHER, tmp_path / "out", limit=limit, max_bad_rows=tolerated, cluster="synchronous")
+    assert (report.counts.rows, report.counts.quarantined) == (limit, limit)
+    if limit:
+        plan = scorer.prepare(source, GATHER, tmp_path / "other", limit=limit, max_bad_rows=limit - 1)
+        assert [problem.what for problem in plan.problems] == ["none of the first rows can be scored"]
+
+
 def test_a_failed_run_says_why_and_how_often(tmp_path):
     code, out, said = cli("run", indices(tmp_path, slice(500, 510)), "--model", GATHER, "--output", tmp_path / "out")
     assert code == 1, out
