@@ -1,0 +1,16 @@
+"""Random tables, models and flags give what pyarrow, numpy and the bare runtime say; tests/faults/random_jobs.py."""
+
+from __future__ import annotations
+
+import pytest
+from faults.random_jobs import run_many, working_folder
+
+CASES, CHUNKS = 500, 4
+
+
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_random_jobs_give_what_the_oracle_says(chunk, capfd):
+    with working_folder() as folder:
+        found = run_many([f"ci-{n}" for n in range(chunk, CASES, CHUNKS)], folder)
+    assert (found["cases"], found["different"]) == (CASES // CHUNKS, 0), capfd.readouterr().err
+    assert found["refused"] < 0.15 * found["cases"]
