@@ -29,7 +29,7 @@ from scorer.binding.axes import doubt_advice
 from scorer.binding.feeds import named_files
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
-from scorer.binding.request import expand
+from scorer.binding.request import expand, requested_feeds
 from scorer.binding.spec import UNCONFIRMED
 from scorer.cluster import dashboard
 from scorer.cluster.connect import can_spawn
@@ -273,9 +273,9 @@ def _shared_names(options: Options, dataset: Dataset, model: ModelSpec, named: _
     duplicates, keep = sorted(dataset.duplicates), options.binding.keep
     if not duplicates or keep == ("all",):
         return shared_name(dataset, duplicates)
-    inputs = [tensor.name for tensor in model.inputs]
     feeds = options.binding.feed if options.binding.transform is None else ()
-    tokens = [token for feed in feeds for token in feed.split(inputs, spec.CONVERTERS)[1]]
+    requests = requested_feeds(feeds, model)[0].values()
+    tokens = [token for one in requests for item in (one, *one.items) for token in item.tokens]
     tokens += [] if keep == ("none",) else keep
     used = expand(tokens, dataset.schema.names)[0] + [condition.column for condition in named.conditions]
     return shared_name(dataset, [name for name in duplicates if name in used])
