@@ -65,7 +65,8 @@ class Lists(Packed):
         column = without_decimals(self._feed, name, column, found)
         reasons |= found.bad
         check = Check(self._feed, name, column)
-        values = check.as_numpy(column.chunk(0), 0, reasons)
+        one = column.chunk(0) if column.num_chunks else pa.array([], column.type)  # a cast drops an empty chunk
+        values = check.as_numpy(one, 0, reasons)
         self.lossy += check.lossy + found.lossy
         return values
 

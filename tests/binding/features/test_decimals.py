@@ -131,6 +131,13 @@ def test_lists_of_decimals_are_rows_of_the_tensor(tmp_path):
     assert bad == {1: "16777217.00 in column 'v' cannot be stored exactly as float32 (tensor 'X')"}
 
 
+@pytest.mark.parametrize("values", [[], [None], [[Decimal(1)]]])
+def test_lists_of_decimals_may_have_no_row_of_the_right_length(values, tmp_path):
+    model = echo(tmp_path / "m.onnx", X=("float32", 2))
+    rows, bad = fed({"v": pa.array(values, pa.list_(pa.decimal128(12, 2)))}, model, "X=v")
+    assert (rows, len(bad)) == ({}, len(values))
+
+
 def test_a_decimal_cannot_be_a_text_or_a_boolean(tmp_path):
     table = {"d": pa.array([Decimal(1)], pa.decimal128(3, 0))}
     for dtype, words in (("string", "text for string"), ("bool", "truth values for bool")):
