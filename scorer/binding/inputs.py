@@ -431,7 +431,8 @@ def _kept(tokens: Sequence[str], columns: pa.Schema) -> tuple[tuple[str, ...], l
     """Return the columns that --keep selects, in the input's order, and the problems."""
     problems: list[ScorerError] = []
     names = list(dict.fromkeys(columns.names))
-    if tuple(tokens) in {("all",), ("none",)}:  # also if a column has this name: the default must keep all columns
+    if tuple(tokens) == ("all",) or (tuple(tokens) == ("none",) and "none" not in names):
+        # `all` is the default, so it keeps all columns even if one has this name
         return (tuple(names) if tokens[0] == "all" else ()), problems
     found, unknown = expand(tokens, names)
     if unknown:

@@ -419,15 +419,15 @@ def test_kept_columns_stay_in_the_inputs_order(keep, kept):
     assert (binding.kept, problems) == (kept, [])
 
 
-@pytest.mark.parametrize("word", ["all", "none"])
-@pytest.mark.parametrize(("keep", "every"), [({}, True), ({"keep": "all"}, True), ({"keep": "none"}, False)])
-def test_all_and_none_mean_all_and_no_columns_whatever_the_columns_are_called(word, keep, every):
-    columns = floats("a", word, "b")
+@pytest.mark.parametrize("keep", [{}, {"keep": "all"}, {"keep": ["all"]}])
+def test_all_columns_are_kept_by_default_even_if_one_is_called_all(keep):
     options = build({"input": "i", "model": "m", "feed": "x=a", **keep}).binding
-    binding, problems = bind(options, model(tensor(shape=("N", 1))), columns)
-    assert (list(binding.kept), problems) == (columns.names if every else [], [])
-    only = build({"input": "i", "model": "m", "feed": "x=a", "keep": f"[{word[0]}]{word[1:]}"}).binding
-    assert bind(only, model(tensor(shape=("N", 1))), columns)[0].kept == (word,)
+    binding, problems = bind(options, model(tensor(shape=("N", 1))), floats("a", "all", "b"))
+    assert (binding.kept, problems) == (("a", "all", "b"), [])
+
+
+def test_a_column_called_all_can_be_kept_alone():
+    assert bound(model(), floats("a", "b", "c", "all"), keep=("[a]ll",), feed=("x=a,b,c",)).kept == ("all",)
 
 
 def test_a_column_called_none_can_be_kept():
