@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 DEFAULT_BATCH = 4096
 ROUGH = ("softmax", "sigmoid", "normalize")
 """Steps whose last bits depend on the order of additions."""
+EXACT = {"float16": 2**11, "float32": 2**24, "float64": 2**53}
+"""The largest magnitude up to which a float type holds every whole number."""
 ARROW = {int: pa.int64(), str: pa.string()}
 PLAIN = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary(), pa.large_string(): pa.string()}
 COMPARE = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt}
@@ -169,7 +172,8 @@ def fits(kind: pa.DataType, tensor: Input) -> bool:
         return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
     if tensor.type == "bool":
         return pa.types.is_boolean(kind)
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    exact = pa.types.is_integer(kind) or pa.types.is_decimal(kind)
+    return exact or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
 class Converter:
@@ -212,6 +216,17 @@ class Converter:
             return self.policy
         return float(self.policy) if self.is_float else int(Fraction(self.policy))
 
+    def as_float(self, value, source: pa.DataType):
+        """Return (the number in the tensor's float type, whether that is more than the rounding of a fraction)."""
+        wide = np.float64 if isinstance(value, Decimal) else source.to_pandas_dtype()
+        with np.errstate(over="ignore"):
+            cast = np.array([value], wide).astype(self.kind)[0]
+        if isinstance(value, float):
+            return cast, bool(np.isinf(cast)) and math.isfinite(value)
+        if isinstance(value, Decimal) and abs(float(value)) <= EXACT[self.kind]:
+            return cast, False
+        return cast, not math.isfinite(cast) or Fraction(float(cast)) != Fraction(value)
+
     def value(self, value, source: pa.DataType):
         """Return (the value in the tensor, whether it changed); the value is None if it makes a bad row."""
         if value is None:
@@ -219,10 +234,7 @@ class Converter:
         if self.kind in {"string", "bool"} or isinstance(value, bool):
             return value, False
         if self.is_float:
-            with np.errstate(over="ignore"):
-                cast = np.array([value], source.to_pandas_dtype()).astype(self.kind)[0]
-            exact = math.isfinite(cast) and float(cast) == value  # Python compares int and float exactly
-            changed = not exact if isinstance(value, int) else bool(np.isinf(cast) and math.isfinite(value))
+            cast, changed = self.as_float(value, source)
             return (None if changed and not self.warn else cast), changed
         low, high = self.limits()
         if isinstance(value, int) or (math.isfinite(value) and value == int(value)):
@@ -323,6 +335,8 @@ def expected(job: Job, folder: Path) -> Expected:
     """Return what scorer must do with the job, whose files and model are in the folder."""
     sources = read_sources(folder, job)
     keys = key_types([file.path for file in job.files])
+    if job.limit is None:  # files that the keys of their paths rule out are not read
+        sources = [source for source in sources if matches_keys(job, source, keys)] or sources[:1]
     refusals = wrong_names(job, sources, keys)
     if refusals:
         return Expected(refusals)
@@ -330,6 +344,12 @@ def expected(job: Job, folder: Path) -> Expected:
         for name, op, literal, _ in job.where:
             source.chosen &= np.array([meets(v, op, literal) for v in cells(source, name, keys)], bool)
     return scored(job, sources, keys)
+
+
+def matches_keys(job: Job, source: Source, keys: dict[str, type]) -> bool:
+    """Return whether the keys of a file's path meet the conditions on them."""
+    values = {name: None if text is None else keys[name](text) for name, text in source.keys.items()}
+    return all(meets(values[name], op, literal) for name, op, literal, _ in job.where if name in keys)
 
 
 def wrong_names(job: Job, sources: list[Source], keys: dict[str, type]) -> set[str]:
@@ -476,6 +496,8 @@ def score_columns(job: Job, every: list[Rows], runtime: Runtime, result: Expecte
     nan = np.zeros(result.counts["scored"], bool)
     raw = dict(zip(job.model.outputs, joined(results or [runtime.run(placeholder(job.model))]), strict=True))
     for output, step, name in job.fetches or [(output, "", "") for output in job.model.outputs]:
+        if step.startswith("topk") and int(step[5:-1]) > raw[output].shape[1]:
+            result.refusals.add("ShapeMismatch")
         for label, values in columns_of(raw[output], step, job.prefix + (name or output), job.model):
             column = values if results else values.slice(0, 0)
             result.add(label, column.type, [column])
@@ -546,7 +568,8 @@ def apply(step: str, values: np.ndarray, model: Model) -> np.ndarray:
 
 def top_classes(values: np.ndarray, count: int, base: str, model: Model) -> list[tuple[str, pa.Array]]:
     """Return class and score of the best classes, best first; equal scores keep their order."""
-    labels = model.labels if len(model.labels) == values.shape[1] else [str(i) for i in range(values.shape[1])]
+    named = len(model.labels) == values.shape[1]
+    labels = model.labels if named else range(values.shape[1])
     columns = [[] for _ in range(2 * min(count, values.shape[1]))]
     for row in values.astype(np.float64):
         order = sorted(range(len(row)), key=lambda i, row=row: -row[i])
@@ -555,7 +578,7 @@ def top_classes(values: np.ndarray, count: int, base: str, model: Model) -> list
             columns[2 * i].append(None if unknown else labels[order[i]])
             columns[2 * i + 1].append(None if unknown else float(row[order[i]]))
     names = [f"{base}_{i // 2 + 1}{'_score' if i % 2 else ''}" for i in range(len(columns))]
-    kinds = [pa.string(), pa.float64()] * len(columns)
+    kinds = [pa.string() if named else pa.int64(), pa.float64()] * len(columns)
     return [(n, pa.array(c, k)) for n, c, k in zip(names, columns, kinds, strict=False)]
 
 

@@ -95,12 +95,12 @@ def fed_columns(draw: random.Random, model: Model, rows: int):
 def _source(draw: random.Random, tensor: Input) -> str:
     """Return a kind of column that can fill the tensor; rarely one that cannot."""
     if draw.random() < 0.004:
-        return draw.choice(["binary", "date", "decimal128", "struct", "null"])
+        return draw.choice(["binary", "date", "time64", "struct", "null"])
     if tensor.type == "string":
         return draw.choice(["string", "string", "large_string", "string_view", "dictionary", "small_dictionary"])
     if tensor.type == "bool":
         return "bool"
-    return tensor.type if draw.random() < 0.6 else draw.choice(NUMBERS)
+    return tensor.type if draw.random() < 0.6 else draw.choice([*NUMBERS, "decimal32", "decimal128"])
 
 
 def fed_column(draw: random.Random, model: Model, tensor: Input, rows: int, *, wild: bool, nulls: float) -> pa.Array:
@@ -153,6 +153,7 @@ def _flags(draw: random.Random, job: Job, table: pa.Table) -> None:
     keep = draw.choice(["all", "all", "some", "some", "none"])
     if keep != "all":
         job.keep = [n for n in names if draw.random() < 0.5] if keep == "some" else []
+        job.keep = job.keep or ["none"] * ("none" in names)  # that column cannot be left out by --keep none
     job.spelling["keep"] = draw.choice(["list", "text"])
     for _ in range(draw.choice([0, 0, 0, 1, 1, 2])):
         found = condition(draw, job, table)
@@ -271,8 +272,8 @@ def arguments(job: Job, folder: Path) -> dict:
     found |= {"tune": False, **job.more}
     if job.keep is not None:
         found["keep"] = job.keep or "none"
-        if job.keep in (["all"], ["none"]):  # words that mean something else
-            found["keep"] = [f"[{job.keep[0][0]}]{job.keep[0][1:]}"]
+        if job.keep == ["all"]:  # a word that means something else
+            found["keep"] = "[a]ll"
         elif job.spelling["keep"] == "text" and job.keep and "" not in job.keep:
             found["keep"] = ",".join(map(quoted, job.keep))
     if job.where:

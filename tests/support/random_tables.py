@@ -152,6 +152,8 @@ def column(draw: random.Random, kind: str, rows: int, *, mild: bool = False, nul
     arrow, make = MAKERS[kind]
     if mild and kind in NUMBERS:
         make = lambda d: number(d, kind, mild=True)  # noqa: E731 - replaces one maker
+    if mild and kind.startswith("decimal"):
+        make = lambda d: Decimal(f"{d.randint(-900, 900)}e-2")  # noqa: E731 - replaces one maker
     pool = [make(draw) for _ in range(min(rows, draw.choice([1, 3, 20, 100])))]
     values = [draw.choice(pool) for _ in range(rows)]
     if draw.random() < 0.15 and pool:
