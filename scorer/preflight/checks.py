@@ -275,8 +275,8 @@ def _shared_names(options: Options, dataset: Dataset, model: ModelSpec, named: _
         return shared_name(dataset, duplicates)
     feeds = options.binding.feed if options.binding.transform is None else ()
     requests = requested_feeds(feeds, model)[0].values()
-    tokens = [token for one in requests for token in one.tokens]
-    tokens += [token for one in requests for item in one.items for token in item.tokens]
+    tokens = [token for one in requests for item in one.items for token in item.tokens]
+    tokens += [token for one in requests for token in one.tokens]
     tokens += [] if keep == ("none",) else keep
     used = expand(tokens, dataset.schema.names)[0] + [condition.column for condition in named.conditions]
     return shared_name(dataset, [name for name in duplicates if name in used])
