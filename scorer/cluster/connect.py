@@ -21,6 +21,8 @@ from distributed.deploy import Cluster as Cluster  # noqa: PLC0414 - as above
 
 from scorer.cluster import dashboard as dashboard_
 from scorer.cluster import queues
+from scorer.cluster._overrides import DASK_CONFIG, ENVIRONMENT, silenced
+from scorer.cluster._servers import WithEnvironments, WithoutWorkerPages, forget_closed
 from scorer.cluster.dashboard import LOOPBACK
 from scorer.errors import BatchStalled, ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
@@ -131,31 +133,40 @@ def connect(
     Logs and TLS keys of jobs are kept in `folder`. `notify` receives lines for the user, such as the dashboard's URL.
     Local worker processes are spread evenly over `environments`, sets of environment variables that select a GPU.
     """
-    with dask.config.set(_CONFIG | dashboard_.routes(pages=options.dashboard)):
-        if isinstance(client, Cluster):
-            with Client(client, set_as_default=False) as opened:
-                yield _existing_workers(opened, "the given cluster", options, notify)
-        elif client is not None:
-            yield _existing_workers(_checked_client(client), "the given client", options, notify)
-        elif options.cluster == "synchronous":
-            yield Workers(client=None, description="this thread")
-        elif options.scheduler or options.scheduler_file:
-            address = options.scheduler or _read_address(options.scheduler_file or "")
-            with _connect_to(address) as opened:
-                yield _existing_workers(opened, f"the scheduler at {address}", options, notify)
-        elif options.cluster in QUEUES:
-            with (
-                dask.config.set(queues.SCHEDULER_CONFIG | _private_scratch()),
-                _queue_workers(options, folder, notify) as workers,
-            ):
-                yield workers
-        else:
-            with (
-                _safe_path_removed(),
-                dask.config.set(_private_scratch()),
-                _local_workers(options, environments, notify) as workers,
-            ):
-                yield workers
+    try:
+        with (
+            DASK_CONFIG.set(_CONFIG | dashboard_.routes(pages=True)),
+            _workers(options, folder, client, notify, environments) as workers,
+        ):
+            yield workers
+    finally:
+        forget_closed()
+
+
+@contextmanager
+def _workers(
+    options: ClusterOptions, folder: Path, client: Client | Cluster | None, notify: Callable[[str], None],
+    environments: Sequence[Mapping[str, str]],
+) -> Iterator[Workers]:  # fmt: skip
+    """Yield the workers that the options name."""
+    if isinstance(client, Cluster):
+        with Client(client, set_as_default=False) as opened:
+            yield _existing_workers(opened, "the given cluster", options, notify)
+    elif client is not None:
+        yield _existing_workers(_checked_client(client), "the given client", options, notify)
+    elif options.cluster == "synchronous":
+        yield Workers(client=None, description="this thread")
+    elif options.scheduler or options.scheduler_file:
+        address = options.scheduler or _read_address(options.scheduler_file or "")
+        with _connect_to(address) as opened:
+            yield _existing_workers(opened, f"the scheduler at {address}", options, notify)
+    elif options.cluster in QUEUES:
+        config = DASK_CONFIG.set(queues.SCHEDULER_CONFIG | _private_scratch())
+        with config, silenced(), _queue_workers(options, folder, notify) as workers:
+            yield workers
+    else:
+        with DASK_CONFIG.set(_private_scratch()), silenced(), _local_workers(options, environments, notify) as workers:
+            yield workers
 
 
 def can_spawn() -> bool:
@@ -337,27 +348,15 @@ def _private_scratch() -> dict[str, str]:
 
 
 @contextmanager
-def _safe_path_removed() -> Iterator[None]:
-    """Remove `PYTHONSAFEPATH` after the block; the nannies of local processes set it for each worker they start."""
-    before = os.environ.get(_SAFE_PATH)
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(_SAFE_PATH, None)
-
-
-@contextmanager
 def _local_workers(
     options: ClusterOptions, environments: Sequence[Mapping[str, str]], notify: Callable[[str], None]
 ) -> Iterator[Workers]:
     """Yield threads of this process, or local processes that listen on loopback only; close them afterwards."""
     processes = options.cluster == "processes"
     workers, threads = _processes_and_threads(options) if processes else (1, options.threads or CPU_COUNT)
-    before = dict(os.environ)
     if processes:
-        os.environ[_SAFE_PATH] = "1"
-        resource_tracker.ensure_running()  # its start unblocks SIGINT, so start it before SIGINT is blocked below
+        with ENVIRONMENT.set({_SAFE_PATH: "1"}):
+            resource_tracker.ensure_running()  # its start unblocks SIGINT, so start it before SIGINT is blocked below
     cluster: LocalCluster | None = None
     try:
         with signals.ignored_by_children():
@@ -368,9 +367,6 @@ def _local_workers(
         raise
     except (RuntimeError, OSError) as error:
         raise _not_started(f"{workers} processes" if processes else f"{threads} threads", error) from error
-    for name in os.environ.keys() - before.keys():  # nannies set thread counts in this process too
-        del os.environ[name]
-    os.environ.update(before)
     if options.adapt:
         least, most = parse_span(options.adapt)
         cluster.adapt(minimum=least, maximum=most)
@@ -420,30 +416,6 @@ def _not_started(where: str, error: BaseException) -> ClusterError:
     )
 
 
-class _QuietCluster(LocalCluster):  # type: ignore[misc]  # distributed is untyped
-    """A local cluster that opens no HTTP ports without need, and whose workers do not load bokeh."""
-
-    async def _start(self) -> None:
-        self.scheduler_spec["cls"] = dashboard_.Scheduler
-        self.new_spec["options"]["dashboard"] = False  # LocalCluster serves pages on every worker with an HTTP address
-        if self.processes:  # the workers of nannies
-            self.new_spec["options"]["worker_class"] = dashboard_.Worker
-        await super()._start()
-
-
-class _WithEnvironments(_QuietCluster):
-    """A local cluster that spreads `environments` evenly over its workers; a restarted worker keeps its own."""
-
-    environments: Sequence[Mapping[str, str]] = ()
-
-    def new_worker_spec(self) -> dict[Any, dict[str, Any]]:
-        """Return Dask's specification of the next worker, with the environment that the fewest workers have."""
-        ((name, spec),) = super().new_worker_spec().items()
-        taken = [one["options"].get("env") for one in self.worker_spec.values()]
-        env = min((dict(one) for one in self.environments), key=taken.count)
-        return {name: {**spec, "options": {**spec["options"], "env": env}}}
-
-
 def _start_local(
     options: ClusterOptions, workers: int, threads: int, environments: Sequence[Mapping[str, str]]
 ) -> LocalCluster:
@@ -451,9 +423,8 @@ def _start_local(
     encrypted = {"security": queues.temporary_security("processes")} if processes and options.tls is not False else {}
     protocol = "tls://" if encrypted else "tcp://"
     spread = processes and bool(environments)
-    cluster = (_WithEnvironments if spread else _QuietCluster)(
+    cluster = (WithEnvironments if spread else WithoutWorkerPages)(
         processes=processes,
-        worker_class=None if processes else dashboard_.Worker,
         n_workers=0 if spread else workers,
         threads_per_worker=threads + 1,  # while one waits for the disk, the others score
         host=LOOPBACK if processes else None,

@@ -1,25 +1,24 @@
 """What Dask's dashboard shows of a run: its URL on loopback, a span with the run's name, and a few log events.
 
 Every user of the machine can open it. Pages and metrics are therefore served only with `--dashboard`, and none of them
-acts on the run. Without the flag, the HTTP servers of `Scheduler` and `Worker` do not even listen.
+acts on the run. Without the flag, no HTTP server even listens.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
-import warnings
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 import dask
-import distributed
 from distributed import span
 from distributed.utils import format_dashboard_link
 from distributed.versions import BOKEH_REQUIREMENT
 
+from scorer.cluster._overrides import WARNINGS
 from scorer.errors import OptionsError
 from scorer.events import PartFailed, PlanReady
 
@@ -74,27 +73,6 @@ def routes(*, pages: bool) -> dict[str, list[str]]:
     }
 
 
-class _ListensIfItServes:
-    """A part of Dask's servers: an HTTP server that listens only if it has routes."""
-
-    def start_http_server(self, routes: list[Any], *address: Any, **options: Any) -> None:  # noqa: ANN401 - as Dask's
-        """Start the HTTP server, unless it would serve nothing."""
-        if routes:
-            super().start_http_server(routes, *address, **options)  # type: ignore[misc]
-
-
-class Scheduler(_ListensIfItServes, distributed.Scheduler):  # type: ignore[misc]  # distributed is untyped
-    """Dask's scheduler; named as Dask's, because its settings go by the name."""
-
-    async def benchmark_hardware(self) -> dict[str, dict[str, float]]:
-        """Return no figures: one page of the dashboard measures all workers for everybody who opens it."""
-        return {"disk": {}, "memory": {}, "network": {}}
-
-
-class Worker(_ListensIfItServes, distributed.Worker):  # type: ignore[misc]  # as above
-    """Dask's worker."""
-
-
 def link_to(port: int) -> str:
     """Return the URL of the dashboard of a scheduler in this process, as Dask's settings format it for proxies."""
     try:
@@ -128,9 +106,8 @@ def span_of(run: str) -> dict[str, Any]:
 @contextmanager
 def in_span(annotation: dict[str, Any]) -> Iterator[None]:
     """Put the tasks that are submitted in this context into the span."""
-    with warnings.catch_warnings(), dask.annotate(span=annotation):
-        # Dask warns that frames ignore annotations, but `persist` uses them.
-        warnings.filterwarnings("ignore", "Dask annotations", UserWarning)
+    # Dask warns that frames ignore annotations, but `persist` uses them.
+    with WARNINGS.ignored("Dask annotations", UserWarning), dask.annotate(span=annotation):
         yield
 
 

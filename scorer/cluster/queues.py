@@ -12,7 +12,6 @@ import shutil
 import sys
 import tempfile
 import time
-import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +22,10 @@ from distributed import Security
 from distributed.core import Status
 
 from scorer.cluster._deadline import JOB_ENDS_VARIABLE
+from scorer.cluster._overrides import WARNINGS
 from scorer.cluster._quoting import escape_macros, log_settings, quote, quoting, refuse_control_characters
-from scorer.cluster.dashboard import Scheduler, routes
+from scorer.cluster._servers import Scheduler
+from scorer.cluster.dashboard import routes
 from scorer.errors import ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
 from scorer.options.values import QUEUES, parse_span, parse_walltime
@@ -233,9 +234,8 @@ def _queue_cluster(options: ClusterOptions, logs: Path, folder: Path | None) -> 
 
     kind: Any = quoting(getattr(dask_jobqueue, _CLASSES[system]), system)
     try:
-        with warnings.catch_warnings():
-            # Some warnings are about an old configuration file, others about memory settings that some sites reject.
-            warnings.simplefilter("ignore")
+        # Some warnings are about an old configuration file, others about memory settings that some sites reject.
+        with WARNINGS.ignored("", Warning):
             if folder is None:
                 job = kind.job_cls(
                     "tls://SCHEDULER" if options.tls is not False else "tcp://SCHEDULER",
@@ -246,9 +246,9 @@ def _queue_cluster(options: ClusterOptions, logs: Path, folder: Path | None) -> 
                 return
             cluster = kind(
                 security=temporary_security(system) if options.tls is not False else None,
-                shared_temp_directory=str(folder), scheduler_cls=Scheduler,
+                shared_temp_directory=str(folder),
                 scheduler_options={"dashboard_address": "127.0.0.1:0", "dashboard": options.dashboard},
-                silence_logs="critical",
+                scheduler_cls=Scheduler, silence_logs="critical",
                 **_settings(options, logs),
             )  # fmt: skip
     except (ValueError, TypeError) as error:

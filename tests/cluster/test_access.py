@@ -14,7 +14,7 @@ from support.runs import MODELS, read, write
 from support.stranger import NOBODY
 
 from scorer.cluster.connect import connect
-from scorer.cluster.dashboard import Scheduler
+from scorer.cluster._servers import Scheduler
 from scorer.errors import ClusterError
 from scorer.host.private import private_folder
 from scorer.options.request import build_cluster

@@ -1,0 +1,53 @@
+"""Runs leave nothing behind in their process: one after the other, at the same time, failing or interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support.runs import BACKENDS, ROOT, write
+
+
+@pytest.fixture
+def source(tmp_path):
+    """2,000 rows in ten row groups; the column `nan` holds a NaN."""
+    rng = np.random.default_rng(5)
+    columns = {f"f{i}": rng.standard_normal(2000).astype(np.float32) for i in range(28)}
+    return write(tmp_path / "in.parquet", {**columns, "nan": np.full(2000, np.nan, np.float32)}, row_group_size=200)
+
+
+def script(name, *arguments, folder, timeout=110):
+    """Run a script of tests/support in its own process and temporary folder; return what it prints as JSON."""
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"TMPDIR": str(temporary), "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "support" / name), *map(str, arguments)],
+        capture_output=True, text=True, timeout=timeout, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_overlapping_runs_leave_the_process_as_it_was(source, tmp_path, backend):
+    found, messages = script("overlapping_runs.py", backend, source, tmp_path, folder=tmp_path)
+    ended = found["ended"]
+    assert found["changes"] == {}
+    assert (ended.pop("failing"), ended.pop("failing-warm")) == ("RunFailed", "PreflightError")
+    assert (ended.pop("interrupted"), ended.pop("interrupted-twice")) == ("Interrupted", "KeyboardInterrupt")
+    assert set(ended.values()) == {"done"}
+    assert "distributed" not in messages  # a run that ends must not let Dask's messages of the others through
+
+
+@pytest.mark.parametrize(("backend", "runs"), [("synchronous", 20), ("embedded", 40), ("processes", 3)])
+def test_memory_does_not_grow_from_run_to_run(source, tmp_path, backend, runs):
+    found, _ = script("many_runs.py", backend, runs, source, tmp_path, folder=tmp_path)
+    assert found["more"] == {}
+    if runs > 10:  # otherwise one page more or less decides
+        assert found["mb_per_run"] < 0.15
