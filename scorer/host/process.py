@@ -9,6 +9,7 @@ import socket
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,8 +71,34 @@ def _recorded_peak() -> int:
 
 
 def myself() -> dict[str, Any]:
-    """Return host, process id and start time, which together identify this process."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "born": _start_time(os.getpid())}
+    """Return what identifies this process: its host, id and start time, and what the id refers to.
+
+    Containers may share a host name, and each counts process ids of its own.
+    """
+    here = {"host": socket.gethostname(), "boot": _boot_id(), "pid_namespace": _pid_namespace()}
+    return {**here, "pid": os.getpid(), "born": _start_time(os.getpid())}
+
+
+def shares_process_ids(other: dict[str, Any]) -> bool:
+    """Return whether the id of another process, as by its `myself`, means the same process here."""
+    here = {"boot": _boot_id(), "pid_namespace": _pid_namespace()}
+    known = all(other.get(name) in {None, here[name]} for name in here)  # older versions of scorer wrote neither
+    return known and other.get("host") == socket.gethostname()
+
+
+@cache
+def _boot_id() -> str | None:
+    """Return a name that this machine got when it started; None if unknown. Machines may share a host name."""
+    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+    return None
+
+
+def _pid_namespace() -> str | None:
+    """Return the namespace that counts the process ids seen here, which is a container's own; None if unknown."""
+    with suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return None
 
 
 def _start_time(pid: int) -> str | None:
@@ -92,9 +119,7 @@ def process_stat(pid: int) -> tuple[str, str] | None:
 
 def mounts() -> str:
     """Return which machine and mounts this process sees: where it is the same, equal inodes mean the same file."""
-    found = [socket.gethostname()]
-    with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        found.append(file.read().strip())  # machines may share a name
+    found = [socket.gethostname(), _boot_id() or ""]
     with suppress(OSError):
         found.append(os.readlink("/proc/self/ns/mnt"))  # and containers a machine
     return " ".join(found)

@@ -1,7 +1,7 @@
 """One driver per output: a lock file with a heartbeat, and the rules for taking it over from a dead owner.
 
-On the same host, the owner is dead if its process is. On another host, it counts as dead if its heartbeat counter
-does not change for a minute by this host's clock. File times of a shared file system are not trusted.
+On the same host, the owner is dead if its process is. On another host or in another container, it counts as dead if its
+heartbeat counter does not change for a minute by this host's clock. File times of a shared file system are not trusted.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from contextlib import contextmanager, suppress
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from scorer.errors import OutputLocked
-from scorer.host.process import myself, process_stat
+from scorer.host.process import myself, process_stat, shares_process_ids
 from scorer.storage.files import map_write_errors, write_atomically
 
 if TYPE_CHECKING:
@@ -119,15 +119,15 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def is_alive(owner: dict[str, Any]) -> bool | None:
-    """Return whether the owner of a lock is alive; None if it is on another host."""
-    if owner.get("host") != socket.gethostname():
+    """Return whether the owner of a lock is alive; None if it is on another host or in another container."""
+    pid = owner.get("pid")
+    if not shares_process_ids(owner) or not isinstance(pid, int) or pid <= 0:
         return None
-    pid = owner.get("pid", -1)
     if pid == os.getpid() and "token" in owner and owner["token"] not in _HELD_TOKENS:
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -141,7 +141,9 @@ def _is_held(owner: dict[str, Any], path: Path, notify: Callable[[str], None], s
     here = is_alive(owner)
     if here is not None:
         return here
-    notify(f"the output is locked by a process on {owner.get('host')}; waiting {stale_s:.0f} s for its heartbeat")
+    host = owner.get("host")
+    place = f"in another container on {host}" if host == gethostname() else f"on {host}"
+    notify(f"the output is locked by a process {place}; waiting {stale_s:.0f} s for its heartbeat")
     until = time.monotonic() + stale_s
     while time.monotonic() < until:
         now = read(path)
