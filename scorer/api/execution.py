@@ -170,8 +170,9 @@ class Run:
         frozen = with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
         if self.options.session.trees == "runtime":
             frozen = replace(frozen, session=replace(frozen.session, trees=False))
+        staging_.discard_markers(self.place)
         if workers.client is not None and workers.remote and workers.client.nthreads():
-            hosts = readiness.refuse_unfit(workers.client, frozen, self.place.folder)
+            hosts = readiness.refuse_unfit(workers.client, frozen, self.place)
             if hosts:
                 self.emit_notice(f"the model was copied to {plural(hosts, 'host')} that cannot read its file")
         staging_.discard_others(self.place, self.frozen.plan_hash)

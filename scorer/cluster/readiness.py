@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from scorer.model.spec import SessionSpec
+    from scorer.output.place import Place
     from scorer.plan.frozen import FrozenPlan
     from scorer.storage.files import FileId
 
@@ -64,12 +65,12 @@ class Answer:
     """Why it cannot write to the work folder; '' if it can."""
 
 
-def refuse_unfit(client: Client, plan: FrozenPlan, folder: Path) -> int:
+def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> int:
     """Check all workers; raise a `PreflightError` with every reason why they cannot score this plan.
 
     Returns the number of hosts to which the model was delivered.
     """
-    marker = folder / f"seen-{uuid.uuid4().hex[:8]}"
+    marker = place.marker()
     with map_write_errors(marker):
         marker.touch()
     try:
@@ -80,12 +81,11 @@ def refuse_unfit(client: Client, plan: FrozenPlan, folder: Path) -> int:
         lacking = {answer.host: worker for worker, answer in answers.items() if not answer.has_model}
         if lacking:
             deliver_model(client, plan.session, lacking.values())
-        load_errors, more = _load_errors(client, plan.session, answers)
-        problems += more
+        load_errors = _load_errors(client, plan.session, answers)
     finally:
         with suppress(OSError):
             marker.unlink()
-    problems += _problems(answers, load_errors, plan, folder)
+    problems += _problems(answers, load_errors, plan, place.folder)
     if problems:
         raise PreflightError(problems)
     return len(lacking)
@@ -156,14 +156,12 @@ def _ask(client: Client, question: Question) -> tuple[dict[str, Answer], list[Sc
     return dict(_answers(replies)), problems
 
 
-def _load_errors(
-    client: Client, spec: SessionSpec, answers: dict[str, Answer]
-) -> tuple[dict[str, str], list[ScorerError]]:
+def _load_errors(client: Client, spec: SessionSpec, answers: dict[str, Answer]) -> dict[str, str]:
     """Load the model on every worker that answered; return the errors by worker."""
     if not answers:
-        return {}, []
+        return {}
     replies = client.run(_load, spec, workers=list(answers), on_error="return")
-    return {worker: str(error) for worker, error in replies.items() if error}, []
+    return {worker: str(error) for worker, error in replies.items() if error}
 
 
 def _problems(

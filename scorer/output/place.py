@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from scorer.errors import CommitError, OptionsError, ScorerError
 from scorer.plan.frozen import FORMAT, FrozenPlan
 
 INTENT = "publish.json"
+_MARKER = "seen-"
 _WORK = re.compile("work-[0-9a-f]{8}")
 _STAGED = {"plan.json", "tmp", "parts", "started", "quarantine", "journal.jsonl", INTENT}
 """Names in a staging folder. While it is removed, any one of them may be the last."""
@@ -55,6 +57,14 @@ class Place:
     def lock(self) -> Path:
         """The path of the lock file."""
         return self.folder / "lock"
+
+    def marker(self) -> Path:
+        """Return a new path for a file that shows workers that they see this folder."""
+        return self.folder / f"{_MARKER}{uuid.uuid4().hex[:8]}"
+
+    def markers(self) -> list[Path]:
+        """Return the markers, and the files that workers wrote beside them; left if a driver or worker was killed."""
+        return [*self.folder.glob(f"{_MARKER}*")]
 
     def staging(self, plan_hash: str) -> Staging:
         """Return the staging folders of a plan."""

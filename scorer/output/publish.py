@@ -18,6 +18,7 @@ from scorer.host.crash import note_publishing
 from scorer.output import lock
 from scorer.output.existing import PROOF_FILES, foreign_files
 from scorer.output.place import INTENT, Place, Staging
+from scorer.output.staging import discard_markers
 from scorer.output.writer import read_proof
 from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_json
 
@@ -77,14 +78,17 @@ def finish_half_published(place: Place) -> None:
 
 
 def tidy(place: Place, notify: Callable[[str], None]) -> None:
-    """Remove what a process left behind if it died at the end of a finished run: its lock and its work folders."""
+    """Remove what processes that died left beside a finished run: a lock, work folders, markers for workers."""
     owner = lock.read(place.lock)
     leftovers = [folder for folder in place.work_folders() if not (folder / "plan.json").exists()]
-    if (owner is None and not leftovers) or (owner is not None and lock.is_alive(owner) is not False):
+    if (owner is None and not leftovers and not place.markers()) or (
+        owner is not None and lock.is_alive(owner) is not False
+    ):
         return
     with suppress(ScorerError, OSError), lock.held(place.lock, notify):
         for folder in leftovers:
             shutil.rmtree(folder, ignore_errors=True)
+        discard_markers(place)
 
 
 def _is_published(place: Place, plan: FrozenPlan) -> bool:

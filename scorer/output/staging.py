@@ -47,6 +47,13 @@ def discard_others(place: Place, plan_hash: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def discard_markers(place: Place) -> None:
+    """Remove the markers of an earlier driver that was killed while workers were checked."""
+    for marker in place.markers():
+        with suppress(OSError):
+            marker.unlink()
+
+
 class Journal:
     """A file to which each receipt is appended; parts without a line are known from their footers."""
 

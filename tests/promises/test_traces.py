@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from support.runs import BACKENDS, ROOT, write
+from support.runs import BACKENDS, MODELS, ROOT, write
+
+import scorer
 
 
 @pytest.fixture
@@ -51,3 +54,29 @@ def test_memory_does_not_grow_from_run_to_run(source, tmp_path, backend, runs):
     assert found["more"] == {}
     if runs > 10:  # otherwise one page more or less decides
         assert found["mb_per_run"] < 0.15
+
+
+KILLED = """
+import os, signal, sys
+import scorer
+from scorer.cluster import readiness
+
+if __name__ == "__main__":
+    readiness._ask = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    scorer.run(*sys.argv[1:4], feed="input=" + sys.argv[4], cluster="processes", workers=1, threads=1)
+"""
+
+
+@pytest.mark.parametrize("backend", ["synchronous", "processes"])
+def test_the_next_run_removes_what_a_death_left_while_workers_were_checked(source, tmp_path, backend):
+    output, names = tmp_path / "out", ",".join(f"f{i}" for i in range(28))
+    (tmp_path / "killed.py").write_text(KILLED)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "killed.py", source, MODELS / "dense28.onnx", output, names],
+        capture_output=True, timeout=100, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "out.scorer").glob("seen-*"))) == 1
+    options = {"workers": 1, "threads": 1} if backend == "processes" else {}
+    scorer.run(source, MODELS / "dense28.onnx", output, feed=f"input={names}", cluster=backend, **options)
+    assert not list((tmp_path / "out.scorer").glob("seen-*"))
