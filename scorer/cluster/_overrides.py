@@ -30,6 +30,7 @@ class Overrides:
     def __init__(self, read: Callable[[Any], Any], write: Callable[[Any, Any], None]) -> None:
         self._read, self._write = read, write
         self._lock = threading.RLock()
+        self._pid = os.getpid()
         self._before: dict[Hashable, Any] = {}
         self._active: dict[Hashable, dict[object, Any]] = {}
         """By setting, the values of the active runs, the latest last."""
@@ -55,6 +56,8 @@ class Overrides:
 
     def _start(self, setting: Hashable, owner: object, value: Any) -> None:  # noqa: ANN401 - any value
         with self._lock:
+            if self._pid != os.getpid():
+                self._forget_parent()
             if setting not in self._active:
                 self._before[setting], self._active[setting] = self._read(setting), {}
             self._active[setting][owner] = value
@@ -75,6 +78,12 @@ class Overrides:
 
     def _unlock(self) -> None:
         self._lock = threading.RLock()
+
+    def _forget_parent(self) -> None:
+        """Restore, in a forked process, what runs of the parent changed: they do not end here."""
+        for setting, value in self._before.items():
+            self._write(setting, value)
+        self._before, self._active, self._pid = {}, {}, os.getpid()
 
 
 def _read_dask(name: str) -> Any:  # noqa: ANN401 - any value

@@ -98,6 +98,16 @@ class WithEnvironments(WithoutWorkerPages):
         return {name: {**spec, "options": {**spec["options"], "env": env}}}
 
 
+def _renew_offload_pool() -> None:
+    """Replace the thread with which Dask reads messages in a forked process, where it does not exist."""
+    pool = getattr(distributed.utils, "_offload_executor", None)
+    if pool is not None:
+        distributed.utils._offload_executor = type(pool)(max_workers=1, thread_name_prefix="Dask-Offload")  # noqa: SLF001 - the name that Dask uses
+
+
+os.register_at_fork(after_in_child=_renew_offload_pool)
+
+
 def forget_closed() -> None:
     """Let Python free closed schedulers and workers.
 

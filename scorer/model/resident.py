@@ -28,10 +28,11 @@ class Sessions:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._sessions: dict[SessionKey, Future[Engine]] = {}
+        self._inherited: list[object] = []
         self.made = 0
         """Number of sessions loaded so far."""
+        os.register_at_fork(after_in_child=self._start_anew)
 
     def session(self, spec: SessionSpec) -> Engine:
         """Return the session, loading it first if necessary; raises the load error if loading failed."""
@@ -54,9 +55,6 @@ class Sessions:
     def loading(self, spec: SessionSpec, delivery_timeout_s: float = 0.0) -> Future[Engine]:
         """Start loading the model and return a future; wait up to `delivery_timeout_s` for the driver's copy."""
         with self._lock:
-            if self._pid != os.getpid():  # a forked process inherits the sessions, but not their threads
-                self._pid, self.made = os.getpid(), 0
-                self._sessions.clear()
             future = self._sessions.get(spec.key)
             if future is None or (future.done() and future.exception() is not None):
                 future = self._sessions[spec.key] = Future()
@@ -79,6 +77,14 @@ class Sessions:
         with self._lock:
             future = self._sessions.get(spec.key)
         return future.exception() if future is not None and future.done() else None
+
+    def _start_anew(self) -> None:
+        """Use no session of the parent in a forked process, which does not have its threads.
+
+        The sessions are kept, because to free one would wait for its threads. The lock may be held by such a thread.
+        """
+        self._inherited.append(self._sessions)
+        self._lock, self._sessions, self.made = threading.Lock(), {}, 0
 
     def forget(self, key: SessionKey) -> None:
         """Drop one session; a running call keeps its own reference."""

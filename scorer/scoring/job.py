@@ -176,6 +176,7 @@ class Jobs:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
+        os.register_at_fork(after_in_child=self._unlock)
 
     def add(self, spec: Spec, address: str = "", publish_event: Callable[[str, bytes], None] | None = None) -> None:
         """Add a run and start to load its model. Returns at once."""
@@ -190,6 +191,10 @@ class Jobs:
                 return future.result().calling if future.done() and future.exception() is None else {}
 
             job.watchdog = Watchdog(calling, spec.batch_timeout, job.on_stall)
+
+    def _unlock(self) -> None:
+        """Replace the lock in a forked process, where the thread that may hold it does not exist."""
+        self._lock = threading.Lock()
 
     def remove(self, key: str) -> None:
         """Remove a run, and its model unless another run uses it. Calls in progress keep their session."""

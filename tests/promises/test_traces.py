@@ -80,3 +80,16 @@ def test_the_next_run_removes_what_a_death_left_while_workers_were_checked(sourc
     options = {"workers": 1, "threads": 1} if backend == "processes" else {}
     scorer.run(source, MODELS / "dense28.onnx", output, feed=f"input={names}", cluster=backend, **options)
     assert not list((tmp_path / "out.scorer").glob("seen-*"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "when", "how"),
+    [
+        ("embedded", "after", "fork"), ("embedded", "during", "multiprocessing"),
+        ("processes", "after", "multiprocessing"), ("processes", "during", "fork"),
+    ],
+)  # fmt: skip
+def test_a_forked_process_can_run_after_and_during_a_run_of_its_parent(source, tmp_path, backend, when, how):
+    found, _ = script("forked_runs.py", backend, when, how, source, tmp_path, folder=tmp_path)
+    assert found == {"exit": 0, "scored": {"parent": 2000, "again": 2000}}
+    assert json.loads((tmp_path / "child.json").read_text()) == {"scored": 2000, "same_config": True}
