@@ -18,13 +18,14 @@ from scorer.display.words import plural
 from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, RunFailed, ScorerError
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, RunEnded, RunStarted, Stopping
 from scorer.host import crash, devices, process, signals, versions
+from scorer.host.limits import limits_as_errors
 from scorer.host.process import name_of_process
 from scorer.model.resident import SESSIONS
 from scorer.options.values import QUEUES, within_budget
 from scorer.output import ledger, lock, place, publish, quarantine
 from scorer.output import staging as staging_
 from scorer.output.attempts import crash_seen
-from scorer.output.existing import existing_problem
+from scorer.output.existing import existing_problem, other_output
 from scorer.output.place import Place
 from scorer.plan.frozen import refuse_different
 from scorer.report.eventlog import EVENTS, EventLog
@@ -67,6 +68,7 @@ class Run:
         self.announced = self.stopping = False
         self.threads, self.scoring_s, self.scoring_since = 0, 0.0, 0.0
 
+    @limits_as_errors()
     def execute(self, client: Client | Cluster | None) -> Report:
         """Execute the plan, and emit how the run ended."""
         if self.plan.done:
@@ -131,6 +133,9 @@ class Run:
         for the same request, this run continues with that plan.
         """
         overwrite, request = self.options.out.overwrite, self.frozen.request
+        shared = other_output(self.place)
+        if shared is not None:
+            raise shared
         published = self.place.published()
         if published is not None and published.request == request and not place.missing_parts(self.place, published):
             self.use_plan(published)

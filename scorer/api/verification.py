@@ -21,12 +21,14 @@ from scorer.display.words import quoted_list
 from scorer.errors import CommitError
 from scorer.events import Counts, Proof
 from scorer.host.crash import note_verifying
+from scorer.host.limits import limits_as_errors
 from scorer.output.ledger import LEDGER, TIMES
 from scorer.output.place import load_plan, nobody_wrote, refuse_another_format
 from scorer.output.writer import read_footer
 from scorer.storage.files import file_digest, files_in
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from scorer.api._rescoring import Rescored
@@ -77,6 +79,7 @@ def _joined(value: object) -> str:
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+@limits_as_errors()
 def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
     """Check the published output against its plan, manifest and ledger; score `rescore` rows again."""
     note_verifying(str(place.output))
@@ -179,7 +182,7 @@ def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
     proofs: dict[str, Proof] = {}
     faults: list[str] = []
     total = Counts()
-    for name in sorted(files_in(place.output)):
+    for name in sorted(files_in(place.output, _unlisted(faults))):
         proof, part_faults = _part_proof(place.output / name)
         if proof is None:
             faults += [f"{name}: {fault}" for fault in part_faults]
@@ -317,5 +320,12 @@ def _value_faults(path: Path, proof: Proof) -> list[str]:
 
 
 def _strays(output: Path, names: set[str]) -> list[str]:
-    """List the files in the output that are not in the ledger."""
-    return [f"{name}: not in the ledger" for name in sorted(set(files_in(output)) - names)]
+    """List the files in the output that are not in the ledger, and the folders that may hold some."""
+    faults: list[str] = []
+    found = set(files_in(output, _unlisted(faults))) if os.path.exists(output) else set()
+    return faults + [f"{name}: not in the ledger" for name in sorted(found - names)]
+
+
+def _unlisted(faults: list[str]) -> Callable[[str, OSError], None]:
+    """Return a function for `files_in` that adds a fault for each folder that cannot be listed."""
+    return lambda name, error: faults.append(f"{name}: the folder cannot be listed: {error.strerror or error}")

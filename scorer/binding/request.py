@@ -152,11 +152,13 @@ def null_policies(
     names = [tensor.name for tensor in model.inputs]
     common = [text for text in texts if split_known(text, names)[0] is None and "=" not in text]
     policies = dict.fromkeys(names, common[-1]) if common else {}
-    own = {}
+    problems += [_two_policies("all tensors", common)] if len(set(common)) > 1 else []
+    own: dict[str, str] = {}
     for text in texts:
         tensor, policy = split_known(text, names)
         if tensor is not None:
-            own[tensor] = policy
+            if own.setdefault(tensor, policy) != policy:
+                problems.append(_two_policies(repr(tensor), [f"{tensor}={own[tensor]}", text]))
         elif "=" in text:
             problems.append(
                 OptionsError(
@@ -170,8 +172,21 @@ def null_policies(
     tensors = [name for name, request in requests.items() if request.call is not None and request.call.name == "text"]
     shared = [own[name] for name in tensors if name in own]
     if shared and len({requests[name].tokens for name in tensors}) == 1:
+        if len(set(shared)) > 1:
+            given = [f"{name}={own[name]}" for name in tensors if name in own]
+            problems.append(_two_policies("tensors of one text", given))
         own |= dict.fromkeys(tensors, shared[0])
     return policies | own, problems
+
+
+def _two_policies(place: str, given: Sequence[str]) -> OptionsError:
+    return OptionsError(
+        f"--on-null is given twice for {place}",
+        where="--on-null",
+        expected="one policy",
+        found=" and ".join(dict.fromkeys(given)),
+        hint=f"leave out all but one, such as --on-null {given[0]}",
+    )
 
 
 def _columns_for_constant(call: Call | None, tokens: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ do not count. The scores are compared before any time is shown.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -354,11 +355,17 @@ def _compare(expected: Path, found: Path, plan: FrozenPlan) -> str:
 
 
 def _largest_difference(reference: np.ndarray, scores: np.ndarray) -> float:
-    return float(np.nanmax(np.abs(reference.astype(np.float64) - scores), initial=0.0))
+    """Return the largest difference of two scores; infinite if only one of them is NaN, or an infinity."""
+    one, other = reference.astype(np.float64), scores.astype(np.float64)
+    numbers = np.isfinite(one) & np.isfinite(other)
+    if not np.array_equal(one[~numbers], other[~numbers], equal_nan=True):
+        return math.inf
+    return float(np.max(np.abs(one[numbers] - other[numbers]), initial=0.0))
 
 
 def _tolerance(values: np.ndarray) -> float:
-    return TOLERANCE * float(np.nanmax(np.abs(values), initial=1e-30))
+    """Return the difference that the finite scores allow."""
+    return TOLERANCE * float(np.max(np.abs(values[np.isfinite(values)].astype(np.float64)), initial=1e-30))
 
 
 def _refuse_difference(name: str, column: str, expected: str, found: str) -> None:

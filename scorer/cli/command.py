@@ -96,10 +96,34 @@ class Command(click.Command):
                 hint=f"scorer {self.name} --help",
             )
             fail(misused, given)
-        repeated = [] if ctx.resilient_parsing else self._repeated(ctx, given)
+        repeated = [] if ctx.resilient_parsing else self._repeated(ctx, given) + self._contradicting(ctx, given)
         if repeated:
             fail(PreflightError(repeated), given)
         return rest
+
+    def _contradicting(self, ctx: click.Context, args: list[str]) -> list[OptionsError]:
+        """Return an error for each switch that is turned on and off; click takes the last one without a word."""
+        given = set(args)
+        switches = [param for param in self.params if isinstance(param, click.Option) and param.secondary_opts]
+        both = [p for p in switches if given.intersection(p.opts) and given.intersection(p.secondary_opts)]
+        if not both:
+            return []  # the usual case, at once
+        parser = self.make_parser(ctx)
+        for param in both:
+            for names, value in ((param.opts, True), (param.secondary_opts, False)):
+                parser.add_option(param, names, param.name, action="append_const", const=value)
+        values = parser.parse_args([*args])[0]  # such a text may also be the value of another flag
+        return [
+            OptionsError(
+                f"{param.opts[0]} and {param.secondary_opts[0]} contradict each other",
+                where=f"scorer {self.name}",
+                expected="one of them",
+                found="both",
+                hint=f"leave out {param.opts[0]} or {param.secondary_opts[0]}",
+            )
+            for param in both
+            if len(set(values[param.name])) > 1
+        ]
 
     def _repeated(self, ctx: click.Context, args: list[str]) -> list[OptionsError]:
         """Return an error for each flag with more values than the one it takes; click keeps the last without a word."""

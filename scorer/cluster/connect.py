@@ -26,6 +26,7 @@ from scorer.cluster._servers import WithEnvironments, WithoutWorkerPages, forget
 from scorer.cluster.dashboard import LOOPBACK
 from scorer.errors import BatchStalled, ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
+from scorer.host.limits import MORE_FILES, MORE_THREADS, OUT_OF_FILES, lacks_thread
 from scorer.host.private import private_folder
 from scorer.options.values import QUEUES, parse_span
 
@@ -401,10 +402,10 @@ def _not_started(where: str, error: BaseException) -> ClusterError:
         causes.append(causes[-1].__cause__)
     numbers = {getattr(cause, "errno", None) for cause in causes}
     hint = "repeat the command; if it fails again, try --cluster synchronous"
-    if errno.EMFILE in numbers:
-        hint = "raise the limit on open files with `ulimit -n`"
-    elif errno.EAGAIN in numbers or any("can't start new thread" in str(cause) for cause in causes):
-        hint = "end other programs, or raise the limits on processes and memory with `ulimit -u` and `ulimit -v`"
+    if not OUT_OF_FILES.isdisjoint(numbers):
+        hint = MORE_FILES
+    elif errno.EAGAIN in numbers or any(map(lacks_thread, causes)):
+        hint = MORE_THREADS
     elif any("failed to start worker process" in str(cause) for cause in causes) and not can_spawn():
         hint = 'in a script, call scorer under `if __name__ == "__main__":`, because each process imports the script'
     return ClusterError(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scorer.dataset.listing import PROOF
 from scorer.display.words import quoted_list
 from scorer.errors import OutputExists, ScorerError
-from scorer.output.place import Place, another_format
+from scorer.output.place import Place, another_format, missing_parts
 from scorer.output.writer import read_proof
 from scorer.plan.frozen import explain_differences
 from scorer.storage.files import file_digest
@@ -84,8 +86,39 @@ def foreign_files(place: Place) -> list[str]:
     return foreign + [name for name in doubtful if _is_of_another(place.output / name, plan)]
 
 
+def other_output(place: Place) -> ScorerError | None:
+    """Return the error for a --work-dir with the proof or the staged parts of another output that still exists."""
+    if place.folder == place.output.with_name(place.output.name + PROOF):
+        return None  # moved together with its output
+    other = _recorded_output(place)
+    if other in {None, str(place.output)}:
+        return None
+    return OutputExists(
+        "the folder for --work-dir belongs to another output",
+        where=str(place.folder),
+        expected="a folder for this output alone",
+        found=f"the {'staged parts' if place.unfinished() else 'proof'} of {other}",
+        hint=f"choose another folder, such as --work-dir {place.folder.with_name(f'{place.output.name}.work')}",
+    )
+
+
+def _recorded_output(place: Place) -> str | None:
+    """Return the output that the work folder is for: that of an unfinished run, else a published one that exists."""
+    with suppress(*_BROKEN):
+        if place.unfinished():
+            with (place.folder / "events.jsonl").open(encoding="utf-8") as events:
+                return str(json.loads(events.readline())["output"])
+        published, plan = str(json.loads((place.folder / "report.json").read_text())["output"]), place.published()
+        copied = plan is not None and not missing_parts(place, plan)  # together with its work folder
+        return published if os.path.exists(published) and not copied else None
+    return None
+
+
 def work_dir_problem(place: Place) -> ScorerError | None:
-    """Return the error for a --work-dir in which a run would replace files, unless they are those of another run."""
+    """Return the error for a --work-dir of another output, or with files that a run would replace."""
+    other = other_output(place)
+    if other is not None:
+        return other
     if not os.path.isdir(place.folder) or place.work_folders() or (place.folder / "events.jsonl").exists():
         return None
     theirs = sorted(_REPLACED.intersection(os.listdir(place.folder)))

@@ -54,24 +54,31 @@ class Lock:
         self._heartbeat = threading.Thread(target=self._run_heartbeat, daemon=True, name="scorer-lock")
 
     def start(self) -> None:
-        """Write the lock file and start the heartbeat."""
-        self._write()
-        self._heartbeat.start()
+        """Write the lock file and start the heartbeat; without a thread for it, there is no lock."""
+        try:
+            self._write()
+            self._heartbeat.start()
+        except BaseException:
+            self.release()
+            raise
 
     def attach_counters(self, counters: Callable[[], dict[str, Any]]) -> None:
         """Write these counters into the lock file with each heartbeat, for `scorer status`."""
         self._counters = counters
 
     def release(self) -> None:
-        """Stop the heartbeat and remove the lock file, if it still has this lock's token."""
+        """Stop the heartbeat; remove the lock file, if it still has this token, and the folder if it is empty."""
         _HELD_TOKENS.discard(self._token)  # first, because an interrupt may skip the rest
         self._stop.set()
         try:
-            self._heartbeat.join()
+            if self._heartbeat.ident is not None:  # it was started
+                self._heartbeat.join()
         finally:
             if (read(self._path) or {}).get("token") == self._token:
                 with suppress(OSError):
                     self._path.unlink()
+            with suppress(OSError):
+                self._path.parent.rmdir()  # succeeds only if it is empty
 
     def _run_heartbeat(self) -> None:
         # frequent in the first seconds, when a user is likely to look
@@ -93,20 +100,18 @@ def held(path: Path, notify: Callable[[str], None], stale_s: float = STALE_S) ->
     """Hold the lock at `path`, taken over from a dead owner if need be; raise `OutputLocked` if the owner lives."""
     with map_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = Lock(path)
         with _exclusive(path.parent):
             owner = read(path)
             if owner is not None and _is_held(owner, path, notify, stale_s):
                 raise refused(path, owner)
             for stale in path.parent.glob("lock.*"):
                 stale.unlink(missing_ok=True)
+            lock = Lock(path)
             lock.start()
     try:
         yield lock
     finally:
         lock.release()
-        with suppress(OSError):
-            path.parent.rmdir()  # succeeds only if it is empty
 
 
 def read(path: Path) -> dict[str, Any] | None:

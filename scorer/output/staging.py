@@ -59,7 +59,8 @@ class Journal:
 
     def __init__(self, staging: Staging) -> None:
         self._path = staging.root / _JOURNAL
-        self._file = self._path.open("a", encoding="utf-8")
+        with map_write_errors(self._path):
+            self._file = self._path.open("a", encoding="utf-8")
 
     def add(self, receipt: Receipt) -> None:
         """Append one receipt."""

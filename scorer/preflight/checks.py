@@ -40,6 +40,7 @@ from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, ScorerError
 from scorer.host import devices
 from scorer.host.crash import note_step
+from scorer.host.limits import limits_as_errors
 from scorer.host.process import measuring, resident
 from scorer.model.protobuf import digest_of, inspect_model
 from scorer.model.resident import SESSIONS
@@ -95,6 +96,7 @@ class _Decided:
     resumes: bool = False
 
 
+@limits_as_errors()
 def prepare(options: Options) -> Plan:
     """Return the plan of a request whose options are valid, with every problem that the checks found."""
     found = Findings()

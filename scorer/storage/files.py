@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scorer.errors import CommitError, OutputFull
+from scorer.host.limits import MORE_FILES, OUT_OF_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,11 +77,22 @@ def file_id(path: str) -> FileId:
     return FileId(path, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino, stat.st_ctime_ns))
 
 
-def files_in(top: Path) -> Iterator[str]:
-    """Yield the path of every file below `top`, relative to it, with / as in the ledger."""
-    for folder, _, names in os.walk(top):
+def files_in(top: Path, unlisted: Callable[[str, OSError], None] | None = None) -> Iterator[str]:
+    """Yield the path of every file below `top`, relative to it, with / as in the ledger.
+
+    `unlisted` is called with each folder that cannot be listed, in the same form, and the reason.
+    """
+
+    def relative(path: str) -> str:
+        return os.path.relpath(path, top).replace(os.sep, "/")
+
+    def report(error: OSError) -> None:
+        if unlisted is not None:
+            unlisted(relative(str(error.filename)), error)
+
+    for folder, _, names in os.walk(top, onerror=report):
         for name in names:
-            yield os.path.relpath(os.path.join(folder, name), top).replace(os.sep, "/")
+            yield relative(os.path.join(folder, name))
 
 
 _NO_SPACE_OR_PERMISSION = {
@@ -111,12 +123,14 @@ def map_write_errors(path: str | Path) -> Iterator[None]:
                 found=reason,
                 hint="free space or fix the permissions, then repeat the command; committed parts are kept",
             ) from error
+        lacks_files = error.errno in OUT_OF_FILES
+        repeat = "repeat the command; committed parts are kept"
         raise CommitError(
             "the output cannot be written",
             where=str(path),
-            expected="a working file system",
+            expected="a free file descriptor" if lacks_files else "a working file system",
             found=reason,
-            hint="repeat the command; committed parts are kept",
+            hint=f"{MORE_FILES}, then {repeat}" if lacks_files else repeat,
         ) from error
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from scorer.display.words import quoted_list
 from scorer.errors import UnreadableFile
+from scorer.host.limits import MORE_FILES
 from scorer.storage import _thrift as thrift
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _HINTS = {
     errno.EPERM: "get permission to read it, or leave it out of the input",
     errno.ENOENT: "restore it, or leave it out of the input",
     errno.EAGAIN: "end other programs, or raise the limit on processes with `ulimit -u`",
-    errno.EMFILE: "raise the limit on open files with `ulimit -n`",
+    errno.EMFILE: MORE_FILES,
     errno.ENOMEM: "free memory or request more",
 }
 _SAMPLED_GROUPS = 4

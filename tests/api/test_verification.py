@@ -11,7 +11,7 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.runs import MODELS, cli, write
+from support.runs import MODELS, cli, command, without_rights, write
 
 import scorer
 
@@ -206,6 +206,20 @@ def test_a_stray_file_is_named(stray, out):
     (out / stray).parent.mkdir(exist_ok=True)
     shutil.copy(parts(out)[0], out / stray)
     assert faults(out) == [f"{stray}: not in the ledger"]
+
+
+@pytest.mark.parametrize("proof", ["kept", "lost"])
+def test_a_folder_that_cannot_be_listed_is_named(proof, out):
+    start = without_rights()
+    if start is None:
+        pytest.skip("needs setpriv, to drop root's right to list any folder")
+    if proof == "lost":
+        shutil.rmtree(f"{out}.scorer")
+    (out / "k=7" / "below").mkdir(parents=True)
+    (out / "k=7" / "below").chmod(0)
+    done = command("verify", out, "--json", start=start)
+    assert done.returncode == 5
+    assert json.loads(done.stdout)["faults"] == ["k=7/below: the folder cannot be listed: Permission denied"]
 
 
 @pytest.mark.parametrize("key", ["rows", "scored", "quarantined", "filtered", "nan", "lossy", "parts", "size"])
@@ -404,8 +418,8 @@ def test_a_proof_of_another_version_is_not_reported_as_missing(made, out):
     plan["request"]["format"], plan["versions"]["scorer"] = 1, "0.0.1"
     del plan["storage"]["copied"]
     path.write_text(json.dumps(plan))
-    for command, code in (("verify", 5), ("status", 5), ("report", 5)):
-        found, _, error = cli(command, out)
+    for name_, code in (("verify", 5), ("status", 5), ("report", 5)):
+        found, _, error = cli(name_, out)
         assert found == code
         assert error.startswith("Error: another version of scorer created this output"), error
         assert "format 1, by scorer 0.0.1" in error

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.runs import MODELS, cli, write
+
+from scorer.cli.bench import _compare
+from scorer.errors import PlanError
 
 ROWS = 20_000
 PEER = """
@@ -91,3 +95,28 @@ def test_too_few_rows_are_an_error(tmp_path):
     code, _, err = cli("bench", source, "--model", MODELS / "dense28.onnx")
     assert code == 3
     assert "too few rows" in err
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+def compared(tmp_path, expected, found):
+    """Compare two outputs of one column as bench does."""
+    for name, values in (("expected", expected), ("found", found)):
+        write(tmp_path / name / "0.parquet", {"score": pa.array(values, pa.float32())})
+    plan = SimpleNamespace(binding=SimpleNamespace(outputs=["score"]))
+    return _compare(tmp_path / "expected", tmp_path / "found", plan)
+
+
+@pytest.mark.parametrize(
+    "found", [[1.0, 3.0, INF], [1.0, 2.0, -INF], [1.0, 2.0, 9.0], [1.0, NAN, INF], [INF, 2.0, INF]]
+)
+def test_one_infinite_score_does_not_make_others_agree(tmp_path, found):
+    with pytest.raises(PlanError, match="computes different scores"):
+        compared(tmp_path, [1.0, 2.0, INF], found)
+
+
+def test_equal_infinities_and_nans_agree(tmp_path):
+    values = [1.0, INF, -INF, NAN]
+    assert compared(tmp_path, values, values) == "equal, in order"
+    assert compared(tmp_path, values, [NAN, -INF, 1.0, INF]) == "equal, in another order"

@@ -13,8 +13,8 @@ from support import access
 from support.runs import MODELS, read, write
 from support.stranger import NOBODY
 
-from scorer.cluster.connect import connect
 from scorer.cluster._servers import Scheduler
+from scorer.cluster.connect import connect
 from scorer.errors import ClusterError
 from scorer.host.private import private_folder
 from scorer.options.request import build_cluster

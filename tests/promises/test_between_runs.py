@@ -302,3 +302,29 @@ def test_a_tensor_fed_by_position_gets_a_note_and_is_refused_by_strict(source, t
     strict = scorer.prepare(source, SUM, tmp_path / "out", by_position=True, strict=True)
     assert "by position" in strict.problems[0].what
     assert not any("position" in note for note in scorer.prepare(source, NAMED, tmp_path / "out").notes)
+
+
+def test_a_work_folder_serves_its_own_output_again_and_another_only_after_that_is_gone(source, tmp_path):
+    shared = {"work_dir": tmp_path / "work", **FEED}
+    scorer.run(source, SUM, tmp_path / "a", **shared)
+    scorer.run(source, SUM, tmp_path / "a", limit=100, overwrite=True, **shared)
+    with pytest.raises(scorer.PreflightError, match="belongs to another output"):
+        scorer.run(source, SUM, tmp_path / "b", overwrite=True, **shared)
+    assert cli("verify", tmp_path / "a", "--work-dir", tmp_path / "work", "--deep")[0] == 0
+    shutil.copytree(tmp_path / "a", tmp_path / "copy" / "a")
+    shutil.copytree(tmp_path / "work", tmp_path / "copy" / "work")
+    again = shared | {"work_dir": tmp_path / "copy" / "work", "limit": 100}
+    assert scorer.run(source, SUM, tmp_path / "copy" / "a", **again).already_done
+    shutil.rmtree(tmp_path / "a")
+    scorer.run(source, SUM, tmp_path / "b", **shared)
+    assert cli("verify", tmp_path / "b", "--work-dir", tmp_path / "work", "--deep")[0] == 0
+
+
+def test_a_run_that_published_into_the_work_folder_meanwhile_keeps_it(source, tmp_path):
+    shared = {"work_dir": tmp_path / "work", **FEED}
+    plan = scorer.prepare(source, SUM, tmp_path / "b", **shared)
+    scorer.run(source, SUM, tmp_path / "a", **shared)
+    with pytest.raises(OutputExists, match="belongs to another output"):
+        scorer.execute(plan)
+    assert cli("verify", tmp_path / "a", "--work-dir", tmp_path / "work", "--deep")[0] == 0
+    assert not (tmp_path / "b").exists()

@@ -406,6 +406,11 @@ BINDING = [
     Case("numbers-into-truth", RUN, "type-mismatch", every(known("bool_in.onnx"), table(columns={"flag": [0, 1]}))),
     Case("on-null-unknown-tensor", RUN + " --on-null inputs=0", "options", exit_code=2),
     Case("on-null-rounded", RUN + " --on-null 16777217", "options", exit_code=2),
+    Case("on-null-twice", RUN + " --on-null 0 --on-null nan", "options", exit_code=2),
+    Case(
+        "on-null-twice-for-a-tensor", RUN + " --on-null input=0 --on-null nan --on-null input=1", "options", exit_code=2
+    ),
+    Case("const-with-a-name", RUN + " --feed 'input=const(value=1)'", "options binding"),
     Case("on-null-no-policy", RUN + " --on-null skip", "options", exit_code=2),
     Case(
         "on-null-nan-for-int",
@@ -485,6 +490,18 @@ PLACE = [
         "output-exists",
         every(text("mine/old/a"), text("mine/plan.json")),
     ),
+    Case(
+        "work-dir-of-another-output",
+        RUN + " --work-dir work",
+        "output-exists",
+        ran(RUN + " --output a --work-dir work"),
+    ),
+    Case(
+        "work-dir-of-another-unfinished-output",
+        RUN + " --output b --work-dir in.scored.parquet.scorer",
+        "output-exists",
+        unfinished,
+    ),
     Case("work-dir-inside-input", DATA + " --work-dir data/work", "output-inside-input", FIRST),
     Case("work-dir-is-output", RUN + " --output out --work-dir out", "plan"),
     Case("work-dir-inside-output", RUN + " --output out --work-dir out/work", "plan"),
@@ -496,6 +513,7 @@ OPTIONS = [
     Case("model-as-input", "run in.parquet m.onnx", "options", exit_code=2),
     Case("unknown-flag", RUN + " --batchrows 4", "options", exit_code=2),
     Case("unknown-short-flag", RUN + " -x", "options", exit_code=2),
+    Case("on-and-off", RUN + " --tune --prefix --no-tls --no-tune", "options", exit_code=2),
     Case("flag-without-value", RUN + " --batch-rows", "options", exit_code=2),
     Case("flag-twice", RUN + " --model gone.onnx", "options", exit_code=2),
     Case("flags-twice", RUN + " --output=a --limit 3 --output b --limit 3 --output c", "options options", exit_code=2),

@@ -44,7 +44,16 @@ class Constant(Packed):
 def settings(call: Call, tensor: str, dtype: str, size: int, *, shared: bool) -> tuple[tuple[str, Setting], ...]:
     """Return the settings of const(16000): one value, or `size` values for a row; and whether all rows share it."""
     where, hint = f"--feed {tensor}", f"--feed '{tensor}=const(0)'"
-    if call.named or len(call.args) not in {1, size}:
+    if call.named:
+        named = ", ".join(f"{name}={value}" for name, value in call.named)
+        raise OptionsError(
+            "const(...) takes values without names",
+            where=where,
+            expected="a value, such as const(0)",
+            found=f"const({', '.join([*call.args, named])})",
+            hint=f"--feed '{tensor}=const({', '.join([*call.args, *(value for _, value in call.named)])})'",
+        )
+    if len(call.args) not in {1, size}:
         raise OptionsError(
             "the constant does not fit the tensor",
             where=where,
