@@ -234,8 +234,8 @@ def _workers(options: Options, probe: Probe, n_parts: int) -> memory.Workers:
     separate = cluster not in {"embedded", "synchronous"} or uses_other_machines(options.cluster)
     requested = replace(options.cluster, cluster=cluster)
     alone = options.cluster.cluster is None and cluster == "processes"
-    threads = 1 if alone else min(process_threads(requested), max(1, n_parts))
-    return memory.Workers(threads=threads, separate=separate)
+    threads = (1 if alone else process_threads(requested)) + separate
+    return memory.Workers(parts=min(threads, max(1, n_parts)), separate=separate)
 
 
 def _largest_group_bytes(dataset: Dataset, names: Iterable[str], unread: frozenset[str]) -> float:

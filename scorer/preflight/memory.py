@@ -33,6 +33,7 @@ _ENCODER_GROWTH = 1.5  # times the bytes of a row group encoded in memory: its b
 _PAGE_BYTES = 1.4e6  # held of each column while a row group is decoded in slices
 _RUN_BYTES = 24 << 20  # Dask, and the files of the run
 _WORKER_BYTES = 150 << 20  # a worker's process before it loads the model: Python, Dask, Arrow, ONNX Runtime
+_FRAGMENTED = 1.4  # times what a transform holds: what pandas frees in pieces stays with the process (measured)
 _TRACED_ROWS = 1024  # enough that what does not depend on the rows counts little
 _LARGE_VALUE = 16 << 20  # bytes of one row that are counted apart from usual rows
 _UNUSUAL = 8  # times the bytes of usual rows
@@ -55,8 +56,8 @@ class Loading:
 class Workers:
     """How the run's threads are divided into processes."""
 
-    threads: int
-    """Threads that score in one process."""
+    parts: int
+    """Parts in the memory of one process at once: one for each thread that scores, and one that is written meanwhile."""
     separate: bool
     """Whether workers are processes beside this one."""
 
@@ -126,7 +127,7 @@ class Footprint:
         """The bytes of the process that needs most."""
         each = _ALLOCATED * self.rows + self.held + 2 * self.scores + self.encoded + self.batch
         shared = self.slices + _VALUE_COPIES * self.value
-        return float(max(self.base + _RUN_BYTES + self.workers.threads * each + shared, self.reached))
+        return float(max(self.base + _RUN_BYTES + self.workers.parts * each + shared, self.reached))
 
     def explained(self) -> str:
         """Return the formula with its figures."""
@@ -134,7 +135,7 @@ class Footprint:
         parts += [f"{_mb(self.encoded)} encoded", f"{_mb(self.batch)} for a batch"]
         parts += [f"{_mb(self.held)} converted"] if self.held >= 1e6 else []  # noqa: PLR2004 - shown in MB
         terms = [f"{_mb(self.base)} MB with the model", f"{_mb(_RUN_BYTES)} for the run"]
-        terms += [f"{self.workers.threads} x ({' + '.join(parts)})"]
+        terms += [f"{self.workers.parts} x ({' + '.join(parts)})"]
         terms += [f"{_mb(self.slices)} for slices of row groups"] if self.slices else []
         terms += [f"{_VALUE_COPIES:g} x {_mb(self.value)} for the largest value"] if self.value else []
         where = "each worker: " if self.workers.separate else ""
@@ -208,7 +209,8 @@ def held_row_bytes(transform: Transform | None, binding: Binding, rows: pa.Table
     needed = float(_traced(lambda: pack(binding.feeds, fed)))
     if transform is not None:
         given = rows.select(list(transform.reads))
-        needed = max(needed, float(_traced(lambda: transform_.apply(transform, given)))) + float(fed.nbytes)
+        frames = _FRAGMENTED * _traced(lambda: transform_.apply(transform, given))
+        needed = max(needed, frames) + float(fed.nbytes)
     return needed / int(n)
 
 
