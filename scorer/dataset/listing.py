@@ -16,7 +16,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from scorer.display.words import is_utf8, quoted_list
+from scorer.display.words import is_utf8, plural, quoted_list
 from scorer.errors import InputError, InputNotFound
 from scorer.storage.files import retry
 
@@ -51,19 +51,23 @@ def list_files(inputs: Sequence[str], ignore: set[str]) -> tuple[list[Listed], i
     skipped = 0
     seen: dict[str, str] = {}
     for text in inputs:
-        before, others = len(found), 0
+        before = len(found)
+        others: list[str] = []
         for path in _expand(text):
             listed, not_parquet = _files_under(path, ignore)
             others += not_parquet
             found += listed
-        skipped += others
+        skipped += len(others)
         if len(found) == before:
+            from scorer.storage.to_parquet import described  # noqa: PLC0415 - only for an error
+
+            name, hint = described(others)
             raise InputNotFound(
                 "the input contains no Parquet file",
                 where=text,
                 expected="at least one Parquet file",
-                found=f"none; {others} other files",
-                hint=f"file names must end in {', '.join(SUFFIXES)}; names that start with . or _ are skipped",
+                found=f"none; {plural(len(others), 'other file')}" + (f", such as {name}" if name else ""),
+                hint=hint or f"file names must end in {', '.join(SUFFIXES)}; names that start with . or _ are skipped",
             )
     for path, _, _ in found:
         if not is_utf8(path):
@@ -99,12 +103,16 @@ def _expand(text: str) -> list[str]:
     if is_glob(text):
         matches = sorted(_matches(text), key=natural)
         if not matches:
+            from scorer.storage.to_parquet import described  # noqa: PLC0415 - only for an error
+
+            others = sorted(path for path in glob.iglob(text, recursive=True) if os.path.isfile(path))
+            name, hint = described([os.path.abspath(path) for path in others])
             raise InputNotFound(
                 "the pattern matches no Parquet file",
                 where=text,
                 expected="at least one file",
-                found="none",
-                hint=f"check the folder; file names must end in {', '.join(SUFFIXES)}",
+                found=f"none; {plural(len(others), 'other file')}, such as {name}" if name else "none",
+                hint=hint or f"check the folder; file names must end in {', '.join(SUFFIXES)}",
             )
         return [os.path.abspath(match) for match in matches]
     status = _status(text, os.stat)
@@ -157,17 +165,18 @@ def _found_instead(text: str) -> str:
     return f"nothing; similar names: {quoted_list(near)}" if near else "nothing"
 
 
-def _files_under(path: str, ignore: set[str]) -> tuple[list[Listed], int]:
-    """Return the files of one path, sorted, and the number of skipped files."""
+def _files_under(path: str, ignore: set[str]) -> tuple[list[Listed], list[str]]:
+    """Return the files of one path, sorted, and the skipped files."""
     if not os.path.isdir(path):
-        return [Listed(path, "", os.path.dirname(path))], 0
+        return [Listed(path, "", os.path.dirname(path))], []
     found: list[Listed] = []
-    skipped = 0
+    skipped: list[str] = []
     for folder, names in _walk(path, ignore):
         inside = os.path.relpath(folder, path).replace(os.sep, "/")
         inside = "" if inside == "." else inside
         good = [n for n in names if n.lower().endswith(SUFFIXES) and n[0] not in "._"]
-        skipped += sum(1 for name in names if name not in good and not _is_marker(name))
+        kept = set(good)
+        skipped += [os.path.join(folder, name) for name in names if name not in kept and not _is_marker(name)]
         found += [Listed(os.path.join(folder, name), inside, path) for name in good]
     found.sort(key=lambda file: natural(os.path.relpath(file.path, path)))
     return found, skipped

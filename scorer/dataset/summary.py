@@ -208,7 +208,9 @@ def _footers(listed: Sequence[Listed]) -> list[_Footer]:
     if problems:
         more = len(problems) - 1
         others = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
-        one = problems[0]
+        from scorer.storage.to_parquet import named  # noqa: PLC0415 - only for an error
+
+        one = named(problems)
         raise type(one)(one.what + others, one.where, one.expected, one.found, one.hint)
     return [footer for footer in footers if not isinstance(footer, ScorerError)]
 

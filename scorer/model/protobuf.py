@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import sys
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,6 @@ FEATURE_KEYS = ("feature_names", "features", "input_features", "columns")
 _BATCH_COUPLED = {"DynamicQuantizeLinear": "its scale is computed over the whole batch"}
 _MAX_PROTOBUF_BYTES = 2**31 - 1
 _WITHOUT_TENSORS = {"ValueInfoProto", "StringStringEntryProto", "OperatorSetIdProto"}  # not searched, to save time
-_LFS_POINTER = b"version https://git-lfs"
 
 
 def inspect_model(path: str | Path) -> ModelSpec:
@@ -117,6 +115,8 @@ def digest_of(path: str, files: tuple[str, ...]) -> str:
 
 def _parse(path: Path) -> onnx.ModelProto:
     if not os.path.isfile(path):
+        if os.path.isfile(path / "saved_model.pb"):
+            raise _not_onnx(path, "a folder")
         raise ModelNotFound(
             "the model does not exist",
             where=str(path),
@@ -162,18 +162,17 @@ def _protobufs() -> Any:  # noqa: ANN401 - a module
 
 
 def _not_onnx(path: Path, found: str) -> ModelLoadError:
-    hint = "export or copy it again"
-    with suppress(OSError), path.open("rb") as file:
-        found = "a Parquet file" if file.read(4) == b"PAR1" else found
-    with suppress(OSError), path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            hint = "run `git lfs pull`: the file is a Git LFS pointer"
+    """Return the error for a file that is no ONNX model: what it is instead, and what converts it."""
+    from scorer.storage.formats import recognise  # noqa: PLC0415 - only for an error
+    from scorer.storage.to_onnx import how_to_convert  # noqa: PLC0415 - only for an error
+
+    other = recognise(str(path))
     return ModelLoadError(
         "the file is not an ONNX model",
         where=str(path),
         expected="an ONNX protobuf with a graph",
-        found=found[:200],
-        hint=hint,
+        found=found[:200] if other is None else other.name,
+        hint="export or copy it again" if other is None else how_to_convert(str(path), other),
     )
 
 

@@ -1,11 +1,14 @@
 """Files, and Parquet down to its pages: durable writes, retries, footers, encodings.
 
-    files.py       file identities, retries, whole-file writes, fsync and atomic renames
-    footers.py     opens Parquet files, and reads column facts from their footers
-    encoding.py    what the Parquet writer is configured with, and how large a table becomes
-    copying.py     copies columns of whole row groups into a new file without decoding them
-    _pages.py      the pages of a column chunk: reads headers, checks and computes checksums
-    _thrift.py     the part of Thrift's compact protocol that Parquet uses
+    files.py         file identities, retries, whole-file writes, fsync and atomic renames
+    footers.py       opens Parquet files, and reads column facts from their footers
+    encoding.py      what the Parquet writer is configured with, and how large a table becomes
+    copying.py       copies columns of whole row groups into a new file without decoding them
+    formats.py       recognises what a file is by its first bytes
+    to_onnx.py       what converts a model of another format to ONNX
+    to_parquet.py    what converts an input of another format to Parquet
+    _pages.py        the pages of a column chunk: reads headers, checks and computes checksums
+    _thrift.py       the part of Thrift's compact protocol that Parquet uses
 
 Knows no plan, no model and no dataset.
 State: _pages._BUFFERS.

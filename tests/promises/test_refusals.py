@@ -234,6 +234,8 @@ LISTS = pa.array([[1.0, 2.0, 3.0]] * 10, pa.list_(pa.float32(), 3))
 MOMENTS = pa.array([dt.datetime(2026, 1, 31, tzinfo=dt.UTC)] * 10)
 WORDS = ["ok"] * 10
 LONG = 300 * "x"
+CSV = "f0,f1\n1,2\n"
+PICKLE = b"\x80\x02csklearn.linear_model._logistic\nLogisticRegression\n)\x81."
 FEW = {"a": [1.0, 2.0], "b": [3.0, 4.0]}
 LETTERS = FEW | {"c": [5.0, 6.0]}
 
@@ -243,7 +245,12 @@ INPUT = [
     Case("input-empty-name", "run '' --model m.onnx", "options", exit_code=2),
     Case("input-dangling-link", "run a.parquet --model m.onnx", "input-not-found", link("a.parquet", "nowhere")),
     Case("input-is-text", RUN, "unreadable-file", text("in.parquet"), foreign=True),
-    Case("input-is-csv", "run in.csv --model m.onnx", "unreadable-file", text("in.csv", "f0,f1\n1,2\n"), foreign=True),
+    Case("input-is-csv", "run in.csv --model m.onnx", "unreadable-file", text("in.csv", CSV)),
+    Case("input-is-csv-by-its-bytes", RUN, "unreadable-file", text("in.parquet", "f0;f1\n1;2\n")),
+    Case("input-is-a-model", "run in.txt --model m.onnx", "unreadable-file", text("in.txt", "tree\nversion=v4\n")),
+    Case(
+        "input-folder-of-csv", DATA, "input-not-found", every(*(text(f"data/{n}.csv", "a,b\n1,2\n") for n in range(5)))
+    ),
     Case("input-name-too-long", f"run {LONG} --model m.onnx --output out", "input-not-found"),
     Case("input-name-too-long-for-output", f"run {LONG} --model m.onnx", "input-not-found plan"),
     Case("input-truncated", RUN, "unreadable-file", without("in.parquet", 0.5, 1), foreign=True),
@@ -292,7 +299,10 @@ MODEL = [
     Case("model-garbage", RUN, "model-load", text("m.onnx", bytes(range(256))), foreign=True),
     Case("model-truncated", RUN, "model-load", without("m.onnx", 0.5, 1), foreign=True),
     Case("model-empty", RUN, "model-load", text("m.onnx", "")),
-    Case("model-is-the-data", "run in.parquet --model in.parquet", "model-load", foreign=True),
+    Case("model-is-the-data", "run in.parquet --model in.parquet", "model-load"),
+    Case("model-is-a-pickle", RUN, "model-load", text("m.onnx", PICKLE)),
+    Case("model-is-a-booster", RUN, "model-load", text("m.onnx", "tree\nversion=v4\n")),
+    Case("model-is-a-saved-model", "run in.parquet --model m", "model-load", text("m/saved_model.pb", b"\x08\x01")),
     Case("model-data-missing", RUN, "model-not-found", external("gone.bin")),
     Case(
         "model-data-short",

@@ -1,0 +1,229 @@
+"""Recognise what a file is by its first bytes, whatever its name says. Nothing is unpickled or executed.
+
+It is called only for files that turned out not to be what was expected, so that an error can say what they are.
+"""
+
+from __future__ import annotations
+
+import bz2
+import json
+import lzma
+import os
+import pickletools
+import zipfile
+import zlib
+from contextlib import suppress
+from typing import NamedTuple
+
+_HEAD_BYTES = 1 << 16
+_NAMES = {
+    "arrow": "an Arrow IPC (Feather) file",
+    "arrow-stream": "a stream of Arrow IPC",
+    "avro": "an Avro file",
+    "catboost": "a CatBoost model",
+    "csv": "a CSV file",
+    "feather": "a Feather file of version 1",
+    "hdf5": "an HDF5 file",
+    "html": "an HTML page",
+    "joblib": "a joblib file",
+    "json": "a JSON file",
+    "json-lines": "a file of JSON lines",
+    "keras": "a Keras model",
+    "lfs": "a Git LFS pointer",
+    "lightgbm": "a LightGBM model",
+    "npy": "a NumPy array",
+    "orc": "an ORC file",
+    "ort": "a model in ONNX Runtime's own format",
+    "parquet": "a Parquet file",
+    "pickle": "a pickle",
+    "pmml": "a PMML file",
+    "pytorch": "a PyTorch file",
+    "safetensors": "a file of weights (safetensors)",
+    "saved-model": "a TensorFlow SavedModel",
+    "sqlite": "an SQLite database",
+    "tflite": "a TensorFlow Lite model",
+    "torchscript": "a TorchScript model",
+    "xgboost": "an XGBoost model",
+    "xgboost-binary": "an XGBoost model in the binary format that XGBoost 3.1 removed",
+    "xls": "an old Excel workbook",
+    "xlsx": "an Excel workbook",
+    "zip": "a zip archive",
+}
+_MAGIC = (
+    (0, b"PAR1", "parquet"),
+    (0, b"ARROW1\0\0", "arrow"),
+    (0, b"\xff\xff\xff\xff", "arrow-stream"),
+    (0, b"FEA1", "feather"),
+    (0, b"ORC", "orc"),
+    (0, b"Obj\x01", "avro"),
+    (0, b"SQLite format 3\0", "sqlite"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "xls"),
+    (0, b"\x93NUMPY", "npy"),
+    (0, b"\x89HDF\r\n\x1a\n", "hdf5"),
+    (0, b"version https://git-lfs", "lfs"),
+    (0, b"tree\nversion=v", "lightgbm"),
+    (0, b"tree\r\nversion=v", "lightgbm"),
+    (0, b"{L\0\0\0\0\0\0\0\x07learner", "xgboost"),
+    (0, b"{L\0\0\0\0\0\0\0\x07version", "xgboost"),
+    (0, b"CBM1", "catboost"),
+    (4, b"ORTM", "ort"),
+    (4, b"TFL3", "tflite"),
+    (0, b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "pytorch"),
+)
+"""Offset, bytes there, and the format. The last is the number that PyTorch's format before 1.6 starts with."""
+_IN_ZIP = (
+    ("xl/workbook.xml", "xlsx"), ("model.weights.h5", "keras"), ("constants.pkl", "torchscript"),
+    ("data.pkl", "pytorch"),
+)  # fmt: skip
+"""A member of a zip archive, in its top folder or without one, and the format."""
+_COMPRESSIONS = (
+    (b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b'\x04"M\x18', "lz4"), (b"\x78\x01", "zlib"), (b"\x78\x5e", "zlib"), (b"\x78\x9c", "zlib"), (b"\x78\xda", "zlib"),
+)  # fmt: skip
+_PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
+_PLAIN_PICKLES = (b"ccopy_reg\n_reconstructor\n", b"ccopyreg\n_reconstructor\n")
+_BUILDERS = ("copy_reg", "copyreg", "joblib.numpy_pickle")
+"""Modules that a pickle names before the class of its object."""
+_DELIMITERS = (",", "\t", ";", "|")
+_PARAMETERS = 136  # bytes of XGBoost's parameters before the name of the objective
+_BOOSTERS = (b"gbtree", b"gblinear", b"dart")
+
+
+class Format(NamedTuple):
+    """What a file is."""
+
+    kind: str
+    """A key of `_NAMES`."""
+    compression: str = ""
+    """Such as gzip, if the file as a whole is compressed."""
+    detail: str = ""
+    """The class of a pickled object, or the delimiter of a CSV file."""
+
+    @property
+    def name(self) -> str:
+        """Return the format in words, such as: a CSV file, compressed with gzip."""
+        name = _NAMES[self.kind]
+        if self.kind == "csv" and self.detail not in (",", ""):
+            name = "a file of values that tabs separate" if self.detail == "\t" else f"{name} with {self.detail!r}"
+        elif self.kind in {"pickle", "joblib"} and self.detail:
+            name += f" of {self.detail}"
+        return name + (f", compressed with {self.compression}" if self.compression else "")
+
+
+def recognise(path: str) -> Format | None:
+    """Return what a file or a folder is; None if its bytes do not tell, or cannot be read."""
+    if os.path.isdir(path):
+        return Format("saved-model") if os.path.isfile(os.path.join(path, "saved_model.pb")) else None
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return None
+    if head.startswith(b"PK\x03\x04"):
+        return _zipped(path)
+    compression = next((name for magic, name in _COMPRESSIONS if head.startswith(magic)), "")
+    if compression:
+        inner = _of(_decompressed(head, compression), complete=False)
+        return inner and inner._replace(compression=compression)
+    if os.path.basename(path) == "saved_model.pb":
+        return Format("saved-model")
+    return _of(head, complete=len(head) < _HEAD_BYTES)
+
+
+def _of(head: bytes, *, complete: bool) -> Format | None:
+    """Return the format of these first bytes of a file, or of all of them."""
+    for offset, magic, kind in _MAGIC:
+        if head.startswith(magic, offset):
+            return Format(kind)
+    if head.startswith((*_PICKLES, *_PLAIN_PICKLES)):
+        kind = "joblib" if b"joblib.numpy_pickle" in head else "pickle"
+        return Format(kind, detail=_pickled_class(head))
+    if _is_binary_xgboost(head.removeprefix(b"binf")):
+        return Format("xgboost-binary")
+    size = int.from_bytes(head[:8], "little")
+    if head.startswith(b'{"', 8) and 0 < size < 1 << 32:
+        return Format("safetensors")
+    return _of_text(head, complete=complete)
+
+
+def _of_text(head: bytes, *, complete: bool) -> Format | None:
+    """Return the format of a text; None for other bytes, and for a text that is no table and no document."""
+    if b"\0" in head:
+        return None
+    text = head.decode("utf-8-sig", "replace").lstrip()
+    if text.startswith("<"):
+        start = text[:2000].lower()
+        return Format("pmml") if "<pmml" in start else Format("html") if "<html" in start else None
+    lines = text.splitlines()
+    lines = lines if complete or len(lines) == 1 else lines[:-1]  # the last one may be cut
+    if text.startswith(("{", "[")):
+        return _of_json(lines)
+    return next((Format("csv", detail=d) for d in _DELIMITERS if _is_table(lines, d)), None)
+
+
+def _of_json(lines: list[str]) -> Format | None:
+    first = "".join(lines[0].split())
+    if first.startswith(('{"learner":', '{"version":[')):
+        return Format("xgboost")
+    with suppress(ValueError, RecursionError):
+        if isinstance(json.loads(lines[0]), dict):
+            return Format("json-lines")
+    return Format("json") if first[:2] in {"{", '{"', "[", "[{", "[["} else None
+
+
+def _is_table(lines: list[str], delimiter: str) -> bool:
+    """Return whether the first lines have the same number of delimiters, leaving out those in quotes."""
+    counts = {"".join(line.split('"')[::2]).count(delimiter) for line in lines[:5] if line}
+    return len(lines) > 1 and len(counts) == 1 and counts.pop() > 0
+
+
+def _pickled_class(head: bytes) -> str:
+    """Return the class of a pickled object as `module.name`, or '' if it is none; the pickle is not loaded."""
+    texts: list[str] = []
+    with suppress(ValueError, UnicodeDecodeError, IndexError):  # the head may end inside the pickle
+        for operation, argument, _ in pickletools.genops(head):
+            name = ""
+            if operation.name == "GLOBAL":
+                name = str(argument).replace(" ", ".")
+            elif operation.name == "STACK_GLOBAL":
+                name = ".".join(texts[-2:])
+            elif isinstance(argument, str):
+                texts.append(argument)
+            if name and not name.startswith(_BUILDERS):
+                return name
+    return ""
+
+
+def _is_binary_xgboost(head: bytes) -> bool:
+    """Return whether the names of an objective and of a booster follow XGBoost's parameters."""
+    size = int.from_bytes(head[_PARAMETERS : _PARAMETERS + 8], "little")
+    at = _PARAMETERS + 8 + size
+    booster = head[at + 8 : at + 8 + int.from_bytes(head[at : at + 8], "little")]
+    return 0 < size < 1000 and booster in _BOOSTERS  # noqa: PLR2004 - far longer than any name
+
+
+def _decompressed(head: bytes, compression: str) -> bytes:
+    """Return the first bytes of what is compressed; b'' if it is damaged."""
+    with suppress(OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
+        if compression in {"gzip", "zlib"}:
+            return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(head, _HEAD_BYTES)
+        if compression == "bz2":
+            return bz2.BZ2Decompressor().decompress(head, _HEAD_BYTES)
+        if compression == "xz":
+            return lzma.LZMADecompressor().decompress(head, _HEAD_BYTES)
+        import pyarrow as pa  # noqa: PLC0415 - only to name a file that is refused
+
+        with pa.CompressedInputStream(pa.BufferReader(head), compression) as stream:
+            return bytes(stream.read(min(_HEAD_BYTES, len(head))))
+    return b""
+
+
+def _zipped(path: str) -> Format:
+    """Return what a zip archive is, by the names of its members."""
+    with suppress(OSError, zipfile.BadZipFile, ValueError), zipfile.ZipFile(path) as archive:
+        names = {name.partition("/")[2] if "/data.pkl" in f"/{name}" else name for name in archive.namelist()}
+        names |= {name.rpartition("/")[2] for name in archive.namelist() if name.count("/") == 1}
+        for member, kind in _IN_ZIP:
+            if member in names:
+                return Format(kind)
+    return Format("zip")
