@@ -127,7 +127,8 @@ class Command(click.Command):
 
     def _repeated(self, ctx: click.Context, args: list[str]) -> list[OptionsError]:
         """Return an error for each flag with more values than the one it takes; click keeps the last without a word."""
-        flags = [text.partition("=")[0] for text in args if text.startswith("--")]
+        names = {option: param.name for param in self.params for option in param.opts}
+        flags = [names.get(flag, flag) for text in args for flag in _flags_in(text)]
         if len(set(flags)) == len(flags):
             return []  # the usual case, at once
         parser = self.make_parser(ctx)
@@ -139,15 +140,23 @@ class Command(click.Command):
         values = parser.parse_args([*args])[0]
         return [
             OptionsError(
-                f"{param.opts[0]} was given more than once",
+                f"{flag} was given more than once",
                 where=f"scorer {self.name}",
-                expected=f"one value for {param.opts[0]}",
+                expected=f"one value for {flag}",
                 found=quoted_list(values[param.name]),
-                hint=f"leave out all but one {param.opts[0]}",
+                hint=f"leave out all but one {flag}",
             )
             for param in single
             if len(values.get(param.name, ())) > 1
+            for flag in (param.opts[-1],)  # the long form is the last
         ]
+
+
+def _flags_in(text: str) -> list[str]:
+    """Return the flags that an argument may contain: `--model=m`, or several letters as in `-vm`."""
+    if text.startswith("--"):
+        return [text.partition("=")[0]]
+    return [f"-{letter}" for letter in text[1:]] if text.startswith("-") else []
 
 
 def fail(error: ScorerError, args: Sequence[str] = (), *, as_json: bool = False) -> NoReturn:

@@ -61,13 +61,14 @@ def _flags(command: Callable[..., None], names: Iterable[str]) -> Callable[..., 
     for name in reversed([*names]):
         field = FIELDS[name]
         meta = field.metadata
+        spelled = [meta["short"], _FLAGS[name]] if meta["short"] else [_FLAGS[name]]
         if not meta["metavar"]:
             off = "" if field.default is False else f"/--no-{name.replace('_', '-')}"
             option = click.option(_FLAGS[name] + off, name, default=None, is_flag=True, help=meta["help"])
         else:
             many = isinstance(field.default, tuple)
             option = click.option(
-                _FLAGS[name], name, multiple=many, default=() if many else None,
+                *spelled, name, multiple=many, default=() if many else None,
                 metavar=meta["metavar"], help=meta["help"], shell_complete=_completes(name),
             )  # fmt: skip
         command = option(command)
@@ -83,7 +84,9 @@ def request_flags(command: Callable[..., None]) -> Callable[..., None]:
         shell_complete=complete_files,
         help="Read options from a job.toml; its keys are the flags' names. Flags override it.",
     )(command)
-    command = click.option("--model", metavar="FILE", shell_complete=complete_files, help="The ONNX model.")(command)
+    command = click.option("-m", "--model", metavar="FILE", shell_complete=complete_files, help="The ONNX model.")(
+        command
+    )
     command = JSON(command)
     command = click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")(command)
     return click.argument("input", nargs=-1, metavar="INPUT...", shell_complete=complete_files)(command)

@@ -37,7 +37,7 @@ _WATCH_S = 2.0
 @click.group(
     name="scorer", cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(package_name="dask-scorer", message="scorer %(version)s")
+@click.version_option(None, "-V", "--version", package_name="dask-scorer", message="scorer %(version)s")
 def main() -> None:
     """Score Parquet datasets with ONNX models on Dask, and prove that no row was lost.
 

@@ -25,15 +25,24 @@ def option(
     *,
     metavar: str = "",
     completes: str = "",
+    short: str = "",
     scores: bool = False,
 ) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Return a dataclass field that is also a flag, a TOML key and a keyword of `run`.
 
     `rule` parses its value; None is allowed if it is the default. A field without a metavar is a switch.
-    `completes` is "file" or "dir" if a shell completes such paths. `scores` is true if the value affects the output.
+    `completes` is "file" or "dir" if a shell completes such paths. `short` is the flag's other form, such as -o.
+    `scores` is true if the value affects the output.
     """
     rule = rules.optional(rule) if default is None else rule
-    metadata = {"help": help_, "rule": rule, "metavar": metavar, "completes": completes, "scores": scores}
+    metadata = {
+        "help": help_,
+        "rule": rule,
+        "metavar": metavar,
+        "completes": completes,
+        "short": short,
+        "scores": scores,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -184,6 +193,7 @@ class OutputOptions:
         rule=rules.PLACE,
         completes="dir",
         metavar="DIR",
+        short="-o",
     )
     overwrite: bool = option(
         default=False,

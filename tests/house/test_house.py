@@ -199,7 +199,7 @@ def test_help_groups_the_flags_by_topic():
         *(f"{one.__doc__.rstrip('.')}:" for one in fields.GROUPS.values()),
     ]
     for kind, section in zip(fields.GROUPS.values(), sections[1:], strict=True):
-        shown = {flag.replace("-", "_") for flag in re.findall(r"(?m)^  --([a-z-]+)", section)}
+        shown = {flag.replace("-", "_") for flag in re.findall(r"(?m)^  (?:-[a-z], )?--([a-z-]+)", section)}
         assert shown == {field.name for field in dataclasses.fields(kind)}
 
 

@@ -324,5 +324,7 @@ def test_a_shell_completes_commands_flags_words_and_files(tmp_path):
     assert "plain,--max-bad-rows" in completed("run", "--max")
     assert completed("run", "--cluster", "pro") == ["plain,processes"]
     assert completed("run", "--model", "m") == ["file,m"]
+    assert completed("run", "-m", "m") == ["file,m"]
+    assert completed("run", "-o", "m") == ["dir,m"]
     assert completed("run", "in") == ["file,in"]
     assert completed("status", "sc") == ["dir,sc"]
