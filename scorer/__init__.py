@@ -10,22 +10,26 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # must be set before ONNX R
 if TYPE_CHECKING:
     from scorer.api.frames import release, score
     from scorer.api.pipeline import execute, prepare, run
+    from scorer.api.verification import verify
     from scorer.errors import PreflightError, RunFailed, ScorerError
     from scorer.events import Counts, Event, Observer, Receipt
     from scorer.model.protobuf import inspect_model
     from scorer.model.spec import ModelSpec, TensorSpec
     from scorer.plan.prepared import Forecast, Plan
     from scorer.report.outcome import Report
+    from scorer.report.state import status
 
 _MODULES = {
     "api.frames": ("release", "score"),
     "api.pipeline": ("execute", "prepare", "run"),
+    "api.verification": ("verify",),
     "errors": ("PreflightError", "RunFailed", "ScorerError"),
     "events": ("Counts", "Event", "Observer", "Receipt"),
     "model.protobuf": ("inspect_model",),
     "model.spec": ("ModelSpec", "TensorSpec"),
     "plan.prepared": ("Forecast", "Plan"),
     "report.outcome": ("Report",),
+    "report.state": ("status",),
 }
 
 __all__ = [
@@ -47,6 +51,8 @@ __all__ = [
     "release",
     "run",
     "score",
+    "status",
+    "verify",
 ]
 
 

@@ -1,29 +1,57 @@
-"""Every error that scorer raises, with the exit code of the command.
+"""Every error that scorer raises: when it is raised, and the exit code of the command.
 
-Catch `ScorerError` for all of them, or one of its subclasses:
+Catch `ScorerError` for all of them, or one of its subclasses. `scorer.ScorerError`, `scorer.PreflightError` and
+`scorer.RunFailed` are the ones that most programs need; import the others from this module.
 
-ScorerError
-  OptionsError            an option is wrong                       exit 2
-  InputError              the input cannot be used                 exit 3
-    InputNotFound, UnreadableFile, InputChanged
-  ModelError              the model cannot be used                 exit 3
-    ModelNotFound, ModelLoadError, UnsupportedTensor, ProviderUnavailable
-  BindingError            columns and tensors do not match         exit 3
-    MissingColumns, TypeMismatch, ShapeMismatch
-  PlanError               would not fit, or would overwrite files  exit 3
-    OutputExists, OutputInsideInput, DifferentPlan, OutputLocked
-  ClusterError            the workers cannot do the work           exit 4
-    NoWorkers, ModelNotResident, WorkerUnfit
-  BatchError              the runtime rejected a batch             (handled inside a run)
-    OutOfMemory
-  PartError               one part failed                          exit 1
-  BatchStalled            a batch exceeded --batch-timeout         exit 1
-  NativeCrash             the process crashed in native code       exit 1; 3 before scoring, 5 after it and in verify
-  RunFailed               too many rows or parts failed            exit 1
-  CommitError             cannot write, publish or verify output   exit 5
-    OutputFull
-  Interrupted             stopped by Ctrl-C or SIGTERM             exit 130 or 143
-PreflightError            all problems found before a run          the lowest of theirs; 2 only if all are 2
+`prepare` never raises for a bad request: its plan has `problems`. `run`, `execute` and `score` raise all problems that
+they find before the first row as one `PreflightError`, even if it is only one. The attributes of each error are texts:
+`what`, `where`, `expected`, `found` and `hint`; `code` names its kind, and `exit_code` is that of the command.
+
+    ScorerError             base of all
+      OptionsError          2   an option is wrong, unknown or contradicts another
+      InputError            3   the input cannot be used as it is
+        InputNotFound       3   no such file or folder, or no Parquet file in it
+        UnreadableFile      3   a file is not Parquet, is damaged, or may not be read
+        InputChanged        3   a file, or the transform's code, has changed since the plan was made
+      ModelError            3   the model cannot be used as it is
+        ModelNotFound       3   the model or its external data does not exist, or may not be read
+        ModelLoadError      3   the file is no ONNX model, or ONNX Runtime does not load it
+        UnsupportedTensor   3   scorer cannot fill or read a tensor of this type or shape
+        ProviderUnavailable 3   the requested device is not available
+      BindingError          3   columns and tensors do not match in another way than the next three
+        MissingColumns      3   the input has no such column
+        TypeMismatch        3   a column's type cannot be converted to the tensor's
+        ShapeMismatch       3   the number of columns, values or rows is not that of the tensor
+      PlanError             3   the run would not fit on the disk, or --strict refuses it
+        OutputExists        3   the output exists and is of another request, or is not scorer's
+        OutputInsideInput   3   the output would be in the input, or over it
+        DifferentPlan       3   an unfinished run with other options is in the output
+        OutputLocked        3   another run is writing to this output
+      ClusterError          4   the cluster cannot do the work, while the request is fine
+        NoWorkers           4   no worker is available, or all of them ended
+        ModelNotResident    4   a worker has no loaded model
+        WorkerUnfit         4   one worker cannot score, but others may
+      BatchError            1   the runtime rejected a batch; a run handles it and scores the other rows
+        OutOfMemory         1   a batch did not fit into memory; a run tries smaller ones
+      PartError             1   one part failed
+      BatchStalled          1   a batch took longer than --batch-timeout
+      NativeCrash           1   the process crashed in native code; 3 before scoring, 5 after it and in verify
+      RunFailed             1   more rows or parts failed than allowed, or `score` met a row that it cannot score
+      CommitError           5   the output cannot be written, published or verified
+        OutputFull          5   the disk or the quota is full, or scorer has no right to write there
+      Interrupted         130   stopped by Ctrl-C; 143 by SIGTERM
+      PreflightError            the lowest exit code of its `problems`, and 2 only if all are 2
+
+Examples
+--------
+>>> import scorer
+>>> try:
+...     scorer.run("gone.parquet", "examples/flights/late.onnx")
+... except scorer.PreflightError as error:
+...     for problem in error.problems:
+...         print(type(problem).__name__, problem.exit_code, problem.what)
+InputNotFound 3 the input does not exist
+
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     pipeline.py        prepare, execute and run
     execution.py       one execution of a plan, from taking the lock to publishing the output
-    frames.py          score and release: score a pandas or Dask frame in memory
+    frames.py          score and release: score a frame in memory, or a Dask frame
     inspection.py      inspect: what a model needs, beside some data
     verification.py    verify: check a published output against its proof
+    _kinds.py          the kinds of frames that score takes: pandas, polars and Arrow
     _rescoring.py      verify --rescore: score some rows again and compare
     _failures.py       the errors of a run that cannot be published
 

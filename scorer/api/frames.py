@@ -1,8 +1,7 @@
-"""score and release: score a pandas frame at once, or a Dask frame lazily."""
+"""score and release: score a frame in memory at once, or a Dask frame lazily."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,40 +9,85 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from scorer.api._kinds import PandasFrame, frame_of, owners
+from scorer.binding import transform as transform_
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
-from scorer.dataset.fields import path_of, select
-from scorer.display.words import quoted_list
-from scorer.errors import InputError, OptionsError, PreflightError, RunFailed, ScorerError, ShapeMismatch
+from scorer.dataset.fields import select
+from scorer.display.words import plural, quoted_list
+from scorer.errors import (
+    BindingError,
+    InputError,
+    OptionsError,
+    PreflightError,
+    RunFailed,
+    ScorerError,
+    ShapeMismatch,
+)
 from scorer.host import devices
 from scorer.model.protobuf import inspect_model
 from scorer.model.resident import SESSIONS
 from scorer.model.session import library_for, settle_device
 from scorer.model.spec import SessionSpec
 from scorer.options.request import build
+from scorer.options.wrong_types import described
 from scorer.preflight import trial, tuning
 from scorer.scoring import batches
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from scorer.api._kinds import Frame
     from scorer.binding.spec import Binding
     from scorer.options.fields import Options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What is needed to score a partition, as plain data and without the model."""
+    """What is needed to score a partition, without the model."""
 
     binding: Binding
     session: SessionSpec
     batch_rows: int
     batch_tokens: int | None
+    transform: Callable[[pd.DataFrame], Any] | None = None
+    fed_schema: pa.Schema | None = None
+    """The columns that the transform returns and that are fed, or have fields that are fed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Result:
+    """The good rows with their scores, and why the others have none."""
+
+    frame: Frame
+    scored: Any
+    bad: dict[int, tuple[str, str]]
+    """Stage and reason by row."""
+
+    def refused(self) -> Any:  # noqa: ANN401 - as the frame
+        """Return the bad rows with their reasons."""
+        rows = sorted(self.bad)
+        mask = np.zeros(self.frame.rows, bool)
+        mask[rows] = True
+        return self.frame.with_reasons(mask, [self.bad[row][1] for row in rows], [self.bad[row][0] for row in rows])
+
+    def checked(self) -> Any:  # noqa: ANN401 - as the frame
+        """Return the scored rows; raise an error if rows could not be scored."""
+        if not self.bad:
+            return self.scored
+        row = min(self.bad)
+        raise RunFailed(
+            f"{plural(len(self.bad), 'row')} could not be scored",
+            where=self.frame.place(row),
+            expected="rows that the model accepts",
+            found=self.bad[row][1],
+            hint='pass errors="return" to get the scored rows and the bad ones',
+        )
 
 
 def score(  # noqa: PLR0913 - one argument per option of the binding
-    frame: Any,  # noqa: ANN401 - a pandas or a Dask frame
+    frame: Any,  # noqa: ANN401 - a pandas, polars or Dask frame, or an Arrow table
     model: str | Path,
     *,
     feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str = (),
@@ -55,6 +99,7 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
     prefix: str = "",
     on_null: Sequence[str] | str = (),
     on_lossy: str = "error",
+    transform: Callable[[pd.DataFrame], pd.DataFrame] | str | None = None,
     batch_rows: int | None = None,
     device: str = "auto",
     errors: str = "raise",
@@ -64,15 +109,19 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
     Parameters
     ----------
     frame
-        A pandas frame, scored at once, or a Dask frame, scored when it is computed. Index, dtypes and
-        divisions are kept. Scores have Arrow types if a column of the frame has one, else numpy types.
+        A pandas or polars frame or an Arrow table, scored at once, or a Dask frame, scored when it is computed.
+        The result is of the same kind. Index, dtypes and divisions are kept. In a pandas or Dask frame, scores have
+        Arrow types if a column of the frame has one, else numpy types.
     model
         An ``.onnx`` file that every worker can read at this path.
     feed, by_position, fetch, labels, batch_axis, keep, prefix, on_null, on_lossy, batch_rows, device
         As the flags of ``scorer run``. Batches count from the first row of each partition.
+    transform
+        Any function that takes a pandas frame and returns one with the same rows, or its name as
+        ``"package.module:function"``. The columns that it returns feed the model.
     errors
         ``"raise"`` raises an error if rows cannot be scored. ``"return"`` returns ``(scored, bad)`` for a
-        pandas frame; ``bad`` has the columns ``_error`` and ``_stage``.
+        frame in memory; ``bad`` has the columns ``_error`` and ``_stage``.
 
     Examples
     --------
@@ -82,6 +131,15 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
     >>> list(scored.columns)
     ['carrier', 'label', 'probabilities_0', 'probabilities_1']
 
+    An Arrow table, with a function that computes a column:
+
+    >>> import pyarrow.parquet as pq
+    >>> table = pq.read_table("examples/flights/flights.parquet")
+    >>> hours = lambda frame: frame.assign(hour=frame["sched_dep_time"] // 100)
+    >>> scored = score(table, "examples/flights/late.onnx", transform=hours, keep=["carrier"])
+    >>> type(scored).__name__, scored.column_names[:2]
+    ('Table', ['carrier', 'label'])
+
     """
     options = build({
         "input": "frame", "model": model, "feed": feed, "by_position": by_position, "fetch": fetch, "labels": labels,
@@ -90,17 +148,16 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
     })  # fmt: skip
     lazy = hasattr(frame, "map_partitions") and isinstance(getattr(frame, "_meta", None), pd.DataFrame)
     _check_arguments(frame, errors, lazy=lazy)
+    function = transform_.function_of(transform)
     if not lazy:
-        job = _prepare_job(options, frame)
-        scored, bad = _score(frame, job)
-        if errors == "return":
-            return scored, bad
-        if len(bad):
-            raise _bad_rows(bad)
-        return scored
+        given = frame_of(frame)
+        assert given is not None
+        result = _score(given, _prepare_job(options, given, function))
+        return (result.scored, result.refused()) if errors == "return" else result.checked()
     example = frame._meta  # noqa: SLF001 - Dask's documented way to see columns without computing
-    job = _prepare_job(options, example, lazy=True)
-    return frame.map_partitions(_score_or_raise, job, meta=_score(example, job)[0], enforce_metadata=False)
+    job = _prepare_job(options, PandasFrame(example), function, nonempty=frame._meta_nonempty)  # noqa: SLF001 - the same
+    meta = _score(PandasFrame(example), job).scored
+    return frame.map_partitions(_score_or_raise, job, meta=meta, enforce_metadata=False)
 
 
 def release() -> None:
@@ -117,13 +174,14 @@ def release() -> None:
 def _check_arguments(frame: Any, errors: str, *, lazy: bool) -> None:  # noqa: ANN401 - whatever was given
     """Raise an error for anything but a frame, and for arguments that this frame does not support."""
     where = "scorer.score"
-    if not lazy and not isinstance(frame, pd.DataFrame):
+    given = PandasFrame(frame) if lazy else frame_of(frame)
+    if given is None:
         raise OptionsError(
             "only data frames can be scored",
             where=where,
-            expected="a pandas or a Dask DataFrame",
-            found=type(frame).__name__,
-            hint="pass a pandas or a Dask DataFrame",
+            expected="a pandas, polars or Dask DataFrame, or a pyarrow Table",
+            found=type(frame).__name__ if type(frame).__module__ == "builtins" else described(frame),
+            hint=_other_frame(frame),
         )
     if errors not in {"raise", "return"}:
         raise OptionsError(
@@ -135,13 +193,13 @@ def _check_arguments(frame: Any, errors: str, *, lazy: bool) -> None:  # noqa: A
         )
     if lazy and errors == "return":
         raise OptionsError(
-            'errors="return" needs a pandas frame',
+            'errors="return" needs a frame in memory',
             where=where,
             expected='errors="raise" for a Dask frame',
             found='errors="return"',
-            hint="score a pandas frame, or use scorer.run with max_bad_rows",
+            hint="compute the frame first, or use scorer.run with max_bad_rows",
         )
-    names = frame.columns
+    names = getattr(frame, "columns", ())
     if isinstance(names, pd.MultiIndex):
         problem = InputError(
             "the frame's columns have several levels",
@@ -151,10 +209,9 @@ def _check_arguments(frame: Any, errors: str, *, lazy: bool) -> None:  # noqa: A
             hint="flatten the column names first",
         )
         raise PreflightError([problem])
-    twice = [name for name, count in Counter(map(str, names)).items() if count > 1]
-    if twice:
+    if given.repeated:
         problem = InputError(
-            f"columns share one name: {quoted_list(twice)}",
+            f"columns share one name: {quoted_list(given.repeated)}",
             where=where,
             expected="one column for each name",
             found="several",
@@ -163,11 +220,27 @@ def _check_arguments(frame: Any, errors: str, *, lazy: bool) -> None:  # noqa: A
         raise PreflightError([problem])
 
 
-def _prepare_job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -> _Job:
-    """Bind the columns and score some rows, to learn the output columns; raise all problems together."""
+def _other_frame(frame: Any) -> str:  # noqa: ANN401 - whatever was given
+    """Return what to pass instead of a value that is no frame."""
+    if type(frame).__name__ == "LazyFrame":
+        return "call its collect() first"
+    if hasattr(frame, "__arrow_c_stream__") or hasattr(frame, "__arrow_c_array__"):
+        return "pass pyarrow.table(...) of it" if hasattr(frame, "__arrow_c_stream__") else "pass it as a pyarrow Table"
+    return "pass a pandas or a Dask DataFrame"
+
+
+def _prepare_job(
+    options: Options, frame: Frame, function: Callable[..., Any] | None, nonempty: pd.DataFrame | None = None
+) -> _Job:
+    """Bind the columns and score some rows, to learn the output columns; raise all problems together.
+
+    `nonempty` are rows that Dask makes up, for a transform that is tried before a Dask frame is computed.
+    """
     spec = inspect_model(options.model)
-    columns = pa.schema([pa.field(str(name), _to_arrow(_type_sample(frame[name])).type) for name in frame.columns])
-    binding, problems = bind(options.binding, spec, columns)
+    columns = frame.schema()
+    sample = frame.first(trial.SAMPLE_ROWS)
+    given = None if function is None else _tried(function, sample, nonempty)
+    binding, problems = bind(options.binding, spec, columns, given=None if given is None else given.schema)
     wanted, more = requested_fetches(options.binding, spec)
     problems += more
     device, gpu = settle_device(options.session.device), devices.parse(options.session.device).first
@@ -177,16 +250,10 @@ def _prepare_job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -
     )
     if problems:
         raise PreflightError(problems)
-    unknown = [feed for feed in binding.feeds if feed.kind == "nested" and None in feed.shape]
-    if lazy and unknown:
-        raise ShapeMismatch(
-            f"the width of {unknown[0].tensor!r} is not known without computing the frame",
-            where="a Dask frame",
-            expected="a column of fixed-size lists",
-            found=f"lists of any length in {unknown[0].columns[0]!r}",
-            hint="use fixed-size lists",
-        )
-    rows = _table(frame.iloc[: trial.SAMPLE_ROWS], binding.fed)
+    if nonempty is not None:
+        _check_widths(binding)
+    rows = sample.table(binding.fed) if given is None else select(given, binding.fed)
+    rows = rows if nonempty is None else rows.slice(0, 0)
     binding = shapes(binding, rows)
     session = SESSIONS.session(session_spec)
     binding, wrong = trial.outputs(session, binding, wanted, rows, spec, options.binding.prefix)
@@ -195,88 +262,77 @@ def _prepare_job(options: Options, frame: pd.DataFrame, *, lazy: bool = False) -
     if problems:
         raise PreflightError(problems)
     batch = tuning.untuned(binding, options.scoring.batch_rows, None, device=device)
-    return _Job(binding=binding, session=session_spec, batch_rows=batch.batch_rows, batch_tokens=batch.batch_tokens)
+    fed_schema = None if given is None else given.select(owners(binding.fed, given.column_names)).schema
+    return _Job(
+        binding=binding, session=session_spec, batch_rows=batch.batch_rows, batch_tokens=batch.batch_tokens,
+        transform=function, fed_schema=fed_schema,
+    )  # fmt: skip
 
 
-def _score(frame: pd.DataFrame, job: _Job) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the good rows with their scores, and the bad rows with their errors."""
-    binding = job.binding
-    table = _table(frame, binding.fed)
-    edges, session = batches.grid(len(frame), job.batch_rows), SESSIONS.session(job.session)
-    scored = batches.score(table, edges, binding, session, tokens=job.batch_tokens)
-    arrow = _arrow_backed(frame)
-    result = frame[[name for name in frame.columns if str(name) in binding.kept]]
-    values = dict(zip(binding.outputs, scored.columns, strict=True))
-    good = np.ones(len(frame), bool)
+def _check_widths(binding: Binding) -> None:
+    """Raise `ShapeMismatch` if only the values would show how wide a column of lists is."""
+    unknown = [feed for feed in binding.feeds if feed.kind == "nested" and None in feed.shape]
+    if unknown:
+        raise ShapeMismatch(
+            f"the width of {unknown[0].tensor!r} is not known without computing the frame",
+            where="a Dask frame",
+            expected="a column of fixed-size lists",
+            found=f"lists of any length in {unknown[0].columns[0]!r}",
+            hint="use fixed-size lists",
+        )
+
+
+def _tried(function: Callable[..., Any], sample: Frame, nonempty: pd.DataFrame | None) -> pa.Table:
+    """Return what the transform makes of the first rows; raise `BindingError` if it fails for each of them."""
+    frame = sample.to_pandas() if nonempty is None else nonempty
+    try:
+        given, bad = transform_.apply_function(function, frame)
+    except ScorerError as error:
+        raise PreflightError([error]) from error
+    if not bad or given.num_rows:
+        return given
+    made_up = "let it accept any values of these types, such as those that Dask makes up to try it, or pass the result "
+    raise PreflightError([
+        BindingError(
+            "the transform fails for every row that was tried",
+            where=transform_.name_of(function),
+            expected="a frame with the same rows",
+            found=bad[0],
+            hint="call the function on a few rows yourself"
+            if nonempty is None
+            else made_up + "of frame.map_partitions(function)",
+        )
+    ])  # fmt: skip
+
+
+def _score(frame: Frame, job: _Job) -> _Result:
+    """Score all rows of a frame."""
+    table, failed = _fed(frame, job)
+    edges, session = batches.grid(frame.rows, job.batch_rows), SESSIONS.session(job.session)
+    scored = batches.score(table, edges, job.binding, session, failed, tokens=job.batch_tokens)
+    values = dict(zip(job.binding.outputs, scored.columns, strict=True))
+    good = np.ones(frame.rows, bool)
     good[list(scored.bad)] = False
     if scored.bad:
-        result, values = result[good], {n: c.filter(pa.array(good)) for n, c in values.items()}
-    outputs = pd.DataFrame({n: _to_pandas(c, arrow=arrow) for n, c in values.items()}, copy=False)
-    outputs.index = frame.index[good]
-    reasons = [scored.bad[row] for row in sorted(scored.bad)]
-    bad = frame[~good].assign(_error=[r for _, r in reasons], _stage=[s for s, _ in reasons])
-    if not scored.bad:
-        bad = frame.iloc[:0].assign(_error="", _stage="")
-    return pd.concat([result, outputs], axis=1), bad
+        values = {name: column.filter(pa.array(good)) for name, column in values.items()}
+    return _Result(frame=frame, scored=frame.with_scores(job.binding.kept, good, values), bad=dict(scored.bad))
+
+
+def _fed(frame: Frame, job: _Job) -> tuple[pa.Table, dict[int, str]]:
+    """Return the fed columns, and the reason for each row on which the transform raises."""
+    if job.transform is None or job.fed_schema is None:
+        return frame.table(job.binding.fed), {}
+    if not frame.rows:
+        return select(job.fed_schema.empty_table(), job.binding.fed), {}
+    given, bad = transform_.apply_function(job.transform, frame.to_pandas())
+    name = transform_.name_of(job.transform)
+    fed = (
+        transform_.conform_transformed(given, job.fed_schema, name) if given.num_rows else job.fed_schema.empty_table()
+    )
+    return select(transform_.realign(fed, bad, frame.rows), job.binding.fed), bad
 
 
 def _score_or_raise(frame: pd.DataFrame, job: _Job) -> pd.DataFrame:
     """Score one partition of a Dask frame; raise an error if rows cannot be scored."""
-    scored, bad = _score(frame, job)
-    if len(bad):
-        raise _bad_rows(bad)
+    scored: pd.DataFrame = _score(PandasFrame(frame), job).checked()
     return scored
-
-
-def _bad_rows(bad: pd.DataFrame) -> ScorerError:
-    return RunFailed(
-        f"{len(bad):,} rows could not be scored",
-        where=f"index {bad.index[0]!r}",
-        expected="rows that the model accepts",
-        found=str(bad["_error"].iloc[0]),
-        hint='pass errors="return" to get the scored rows and the bad ones',
-    )
-
-
-def _table(frame: pd.DataFrame, names: Sequence[str]) -> pa.Table:
-    """Return the fed columns as an Arrow table, without copies where pandas allows that."""
-    labels = {str(name): name for name in frame.columns}
-    own = dict.fromkeys(name if name in labels else path_of(name)[0] for name in names)
-    return select(pa.table({name: _to_arrow(frame[labels[name]]) for name in own}), names)
-
-
-def _to_arrow(series: pd.Series) -> pa.ChunkedArray:
-    if series.dtype.kind in "fiub" and isinstance(series.dtype, np.dtype):
-        return pa.chunked_array([pa.array(series.to_numpy())])
-    if isinstance(series.dtype, pd.ArrowDtype):
-        return series.array.__arrow_array__()
-    array = pa.array(series, from_pandas=True)
-    if pa.types.is_null(array.type):  # an empty or all-missing column of Python objects
-        array = array.cast(pa.string())
-    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])
-
-
-def _type_sample(series: pd.Series) -> pd.Series:
-    """Return as few values as show a column's type: of Python objects, some that are not null; else none."""
-    return series.dropna().iloc[: trial.SAMPLE_ROWS] if series.dtype == object else series.iloc[:0]
-
-
-def _arrow_backed(frame: pd.DataFrame) -> bool:
-    """Return whether any column has an Arrow type; the text type of pandas 3 does not count."""
-    return any(isinstance(dtype, pd.ArrowDtype) for dtype in frame.dtypes)
-
-
-def _to_pandas(column: pa.Array, *, arrow: bool) -> Any:  # noqa: ANN401 - any pandas column
-    if arrow:
-        return pd.arrays.ArrowExtensionArray(pa.chunked_array([column]))
-    if pa.types.is_string(column.type):
-        return pd.array(column.to_pylist(), dtype="str")
-    if pa.types.is_fixed_size_list(column.type):
-        values = np.empty(len(column), dtype=object)
-        width = column.type.list_size
-        matrix = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-        lists = np.empty(len(matrix), dtype=object)
-        lists[:] = list(matrix)
-        values[column.is_valid().to_numpy(zero_copy_only=False)] = lists
-        return values
-    return column.to_numpy(zero_copy_only=False)

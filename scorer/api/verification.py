@@ -23,7 +23,7 @@ from scorer.events import Counts, Proof
 from scorer.host.crash import note_verifying
 from scorer.host.limits import limits_as_errors
 from scorer.output.ledger import LEDGER, TIMES
-from scorer.output.place import load_plan, nobody_wrote, refuse_another_format
+from scorer.output.place import Place, load_plan, nobody_wrote, refuse_another_format
 from scorer.output.writer import read_footer
 from scorer.storage.files import file_digest, files_in
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scorer.api._rescoring import Rescored
-    from scorer.output.place import Place
     from scorer.plan.frozen import FrozenPlan
 
 
@@ -79,8 +78,45 @@ def _joined(value: object) -> str:
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def verify(output: str | Path, *, deep: bool = False, rescore: int = 0, work_dir: str | Path | None = None) -> Verdict:
+    """Check a finished output against its proof: what ``scorer verify`` does.
+
+    Parameters
+    ----------
+    output
+        The folder of the output, as text or as a ``Path``.
+    deep
+        Read every page and value instead of the footers only.
+    rescore
+        Score this many random rows again and compare the scores. Needs the input and the model.
+    work_dir
+        Folder of the proof, if the run used ``work_dir``.
+
+    Returns
+    -------
+    Verdict
+        ``whole`` is true if nothing is wrong, and ``faults`` lists what is. ``counts`` are the rows.
+
+    Raises
+    ------
+    CommitError
+        If there is no finished output with a proof.
+
+    Examples
+    --------
+    >>> import tempfile, scorer
+    >>> output = tempfile.mkdtemp() + "/scores"
+    >>> report = scorer.run("examples/flights/flights.parquet", "examples/flights/late.onnx", output, limit=1000)
+    >>> verdict = verify(output, rescore=10)
+    >>> verdict.whole, verdict.counts.scored, verdict.faults
+    (True, 1000, ())
+
+    """
+    return check(Place.at(output, work_dir), deep=deep, rescore=rescore)
+
+
 @limits_as_errors()
-def verify(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
+def check(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
     """Check the published output against its plan, manifest and ledger; score `rescore` rows again."""
     note_verifying(str(place.output))
     plan = load_plan(place.folder / _PLAN)

@@ -37,11 +37,43 @@ def find(name: str) -> Transform:
     return Transform(name=name, folder=folder, digest=_digest(_imported(name, folder)))
 
 
+def function_of(transform: object) -> Callable[[pd.DataFrame], Any] | None:
+    """Return a function that is given as such or by its name, or None; `OptionsError` for anything else."""
+    if transform is None or callable(transform):
+        return transform
+    if not isinstance(transform, str):
+        raise OptionsError(
+            "the transform is not a function",
+            where="transform",
+            expected="a function, or its name as package.module:function",
+            found=type(transform).__name__,
+            hint="pass transform=function",
+        )
+    return _imported(transform, os.getcwd())
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return the name of a function for errors."""
+    return str(getattr(function, "__qualname__", type(function).__name__))
+
+
+def apply_function(function: Callable[[pd.DataFrame], Any], frame: pd.DataFrame) -> tuple[pa.Table, dict[int, str]]:
+    """Apply a function to a frame; return the new rows, and the reason for each row on which it raises."""
+    bad: dict[int, str] = {}
+    pieces = _apply_halving(function, frame, bad, name=name_of(function))
+    return (pa.concat_tables(pieces, promote_options="permissive") if pieces else pa.table({})), bad
+
+
+def as_pandas(table: pa.Table) -> pd.DataFrame:
+    """Return the table as the frame that a transform gets."""
+    return pd.DataFrame({name: _series(table[name]) for name in table.column_names})
+
+
 def apply(transform: Transform, table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
     """Apply the function to a table; return the new rows, and the reason for each row on which it raises."""
     function = _load(transform)
     try:
-        frame = pd.DataFrame({name: _series(table[name]) for name in transform.reads})
+        frame = as_pandas(table.select(transform.reads))
     except (UnicodeDecodeError, pa.ArrowException):
         unread = _undecodable_rows(table.select(transform.reads))
         if not unread:

@@ -212,7 +212,7 @@ def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json:
     Example:
       scorer verify flights.scored.parquet --deep
     """
-    from scorer.api.verification import verify as check  # noqa: PLC0415 - start-up
+    from scorer.api.verification import check  # noqa: PLC0415 - start-up
     from scorer.cli.text import verdict_text  # noqa: PLC0415 - start-up
     from scorer.output.place import Place  # noqa: PLC0415 - start-up
 
@@ -242,7 +242,7 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
     from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
     from scorer.output.place import Place  # noqa: PLC0415 - start-up
     from scorer.report.live import follow  # noqa: PLC0415 - start-up
-    from scorer.report.status import status_of  # noqa: PLC0415 - start-up
+    from scorer.report.state import status_of  # noqa: PLC0415 - start-up
 
     place = Place.of(output, work_dir)
     found = status_of(place)

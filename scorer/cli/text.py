@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scorer.display.blocks import Table
     from scorer.plan.prepared import Plan
     from scorer.report.outcome import Report
-    from scorer.report.status import Status
+    from scorer.report.state import Status
 
 
 _SILENT_S = 120  # without a heartbeat, `status` warns

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from scorer.options import values as rules
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from scorer.options.grammar import FeedText
@@ -94,7 +94,7 @@ class BindingOptions:
     transform: str | None = option(
         None, "Python function that takes a pandas frame and returns one with the same rows; its columns feed "
         "the model. It runs in worker processes unless you set --cluster.",
-        rule=rules.TEXT, metavar="MODULE:FUNCTION", scores=True,
+        rule=rules.FUNCTION, metavar="MODULE:FUNCTION", scores=True,
     )  # fmt: skip
     fetch: tuple[str, ...] = option(
         (), "Write only this output, under a new name if you give one. An output of width n becomes the "
@@ -323,7 +323,7 @@ class RequestArguments(TypedDict, total=False):
     base: str | Path | None
     limit: int | None
     row_id: bool
-    transform: str | None
+    transform: Callable[..., Any] | str | None
     prefix: str
     batch_rows: int | None
     part_bytes: int | str | None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -148,6 +149,19 @@ def _text(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
     return str(value)
 
 
+def _function(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
+    """Return the name of a function as module:function; TypeError for one that another process cannot import."""
+    if not callable(value):
+        return _text(value)
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    found = sys.modules.get(module) if isinstance(module, str) and module != "__main__" else None
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not value:
+        raise TypeError(value)
+    return f"{module}:{name}"
+
+
 def _count(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
     if isinstance(value, bool) or int(value) != float(value) or int(value) < 1:
         raise ValueError(value)
@@ -222,6 +236,7 @@ PATHS = Rule("paths", _paths, types="a path or a list of paths: str or pathlib.P
 COUNT = Rule("a whole number, 1 or more", _count)
 LIMIT = Rule("a whole number, 0 or more", _limit)
 TEXT = Rule("non-empty text", _text)
+FUNCTION = Rule("non-empty text", _function, types="a function of a module, or its name as package.module:function")
 PLACE = TEXT._replace(types=PATH.types)
 ANY_TEXT = Rule("text", lambda value: "" if value == "" else _text(value))
 SWITCH = Rule("true or false", _switch)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _BYTES = (bytes, bytearray, memoryview)
 _FRAMES = {"DataFrame", "LazyFrame", "Table", "RecordBatch"}
+_SCORED = {("polars", "DataFrame"), ("pyarrow", "Table")}
 _EXAMPLES = {
     "input": "data/", "model": "m.onnx", "output": "scores", "work_dir": "work", "ort_library": "operators.so",
     "scheduler_file": "scheduler.json", "base": "data",
@@ -38,19 +39,36 @@ def described(value: Any) -> str:  # noqa: ANN401 - whatever was given
         return f"{memoryview(value).nbytes:,} bytes"
     if isinstance(value, list | tuple):
         return f"a {type(value).__name__} with {described(next(one for one in value if not _is_plain(one)))}"
+    if callable(value) and not isinstance(value, type):
+        return _described_function(value)
     package, name = _package(value), type(value).__name__
     noun = name if package == "builtins" or package.startswith("_") else f"{package} {name}"
     return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
 
 
+def _described_function(function: Any) -> str:  # noqa: ANN401 - anything callable
+    """Return what keeps another process from importing a function."""
+    name = getattr(function, "__qualname__", "")
+    if not name or hasattr(function, "__self__"):
+        return f"an object of type {type(function).__name__}, not a function of a module"
+    if name.endswith("<lambda>"):
+        return "a lambda"
+    if "<locals>" in name:
+        outer, _, inner = name.rpartition(".<locals>.")
+        return f"the function {inner!r} inside {outer!r}"
+    return f"the function {name!r} of {getattr(function, '__module__', None)!r}"
+
+
 def _hint(name: str, value: Any) -> str:  # noqa: ANN401 - whatever was given
     """Return what to pass instead of a value."""
+    if name == "transform":
+        return 'put the function into a module, such as features.py, and pass transform="features:NAME"'
     package, kind = _package(value), type(value).__name__
     frame = name == "input" and kind in _FRAMES
-    if frame and package in {"pandas", "dask"}:
+    if frame and (package in {"pandas", "dask"} or (package, kind) in _SCORED):
         return "call scorer.score(frame, model) to score a frame, or write it to Parquet and pass the path"
     if frame and package in {"polars", "pyarrow"}:
-        return "write it to Parquet and pass the path, or convert it to pandas and call scorer.score(frame, model)"
+        return "write it to Parquet and pass the path, or make a DataFrame or a Table of it and call scorer.score"
     if name == "model" and isinstance(value, _BYTES):
         return 'write them to a file and pass its path: pathlib.Path("m.onnx").write_bytes(model)'
     if name == "model" and kind == "ModelProto":

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from scorer.dataset.listing import PROOF
 from scorer.display.words import nearest
 from scorer.errors import CommitError, OptionsError, ScorerError
+from scorer.options.values import PATH
+from scorer.options.wrong_types import wrong_type
 from scorer.plan.frozen import FORMAT, FrozenPlan
 
 INTENT = "publish.json"
@@ -37,6 +39,14 @@ class Place:
     output: Path
     folder: Path
     """OUT.scorer, or --work-dir: the proof of a finished run, the lock and the staged parts of a running one."""
+
+    @classmethod
+    def at(cls, output: str | Path, work_dir: str | Path | None) -> Place:
+        """Return the place of an output that is given in Python; raise `OptionsError` if it is no path."""
+        for name, value in (("output", output), ("work_dir", work_dir)):
+            if not isinstance(value, str | Path) and (name == "output" or value is not None):
+                raise wrong_type(name, value, PATH)
+        return cls.of(str(output), None if work_dir is None else str(work_dir))
 
     @classmethod
     def of(cls, output: str, work_dir: str | None) -> Place:

@@ -5,7 +5,7 @@
     notebook.py          progress in a notebook cell
     eventlog.py          events.jsonl: every event as a line of JSON
     outcome.py           Report: counts, times and the bottleneck, from the receipts
-    status.py            scorer status: how far a run is, from its files
+    state.py             scorer status: how far a run is, from its files
     page.py              report.html: reads the proof and writes the page
     sections.py          puts the sections of report.html together
     _distributions.py    draws the histograms and counts of the scores, from a bounded sample

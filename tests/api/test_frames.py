@@ -308,7 +308,7 @@ def test_bad_rows_raise_an_error_that_names_one():
     assert 'errors="return"' in caught.value.hint
     lazy = scorer.score(dd.from_pandas(frame, npartitions=15), MODELS / "gather.onnx")
     assert lazy.partitions[3].compute(scheduler="synchronous")["value"].to_list() == [30.0]
-    with pytest.raises(RunFailed, match="rows could not be scored") as caught:
+    with pytest.raises(RunFailed, match="1 row could not be scored") as caught:
         lazy.partitions[12].compute(scheduler="synchronous")
     assert "112" in caught.value.where
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import sys
 
@@ -10,7 +12,10 @@ import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.runs import MODELS, cli, command
+from support.runs import BACKENDS, MODELS, cli, command
+
+import scorer
+from scorer.errors import PreflightError
 
 SOURCE = """
 import pandas as pd
@@ -211,3 +216,62 @@ def test_a_number_as_text_a_category_and_a_date_feed_one_tensor(place):
     session = ort.InferenceSession(MODELS / "sum3.onnx")
     wanted = session.run(None, {"x": np.stack([price, channel, since], axis=1)})[0]
     assert np.array_equal(pq.read_table(place / "out")["score"].to_numpy(), wanted.reshape(-1), equal_nan=True)
+
+
+# In Python
+
+
+@pytest.mark.parametrize("cluster", BACKENDS)
+def test_a_function_of_a_module_is_taken_as_its_name(here, cluster):
+    function = importlib.import_module("mine").features
+    given = scorer.prepare("in.parquet", MODELS / "sum3.onnx", "out", transform=function, feed="x=a,b,c")
+    named = scorer.prepare("in.parquet", MODELS / "sum3.onnx", "out", transform="mine:features", feed="x=a,b,c")
+    assert given.options.binding.transform == "mine:features"
+    assert given.frozen.request_hash == named.frozen.request_hash
+    scorer.run("in.parquet", MODELS / "sum3.onnx", "out", transform=function, feed="x=a,b,c", cluster=cluster)
+    source, got = pq.read_table("in.parquet"), pq.read_table("out")
+    score = got.drop_columns(source.column_names).column(0).to_numpy()
+    assert np.array_equal(score, expected(source).reshape(-1), equal_nan=True)
+
+
+class Callable:
+    def __call__(self, frame):
+        return frame
+
+    def method(self, frame):
+        return frame
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda: lambda frame: frame, "a lambda"),
+        (Callable, "an object of type Callable, not a function of a module"),
+        (lambda: Callable().method, "an object of type method, not a function of a module"),
+        (lambda: functools.partial(print, 1), "an object of type partial, not a function of a module"),
+    ],
+)
+def test_a_function_that_another_process_cannot_import_is_refused(here, make, found):
+    with pytest.raises(PreflightError, match="the value of 'transform' is not valid") as caught:
+        scorer.run("in.parquet", MODELS / "sum3.onnx", "out", transform=make())
+    (problem,) = caught.value.problems
+    assert problem.expected == "a function of a module, or its name as package.module:function"
+    assert problem.found == found
+    assert problem.hint == 'put the function into a module, such as features.py, and pass transform="features:NAME"'
+    assert not (here / "out").exists()
+
+
+def test_a_local_function_and_one_of_the_session_are_refused_by_their_names(here, monkeypatch):
+    def local(frame):
+        return frame
+
+    with pytest.raises(PreflightError) as caught:
+        scorer.run("in.parquet", MODELS / "sum3.onnx", "out", transform=local)
+    where = "test_a_local_function_and_one_of_the_session_are_refused_by_their_names"
+    assert caught.value.problems[0].found == f"the function 'local' inside {where!r}"
+    main = sys.modules["__main__"]
+    exec("def of_the_session(frame):\n    return frame\n", main.__dict__)
+    monkeypatch.setattr(main.of_the_session, "__module__", "__main__")
+    with pytest.raises(PreflightError) as caught:
+        scorer.run("in.parquet", MODELS / "sum3.onnx", "out", transform=main.of_the_session)
+    assert caught.value.problems[0].found == "the function 'of_the_session' of '__main__'"

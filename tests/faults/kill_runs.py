@@ -30,7 +30,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.api.verification import verify
+from scorer.api.verification import check as verify
 from scorer.output.place import Place
 
 MODEL = Path(__file__).parent.parent / "models" / "sum3.onnx"

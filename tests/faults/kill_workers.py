@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from dask.distributed import Client, LocalCluster
 
 import scorer
-from scorer.api.verification import verify
+from scorer.api.verification import check as verify
 from scorer.output.place import Place
 
 MODEL = Path(__file__).parent.parent / "models" / "sum3.onnx"

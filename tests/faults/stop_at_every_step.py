@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 import scorer
 import scorer.api.pipeline  # imported before the forks, so that no child has to import it
-from scorer.api.verification import verify
+from scorer.api.verification import check as verify
 from scorer.output import publish, staging
 from scorer.output.place import Place
 from scorer.storage import files

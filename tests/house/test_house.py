@@ -104,7 +104,7 @@ def test_single_files_have_no_state():
 
 @pytest.mark.parametrize(
     "module",
-    ["plan", "plan.frozen", "plan.prepared", "options.fields", "options.request", "output.place", "report.status"],
+    ["plan", "plan.frozen", "plan.prepared", "options.fields", "options.request", "output.place", "report.state"],
 )
 def test_modules_that_only_read_files_import_no_runtime(module):
     heavy = "{'onnxruntime', 'onnx', 'pandas', 'distributed'}"
@@ -177,7 +177,7 @@ def test_unknown_public_names_are_attribute_errors():
 
 
 def test_public_verbs_have_an_example_and_no_hidden_keywords():
-    for name in ("prepare", "execute", "run", "score", "inspect_model", "release"):
+    for name in ("prepare", "execute", "run", "score", "inspect_model", "release", "status", "verify"):
         assert ">>>" in getattr(scorer, name).__doc__
 
 
@@ -234,6 +234,17 @@ def test_the_error_tree_in_the_docstring_is_the_tree():
     assert {kind.__name__ for kind in every_error()} <= drawn | {"ScorerError"}
 
 
+def test_the_errors_docstring_has_each_error_with_its_exit_code_below_its_parent():
+    rows = re.findall(r"(?m)^( {4,8})([A-Z]\w+) +(\d+)?  ", errors.__doc__)
+    parents = {4: None}
+    for spaces, name, code in rows:
+        kind = getattr(errors, name)
+        parents[len(spaces)] = kind
+        assert kind.__base__ is parents.get(len(spaces) - 2, kind.__base__), name
+        assert code == (str(kind.exit_code) if kind not in {errors.ScorerError, errors.PreflightError} else ""), name
+    assert {name for _, name, _ in rows} == {kind.__name__ for kind in every_error()} | {"ScorerError"}
+
+
 def test_values_are_frozen_and_keyword_only():
     for name in ("Counts", "Forecast", "ModelSpec", "Plan", "Receipt", "Report", "TensorSpec"):
         kind = getattr(scorer, name)
@@ -252,11 +263,14 @@ def test_every_public_docstring_example_runs(monkeypatch):
     import doctest
 
     monkeypatch.chdir(ROOT)
+    assert doctest.testmod(errors).failed == 0
     for module, name in (
         ("api.pipeline", "prepare"),
         ("model.protobuf", "inspect_model"),
         ("api.frames", "score"),
         ("api.frames", "release"),
+        ("api.verification", "verify"),
+        ("report.state", "status"),
     ):
         home = importlib.import_module(f"scorer.{module}")
         for test in doctest.DocTestFinder().find(getattr(home, name), name, globs=vars(home)):

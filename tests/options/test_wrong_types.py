@@ -37,7 +37,7 @@ def refused(function, *arguments, **options):
     [
         (FRAME, "a pandas DataFrame", "call scorer.score(frame, model)"),
         (dd.from_pandas(FRAME, npartitions=1), "a dask DataFrame", "call scorer.score(frame, model)"),
-        (TABLE, "a pyarrow Table", "write it to Parquet"),
+        (TABLE, "a pyarrow Table", "call scorer.score(frame, model)"),
         (TABLE.to_batches()[0], "a pyarrow RecordBatch", "write it to Parquet"),
         ([FRAME], "a list with a pandas DataFrame", "call scorer.score(frame, model)"),
         ({"a": 1}, "{'a': 1}", "pass a path"),

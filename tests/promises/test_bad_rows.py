@@ -16,7 +16,7 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from support.runs import MODELS, cli, read, write
 
 import scorer
-from scorer.api.verification import verify
+from scorer.api.verification import check as verify
 
 ROWS, SIDE = 10_000, 4
 KINDS = ("runtime", "picture", "null", "length")

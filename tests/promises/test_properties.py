@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.runs import MODELS, oracle, read
 
 import scorer
-from scorer.api.verification import verify
+from scorer.api.verification import check as verify
 from scorer.output.place import Place
 
 END_TO_END = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,7 +15,7 @@ from support.runs import FLIGHTS, MODELS, write
 
 import scorer
 from scorer.api import inspection
-from scorer.api.verification import verify
+from scorer.api.verification import check as verify
 from scorer.cli.text import inspection_text, plan_text, report_text
 from scorer.output.place import Place
 

@@ -15,6 +15,7 @@ from scorer.output.staging import n_staged
 from scorer.report.progress import Snapshot
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Literal
 
 
@@ -58,6 +59,42 @@ class Status:
         """Return what `scorer status --json` prints."""
         names = ("state", "output", *_FIELDS[self.state])
         return {name: getattr(self, name) for name in names} | (self.progress.to_dict() if self.progress else {})
+
+
+def status(output: str | Path, *, work_dir: str | Path | None = None) -> Status:
+    """Return how far the run is that writes an output: what ``scorer status`` shows.
+
+    Only files are read, so that it works in another process, and on any host that sees them.
+
+    Parameters
+    ----------
+    output
+        The folder of the output, as text or as a ``Path``.
+    work_dir
+        Folder of the proof, if the run uses ``work_dir``.
+
+    Returns
+    -------
+    Status
+        ``state`` is ``"running"``, ``"unfinished"`` or ``"done"``. ``progress`` has the rows so far of a run that is
+        scoring; ``done`` of ``parts`` are committed if it is unfinished.
+
+    Raises
+    ------
+    InputError
+        If no run has written there.
+
+    Examples
+    --------
+    >>> import tempfile, scorer
+    >>> output = tempfile.mkdtemp() + "/scores"
+    >>> report = scorer.run("examples/flights/flights.parquet", "examples/flights/late.onnx", output, limit=1000)
+    >>> now = status(output)
+    >>> now.state, now.scored
+    ('done', 1000)
+
+    """
+    return status_of(Place.at(output, work_dir))
 
 
 def status_of(place: Place) -> Status:
