@@ -240,6 +240,8 @@ class Tick:
     """Threads of these workers."""
     memory_bytes: int
     """Memory of the driver and of all worker processes that report it."""
+    in_parts: dict[int, int] = field(default_factory=dict)
+    """Rows finished so far in each part in progress, by the part's index. Other processes report only long parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +301,8 @@ class Observer(Protocol):
 def to_dict(event: Event) -> dict[str, Any]:
     """Return an event as a flat dict, its class name first; a receipt's fields are named as in the ledger."""
     kind = {"event": type(event).__name__}
+    if isinstance(event, Tick):
+        return kind | {name: value for name, value in _shallow(event).items() if name != "in_parts"}
     if not isinstance(event, PartFinished):
         return kind | _shallow(event)
     receipt = event.receipt

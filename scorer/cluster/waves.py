@@ -22,7 +22,7 @@ from scorer.cluster.tasks import ScorerPlugin, commit_part, read_meta, read_part
 from scorer.errors import ClusterError, NoWorkers, WorkerUnfit
 from scorer.events import Notice, PartRetried, Tick
 from scorer.host.process import resident
-from scorer.scoring.job import JOBS
+from scorer.scoring.job import JOBS, ROWS_IN_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +61,8 @@ def drive(
     """
     meta = read_meta()
     if workers.client is None:
-        yield from _score_in_this_thread(spec, parts, meta, Ticker(workers, emit))
+        ticker = Ticker(workers, emit, lambda: JOBS.rows_in_parts(spec.key))
+        yield from _score_in_this_thread(spec, parts, meta, ticker)
         return
     plugin = ScorerPlugin(spec)
     workers.client.register_plugin(plugin)
@@ -90,6 +91,7 @@ def collection(parts: list[Part], key: str, meta: pd.DataFrame, wave: int = 0) -
 def _score_in_this_thread(spec: Spec, parts: Iterator[Part], meta: pd.DataFrame, ticker: Ticker) -> Iterator[Outcome]:
     """Score one part after the other in the calling thread, where a debugger can follow."""
     JOBS.add(spec)
+    JOBS.job(spec.key).on_batch = ticker
     try:
         for part in parts:
             try:
@@ -147,13 +149,14 @@ class _Waves:
         self, client: Client, workers: Workers, spec: Spec, parts: Iterator[Part], meta: pd.DataFrame,
         emit: Callable[[Event], None], inbox: queue.SimpleQueue[bytes],
     ) -> None:  # fmt: skip
-        self._emit, self._ticker = emit, Ticker(workers, emit)
+        self._emit, self._ticker = emit, Ticker(workers, emit, self._rows_in_parts)
         self._client, self._workers, self._spec = client, workers, spec
         self._parts, self._meta, self._inbox = parts, meta, inbox
         self._unfit: set[str] = set()
         self._span = span_of(spec.run)
         self._new_hosts = NewHosts(client, spec.frozen.session) if spec.remote else None
         self._running: dict[int, tuple[Part, Future]] = {}
+        self._rows_sent: dict[int, int] = {}  # finished so far in long parts, as other processes have sent it
         # The receipts of these have come, but Dask may not have marked the tasks as finished. Dropping such a future
         # now would cancel its task.
         self._unconfirmed: list[Future] = []
@@ -173,6 +176,7 @@ class _Waves:
                     self._to_resubmit.append(part)
                 elif isinstance(outcome, (KilledWorker, _ReceiptLost)) and self._losses[part.index] < _MAX_LOSSES:
                     self._losses[part.index] += 1
+                    self._rows_sent.pop(part.index, None)
                     self._to_resubmit.append(part)
                     self._emit(PartRetried(part=part.index))
                 else:
@@ -211,6 +215,12 @@ class _Waves:
             self._check_workers(now)
         return finished
 
+    def _rows_in_parts(self) -> dict[int, int]:
+        """Return the rows finished so far in each part that is not done."""
+        self._rows_sent = {index: rows for index, rows in self._rows_sent.items() if index in self._running}
+        here = {i: rows for i, rows in JOBS.rows_in_parts(self._spec.key).items() if i in self._running}
+        return self._rows_sent | here
+
     def _receipts(self, wait_s: float = _FUTURES_CHECK_S) -> list[Outcome]:
         """Return the parts whose receipts have arrived, after a short wait for the first one."""
         finished: list[Outcome] = []
@@ -218,6 +228,10 @@ class _Waves:
             while True:
                 message = self._inbox.get(timeout=0 if finished else wait_s)
                 index, receipt = pickle.loads(message)  # noqa: S301 - written by this run's workers
+                if index == ROWS_IN_PARTS:
+                    self._rows_sent |= receipt
+                    wait_s = 0
+                    continue
                 if index in self._running:  # otherwise a second attempt at a part that has finished
                     part, future = self._running.pop(index)
                     self._unconfirmed.append(future)
@@ -323,7 +337,10 @@ _COUNT_REMOTE_S = 5.0  # a remote scheduler sends the state of all its workers e
 class Ticker:
     """Emits a `Tick` at most every 0.2 s; calls in between cost nothing."""
 
-    def __init__(self, workers: Workers, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, workers: Workers, emit: Callable[[Event], None], in_parts: Callable[[], dict[int, int]]
+    ) -> None:  # fmt: skip
+        self._in_parts = in_parts
         self._client, self._scoring_threads, self._emit = workers.client, workers.scoring_threads, emit
         self._scheduler = getattr(getattr(workers.client, "cluster", None), "scheduler", None)
         self._ticked_at = self._counted_at = float("-inf")
@@ -341,7 +358,7 @@ class Ticker:
             with suppress(OSError, TimeoutError, RuntimeError):  # a lost scheduler is reported elsewhere
                 self._counts = self._count(self._client)
         workers, threads, memory = self._counts
-        self._emit(Tick(workers=workers, threads=threads, memory_bytes=memory + resident()))
+        self._emit(Tick(workers=workers, threads=threads, memory_bytes=memory + resident(), in_parts=self._in_parts()))
 
     def _count(self, client: Client) -> tuple[int, int, int]:
         """Return the workers, their scoring threads, and the memory of the workers in other processes."""

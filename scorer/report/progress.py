@@ -33,6 +33,7 @@ class Snapshot:
     """Parts that were started more than once."""
     rows: int
     rows_done: int
+    """Rows of committed parts, and those finished so far in other parts; it never sinks."""
     scored: int = 0
     """By this run, like the next two."""
     quarantined: int = 0
@@ -84,6 +85,8 @@ class Progress:
         self._sums = dict.fromkeys(("scored", "quarantined", "filtered", "bytes_read", "bytes_written"), 0)
         self._done = self._failed = 0
         self._retried: set[int] = set()
+        self._in_parts: dict[int, int] = {}
+        self._shown = 0
         self._tick = Tick(workers=0, threads=0, memory_bytes=0)
         self._stopping = False
 
@@ -93,14 +96,16 @@ class Progress:
             case PartFinished():
                 self._add(event)
             case Tick():
-                self._tick = event
+                self._tick, self._in_parts = event, dict(event.in_parts)
             case PlanReady():
                 self._ready, self._began = event, self._clock()
                 self._pace = Pace(self._began)
             case PartFailed():
                 self._failed += 1
+                self._in_parts.pop(event.part, None)
             case PartRetried():
                 self._retried.add(event.part)
+                self._in_parts.pop(event.part, None)
             case Stopping():
                 self._stopping = True
 
@@ -108,6 +113,7 @@ class Progress:
         receipt, sums = event.receipt, self._sums
         counts = receipt.proof.counts
         self._done += 1
+        self._in_parts.pop(receipt.proof.part, None)
         self._pace.add(counts.rows, self._clock())
         sums["scored"] += counts.scored
         sums["quarantined"] += counts.quarantined
@@ -127,12 +133,16 @@ class Progress:
         ready, now = self._ready, self._clock()
         if ready is None:
             return None
-        rows_done, tick = ready.rows_done + self._pace.rows, self._tick
+        committed, tick, inside = ready.rows_done + self._pace.rows, self._tick, sum(self._in_parts.values())
+        # between two ticks, or if a part is lost, fewer rows are known than were shown: they are finished again
+        self._shown = rows_done = max(self._shown, min(committed + inside, ready.rows))
+        first_s = max(now - self._began, 1e-9)  # until a part ends, the speed is that of the rows inside parts
+        average, current = (self._pace.average(now), self._pace.now(now)) if self._done else (inside / first_s,) * 2
         return Snapshot(
             parts=ready.parts, done=ready.done + self._done, resumed=ready.done, failed=self._failed,
             retried=len(self._retried), rows=ready.rows, rows_done=rows_done, **self._sums,
-            rows_per_s=self._pace.average(now), rows_per_s_now=self._pace.now(now), seconds=now - self._began,
-            left_s=None if self._stopping else self._pace.remaining(ready.rows - rows_done, now, max(tick.threads, 1)),
+            rows_per_s=average, rows_per_s_now=current, seconds=now - self._began,
+            left_s=None if self._stopping else self._pace.remaining(ready.rows - committed, now, max(tick.threads, 1)),
             forecast_s=None if ready.done else ready.forecast_s,
             workers=tick.workers, threads=tick.threads, memory_bytes=tick.memory_bytes,
             stopping=self._stopping, dashboard=ready.dashboard, metrics=ready.metrics,

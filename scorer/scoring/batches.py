@@ -23,7 +23,7 @@ from scorer.errors import BatchError, OutOfMemory, ShapeMismatch
 from scorer.events import Stages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from scorer.binding.features.packed import Packed
     from scorer.binding.spec import Binding, Feed, Fetch
@@ -175,12 +175,13 @@ def apply_steps(fetch: Fetch, results: Mapping[str, Any], feeds: Mapping[str, np
 
 def score(
     table: pa.Table, edges: np.ndarray, binding: Binding, session: Engine, failed: Mapping[int, str] | None = None,
-    tokens: int | None = None,
+    tokens: int | None = None, count: Callable[[int], None] | None = None,
 ) -> Scored:  # fmt: skip
     """Score every row of `table`, in batches cut at `edges`.
 
     Rows of different lengths are sorted by length first. If `tokens` is given, their batches have at most that many
-    tokens instead. `failed` are the rows that the transform failed for, with the reason.
+    tokens instead. `failed` are the rows that the transform failed for, with the reason. `count` gets the number of
+    rows of each batch that is finished.
     """
     failed = failed or {}
     started = time.perf_counter()
@@ -213,6 +214,8 @@ def score(
                 done.append(scored)
                 for into, values in zip(results, result, strict=True):
                     into.append(values)
+        if count is not None:
+            count(stop - start)
     began = time.perf_counter()
     for packed in packs.values():
         bad = packed.bad | bad

@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
 
+ROWS_IN_PARTS = -1
+"""Stands in place of a part's index before a message about the rows inside parts."""
+_LONG_S, _SEND_S = 1.0, 1.0  # how long a part runs before its rows are sent to the driver, and how often they are
 _DELIVERY_S = 60.0  # wait so long for the model: the driver delivers it to new hosts every few seconds
 
 
@@ -103,6 +107,11 @@ class Job:
     slots: threading.Semaphore | None = None
     scoring: dict[int, Part] = field(default_factory=dict)
     """The part that each thread works on, by the thread's number."""
+    rows_done: dict[int, int] = field(default_factory=dict)
+    """Rows finished so far in each part that is scored here, by the part's index."""
+    rows_sent_at: float = 0.0
+    on_batch: Callable[[], None] | None = None
+    """Called after each batch, if the driver's only thread scores and would show no progress otherwise."""
     parts_done: int = 0
     longest_s: float = 0.0
     """Time of the slowest part in this process."""
@@ -120,8 +129,35 @@ class Job:
 
     def report_receipt(self, index: int, receipt: Receipt | None) -> None:
         """Send a part's receipt to the driver; None means that the part was left for the next run."""
+        self._send(index, receipt)
+
+    def row_counter(self, index: int, filtered: int) -> Callable[[int], None]:
+        """Return a function that counts the rows of each finished batch of a part; `filtered` are counted already.
+
+        It is called by the thread that scores the part. A worker process sends the counts to the driver, but at most
+        once a second, and only if the part runs longer than that.
+        """
+        rows = filtered
+        sends = self.publish_event is not None and name_of_process() != self.spec.driver
+        began = time.monotonic()
+
+        def count(more: int) -> None:
+            nonlocal rows
+            rows += more
+            self.rows_done[index] = rows
+            if self.on_batch is not None:
+                self.on_batch()
+            elif sends:
+                now = time.monotonic()
+                if now - began > _LONG_S and now - self.rows_sent_at > _SEND_S:
+                    self.rows_sent_at = now
+                    self._send(ROWS_IN_PARTS, dict(self.rows_done))
+
+        return count
+
+    def _send(self, index: int, value: object) -> None:
         if self.publish_event is not None:
-            self.publish_event(self.spec.topic, pickle.dumps((index, receipt)))
+            self.publish_event(self.spec.topic, pickle.dumps((index, value)))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -230,6 +266,11 @@ class Jobs:
         failed = SESSIONS.failure(job.spec.frozen.session)
         if failed is not None:
             raise worker_unfit(job, str(failed))
+
+    def rows_in_parts(self, key: str) -> dict[int, int]:
+        """Return the rows finished so far in each part that this process scores."""
+        job = self._jobs.get(key)
+        return {} if job is None else dict(job.rows_done)
 
     def stalled(self, key: str) -> ScorerError | None:
         """Return the error of a batch that hangs in this process, if one does."""

@@ -99,6 +99,7 @@ def in_flight(job: Job, attempt: Attempt) -> Iterator[None]:
         yield
     except BaseException:
         attempt.release_slot()
+        job.rows_done.pop(attempt.part.index, None)
         if attempt.mark is not None:
             attempts.end(attempt.mark)
         if job.count_part is not None:
@@ -153,7 +154,8 @@ def score(job: Job, attempt: Attempt, rows: Rows) -> Scored:
     fed = rows.table.select(job.reads)
     fed, bad = (fed, {}) if frozen.transform is None else _transformed(fed, job)
     attempt.stages += Stages(pack=time.perf_counter() - began)
-    scored = batches.score(fed, rows.edges, frozen.binding, session, bad, frozen.batch_tokens)
+    count = job.row_counter(attempt.part.index, attempt.part.rows - fed.num_rows)
+    scored = batches.score(fed, rows.edges, frozen.binding, session, bad, frozen.batch_tokens, count)
     attempt.stages += scored.stages
     return scored
 
@@ -207,6 +209,7 @@ def finish(job: Job, attempt: Attempt, receipt: Receipt) -> None:
         attempts.end(attempt.mark)
     if job.count_part is not None:
         job.count_part(receipt)
+    job.rows_done.pop(attempt.part.index, None)
     job.parts_done += 1
     job.longest_s = max(job.longest_s, time.monotonic() - attempt.began)
     if job.parts_done % _RELEASED_AFTER == 0:
