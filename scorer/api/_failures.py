@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scorer.display.words import cut
 from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, PartError, RunFailed, ScorerError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def as_part_error(error: BaseException, part: Part) -> ScorerError:
         "a part failed with an unexpected error",
         where=part.place,
         expected="a scored part",
-        found=f"{type(error).__name__}: {str(error)[:300]}",
+        found=f"{type(error).__name__}: {cut(str(error), 300)}",
         hint="repeat the command; if it fails again, report a bug",
     )
 

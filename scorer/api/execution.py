@@ -148,7 +148,7 @@ class Run:
             if other.request == request:
                 self.use_plan(other)
             elif not overwrite:
-                raise refuse_different(str(self.place.folder), other.request, request)
+                raise refuse_different(str(self.place.folder), other, request)
         return False
 
     def use_plan(self, plan: FrozenPlan) -> None:
@@ -273,7 +273,7 @@ class Run:
         if left or not within_budget(budget, counts.quarantined, self.rows):
             bad = [receipt.proof.quarantine for receipt in self.receipts.values() if receipt.proof.quarantine]
             sample = quarantine.reasons(staged.quarantine, bad, counts.quarantined, ())
-            why = quarantine.in_words({reason.text: reason.rows for reason in sample.reasons})
+            why = quarantine.in_words({reason.words: reason.rows for reason in sample.reasons})
             raise failures.too_many_bad_rows(counts, budget, str(staged.quarantine), left, why)
         nans = self.options.scoring.max_nan_rows
         if nans is not None and not within_budget(nans, counts.nan, max(counts.scored, 1)):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from scorer.arrow import decode_schema, digest
 from scorer.display import html
 from scorer.display.blocks import Facts
-from scorer.display.words import quoted_list
+from scorer.display.words import cut, quoted_list
 from scorer.errors import CommitError
 from scorer.events import Counts, Proof
 from scorer.host.crash import note_verifying
@@ -192,7 +192,7 @@ def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             "the proof beside the output cannot be read",
             where=str(place.folder),
             expected="a manifest and a ledger",
-            found=str(error)[:200],
+            found=cut(str(error)),
             hint="restore it, or score again to another --output",
         ) from error
     holes = [name for name in table.column_names if table[name].null_count and name not in TIMES]
@@ -260,7 +260,7 @@ def _part_proof(path: Path) -> tuple[Proof | None, list[str]]:
     try:
         proof, rows, _ = read_footer(path)
     except _BROKEN as error:
-        return None, [f"cannot be read: {str(error)[:120]}"]
+        return None, [f"cannot be read: {cut(str(error), 120)}"]
     if proof is None:
         return None, ["not written by scorer"]
     return proof, [] if rows == proof.counts.scored else [f"rows: {rows}, expected {proof.counts.scored}"]
@@ -312,7 +312,7 @@ def _part_faults(
     try:
         proof, found_rows, found_schema = read_footer(path)
     except _BROKEN as error:
-        return [f"the part cannot be read: {str(error)[:120]}"]
+        return [f"the part cannot be read: {cut(str(error), 120)}"]
     if proof is None:
         return ["scorer did not write its footer"]
     checks = [
@@ -351,7 +351,7 @@ def _value_faults(path: Path, proof: Proof) -> list[str]:
         table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
         found = {name: digest(table[name]) for name in proof.digests}
     except (OSError, KeyError, pa.ArrowException) as error:
-        return [f"its values cannot be read: {str(error)[:120]}"]
+        return [f"its values cannot be read: {cut(str(error), 120)}"]
     return [f"column {name!r} holds other values" for name in found if found[name] != proof.digests[name]]
 
 

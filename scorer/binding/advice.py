@@ -23,7 +23,7 @@ def feed_lines(model: ModelSpec) -> list[str]:
         role = roles.get(tensor.name) if tensor.type.startswith("int") else None
         if role in {None, "ids"}:
             source = "COLUMN|text(tokenizer.json)" if role else _source(tensor)
-            lines.append(_line("--feed", f"{tensor.name}={source}"))
+            lines.append(_line("--feed", f"{tensor.name}={source}") + _remark(source))
     return lines
 
 
@@ -51,8 +51,14 @@ def _source(tensor: TensorSpec) -> str:
     if row is not None and len(row) == 1 and row[0] is not None and 1 < row[0] <= MAX_LISTED:
         return ",".join(["COLUMN"] * row[0])
     if row is not None and len(row) == 1 and (row[0] or 0) > MAX_LISTED:
-        return f"COLUMN,... ({row[0]} columns, or one column of lists)"
+        return f"f0..f{(row[0] or 0) - 1}"
     return "COLUMN"
+
+
+def _remark(source: str) -> str:
+    """Return a comment for a source that is a range of columns with made-up names; a shell ignores it."""
+    first, dots, last = source.partition("..f")
+    return f"  # {int(last) + 1} columns by their own names, or one column of lists" if dots and first == "f0" else ""
 
 
 def _line(flag: str, value: str) -> str:

@@ -30,7 +30,7 @@ from scorer.binding.request import FeedRequest, expand, matching_column, null_po
 from scorer.binding.spec import ASKED, BY_FEATURES, BY_GLOB, BY_LIST, BY_NAME, BY_POSITION, UNCONFIRMED, Binding, Feed
 from scorer.dataset.fields import fields_of, find, path_of
 from scorer.dataset.quarantine import PLACE, WHY, from_quarantine
-from scorer.display.words import did_you_mean, quoted_list
+from scorer.display.words import did_you_mean, plural, quoted_list
 from scorer.errors import BindingError, MissingColumns, ScorerError, ShapeMismatch, UnsupportedTensor
 from scorer.options.grammar import feed_line, quoted
 
@@ -87,7 +87,7 @@ def bind(
             _check_tensor(tensor, request)
             feeds.append(_feed(tensor, request, model, context, nulls.get(tensor.name)))
         except ScorerError as error:
-            problems.append(error)
+            _add_once(problems, error)
     kept, keep_problems = _kept(options.keep, columns)
     kept, row_id = _kept_of_quarantine(options, columns, kept)
     problems += [*keep_problems, *_model_problems(model, requests, fixed, context.columns)]
@@ -102,6 +102,19 @@ def bind(
         problems += [_one_by_one(model, rows) for rows in fixed if rows != 1]
         binding = replace(binding, fixed_batch=1)
     return binding, problems
+
+
+def _add_once(problems: list[ScorerError], error: ScorerError) -> None:
+    """Append an error; one that was found for another tensor already only gets a second place."""
+    for i, other in enumerate(problems):
+        same = type(other) is type(error) and all(
+            getattr(other, name) == getattr(error, name) for name in ("what", "expected", "found", "hint")
+        )
+        if same:
+            where = other.where if error.where in other.where else f"{other.where}, {error.where}"
+            problems[i] = type(error)(error.what, where, error.expected, error.found, error.hint)
+            return
+    problems.append(error)
 
 
 def shapes(binding: Binding, sample: pa.Table) -> Binding:
@@ -351,7 +364,7 @@ def _automatic(tensor: TensorSpec, model: ModelSpec, context: Context) -> tuple[
     if len(lists) == 1 and _width(tensor) != 1:
         return lists, BY_LIST
     floats = [f.name for f in columns if pa.types.is_floating(values_type(f.type))]
-    if not deep and _width(tensor) is not None and len(floats) == _width(tensor):
+    if not deep and tensor.type != "string" and _width(tensor) is not None and len(floats) == _width(tensor):
         _check_position(tensor, floats, by_position=context.by_position)
         return floats, BY_POSITION
     raise _no_safe_match(tensor, floats, lists, columns)
@@ -396,13 +409,14 @@ def _no_safe_match(tensor: TensorSpec, floats: list[str], lists: list[str], colu
             hint=hint,
         )
     needed = counted_columns(width) if width else "columns"
-    numbers = [f.name for f in columns if is_number(values_type(f.type))]
-    fits = bool(width) and len(numbers) == width
-    shown = numbers if fits else (floats or numbers)[: width or 3]
+    noun, suited = _suited(tensor, floats, columns)
+    numbers = suited if tensor.type == "string" else [f.name for f in columns if is_number(values_type(f.type))]
+    fits = bool(width) and len(numbers) == width and noun == "float"
+    shown = numbers if fits else (suited or numbers)[: width or 3]
     shown = by_numbers(shown) or shown
     found = (
-        f"{len(floats)} float columns ({quoted_list(floats)}), {len(lists)} lists that fit, "
-        f"of {counted_columns(len(columns))}"
+        f"{plural(len(suited), f'{noun} column')}{f' ({quoted_list(suited)})' if suited else ''}, "
+        f"{len(lists)} lists that fit, of {counted_columns(len(columns))}"
     )
     hint = f"{feed_line(tensor.name, shown)}, with the columns in the model's order"
     if not fits and len(shown) != width:
@@ -411,6 +425,18 @@ def _no_safe_match(tensor: TensorSpec, floats: list[str], lists: list[str], colu
         advice = "if no float column is missing, and all of these are features, in the model's order"
         hint = f"{advice}: {feed_line(tensor.name, shown)}"
     return ShapeMismatch(what, where=where, expected=needed, found=found, hint=hint)
+
+
+def _suited(tensor: TensorSpec, floats: list[str], columns: pa.Schema) -> tuple[str, list[str]]:
+    """Return what kind of columns suits a tensor's type, and those columns."""
+    for noun, of_tensor, of_column in (
+        ("text", "string", lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind)),
+        ("boolean", "bool", pa.types.is_boolean),
+        ("integer", ("int", "uint"), pa.types.is_integer),
+    ):
+        if tensor.type.startswith(of_tensor):
+            return noun, [field.name for field in columns if of_column(values_type(field.type))]
+    return "float", floats
 
 
 def _columns_of_features(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list[str]:

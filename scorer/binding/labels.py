@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from scorer.display.words import did_you_mean, quoted_list
+from scorer.display.words import cut, did_you_mean, quoted_list
 from scorer.errors import OptionsError, ScorerError
 from scorer.options.grammar import labels_file, split_known, split_names
 
@@ -122,7 +122,7 @@ def _names_in(path: str) -> list[str]:
             "the file of class names cannot be read",
             where=path,
             expected="a name in each line in UTF-8, or a JSON list of names in NAME.json",
-            found=str(error)[:200],
+            found=cut(str(error)),
             hint="write one class name in each line, in the model's order",
         ) from error
     return [line.strip() for line in text.rstrip().split("\n")] if text.strip() else []

@@ -125,6 +125,7 @@ def requested_feeds(
         text, items = str(feed), feed.items(names)
         if tensor is None or tensor not in names:
             problems.append(_unknown(text, names))
+            unclear |= {_colon(text, names)}
             continue
         before = requests.get(tensor)
         twice = before is not None and bool(before.call or before.items or call or items)
@@ -198,9 +199,21 @@ def _without(named: tuple[tuple[str, str], ...], key: str) -> tuple[tuple[str, s
     return tuple((name, value) for name, value in named if name != key)
 
 
+_LISTED = re.compile(r"\b(\w+)\s*=\s*(?:[(\[]([^()\[\]]*)[)\]]|(-?[\d.]+(?:\s*[,;]\s*-?[\d.]+)+))")
+"""A setting of a converter with several values, in brackets or with commas."""
+
+
+def _colon(text: str, names: Sequence[str]) -> str:
+    """Return the tensor if a colon follows it in place of an equals sign, else ''."""
+    name, colon, columns = text.partition(":")
+    return name.strip() if colon and columns.strip() and name.strip() in names else ""
+
+
 def _unknown(text: str, names: Sequence[str]) -> OptionsError:
     hint = did_you_mean(text.split("=", maxsplit=1)[0], names)
-    if "=" not in text:
+    if _colon(text, names):
+        hint = f"--feed '{_colon(text, names)}={text.partition(':')[2].strip()}', with = in place of the colon"
+    elif "=" not in text:
         hint = f"--feed '{names[0] if names else 'TENSOR'}={text}'"
     return OptionsError(
         f"--feed names an input that the model does not have: {text!r}",
@@ -230,6 +243,16 @@ def _not_understood(text: str, tensor: str, *, twice: bool, constant: bool) -> O
             hint=f"remove one of the two, or list all columns in one: --feed '{tensor}=COLUMN,COLUMN|epoch(d)'",
         )
     pieces = split_pipe(text)
+    listed = _LISTED.search(pieces[-1]) if len(pieces) > 1 else None
+    if listed is not None:
+        numbers = " ".join(re.split(r"[\s,;]+", (listed[2] or listed[3]).strip()))
+        return OptionsError(
+            f"--feed {text!r} has a setting with several values",
+            where=where,
+            expected="values without brackets, separated by blanks",
+            found=repr(listed[0]),
+            hint=f"write {listed[1]}={numbers}",
+        )
     if len(pieces) > 1 or "(" in text:
         what = f"--feed {text!r} has a converter that cannot be understood"
         return OptionsError(

@@ -17,6 +17,7 @@ from scorer.binding.features.packed import NOT_UTF8
 from scorer.binding.spec import Transform
 from scorer.dataset.fields import find as find_column
 from scorer.dataset.fields import select
+from scorer.display.words import cut
 from scorer.errors import BindingError, InputChanged, OptionsError, ScorerError
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def conform_transformed(table: pa.Table, schema: pa.Schema, name: str) -> pa.Tab
             "the transform returned a column of another type",
             where=name,
             expected=str(schema).replace("\n", ", "),
-            found=str(error)[:200],
+            found=cut(str(error)),
             hint="cast the columns in the function, so that their types do not depend on the rows",
         ) from error
 
@@ -159,7 +160,7 @@ def _apply_halving(
         raise
     except Exception as error:  # noqa: BLE001 - the user's code; only the bad row may fail
         if len(frame) <= 1:
-            bad[first] = f"{name}: {type(error).__name__}: {str(error)[:200]}"
+            bad[first] = f"{name}: {type(error).__name__}: {cut(str(error))}"
             return []
         half = len(frame) // 2
         before = _apply_halving(function, frame.iloc[:half], bad, name=name, first=first)
@@ -222,7 +223,7 @@ def _imported(name: str, folder: str) -> Callable[[pd.DataFrame], Any]:
             "the transform cannot be imported",
             where=f"--transform {name}",
             expected="a function",
-            found=f"{type(error).__name__}: {str(error)[:200]}",
+            found=f"{type(error).__name__}: {cut(str(error))}",
             hint=_HINT,
         ) from error
     if not callable(found):

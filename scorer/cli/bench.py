@@ -29,6 +29,7 @@ from scorer.arrow import decode_schema
 from scorer.cli import baseline
 from scorer.cluster.connect import planned_threads
 from scorer.dataset.listing import PROOF
+from scorer.display.words import cut
 from scorer.errors import BatchError, ModelError, PlanError
 from scorer.host.versions import versions
 from scorer.model.resident import SESSIONS
@@ -269,7 +270,7 @@ def _warm_up(name: str, run: _Runs, at: Path) -> str:
                     found="\n".join(lines[-5:]),
                     hint="try the job with `scorer run --limit 1000` first",
                 )
-            return lines[-1][:300]
+            return cut(lines[-1], 300)
     last = (printed.strip().splitlines() or ["{}"])[-1]
     run.stages = json.loads(last).get("stages", {}) if last.startswith("{") else {}
     return ""

@@ -17,6 +17,15 @@ from scorer.model.session import runtime, why_not
 _INSTALL = "pip uninstall -y {runtimes}, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
+_EXTRAS = {
+    "text": ("tokenizers", "text(...) needs tokenizers"),
+    "image": ("pillow", "image(...) needs Pillow"),
+    "hpc": ("dask-jobqueue", "--cluster slurm, pbs, ... needs dask-jobqueue"),
+    "dashboard": ("bokeh", "--dashboard needs bokeh"),
+}
+"""A package of each extra of dask-scorer, and what needs it."""
+
+
 def examine() -> dict[str, Any]:
     """Return the facts and the advice of `scorer doctor`."""
     available = [name for name, provider in PROVIDERS.items() if provider in runtime()["providers"]]
@@ -26,10 +35,13 @@ def examine() -> dict[str, Any]:
     advice = _advice(available, broken, installed)
     if platform.system() == "Windows":
         advice.append("on Windows, run scorer in WSL")
+    missing = [extra for extra, (package, _) in _EXTRAS.items() if not _installed(package)]
+    advice += [f"{_EXTRAS[extra][1]}: pip install 'dask-scorer[{extra}]'" for extra in missing]
     if tls:
         advice.append(f"worker processes need TLS: {tls.hint}")
     return {
         **versions(),
+        "extras": ", ".join(extra for extra in _EXTRAS if extra not in missing) or "none",
         "platform": platform.platform(),
         "cores": CPU_COUNT,
         "runtimes": ", ".join(installed),

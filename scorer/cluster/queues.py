@@ -26,6 +26,7 @@ from scorer.cluster._overrides import WARNINGS
 from scorer.cluster._quoting import escape_macros, log_settings, quote, quoting, refuse_control_characters
 from scorer.cluster._servers import Scheduler
 from scorer.cluster.dashboard import routes
+from scorer.display.words import cut
 from scorer.errors import ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
 from scorer.options.values import QUEUES, parse_span, parse_walltime
@@ -161,7 +162,7 @@ class Jobs:
             with suppress(OSError):
                 lines = path.read_text("utf-8", "replace")[-_LOG_BYTES:].strip().splitlines()
                 if lines:
-                    return f"{lines[-1][:300]} ({path})"
+                    return f"{cut(lines[-1], 300)} ({path})"
         return f"no job output in {self.logs}"
 
 

@@ -22,6 +22,7 @@ LABEL = 11
 CAUTION = frozenset({"note", "caution", "quarantine", "nan", "cut", "lossy", "silent", "fault"})
 """Labels of facts that are highlighted."""
 _MIN_CELL = 8  # columns that a cell keeps in a narrow window
+_FILE_COLUMNS = 120  # width of a table that is not shown in a window
 _GAP = 2  # columns between two cells
 _DOTS = "..."
 _COLOUR_CODES = re.compile("\x1b\\[[0-9;]*m")
@@ -111,16 +112,19 @@ def table(
 ) -> list[str]:  # fmt: skip
     """Return a table as lines no wider than the window: the widest columns become narrower, and their cells wrap.
 
+    Without a window, as in a file, they become as narrow as a line of 120 letters needs, but no word is broken.
     `right` holds the indices of columns that are aligned at the right.
     """
     cells = [[visible(cell) for cell in row] for row in rows]
     widths = [max(map(width, column)) for column in zip(head, *cells, strict=True)]
-    if columns is not None:
+    available = (_FILE_COLUMNS if columns is None else columns) - 2 - _GAP * (len(widths) - 1)
+    if sum(widths) > available:
         words = [
             max(width(word) for cell in column for word in cell.split(" ")) for column in zip(head, *cells, strict=True)
         ]
-        available = columns - 2 - _GAP * (len(widths) - 1)
-        widths = _narrowed(_narrowed(widths, available, words), available, [_MIN_CELL] * len(widths))
+        widths = _narrowed(widths, available, words)
+        if columns is not None:
+            widths = _narrowed(widths, available, [_MIN_CELL] * len(widths))
     shown = ["  " + paint("head", line) for line in _row(head, widths, right)]
     return shown + ["  " + line for row in cells for line in _row(row, widths, right)]
 

@@ -20,6 +20,15 @@ def is_utf8(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
+def cut(text: str, limit: int = 200) -> str:
+    """Return a text of at most `limit` letters and dots; a longer one ends after a word, if one ends near the limit."""
+    if len(text) <= limit:
+        return text
+    head = text[: limit + 1]
+    at = max(head.rfind(" "), head.rfind("\n"))
+    return f"{text[:at] if at > limit // 2 else text[:limit]}..."
+
+
 def quoted_list(names: Iterable[object], limit: int = 10) -> str:
     """Return the first `limit` names, quoted, in the given order, and the number of the others."""
     quoted = [repr(name) for name in names]

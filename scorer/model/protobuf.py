@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scorer.display.words import is_utf8
+from scorer.display.words import cut, is_utf8
 from scorer.errors import ModelError, ModelLoadError, ModelNotFound
 from scorer.model.spec import ModelSpec, TensorSpec
 from scorer.options.values import PATH
@@ -171,7 +171,7 @@ def _not_onnx(path: Path, found: str) -> ModelLoadError:
         "the file is not an ONNX model",
         where=str(path),
         expected="an ONNX protobuf with a graph",
-        found=found[:200] if other is None else other.name,
+        found=cut(found) if other is None else other.name,
         hint="export or copy it again" if other is None else how_to_convert(str(path), other),
     )
 

@@ -23,6 +23,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from scorer.display.words import cut
 from scorer.errors import BatchError, ModelLoadError, ModelNotFound, OutOfMemory
 from scorer.host import cache as cache_
 from scorer.host import devices
@@ -322,7 +323,7 @@ def library_for(requested: str | None, domains: Iterable[str]) -> str:
 def one_line(text: str) -> str:
     """Return the runtime's error text on one line, without its prefix, shortened."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(text.split()))
-    return _NODE.sub(lambda found: f"{found[1]}{found[2] and ' ' + found[2]}: ", _SOURCE.sub("", text))[:300]
+    return cut(_NODE.sub(lambda found: f"{found[1]}{found[2] and ' ' + found[2]}: ", _SOURCE.sub("", text)), 300)
 
 
 def runtime() -> dict[str, Any]:

@@ -52,7 +52,7 @@ def existing_problem(
     other_version = another_format(place)
     found = "an output whose plan cannot be read"
     if published is not None:
-        differences = explain_differences(published.request, request)
+        differences = explain_differences(published, request)
         found = f"the output of another request: {differences}" if differences else "a changed output of this request"
     elif other_version is not None:
         found = f"the output of another version: {other_version.found}"

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from scorer.arrow import python_values
 from scorer.dataset.quarantine import ERRORS, WHY, from_quarantine
-from scorer.display.words import plural
+from scorer.display.words import cut, plural
 from scorer.output.place import Staging, flat_name
 from scorer.output.writer import Encoded, commit, write_durably
 from scorer.storage.encoding import QUARANTINE
@@ -44,6 +44,7 @@ _FILES, _ROWS, _FILE_ROWS = 64, 20_000, 1_000  # at most so many files are read,
 _REASONS, _EXAMPLES = 12, 3  # at most so many reasons, and examples of each
 _COLUMNS, _TEXT = 4, 300  # at most so many columns of an example, and characters of a value
 _NUMBERS = re.compile(r"(?<![\w.])(?<![A-Za-z]-)-?\d+(\.\d+)?([eE][+-]?\d+)?")
+_OTHERS = " (or other numbers)"  # after the first of several errors that differ only in numbers
 _SUMMARY_REASONS = 3  # reasons that a summary lists
 
 
@@ -67,6 +68,12 @@ class Reason:
     rows: int = 0
     examples: list[Example] = field(default_factory=list)
 
+    @property
+    def words(self) -> str:
+        """The error with its numbers; if they differ, those of the first row."""
+        errors = [example.error for example in self.examples]
+        return self.text if not errors else f"{errors[0]}{_OTHERS if len(set(errors)) > 1 else ''}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reasons:
@@ -86,11 +93,17 @@ class Reasons:
 
 
 def in_words(errors: Mapping[str, int]) -> str:
-    """Return the most frequent errors with their counts; errors that differ only in numbers are counted together."""
+    """Return the most frequent errors with their counts; of errors that differ only in numbers, the first one."""
     kinds: Counter[str] = Counter()
+    alike: dict[str, list[str]] = {}
     for error, rows in errors.items():
-        kinds[_NUMBERS.sub("N", error)] += rows
-    frequent = [f"{rows:,} x {_shorten(text)}" for text, rows in kinds.most_common(_SUMMARY_REASONS)]
+        kind = _NUMBERS.sub("N", error)
+        kinds[kind] += rows
+        alike.setdefault(kind, []).append(error)
+    frequent = [
+        f"{rows:,} x {_shorten(alike[kind][0])}{_OTHERS if len(alike[kind]) > 1 else ''}"
+        for kind, rows in kinds.most_common(_SUMMARY_REASONS)
+    ]
     rest = kinds.total() - sum(rows for _, rows in kinds.most_common(_SUMMARY_REASONS))
     return "; ".join(frequent + ([f"{rest:,} x other errors"] if rest else []))
 
@@ -136,4 +149,4 @@ def _example(row: dict[str, Any], shown: Sequence[str]) -> Example:
 
 
 def _shorten(text: str) -> str:
-    return text if len(text) <= _TEXT else f"{text[:_TEXT]}..."
+    return cut(text, _TEXT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from scorer.binding.spec import Binding, Feed, Fetch, Transform, reads
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import keys as keys_
 from scorer.dataset.reader import Source
+from scorer.display.words import plural, quoted_list
 from scorer.errors import DifferentPlan
 from scorer.model.spec import SessionSpec
 from scorer.plan.parts import Part, PlannedFile
@@ -161,10 +163,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
-def explain_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Describe how a request differs from an earlier one, with both values where they are short."""
+def explain_differences(plan: FrozenPlan, now: dict[str, Any]) -> str:
+    """Describe how a request differs from that of an earlier plan, with both values where they are short."""
+    before = plan.request
     descriptions = {
-        "input": "the input's files, their sizes or modification times",
+        "input": _changed_files(plan) if before.get("input") != now.get("input") else "",
         "model": "the model's contents",
         "files": "the contents of a file that a flag names, such as --transform or a tokenizer",
     }
@@ -175,13 +178,23 @@ def explain_differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(texts)
 
 
-def refuse_different(path: str, before: dict[str, Any], now: dict[str, Any]) -> DifferentPlan:
+def _changed_files(plan: FrozenPlan) -> str:
+    """Describe which files of a plan's input are not as they were."""
+    changed = [file.path for file in plan.files if not file.id.unchanged()]
+    if not changed:
+        return "the input's files or their order"
+    gone = sum(not os.path.exists(path) for path in changed)
+    how = "changed" if not gone else "gone" if gone == len(changed) else f"changed, {gone:,} of them gone"
+    return f"{plural(len(changed), 'input file')} {how}: {quoted_list(changed, 3)}"
+
+
+def refuse_different(path: str, plan: FrozenPlan, now: dict[str, Any]) -> DifferentPlan:
     """Return the error for an unfinished run of another request, with the differences."""
     return DifferentPlan(
         "an unfinished run of another request is here",
         where=path,
         expected="this request",
-        found=f"another request: {explain_differences(before, now)}",
+        found=f"another request: {explain_differences(plan, now)}",
         hint="repeat that command to finish it, or discard it with --overwrite",
     )
 

@@ -92,7 +92,7 @@ def _find(found: Findings, options: Options, place: Place, request: dict[str, An
         if unfinished.request == request:
             return unfinished, False
         if not overwrite and published is None:
-            found.problems.append(refuse_different(str(place.folder), unfinished.request, request))
+            found.problems.append(refuse_different(str(place.folder), unfinished, request))
             return None
     return None
 

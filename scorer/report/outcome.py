@@ -25,7 +25,7 @@ _SHORT_S = 1.0  # shorter runs show no stages and no time forecast: start-up and
 _SMALL_SHARE = 0.01  # stages with a smaller share of the time are not listed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Report:
     """What a run did; `to_dict` is report.json."""
 
@@ -110,6 +110,10 @@ class Report:
             "notes": tuple(data["notes"]),
         }
         return cls(**known | typed)
+
+    def __repr__(self) -> str:
+        """Return one line; print the report, or call `to_dict`, for all of it."""
+        return f"<Report of {self.output}: {self.summary}>"
 
     @property
     def bottleneck(self) -> Bottleneck | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from scorer.display import html
+from scorer.display.words import cut
 from scorer.errors import CommitError
 from scorer.output.ledger import LEDGER, TIMES, rows_of
 from scorer.output.place import nobody_wrote, refuse_another_format
@@ -92,7 +93,7 @@ def write_again(place: Place) -> Path:
     try:
         found = of_proof(plan, place.folder, place.output)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise _no_proof(place, str(error)[:200]) from error
+        raise _no_proof(place, cut(str(error))) from error
     return write(found)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.display.words import quoted_list
+from scorer.display.words import cut, quoted_list
 from scorer.errors import UnreadableFile
 from scorer.host.limits import MORE_FILES
 from scorer.storage import _thrift as thrift
@@ -109,7 +109,7 @@ def unreadable(path: str, error: Exception, place: str = "") -> UnreadableFile:
             "memory ran out while a file was read",
             where=path,
             expected="enough memory",
-            found=first[:200],
+            found=cut(first),
             hint="free memory or request more; if there is plenty, the file is damaged: write it again",
         )
     number = errno.EAGAIN if _NO_THREAD in first else getattr(error, "errno", None)
@@ -125,7 +125,7 @@ def unreadable(path: str, error: Exception, place: str = "") -> UnreadableFile:
         "a file cannot be read as Parquet",
         where=path,
         expected="a complete Parquet file",
-        found=place + first[:200],
+        found=place + cut(first),
         hint="write it again, or leave it out of the input",
     )
 

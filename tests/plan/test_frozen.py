@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -25,7 +26,7 @@ from scorer.plan.prepared import Plan
 from scorer.preflight.cutting import Size, plan_files
 from scorer.preflight.freeze import request_of
 from scorer.storage.encoding import Storage
-from scorer.storage.files import FileId
+from scorer.storage.files import FileId, file_id
 
 
 def file(rows, folder="", name="a", groups=None):
@@ -214,13 +215,35 @@ def test_a_request_is_equal_to_its_own_json():
 
 
 def test_a_different_plan_says_what_differs():
-    error = refuse_different("/out.scorer", request(limit=5), request(limit=6, prefix="p"))
+    error = refuse_different("/out.scorer", earlier(limit=5), request(limit=6, prefix="p"))
     assert isinstance(error, DifferentPlan)
     assert "limit = 5, now 6" in error.found
     assert "prefix = default, now p" in error.found
     assert "feed" not in str(error)
-    error = refuse_different("/o", request(), request(file(11)))
+    error = refuse_different("/o", earlier(), request(file(11)))
     assert "the input's files" in error.found
+
+
+def earlier(*files, **options):
+    """Return what is compared of a plan with these files: its request, and the files."""
+    return SimpleNamespace(request=request(**options), files=files)
+
+
+def test_changed_input_files_are_named(tmp_path):
+    paths = [tmp_path / f"{n}.parquet" for n in range(6)]
+    for path in paths:
+        path.write_text("before")
+    files = [SimpleNamespace(path=str(path), id=file_id(str(path))) for path in paths]
+    for path in paths[1:4]:
+        path.write_text("after, which is longer")
+    found = refuse_different("/o", earlier(*files), request(file(11))).found
+    names = ", ".join(repr(str(path)) for path in paths[1:4])
+    assert f"3 input files changed: {names}" in found
+    paths[4].unlink()
+    found = refuse_different("/o", earlier(*files), request(file(11))).found
+    assert f"4 input files changed, 1 of them gone: {names} and 1 more" in found
+    found = refuse_different("/o", earlier(files[4]), request(file(11))).found
+    assert f"1 input file gone: '{paths[4]}'" in found
 
 
 def test_a_plan_with_problems_raises_them_all():

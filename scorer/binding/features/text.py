@@ -19,7 +19,7 @@ import numpy as np
 from scorer.arrow import python_values
 from scorer.binding.features.numeric import EXACT, numpy_type
 from scorer.binding.features.packed import NOT_UTF8, Packed
-from scorer.display.words import did_you_mean, quoted_list
+from scorer.display.words import cut, did_you_mean, quoted_list
 from scorer.errors import ModelError, OptionsError, ShapeMismatch, TypeMismatch
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def _parse_tokenizer(data: bytes, path: str, where: str) -> Any:  # noqa: ANN401
             "the tokenizer cannot be loaded",
             where=where,
             expected="a file written by the tokenizers library",
-            found=f"{path}: {error}"[:300],
+            found=cut(f"{path}: {error}", 300),
             hint=_OWN_TOKENIZER,
         ) from error
 
