@@ -57,7 +57,7 @@ class Workers:
     """How the run's threads are divided into processes."""
 
     parts: int
-    """Parts in the memory of one process at once: one for each thread that scores, and one that is written meanwhile."""
+    """Parts in the memory of one process at once: one for each scoring thread, one that is written meanwhile."""
     separate: bool
     """Whether workers are processes beside this one."""
 
