@@ -90,7 +90,7 @@ def _part(
     times = [time.perf_counter()]
     schema = decode_schema(plan.read_schema)
     conditions = tuple(conditions_.parse(text) for text in plan.conditions)
-    rows = reader.read(part.source, schema, conditions, loop.batch_rows, cache)
+    rows = reader.read_all(part.sources, schema, conditions, loop.batch_rows, cache)
     times.append(time.perf_counter())
     binding = plan.binding
     packs = pack(binding.feeds, rows.table)

@@ -143,7 +143,7 @@ def curve(plan: FrozenPlan) -> dict[int, float]:
     """
     session = SESSIONS.session(plan.session)
     first = next(plan.parts())
-    with open_parquet(first.source.path) as parquet:
+    with open_parquet(first.sources[0].path) as parquet:
         table = parquet.read_row_groups([0], use_threads=False)
     table = table.slice(0, tuning.PROBE_ROWS * 4).select([n for n in plan.binding.fed if n in table.column_names])
     if plan.transform is not None or set(plan.binding.fed) - set(table.column_names) or not table.num_rows:

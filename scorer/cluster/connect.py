@@ -54,6 +54,7 @@ _CONFIG = {
     "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.admin.system-monitor.interval": "5s",  # this and the next two: 5 ms of overhead a second, not 53
     "distributed.admin.tick.interval": "1s",
+    "distributed.admin.large-graph-warning-threshold": "1GB",  # parts of many files: 128 bytes for each of 100,000
     "distributed.admin.low-level-log-length": 100,  # nothing reads this log, and each task adds several entries
     "distributed.worker.profile.enabled": False,
     f"distributed.nanny.pre-spawn-environ.{_SAFE_PATH}": "1",

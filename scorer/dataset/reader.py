@@ -1,4 +1,4 @@
-"""Read the rows of one part: its row groups, its slice of a large one, its filter.
+"""Read the rows of one part: its row groups, its slice of a large one or several whole files, its filter.
 
 The batch grid restarts at each row group and is cut every `batch_rows` rows of the input.
 A row's batch therefore always contains the same rows, whichever part or worker scores it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +38,7 @@ _MANY_COLUMNS = 100  # assumed when all columns of a file are read
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The rows of a part: rows start..stop of one file at the time of planning."""
+    """Rows start..stop of one file at the time of planning: the rows of a part, or some of them."""
 
     id: FileId
     start: int
@@ -53,7 +53,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The row numbers of a part's rows in the file, as ranges: few callers need each number."""
+    """The row numbers of a part's rows in their files, as ranges: few callers need each number."""
 
     ranges: tuple[tuple[int, int], ...] = ()
     mask: np.ndarray | None = None
@@ -81,8 +81,38 @@ class Rows:
     """Row offsets at which batches begin and end, from 0 to the number of rows."""
     filtered: int
     bytes_read: int
-    groups: tuple[int, ...] = ()
-    """The row groups that make up the part, if only the `lean` columns were read; otherwise empty."""
+    counts: tuple[int, ...]
+    """How many of the table's rows each source has."""
+    groups: tuple[tuple[int, ...], ...] = ()
+    """The row groups that make up each source, if only the `lean` columns were read; otherwise empty."""
+
+
+def read_all(
+    sources: Sequence[Source],
+    schema: pa.Schema,
+    conditions: Sequence[conditions_.Condition],
+    batch_rows: int,
+    cache: InputCache,
+    lean: pa.Schema | None = None,
+) -> Rows:
+    """Return the rows of all sources, one after the other, as `read` returns those of one.
+
+    If there are several, each is a whole file. So `lean` holds for all of them or for none.
+    """
+    lean = lean if any(source.start < source.stop for source in sources) else None
+    pieces = [read(source, schema, conditions, batch_rows, cache, lean) for source in sources]
+    if len(pieces) == 1:
+        return pieces[0]
+    firsts = accumulate((piece.table.num_rows for piece in pieces), initial=0)
+    return Rows(
+        pa.concat_tables([piece.table for piece in pieces]),
+        _joined([piece.places for piece in pieces]),
+        np.unique(np.concatenate([piece.edges + first for piece, first in zip(pieces, firsts, strict=False)])),
+        sum(piece.filtered for piece in pieces),
+        sum(piece.bytes_read for piece in pieces),
+        tuple(piece.table.num_rows for piece in pieces),
+        tuple(chain.from_iterable(piece.groups for piece in pieces)),
+    )
 
 
 def read(
@@ -93,9 +123,9 @@ def read(
     cache: InputCache,
     lean: pa.Schema | None = None,
 ) -> Rows:
-    """Return the part's rows with the columns of `schema`, filtered.
+    """Return the source's rows with the columns of `schema`, filtered.
 
-    If `lean` is given and the part consists of whole row groups, only the columns of `lean` are read: the others
+    If `lean` is given and the source consists of whole row groups, only the columns of `lean` are read: the others
     are copied without decoding. Columns that the file does not have come from the Hive keys of its path.
     """
     try:
@@ -216,8 +246,8 @@ def _rows(
     lean: pa.Schema | None,
 ) -> Rows:  # fmt: skip
     file = cache.file(source.path)
-    groups = () if lean is None else _whole_groups(source, file.starts)
-    schema = lean if lean is not None and groups else schema
+    groups = None if lean is None else _whole_groups(source, file.starts)
+    schema = lean if lean is not None and groups is not None else schema
     with file.parquet as parquet:
         file_schema = parquet.schema_arrow  # pyarrow converts the schema on every access
         there = set(file_schema.names)
@@ -259,7 +289,7 @@ def _rows(
                 bytes_read += parquet.metadata.row_group(group).total_byte_size * (high - low) // (end - first)
         decode_whole()
     rows = _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read)
-    return replace(rows, groups=groups)
+    return rows if groups is None else replace(rows, groups=(groups,))
 
 
 def _own(names: Sequence[str], schema: pa.Schema, there: Collection[str], hive: Mapping[str, str | None]) -> list[str]:
@@ -267,11 +297,11 @@ def _own(names: Sequence[str], schema: pa.Schema, there: Collection[str], hive: 
     return [n for n in names if n in there or (n not in hive and fields.find(schema, n) is not None)]
 
 
-def _whole_groups(source: Source, starts: Sequence[int]) -> tuple[int, ...]:
-    """Return the row groups that make up the part, without empty ones; none if it starts or ends inside one."""
+def _whole_groups(source: Source, starts: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the row groups that make up the source, without empty ones; None if it starts or ends inside one."""
     first, end = bisect_left(starts, source.start), bisect_left(starts, source.stop)
     if end == len(starts) or starts[first] != source.start or starts[end] != source.stop:
-        return ()
+        return None
     return tuple(group for group in range(first, end) if starts[group] < starts[group + 1])
 
 
@@ -303,7 +333,14 @@ def _assemble(
         found = pa.ArrowInvalid(f"{table.num_rows} rows where the footer has {len(places)}")
         raise unreadable(source.path, found)
     total = source.stop - source.start
-    return Rows(table, places, np.unique(edges), total - table.num_rows, bytes_read)
+    return Rows(table, places, np.unique(edges), total - table.num_rows, bytes_read, (table.num_rows,))
+
+
+def _joined(places: Sequence[Places]) -> Places:
+    ranges = tuple(chain.from_iterable(one.ranges for one in places))
+    if all(one.mask is None for one in places):
+        return Places(ranges)
+    return Places(ranges, np.concatenate([np.ones(len(p), bool) if p.mask is None else p.mask for p in places]))
 
 
 def _planned_columns(pieces: list[pa.Table], rows: int, schema: pa.Schema, source: Source) -> pa.Table:

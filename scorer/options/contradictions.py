@@ -28,6 +28,7 @@ def contradictions(options: Mapping[str, Any]) -> list[ScorerError]:
         _fixed_and_adapted_workers(options),
         _devices_without_processes(options),
         _jobs_without_queue(options),
+        _two_sizes_of_files(options),
     )
     return [problem for problem in found if problem is not None]
 
@@ -112,6 +113,18 @@ def _jobs_without_queue(options: Mapping[str, Any]) -> OptionsError | None:
         expected="a job queue",
         found=f"--cluster {_cluster(options)}",
         hint=f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ...",
+    )
+
+
+def _two_sizes_of_files(options: Mapping[str, Any]) -> OptionsError | None:
+    if not options.get("file_rows") or not options.get("file_bytes"):
+        return None
+    return OptionsError(
+        "--file-rows and --file-bytes cannot be combined",
+        where="--file-rows, --file-bytes",
+        expected="one of them",
+        found=f"--file-rows {options['file_rows']} and --file-bytes {options['file_bytes']}",
+        hint="give --file-rows or --file-bytes, not both",
     )
 
 

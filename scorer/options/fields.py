@@ -210,6 +210,15 @@ class OutputOptions:
         None, "Rows per row group of the output. Default: as in the input, from 16,384 to 1,048,576.",
         rule=rules.COUNT, metavar="N", scores=True,
     )  # fmt: skip
+    file_rows: int | None = option(
+        None, "Rows of an output file, at most. Small input files of one folder are joined, and large ones are cut. "
+        "Default: chosen by the speed, the number of rows and --part-bytes.", rule=rules.COUNT,
+        metavar="N", scores=True,
+    )  # fmt: skip
+    file_bytes: int | None = option(
+        None, "Size of an output file, such as 128MiB, estimated from the first rows. Use it instead of --file-rows.",
+        rule=rules.PART_SIZE, metavar="SIZE", scores=True,
+    )  # fmt: skip
     work_dir: str | None = option(
         None, "Folder for staging and proof, on the output's file system. Default: OUT.scorer.",
         rule=rules.PLACE, completes="dir", metavar="DIR",
@@ -351,6 +360,8 @@ class RequestArguments(TypedDict, total=False):
     dashboard: bool
     compression: str
     row_group_rows: int | None
+    file_rows: int | None
+    file_bytes: int | str | None
     strict: bool
     tune: bool
     overwrite: bool

@@ -34,7 +34,9 @@ LEDGER = pa.schema([
     ("read_s", pa.float64()), ("decode_s", pa.float64()), ("pack_s", pa.float64()), ("infer_s", pa.float64()),
     ("unpack_s", pa.float64()), ("write_s", pa.float64()), ("started", pa.float64()), ("ended", pa.float64()),
 ])  # fmt: skip
-"""The columns of the ledger, which has one row per part."""
+"""The columns of the ledger, which has one row per part. The file and its rows are the first ones of the part."""
+FILES = pa.field("files", pa.int64())
+"""One more column, if a part has the rows of several files: how many."""
 TIMES = ("started", "ended")
 """Columns that may be null: a part known only from its footer has no times, and older ledgers have none."""
 
@@ -109,7 +111,8 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
 def rows_of(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> pa.Table:
     """Return the ledger as a table, for the parts that have a receipt."""
     rows = [_ledger_row(part, receipts[part.index]) for part in plan.parts() if part.index in receipts]
-    return pa.Table.from_pylist(rows, LEDGER)
+    joined = any(file.joined for file in plan.files)
+    return pa.Table.from_pylist(rows, LEDGER.append(FILES) if joined else LEDGER)
 
 
 def _size(path: Path) -> int:
@@ -132,13 +135,14 @@ def read_receipts(path: Path) -> dict[int, Receipt]:
 
 
 def _ledger_row(part: Part, receipt: Receipt) -> dict[str, Any]:
-    proof = receipt.proof
+    proof, first = receipt.proof, part.sources[0]
     return {
         "part": part.index,
         "name": part.name,
-        "file": part.source.path,
-        "row_start": part.source.start,
-        "row_stop": part.source.stop,
+        "file": first.path,
+        "row_start": first.start,
+        "row_stop": first.stop,
+        FILES.name: len(part.sources),
         **proof.counts.to_dict(),
         "size": receipt.size,
         "digests": list(proof.digests.items()),

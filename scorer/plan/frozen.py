@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from scorer.binding.spec import Binding, Feed, Fetch, Transform, reads
@@ -86,7 +87,7 @@ class FrozenPlan:
     @property
     def n_parts(self) -> int:
         """The number of parts."""
-        return sum(times for file in self.files for _, times in file.parts)
+        return sum(times for file in self.files for _, times in file.parts) - sum(file.joined for file in self.files)
 
     @property
     def rows(self) -> int:
@@ -96,7 +97,12 @@ class FrozenPlan:
     @property
     def most_rows(self) -> int:
         """The number of rows of the largest part, before any filter."""
-        return max((rows for file in self.files for rows, _ in file.parts), default=0)
+        most = held = 0
+        for file in self.files:
+            rows = max((rows for rows, _ in file.parts), default=0)
+            held = held + rows if file.joined else rows
+            most = max(most, held)
+        return most
 
     @property
     def left_out_note(self) -> str:
@@ -108,15 +114,18 @@ class FrozenPlan:
         """Yield every part, in the order of the input."""
         width = max(5, len(str(max(self.n_parts - 1, 0))))
         index = 0
-        for file in self.files:
+        held: list[Source] = []
+        for file, following in zip_longest(self.files, self.files[1:]):
             start = 0
             prefix = f"{file.folder}/" if file.folder else ""
             for rows, times in file.parts:
                 for _ in range(times):
-                    source = Source(id=file.id, start=start, stop=start + rows, hive=file.hive)
-                    yield Part(index=index, name=f"{prefix}part-{index:0{width}d}.parquet", source=source)
+                    held.append(Source(id=file.id, start=start, stop=start + rows, hive=file.hive))
                     start += rows
-                    index += 1
+                    if following is None or not following.joined:
+                        yield Part(index=index, name=f"{prefix}part-{index:0{width}d}.parquet", sources=tuple(held))
+                        held = []
+                        index += 1
 
     def with_inodes(self, files: Iterable[FileId]) -> FrozenPlan:
         """Return the plan with the inodes of these files, which plan.json does not have."""

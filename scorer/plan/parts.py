@@ -19,7 +19,8 @@ class Part:
     index: int
     name: str
     """Path inside the output."""
-    source: Source
+    sources: tuple[Source, ...]
+    """The rows to read, in this order: rows of one file, or several whole files."""
 
     def __dask_tokenize__(self) -> tuple[int, str]:
         """Return what identifies the part in its run. Otherwise Dask spends half of its time on hashing every field."""
@@ -27,25 +28,30 @@ class Part:
 
     def __reduce__(self) -> tuple[Callable[..., Part], tuple[Any, ...]]:
         """Pickle the part flat: it is pickled four times on its way; a dataclass would visit all fields each time."""
-        own, file = self.source, self.source.id
-        identity = (file.path, file.size, file.version, file.inode)
-        return _part, (self.index, self.name, identity, own.start, own.stop, own.hive)
+        return _part, (self.index, self.name, *map(_flat, self.sources))
 
     @property
     def rows(self) -> int:
         """The number of rows, before any filter."""
-        return self.source.stop - self.source.start
+        return sum(source.stop - source.start for source in self.sources)
 
     @property
     def place(self) -> str:
-        """The part's file and rows in the input, for errors."""
-        return f"part {self.index}: {self.source.path}, rows {self.source.start} to {self.source.stop}"
+        """The part's file and rows in the input, or its files, for errors."""
+        first, last = self.sources[0], self.sources[-1]
+        if len(self.sources) > 1:
+            return f"part {self.index}: {len(self.sources):,} files, {first.path} to {last.path}"
+        return f"part {self.index}: {first.path}, rows {first.start} to {first.stop}"
 
 
-def _part(index: int, name: str, *source: Any) -> Part:  # noqa: ANN401 - the fields in the order of `__reduce__`
-    identity, start, stop, hive = source
-    own = Source(id=FileId(*identity), start=start, stop=stop, hive=hive)
-    return Part(index=index, name=name, source=own)
+def _flat(source: Source) -> tuple[Any, ...]:
+    file = source.id
+    return source.start, source.stop, source.hive, file.path, file.size, file.version, file.inode
+
+
+def _part(index: int, name: str, *flat: tuple[Any, ...]) -> Part:
+    sources = (Source(id=FileId(*identity), start=start, stop=stop, hive=hive) for start, stop, hive, *identity in flat)
+    return Part(index=index, name=name, sources=tuple(sources))
 
 
 Runs = tuple[tuple[int, int], ...]
@@ -61,6 +67,8 @@ class PlannedFile:
     row_groups: Runs
     parts: Runs
     hive: tuple[tuple[str, str | None], ...] = ()
+    joined: bool = False
+    """Whether its rows belong to the part of the file before it; both files are in it as a whole."""
 
     @property
     def path(self) -> str:
@@ -69,14 +77,18 @@ class PlannedFile:
 
     def as_row(self) -> list[Any]:
         """Return the fields as plan.json stores them."""
-        return [self.id.path, self.folder, self.id.size, self.id.version, self.row_groups, self.parts, self.hive]
+        file, joined = self.id, [True] if self.joined else []  # so that other plans keep their hash
+        return [file.path, self.folder, file.size, file.version, self.row_groups, self.parts, self.hive, *joined]
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> PlannedFile:
         """Return the file from such a row, as lists of JSON."""
-        path, folder, size, version, *pairs = row
+        path, folder, size, version, *pairs = row[:7]
         row_groups, parts, hive = (tuple((a, b) for a, b in one) for one in pairs)
-        return cls(id=FileId(path, size, version), folder=folder, row_groups=row_groups, parts=parts, hive=hive)
+        return cls(
+            id=FileId(path, size, version), folder=folder, row_groups=row_groups, parts=parts, hive=hive,
+            joined=len(row) > 7,  # noqa: PLR2004 - the last field, if it is there
+        )  # fmt: skip
 
 
 def run_lengths(values: Iterable[int]) -> Runs:

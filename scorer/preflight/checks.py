@@ -266,7 +266,8 @@ def _decide(
         if not found.problems:
             row_s = None if verdict is None else verdict.row_s
             probe = freeze.choose_batch(options, dataset, loaded, bound, sample, row_s)
-            frozen, forecast = freeze.freeze(options, request, dataset, loaded, bound, sample, probe)
+            frozen, forecast, notes = freeze.freeze(options, request, dataset, loaded, bound, sample, probe)
+            found.notes += notes
     return _Decided(frozen=frozen, independence=verdict, forecast=forecast)
 
 

@@ -1,4 +1,4 @@
-"""Cut the input's row groups into parts: only numbers, no data is read."""
+"""Cut the input's row groups into parts, and join small files to one part: only numbers, no data is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from scorer.plan.parts import PlannedFile, run_lengths
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pyarrow as pa
 
     from scorer.dataset.summary import File
 
@@ -25,6 +27,8 @@ _LAST_SECONDS = 0.05  # of the last parts: reading, scoring and writing
 _BYTES_PER_S = 500e6  # that a thread reads, converts and writes
 _DEFAULT_ROWS_PER_S = 1e6  # if the speed is unknown
 _SLICE_FROM = 1.5  # times the rows of a part: larger row groups are sliced
+_FEWEST_FILES = 100  # joined to one part: to open them takes a tenth of a second
+_MOST_FILES = 500  # so that a part stays small when it is sent to a worker
 
 
 def part_rows(rows: int, row_bytes: float, part_bytes: int, threads: int, rows_per_s: float | None) -> int:
@@ -43,6 +47,12 @@ def least_rows(target: int, row_bytes: float, rows_per_s: float | None, threads:
     """Return the rows of the smallest, last parts: enough that Dask's overhead stays small; at most `target`."""
     row_s = row_bytes / _BYTES_PER_S + 1 / (rows_per_s or _DEFAULT_ROWS_PER_S)
     return max(1, min(target, int(max(_LAST_SECONDS, threads * DISPATCH_S) / row_s)))
+
+
+def joined_files(files: int, threads: int) -> int:
+    """Return how many files a part may join: enough to be worth its overhead, and few enough for every thread."""
+    shared = math.ceil(files / (threads * PARTS_PER_THREAD))
+    return max(_FEWEST_FILES, min(_MOST_FILES, shared))
 
 
 def _worthwhile_rows(rows_per_s: float | None, threads: int) -> int:
@@ -66,6 +76,12 @@ class Size:
     """Parts of the current size that remain for each thread: 1 if all threads are equally fast."""
     whole: int = 0
     """Rows of a part of whole row groups, if those need less memory; 0: `target`."""
+    joined: int = 0
+    """Rows of a part of several whole files, at most; 0: a part is never more than one file."""
+    files: int | None = None
+    """Files of a part, at most; None: any number."""
+    strict: bool = False
+    """Whether no part may have more rows, unless it is one batch; otherwise up to half as many more are not cut off."""
 
     def at(self, left: int, *, whole: bool = False) -> int:
         """Return the rows of the next part when `left` rows of the input remain."""
@@ -73,6 +89,11 @@ class Size:
         if not self.threads:
             return most
         return max(self.least, min(most, math.ceil(left / (self.rounds * self.threads))))
+
+    def joins(self, files: int, rows: int, left: int) -> bool:
+        """Return whether one part may have so many files and rows, with `left` rows of the input from its first on."""
+        few = self.files is None or files <= self.files
+        return bool(self.joined) and few and rows <= min(self.joined, self.at(left, whole=True))
 
 
 def cut_parts(row_groups: Sequence[int], size: Size, limit: int | None = None, after: int = 0) -> list[int]:
@@ -95,39 +116,73 @@ def cut_parts(row_groups: Sequence[int], size: Size, limit: int | None = None, a
         if held and held + group > target:
             parts.append(held)
             held = 0
-        if group > target * _SLICE_FROM and group > size.grid:
+        if group > target * (1 if size.strict else _SLICE_FROM) and group > size.grid:
             parts += _slices(group, size, left + after)
         else:
             held += group
     return [*parts, held] if held else parts
 
 
-def plan_files(files: Sequence[File], size: Size, limit: int | None) -> tuple[PlannedFile, ...]:
-    """Return every file with its parts; files after the limit are left out."""
+def plan_files(
+    files: Sequence[File], size: Size, limit: int | None, unlike: Mapping[str, pa.Schema] | None = None
+) -> tuple[PlannedFile, ...]:
+    """Return every file with its parts; files after the limit are left out. See `together` for `unlike`."""
     planned = []
-    total = sum(file.rows for file in files)
-    left = total if limit is None else min(limit, total)
+    left = _rows_ahead(files, limit)
+    for run in together(files, size, limit, unlike):
+        for i, file in enumerate(run):
+            rows = min(left, file.rows)
+            left -= rows
+            parts = cut_parts(file.row_groups, size, rows, left) if len(run) == 1 else [rows]
+            planned.append(
+                PlannedFile(
+                    id=file.id, folder=file.folder, row_groups=run_lengths(file.row_groups), parts=run_lengths(parts),
+                    hive=tuple(file.hive.items()), joined=i > 0,
+                )
+            )  # fmt: skip
+    return tuple(planned)
+
+
+def together(
+    files: Sequence[File], size: Size, limit: int | None, unlike: Mapping[str, pa.Schema] | None = None
+) -> Iterator[list[File]]:
+    """Yield the files of the input, those of one part together; files after the limit are left out.
+
+    A part joins consecutive files of one folder with the same schema, each as a whole. `unlike` has the schemas of
+    the files, by path, that differ from the first one's.
+    """
+    unlike = unlike or {}
+    left = _rows_ahead(files, limit)
+    run: list[File] = []
+    held = 0
     for file in files:
         rows = min(left, file.rows)
+        fits = rows == file.rows and size.joins(len(run) + 1, held + rows, held + left)
+        if run and not (fits and file.folder == run[0].folder and unlike.get(file.path) == unlike.get(run[0].path)):
+            yield run
+            run, held = [], 0
+        run.append(file)
+        held += rows
         left -= rows
-        parts = cut_parts(file.row_groups, size, rows, left)
-        planned.append(
-            PlannedFile(
-                id=file.id, folder=file.folder, row_groups=run_lengths(file.row_groups), parts=run_lengths(parts),
-                hive=tuple(file.hive.items()),
-            )
-        )  # fmt: skip
         if limit is not None and left <= 0:
             break
-    return tuple(planned)
+    yield run
+
+
+def _rows_ahead(files: Sequence[File], limit: int | None) -> int:
+    total = sum(file.rows for file in files)
+    return total if limit is None else min(limit, total)
 
 
 def _slices(rows: int, size: Size, after: int) -> list[int]:
     """Return the rows of nearly equal slices, each a multiple of the batch rows except the last."""
     slices = []
     while rows:
-        count = math.ceil(rows / size.at(rows + after))
+        target = size.at(rows + after)
+        count = math.ceil(rows / target)
         step = min(rows, max(size.grid, math.ceil(rows / count / size.grid) * size.grid))
+        if size.strict and step > target:
+            step = min(rows, max(size.grid, target // size.grid * size.grid))
         slices.append(step)
         rows -= step
     return slices

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from scorer.arrow import encode_schema
 from scorer.binding import spec as spec_
 from scorer.cluster.connect import can_spawn, local_threads, planned_threads, process_threads, uses_other_machines
+from scorer.display.words import plural
 from scorer.host import cache, devices
 from scorer.host.versions import versions
 from scorer.options.fields import FIELDS, PART_BYTES
 from scorer.plan.frozen import FORMAT, FrozenPlan, _hash
 from scorer.plan.prepared import as_json_value, cluster_of
 from scorer.preflight import encodings, memory, trial, tuning
-from scorer.preflight.cutting import Size, least_rows, part_rows, plan_files
+from scorer.preflight.cutting import Size, joined_files, least_rows, part_rows, plan_files, together
 from scorer.preflight.forecast import forecast, part_seconds
 from scorer.preflight.memory import Measured
 from scorer.preflight.tuning import Probe
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from scorer.storage.encoding import Storage
 
 
-_LEFT_OUT = {"by_position": False, "labels": (), "batch_axis": (), "base": None}
+_LEFT_OUT = {
+    "by_position": False, "labels": (), "batch_axis": (), "base": None, "file_rows": None, "file_bytes": None,
+}  # fmt: skip
 """Values of newer options that are no part of a request, so that requests without them keep their hash."""
 
 
@@ -58,7 +62,7 @@ def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict
     }
 
 
-_INSPECTED_FILES = 4  # the first files, whose row groups must be large enough for copying
+_INSPECTED_PARTS = 4  # the first files, or those of the first parts: their row groups must be worth copying
 _MIN_COPIED_SHARE = 0.5
 """Copied bytes per encoded byte: with fewer it costs more to pass the encoded columns through memory once more."""
 _SAMPLE_BYTES = 32 << 20  # of decoded rows: pictures are large
@@ -159,23 +163,26 @@ def choose_batch(
 def freeze(
     options: Options, request: dict[str, Any], dataset: Dataset, loaded: Loaded, bound: Bound, sample: Sample,
     probe: Probe,
-) -> tuple[FrozenPlan, Forecast | None]:  # fmt: skip
-    """Return the frozen plan, and a forecast if the probe measured the speed."""
+) -> tuple[FrozenPlan, Forecast | None, list[str]]:  # fmt: skip
+    """Return the frozen plan, a forecast if the probe measured the speed, and notes."""
     binding = bound.binding
     total = rows_ahead(options, dataset)
     threads = planned_threads(options.cluster)
     out = _first_output(loaded, bound, sample, probe)
     kept, scores = sample.rows.select(list(binding.kept)), out.select(list(binding.outputs))
     reads = set(spec_.reads(bound.transform, binding.fed))
-    chosen, copied = _copied(
-        options, dataset, bound, sample, encodings.choose(dataset, options.out, kept, scores), reads
-    )
+    chosen = encodings.choose(dataset, options.out, kept, scores)
+    file_rows = _file_rows(options, out, chosen, 0.0)
+    size = _part_size(options, dataset, bound, probe, frozenset(), file_rows)
+    chosen, copied = _copied(options, dataset, bound, sample, chosen, reads, size)
     unread = frozenset(set(chosen.copied) - reads)
-    size = _part_size(options, dataset, bound, probe, unread)
+    if chosen.copied:
+        file_rows = _file_rows(options, out, chosen, copied)
+        size = _part_size(options, dataset, bound, probe, unread, file_rows)
     chosen = replace(chosen, stretch_rows=size.target if chosen.copied else 0)
     frozen = FrozenPlan(
         request=request,
-        files=plan_files(dataset.files, size, options.rows.limit),
+        files=plan_files(dataset.files, size, options.rows.limit, dict(dataset.variants)),
         left_out=dataset.left_out,
         conditions=tuple(options.rows.where),
         binding=binding,
@@ -191,8 +198,9 @@ def freeze(
         together=probe.together,
         versions=versions(),
     )
+    notes = [] if file_rows is None else _file_notes(options, file_rows, size, frozen)
     if probe.rows_per_s is None:
-        return frozen, None
+        return frozen, None, notes
     measured = Measured(
         rows=sample.rows, out=out, scores=len(binding.outputs), storage=chosen, unread=unread, copied=copied,
         held=memory.held_row_bytes(bound.transform, binding, sample.rows, sample.fed),
@@ -205,7 +213,7 @@ def freeze(
         filtered=bool(options.rows.where),
     )  # fmt: skip
     part_s, threads = part_seconds(dataset.open_s), min(threads, max(1, frozen.n_parts))
-    return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs, part_s)
+    return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs, part_s), notes
 
 
 def _first_output(loaded: Loaded, bound: Bound, sample: Sample, probe: Probe) -> pa.Table:
@@ -244,17 +252,20 @@ def _largest_group_bytes(dataset: Dataset, names: Iterable[str], unread: frozens
 
 
 def _copied(
-    options: Options, dataset: Dataset, bound: Bound, sample: Sample, chosen: Storage, reads: set[str]
+    options: Options, dataset: Dataset, bound: Bound, sample: Sample, chosen: Storage, reads: set[str], size: Size
 ) -> tuple[Storage, float]:
     """Choose the kept columns that are copied as they are stored; return their compressed bytes per row, too.
 
     No column is copied if another compression or row group size is requested, if rows are filtered out, or if the
-    input's row groups are so small that they are better merged. A column that is decoded anyway is encoded again if
+    row groups of a part are so small that they are better merged. A column that is decoded anyway is encoded again if
     that makes it clearly smaller than in the input. If most bytes would be encoded, all columns are.
     """
     out, kept = options.out, bound.binding.kept
-    files = dataset.files[:_INSPECTED_FILES]
-    tiny = not all(copying.worth_copying(file.rows, len(file.row_groups)) for file in files)
+    parts = islice(together(dataset.files, size, options.rows.limit, dict(dataset.variants)), _INSPECTED_PARTS)
+    tiny = not all(
+        copying.worth_copying(sum(file.rows for file in files), sum(len(file.row_groups) for file in files))
+        for files in parts
+    )
     rewritten = out.compression != "source" or out.row_group_rows is not None or bool(options.rows.where)
     if rewritten or tiny or dataset.footer is None or not kept:
         return chosen, 0.0
@@ -274,18 +285,54 @@ def _copied(
     return (replace(chosen, copied=tuple(columns)), copied) if worth else (chosen, 0.0)
 
 
-def _part_size(options: Options, dataset: Dataset, bound: Bound, probe: Probe, unread: frozenset[str]) -> Size:
-    """Return how large parts are; a part of whole row groups may have more rows if `unread` columns are copied."""
+def _part_size(
+    options: Options, dataset: Dataset, bound: Bound, probe: Probe, unread: frozenset[str], file_rows: int | None
+) -> Size:
+    """Return how large parts are; a part of whole row groups may have more rows if `unread` columns are copied.
+
+    If a number of rows is requested for a file, only memory makes parts smaller.
+    """
     total, threads = rows_ahead(options, dataset), planned_threads(options.cluster)
     most, speed = options.rows.part_bytes or PART_BYTES, probe.nominal_rows_per_s
     names = bound.read_schema.names
     row_bytes = _decoded_row_bytes(dataset, names)
+    decoded_bytes = _decoded_row_bytes(dataset, [name for name in names if name not in unread])
+    if file_rows is not None:
+        target, whole = (max(1, min(file_rows, int(most / size))) for size in (row_bytes, decoded_bytes))
+        return Size(target, probe.batch_rows, whole=whole, joined=whole, strict=True)
     target = part_rows(total, row_bytes, most, threads, speed)
     # texts are sorted by length within a part: small parts would pad more
     least = max(least_rows(target, row_bytes, speed, threads), target // (8 if probe.batch_tokens is None else 4))
-    decoded_bytes = _decoded_row_bytes(dataset, [name for name in names if name not in unread])
-    whole = part_rows(total, decoded_bytes, most, threads, speed) if unread else 0
-    return Size(target, probe.batch_rows, threads, least, 2 if uses_other_machines(options.cluster) else 1, whole)
+    return Size(
+        target, probe.batch_rows, threads, least, 2 if uses_other_machines(options.cluster) else 1,
+        whole=part_rows(total, decoded_bytes, most, threads, speed) if unread else 0,
+        joined=min(target, max(1, int(PART_BYTES / row_bytes))),  # larger files are not joined
+        files=joined_files(len(dataset.files), threads),
+    )  # fmt: skip
+
+
+def _file_rows(options: Options, out: pa.Table, storage: Storage, copied: float) -> int | None:
+    """Return the requested rows of an output file, or those that make up its requested size; None by default.
+
+    `copied` are the compressed bytes of a row of the copied columns.
+    """
+    if options.out.file_bytes is None:
+        return options.out.file_rows
+    encoded = out.select([name for name in out.column_names if name not in storage.copied])
+    row_bytes, file_bytes = encoding.encoded_growth(encoded, storage)
+    return max(1, int((options.out.file_bytes - file_bytes) / max(row_bytes + copied, 1e-9)))
+
+
+def _file_notes(options: Options, file_rows: int, size: Size, frozen: FrozenPlan) -> list[str]:
+    """Return a note if files have other sizes than requested, because of memory or of the batch size."""
+    flag = "--file-rows" if options.out.file_bytes is None else "--file-bytes"
+    most = max(size.target, size.whole)
+    if most < min(file_rows, frozen.rows):
+        return [f"{flag}: a file has at most {most:,} rows; --part-bytes allows no more, because a file is one part"]
+    if frozen.most_rows > file_rows:
+        batch = plural(frozen.batch_rows, "row")
+        return [f"{flag}: a file may have {frozen.most_rows:,} rows; a batch has {batch} and is not divided"]
+    return []
 
 
 def _decoded_row_bytes(dataset: Dataset, names: Iterable[str]) -> float:

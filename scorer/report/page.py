@@ -15,7 +15,7 @@ import pyarrow as pa
 from scorer.display import html
 from scorer.display.words import cut
 from scorer.errors import CommitError
-from scorer.output.ledger import LEDGER, TIMES, rows_of
+from scorer.output.ledger import FILES, LEDGER, TIMES, rows_of
 from scorer.output.place import nobody_wrote, refuse_another_format
 from scorer.report.outcome import Report
 from scorer.report.sections import Sources, sections, tiles
@@ -43,7 +43,7 @@ def of_proof(plan: FrozenPlan, proof: Path, parts: Path) -> Sources:
     """Read the proof of an output that is published or about to be."""
     report, manifest = (json.loads((proof / name).read_text("utf-8")) for name in ("report.json", "manifest.json"))
     with open_parquet(str(proof / "ledger.parquet")) as parquet:
-        ledger = parquet.read([name for name in LEDGER.names if name != "digests"])
+        ledger = parquet.read([name for name in (*LEDGER.names, FILES.name) if name != "digests"])
     for name in TIMES:
         if name not in ledger.column_names:
             ledger = ledger.append_column(name, pa.nulls(ledger.num_rows, pa.float64()))

@@ -17,11 +17,13 @@ from scorer.display.plots import band
 from scorer.display.words import duration, plural, short_number, size
 from scorer.events import Counts
 from scorer.options.request import as_flags
+from scorer.output.ledger import FILES
 from scorer.output.quarantine import reasons
 from scorer.report import _distributions as distributions
 from scorer.report import _timeline as timeline
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import pyarrow as pa
@@ -339,8 +341,7 @@ def _ledger(sources: Sources) -> list[Block]:
     counts = Counts(**{name: pc.sum(ledger[name]).as_py() or 0 for name in Counts.__slots__})
     rows = [
         (
-            one["name"], one["file"].rpartition("/")[2], f"{one['row_start']:,}", f"{one['row_stop']:,}",
-            *(f"{one[name]:,}" for name in columns), size(one["size"]), one["worker"],
+            one["name"], *_input_rows(one), *(f"{one[name]:,}" for name in columns), size(one["size"]), one["worker"],
         )
         for one in ledger.slice(0, _SHOWN).to_pylist()
     ]  # fmt: skip
@@ -352,6 +353,14 @@ def _ledger(sources: Sources) -> list[Block]:
     text = f"One row per part, at most {_SHOWN} of them. All are in ledger.parquet beside this page."
     digest = [Facts([("SHA-256 of ledger.parquet", sources.digest)])] if sources.digest else []
     return [Words(text, tone="soft"), *digest, Table(head, ("", "", *("n" for _ in range(7)), ""), rows, foot)]
+
+
+def _input_rows(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the input file of a part with its first and last row, or the first of several whole files."""
+    file, more = row["file"].rpartition("/")[2], (row.get(FILES.name) or 1) - 1
+    if more:
+        return f"{file} and {plural(more, 'more file')}", "", ""
+    return file, f"{row['row_start']:,}", f"{row['row_stop']:,}"
 
 
 def _reproduce(sources: Sources) -> list[Block]:

@@ -9,6 +9,7 @@ not copyable               kept columns are read while the file is written, some
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -20,10 +21,11 @@ from scorer.storage import copying
 from scorer.storage.copying import NotCopyable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from scorer.dataset.cursors import InputCache
+    from scorer.dataset.reader import Source
     from scorer.output.writer import Content
     from scorer.plan.parts import Part
     from scorer.scoring.job import Job
@@ -38,8 +40,8 @@ class Copied:
     table: pa.Table
     """All columns that are not copied."""
     form: copying.FileForm
-    copied: copying.CopiedGroups
-    """The row groups and their copied columns."""
+    copied: Sequence[copying.CopiedGroups]
+    """The row groups of each file and their copied columns."""
     otherwise: Encoded
     """The content to write if the copied columns are not stored as their footer says."""
 
@@ -55,16 +57,18 @@ class Copied:
         except NotCopyable:
             self.otherwise.write(path, notes)
         finally:
-            reader.check_unchanged(self.part.source, self.inputs)
+            for source in self.part.sources:
+                reader.check_unchanged(source, self.inputs)
 
 
 def of_part(
-    job: Job, part: Part, read: pa.Table, scores: pa.Table, good: pa.ChunkedArray | None, groups: tuple[int, ...]
-) -> Content:
+    job: Job, part: Part, read: pa.Table, scores: pa.Table, good: pa.ChunkedArray | None,
+    groups: Sequence[tuple[int, ...]],
+) -> Content:  # fmt: skip
     """Return the content of the part's file: the scores of good rows and the kept columns, read or copied.
 
-    `read` are the kept columns that were read. `good` marks the good rows; None means all. `groups` are the part's
-    whole row groups, if it has such.
+    `read` are the kept columns that were read. `good` marks the good rows; None means all. `groups` are the whole
+    row groups of each file, if the part has such.
     """
     schema, storage = job.output_schema, job.spec.frozen.storage
     kept = read if good is None or not read.num_columns else read.filter(good)
@@ -75,39 +79,52 @@ def of_part(
     copied = None if form is None else _copied_groups(job, form, part, groups)
     if form is None or copied is None:
         return otherwise
-    own = pa.schema([field for field in schema if field.name not in copied.columns], metadata=schema.metadata)
+    names = job.spec.frozen.storage.copied
+    own = pa.schema([field for field in schema if field.name not in names], metadata=schema.metadata)
     return Copied(part, job.inputs, conform(_beside(kept, scores), own), form, copied, otherwise)
 
 
 def _copied_groups(
-    job: Job, form: copying.FileForm, part: Part, groups: tuple[int, ...]
-) -> copying.CopiedGroups | None:
+    job: Job, form: copying.FileForm, part: Part, groups: Sequence[tuple[int, ...]]
+) -> list[copying.CopiedGroups] | None:
     """Return the row groups if every kept column that was not read can be copied from them, else None."""
     names = job.spec.frozen.storage.copied
-    with job.inputs.file(part.source.path).parquet as parquet:
-        metadata = parquet.metadata
-        columns = copying.copyable(form, parquet, names)
-    rows = [metadata.row_group(group).num_rows for group in groups]
-    fits = max(rows) <= copying.MOST_ROWS and copying.worth_copying(sum(rows), len(rows))
-    return (
-        copying.CopiedGroups(part.source.path, metadata, groups, columns)
-        if fits and len(columns) == len(names)
-        else None
-    )
+    if not copying.worth_copying(part.rows, sum(map(len, groups))):
+        return None
+    copied = []
+    for source, own in zip(part.sources, groups, strict=True):
+        with job.inputs.file(source.path).parquet as parquet:
+            metadata = parquet.metadata
+            columns = copying.copyable(form, parquet, names)
+        fits = max((metadata.row_group(group).num_rows for group in own), default=0) <= copying.MOST_ROWS
+        if not fits or len(columns) < len(names):
+            return None
+        copied.append(copying.CopiedGroups(source.path, metadata, own, columns))
+    return copied
 
 
 def _stretches(job: Job, part: Part, scores: pa.Table, good: pa.ChunkedArray | None) -> Iterator[pa.Table]:
     """Yield the part a few rows at a time, and read the kept columns of each."""
-    source, step = part.source, max(1, job.spec.frozen.storage.stretch_rows)
+    step = max(1, job.spec.frozen.storage.stretch_rows)
     schema = pa.schema([field for field in job.read_schema if field.name in job.output_schema.names])
-    done = 0
-    for low in range(source.start, source.stop, step):
-        high = min(low + step, source.stop)
-        kept = reader.read(replace(source, start=low, stop=high), schema, (), step, job.inputs).table
+    read = done = 0
+    for low in range(0, part.rows, step):
+        kept = reader.read_all(_some_rows(part, low, low + step), schema, (), step, job.inputs).table
         if good is not None:
-            kept = kept.filter(good.slice(low - source.start, high - low))
+            read, kept = read + kept.num_rows, kept.filter(good.slice(read, kept.num_rows))
         yield conform(_beside(kept, scores.slice(done, kept.num_rows)), job.output_schema)
         done += kept.num_rows
+
+
+def _some_rows(part: Part, low: int, high: int) -> list[Source]:
+    """Return rows low..high of a part."""
+    ends = list(accumulate(source.stop - source.start for source in part.sources))
+    found = []
+    for source, end in zip(part.sources, ends, strict=True):
+        first = source.stop - end  # added to a row of the part, it is the row in the file
+        start, stop = max(source.start, low + first), min(source.stop, high + first)
+        found += [replace(source, start=start, stop=stop)] if start < stop else []
+    return found
 
 
 def _beside(kept: pa.Table, scores: pa.Table) -> pa.Table:

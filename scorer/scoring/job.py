@@ -28,7 +28,7 @@ from scorer.output.place import Staging
 from scorer.storage import copying
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from scorer.events import Receipt
     from scorer.plan.frozen import FrozenPlan
@@ -164,7 +164,7 @@ class Job:
         """The columns that are fed, or that the transform takes."""
         return self.spec.frozen.reads
 
-    def kept(self, groups: tuple[int, ...]) -> tuple[str, ...]:
+    def kept(self, groups: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
         """Return the kept columns that are read; those of whole row groups in `groups` may be copied instead."""
         kept = self.spec.frozen.binding.kept
         return tuple(name for name in kept if name not in self.spec.frozen.storage.copied) if groups else kept

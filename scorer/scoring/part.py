@@ -18,8 +18,10 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from scorer.arrow import conform, decode_schema, digest
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from scorer.dataset.reader import Rows
     from scorer.output.attempts import Mark
+    from scorer.output.quarantine import BadRow
     from scorer.output.writer import Content
     from scorer.plan.parts import Part
     from scorer.scoring.batches import Scored
@@ -135,7 +138,9 @@ def read(job: Job, attempt: Attempt) -> Rows:
     attempt.started = time.time()
     started, busy = time.perf_counter(), time.thread_time()
     batch_rows = job.spec.frozen.batch_rows
-    rows = reader.read(attempt.part.source, job.read_schema, job.conditions, batch_rows, job.inputs, job.decoded_schema)
+    rows = reader.read_all(
+        attempt.part.sources, job.read_schema, job.conditions, batch_rows, job.inputs, job.decoded_schema
+    )
     decode = time.thread_time() - busy
     attempt.stages += Stages(read=max(0.0, time.perf_counter() - started - decode), decode=decode)
     return rows
@@ -265,15 +270,23 @@ def _quarantine(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> str:
     """Write the bad rows with all readable columns of the input; return the file's name, '' if no row is bad."""
     if not scored.bad:
         return ""
-    source, bad = attempt.part.source, sorted(scored.bad)
-    places = rows.places.numbers()[bad].tolist()
-    found, unread = reader.rows_at(source, places, job.inputs)
-    whys = []
-    for row, place in zip(bad, places, strict=True):
-        stage, reason = scored.bad[row]
-        note = f"; null here, because they cannot be read: {quoted_list(unread[place])}" if place in unread else ""
-        whys.append((reason + note, stage, source.path, place))
-    return write_quarantine(job.staging, attempt.part.name, attempt.id, found, whys)
+    numbers, every = rows.places.numbers(), np.array(sorted(scored.bad))
+    pieces: list[pa.Table] = []
+    whys: list[BadRow] = []
+    bounds = np.searchsorted(every, np.cumsum((0, *rows.counts)))  # where the bad rows of each source begin and end
+    for source, (low, high) in zip(attempt.part.sources, pairwise(bounds), strict=True):
+        bad = every[low:high]
+        if not len(bad):
+            continue
+        places = numbers[bad].tolist()
+        found, unread = reader.rows_at(source, places, job.inputs)
+        pieces.append(found)
+        for row, place in zip(bad.tolist(), places, strict=True):
+            stage, reason = scored.bad[row]
+            note = f"; null here, because they cannot be read: {quoted_list(unread[place])}" if place in unread else ""
+            whys.append((reason + note, stage, source.path, place))
+    table = pa.concat_tables(pieces, promote_options="default")  # columns with nulls for unread values are nullable
+    return write_quarantine(job.staging, attempt.part.name, attempt.id, table, whys)
 
 
 def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
@@ -292,7 +305,9 @@ def _scores(job: Job, attempt: Attempt, rows: Rows, scored: Scored, good: pa.Chu
     binding = job.spec.frozen.binding
     table = pa.Table.from_arrays(scored.columns, names=list(binding.outputs))
     if binding.row_id:
-        table = table.append_column("_file", pa.repeat(pa.scalar(attempt.part.source.path), table.num_rows))
+        files = zip(attempt.part.sources, rows.counts, strict=True)
+        paths = pa.chunked_array([pa.repeat(pa.scalar(source.path), count) for source, count in files])
+        table = table.append_column("_file", paths)
         table = table.append_column("_row", pa.array(rows.places.numbers()))
     added = pa.schema([field for field in job.output_schema if field.name not in binding.kept])
     return conform(table if good is None else table.filter(good), added)

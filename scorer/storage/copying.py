@@ -1,6 +1,6 @@
 """Copy columns of whole row groups into a new file as they are stored, without decoding their pages.
 
-    source   | group 0: a b c | group 1: a b c |          checksums of pages are checked, or added if missing
+    sources  | group 0: a b c | group 1: a b c |          checksums of pages are checked, or added if missing
     part     | group 0: a b c score | group 1: a b c score |     scores are encoded and added
 
 A column that is not stored as the plan would store it (another type, other levels, an unknown codec) raises
@@ -144,29 +144,38 @@ def write(
     path: str | os.PathLike[str],
     table: pa.Table,
     form: FileForm,
-    taken: CopiedGroups,
+    copied: Sequence[CopiedGroups],
     key_values: Mapping[bytes, bytes],
 ) -> None:
     """Write a file of this form: encode the columns of `table` and copy all others; both have the same rows."""
     done = 0
-    with open(path, "wb", buffering=0) as file, Pages.opened(taken.path) as source:
+    with open(path, "wb", buffering=0) as file:
         into = _File(file.fileno())
         into.write([_MAGIC])
-        groups = []
-        for i, group in enumerate(taken.groups):
-            found = taken.metadata.row_group(group)
-            fresh, encoded = _encoded(table.slice(done, found.num_rows), form.storage)
-            copied = {name: iter(places) for name, places in taken.columns.items()}
-            encoded_columns = iter(range(fresh.num_columns))
-            columns = [
-                _copy_column(source, into, found.column(next(copied[leaf.name])), leaf, found.num_rows)
-                if leaf.name in copied
-                else _write_column(encoded, into, fresh.column(next(encoded_columns)), leaf.path)
-                for leaf in form.leaves
-            ]
-            groups.append(_group(columns, found.num_rows, i))
-            done += found.num_rows
+        groups: list[bytes] = []
+        for taken in copied:
+            with Pages.opened(taken.path) as source:
+                for group in taken.groups:
+                    found = taken.metadata.row_group(group)
+                    rows = table.slice(done, found.num_rows)
+                    groups.append(_group(_columns(into, source, taken, found, rows, form), found.num_rows, len(groups)))
+                    done += found.num_rows
         _write_footer(into, form, groups, done, key_values)
+
+
+def _columns(
+    into: _File, source: Pages, taken: CopiedGroups, found: pq.RowGroupMetaData, rows: pa.Table, form: FileForm
+) -> list[_Column]:
+    """Write the columns of a row group, in the order of the schema: copy those that are taken, encode the others."""
+    fresh, encoded = _encoded(rows, form.storage)
+    copied = {name: iter(places) for name, places in taken.columns.items()}
+    encoded_columns = iter(range(fresh.num_columns))
+    return [
+        _copy_column(source, into, found.column(next(copied[leaf.name])), leaf, found.num_rows)
+        if leaf.name in copied
+        else _write_column(encoded, into, fresh.column(next(encoded_columns)), leaf.path)
+        for leaf in form.leaves
+    ]
 
 
 def _encoded(rows: pa.Table, storage: Storage) -> tuple[pq.RowGroupMetaData, memoryview]:

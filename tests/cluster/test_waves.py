@@ -47,7 +47,7 @@ def test_a_part_survives_pickling():
     from distributed.protocol.pickle import dumps, loads
 
     source = Source(id=FileId("/in/x.parquet", 1, 2), start=3, stop=4, hive=(("day", "1"), ("none", None)))
-    parts = [Part(index=i, name=f"{i}.parquet", source=source) for i in range(2)]
+    parts = [Part(index=i, name=f"{i}.parquet", sources=(source,) * (i + 1)) for i in range(2)]
     assert loads(dumps(parts)) == parts
     assert len({tokenize(part) for part in parts}) == 2
 
@@ -56,7 +56,7 @@ def test_a_pickled_part_is_small(tmp_path):
     from distributed.protocol.pickle import dumps
 
     source = Source(id=FileId("/data/some/folder/input.parquet", 1, 2**60), start=10**9, stop=10**9 + 5)
-    assert len(dumps(Part(index=10**6, name="part-1000000.parquet", source=source))) < 500
+    assert len(dumps(Part(index=10**6, name="part-1000000.parquet", sources=(source,)))) < 500
 
 
 @pytest.mark.slow

@@ -54,9 +54,9 @@ def frozen(files, **changes):
     return FrozenPlan(**values | changes)
 
 
-def planned(parts, folder="", name="a", hive=()):
+def planned(parts, folder="", name="a", hive=(), *, joined=False):
     return PlannedFile(id=FileId(f"/in/{folder}/{name}", 9, 2**62), folder=folder, row_groups=((7, 2),),
-                       parts=run_lengths(parts), hive=hive)  # fmt: skip
+                       parts=run_lengths(parts), hive=hive, joined=joined)  # fmt: skip
 
 
 @settings(max_examples=200, deadline=None)
@@ -107,9 +107,45 @@ def test_parts_follow_the_input_and_cover_each_file(cuts):
     assert [p.index for p in parts] == list(range(plan.n_parts))
     assert sum(p.rows for p in parts) == plan.rows == sum(map(sum, cuts))
     for i, c in enumerate(cuts):
-        own = [p.source for p in parts if p.source.path == f"/in/k={i}/{i}"]
+        own = [p.sources[0] for p in parts if p.sources[0].path == f"/in/k={i}/{i}"]
         assert [(s.start, s.stop) for s in own] == [(sum(c[:j]), sum(c[: j + 1])) for j in range(len(c))]
         assert {s.hive for s in own} == {(("k", str(i)),)}
+
+
+@settings(max_examples=200, deadline=None)
+@given(runs=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_the_rows_of_joined_files_are_one_part(runs):
+    """Each run is the rows of files of one part; the last file of all has two more parts."""
+    files = [planned([rows], name=f"{i}-{j}", joined=j > 0) for i, run in enumerate(runs) for j, rows in enumerate(run)]
+    plan = frozen([*files, planned([3, 2])])
+    parts = list(plan.parts())
+    assert [part.rows for part in parts] == [*map(sum, runs), 3, 2]
+    assert [part.index for part in parts] == list(range(plan.n_parts))
+    assert [[(s.path, s.start, s.stop) for s in part.sources] for part in parts[:-2]] == [
+        [(f"/in//{i}-{j}", 0, rows) for j, rows in enumerate(run)] for i, run in enumerate(runs)
+    ]
+    assert plan.most_rows == max(part.rows for part in parts)
+    assert plan.rows == sum(part.rows for part in parts)
+    again = FrozenPlan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert again == plan
+    assert list(again.parts()) == parts
+    apart = frozen([dataclasses.replace(file, joined=False) for file in plan.files])
+    assert (apart.plan_hash == plan.plan_hash) == (apart == plan)
+
+
+def test_a_plan_without_joined_files_is_stored_as_before():
+    assert planned([1, 2]).as_row() == ["/in//a", "", 9, 2**62, ((7, 2),), ((1, 1), (2, 1)), ()]
+    assert PlannedFile.from_row(planned([1], joined=True).as_row()).joined
+
+
+def test_a_hundred_thousand_joined_files_are_planned_in_seconds():
+    inputs = [file(100, folder=f"k={i // 25_000}", name=str(i)) for i in range(100_000)]
+    started = time.perf_counter()
+    for size in (Size(60_000, 64, 2, 1_000, joined=60_000, files=500), Size(10**7, 64, joined=10**7, strict=True)):
+        plan = frozen(plan_files(inputs, size, None))
+        assert sum(len(part.sources) for part in plan.parts()) == 100_000
+    assert time.perf_counter() - started < 30
+    assert plan.n_parts == 4
 
 
 @pytest.mark.parametrize("many", [1, 3, 120_000])
@@ -164,6 +200,7 @@ def request(*files, spec=MODEL, **options):
         ({"prefix": "p"}, ["prefix"]),
         ({"by_position": True}, ["by_position"]), ({"labels": "a,b"}, ["labels"]),
         ({"batch_axis": {"y": 1}}, ["batch_axis"]),
+        ({"file_rows": 5}, ["file_rows"]), ({"file_bytes": "1MiB"}, ["file_bytes"]),
         ({"fetch": "y"}, ["fetch"]), ({"compression": "none"}, ["compression"]),
         ({"threads": 3, "part_bytes": "1MiB", "tune": False, "strict": True, "max_bad_rows": 5, "overwrite": True}, []),
         ({"cluster": "processes", "workers": 2, "work_dir": "w", "output": "o", "max_nan_rows": "1%"}, []),

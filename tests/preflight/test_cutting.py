@@ -11,7 +11,16 @@ from support import strategies
 
 from scorer.dataset.summary import File
 from scorer.plan.parts import PlannedFile, run_lengths
-from scorer.preflight.cutting import DISPATCH_S, Size, cut_parts, least_rows, part_rows, plan_files
+from scorer.preflight.cutting import (
+    DISPATCH_S,
+    Size,
+    cut_parts,
+    joined_files,
+    least_rows,
+    part_rows,
+    plan_files,
+    together,
+)
 from scorer.storage.files import FileId
 
 TARGETS = st.integers(1, 6_000)
@@ -143,6 +152,61 @@ def test_a_limit_takes_the_first_rows_of_the_input(files, target, grid, limit):
     assert got[:-1] == [f.rows for f in inputs[: len(planned) - 1]]
     if limit is None:
         assert len(planned) == len(inputs)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(
+    files=st.lists(strategies.row_groups(500), min_size=1, max_size=12), folders=st.data(), target=st.integers(1, 600),
+    grid=GRIDS, joined=st.integers(1, 600), threads=st.integers(0, 3), most=st.none() | st.integers(1, 5),
+    limit=st.none() | st.integers(0, 3_000),
+)  # fmt: skip
+def test_whole_small_files_of_one_folder_share_a_part_within_its_limits(
+    files, folders, target, grid, joined, threads, most, limit
+):
+    names = [folders.draw(st.sampled_from(["", "k=1", "k=2"])) for _ in files]
+    inputs = [file(0, folder, str(i), groups) for i, (folder, groups) in enumerate(zip(names, files, strict=True))]
+    size = Size(target, grid, threads, 1, joined=joined, files=most)
+    planned = plan_files(inputs, size, limit)
+    apart = plan_files(inputs, Size(target, grid, threads, 1), limit)
+    assert [f.path for f in planned] == [f.path for f in apart]
+    assert [sum(v * n for v, n in f.parts) for f in planned] == [sum(v * n for v, n in f.parts) for f in apart]
+    assert not planned[0].joined
+    runs = []
+    for i, one in enumerate(planned):
+        runs[-1:] = [[*runs[-1], one]] if one.joined else [*runs[-1:], [one]]
+        if one.joined:
+            continue
+        following = planned[i + 1 : i + 2]
+        assert (one == apart[i]) or (following and following[0].joined)
+    for run in (run for run in runs if len(run) > 1):
+        assert len({f.folder for f in run}) == 1
+        assert len(run) <= (most or len(run))
+        rows = [sum(v * n for v, n in f.row_groups) for f in run]
+        assert [f.parts for f in run] == [((n, 1),) for n in rows]
+        assert sum(rows) <= min(target, joined)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS, whole=TARGETS)
+def test_a_strict_size_is_exceeded_by_one_batch_at_most(groups, target, grid, limit, whole):
+    parts = cut_parts(groups, Size(target, grid, whole=whole, strict=True), limit)
+    verify(groups, parts, max(target, whole), grid, limit)
+    assert max(parts) <= max(target, whole, grid)
+
+
+def test_files_of_ordinary_size_are_cut_as_if_none_were_joined():
+    inputs = [file(0, name=str(i), groups=[250_000] * 4) for i in range(5)]
+    size = Size(300_000, 4096, 2, 10_000, 1)
+    joining = Size(300_000, 4096, 2, 10_000, 1, joined=300_000, files=100)
+    assert plan_files(inputs, joining, None) == plan_files(inputs, size, None)
+
+
+def test_a_part_joins_so_many_files_that_every_thread_gets_some_and_none_gets_too_many():
+    assert joined_files(46, 2) == 100
+    assert joined_files(1_000, 2) == 125
+    assert joined_files(10**6, 2) == 500
+    runs = list(together([file(1, name=str(i)) for i in range(1_000)], Size(10**6, joined=10**6, files=125), None))
+    assert [len(run) for run in runs] == [125] * 8
 
 
 def planned(parts, folder="", name="a", hive=()):

@@ -14,8 +14,8 @@ import scorer
 from scorer.errors import CommitError
 from scorer.events import PartFinished
 
-ASKED = {"feed": "x=a,b,c", "where": "id >= 20", "cluster": "synchronous"}
 FILES, ROWS = 6, 5
+ASKED = {"feed": "x=a,b,c", "where": "id >= 20", "cluster": "synchronous", "file_rows": ROWS}
 
 
 @pytest.fixture

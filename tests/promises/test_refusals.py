@@ -551,6 +551,8 @@ OPTIONS = [
             "max-nan-rows": ["101%"],
             "on-lossy": ["ignore"],
             "compression": ["lzma"],
+            "file-rows": ["0"],
+            "file-bytes": ["1KB"],
             "device": ["gpu", "cuda:x", ""],
             "cluster": ["spark"],
             "walltime": ["90", "00:00:00"],
@@ -564,6 +566,7 @@ OPTIONS = [
         for number, value in enumerate(values, 1)
     ),
     Case("many-bad-values", RUN + " --batch-rows 0 --cluster spark --max-bad-rows 200%", "options " * 3, exit_code=2),
+    Case("file-rows-and-file-bytes", RUN + " --file-rows 5 --file-bytes 1MiB", "options", exit_code=2),
     Case("workers-without-processes", RUN + " --workers 2", "options", exit_code=2),
     Case("workers-with-scheduler", RUN + " --workers 2 --scheduler tcp://127.0.0.1:1", "options", exit_code=2),
     Case("scheduler-and-cluster", RUN + " --scheduler h:1 --cluster processes", "options", exit_code=2),

@@ -93,7 +93,7 @@ def copied(source, target, groups=None):
     table = pa.table(dict(zip([*unlike, "score"], [*own.columns, *scores.columns], strict=True)))
     taken = CopiedGroups(str(source), metadata, groups, found)
     table = conform(table, pa.schema([field for field in form.schema if field.name not in found]))
-    copying.write(target, table, form, taken, {b"scorer": b"x" * 300})
+    copying.write(target, table, form, [taken], {b"scorer": b"x" * 300})
     return found, pq.read_table(target, page_checksum_verification=True)
 
 
