@@ -8,7 +8,7 @@
     axes.py         the axis of each tensor that holds the rows, where it is not the first
     labels.py       the class names that --labels gives
     elements.py     where in an output's row an element of --fetch is, by the first batches
-    outputs.py      which output tensor becomes which columns; fixes the schema of the output
+    outputs.py      which columns are kept, and which ones output tensors become; fixes the schema of the output
     transform.py    the user's own function between reading and feeding
     advice.py       the --feed and --fetch lines that errors and `inspect` suggest
     spec.py         Binding, Feed, Fetch and Transform: the result, as plain data

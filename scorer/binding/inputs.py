@@ -26,13 +26,13 @@ from scorer.binding.feeds import (
 )
 from scorer.binding.mixed import mixed_feed, with_one_reading
 from scorer.binding.order import by_numbers, of_glob
+from scorer.binding.outputs import kept_columns, kept_of_quarantine
 from scorer.binding.request import FeedRequest, expand, matching_column, null_policies, requested_feeds, with_fields
 from scorer.binding.spec import ASKED, BY_FEATURES, BY_GLOB, BY_LIST, BY_NAME, BY_POSITION, UNCONFIRMED, Binding, Feed
-from scorer.dataset.fields import fields_of, find, path_of
-from scorer.dataset.quarantine import PLACE, WHY, from_quarantine
+from scorer.dataset.fields import fields_of
 from scorer.display.words import did_you_mean, plural, quoted_list
 from scorer.errors import BindingError, MissingColumns, ScorerError, ShapeMismatch, UnsupportedTensor
-from scorer.options.grammar import feed_line, quoted
+from scorer.options.grammar import feed_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,8 +88,8 @@ def bind(
             feeds.append(_feed(tensor, request, model, context, nulls.get(tensor.name)))
         except ScorerError as error:
             _add_once(problems, error)
-    kept, keep_problems = _kept(options.keep, columns)
-    kept, row_id = _kept_of_quarantine(options, columns, kept)
+    kept, keep_problems = kept_columns(options.keep, columns)
+    kept, row_id = kept_of_quarantine(options, columns, kept)
     problems += [*keep_problems, *_model_problems(model, requests, fixed, context.columns)]
     binding = Binding(
         feeds=tuple(feeds),
@@ -451,49 +451,6 @@ def _columns_of_features(tensor: TensorSpec, model: ModelSpec, columns: pa.Schem
             hint=f"rename the columns, or --feed '{tensor.name}=COLUMN,...' with {needed} in the model's order",
         )
     return list(model.feature_names)
-
-
-def _kept(tokens: Sequence[str], columns: pa.Schema) -> tuple[tuple[str, ...], list[ScorerError]]:
-    """Return the columns that --keep selects, in the input's order, and the problems."""
-    problems: list[ScorerError] = []
-    names = list(dict.fromkeys(columns.names))
-    if tuple(tokens) == ("all",) or (tuple(tokens) == ("none",) and "none" not in names):
-        # `all` is the default, so it keeps all columns even if one has this name
-        return (tuple(names) if tokens[0] == "all" else ()), problems
-    found, unknown = expand(tokens, names)
-    if unknown:
-        problems.append(
-            MissingColumns(
-                f"--keep names columns that the input does not have: {quoted_list(unknown)}",
-                where=f"--keep {','.join(tokens)}",
-                expected="columns of the input",
-                found=quoted_list(names),
-                hint=_keep_hint(unknown[0], columns),
-            )
-        )
-    return tuple(name for name in names if name in set(found)), problems
-
-
-def _keep_hint(name: str, columns: pa.Schema) -> str:
-    if find(columns, name) is None:
-        return did_you_mean(name, columns.names)
-    column = quoted(path_of(name)[0])
-    return f"--keep {column} keeps the column with all its fields; a single field of it cannot be kept"
-
-
-def _kept_of_quarantine(
-    options: BindingOptions, columns: pa.Schema, kept: tuple[str, ...]
-) -> tuple[tuple[str, ...], bool]:
-    """Return the kept columns, and whether to add row ids, if the input may be a quarantine folder.
-
-    A quarantine has its own `_file` and `_row`, which replace new row ids. Its old `_error` and `_stage` are not kept
-    unless --keep names them.
-    """
-    if not from_quarantine(columns):
-        return kept, options.row_id
-    names = set(kept) - set(WHY.names if options.keep == ("all",) else ())
-    names |= set(PLACE.names if options.row_id else ())
-    return tuple(name for name in dict.fromkeys(columns.names) if name in names), False
 
 
 def _width(tensor: TensorSpec) -> int | None:

@@ -1,4 +1,4 @@
-"""Decide which output tensor becomes which columns, and the schema of the output."""
+"""Decide which columns the output has: the kept ones, and those that output tensors become."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from scorer.binding.axes import axis_advice
 from scorer.binding.features import steps as steps_
 from scorer.binding.features.unpack import arrow_name, column_types
 from scorer.binding.labels import requested_labels, unused_texts
+from scorer.binding.request import expand
 from scorer.binding.spec import Fetch
+from scorer.dataset.fields import find, path_of
+from scorer.dataset.quarantine import PLACE, WHY, from_quarantine
 from scorer.display.words import did_you_mean, quoted_list
-from scorer.errors import BindingError, OptionsError, ScorerError, ShapeMismatch, UnsupportedTensor
-from scorer.options.grammar import split_fetch, split_pipe
+from scorer.errors import BindingError, MissingColumns, OptionsError, ScorerError, ShapeMismatch, UnsupportedTensor
+from scorer.options.grammar import quoted, split_fetch, split_pipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -246,3 +249,46 @@ def _fetch_of_maps(
     shown = request.labels if len(request.labels) == len(labels) else labels
     names = tuple(f"{prefix}{base}_{label}" for label in shown)
     return Fetch(tensor=tensor, kind="zipmap", columns=names, type="float", labels=labels, width=len(labels))
+
+
+def kept_columns(tokens: Sequence[str], columns: pa.Schema) -> tuple[tuple[str, ...], list[ScorerError]]:
+    """Return the columns that --keep selects, in the input's order, and the problems."""
+    problems: list[ScorerError] = []
+    names = list(dict.fromkeys(columns.names))
+    if tuple(tokens) == ("all",) or (tuple(tokens) == ("none",) and "none" not in names):
+        # `all` is the default, so it keeps all columns even if one has this name
+        return (tuple(names) if tokens[0] == "all" else ()), problems
+    found, unknown = expand(tokens, names)
+    if unknown:
+        problems.append(
+            MissingColumns(
+                f"--keep names columns that the input does not have: {quoted_list(unknown)}",
+                where=f"--keep {','.join(tokens)}",
+                expected="columns of the input",
+                found=quoted_list(names),
+                hint=_keep_hint(unknown[0], columns),
+            )
+        )
+    return tuple(name for name in names if name in set(found)), problems
+
+
+def _keep_hint(name: str, columns: pa.Schema) -> str:
+    if find(columns, name) is None:
+        return did_you_mean(name, columns.names)
+    column = quoted(path_of(name)[0])
+    return f"--keep {column} keeps the column with all its fields; a single field of it cannot be kept"
+
+
+def kept_of_quarantine(
+    options: BindingOptions, columns: pa.Schema, kept: tuple[str, ...]
+) -> tuple[tuple[str, ...], bool]:
+    """Return the kept columns, and whether to add row ids, if the input may be a quarantine folder.
+
+    A quarantine has its own `_file` and `_row`, which replace new row ids. Its old `_error` and `_stage` are not kept
+    unless --keep names them.
+    """
+    if not from_quarantine(columns):
+        return kept, options.row_id
+    names = set(kept) - set(WHY.names if options.keep == ("all",) else ())
+    names |= set(PLACE.names if options.row_id else ())
+    return tuple(name for name in dict.fromkeys(columns.names) if name in names), False

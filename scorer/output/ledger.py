@@ -112,7 +112,7 @@ def rows_of(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> pa.Table:
     """Return the ledger as a table, for the parts that have a receipt."""
     rows = [_ledger_row(part, receipts[part.index]) for part in plan.parts() if part.index in receipts]
     joined = any(file.joined for file in plan.files)
-    return pa.Table.from_pylist(rows, LEDGER.append(FILES) if joined else LEDGER)
+    return pa.Table.from_pylist(rows, pa.schema([*LEDGER, FILES]) if joined else LEDGER)
 
 
 def _size(path: Path) -> int:

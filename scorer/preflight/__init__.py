@@ -10,7 +10,6 @@
     tuning.py          chooses the batch size by timing a few
     cutting.py         cuts the input's row groups into parts
     encodings.py       chooses encodings and compression of the output's columns
-    memory.py          estimates the memory of the process that needs most
     forecast.py        estimates time, memory and disk space
     freeze.py          turns everything that was decided into one frozen plan
 

@@ -53,8 +53,8 @@ from scorer.plan.prepared import Plan
 from scorer.preflight import axes, freeze, independence, placement, trial
 from scorer.preflight.earlier import find_earlier, with_requested_code
 from scorer.preflight.findings import Findings
+from scorer.preflight.forecast import Loading
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
-from scorer.preflight.memory import Loading
 from scorer.storage.footers import special_types
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from scorer.host.versions import versions
 from scorer.options.fields import FIELDS, PART_BYTES
 from scorer.plan.frozen import FORMAT, FrozenPlan, _hash
 from scorer.plan.prepared import as_json_value, cluster_of
-from scorer.preflight import encodings, memory, trial, tuning
+from scorer.preflight import encodings, trial, tuning
+from scorer.preflight import forecast as forecast_
 from scorer.preflight.cutting import Size, joined_files, least_rows, part_rows, plan_files, together
-from scorer.preflight.forecast import forecast, part_seconds
-from scorer.preflight.memory import Measured
+from scorer.preflight.forecast import Measured, forecast, part_seconds
 from scorer.preflight.tuning import Probe
 from scorer.storage import copying, encoding
 from scorer.storage.footers import open_parquet
@@ -74,7 +74,7 @@ class Loaded:
 
     session: Engine
     spec: SessionSpec
-    memory: memory.Loading
+    memory: forecast_.Loading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,11 +203,11 @@ def freeze(
         return frozen, None, notes
     measured = Measured(
         rows=sample.rows, out=out, scores=len(binding.outputs), storage=chosen, unread=unread, copied=copied,
-        held=memory.held_row_bytes(bound.transform, binding, sample.rows, sample.fed),
+        held=forecast_.held_row_bytes(bound.transform, binding, sample.rows, sample.fed),
         batch=_batch_bytes(loaded, binding, sample, probe),
         largest_group=_largest_group_bytes(dataset, bound.read_schema.names, unread),
     )  # fmt: skip
-    needs = memory.footprint(
+    needs = forecast_.footprint(
         frozen.most_rows, size.target, dataset.row_group_rows, measured, loaded.memory,
         _workers(options, probe, frozen.n_parts),
         filtered=bool(options.rows.where),
@@ -221,7 +221,7 @@ def _first_output(loaded: Loaded, bound: Bound, sample: Sample, probe: Probe) ->
 
     Only their sizes matter, not which row is beside which.
     """
-    rows, scores, binding = memory.usual_rows(sample.rows), sample.scores, bound.binding
+    rows, scores, binding = forecast_.usual_rows(sample.rows), sample.scores, bound.binding
     shown = min(tuning.rows_to_encode(sample.fed.num_rows, probe.nominal_rows_per_s), rows.num_rows)
     if not scores or len(scores[0]) < shown:
         scores = trial.scores_of(sample.fed.slice(0, shown), binding, loaded.session)
@@ -232,18 +232,18 @@ def _first_output(loaded: Loaded, bound: Bound, sample: Sample, probe: Probe) ->
 def _batch_bytes(loaded: Loaded, binding: Binding, sample: Sample, probe: Probe) -> int:
     """Return the memory of one batch: a few texts or pictures show it best in the first, numbers in a full one."""
     first = sample.first_row_bytes * probe.batch_rows if binding.texts or binding.pictures else 0.0
-    full = memory.batch_bytes(loaded.session, binding, sample.fed, probe.batch_rows, probe.batch_tokens)
+    full = forecast_.batch_bytes(loaded.session, binding, sample.fed, probe.batch_rows, probe.batch_tokens)
     return max(int(first), full)
 
 
-def _workers(options: Options, probe: Probe, n_parts: int) -> memory.Workers:
+def _workers(options: Options, probe: Probe, n_parts: int) -> forecast_.Workers:
     """Return how the run's threads will be divided into processes."""
     cluster = cluster_of(options, probe.together, spawns=can_spawn())
     separate = cluster not in {"embedded", "synchronous"} or uses_other_machines(options.cluster)
     requested = replace(options.cluster, cluster=cluster)
     alone = options.cluster.cluster is None and cluster == "processes"
     threads = (1 if alone else process_threads(requested)) + separate
-    return memory.Workers(parts=min(threads, max(1, n_parts)), separate=separate)
+    return forecast_.Workers(parts=min(threads, max(1, n_parts)), separate=separate)
 
 
 def _largest_group_bytes(dataset: Dataset, names: Iterable[str], unread: frozenset[str]) -> float:
