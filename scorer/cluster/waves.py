@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -42,6 +43,7 @@ _WORKERS_CHECK_S = 2.0
 _MAINTAIN_S = 5.0
 _MAX_UNFIT_WORKERS = 10  # after so many unfit workers, jobs are no longer expected to bring a usable one
 _MAX_LOSSES = 10  # resubmissions of a part whose workers died; crash files on disk find the part at fault earlier
+_CLOCK_BACK_S = 60.0  # a clock that was set back by less delays Dask's messages by no more than that
 _REFILL_BELOW = 3  # unfinished parts per thread below which the next wave is submitted
 
 Outcome = tuple["Part", "Receipt | BaseException | None"]
@@ -165,6 +167,7 @@ class _Waves:
         self._to_resubmit: list[Part] = []
         now = time.monotonic()
         self._futures_checked_at = self._workers_checked_at = self._workers_seen_at = self._maintained_at = now
+        self._finished_at, self._clock = now, time.time() - now
         self._threads = workers.threads()
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -209,7 +212,7 @@ class _Waves:
             self._maintained_at = now
             self._maintain_workers()
         if finished:
-            self._workers_checked_at = self._workers_seen_at = now
+            self._workers_checked_at = self._workers_seen_at = self._finished_at = now
         elif now - self._workers_checked_at > _WORKERS_CHECK_S:
             self._workers_checked_at = now
             self._check_workers(now)
@@ -277,7 +280,8 @@ class _Waves:
         return [address for address in self._client.nthreads() if address not in self._unfit]
 
     def _check_workers(self, now: float) -> None:
-        """Raise if the scheduler is lost, or if no worker has been connected for too long."""
+        """Raise if the scheduler is lost, the clock was set back, or no worker has been connected for too long."""
+        self._check_clock(now)
         try:
             threads = self._workers.threads()
         except (OSError, TimeoutError) as error:
@@ -297,6 +301,18 @@ class _Waves:
                 expected="at least one worker",
                 found=f"none for {now - self._workers_seen_at:.0f} s",
                 hint="start workers and repeat the command: committed parts are kept",
+            )
+
+    def _check_clock(self, now: float) -> None:
+        """Raise if nothing has finished since the system clock was set back: Dask sends by it, and now waits for it."""
+        back_s = self._clock - (time.time() - now)
+        if back_s > _CLOCK_BACK_S and now - self._finished_at > _CLOCK_BACK_S:
+            raise ClusterError(
+                "the system clock was set back, and Dask no longer delivers messages",
+                where=self._workers.description,
+                expected="a clock that goes forward",
+                found=f"a clock set back by {timedelta(seconds=round(back_s))}",
+                hint="repeat the command: committed parts are kept",
             )
 
     def _submit_wave(self) -> bool:
