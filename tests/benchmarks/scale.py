@@ -139,7 +139,7 @@ def plan(parts):
             "import json, resource, sys, time, scorer\n"
             "began = time.perf_counter()\n"
             f"asked = {str(source)!r}, {str(MODEL)!r}, {str(source) + '.out'!r}\n"
-            "plan = scorer.prepare(*asked, part_bytes=4096, tune=False)\n"
+            "plan = scorer.prepare(*asked, feed='x=a,b,c', part_bytes=4096, tune=False)\n"
             "seconds = time.perf_counter() - began\n"
             "text = json.dumps(plan.check().to_dict())\n"
             "again = time.perf_counter(); n = sum(1 for _ in plan.frozen.parts())\n"
