@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _TIME_RANGE = (0.7, 2.0)  # times the estimate: the first rows, timed on a shared machine, allow no narrower range
 _PART_S, _PART_MOST_S = 0.010, 0.1  # in one thread, besides the rows; measured on a local disk: 0.010 to 0.027
+_FILE_SHARE = 0.2  # of that for each further file of a part, which is only opened and read
 _OPENINGS = 20  # reading a footer takes a twentieth of that
 _DISK_RANGE = (0.7, 1.3)
 _MEMORY_RANGE = (0.8, 1.2)
@@ -49,12 +50,13 @@ _UNUSUAL = 8  # times the bytes of usual rows
 _VALUE_COPIES = 6.0  # of a large value at once: read, decoded, converted, encoded, compressed (measured)
 
 
-def part_seconds(open_s: float) -> float:
-    """Return what a part costs besides its rows: opening its file, and writing, syncing and committing its own.
+def part_seconds(open_s: float, files: float = 1.0) -> float:
+    """Return what a part costs besides its rows: opening its files, and writing, syncing and committing its own.
 
-    `open_s` is how long the footer of a file took to read while planning, by which slow disks are noticed.
+    `open_s` is how long the footer of a file took to read while planning, by which slow disks are noticed. `files` is
+    the mean number of files that a part reads.
     """
-    return min(max(_PART_S, _OPENINGS * open_s), _PART_MOST_S)
+    return min(max(_PART_S, _OPENINGS * open_s), _PART_MOST_S) * (1 + _FILE_SHARE * (files - 1))
 
 
 def forecast(

@@ -212,7 +212,8 @@ def freeze(
         _workers(options, probe, frozen.n_parts),
         filtered=bool(options.rows.where),
     )  # fmt: skip
-    part_s, threads = part_seconds(dataset.open_s), min(threads, max(1, frozen.n_parts))
+    files = 1 + sum(file.joined for file in frozen.files) / max(1, frozen.n_parts)
+    part_s, threads = part_seconds(dataset.open_s, files), min(threads, max(1, frozen.n_parts))
     return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs, part_s), notes
 
 

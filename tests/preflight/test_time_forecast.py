@@ -34,6 +34,17 @@ def test_a_thread_without_a_part_does_not_make_the_forecast_shorter(tmp_path):
     assert two.forecast.seconds[0] >= 0.7 * part_seconds(0.0)
 
 
+def test_every_small_file_of_a_joined_part_counts_in_the_time_forecast(tmp_path):
+    columns = {f"f{i}": np.zeros(50, np.float32) for i in range(28)}
+    for file in range(90):
+        write(tmp_path / "in" / f"{file:03}.parquet", columns)
+    flags = {"threads": 2, "feed": "input=f0..f27", "file_rows": 90 * 50}
+    plan = scorer.prepare(tmp_path / "in", MODELS / "dense28.onnx", tmp_path / "out", **flags)
+    assert plan.frozen.n_parts == 1
+    assert part_seconds(0.0, 90) == pytest.approx(0.188)
+    assert plan.forecast.seconds[0] >= 0.7 * part_seconds(0.0, 90)
+
+
 @pytest.mark.parametrize(("open_s", "expected"), [(0.0, 0.01), (0.001, 0.02), (1.0, 0.1)])
 def test_a_slow_disk_makes_parts_dearer_up_to_a_limit(open_s, expected):
     assert part_seconds(open_s) == pytest.approx(expected)
