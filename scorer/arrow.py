@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from scorer.errors import CommitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def values_type(kind: pa.DataType) -> pa.DataType:
@@ -207,6 +210,17 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
             )
         columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of tables with the same columns, which are nullable if they are so in one of the tables.
+
+    Columns are joined by their place, because two may have the same name.
+    """
+    names = tables[0].column_names
+    places = list(map(str, range(len(names))))
+    joined = pa.concat_tables([table.rename_columns(places) for table in tables], promote_options="default")
+    return joined.rename_columns(names)
 
 
 def digest(column: pa.ChunkedArray | pa.Array) -> str:

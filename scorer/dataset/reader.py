@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from scorer.arrow import cast_layout, common_type, plain_rows, plain_schema
+from scorer.arrow import cast_layout, common_type, join_tables, plain_rows, plain_schema
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields
 from scorer.dataset.cursors import decoded
@@ -188,7 +188,7 @@ def _rows_at(source: Source, wanted: np.ndarray, cache: InputCache) -> tuple[pa.
                 piece, names = _readable_columns(parquet, group, here, error)
                 pieces.append(piece)
                 unread |= dict.fromkeys((here + first).tolist(), names)
-    found = pa.concat_tables(pieces, promote_options="default")  # columns with nulls for unread values are nullable
+    found = join_tables(pieces)  # columns with nulls for unread values are nullable
     for name, value in source.hive:  # a row includes the keys of its path
         if name not in found.column_names:
             found = found.append_column(name, pa.repeat(pa.scalar(value, pa.string()), found.num_rows))

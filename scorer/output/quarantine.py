@@ -29,11 +29,12 @@ def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table,
     """Commit the bad rows, with all their columns and the error; return the file's name."""
     file_name = f"{flat_name(name)}.{attempt}.parquet"
     new = WHY if from_quarantine(table.schema) else ERRORS  # rows of a quarantine keep their first _file and _row
-    table = table.drop_columns([name for name in new.names if name in table.column_names])
+    table = table.select([i for i, name in enumerate(table.column_names) if name not in new.names])
     for error, values in zip(ERRORS, zip(*bad, strict=True), strict=True):
         if error.name in new.names:
             table = table.append_column(error, pa.array(values, error.type))
-    table = table.select([name for name in table.column_names if name not in ERRORS.names] + ERRORS.names)
+    own = [i for i, name in enumerate(table.column_names) if name not in ERRORS.names]  # two may have one name
+    table = table.select([*own, *map(table.column_names.index, ERRORS.names)])
     tmp = staging.tmp / file_name
     write_durably(tmp, Encoded.of(table, QUARANTINE))
     commit(tmp, staging.quarantine / file_name, len(bad))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from scorer.arrow import conform, decode_schema, digest
+from scorer.arrow import conform, decode_schema, digest, join_tables
 from scorer.binding import transform as transform_
 from scorer.dataset import reader
 from scorer.display.words import quoted_list
@@ -285,7 +285,7 @@ def _quarantine(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> str:
             stage, reason = scored.bad[row]
             note = f"; null here, because they cannot be read: {quoted_list(unread[place])}" if place in unread else ""
             whys.append((reason + note, stage, source.path, place))
-    table = pa.concat_tables(pieces, promote_options="default")  # columns with nulls for unread values are nullable
+    table = join_tables(pieces)  # columns with nulls for unread values are nullable
     return write_quarantine(job.staging, attempt.part.name, attempt.id, table, whys)
 
 

@@ -118,6 +118,22 @@ def test_the_right_rows_are_quarantined_and_all_others_scored(bad_rows, most_cal
     assert verify(scorer.output.place.Place.of(str(tmp_path / "out"), None), deep=True).whole
 
 
+def test_a_bad_row_goes_to_quarantine_with_both_columns_of_one_name(tmp_path):
+    columns = [[1, None, 3], [1, 2, 3], ["a", "b", "c"]]
+    table = pa.Table.from_arrays(list(map(pa.array, columns)), names=["idx", "x", "x"])
+    for name in ("one", "two"):
+        write(tmp_path / "in" / f"{name}.parquet", table, row_group_size=1)
+    options = {"feed": "idx=idx", "keep": "idx", "max_bad_rows": 2, "cluster": "synchronous"}
+    scorer.run(tmp_path / "in", MODELS / "gather.onnx", tmp_path / "out", **options)
+    (path,) = (tmp_path / "out.scorer" / "quarantine").iterdir()
+    bad = pq.ParquetFile(path).read()
+    assert bad.column_names == ["idx", "x", "x", "_error", "_stage", "_file", "_row"]
+    assert [bad.column(i).to_pylist() for i in range(3)] == [[None] * 2, [2] * 2, ["b"] * 2]
+    assert read(tmp_path / "out")["value"].to_pylist() == [10.0, 30.0] * 2
+    assert "null in column" in (tmp_path / "out.scorer" / "report.html").read_text("utf-8")
+    assert scorer.verify(tmp_path / "out", deep=True).faults == ()
+
+
 def test_quarantined_rows_that_are_scored_again_keep_their_original_file_and_row(tmp_path):
     idx = np.arange(200) % 10
     idx[::20] = np.arange(10) + 10  # ten bad rows; a larger table of fifteen entries accepts half of them
