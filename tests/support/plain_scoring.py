@@ -100,6 +100,10 @@ class Source:
     """Rows within the limit that meet the conditions."""
 
 
+class UnreadableInput(Exception):
+    """pyarrow cannot read a file that it wrote, such as some lists in very small pages."""
+
+
 def values_of(column: pa.ChunkedArray | pa.Array) -> list:
     """Return a column as Python values; dictionaries are decoded by that."""
     return column.to_pylist()
@@ -110,7 +114,10 @@ def read_sources(folder: Path, job: Job) -> list[Source]:
     sources, left = [], math.inf if job.limit is None else job.limit
     for file in sorted(job.files, key=lambda file: natural(file.path)):
         with pq.ParquetFile(folder / file.path) as parquet:
-            table = parquet.read()
+            try:
+                table = parquet.read()
+            except (OSError, pa.ArrowException) as error:
+                raise UnreadableInput(str(error)) from error
             groups = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
         source = Source(str(folder / file.path), os.path.dirname(file.path), keys_of(file.path), table, groups)
         source.chosen = np.arange(len(table)) < left

@@ -94,7 +94,7 @@ def fed_columns(draw: random.Random, model: Model, rows: int):
 
 def _source(draw: random.Random, tensor: Input) -> str:
     """Return a kind of column that can fill the tensor; rarely one that cannot."""
-    if draw.random() < 0.004:
+    if draw.random() < 0.001:
         return draw.choice(["binary", "date", "time64", "struct", "null"])
     if tensor.type == "string":
         return draw.choice(["string", "string", "large_string", "string_view", "dictionary", "small_dictionary"])
@@ -167,11 +167,13 @@ def _flags(draw: random.Random, job: Job, table: pa.Table) -> None:
     if draw.random() < 0.25:
         policies = ["error", "nan", "0", "7", "-1.5", "1e3"]
         some = [t for t in job.model.inputs if draw.random() < 0.7]
-        job.on_null = {t.name: draw.choice(policies if "float" in t.type else ["error", "0", "7", "-1"]) for t in some}
+        job.on_null = {
+            t.name: draw.choice(policies if "float" in t.type else ["error", "0", "0", "7", "7", "-1"]) for t in some
+        }
         job.on_null |= {t.name: draw.choice(["", "none", "nan"]) for t in some if t.type == "string"}
         job.on_null |= {t.name: draw.choice(["error", "1"]) for t in some if t.type == "bool"}
     job.on_lossy = draw.choice(["error", "error", "warn"])
-    job.max_bad_rows = draw.choice(["100%"] * 12 + ["0", "1", "5", "50%"])
+    job.max_bad_rows = draw.choice(["100%"] * 20 + ["0", "1", "5", "50%"])
     job.max_nan_rows = draw.choice([None] * 30 + ["0", "50%"])
     job.batch_rows = draw.choice([None, None, 1, 2, 3, 7, 64, 1000])
     job.more = _more(draw)
