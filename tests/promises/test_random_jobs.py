@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from faults.random_jobs import run_many, working_folder
 
-CASES, CHUNKS = 500, 4
+CASES, CHUNKS = 500, 10
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
