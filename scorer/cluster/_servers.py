@@ -48,11 +48,16 @@ class Worker(_ListensIfItServes, distributed.Worker):  # type: ignore[misc]  # a
     """A worker that serves metrics only if the dashboard is requested."""
 
     def __init__(self, *args: Any, serves: bool = False, **options: Any) -> None:  # noqa: ANN401 - Dask's
-        with DASK_CONFIG.alone(), DASK_CONFIG.set(routes(pages=serves)):
-            try:
-                super().__init__(*args, **options)
-            finally:
-                _leave_path(self)
+        self._serves = serves
+        try:
+            super().__init__(*args, **options)
+        finally:
+            _leave_path(self)
+
+    async def start_unsafe(self) -> Any:  # noqa: ANN401 - Dask's
+        """Start, with the HTTP routes that are requested."""
+        with DASK_CONFIG.set(routes(pages=self._serves)):
+            return await super().start_unsafe()
 
 
 class Nanny(distributed.Nanny):  # type: ignore[misc]  # as above

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -249,8 +250,9 @@ def held_row_bytes(transform: Transform | None, binding: Binding, rows: pa.Table
     needed = float(_traced(lambda: pack(binding.feeds, fed)))
     if transform is not None:
         given = rows.select(list(transform.reads))
-        frames = _FRAGMENTED * _traced(lambda: transform_.apply(transform, given))
-        needed = max(needed, frames) + float(fed.nbytes)
+        with suppress(pa.ArrowException):  # a dictionary may hold a text that only bad rows have
+            needed = max(needed, _FRAGMENTED * _traced(lambda: transform_.apply(transform, given)))
+        needed += float(fed.nbytes)
     return needed / int(n)
 
 

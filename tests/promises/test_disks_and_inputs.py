@@ -150,7 +150,7 @@ def test_a_file_without_permission_is_not_called_damaged(forbidden, source, tmp_
     folder, start = forbidden
     folder.chmod(0o755)
     (folder / "more.parquet").chmod(0)
-    done = command(*asked(source.parent, tmp_path / "out"), start=start)
+    done = command(*asked(folder, tmp_path / "out"), start=start)
     assert done.returncode == 3
     assert "Error: a file cannot be read\n" in done.stderr
     assert "found:    Permission denied" in done.stderr

@@ -15,9 +15,10 @@ import dask
 
 
 def _names(folder):
-    return sorted(
-        os.path.relpath(os.path.join(top, name), folder) for top, _, names in os.walk(folder) for name in names
-    )
+    """Return the files in the folder; Dask's two lock files in the user's private folder stay there."""
+    own = f"scorer-{os.getuid()}/dask-scratch-space/"
+    files = (os.path.relpath(os.path.join(top, name), folder) for top, _, names in os.walk(folder) for name in names)
+    return sorted(file for file in files if file not in {f"{own}global.lock", f"{own}purge.lock"})
 
 
 def _open_files():

@@ -416,7 +416,7 @@ def test_a_constant_that_rows_share_is_fed_once_to_each_batch(tmp_path, dtype, s
         ("float32", ["N"], "const()", "expected: one value\n  found:    0"),
         ("float32", ["N"], "const(1, 2)", "expected: one value\n  found:    2"),
         ("float32", ["N", 3], "const(1, 2)", "expected: one value, or 3\n  found:    2"),
-        ("float32", ["N"], "const(value=1)", "the constant does not fit"),
+        ("float32", ["N"], "const(value=1)", "const(...) takes values without names"),
     ],
 )
 def test_a_constant_that_the_tensor_does_not_hold_is_refused(echo, dtype, shape, call, says):
