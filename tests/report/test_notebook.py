@@ -225,7 +225,8 @@ def test_an_interrupted_cell_finishes_running_parts_and_the_next_one_resumes(jup
 def test_a_second_interrupt_stops_at_once(jupyter, tmp_path):
     flights = pq.read_table(FLIGHTS / "flights.parquet")
     pq.write_table(pa.concat_tables([flights] * MANY), tmp_path / "many.parquet", row_group_size=60_000)
-    jupyter.do("asked |= {'input': 'many.parquet', 'threads': 1, 'part_bytes': '64MiB'}")  # some seconds each
+    # a part takes some seconds; compiled trees would be too fast
+    jupyter.do("asked |= {'input': 'many.parquet', 'threads': 1, 'part_bytes': '64MiB', 'trees': 'runtime'}")
     run = jupyter.send("scorer.run(**asked)")
     jupyter.follow(run, until=lambda shown: "of memory" in "".join(shown.drawn))
     jupyter.interrupt()
