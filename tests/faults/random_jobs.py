@@ -244,9 +244,12 @@ def run_in_processes(cases: int, seed: str, processes: int) -> Counter[str]:
 
     def run_piece(first: int) -> Counter[str]:
         count = min(_PIECE, cases - first)
-        command = [sys.executable, __file__, str(count), "--seed", seed, "--first", str(first)]
+        command = [sys.executable, "-X", "faulthandler", __file__, str(count), "--seed", seed, "--first", str(first)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        return Counter(json.loads(done.stdout))
+        if done.returncode in {0, 1}:
+            return Counter(json.loads(done.stdout))
+        print(f"DIED: cases {first} to {first + count - 1}, exit code {done.returncode}", file=sys.stderr, flush=True)
+        return Counter({"cases": count, "different": 1, "processes that died": 1})
 
     found: Counter[str] = Counter()
     with ThreadPoolExecutor(processes) as pool:
