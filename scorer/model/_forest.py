@@ -66,7 +66,8 @@ def classic_forest(attributes: Mapping[str, Any], prefix: str, n_targets: int, r
     features = attributes["nodes_featureids"]
     tracks = attributes.get("nodes_missing_value_tracks_true", np.zeros(0, np.int64))
     tracks = np.zeros(n, bool) if not len(tracks) else tracks == 1
-    if any(len(one) != n for one in (node_ids, modes, values, features, tracks)):
+    branches = attributes["nodes_truenodeids"], attributes["nodes_falsenodeids"]
+    if any(len(one) != n for one in (node_ids, modes, values, features, tracks, *branches)):
         raise Unsupported("its lists of nodes differ in length")
     first = np.flatnonzero(np.r_[True, tree_ids[1:] != tree_ids[:-1]])
     if len(np.unique(tree_ids[first])) != len(first):
@@ -74,8 +75,8 @@ def classic_forest(attributes: Mapping[str, Any], prefix: str, n_targets: int, r
     locate = _Locator(tree_ids, node_ids)
     inner = modes != _LEAF
     true, false = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    true[inner] = locate(tree_ids[inner], attributes["nodes_truenodeids"][inner])
-    false[inner] = locate(tree_ids[inner], attributes["nodes_falsenodeids"][inner])
+    true[inner] = locate(tree_ids[inner], branches[0][inner])
+    false[inner] = locate(tree_ids[inner], branches[1][inner])
     at = locate(attributes[f"{prefix}_treeids"], attributes[f"{prefix}_nodeids"])
     targets, weights = attributes[f"{prefix}_ids"], _values(attributes, f"{prefix}_weights", real)
     if not len(at) == len(targets) == len(weights):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class _Levels:
     inner: np.ndarray
     slots: np.ndarray
     """Slots that the program of a node needs."""
-    depth: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    depth: np.ndarray
     """Of each tree."""
 
 
@@ -78,9 +78,10 @@ def _levels(forest: Forest) -> _Levels:
 
 
 class Program:
-    """What trees.c runs: its arrays, and the structure that points at them. Immutable; used by many threads."""
+    """What trees.c runs: its arrays, and the structures that point at them. Used by many threads, which only read."""
 
     def __init__(self, forest: Forest) -> None:
+        self._structures: dict[int, Structure] = {}
         self.real = forest.threshold.dtype
         forest = _without_shared_leaves(forest)
         levels = _levels(forest)
@@ -125,8 +126,11 @@ class Program:
 
     def structure(self, columns: int) -> Structure:
         """Return the C structure for a matrix of this many columns."""
-        pointers = {name: array.ctypes.data for name, array in self._arrays.items()}
-        return Structure(*self._counts, columns, *(pointers[name] for name in _POINTERS))
+        found = self._structures.get(columns)
+        if found is None:
+            pointers = (self._arrays[name].ctypes.data for name in _POINTERS)
+            found = self._structures[columns] = Structure(*self._counts, columns, *pointers)
+        return found
 
     def _weights(self, forest: Forest, levels: _Levels, trees: np.ndarray, first_leaf: np.ndarray) -> np.ndarray:
         """Return the leaves' weights and set where each tree's begin; decide between one and all targets a leaf."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import onnx
 
+    from scorer.model._forest import Forest
+
 
 OPERATORS = ("TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble")
 _TRANSFORMS = {"NONE": 0, "LOGISTIC": 1, "SOFTMAX": 2}
@@ -31,20 +33,15 @@ class TreeNode:
     def __init__(self, node: onnx.NodeProto, real: np.dtype, level: str) -> None:
         """Build the program of a node whose input has the type `real`; raise `Unsupported` if there is none."""
         attributes = _attributes(node)
-        self.input = node.input[0]
-        self.outputs = tuple(node.output)
-        self.level = level
         self._real = real
         self._classifier = node.op_type == "TreeEnsembleClassifier"
         self._new = node.op_type == "TreeEnsemble"
-        self._post, self._aggregate = _settings(attributes, new=self._new)
         self.labels = _labels(attributes) if self._classifier else None
-        if self._new:
-            forest = new_forest(attributes, real)
-        else:
-            prefix = "class" if self._classifier else "target"
-            outputs = len(self.labels) if self.labels is not None else int(attributes["n_targets"])
-            forest = classic_forest(attributes, prefix, outputs, real)
+        try:
+            self._post, self._aggregate = _settings(attributes, new=self._new)
+            forest = self._forest(attributes)
+        except (KeyError, IndexError) as error:
+            raise Unsupported(f"its attributes are not complete: {error}") from error
         self.program = Program(forest)
         base = attributes.get("base_values_as_tensor", attributes.get("base_values", ()))
         self._base = np.asarray(base, real) if len(base) else None
@@ -54,6 +51,15 @@ class TreeNode:
         else:
             self._check_targets()
         self._sum = _kernel.function("trees_sum", real, level)
+        finish = "trees_two_classes" if self._classifier and self._two else "trees_classes"
+        self._finish = _kernel.function(finish, real, level)
+
+    def _forest(self, attributes: Mapping[str, Any]) -> Forest:
+        if self._new:
+            return new_forest(attributes, self._real)
+        if self.labels is not None:
+            return classic_forest(attributes, "class", len(self.labels), self._real)
+        return classic_forest(attributes, "target", int(attributes["n_targets"]), self._real)
 
     def _check_targets(self) -> None:
         """Refuse regressors whose sums need more than adding and a base value."""
@@ -73,8 +79,6 @@ class TreeNode:
         self._two = classes == 2 and len(program.voted) == 1  # noqa: PLR2004 - two classes, one sum
         if classes < 2:  # noqa: PLR2004 - the same
             raise Unsupported("it has fewer than two classes")
-        if self._post not in _TRANSFORMS.values():
-            raise Unsupported("its transform of scores is not supported")
         if self._two:
             if program.voted[0] != 0 or not program.votes_everywhere or self._post == _TRANSFORMS["SOFTMAX"]:
                 raise Unsupported("its two classes are voted for in an unusual way")
@@ -121,15 +125,13 @@ class TreeNode:
         scores, label = np.empty((n, classes), np.float32), np.empty(n, np.int32)
         real = ctypes.c_float if self._real == np.float32 else ctypes.c_double
         if self._two:
-            finish = _kernel.function("trees_two_classes", self._real, self.level)
             base = real(0 if self._base is None else self._base[0])
             sums = np.ascontiguousarray(sums[:, 0])
-            finish(_pointer(sums), ctypes.c_int64(n), base, ctypes.c_int32(self._post), real(self._limit),
-                   real(self._rest), _pointer(scores), _pointer(label))  # fmt: skip
+            self._finish(_pointer(sums), ctypes.c_int64(n), base, ctypes.c_int32(self._post), real(self._limit),
+                         real(self._rest), _pointer(scores), _pointer(label))  # fmt: skip
         else:
-            finish = _kernel.function("trees_classes", self._real, self.level)
-            finish(_pointer(sums), ctypes.c_int64(n), ctypes.c_int32(classes), _pointer(self._base),
-                   ctypes.c_int32(self._post), _pointer(scores), _pointer(label))  # fmt: skip
+            self._finish(_pointer(sums), ctypes.c_int64(n), ctypes.c_int32(classes), _pointer(self._base),
+                         ctypes.c_int32(self._post), _pointer(scores), _pointer(label))  # fmt: skip
         return [self.labels[label], scores]
 
 

@@ -108,6 +108,13 @@ def read_graph(path: str) -> onnx.ModelProto:
     return _parse(Path(path))
 
 
+def element_type(text: str) -> int:
+    """Return ONNX's number of the type that the runtime writes as tensor(float); 0 if it is no tensor."""
+    if not text.startswith("tensor("):
+        return 0
+    return int(_protobufs().TensorProto.DataType.Value(text.removeprefix("tensor(").removesuffix(")").upper()))
+
+
 def digest_of(path: str, files: tuple[str, ...]) -> str:
     """Return the digest of a model and its external data `files`."""
     return _digest([Path(path), *(Path(path).parent / name for name in files)])

@@ -163,11 +163,12 @@ class _Cut:
         own = {_key(node) for node in nodes}
         others = {name for node in self._model.graph.node if _key(node) not in own for name in node.input}
         given = [name for node in nodes for name in node.output if name in others or name in self._results]
-        model = self._submodel(nodes, taken, given, {name for name in used if name in self._weights})
-        options = session_options(self._spec)
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        if not self._types.keys() >= {*taken}:
+            raise Unsupported("a value between its parts has no known type")
+        weights = [self._weights[name] for name in sorted({*used} & self._weights.keys())]
+        session = self._session(nodes, [self._types[name] for name in taken], given, weights)
         for tensor in session.get_outputs():
-            kind = _element(tensor.type)
+            kind = protobuf.element_type(tensor.type)
             if kind:
                 self._types[tensor.name] = self._declared(tensor.name, kind)
         return _Step(tuple(taken), tuple(given), session)
@@ -175,8 +176,8 @@ class _Cut:
     def _tree_step(self, node: onnx.NodeProto) -> _Step:
         """Return an ensemble on the kernel, after it gave the runtime's bits for rows of its thresholds."""
         declared = self._types.get(node.input[0])
-        real = _REALS.get(declared.type.tensor_type.elem_type if declared is not None else 0)
-        if real is None:
+        real = None if declared is None else _REALS.get(declared.type.tensor_type.elem_type)
+        if declared is None or real is None:
             raise Unsupported("its input is not float32 or float64")
         tree = TreeNode(node, real, _kernel.chosen())
         label = _INT64 if tree.labels is None or tree.labels.dtype != object else _STRING
@@ -186,29 +187,24 @@ class _Cut:
             self._types[name] = self._declared(name, kind)
             if self._results.get(name, kind) not in {0, kind}:
                 raise Unsupported("")  # the runtime will refuse the model and say why
-        outputs = [(i, name) for i, name in enumerate(node.output) if name]
-        self._prove(node, tree, real)
-        if len(outputs) != len(kinds):
+        if len(node.output) != len(kinds) or not all(node.output):
             raise Unsupported("one of its outputs has no name")
-        return _Step((node.input[0],), tuple(name for _, name in outputs), tree)
+        self._prove(node, tree, real, declared.type.tensor_type.elem_type)
+        return _Step((node.input[0],), tuple(node.output), tree)
 
-    def _prove(self, node: onnx.NodeProto, tree: TreeNode, real: np.dtype) -> None:
-        """Refuse a kernel whose outputs differ from the runtime's in a bit."""
+    def _prove(self, node: onnx.NodeProto, tree: TreeNode, real: np.dtype, kind: int) -> None:
+        """Refuse a kernel whose outputs differ from the runtime's in a bit; `kind` is ONNX's number of `real`."""
         rows = probing_rows(tree, real)
-        kind = next(number for number, one in _REALS.items() if one == real)
-        names = [name for name in node.output if name]
-        model = self._submodel([node], [], names, set())
-        model.graph.input.append(self._declared(node.input[0], kind))
-        options = session_options(self._spec)
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        expected = session.run(names, {node.input[0]: rows})
+        session = self._session([node], [self._declared(node.input[0], kind)], list(node.output), ())
+        expected = session.run(None, {node.input[0]: rows})
         if not all(_same_bits(a, b) for a, b in zip(expected, tree.run(rows), strict=True)):
             raise Unsupported("the compiled trees gave other scores than ONNX Runtime here")
 
-    def _submodel(
-        self, nodes: Iterable[onnx.NodeProto], taken: Sequence[str], given: Sequence[str], weights: set[str]
-    ) -> onnx.ModelProto:
-        """Return a model of some nodes with these inputs and outputs."""
+    def _session(
+        self, nodes: Iterable[onnx.NodeProto], taken: Iterable[onnx.ValueInfoProto], given: Iterable[str],
+        weights: Iterable[onnx.TensorProto],
+    ) -> ort.InferenceSession:  # fmt: skip
+        """Return a session of some nodes with these inputs and outputs."""
         model = type(self._model)()
         model.ir_version = self._model.ir_version
         model.opset_import.extend(self._model.opset_import)
@@ -216,14 +212,12 @@ class _Cut:
         graph = model.graph
         graph.name = "part"
         graph.node.extend(nodes)
-        graph.initializer.extend(self._weights[name] for name in sorted(weights))
-        for name in taken:
-            if name not in self._types:
-                raise Unsupported("a value between its parts has no known type")
-            graph.input.append(self._types[name])
+        graph.initializer.extend(weights)
+        graph.input.extend(taken)
         for name in given:
             graph.output.add().name = name
-        return model
+        options = session_options(self._spec)
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def _declared(self, name: str, kind: int) -> onnx.ValueInfoProto:
         value = self._model.graph.value_info.add()
@@ -256,12 +250,3 @@ def _same_bits(expected: Any, found: np.ndarray) -> bool:  # noqa: ANN401 - the 
     if found.dtype == object:
         return np.array_equal(expected, found)
     return bool(expected.dtype == found.dtype and expected.reshape(found.shape).tobytes() == found.tobytes())
-
-
-def _element(text: str) -> int:
-    """Return ONNX's number of the type that the runtime writes as tensor(float)."""
-    names = {"float": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "string": 8,
-             "bool": 9, "float16": 10, "double": 11, "uint32": 12, "uint64": 13}  # fmt: skip
-    if not text.startswith("tensor("):
-        return 0
-    return names.get(text.removeprefix("tensor(").rstrip(")"), 0)

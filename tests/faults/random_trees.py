@@ -14,37 +14,11 @@ import ctypes
 import tempfile
 from pathlib import Path
 
-from support.random_trees import RandomTrees, runtime_session
+from support.random_trees import compare
 
 from scorer.model import _compile, _kernel
-from scorer.model._tree_node import TreeNode, Unsupported
 
 BLOCKS = ([1], [2, 63, 64, 65, 127, 128], [300, 511, 512, 513, 600])
-
-
-def bits(values):
-    """Return what two outputs must have in common to be the same."""
-    return values.tolist() if values.dtype == object else (values.dtype, values.shape, values.tobytes())
-
-
-def compare(seed):
-    """Return the comparisons of one ensemble, those that differ, and why the runtime keeps it."""
-    random = RandomTrees(seed)
-    session = runtime_session(random.model())
-    try:
-        nodes = {level: TreeNode(random.node, random.real, level) for level in _kernel.available()}
-    except Unsupported as why:
-        return 0, [], str(why)
-    done, different = 0, []
-    for sizes in BLOCKS:
-        rows = int(random.rng.choice(sizes))
-        x = random.rows(rows)
-        expected = [bits(one) for one in session.run(None, {"x": x})]
-        for level, node in nodes.items():
-            done += 1
-            if [bits(one) for one in node.run(x)] != expected:
-                different.append((seed, level, rows))
-    return done, different, ""
 
 
 def main():
@@ -62,7 +36,7 @@ def main():
         _kernel._library = lambda: library
     comparisons, different, kept = 0, [], collections.Counter()
     for seed in range(given.first, given.first + given.seeds):
-        done, wrong, why = compare(seed)
+        done, wrong, why = compare(seed, BLOCKS)
         comparisons += done
         different += wrong
         kept[why] += bool(why)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from support.random_trees import RandomTrees, runtime_session
+from support.random_trees import bits, compare
 from support.runs import MODELS, cli, read, write
 from support.trained_trees import COLUMNS, data, trained
 
@@ -27,11 +27,6 @@ pytestmark = pytest.mark.skipif(not _kernel.available(), reason="the kernel is n
 TRAINED = trained()
 
 
-def bits(values):
-    """Return what two outputs must have in common to be the same."""
-    return values.tolist() if values.dtype == object else (values.dtype, values.shape, values.tobytes())
-
-
 def spec_of(path, **options):
     return SessionSpec(path=str(path), digest=str(path), files=(), device="cpu", **options)
 
@@ -42,22 +37,13 @@ def saved(folder, model):
     return path
 
 
+BLOCKS = ([1], [2, 63, 64, 65], [511, 512, 513])
+
+
 def compared(seed):
-    """Compare one random ensemble with the runtime; return the comparisons and those that differ."""
-    random = RandomTrees(seed)
-    session = runtime_session(random.model())
-    try:
-        nodes = [TreeNode(random.node, random.real, level) for level in _kernel.available()]
-    except Unsupported:
-        return 0, 0
-    done = different = 0
-    for rows in (1, int(random.rng.choice([2, 63, 64, 65])), int(random.rng.choice([511, 512, 513]))):
-        x = random.rows(rows)
-        expected = [bits(one) for one in session.run(None, {"x": x})]
-        for node in nodes:
-            done += 1
-            different += [bits(one) for one in node.run(x)] != expected
-    return done, different
+    """Return how many comparisons of one random ensemble with the runtime were made, and how many differ."""
+    done, different, _ = compare(seed, BLOCKS)
+    return done, len(different)
 
 
 @pytest.mark.parametrize("first", range(0, 160, 40))
@@ -140,15 +126,6 @@ def test_other_models_need_no_word(tmp_path):
     assert load(spec_of(MODELS / "dense28.onnx")).trees == ""
 
 
-def changed(model, **attributes):
-    """Return the model with other attributes in its ensemble."""
-    node = next(node for node in model.graph.node if "TreeEnsemble" in node.op_type)
-    kept = [one for one in node.attribute if one.name not in attributes]
-    del node.attribute[:]
-    node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in attributes.items())])
-    return model
-
-
 def regressor(**attributes):
     """Return a model of one tree: x0 <= 1 gives 10, else x1 <= 2 gives 20, else 30."""
     usual = {
@@ -158,7 +135,7 @@ def regressor(**attributes):
         "target_nodeids": [1, 3, 4], "target_ids": [0] * 3, "target_weights": [10.0, 20.0, 30.0],
     }  # fmt: skip
     node = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1,
-                            **{**usual, **attributes})  # fmt: skip
+                            **{k: v for k, v in {**usual, **attributes}.items() if v is not None})  # fmt: skip
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in "xy"]
     graph = helper.make_graph([node], "one tree", ends[:1], ends[1:])
     return helper.make_model(
@@ -198,6 +175,8 @@ MALFORMED = {
     "its lists of nodes differ in length": {"nodes_values": [1.0]},
     "a column's number is out of range": {"nodes_featureids": [-1, 0, 1, 0, 0]},
     "a circle": {"nodes_falsenodeids": [2, 0, 0, 0, 0]},
+    "its lists of nodes differ": {"nodes_falsenodeids": [2, 0]},
+    "its attributes are not complete": {"target_nodeids": None},
 }
 
 

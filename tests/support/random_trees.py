@@ -6,6 +6,9 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from scorer.model import _kernel
+from scorer.model._tree_node import TreeNode, Unsupported
+
 MODES = ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"]
 SPECIAL = [0.0, -0.0, 1e-45, -1e-45, np.inf, -np.inf, 3.4028235e38, -3.4028235e38, 1.0, 1.0000001, 1e-38]
 
@@ -174,3 +177,31 @@ def runtime_session(model):
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def bits(values):
+    """Return what two outputs must have in common to be the same."""
+    return values.tolist() if values.dtype == object else (values.dtype, values.shape, values.tobytes())
+
+
+def compare(seed, blocks):
+    """Compare one ensemble with the runtime, for each list of block sizes with one of them.
+
+    Return the number of comparisons, those that differ as (seed, level, rows), and why the runtime keeps the ensemble.
+    """
+    random = RandomTrees(seed)
+    session = runtime_session(random.model())
+    try:
+        nodes = {level: TreeNode(random.node, random.real, level) for level in _kernel.available()}
+    except Unsupported as why:
+        return 0, [], str(why)
+    done, different = 0, []
+    for sizes in blocks:
+        rows = int(random.rng.choice(sizes))
+        x = random.rows(rows)
+        expected = [bits(one) for one in session.run(None, {"x": x})]
+        for level, node in nodes.items():
+            done += 1
+            if [bits(one) for one in node.run(x)] != expected:
+                different.append((seed, level, rows))
+    return done, different, ""
