@@ -48,6 +48,11 @@ class Overrides:
             for setting in values:
                 self._end(setting, owner)
 
+    def before(self, setting: Hashable) -> Any:  # noqa: ANN401 - any value
+        """Return the value that the setting has without active runs."""
+        with self._lock:
+            return self._before[setting] if setting in self._active else self._read(setting)
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Let no other thread change a setting through here inside a short block."""

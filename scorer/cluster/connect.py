@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
-import dask
 from dask.system import CPU_COUNT as CPU_COUNT  # noqa: PLC0414 - for modules that may not import Dask
 from distributed import Client as Client  # noqa: PLC0414 - as above
 from distributed import LocalCluster, SpecCluster, default_client
@@ -336,7 +335,7 @@ def _connect_to(address: str) -> Iterator[Client]:
 
 def _private_scratch() -> dict[str, str]:
     """Return the Dask setting of a scratch folder that no other user can write to."""
-    base = dask.config.get("temporary-directory", None) or None
+    base = DASK_CONFIG.before("temporary-directory") or None
     try:
         return {"temporary-directory": private_folder(base)}
     except OSError as error:

@@ -18,7 +18,7 @@ from distributed import span
 from distributed.utils import format_dashboard_link
 from distributed.versions import BOKEH_REQUIREMENT
 
-from scorer.cluster._overrides import WARNINGS
+from scorer.cluster._overrides import DASK_CONFIG, WARNINGS
 from scorer.errors import OptionsError
 from scorer.events import PartFailed, PlanReady
 
@@ -68,8 +68,8 @@ def routes(*, pages: bool) -> dict[str, list[str]]:
 
     scheduler, worker = "distributed.scheduler.http.routes", "distributed.worker.http.routes"
     return {
-        scheduler: served(dask.config.get(scheduler), lambda name: name not in _ACTING),
-        worker: served(dask.config.get(worker), _OF_WORKERS.__contains__),
+        scheduler: served(DASK_CONFIG.before(scheduler), lambda name: name not in _ACTING),
+        worker: served(DASK_CONFIG.before(worker), _OF_WORKERS.__contains__),
     }
 
 

@@ -19,10 +19,7 @@ def private_folder(base: str | None = None) -> str:
     Every user can create files there. Dask imports modules from its scratch folder and truncates lock files in it, so
     a folder that another user prepared would let them run code and empty files as this user.
     """
-    own = f"scorer-{os.getuid()}"
-    if base and os.path.basename(base).startswith(own) and _is_private(base):
-        return base  # of another run in this process
-    name = os.path.join(os.path.abspath(base or tempfile.gettempdir()), own)
+    name = os.path.join(os.path.abspath(base or tempfile.gettempdir()), f"scorer-{os.getuid()}")
     os.makedirs(os.path.dirname(name), exist_ok=True)
     with suppress(FileExistsError):
         os.mkdir(name, 0o700)

@@ -36,6 +36,14 @@ def test_settings_are_restored_in_whatever_order_the_runs_end(order, monkeypatch
     assert "SCORER_NEW" not in os.environ
 
 
+def test_what_a_setting_was_before_is_known_during_runs():
+    before = dask.config.get(SPILL)
+    assert DASK_CONFIG.before(SPILL) == before
+    with DASK_CONFIG.set({SPILL: 1}), DASK_CONFIG.set({SPILL: 2}):
+        assert dask.config.get(SPILL) == 2
+        assert DASK_CONFIG.before(SPILL) == before
+
+
 def test_a_setting_that_the_user_changes_during_a_run_stays():
     before = dask.config.get(SPILL)
     with DASK_CONFIG.set({SPILL: 0.1}):
