@@ -26,12 +26,25 @@ main()
 """
 """A command whose threads of one name cannot start: root has no limit on processes."""
 
-LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
-os.execv(sys.argv[2], sys.argv[2:])
+NO_MORE_FILES = """
+import os, resource, sys, threading
+
+start, moment = threading.Thread.start, sys.argv.pop(1)
+
+def limited(thread):
+    global moment
+    if moment and thread.name.startswith(moment):
+        moment = ""
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    start(thread)
+
+threading.Thread.start = limited
+from scorer.cli.main import main
+main()
 """
-"""The start of a command that may open only so many files."""
+"""A command that can open no further file once its first thread of one name starts."""
 
 
 @pytest.fixture
@@ -56,14 +69,40 @@ def test_without_a_thread_the_error_says_so(asked, tmp_path, name):
     assert command(*asked, "--cluster", "synchronous").returncode == 0
 
 
-@pytest.mark.parametrize("files", [8, 12, 16])
-def test_without_a_file_descriptor_the_error_says_so_and_the_next_run_finishes(asked, tmp_path, files):
-    limit = [sys.executable, "-c", LIMITED, str(files)]
-    done = command(*asked, "--cluster", "embedded", "--part-bytes", "4096", start=limit)
-    assert done.returncode in {4, 5}, done.stderr
+@pytest.mark.parametrize(
+    ("moment", "code"), [("scorer-load", 4), ("ThreadPoolExecutor", 4), ("scorer-lock", 5), ("Dask", 5)]
+)
+def test_without_a_file_descriptor_the_error_says_so_and_the_next_run_finishes(asked, tmp_path, moment, code):
+    done = subprocess.run(
+        [sys.executable, "-c", NO_MORE_FILES, moment, *asked, "--cluster", "embedded", "--part-bytes", "4096"],
+        capture_output=True, text=True, timeout=100, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
     assert "Too many open files" in done.stderr
     assert "raise the limit on open files with `ulimit -n`" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "out.scorer" / "lock").exists()
+    if moment != "scorer-lock":  # with no descriptor at all the lock cannot be read again: the next run takes it over
+        assert not (tmp_path / "out.scorer" / "lock").exists()
     assert not (tmp_path / "out").exists()
     assert command(*asked, "--cluster", "embedded", "--part-bytes", "4096").returncode == 0
+
+
+def test_without_a_temporary_folder_the_error_says_so(asked, tmp_path):
+    without = """
+import sys, tempfile
+folders = [sys.argv.pop(1)]
+tempfile._candidate_tempdir_list = lambda: folders
+from scorer.cli.main import main
+main()
+"""
+    missing = str(tmp_path / "missing")
+    done = subprocess.run(
+        [sys.executable, "-c", without, missing, *asked, "--cluster", "embedded"], cwd=tmp_path,
+        capture_output=True, text=True, timeout=100, check=False,
+        env={name: value for name, value in os.environ.items() if name != "TMPDIR"} | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.startswith("Error: there is no usable temporary folder\n")
+    assert missing in done.stderr
+    assert "set TMPDIR" in done.stderr
+    assert not (tmp_path / "out.scorer").exists()
