@@ -31,6 +31,18 @@ def pytest_xdist_auto_num_workers(config):
     return 0 if config.option.markexpr.startswith("service") else None
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Run with worker processes, which take seconds to start, only in `-m slow`, except the most important promises."""
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if (
+            any(isinstance(value, str) and value == "processes" for value in values)
+            and item.path.name != "test_flow.py"
+        ):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def empty_cache(tmp_path_factory):
     """An empty cache folder, so that tuning neither reads nor writes the user's."""

@@ -59,7 +59,7 @@ def list_files(inputs: Sequence[str], ignore: set[str]) -> tuple[list[Listed], i
             found += listed
         skipped += len(others)
         if len(found) == before:
-            from scorer.storage.to_parquet import described  # noqa: PLC0415 - only for an error
+            from scorer.dataset.to_parquet import described  # noqa: PLC0415 - only for an error
 
             name, hint = described(others)
             raise InputNotFound(
@@ -103,7 +103,7 @@ def _expand(text: str) -> list[str]:
     if is_glob(text):
         matches = sorted(_matches(text), key=natural)
         if not matches:
-            from scorer.storage.to_parquet import described  # noqa: PLC0415 - only for an error
+            from scorer.dataset.to_parquet import described  # noqa: PLC0415 - only for an error
 
             others = sorted(path for path in glob.iglob(text, recursive=True) if os.path.isfile(path))
             name, hint = described([os.path.abspath(path) for path in others])

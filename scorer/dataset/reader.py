@@ -20,8 +20,9 @@ from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields
 from scorer.dataset.cursors import decoded
 from scorer.errors import InputChanged, UnreadableFile
-from scorer.storage.files import file_id, retry
+from scorer.storage.files import retry
 from scorer.storage.footers import flat_leaves, naming_damage, only_leaf, open_parquet, unreadable
+from scorer.storage.stores import identity
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -148,7 +149,7 @@ def read(
 def check_unchanged(source: Source, cache: InputCache) -> None:
     """Raise `InputChanged` if the file changed since it was planned or is another one, `UnreadableFile` if unknown."""
     try:
-        current = retry(lambda: file_id(source.path))
+        current = retry(lambda: identity(source.path))
     except (FileNotFoundError, NotADirectoryError):
         raise changed(source, "nothing") from None
     except OSError as error:

@@ -23,7 +23,6 @@ from scorer.dataset.listing import list_files
 from scorer.display.words import plural, quoted_list
 from scorer.errors import InputError, ScorerError, UnreadableFile
 from scorer.host.crash import note_step
-from scorer.storage.files import file_id
 from scorer.storage.footers import (
     codec_of,
     decoded_column_bytes,
@@ -34,6 +33,7 @@ from scorer.storage.footers import (
     open_parquet,
     unreadable,
 )
+from scorer.storage.stores import identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,7 +208,7 @@ def _footers(listed: Sequence[Listed]) -> list[_Footer]:
     if problems:
         more = len(problems) - 1
         others = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
-        from scorer.storage.to_parquet import named  # noqa: PLC0415 - only for an error
+        from scorer.dataset.to_parquet import named  # noqa: PLC0415 - only for an error
 
         one = named(problems)
         raise type(one)(one.what + others, one.where, one.expected, one.found, one.hint)
@@ -290,7 +290,7 @@ def _footer(listed: Listed, known: pa.Schema | None = None) -> _Footer | ScorerE
     path = listed.path
     note_step(f"reading the footer of {path}")
     try:
-        identity = file_id(path)
+        found = identity(path)
         with open_parquet(path) as parquet:
             metadata, schema = parquet.metadata, parquet.schema_arrow
         groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
@@ -300,7 +300,7 @@ def _footer(listed: Listed, known: pa.Schema | None = None) -> _Footer | ScorerE
         return unreadable(path, error)
     if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
         return unreadable(path, ValueError(f"row counts that do not add up: {groups[:5]}, {metadata.num_rows}"))
-    file = File(id=identity, folder=listed.folder, top=listed.top, row_groups=groups)
+    file = File(id=found, folder=listed.folder, top=listed.top, row_groups=groups)
     if "=" in file.folder and not file.hive.keys().isdisjoint(schema.names):
         file = replace(file, unlike_path=_unlike_path(file, schema, metadata))
     same = known is not None and schema.equals(known, check_metadata=False)

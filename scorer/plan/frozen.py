@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from scorer.errors import DifferentPlan
 from scorer.model.spec import SessionSpec
 from scorer.plan.parts import Part, PlannedFile
 from scorer.storage.encoding import Storage
+from scorer.storage.stores import path_of, unchanged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -189,10 +189,10 @@ def explain_differences(plan: FrozenPlan, now: dict[str, Any]) -> str:
 
 def _changed_files(plan: FrozenPlan) -> str:
     """Describe which files of a plan's input are not as they were."""
-    changed = [file.path for file in plan.files if not file.id.unchanged()]
+    changed = [file.path for file in plan.files if not unchanged(file.id)]
     if not changed:
         return "the input's files or their order"
-    gone = sum(not os.path.exists(path) for path in changed)
+    gone = sum(not path_of(path).exists() for path in changed)
     how = "changed" if not gone else "gone" if gone == len(changed) else f"changed, {gone:,} of them gone"
     return f"{plural(len(changed), 'input file')} {how}: {quoted_list(changed, 3)}"
 

@@ -196,6 +196,7 @@ def test_a_column_that_it_does_not_give_is_refused_with_what_it_gives(here):
     assert "'a', 'b', 'c'" in text
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_not_finished_with_another_function(place):
     assert run(place, "fails_on_seven")[0] == 1
     (place / "mine.py").write_text(SOURCE.replace("* 2", "* 3"))
@@ -204,6 +205,7 @@ def test_an_unfinished_run_is_not_finished_with_another_function(place):
     assert "another request" in text
 
 
+@pytest.mark.slow
 def test_a_number_as_text_a_category_and_a_date_feed_one_tensor(place):
     days = pa.array([20_000 + i % 400 for i in range(ROWS)], pa.int32()).cast(pa.date32())
     prices = ["n/a" if i == 7 else str(i / 4) for i in range(ROWS)]

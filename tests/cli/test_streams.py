@@ -70,6 +70,7 @@ def test_a_command_that_only_prints_fails_if_its_text_is_lost_and_one_that_check
 
 @FULL
 @pytest.mark.parametrize("how", [">&-", "2>/dev/full"])
+@pytest.mark.slow
 def test_a_refusal_keeps_its_exit_code_whatever_the_standard_streams_are(how, tmp_path):
     assert shell(f"{SCORER} run gone.parquet --model gone.onnx --json {how}", tmp_path)[0] == 3
     assert shell(f"{SCORER} nothing {how}", tmp_path)[0] == 2

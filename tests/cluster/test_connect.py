@@ -81,6 +81,7 @@ main.main()
 """
 
 
+@pytest.mark.slow
 def test_tuning_creates_one_session_more_than_the_trials_in_the_plan(fewer28, tmp_path):
     arguments = [fewer28, "--model", DENSE, "--output", tmp_path / "out", "--json"]
     planned, done = (
@@ -151,6 +152,7 @@ def test_a_worker_that_joins_later_loads_the_model_once(fewer28, tmp_path):
     assert read(tmp_path / "out").num_rows == 60_000
 
 
+@pytest.mark.slow
 def test_a_scheduler_by_address_is_used_and_left_running(fewer28, tmp_path):
     with LocalCluster(n_workers=1, threads_per_worker=2, **LOOPBACK) as cluster:
         done = command(

@@ -90,6 +90,7 @@ def test_neither_pages_nor_metrics_are_served_without_the_flag(source, tmp_path,
     assert set(seen) == {("", "", frozenset({"closed"} if cluster else ()))}
 
 
+@pytest.mark.slow
 def test_workers_serve_no_page_even_with_the_flag(source, tmp_path):
     def look(_):
         workers = [child.pid for child in psutil.Process().children(recursive=True)]
@@ -195,6 +196,7 @@ def test_metrics_are_served_with_the_dashboard(source, tmp_path):
     assert seen[-1]["scorer_planned_rows"] == 2000
 
 
+@pytest.mark.slow
 def test_metrics_of_driver_and_workers_are_the_reports_counts(tmp_path):
     idx = np.arange(4000) % 10
     idx[::100] = 99
@@ -224,6 +226,7 @@ def test_metrics_of_driver_and_workers_are_the_reports_counts(tmp_path):
             assert seen[f'{prefix}_stage_seconds_total{{stage="{stage}"}}'] == pytest.approx(seconds, abs=0.01)
 
 
+@pytest.mark.slow
 def test_parts_that_fail_are_counted_on_both_sides(source, tmp_path):
     with LocalCluster(n_workers=1, threads_per_worker=1, **LOOPBACK) as cluster, Client(cluster) as client:
         at = f"http://127.0.0.1:{cluster.scheduler.http_server.port}/metrics"
@@ -267,6 +270,7 @@ def test_metrics_are_not_imported_without_prometheus_client(source, tmp_path):
     assert done.stdout.splitlines() == ["[]", "''"]
 
 
+@pytest.mark.slow
 def test_a_run_succeeds_when_other_metrics_have_scorers_names(source, tmp_path):
     code = (
         "import prometheus_client, scorer\n"
@@ -279,6 +283,7 @@ def test_a_run_succeeds_when_other_metrics_have_scorers_names(source, tmp_path):
     assert (done.stdout, done.stderr) == ("2000\n", "")
 
 
+@pytest.mark.slow
 def test_the_run_is_a_span_with_its_name_and_logs_a_few_events(source, tmp_path):
     with LocalCluster(n_workers=1, threads_per_worker=1, **LOOPBACK) as cluster, Client(cluster) as client:
         report = scorer.run(source, SUM, tmp_path / "out", client=client, **FEED)
@@ -306,6 +311,7 @@ def test_a_given_cluster_reports_its_own_dashboard(source, tmp_path):
     assert [event.dashboard for event in seen if isinstance(event, events.PlanReady)] == [link]
 
 
+@pytest.mark.slow
 def test_a_run_without_the_dashboard_does_not_load_bokeh(source, tmp_path):
     code = (
         "import sys, scorer\n"

@@ -80,6 +80,7 @@ def test_a_worker_with_other_versions_is_refused_and_every_version_is_reported(f
     assert not list(tmp_path.glob("out*"))
 
 
+@pytest.mark.slow
 def test_a_later_worker_with_another_version_is_reported_and_gets_no_parts(fewer28, tmp_path, empty_cluster):
     cluster, client = empty_cluster
     path, notices = path_with_versions(tmp_path, onnxruntime="1.0.1"), []

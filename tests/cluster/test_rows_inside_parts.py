@@ -25,6 +25,7 @@ def tick(**rows):
     return replace(TICK, in_parts={int(name[1:]): count for name, count in rows.items()})
 
 
+@pytest.mark.slow
 def test_the_rows_of_one_long_part_are_shown_while_it_is_scored(tmp_path, backend):
     rows = 150_000 if "processes" in backend.values() else 40_000  # a worker process only reports parts over a second
     columns = {f"f{i}": np.zeros(rows, np.float32) for i in range(28)}

@@ -71,6 +71,7 @@ def test_a_window_with_few_rows_gets_fewer_lines(window):
     assert window.screen.lines == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_output_of_worker_processes_and_native_code_is_printed_above_the_lines(fewer28, tmp_path):
     (tmp_path / "chatty.py").write_text(
         "import os\n\n\ndef make(frame):\n    print('printed in a worker')\n"

@@ -59,6 +59,7 @@ def driver(tmp_path, stale_s, then="ends"):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_in_another_pid_namespace_keeps_its_lock_while_it_lives(tmp_path):
     write(tmp_path / "in.parquet", {name: np.ones(10, np.float32) for name in "abc"})
     path = tmp_path / "out.scorer" / "lock"

@@ -44,6 +44,7 @@ def net(path, classes, layers):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(("rows", "layers"), [(160, 60), (3000, 0)])
+@pytest.mark.slow
 def test_the_forecast_of_disk_space_is_near_the_output(fetch, classes, rows, layers, tmp_path):
     x = np.random.default_rng(1).normal(size=(rows, 8)).astype(np.float32)
     source = write(tmp_path / "in.parquet", {f"x{i}": x[:, i] for i in range(8)})

@@ -60,6 +60,7 @@ def test_a_clock_that_is_set_back_by_decades_does_not_hang_worker_processes(aske
     assert command("verify", tmp_path / "out", "--deep").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_run_without_results_since_the_clock_was_set_back_ends_with_an_error(tmp_path, monkeypatch):
     class Clock:
         monotonic, sleep, began = staticmethod(time.monotonic), staticmethod(time.sleep), time.monotonic()

@@ -41,6 +41,7 @@ def job(source, folder, *flags):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_a_file_named_like_a_module_in_the_current_folder_is_not_imported(backend, fewer28, folder):
     done = run_in(folder, folder.parent / "bin" / "scorer", *job(fewer28, folder, "--cluster", backend))
     assert done.returncode == 0, done.stderr

@@ -214,7 +214,12 @@ def _tools(request):
         pytest.importorskip(module, reason=f"{module} is not installed; it comes with the extra 'test'")
 
 
-@pytest.mark.parametrize("name", writers())
+IN_SHORT = {"pyarrow, BYTE_STREAM_SPLIT, pages 2.0", "duckdb, zstd, V2", "polars, small pages", "fastparquet, no nulls"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in IN_SHORT else pytest.param(name, marks=pytest.mark.slow) for name in writers()]
+)
 def test_a_file_of_any_writer_is_scored_and_read_by_any_reader(name, tmp_path):
     faults = [fault for mode in MODES for fault in check(name, writers()[name], mode, tmp_path)]
     assert faults == []

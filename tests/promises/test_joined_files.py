@@ -302,6 +302,7 @@ def test_a_part_of_several_files_is_named_by_its_first_and_last_file(tmp_path):
 
 
 @pytest.mark.parametrize("most", [1, 10, 100, 10_000])
+@pytest.mark.slow
 def test_a_file_has_at_most_the_requested_rows_or_one_batch(tmp_path, most):
     write_small(tmp_path / "in")
     write(tmp_path / "in" / "large.parquet", awkward(5_000, 10_000), row_group_size=1_300)

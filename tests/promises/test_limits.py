@@ -56,6 +56,7 @@ def asked(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ThreadPoolExecutor", "scorer-load", "scorer-lock"])
+@pytest.mark.slow
 def test_without_a_thread_the_error_says_so(asked, tmp_path, name):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, name, *asked, "--cluster", "synchronous"],

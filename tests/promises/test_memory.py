@@ -97,6 +97,7 @@ def test_the_forecast_is_within_a_quarter_of_the_peak_of_the_process_that_needs_
     assert found.reported == pytest.approx(found.peak, rel=0.05), found
 
 
+@pytest.mark.slow
 def test_a_report_has_the_peak_of_each_worker_process(tmp_path):
     source = data(tmp_path / "in", FULL)
     peak, _, report = measured(

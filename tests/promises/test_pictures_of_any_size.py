@@ -56,6 +56,7 @@ def sums(pictures):
 
 
 @pytest.mark.parametrize(("rows", "shape"), [("N", (-1, 1, 1)), (1, (-1, 1)), ("N", (1, -1)), (1, (1, -1, 1))])
+@pytest.mark.slow
 def test_each_row_gets_a_list_of_its_own_length(rows, shape, pictures, source, tmp_path, backend):
     path = columns_of(tmp_path / "m.onnx", rows, shape)
     scorer.run(source, path, tmp_path / "out", feed=FEED, keep="id", **backend)

@@ -82,6 +82,7 @@ def test_a_real_model_scores_as_the_bare_runtime_does(make, made, tmp_path):
             np.testing.assert_array_equal(got, expected, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_text_scores_the_same_in_any_batch_size_and_order(made, tmp_path):
     case = made(real.minilm)
     table = case.table.slice(0, 16)
@@ -97,6 +98,7 @@ def test_a_text_scores_the_same_in_any_batch_size_and_order(made, tmp_path):
     assert [np.abs(one - found[0]).max() for one in found] == [0.0] * 4
 
 
+@pytest.mark.slow
 def test_a_cluster_of_processes_reads_pictures_as_one_process_does(made, tmp_path):
     case = made(real.page_lines)
     out = scored(case, tmp_path, "--cluster", "processes", "--workers", 2)

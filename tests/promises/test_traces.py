@@ -38,6 +38,7 @@ def script(name, *arguments, folder, timeout=110):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_overlapping_runs_leave_the_process_as_it_was(source, tmp_path, backend):
     found, messages = script("overlapping_runs.py", backend, source, tmp_path, folder=tmp_path)
     ended = found["ended"]
@@ -49,6 +50,7 @@ def test_overlapping_runs_leave_the_process_as_it_was(source, tmp_path, backend)
 
 
 @pytest.mark.parametrize(("backend", "runs"), [("synchronous", 20), ("embedded", 40), ("processes", 3)])
+@pytest.mark.slow
 def test_memory_does_not_grow_from_run_to_run(source, tmp_path, backend, runs):
     found, _ = script("many_runs.py", backend, runs, source, tmp_path, folder=tmp_path)
     assert found["more"] == {}
@@ -89,6 +91,7 @@ def test_the_next_run_removes_what_a_death_left_while_workers_were_checked(sourc
         ("processes", "after", "multiprocessing"), ("processes", "during", "fork"),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_forked_process_can_run_after_and_during_a_run_of_its_parent(source, tmp_path, backend, when, how):
     found, _ = script("forked_runs.py", backend, when, how, source, tmp_path, folder=tmp_path)
     assert found == {"exit": 0, "scored": {"parent": 2000, "again": 2000}}

@@ -205,6 +205,7 @@ def test_ctrl_c_leaves_a_clean_terminal(fewer28, tmp_path):
     assert "from an earlier run" in again.screen.text
 
 
+@pytest.mark.slow
 def test_a_window_made_narrow_during_a_run_keeps_no_old_lines(floats28, tmp_path):
     seen = PseudoTerminal("run", floats28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, columns=100, rows=40)
     seen.until(lambda screen: re.search(r"[1-9]\d* of \d+ committed", screen.text))
@@ -263,6 +264,7 @@ def test_escapes_in_names_are_shown_not_sent_on_a_terminal_with_colours(tmp_path
     assert "\\x1b[2J" in seen.screen.text or what == "run"
 
 
+@pytest.mark.slow
 def test_status_reads_files_only_and_follows_a_run_to_its_end(floats28, tmp_path):
     run = PseudoTerminal("run", floats28, "--model", DENSE, "--output", tmp_path / "out", *SLOW[2:], "--batch-rows", 1)
     run.until(lambda screen: re.search(r"[1-9]\d* of \d+ committed", screen.text))

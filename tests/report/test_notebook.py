@@ -156,6 +156,7 @@ def test_without_a_kernel_progress_is_shown_only_on_request(tmp_path, capfd):
 # ---------------------------------------------------------------- in a kernel
 
 
+@pytest.mark.slow
 def test_a_cell_shows_progress_and_ends_with_one_line(jupyter, tmp_path):
     shown = jupyter.do("scorer.run(**asked)")
     ids = {content["transient"]["display_id"] for content in shown.of("display_data", "update_display_data")}
@@ -191,6 +192,7 @@ def test_widgets_stay_responsive_while_a_cell_scores(jupyter):
 @pytest.mark.parametrize(
     "workers", ["threads of the kernel", pytest.param("a cluster of the notebook", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_an_interrupted_cell_finishes_running_parts_and_the_next_one_resumes(jupyter, tmp_path, workers):
     given = workers == "a cluster of the notebook"
     if given:

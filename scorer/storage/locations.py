@@ -1,0 +1,49 @@
+"""Locations as text: local paths, and URLs of object stores. Nothing here opens a file or asks a store."""
+
+from __future__ import annotations
+
+import re
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "azure": "az"}
+"""Schemes with another name for the same store."""
+
+
+def scheme(location: str) -> str:
+    """Return the scheme of a URL, such as s3; '' for a local path."""
+    found = _URL.match(location)
+    return found[1].lower() if found else ""
+
+
+def is_url(location: str) -> bool:
+    """Return whether this is a URL, and not a local path."""
+    return bool(scheme(location))
+
+
+def normal(location: str) -> str:
+    """Return a URL with the usual name of its scheme, and without a slash at the end or two in a row."""
+    root, key = split(location)
+    return f"{root}/{key}" if key else root
+
+
+def split(location: str) -> tuple[str, str]:
+    """Return the root of a URL, such as s3://bucket, and the key below it, without slashes around it."""
+    found = _URL.match(location)
+    if found is None:
+        msg = f"{location!r} is not a URL"
+        raise ValueError(msg)
+    kind = found[1].lower()
+    place, _, key = location[found.end() :].partition("/")
+    if kind == "abfs" and "@" in place:  # container@account names the account too
+        kind = "abfss"
+    return f"{_SAME.get(kind, kind)}://{place}", "/".join(part for part in key.split("/") if part)
+
+
+def join(location: str, *names: str) -> str:
+    """Return the location of something below another location."""
+    return "/".join([location.rstrip("/"), *(name.strip("/") for name in names)])
+
+
+def is_below(location: str, other: str) -> bool:
+    """Return whether a URL is the other one, or lies below it."""
+    return normal(location) == normal(other) or normal(location).startswith(normal(other) + "/")

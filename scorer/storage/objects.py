@@ -1,0 +1,222 @@
+"""Object stores: S3, Google Cloud Storage and Azure, and files behind http, through obstore.
+
+A store has names and bytes, and no folders: a folder exists while an object lies below it. Every write is whole or
+not there. All writes here may be repeated, because they say what they expect, or write the same bytes again. So an
+error that passes is tried again, beyond what the client tries itself.
+
+Errors are OSErrors with the store's words: FileNotFoundError, PermissionError, and EREMOTEIO for the rest.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scorer.storage.files import FileId
+from scorer.storage.locations import split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from obstore import GetOptions
+    from obstore.store import ObjectStore as Client
+
+T = TypeVar("T")
+_WAITS_S = (0.1, 0.4, 1.6, 4.0)
+_DELETED_AT_ONCE = 1000
+
+
+class Changed(OSError):
+    """The object is not the one that was seen before."""
+
+
+class ObjectStore:
+    """One bucket or container. May be used by many threads at once; names are whole locations, such as s3://b/key."""
+
+    def __init__(self, root: str, client: Client, *, waits: Sequence[float] = _WAITS_S) -> None:
+        """Wrap a client of obstore; `waits` are the seconds between further attempts."""
+        self.root = root
+        self._client = client
+        self._waits = waits
+
+    def objects(self, location: str) -> Iterator[FileId]:
+        """Yield every object below a location, in the order of their names."""
+        import obstore  # noqa: PLC0415 - an extra
+
+        prefix = self._key(location)
+        for page in self._stream(lambda: obstore.list(self._client, f"{prefix}/" if prefix else None), location):
+            yield from (self._file_id(meta) for meta in page)
+
+    def folder(self, location: str) -> tuple[list[FileId], list[str]]:
+        """Return the objects directly below a location, and the locations of the folders there."""
+        import obstore  # noqa: PLC0415 - an extra
+
+        prefix = self._key(location)
+        found = self._try(lambda: obstore.list_with_delimiter(self._client, f"{prefix}/" if prefix else None), location)
+        files = [self._file_id(meta) for meta in found["objects"]]
+        return files, [f"{self.root}/{name.rstrip('/')}" for name in found["common_prefixes"]]
+
+    def identity(self, location: str) -> FileId:
+        """Return which object is there; raise FileNotFoundError if there is none."""
+        import obstore  # noqa: PLC0415 - an extra
+
+        return self._file_id(self._try(lambda: obstore.head(self._client, self._key(location)), location))
+
+    def read(self, location: str) -> bytes:
+        """Return a whole object."""
+        return self.read_with_identity(location)[0]
+
+    def read_with_identity(self, location: str) -> tuple[bytes, FileId]:
+        """Return a whole object, and which one it is."""
+        import obstore  # noqa: PLC0415 - an extra
+
+        def attempt() -> tuple[bytes, FileId]:
+            got = obstore.get(self._client, self._key(location))
+            return bytes(got.bytes()), self._file_id(got.meta)
+
+        return self._try(attempt, location)
+
+    def read_range(self, file: FileId, start: int, stop: int) -> memoryview:
+        """Return bytes start..stop of this object; raise `Changed` if another one is there now."""
+        import obstore  # noqa: PLC0415 - an extra
+
+        options: GetOptions = {"range": (start, stop)}
+        if file.version:
+            options["if_match"] = str(file.version)
+        key = self._key(file.path)
+        return self._try(lambda: memoryview(obstore.get(self._client, key, options=options).bytes()), file.path)
+
+    def put_new(self, location: str, data: bytes | memoryview) -> FileId | None:
+        """Write an object if there is none; return None, and change nothing, if there is one."""
+        return self._put(location, data, "create")
+
+    def put_over(self, location: str, data: bytes | memoryview, seen: FileId) -> FileId | None:
+        """Write an object over this one; return None, and change nothing, if another one is there now.
+
+        The data must differ from what it replaces, since an ETag may be a digest of the contents.
+        """
+        return self._put(location, data, {"e_tag": str(seen.version)})
+
+    def put(self, location: str, data: bytes | memoryview) -> FileId:
+        """Write an object, whatever is there."""
+        written = self._put(location, data, "overwrite")
+        if written is None:
+            raise Changed(errno.EREMOTEIO, "the store refused an unconditional write", location)
+        return written
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object to another name on the same store, without reading it."""
+        import obstore  # noqa: PLC0415 - an extra
+
+        self._try(lambda: obstore.copy(self._client, self._key(source), self._key(target)), target)
+
+    def remove(self, locations: Iterable[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+        import obstore  # noqa: PLC0415 - an extra
+
+        keys = [self._key(location) for location in locations]
+        for at in range(0, len(keys), _DELETED_AT_ONCE):
+            some = keys[at : at + _DELETED_AT_ONCE]
+            try:
+                self._try(lambda some=some: obstore.delete(self._client, some), f"{self.root}/{some[0]}")  # type: ignore[misc]
+            except FileNotFoundError:
+                self._remove_one_by_one(some)
+
+    def _remove_one_by_one(self, keys: Sequence[str]) -> None:
+        import obstore  # noqa: PLC0415 - an extra
+
+        for key in keys:
+            try:
+                self._try(lambda key=key: obstore.delete(self._client, key), f"{self.root}/{key}")  # type: ignore[misc]
+            except FileNotFoundError:
+                continue
+
+    def _put(self, location: str, data: bytes | memoryview, mode: Any) -> FileId | None:  # noqa: ANN401
+        import obstore  # noqa: PLC0415 - an extra
+        from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError  # noqa: PLC0415 - an extra
+
+        def attempt() -> FileId | None:
+            try:
+                done = obstore.put(self._client, self._key(location), data, mode=mode, use_multipart=False)
+            except (AlreadyExistsError, PreconditionError):
+                return None
+            except (NotFoundError, FileNotFoundError):
+                if mode in {"create", "overwrite"}:
+                    raise
+                return None  # the object to replace is gone
+            return FileId(location, len(data), str(done["e_tag"] or ""))
+
+        return self._try(attempt, location)
+
+    def _stream(self, start: Callable[[], Iterable[T]], location: str) -> Iterator[T]:
+        """Yield the pages of a listing; begin again after an error, without those that were given."""
+        given = 0
+
+        def pages() -> Iterator[T]:
+            for at, page in enumerate(start()):
+                if at >= given:
+                    yield page
+
+        stream = pages()
+        end = object()
+
+        def again() -> None:
+            nonlocal stream
+            stream = pages()
+
+        while True:
+            page = self._try(lambda: next(stream, end), location, again)
+            if page is end:
+                return
+            given += 1
+            yield page  # type: ignore[misc]
+
+    def _try(self, attempt: Callable[[], T], location: str, reset: Callable[[], None] | None = None) -> T:
+        """Return the result of `attempt`; try again with backoff after errors that may pass."""
+        from obstore.exceptions import GenericError  # noqa: PLC0415 - an extra
+
+        with _as_os_errors(location):
+            for wait in self._waits:
+                try:
+                    return attempt()
+                except GenericError:
+                    time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+                if reset is not None:
+                    reset()
+            return attempt()
+
+    def _key(self, location: str) -> str:
+        root, key = split(location)
+        if root != self.root:
+            msg = f"{location} is not in {self.root}"
+            raise ValueError(msg)
+        return key
+
+    def _file_id(self, meta: Any) -> FileId:  # noqa: ANN401 - a dict of obstore
+        return FileId(f"{self.root}/{meta['path']}", meta["size"], str(meta["e_tag"] or ""))
+
+
+@contextmanager
+def _as_os_errors(location: str) -> Iterator[None]:
+    """Convert the errors of obstore to OSErrors that have the store's words."""
+    from obstore import exceptions  # noqa: PLC0415 - an extra
+
+    try:
+        yield
+    except (exceptions.NotFoundError, FileNotFoundError) as error:
+        raise FileNotFoundError(errno.ENOENT, in_words(error), location) from error
+    except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+        raise PermissionError(errno.EACCES, in_words(error), location) from error
+    except (exceptions.PreconditionError, exceptions.NotModifiedError) as error:
+        raise Changed(errno.EREMOTEIO, "another object is there now", location) from error
+    except exceptions.BaseError as error:
+        raise OSError(errno.EREMOTEIO, in_words(error), location) from error
+
+
+def in_words(error: BaseException) -> str:
+    """Return what a store said, in one line and without the debug output of the client."""
+    text = str(error).partition("\n\nDebug source:")[0]
+    return " ".join(text.split())

@@ -1,0 +1,266 @@
+"""Where a location is: the store behind a URL, with its options and this process's own credentials.
+
+Only locations and options travel to workers, never credentials: each process makes its own clients, from its own
+environment.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import threading
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from scorer.errors import InputError
+from scorer.storage.files import file_id
+from scorer.storage.locations import is_below, is_url, normal, scheme, split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from obstore.store import ClientConfig
+
+    from scorer.storage.files import FileId
+    from scorer.storage.objects import ObjectStore
+
+
+SCHEMES = ("s3", "gs", "az", "abfss", "http", "https")
+"""Schemes that obstore serves; the names of `scorer.storage.locations.normal`."""
+_TIMEOUT, _CONNECT_TIMEOUT = timedelta(seconds=120), timedelta(seconds=5)
+_RETRY = {
+    "max_retries": 10,
+    "retry_timeout": timedelta(seconds=180),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
+}
+_HASTY = _RETRY | {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
+_options: dict[str, str] = {}
+_stores: dict[tuple[str, bool], ObjectStore] = {}
+_lock = threading.Lock()
+
+
+def configure(options: Mapping[str, str]) -> None:
+    """Set the options of all stores of this process, such as endpoint and region; they hold no secrets."""
+    with _lock:
+        if dict(options) != _options:
+            _options.clear()
+            _options.update(options)
+            _stores.clear()
+
+
+def of(location: str, *, hasty: bool = False) -> ObjectStore:
+    """Return the store of a URL. One that is `hasty` gives up after seconds, for questions before a run."""
+    root, _ = split(location)
+    with _lock:
+        found = _stores.get((root, hasty))
+        if found is None:
+            found = _stores[root, hasty] = _open(root, hasty=hasty)
+        return found
+
+
+def identity(location: str) -> FileId:
+    """Return which contents are at a location; raise FileNotFoundError if there are none."""
+    return of(location).identity(location) if is_url(location) else file_id(location)
+
+
+def unchanged(file: FileId) -> bool:
+    """Return whether the file is still the same; False if it cannot be found."""
+    try:
+        return identity(file.path) == file
+    except OSError:
+        return False
+
+
+def path_of(location: str) -> Path | ObjectPath:
+    """Return the path of a location: on a store for a URL, else a local one."""
+    return ObjectPath(location) if is_url(location) else Path(location)
+
+
+class ObjectPath:
+    """A path on a store, with those methods of pathlib.Path that scorer uses.
+
+    A folder exists while an object lies below it, so that mkdir and rmdir have nothing to do. It is pickled as text.
+    """
+
+    __slots__ = ("_text",)
+
+    def __init__(self, location: str) -> None:
+        self._text = normal(location)
+
+    def __str__(self) -> str:
+        """Return the location."""
+        return self._text
+
+    def __repr__(self) -> str:
+        """Return the location as in code."""
+        return f"ObjectPath({self._text!r})"
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether both are one location."""
+        return isinstance(other, ObjectPath) and other._text == self._text
+
+    def __hash__(self) -> int:
+        """Return the hash of the location."""
+        return hash(self._text)
+
+    def __lt__(self, other: ObjectPath) -> bool:
+        """Return whether this location sorts before the other."""
+        return self._text < other._text
+
+    def __truediv__(self, name: str) -> ObjectPath:
+        """Return the path of something below."""
+        return ObjectPath(f"{self._text}/{name}")
+
+    @property
+    def name(self) -> str:
+        """The last part of the key; '' for a bucket."""
+        return split(self._text)[1].rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """The extension of the name, with its dot."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def stem(self) -> str:
+        """The name without its extension."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The bucket with its scheme, and the parts of the key."""
+        root, key = split(self._text)
+        return (root, *(part for part in key.split("/") if part))
+
+    @property
+    def parent(self) -> ObjectPath:
+        """The path above; that of a bucket is the bucket."""
+        root, key = split(self._text)
+        return ObjectPath(f"{root}/{key.rpartition('/')[0]}")
+
+    @property
+    def parents(self) -> tuple[ObjectPath, ...]:
+        """All paths above, the nearest first."""
+        here, found = self, []
+        while here.name:
+            here = here.parent
+            found.append(here)
+        return tuple(found)
+
+    @property
+    def store(self) -> ObjectStore:
+        """The store on which the path is, with this process's credentials."""
+        return of(self._text)
+
+    def with_name(self, name: str) -> ObjectPath:
+        """Return the path of another name beside this one."""
+        return self.parent / name
+
+    def is_relative_to(self, other: object) -> bool:
+        """Return whether this is the other path, or below it."""
+        return is_url(str(other)) and is_below(self._text, str(other))
+
+    def relative_to(self, other: ObjectPath) -> PurePosixPath:
+        """Return the path below another one."""
+        return PurePosixPath(self._text.removeprefix(str(other)).lstrip("/"))
+
+    def exists(self) -> bool:
+        """Return whether there is an object with this name, or one below it."""
+        return self.is_file() or self.is_dir()
+
+    def is_file(self) -> bool:
+        """Return whether there is an object with this name."""
+        try:
+            self.store.identity(self._text)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_dir(self) -> bool:
+        """Return whether an object lies below this name."""
+        return any(True for _ in self.store.objects(self._text))
+
+    def iterdir(self) -> Iterator[ObjectPath]:
+        """Yield the objects and folders directly below."""
+        files, folders = self.store.folder(self._text)
+        yield from (ObjectPath(path) for path in sorted([file.path for file in files] + folders))
+
+    def glob(self, pattern: str) -> Iterator[ObjectPath]:
+        """Yield the objects and folders below that match a pattern, whose parts are matched folder by folder."""
+        first, _, rest = pattern.partition("/")
+        for path in self.iterdir():
+            if fnmatch.fnmatchcase(path.name, first):
+                yield from path.glob(rest) if rest else (path,)
+
+    def stat(self) -> FileId:
+        """Return which object is there, with its size."""
+        return self.store.identity(self._text)
+
+    def read_bytes(self) -> bytes:
+        """Return the object's bytes."""
+        return self.store.read(self._text)
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Return the object's text."""
+        return self.read_bytes().decode(encoding)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the object, whatever is there."""
+        self.store.put(self._text, data)
+
+    def write_text(self, text: str, encoding: str = "utf-8") -> None:
+        """Write the object, whatever is there."""
+        self.write_bytes(text.encode(encoding))
+
+    def unlink(self, *, missing_ok: bool = True) -> None:
+        """Remove the object. A store does not say whether there was one."""
+        del missing_ok
+        self.store.remove([self._text])
+
+    def mkdir(self, **_: object) -> None:
+        """Do nothing: a store has no folders."""
+
+    def rmdir(self) -> None:
+        """Do nothing: a store has no folders."""
+
+
+def _open(root: str, *, hasty: bool) -> ObjectStore:
+    kind = scheme(root)
+    if kind not in SCHEMES:
+        raise InputError(
+            f"scorer cannot read or write {kind}://",
+            where=root,
+            expected=f"a local path, or a URL with {', '.join(SCHEMES)}",
+            found=f"{kind}://",
+            hint="copy it to one of these first",
+        )
+    if find_spec("obstore") is None:
+        raise InputError(
+            f"reading from {kind}:// needs another package",
+            where=root,
+            expected="obstore",
+            found="not installed",
+            hint="pip install 'dask-scorer[store]'",
+        )
+    from obstore.store import from_url  # noqa: PLC0415 - an extra
+
+    from scorer.storage.objects import ObjectStore  # noqa: PLC0415 - an extra
+
+    options: dict[str, Any] = dict(_options)
+    client: ClientConfig = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
+    plain = options.pop("allow_http", os.environ.get("AWS_ALLOW_HTTP", ""))
+    if str(plain).lower() in {"1", "true", "yes"}:
+        client["allow_http"] = True
+    store = from_url(root, config=options or None, client_options=client, retry_config=_HASTY if hasty else _RETRY)  # type: ignore[call-overload]
+    return ObjectStore(root, store, waits=()) if hasty else ObjectStore(root, store)
+
+
+def _forget_after_fork() -> None:
+    global _lock  # noqa: PLW0603 - the thread that may hold it does not exist in the child
+    _lock = threading.Lock()
+    _stores.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
