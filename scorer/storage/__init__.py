@@ -2,14 +2,16 @@
 
     files.py         file identities, retries, whole-file writes, fsync and atomic renames
     footers.py       opens Parquet files, and reads column facts from their footers
+    locations.py     locations as text: local paths, and URLs of stores
+    stores.py        what is behind a location: the store, its options and credentials; paths on stores
+    objects.py       an object store: reads, conditional writes, copies, listings, with retries
     encoding.py      what the Parquet writer is configured with, and how large a table becomes
     copying.py       copies columns of whole row groups into a new file without decoding them
     formats.py       recognises what a file is by its first bytes
     to_onnx.py       what converts a model of another format to ONNX
-    to_parquet.py    what converts an input of another format to Parquet
     _pages.py        the pages of a column chunk: reads headers, checks and computes checksums
     _thrift.py       the part of Thrift's compact protocol that Parquet uses
 
 Knows no plan, no model and no dataset.
-State: _pages._BUFFERS.
+State: _pages._BUFFERS, stores._options, stores._stores, stores._lock.
 """

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from services import grid_engine, hosts, mpi, slurm
+from scorer.storage import stores as store_clients
+from services import grid_engine, hosts, mpi, slurm, stores
 from services.processes import Missing, require_modules
 from services.work import Work
 
@@ -120,3 +121,19 @@ def report_line(capsys):
             print(f"\n  {text}")
 
     return show
+
+
+@pytest.fixture(scope="session")
+def _seaweed():
+    with enter_or_skip(stores.seaweed(), "obstore") as server:
+        yield server
+
+
+@pytest.fixture
+def s3(_seaweed, monkeypatch):
+    """An S3 server, with its credentials in the environment of this process and of the programs it starts."""
+    for name, value in _seaweed.environment.items():
+        monkeypatch.setenv(name, value)
+    store_clients.configure({})
+    yield _seaweed
+    store_clients.configure({})
