@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from types import SimpleNamespace
@@ -92,11 +93,21 @@ def test_a_plan_that_was_tampered_with_is_refused():
         FrozenPlan.from_dict(data | {"batch_rows": 1})
 
 
-def test_versions_are_recorded_and_not_hashed():
+@pytest.mark.parametrize("what", [{"versions": {"numpy": "3"}}, {"trials": ("512 rows",)}, {"together": 0.9}])
+def test_versions_and_what_a_probe_measured_are_recorded_and_not_hashed(what):
     plan = frozen([planned([1])])
-    other = frozen(plan.files, versions={"numpy": "3"})
+    other = frozen(plan.files, **what)
     assert (other.plan_hash, other.request_hash) == (plan.plan_hash, plan.request_hash)
-    assert FrozenPlan.from_dict(other.to_dict()).versions == {"numpy": "3"}
+    assert FrozenPlan.from_dict(other.to_dict()) == other
+
+
+def test_a_plan_that_was_hashed_with_its_trials_can_still_be_read():
+    data = frozen([planned([1])]).to_dict()
+    hashed = {name: value for name, value in data.items() if name not in {"versions", "plan_hash"}}
+    text = json.dumps(hashed, sort_keys=True, separators=(",", ":")).encode()
+    old = FrozenPlan.from_dict(data | {"plan_hash": hashlib.sha256(text).hexdigest()})
+    assert old.plan_hash != data["plan_hash"]
+    assert FrozenPlan.from_dict(old.to_dict()) == old
 
 
 @settings(max_examples=200, deadline=None)
