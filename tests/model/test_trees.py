@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
+import pyarrow.parquet as pq
 import pytest
+from dask.distributed import Client
 from onnx import TensorProto, helper
 from support.random_trees import bits, compare
-from support.runs import MODELS, cli, read, write
+from support.runs import MODELS, ROOT, cli, read, write
 from support.trained_trees import COLUMNS, data, trained
 
+import scorer
+from scorer.errors import Interrupted
+from scorer.events import PartFinished
 from scorer.model import _compile, _forest, _kernel, _program
 from scorer.model._tree_node import TreeNode, Unsupported
 from scorer.model.engine import load
@@ -102,6 +111,78 @@ def test_compiled_trees_write_the_same_files_as_the_runtime(flights_like, tmp_pa
         files[trees] = contents(out)
     assert files["auto"] == files["runtime"]
     assert len(read(tmp_path / "auto")) == 25_000
+
+
+@pytest.mark.slow
+def test_a_cluster_with_a_worker_without_the_kernel_writes_the_same_files(flights_like, tmp_path):
+    """One of two workers uses an installation of scorer without the compiled library."""
+    without = tmp_path / "without"
+    shutil.copytree(
+        Path(scorer.__file__).parent, without / "scorer", ignore=shutil.ignore_patterns("_trees.so", "__pycache__")
+    )
+    address = tmp_path / "scheduler.json"
+    flags = ["--scheduler-file", str(address), "--no-dashboard"]
+    programs = [
+        ("dask_scheduler", ["--host", "127.0.0.1", "--port", "0", *flags], ROOT),
+        ("dask_worker", ["--nthreads", "1", "--no-nanny", "--name", "with", *flags], ROOT),
+        ("dask_worker", ["--nthreads", "1", "--no-nanny", "--name", "without", *flags], without),
+    ]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.{name}", *given], cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(path)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for name, given, path in programs
+    ]  # fmt: skip
+    try:
+        while not address.exists():
+            time.sleep(0.05)
+        with Client(scheduler_file=str(address)) as client:
+            client.wait_for_workers(2, timeout=60)
+            levels = client.run(lambda: __import__("scorer.model._kernel", fromlist=["chosen"]).chosen())
+            assert sorted(bool(level) for level in levels.values()) == [False, True]
+            report = scorer.run(
+                flights_like / "in", flights_like / "trees.onnx", tmp_path / "out", feed=FEED[1], client=client,
+                part_bytes="64KiB", batch_rows=1000,
+            )  # fmt: skip
+        assert report.counts.scored == 25_000
+        assert (
+            len({row["worker"] for row in pq.read_table(tmp_path / "out.scorer" / "ledger.parquet").to_pylist()}) == 2
+        )
+    finally:
+        for program in running:
+            program.kill()
+            program.wait()
+    scorer.run(
+        flights_like / "in", flights_like / "trees.onnx", tmp_path / "alone", feed=FEED[1], trees="runtime",
+        part_bytes="64KiB", batch_rows=1000, cluster="synchronous",
+    )  # fmt: skip
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
+def test_a_run_that_compiled_trees_began_is_finished_by_the_runtime_with_the_same_files(flights_like, tmp_path):
+    stopped = []
+
+    def stop(event):
+        if isinstance(event, PartFinished) and not stopped:
+            stopped.append(event)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    given = {
+        "feed": FEED[1],
+        "part_bytes": "64KiB",
+        "batch_rows": 1000,
+        "cluster": "embedded",
+        "threads": 1,
+        "tune": False,
+    }
+    data_and_model = (flights_like / "in", flights_like / "trees.onnx")
+    with pytest.raises(Interrupted):
+        scorer.run(*data_and_model, tmp_path / "out", observers=[stop], **given)
+    report = scorer.run(*data_and_model, tmp_path / "out", trees="runtime", **given)
+    assert 0 < report.parts_resumed < report.parts
+    scorer.run(*data_and_model, tmp_path / "whole", **given)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_the_runtime_verifies_compiled_scores(flights_like, tmp_path, monkeypatch):
