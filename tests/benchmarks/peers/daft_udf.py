@@ -11,6 +11,7 @@ as they are ready, so their order is lost.
 from __future__ import annotations
 
 import os
+import sys
 
 import _shared
 
@@ -45,6 +46,8 @@ def main():
     scores = scores.alias(names[0]) if len(names) == 1 else scores
     rows.select(*job["keep"], scores).write_parquet(job["output"], compression=job["codec"])
     _shared.done("daft")
+    sys.stdout.flush()
+    os._exit(0)  # the output is written; Daft 0.7.26 now and then crashes when the interpreter shuts down
 
 
 if __name__ == "__main__":
