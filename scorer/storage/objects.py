@@ -90,13 +90,23 @@ class ObjectStore:
         return self._try(lambda: memoryview(obstore.get(self._client, key, options=options).bytes()), file.path)
 
     def put_new(self, location: str, data: bytes | memoryview) -> FileId | None:
-        """Write an object if there is none; return None, and change nothing, if there is one."""
-        return self._put(location, data, "create")
+        """Write an object if there is none; return None, and change nothing, if there is one.
+
+        It may be this one: if the answer to a write is lost, the next attempt finds it.
+        """
+        for wait in (0, *self._waits):
+            time.sleep(wait)
+            written = self._put(location, data, "create")
+            if written is not None or self._is_there(location):
+                return written
+            # S3 refuses a write while another one is under way, which may then fail
+        raise OSError(errno.EREMOTEIO, "the store says that there is an object, and that there is none", location)
 
     def put_over(self, location: str, data: bytes | memoryview, seen: FileId) -> FileId | None:
         """Write an object over this one; return None, and change nothing, if another one is there now.
 
-        The data must differ from what it replaces, since an ETag may be a digest of the contents.
+        It may be this one, as for `put_new`. The data must differ from what it replaces, since an ETag may be a digest
+        of the contents.
         """
         return self._put(location, data, {"e_tag": str(seen.version)})
 
@@ -133,6 +143,13 @@ class ObjectStore:
                 self._try(lambda key=key: obstore.delete(self._client, key), f"{self.root}/{key}")  # type: ignore[misc]
             except FileNotFoundError:
                 continue
+
+    def _is_there(self, location: str) -> bool:
+        try:
+            self.identity(location)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _put(self, location: str, data: bytes | memoryview, mode: Any) -> FileId | None:  # noqa: ANN401
         import obstore  # noqa: PLC0415 - an extra

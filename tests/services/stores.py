@@ -72,10 +72,13 @@ def seaweed():
         command = [
             weed, f"-logdir={folder}", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer",
             "-s3",
-            f"-s3.config={folder}/s3.json", "-volume.max=200", "-master.volumeSizeLimitMB=64",
+            f"-s3.config={folder}/s3.json", "-volume.max=2000", "-master.volumeSizeLimitMB=64",
             *(f"-{name}={port}" for name, port in options.items()),
         ]  # fmt: skip
-        server = start_program(command, Path(folder, "log"), env=dict(os.environ))
+        one_volume_a_bucket = {
+            "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"
+        }  # it would make seven, of which there are too few
+        server = start_program(command, Path(folder, "log"), env=os.environ | one_volume_a_bucket)
         found = S3(s3)
         try:
             wait_until(lambda: _answers(found), 60, "SeaweedFS answers")

@@ -1,0 +1,131 @@
+"""Each verb of a store gives the right result although one request is spoiled, in each way in which requests fail."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from scorer.storage import stores
+from scorer.storage.objects import Changed
+from services.spoiling import FAULTS, OTHERS, spoiling
+
+pytestmark = pytest.mark.service
+
+BYTES = bytes(range(256)) * 40
+LOST = {"reset after", "cut", "stall"}
+"""After these the write is done, but nobody was told: a conditional write that is repeated finds itself."""
+
+
+def objects(store, top):
+    return [(file.path, file.size) for file in store.objects(top)] == [(f"{top}/a", len(BYTES)), (f"{top}/b/c", 3)]
+
+
+def folder(store, top):
+    files, folders = store.folder(top)
+    return [file.path for file in files] == [f"{top}/a"] and folders == [f"{top}/b"]
+
+
+def identity(store, top):
+    return store.identity(f"{top}/a").size == len(BYTES)
+
+
+def read(store, top):
+    return store.read(f"{top}/a") == BYTES
+
+
+def read_range(store, top):
+    return store.read_range(store.identity(f"{top}/a"), 5, 7000) == BYTES[5:7000]
+
+
+def put(store, top):
+    store.put(f"{top}/new", b"put")
+    return store.read(f"{top}/new") == b"put"
+
+
+def copy(store, top):
+    store.copy(f"{top}/a", f"{top}/new")
+    return store.read(f"{top}/new") == BYTES
+
+
+def remove(store, top):
+    store.remove([f"{top}/a", f"{top}/b/c"])
+    return not list(store.objects(top))
+
+
+READS = {"LIST": (objects, folder), "HEAD": (identity,), "GET": (read, read_range)}
+WRITES = {"PUT": (put,), "COPY": (copy,), "DELETE": (remove,)}
+
+
+@pytest.fixture(scope="module")
+def _proxy(_seaweed):
+    with spoiling(_seaweed) as proxy:
+        yield proxy, _seaweed.bucket()
+
+
+@pytest.fixture
+def spoiled(_proxy, s3, monkeypatch):
+    """A proxy before the server, a store behind it, and a folder there with two objects."""
+    proxy, bucket = _proxy
+    for name, value in proxy.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(stores, "_TIMEOUT", timedelta(seconds=1))
+    top = f"{bucket}/{uuid.uuid4().hex}"
+    store = stores.of(top)
+    store.put(f"{top}/a", BYTES)
+    store.put(f"{top}/b/c", b"123")
+    proxy.faults.clear()
+    return proxy, store, top
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS + OTHERS if fault != "409"])
+@pytest.mark.parametrize(("verb", "call"), [(verb, call) for verb, calls in (READS | WRITES).items() for call in calls])
+def test_a_verb_survives_a_spoiled_request(spoiled, verb, call, fault):
+    proxy, store, top = spoiled
+    proxy.spoil(verb, fault)
+    assert call(store, top)
+    assert proxy.faults == {(verb, fault): 1}
+
+
+@pytest.mark.parametrize("fault", FAULTS + OTHERS)
+def test_a_new_object_is_written_once_although_its_request_is_spoiled(spoiled, fault):
+    proxy, store, top = spoiled
+    proxy.spoil("PUT", fault)
+    written = store.put_new(f"{top}/new", b"first")
+    assert (written is None) == (fault in LOST)
+    assert store.put_new(f"{top}/new", b"second") is None
+    assert store.read(f"{top}/new") == b"first"
+    assert proxy.faults == {("PUT", fault): 1}
+
+
+@pytest.mark.parametrize("fault", FAULTS + OTHERS)
+def test_an_object_is_replaced_once_although_its_request_is_spoiled(spoiled, fault):
+    proxy, store, top = spoiled
+    seen = store.identity(f"{top}/a")
+    proxy.spoil("PUT", fault)
+    written = store.put_over(f"{top}/a", b"first", seen)
+    assert (written is None) == (fault in LOST)
+    assert store.put_over(f"{top}/a", b"second", seen) is None
+    assert store.read(f"{top}/a") == b"first"
+    with pytest.raises(Changed):
+        store.read_range(seen, 0, 5)
+    assert proxy.faults == {("PUT", fault): 1}
+
+
+def test_one_request_in_five_may_be_spoiled_and_the_same_ones_again_with_the_same_seed(s3, monkeypatch):
+    counts = []
+    bucket = s3.bucket()
+    for _ in range(2):
+        with spoiling(s3, rate=0.2, seed=3) as proxy:
+            for name, value in proxy.environment.items():
+                monkeypatch.setenv(name, value)
+            stores._stores.clear()
+            store = stores.of(bucket)
+            for number in range(40):
+                store.put(f"{bucket}/{number}", b"%d" % number)
+            assert sorted(int(store.read(file.path)) for file in store.objects(bucket)) == list(range(40))
+            store.remove([f"{bucket}/{number}" for number in range(40)])
+            counts.append((proxy.requests, proxy.faults))
+    assert counts[0] == counts[1]
+    assert counts[0][1].total() > 10
