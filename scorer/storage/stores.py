@@ -6,6 +6,7 @@ environment.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import threading
@@ -21,6 +22,7 @@ from scorer.storage.locations import is_below, is_url, normal, scheme, split
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import pyarrow as pa
     from obstore.store import ClientConfig
 
     from scorer.storage.files import FileId
@@ -73,7 +75,7 @@ def unchanged(file: FileId) -> bool:
         return False
 
 
-def path_of(location: str) -> Path | ObjectPath:
+def path_of(location: str) -> AnyPath:
     """Return the path of a location: on a store for a URL, else a local one."""
     return ObjectPath(location) if is_url(location) else Path(location)
 
@@ -182,6 +184,10 @@ class ObjectPath:
         """Return whether an object lies below this name."""
         return any(True for _ in self.store.objects(self._text))
 
+    def files(self) -> dict[str, FileId]:
+        """Return every object below, by its name relative to this path; the listing has the sizes."""
+        return {file.path.removeprefix(f"{self._text}/"): file for file in self.store.objects(self._text)}
+
     def iterdir(self) -> Iterator[ObjectPath]:
         """Yield the objects and folders directly below."""
         files, folders = self.store.folder(self._text)
@@ -224,6 +230,47 @@ class ObjectPath:
 
     def rmdir(self) -> None:
         """Do nothing: a store has no folders."""
+
+
+AnyPath = Path | ObjectPath
+"""A path on a local file system, or on a store."""
+
+
+def exists(path: AnyPath) -> bool:
+    """Return whether a file or folder is there; on a store, an error is raised, because it says nothing."""
+    return path.exists() if isinstance(path, ObjectPath) else os.path.exists(path)
+
+
+def is_folder(path: AnyPath) -> bool:
+    """Return whether a folder is there; on a store, an error is raised, because it says nothing."""
+    return path.is_dir() if isinstance(path, ObjectPath) else os.path.isdir(path)
+
+
+def size_of(path: AnyPath) -> int:
+    """Return the size of a file in bytes; -1 if there is none."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise_if_unknown(path, error)
+        return -1
+
+
+def raise_if_unknown(path: AnyPath, error: Exception) -> None:
+    """Raise the error of a store that did not answer: then nobody knows whether there is such a file.
+
+    A local file that cannot be read is treated as missing, and so is an object that is not there or is damaged.
+    """
+    if isinstance(path, ObjectPath) and isinstance(error, OSError) and error.errno not in {None, errno.ENOENT}:
+        raise error
+
+
+def for_arrow(path: AnyPath) -> Path | pa.BufferReader:
+    """Return what Arrow can read: the path of a local file, or all bytes of an object."""
+    if not isinstance(path, ObjectPath):
+        return path
+    import pyarrow as pa  # noqa: PLC0415 - start-up
+
+    return pa.BufferReader(path.read_bytes())
 
 
 def _open(root: str, *, hasty: bool) -> ObjectStore:
