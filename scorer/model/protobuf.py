@@ -170,8 +170,7 @@ def _protobufs() -> Any:  # noqa: ANN401 - a module
 
 def _not_onnx(path: Path, found: str) -> ModelLoadError:
     """Return the error for a file that is no ONNX model: what it is instead, and what converts it."""
-    from scorer.storage.formats import recognise  # noqa: PLC0415 - only for an error
-    from scorer.storage.to_onnx import how_to_convert  # noqa: PLC0415 - only for an error
+    from scorer.storage.formats import how_to_convert, recognise  # noqa: PLC0415 - only for an error
 
     other = recognise(str(path))
     return ModelLoadError(

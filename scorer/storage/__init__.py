@@ -7,8 +7,7 @@
     objects.py       an object store: reads, conditional writes, copies, listings, with retries
     encoding.py      what the Parquet writer is configured with, and how large a table becomes
     copying.py       copies columns of whole row groups into a new file without decoding them
-    formats.py       recognises what a file is by its first bytes
-    to_onnx.py       what converts a model of another format to ONNX
+    formats.py       recognises what a file is by its first bytes, and says what converts it to ONNX
     _pages.py        the pages of a column chunk: reads headers, checks and computes checksums
     _thrift.py       the part of Thrift's compact protocol that Parquet uses
 
