@@ -76,8 +76,8 @@ class Cursor:
     If the rows of a late or repeated slice are no longer kept, that slice starts its own pass.
     """
 
-    def __init__(self, cache: InputCache, path: str, group: int, columns: Sequence[str], first: int = 0) -> None:
-        self._cache, self._path, self._group, self._columns = cache, path, group, list(columns)
+    def __init__(self, cache: InputCache, file: FileId, group: int, columns: Sequence[str], first: int = 0) -> None:
+        self._cache, self._file, self._group, self._columns = cache, file, group, list(columns)
         self._lock = threading.Lock()
         self._first = first
         self._batches: Iterator[pa.RecordBatch] | None = None
@@ -87,12 +87,12 @@ class Cursor:
         self._error: Exception | None = None
 
     def _decode(self) -> Iterator[pa.RecordBatch]:
-        parquet = self._cache.file(self._path, len(self._columns)).parquet
+        parquet = self._cache.file(self._file, len(self._columns)).parquet
         self._rows = parquet.metadata.row_group(self._group).num_rows
         schema = parquet.schema_arrow
         there = set(schema.names)
         names = stored(self._columns, there)
-        with naming_damage(self._path, parquet, [self._group], names):
+        with naming_damage(self._file.path, parquet, [self._group], names):
             if not self._first and _decoded_bytes(parquet, self._group, schema, self._columns) <= _WHOLE_BYTES:
                 # one thread: Arrow's pool would only wait
                 yield from decoded(parquet, [self._group], self._columns, there).to_batches()
@@ -114,7 +114,7 @@ class Cursor:
             self._drop_taken((start, stop))
         if sum(piece.num_rows for piece in pieces) == stop - start:
             return pa.Table.from_batches(pieces)
-        return Cursor(self._cache, self._path, self._group, self._columns, start).take(start, stop)
+        return Cursor(self._cache, self._file, self._group, self._columns, start).take(start, stop)
 
     def _advance(self, start: int, stop: int, keep: int) -> None:
         """Decode up to `stop`; keep at most `keep` rows before `start`."""
@@ -171,13 +171,13 @@ class InputCache:
             return current == planned and current.inode == planned.inode
         return current == planned and current.inode == self._inodes.setdefault(planned.path, current.inode)
 
-    def file(self, path: str, columns: int = 1) -> OpenFile:
+    def file(self, file: FileId, columns: int = 1) -> OpenFile:
         """Open the file, parsing its footer only the first time; `columns` is how many will be read at once."""
         with self._lock:
-            footer = self._footers.setdefault(path, _Footer())
-            self._footers.move_to_end(path)
+            footer = self._footers.setdefault(file.path, _Footer())
+            self._footers.move_to_end(file.path)
         with footer.lock:
-            parquet = open_parquet(path, footer.metadata, columns)
+            parquet = open_parquet(file, footer.metadata, columns)
             if footer.metadata is None:
                 metadata = parquet.metadata
                 rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
@@ -186,12 +186,12 @@ class InputCache:
                 self._trim()
         return OpenFile(parquet, footer.starts)
 
-    def cursor(self, path: str, group: int, columns: Sequence[str]) -> Cursor:
+    def cursor(self, file: FileId, group: int, columns: Sequence[str]) -> Cursor:
         """Return the cursor of a row group, created for its first slice."""
         with self._lock:
-            key = (path, group)
+            key = (file.path, group)
             if key not in self._cursors:
-                self._cursors[key] = Cursor(self, path, group, columns)
+                self._cursors[key] = Cursor(self, file, group, columns)
             self._cursors.move_to_end(key)
             while len(self._cursors) > _OPEN_CURSORS:
                 self._cursors.popitem(last=False)

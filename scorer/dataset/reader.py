@@ -7,6 +7,7 @@ A row's batch therefore always contains the same rows, whichever part or worker 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, chain, pairwise
@@ -20,12 +21,13 @@ from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields
 from scorer.dataset.cursors import decoded
 from scorer.errors import InputChanged, UnreadableFile
-from scorer.storage.files import retry
+from scorer.storage.files import Changed, retry
 from scorer.storage.footers import flat_leaves, naming_damage, only_leaf, open_parquet, unreadable
+from scorer.storage.locations import is_url
 from scorer.storage.stores import identity
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import pyarrow.parquet as pq
 
@@ -131,9 +133,10 @@ def read(
     """
     try:
         check_unchanged(source, cache)
-        rows = retry(
-            lambda: _rows(source, schema, conditions, batch_rows, cache, lean), lambda: cache.forget(source.path)
-        )
+        with naming_changes([source]):
+            rows = retry(
+                lambda: _rows(source, schema, conditions, batch_rows, cache, lean), lambda: cache.forget(source.path)
+            )
     except FileNotFoundError:
         raise changed(source, "nothing") from None
     except UnreadableFile:
@@ -147,7 +150,12 @@ def read(
 
 
 def check_unchanged(source: Source, cache: InputCache) -> None:
-    """Raise `InputChanged` if the file changed since it was planned or is another one, `UnreadableFile` if unknown."""
+    """Raise `InputChanged` if the file changed since it was planned or is another one, `UnreadableFile` if unknown.
+
+    It asks no store about an object with an ETag: each range of it asks for that ETag, see `naming_changes`.
+    """
+    if source.id.version and is_url(source.path):
+        return
     try:
         current = retry(lambda: identity(source.path))
     except (FileNotFoundError, NotADirectoryError):
@@ -160,13 +168,30 @@ def check_unchanged(source: Source, cache: InputCache) -> None:
         raise changed(source, f"{current.size} bytes, but replaced, rewritten or given other permissions")
 
 
+@contextmanager
+def naming_changes(sources: Sequence[Source]) -> Iterator[None]:
+    """Convert the error of a store, that another object is there now, to `InputChanged` with what is there."""
+    try:
+        yield
+    except Changed as error:
+        source = next((one for one in sources if one.path == error.filename), sources[0])
+        try:
+            current = identity(source.path)
+        except OSError:
+            raise changed(source, "nothing") from None
+        raise changed(source, f"{current.size} bytes with ETag {current.version}") from None
+
+
 def rows_at(source: Source, rows: Sequence[int], cache: InputCache) -> tuple[pa.Table, dict[int, tuple[str, ...]]]:
     """Return single rows of a file, in ascending order, with all columns; Hive keys are added as text.
 
     Columns that cannot be read in a row group are null in its rows. Their names are returned for each of these rows.
     """
     try:
-        found, unread = retry(lambda: _rows_at(source, np.asarray(rows), cache), lambda: cache.forget(source.path))
+        with naming_changes([source]):
+            found, unread = retry(lambda: _rows_at(source, np.asarray(rows), cache), lambda: cache.forget(source.path))
+    except FileNotFoundError:
+        raise changed(source, "nothing") from None
     except (OSError, pa.ArrowException) as error:
         check_unchanged(source, cache)
         raise unreadable(source.path, error) from error
@@ -177,7 +202,7 @@ def rows_at(source: Source, rows: Sequence[int], cache: InputCache) -> tuple[pa.
 def _rows_at(source: Source, wanted: np.ndarray, cache: InputCache) -> tuple[pa.Table, dict[int, tuple[str, ...]]]:
     pieces: list[pa.Table] = []
     unread: dict[int, tuple[str, ...]] = {}
-    file = cache.file(source.path, _MANY_COLUMNS)
+    file = cache.file(source.id, _MANY_COLUMNS)
     with file.parquet as parquet:
         for group, (first, end) in enumerate(pairwise(file.starts)):
             here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, end)] - first
@@ -185,6 +210,8 @@ def _rows_at(source: Source, wanted: np.ndarray, cache: InputCache) -> tuple[pa.
                 continue
             try:
                 pieces.append(_rows_of_group(parquet, group, here))
+            except (Changed, FileNotFoundError):
+                raise
             except (OSError, pa.ArrowException) as error:
                 piece, names = _readable_columns(parquet, group, here, error)
                 pieces.append(piece)
@@ -233,10 +260,11 @@ def _readable_columns(
 
 def changed(source: Source, found: str) -> InputChanged:
     """Return the error for an input that changed after it was planned."""
+    tag = f" with ETag {source.id.version}" if isinstance(source.id.version, str) and source.id.version else ""
     return InputChanged(
         "the input changed after it was planned",
         where=source.path,
-        expected=f"the {source.id.size} bytes that were planned",
+        expected=f"the {source.id.size} bytes{tag} that were planned",
         found=found,
         hint="restore the file, or start again with --overwrite",
     )
@@ -246,7 +274,7 @@ def _rows(
     source: Source, schema: pa.Schema, conditions: Sequence[conditions_.Condition], batch_rows: int, cache: InputCache,
     lean: pa.Schema | None,
 ) -> Rows:  # fmt: skip
-    file = cache.file(source.path)
+    file = cache.file(source.id)
     groups = None if lean is None else _whole_groups(source, file.starts)
     schema = lean if lean is not None and groups is not None else schema
     with file.parquet as parquet:
@@ -285,7 +313,7 @@ def _rows(
                         decode_whole()
                 else:
                     decode_whole()
-                    pieces.append(cache.cursor(source.path, group, own).take(low - first, high - first).select(own))
+                    pieces.append(cache.cursor(source.id, group, own).take(low - first, high - first).select(own))
                 spans.append((first, low, high))
                 bytes_read += parquet.metadata.row_group(group).total_byte_size * (high - low) // (end - first)
         decode_whole()
@@ -408,7 +436,7 @@ def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
         stored = fields.stored(own, there)
         try:
             with (
-                open_parquet(file.path, columns=len(own)) as parquet,
+                open_parquet(file.id, columns=len(own)) as parquet,
                 naming_damage(file.path, parquet, range(parquet.num_row_groups), stored),
             ):
                 batch = next(parquet.iter_batches(batch_size=left, columns=stored, use_threads=True), None)

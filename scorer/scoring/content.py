@@ -53,7 +53,8 @@ class Copied:
     def write(self, path: str | Path, notes: dict[bytes, bytes]) -> None:
         """Write the file. Raises `InputChanged` if the input changed since its rows were read."""
         try:
-            copying.write(path, self.table, self.form, self.copied, notes)
+            with reader.naming_changes(self.part.sources):
+                copying.write(path, self.table, self.form, self.copied, notes)
         except NotCopyable:
             self.otherwise.write(path, notes)
         finally:
@@ -93,13 +94,13 @@ def _copied_groups(
         return None
     copied = []
     for source, own in zip(part.sources, groups, strict=True):
-        with job.inputs.file(source.path).parquet as parquet:
+        with job.inputs.file(source.id).parquet as parquet:
             metadata = parquet.metadata
             columns = copying.copyable(form, parquet, names)
         fits = max((metadata.row_group(group).num_rows for group in own), default=0) <= copying.MOST_ROWS
         if not fits or len(columns) < len(names):
             return None
-        copied.append(copying.CopiedGroups(source.path, metadata, own, columns))
+        copied.append(copying.CopiedGroups(source.id, metadata, own, columns))
     return copied
 
 

@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from scorer.storage import _thrift as thrift
+from scorer.storage import stores
 from scorer.storage._thrift import I32
-from scorer.storage.files import retry
+from scorer.storage.files import Changed, retry
 from scorer.storage.footers import unreadable
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from scorer.storage.files import FileId
 
 
 WINDOW = 8 << 20  # bytes of a column chunk in memory at once, unless a page is larger
@@ -56,17 +60,22 @@ class Page:
 class Pages:
     """A file to copy from; its pages pass through one buffer of this thread."""
 
-    def __init__(self, path: str, handle: int) -> None:
-        self._path, self._handle = path, handle
+    def __init__(self, path: str, read: Callable[[memoryview, int], int]) -> None:
+        """`read(buffer, at)` reads bytes from `at` on into a buffer, and returns how many."""
+        self._path, self._read = path, read
 
     @classmethod
     @contextmanager
-    def opened(cls, path: str) -> Iterator[Pages]:
+    def opened(cls, file: FileId) -> Iterator[Pages]:
         """Open the file, and close it at the end."""
+        path = file.path
+        if is_url(path):
+            yield cls(path, _reading_ranges(file))
+            return
         with _map_read_errors(path):
             handle = retry(lambda: os.open(path, os.O_RDONLY))
         try:
-            yield cls(path, handle)
+            yield cls(path, lambda buffer, at: os.preadv(handle, [buffer], at))
         finally:
             os.close(handle)
 
@@ -94,10 +103,22 @@ class Pages:
         done = 0
         while done < len(buffer):
             with _map_read_errors(self._path):
-                got = retry(partial(os.preadv, self._handle, [buffer[done:]], at + done))
+                got = retry(partial(self._read, buffer[done:], at + done))
             if not got:
                 raise NotCopyable(self._path)
             done += got
+
+
+def _reading_ranges(file: FileId) -> Callable[[memoryview, int], int]:
+    """Return a function that reads an object on a store into a buffer."""
+    source = stores.source_of(file)
+
+    def read(buffer: memoryview, at: int) -> int:
+        found = source(at, min(at + len(buffer), file.size)) if at < file.size else b""
+        buffer[: len(found)] = found
+        return len(found)
+
+    return read
 
 
 _BUFFERS = threading.local()
@@ -189,5 +210,7 @@ def _map_read_errors(path: str) -> Iterator[None]:
     """Convert OSErrors of a read to `UnreadableFile`."""
     try:
         yield
+    except Changed:
+        raise
     except OSError as error:
         raise unreadable(path, error) from error

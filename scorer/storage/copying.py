@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from scorer.storage.encoding import Storage
+    from scorer.storage.files import FileId
 
 
 MEMORY = WINDOW
@@ -96,7 +97,7 @@ class FileForm:
 class CopiedGroups:
     """Row groups of an input file whose columns are copied into a part."""
 
-    path: str
+    file: FileId
     metadata: pq.FileMetaData
     groups: tuple[int, ...]
     columns: Mapping[str, tuple[int, ...]]
@@ -154,7 +155,7 @@ def write(
         into.write([_MAGIC])
         groups: list[bytes] = []
         for taken in copied:
-            with Pages.opened(taken.path) as source:
+            with Pages.opened(taken.file) as source:
                 for group in taken.groups:
                     found = taken.metadata.row_group(group)
                     rows = table.slice(done, found.num_rows)

@@ -51,6 +51,10 @@ def retry(attempt: Callable[[], T], reset: Callable[[], None] | None = None) -> 
     return attempt()
 
 
+class Changed(OSError):
+    """The object on a store is not the one that was seen before."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileId:
     """Which contents of which file: equal as long as the file is the same."""

@@ -16,9 +16,14 @@ from scorer.display.words import cut, quoted_list
 from scorer.errors import UnreadableFile
 from scorer.host.limits import MORE_FILES
 from scorer.storage import _thrift as thrift
+from scorer.storage import stores
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from scorer.storage.files import FileId
+    from scorer.storage.objects import RangeFile
 
 
 _NO_THREAD = "Failed to launch worker thread"  # Arrow's words
@@ -39,6 +44,7 @@ _VARIANT = re.compile(r"^  \w+ group field_id=\S+ (.*) \(Variant\b.*\) \{$", re.
 """A top-level column of type VARIANT, as Arrow prints a schema; its leaves do not show it."""
 _BUFFER, _LEAST_BUFFER = 1 << 18, 1 << 14
 _BUFFERS = 8 << 20  # buffers of all columns that are read at once
+_REMOTE = 4  # times these sizes on a store, where each buffer is a request
 _TAIL = 8  # bytes after the footer: its size, and PAR1
 _ROW_GROUPS, _ENCRYPTION = 4, 8
 """Fields of a footer: its row groups, and the algorithm that encrypts some of its columns."""
@@ -46,34 +52,46 @@ _CHUNKS, _CHUNK_ENCRYPTION = 1, 8
 """Fields of a row group and of its column chunks: the chunks, and how one is encrypted."""
 
 
-def open_parquet(path: str, metadata: pq.FileMetaData | None = None, columns: int = 1) -> pq.ParquetFile:
+def open_parquet(
+    file: str | FileId,
+    metadata: pq.FileMetaData | None = None,
+    columns: int = 1,
+    source: Callable[[int, int], memoryview] | None = None,
+) -> pq.ParquetFile:
     """Open a Parquet file; all code opens files here, so that plan and workers see the same schema.
 
     If `metadata` is given, the footer is not parsed again. `columns` is the number of columns read at once: each gets
     a buffer. Without buffers, a whole stored row group would be in memory before its first row is decoded.
     Pages with a checksum are checked when they are read.
+
+    An object on a store is read by ranges, by default from the store. They raise `Changed` if it is not this one.
     """
+    path = file if isinstance(file, str) else file.path
     buffer = max(_LEAST_BUFFER, min(_BUFFER, _BUFFERS // max(columns, 1)))
+    ranges = _ranges_of(file, source) if is_url(path) else None
     parquet = pq.ParquetFile(
-        path, metadata=metadata, pre_buffer=False, buffer_size=buffer, coerce_int96_timestamp_unit="us",
+        path if ranges is None else pa.PythonFile(ranges, mode="r"), metadata=metadata, pre_buffer=False,
+        buffer_size=buffer if ranges is None else _REMOTE * buffer, coerce_int96_timestamp_unit="us",
         page_checksum_verification=True,
     )  # fmt: skip
     if metadata is None:
-        _refuse_encrypted_columns(path, parquet.metadata)
+        _refuse_encrypted_columns(path, parquet.metadata, ranges)
     return parquet
 
 
-def _refuse_encrypted_columns(path: str, metadata: pq.FileMetaData) -> None:
+def _ranges_of(file: str | FileId, source: Callable[[int, int], memoryview] | None) -> RangeFile:
+    """Return an object on a store as a file."""
+    from scorer.storage.objects import RangeFile  # noqa: PLC0415 - only for stores
+
+    found = stores.identity(file) if isinstance(file, str) else file
+    return RangeFile(found.size, source or stores.source_of(found))
+
+
+def _refuse_encrypted_columns(path: str, metadata: pq.FileMetaData, ranges: RangeFile | None) -> None:
     """Raise `UnreadableFile` if columns are encrypted: Arrow ends the process when their metadata is looked at."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        end = os.lseek(handle, -_TAIL, os.SEEK_END)
-        size = int.from_bytes(os.pread(handle, 4, end), "little")
-        if size == metadata.serialized_size:
-            return  # the footer is not signed; with encrypted columns it is
-        footer = os.pread(handle, size, end - size)
-    finally:
-        os.close(handle)
+    footer = _unusual_footer(path, metadata) if ranges is None else _unusual_footer_of(ranges, metadata)
+    if footer is None:
+        return  # the footer is not signed; with encrypted columns it is
     encrypted, columns = _encrypted_columns(footer, metadata)
     if encrypted:
         raise UnreadableFile(
@@ -83,6 +101,24 @@ def _refuse_encrypted_columns(path: str, metadata: pq.FileMetaData) -> None:
             found=quoted_list(columns) or "an encrypted file without rows",
             hint="write it without encryption, or leave it out of the input",
         )
+
+
+def _unusual_footer(path: str, metadata: pq.FileMetaData) -> bytes | None:
+    """Return the bytes of a file's footer if they are not only this metadata."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        end = os.lseek(handle, -_TAIL, os.SEEK_END)
+        size = int.from_bytes(os.pread(handle, 4, end), "little")
+        return None if size == metadata.serialized_size else os.pread(handle, size, end - size)
+    finally:
+        os.close(handle)
+
+
+def _unusual_footer_of(ranges: RangeFile, metadata: pq.FileMetaData) -> bytes | None:
+    """Return the bytes of an object's footer if they are not only this metadata."""
+    end = ranges.seek(-_TAIL, os.SEEK_END)
+    size = int.from_bytes(ranges.read(4), "little")
+    return None if size == metadata.serialized_size else bytes(ranges.read_at(end - size, end))
 
 
 def _encrypted_columns(footer: bytes, metadata: pq.FileMetaData) -> tuple[bool, list[str]]:
@@ -114,12 +150,15 @@ def unreadable(path: str, error: Exception, place: str = "") -> UnreadableFile:
         )
     number = errno.EAGAIN if _NO_THREAD in first else getattr(error, "errno", None)
     if number is not None:
+        remote = is_url(path)
+        reason = cut(str(getattr(error, "strerror", ""))) if remote else os.strerror(number)
+        where = "store" if remote else "file system"
         return UnreadableFile(
             "a file cannot be read",
             where=path,
             expected="a file that can be read",
-            found="no further thread can be started" if _NO_THREAD in first else os.strerror(number),
-            hint=_HINTS.get(number, "repeat the command; if it fails again, check the file system"),
+            found="no further thread can be started" if _NO_THREAD in first else reason,
+            hint=_HINTS.get(number, f"repeat the command; if it fails again, check the {where}"),
         )
     return UnreadableFile(
         "a file cannot be read as Parquet",

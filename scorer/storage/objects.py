@@ -10,11 +10,13 @@ Errors are OSErrors with the store's words: FileNotFoundError, PermissionError, 
 from __future__ import annotations
 
 import errno
+import os
 import random
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from scorer.storage.files import Changed as Changed  # noqa: PLC0414 - raised here
 from scorer.storage.files import FileId
 from scorer.storage.locations import split
 
@@ -26,11 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _WAITS_S = (0.1, 0.4, 1.6, 4.0)
-_DELETED_AT_ONCE = 1000
-
-
-class Changed(OSError):
-    """The object is not the one that was seen before."""
+_DELETED_AT_ONCE = _LISTED_AT_ONCE = 1000
 
 
 class ObjectStore:
@@ -47,7 +45,8 @@ class ObjectStore:
         import obstore  # noqa: PLC0415 - an extra
 
         prefix = self._key(location)
-        for page in self._stream(lambda: obstore.list(self._client, f"{prefix}/" if prefix else None), location):
+        below = f"{prefix}/" if prefix else None
+        for page in self._stream(lambda: obstore.list(self._client, below, chunk_size=_LISTED_AT_ONCE), location):
             yield from (self._file_id(meta) for meta in page)
 
     def folder(self, location: str) -> tuple[list[FileId], list[str]]:
@@ -114,7 +113,7 @@ class ObjectStore:
         """Write an object, whatever is there."""
         written = self._put(location, data, "overwrite")
         if written is None:
-            raise Changed(errno.EREMOTEIO, "the store refused an unconditional write", location)
+            raise Changed(errno.EREMCHG, "the store refused an unconditional write", location)
         return written
 
     def copy(self, source: str, target: str) -> None:
@@ -216,6 +215,52 @@ class ObjectStore:
         return FileId(f"{self.root}/{meta['path']}", meta["size"], str(meta["e_tag"] or ""))
 
 
+class RangeFile:
+    """A file to read, of which each read is one call of `read(start, stop)`; Arrow opens it as pa.PythonFile.
+
+    The bytes at its end are kept once they were read: the footer, and in a small file everything.
+    """
+
+    closed = False
+
+    def __init__(self, size: int, read: Callable[[int, int], memoryview]) -> None:
+        self._size, self._read = size, read
+        self._at = 0
+        self._end_from, self._end = size, memoryview(b"")
+
+    def read_at(self, start: int, stop: int) -> memoryview:
+        """Return bytes start..stop, or those up to the end of the file."""
+        stop = min(stop, self._size)
+        if start >= self._end_from:
+            return self._end[start - self._end_from : stop - self._end_from]
+        found = self._read(start, stop)
+        if stop == self._size:
+            self._end_from, self._end = start, found
+        return found
+
+    def read_buffer(self, size: int) -> memoryview:
+        """Return the next bytes without a copy."""
+        found = self.read_at(self._at, self._at + size if size >= 0 else self._size)
+        self._at += len(found)
+        return found
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        return bytes(self.read_buffer(size))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position and return it."""
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def close(self) -> None:
+        """Do nothing: there is no handle."""
+
+
 @contextmanager
 def _as_os_errors(location: str) -> Iterator[None]:
     """Convert the errors of obstore to OSErrors that have the store's words."""
@@ -228,7 +273,7 @@ def _as_os_errors(location: str) -> Iterator[None]:
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
         raise PermissionError(errno.EACCES, in_words(error), location) from error
     except (exceptions.PreconditionError, exceptions.NotModifiedError) as error:
-        raise Changed(errno.EREMOTEIO, "another object is there now", location) from error
+        raise Changed(errno.EREMCHG, "another object is there now", location) from error
     except exceptions.BaseError as error:
         raise OSError(errno.EREMOTEIO, in_words(error), location) from error
 

@@ -20,7 +20,7 @@ from scorer.storage.files import file_id
 from scorer.storage.locations import is_below, is_url, normal, scheme, split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import pyarrow as pa
     from obstore.store import ClientConfig
@@ -73,6 +73,12 @@ def unchanged(file: FileId) -> bool:
         return identity(file.path) == file
     except OSError:
         return False
+
+
+def source_of(file: FileId) -> Callable[[int, int], memoryview]:
+    """Return a function that reads a range of an object, and raises `Changed` if another one is there now."""
+    store = of(file.path)
+    return lambda start, stop: store.read_range(file, start, stop)
 
 
 def path_of(location: str) -> AnyPath:

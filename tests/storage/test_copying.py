@@ -30,6 +30,7 @@ from scorer.storage import _thrift as thrift
 from scorer.storage import copying
 from scorer.storage.copying import CopiedGroups, FileForm, copyable
 from scorer.storage.encoding import Storage
+from scorer.storage.files import file_id
 
 MODEL = MODELS / "named3.onnx"
 PLAIN = Storage(codec="snappy", row_group_rows=1 << 20)
@@ -91,7 +92,7 @@ def copied(source, target, groups=None):
     unlike = [name for name in schema.names if name not in found]
     own = pq.ParquetFile(source).read_row_groups(groups, columns=unlike) if unlike else pa.table({})
     table = pa.table(dict(zip([*unlike, "score"], [*own.columns, *scores.columns], strict=True)))
-    taken = CopiedGroups(str(source), metadata, groups, found)
+    taken = CopiedGroups(file_id(str(source)), metadata, groups, found)
     table = conform(table, pa.schema([field for field in form.schema if field.name not in found]))
     copying.write(target, table, form, [taken], {b"scorer": b"x" * 300})
     return found, pq.read_table(target, page_checksum_verification=True)
@@ -103,7 +104,7 @@ def checksums(path):
     chunks = [
         metadata.row_group(g).column(c) for g in range(metadata.num_row_groups) for c in range(metadata.num_columns)
     ]
-    with pages.Pages.opened(str(path)) as source:
+    with pages.Pages.opened(file_id(str(path))) as source:
         found = (source.chunk(copying._start_of(one), one.total_compressed_size, one.compression) for one in chunks)
         return not any(page.added for windows in found for some in windows for page in some)
 
@@ -363,7 +364,7 @@ def test_a_column_with_fewer_values_than_rows_is_an_error(tmp_path):
     pq.write_table(kept_table(20_000).select(["id"]), short, use_dictionary=False, compression="none")
     form = FileForm.of(pa.schema([pa.field("id", pa.int64()), SCORE]), PLAIN)
     column, leaf = pq.read_metadata(short).row_group(0).column(0), form.leaves[0]
-    with pages.Pages.opened(str(short)) as source, (tmp_path / "out").open("wb", buffering=0) as file:
+    with pages.Pages.opened(file_id(str(short))) as source, (tmp_path / "out").open("wb", buffering=0) as file:
         copying._copy_column(source, copying._File(file.fileno()), column, leaf, 20_000)
         with pytest.raises(pages.NotCopyable):
             copying._copy_column(source, copying._File(file.fileno()), column, leaf, 20_001)
