@@ -1,6 +1,7 @@
 """The input: which files, what they contain, and how the rows of a part are read.
 
     listing.py       the files of the input: paths, patterns and folders, in a fixed order
+    trees.py         what is in folders, on a disk or on an object store
     to_parquet.py    what converts an input of another format to Parquet
     keys.py          the Hive keys in paths: typed, and compared with --where before a file is opened
     summary.py       what all footers say together: schema, rows, bytes, nulls

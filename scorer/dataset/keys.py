@@ -18,6 +18,7 @@ from scorer.arrow import values_type
 from scorer.dataset import conditions as conditions_
 from scorer.display.words import plural, quoted_list
 from scorer.errors import InputError
+from scorer.storage.locations import is_below, is_url, normal
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -43,7 +44,8 @@ def below(files: Sequence[Listed], base: str | None) -> tuple[list[Listed], tupl
     same keys.
     """
     if base is not None:
-        return [_below_base(file, os.path.abspath(base)) for file in files], ()
+        base = normal(base) if is_url(base) else os.path.abspath(base)
+        return [_below_base(file, base) for file in files], ()
     above = {file.top: _keys_above(file.top) for file in files}
     longer = [file._replace(folder="/".join(filter(None, (above[file.top], file.folder)))) for file in files]
     if len({tuple(keys_of(file.folder)) for file in longer}) == 1:
@@ -61,7 +63,7 @@ def _keys_above(top: str) -> str:
 
 
 def _below_base(file: Listed, base: str) -> Listed:
-    folder = os.path.relpath(os.path.dirname(file.path), base).replace(os.sep, "/")
+    folder = _relative(os.path.dirname(file.path), base)
     if folder.partition("/")[0] == "..":
         raise InputError(
             "an input is not below --base",
@@ -71,6 +73,15 @@ def _below_base(file: Listed, base: str) -> Listed:
             hint="give --base a folder above every input, or leave it out",
         )
     return file._replace(folder="" if folder == "." else folder)
+
+
+def _relative(folder: str, base: str) -> str:
+    """Return the path of a folder from another; it starts with .. if it is not below."""
+    if is_url(folder) != is_url(base):
+        return ".."
+    if is_url(base):
+        return folder[len(base) :].lstrip("/") if is_below(folder, base) else ".."
+    return os.path.relpath(folder, base).replace(os.sep, "/")
 
 
 def schema_of(files: Sequence[Listed]) -> pa.Schema:

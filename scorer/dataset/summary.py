@@ -33,6 +33,7 @@ from scorer.storage.footers import (
     open_parquet,
     unreadable,
 )
+from scorer.storage.locations import is_url, normal
 from scorer.storage.stores import identity
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 
 _FOOTER_THREADS = 8
+_REQUESTS = 64  # footers of objects that are asked for at once
 _OF_ONE_FILE = frozenset({b"pandas", b"ARROW:schema", b"scorer"})
 """Keys of a footer's metadata that hold only for that file."""
 _SAMPLED_FILES = 4
@@ -150,7 +152,7 @@ def summarise(
     Files that the conditions rule out by their keys are not opened.
     Raises `InputError` for the first unreadable file, with the number of the others.
     """
-    listed, skipped = list_files(inputs, {os.path.realpath(path) for path in ignore})
+    listed, skipped = list_files(inputs, {normal(path) if is_url(path) else os.path.realpath(path) for path in ignore})
     listed, unused_keys = keys_.below(listed, base)
     hive = keys_.schema_of(listed)
     started = time.perf_counter()
@@ -198,7 +200,8 @@ def _footers(listed: Sequence[Listed]) -> list[_Footer]:
     """Return the footer of every file, or raise the first error."""
     first = _footer(listed[0])
     first_schema = None if isinstance(first, ScorerError) else first.schema
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+    remote = any(is_url(file.path) for file in listed)
+    with ThreadPoolExecutor(min(_REQUESTS if remote else _FOOTER_THREADS, len(listed))) as pool:
         rest = pool.map(lambda file: _footer(file, first_schema), listed[1:])
         footers = [
             first,
@@ -290,8 +293,8 @@ def _footer(listed: Listed, known: pa.Schema | None = None) -> _Footer | ScorerE
     path = listed.path
     note_step(f"reading the footer of {path}")
     try:
-        found = identity(path)
-        with open_parquet(path) as parquet:
+        found = listed.id or identity(path)
+        with open_parquet(found if listed.id else path) as parquet:
             metadata, schema = parquet.metadata, parquet.schema_arrow
         groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     except UnreadableFile as error:

@@ -12,6 +12,7 @@ from scorer.display.words import is_utf8, quoted_list
 from scorer.errors import CommitError, InputError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError
 from scorer.output import lock
 from scorer.output.existing import work_dir_problem
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +74,8 @@ def _not_utf8(path: Path) -> ScorerError:
 
 def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
     """Return what is wrong with the output's place; if it overlaps with the input, only that."""
-    inside = [problem for text in inputs if (problem := _overlap(place, os.path.realpath(text), text))]
+    local = [text for text in inputs if not is_url(text)]
+    inside = [problem for text in local if (problem := _overlap(place, os.path.realpath(text), text))]
     if inside:
         return inside
     output, folder = place.output, place.folder

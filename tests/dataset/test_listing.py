@@ -11,6 +11,7 @@ from support.runs import write
 from scorer.dataset.listing import is_glob, natural
 from scorer.dataset.summary import summarise
 from scorer.errors import InputError, InputNotFound
+from scorer.storage import stores
 
 ONE = {"a": [1]}
 
@@ -192,10 +193,18 @@ def test_every_folder_without_parquet_is_refused(tmp_path):
             summarise([str(tmp_path / name) for name in inputs])
 
 
-def test_a_url_is_refused_with_a_hint():
-    with pytest.raises(InputError, match="not supported yet") as caught:
-        summarise(["s3://bucket/x.parquet"])
+def test_a_url_of_an_unknown_kind_is_refused_with_a_hint():
+    with pytest.raises(InputError, match="cannot read or write ftp://") as caught:
+        summarise(["ftp://host/x.parquet"])
     assert "copy" in caught.value.hint
+
+
+@pytest.mark.parametrize("scheme", ["s3", "s3a", "gs", "gcs", "az", "abfs"])
+def test_a_store_without_its_package_is_refused_with_the_command_that_installs_it(monkeypatch, scheme):
+    monkeypatch.setattr(stores, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match="needs another package") as caught:
+        summarise([f"{scheme}://bucket/x.parquet"])
+    assert caught.value.hint == "pip install 'dask-scorer[store]'"
 
 
 @pytest.mark.parametrize("marker", ["_delta_log", ".hoodie", "_temporary", "metadata"])
