@@ -14,16 +14,17 @@ import pyarrow as pa
 
 from scorer.arrow import digest
 from scorer.errors import ScorerError
+from scorer.output.writer import open_part
 from scorer.scoring.compare import changed
 from scorer.scoring.job import JOBS, Spec
 from scorer.scoring.part import rescored
-from scorer.storage.footers import open_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
     from scorer.output.place import Place
+    from scorer.output.published import Files
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
 
@@ -46,7 +47,7 @@ class Rescored:
         return f"{self.rows:,} rows of {self.parts:,} parts: {same}, largest difference {self.difference:.2g}"
 
 
-def rescore(place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]], rows: int) -> Rescored:
+def rescore(files: Files, place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]], rows: int) -> Rescored:
     """Score `rows` random rows again, each with its whole part; the model and the input must be unchanged."""
     chosen = _choose_rows(ledger, rows)
     plan = replace(plan, session=replace(plan.session, trees=False))  # ONNX Runtime checks the compiled trees, too
@@ -60,7 +61,7 @@ def rescore(place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]],
             if part.index not in chosen:
                 continue
             try:
-                old, new = _old_and_new_scores(place, plan, part, spec.key)
+                old, new = _old_and_new_scores(files, plan, part, spec.key)
             except (ScorerError, OSError, KeyError, pa.ArrowException) as error:
                 faults.append(f"{part.name}: cannot be scored again: {str(error).splitlines()[0]}")
                 continue
@@ -87,10 +88,10 @@ def _choose_rows(ledger: Sequence[Mapping[str, Any]], rows: int) -> dict[int, li
     return chosen
 
 
-def _old_and_new_scores(place: Place, plan: FrozenPlan, part: Part, key: str) -> tuple[pa.Table, pa.Table]:
+def _old_and_new_scores(files: Files, plan: FrozenPlan, part: Part, key: str) -> tuple[pa.Table, pa.Table]:
     """Return the part's scores as written, and as scored now."""
     names = list(plan.binding.outputs)
-    with open_parquet(str(place.output / part.name)) as parquet:
+    with open_part(files.source(part.name, whole=True)) as parquet:
         old = parquet.read(columns=names)
     return old, rescored(key, part).select(names)
 

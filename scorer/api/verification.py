@@ -6,7 +6,6 @@ The ledger is trusted if the manifest has its digest; everything else is checked
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,14 +23,16 @@ from scorer.host.crash import note_verifying
 from scorer.host.limits import limits_as_errors
 from scorer.output.ledger import LEDGER, TIMES
 from scorer.output.place import Place, load_plan, nobody_wrote, refuse_another_format
-from scorer.output.writer import read_footer
-from scorer.storage.files import file_digest, files_in
+from scorer.output.published import Files
+from scorer.output.writer import open_part, read_footer
+from scorer.storage.stores import digest_of, exists, explaining, for_arrow, raise_if_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from scorer.api._rescoring import Rescored
+    from scorer.output.writer import Source
     from scorer.plan.frozen import FrozenPlan
 
 
@@ -118,21 +119,25 @@ def verify(output: str | Path, *, deep: bool = False, rescore: int = 0, work_dir
 @limits_as_errors()
 def check(place: Place, *, deep: bool = False, rescore: int = 0) -> Verdict:
     """Check the published output against its plan, manifest and ledger; score `rescore` rows again."""
+    with explaining(CommitError):
+        return _check(place, deep=deep, rescore=rescore)
+
+
+def _check(place: Place, *, deep: bool, rescore: int) -> Verdict:
     note_verifying(str(place.output))
     plan = load_plan(place.folder / _PLAN)
-    missing = [name for name in (_LEDGER, _MANIFEST) if not os.path.exists(place.folder / name)]
+    missing = [name for name in (_LEDGER, _MANIFEST) if not exists(place.folder / name)]
     if plan is None or missing:
         return _verify_without_proof(place, plan, missing, deep=deep, rescore=rescore)
-    manifest, ledger = _read_proof(place)
-    faults = _manifest_faults(manifest, plan, ledger, place.folder / _LEDGER)
-    total = Counts()
-    schema = decode_schema(plan.output_schema)
-    for row in ledger:
-        counts = Counts(**{name: row[name] for name in Counts().to_dict()})
-        total += counts
-        faults += [f"{row['name']}: {fault}" for fault in _part_faults(place, plan, row, counts, schema, deep)]
-    faults += _strays(place.output, {row["name"] for row in ledger if row["size"]})
-    again = _rescoring(place, plan, ledger, rescore) if rescore and not faults else None
+    manifest, ledger, ledger_digest = _read_proof(place)
+    faults = _manifest_faults(manifest, plan, ledger, ledger_digest)
+    files = Files(place.output)
+    check_part = _PartCheck(place, plan, files, any(row["quarantine"] for row in ledger), deep=deep)
+    for row, part_faults in zip(ledger, files.each(check_part, ledger, whole=deep), strict=True):
+        faults += [f"{row['name']}: {fault}" for fault in part_faults]
+    faults += _strays(files, {row["name"] for row in ledger if row["size"]})
+    again = _rescoring(files, place, plan, ledger, rescore) if rescore and not faults else None
+    total = sum((_counts_of(row) for row in ledger), Counts())
     return Verdict(
         output=str(place.output),
         parts=len(ledger),
@@ -156,15 +161,15 @@ def _verify_without_proof(
             found="an unfinished run",
             hint="repeat its command, then verify; `scorer status OUT` says how far it is",
         )
-    if not any(os.path.exists(place.folder / name) for name in (_PLAN, _LEDGER, _MANIFEST)):
+    if not any(exists(place.folder / name) for name in (_PLAN, _LEDGER, _MANIFEST)):
         verdict = None if rescore else _verify_parts(place, deep=deep)
         if verdict is not None:
             return verdict
-        if not os.path.exists(place.output):
+        if not exists(place.output):
             raise nobody_wrote(place)
     if plan is None:
         refuse_another_format(place)
-        if os.path.exists(place.folder / _PLAN):
+        if exists(place.folder / _PLAN):
             raise CommitError(
                 "the proof beside the output cannot be read",
                 where=str(place.folder / _PLAN),
@@ -181,18 +186,21 @@ def _verify_without_proof(
     )
 
 
-def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Read the manifest and the rows of the ledger; raise CommitError if either is damaged."""
+def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    """Read the manifest, and the rows and digest of the ledger; raise CommitError if either is damaged."""
     try:
         manifest = json.loads((place.folder / _MANIFEST).read_text())
-        table = pq.read_table(place.folder / _LEDGER, schema=LEDGER)
+        source = for_arrow(place.folder / _LEDGER)
+        ledger_digest = digest_of(source)
+        table = pq.read_table(source, schema=LEDGER)
         ledger = table.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
+        raise_if_unknown(place.folder, error)
         raise CommitError(
             "the proof beside the output cannot be read",
             where=str(place.folder),
             expected="a manifest and a ledger",
-            found=cut(str(error)),
+            found=cut(str(error).replace("<Buffer>", str(place.folder / _LEDGER))),  # as Arrow says of a local file
             hint="restore it, or score again to another --output",
         ) from error
     holes = [name for name in table.column_names if table[name].null_count and name not in TIMES]
@@ -204,13 +212,18 @@ def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             found=f"nulls in {quoted_list(holes)} of the ledger" if holes else "a manifest that is no JSON object",
             hint="restore it, or score again to another --output",
         )
-    return manifest, ledger
+    return manifest, ledger, ledger_digest
 
 
-def _rescoring(place: Place, plan: FrozenPlan, ledger: list[dict[str, Any]], rows: int) -> Rescored:
+def _counts_of(row: dict[str, Any]) -> Counts:
+    """Return the counts of a row of the ledger."""
+    return Counts(**{name: row[name] for name in Counts().to_dict()})
+
+
+def _rescoring(files: Files, place: Place, plan: FrozenPlan, ledger: list[dict[str, Any]], rows: int) -> Rescored:
     from scorer.api._rescoring import rescore  # noqa: PLC0415 - start-up: only this needs the runtime
 
-    return rescore(place, plan, ledger, rows)
+    return rescore(files, place, plan, ledger, rows)
 
 
 def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
@@ -218,16 +231,15 @@ def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
     proofs: dict[str, Proof] = {}
     faults: list[str] = []
     total = Counts()
-    for name in sorted(files_in(place.output, _unlisted(faults))):
-        proof, part_faults = _part_proof(place.output / name)
-        if proof is None:
-            faults += [f"{name}: {fault}" for fault in part_faults]
-            continue
-        proofs[name] = proof
-        total += proof.counts
-        part_faults += [] if proof.counts.balanced else [_UNBALANCED]
-        part_faults += _value_faults(place.output / name, proof) if deep else []
+    files = Files(place.output)
+    names = sorted(files.names(_unlisted(faults)))
+    for name, (proof, part_faults) in zip(
+        names, files.each(lambda name: _part_proof(files, name, deep=deep), names, whole=deep), strict=True
+    ):
         faults += [f"{name}: {fault}" for fault in part_faults]
+        if proof is not None:
+            proofs[name] = proof
+            total += proof.counts
     if not proofs:
         return None
     numbering = _numbering_faults(proofs)
@@ -254,23 +266,29 @@ def _numbering_faults(proofs: dict[str, Proof]) -> list[str]:
     return faults + [f"part number {n} exists {many} times" for n, many in sorted(numbers.items()) if many > 1]
 
 
-def _part_proof(path: Path) -> tuple[Proof | None, list[str]]:
-    """Return the proof in a file's footer, and what is wrong with it."""
-    note_verifying(str(path))
+def _part_proof(files: Files, name: str, *, deep: bool) -> tuple[Proof | None, list[str]]:
+    """Return the proof in a file's footer, and what is wrong with the file."""
+    note_verifying(str(files.top / name))
     try:
-        proof, rows, _ = read_footer(path)
+        source = files.source(name, whole=deep)
+        proof, rows, _ = read_footer(source)
     except _BROKEN as error:
+        raise_if_unknown(files.top, error)
         return None, [f"cannot be read: {cut(str(error), 120)}"]
     if proof is None:
         return None, ["not written by scorer"]
-    return proof, [] if rows == proof.counts.scored else [f"rows: {rows}, expected {proof.counts.scored}"]
+    faults = [] if rows == proof.counts.scored else [f"rows: {rows}, expected {proof.counts.scored}"]
+    faults += [] if proof.counts.balanced else [_UNBALANCED]
+    return proof, faults + (_value_faults(source, proof) if deep else [])
 
 
-def _manifest_faults(manifest: dict[str, Any], plan: FrozenPlan, ledger: list[dict[str, Any]], path: Path) -> list[str]:
+def _manifest_faults(
+    manifest: dict[str, Any], plan: FrozenPlan, ledger: list[dict[str, Any]], ledger_digest: str
+) -> list[str]:
     """Check the manifest against the ledger, and the ledger against the plan."""
     sums = {name: sum(row[name] for row in ledger) for name in Counts().to_dict()}
     expected = {
-        "ledger": file_digest(path), "plan": plan.plan_hash, "request": plan.request_hash,
+        "ledger": ledger_digest, "plan": plan.plan_hash, "request": plan.request_hash,
         "model": plan.session.digest, "parts": len(ledger), "size": sum(row["size"] for row in ledger), **sums,
     }  # fmt: skip
     faults = [
@@ -292,77 +310,85 @@ def _manifest_faults(manifest: dict[str, Any], plan: FrozenPlan, ledger: list[di
     return faults
 
 
-def _part_faults(
-    place: Place,
-    plan: FrozenPlan,
-    row: dict[str, Any],
-    counts: Counts,
-    schema: pa.Schema,
-    deep: bool,  # noqa: FBT001 - passed on
-) -> list[str]:
-    """Check one part's file against its row of the ledger."""
-    if not row["size"] and plan.conditions:
+class _PartCheck:
+    """Checks one part's file, and the file of its quarantined rows, against its row of the ledger."""
+
+    def __init__(self, place: Place, plan: FrozenPlan, files: Files, quarantine: bool, *, deep: bool) -> None:  # noqa: FBT001 - whether there is any
+        self._plan, self._files, self._deep = plan, files, deep
+        self._schema = decode_schema(plan.output_schema)
+        self._quarantine = Files(place.folder / "quarantine") if quarantine else None
+
+    def __call__(self, row: dict[str, Any]) -> list[str]:
+        """Return what is wrong with the part."""
+        counts = _counts_of(row)
+        if not row["size"] and self._plan.conditions:
+            faults = [] if counts.balanced else [_UNBALANCED]
+            faults += [f"it has {counts.scored} scored rows, but no file"] if counts.scored else []
+            return faults + self._quarantine_faults(row, counts)
+        size = self._files.size(row["name"])
+        if size < 0:
+            return ["the part is gone"]
+        note_verifying(str(self._files.top / row["name"]))
+        try:
+            source = self._files.source(row["name"], whole=self._deep)
+            proof, found_rows, found_schema = read_footer(source)
+        except _BROKEN as error:
+            raise_if_unknown(self._files.top, error)
+            return [f"the part cannot be read: {cut(str(error), 120)}"]
+        if proof is None:
+            return ["scorer did not write its footer"]
+        checks = [
+            ("size", size, row["size"]),
+            ("rows", found_rows, counts.scored),
+            ("part number", proof.part, row["part"]),
+            ("plan", proof.plan, self._plan.plan_hash),
+            ("model", proof.model, self._plan.session.digest),
+            ("counts", proof.counts, counts),
+            ("digests", proof.digests, dict(row["digests"])),
+            ("quarantine", proof.quarantine, row["quarantine"]),
+        ]
         faults = [] if counts.balanced else [_UNBALANCED]
-        faults += [f"it has {counts.scored} scored rows, but no file"] if counts.scored else []
-        return faults + _quarantine_faults(place, row, counts, deep=deep)
-    path = place.output / row["name"]
-    if not path.exists():
-        return ["the part is gone"]
-    note_verifying(str(path))
-    try:
-        proof, found_rows, found_schema = read_footer(path)
-    except _BROKEN as error:
-        return [f"the part cannot be read: {cut(str(error), 120)}"]
-    if proof is None:
-        return ["scorer did not write its footer"]
-    checks = [
-        ("size", os.path.getsize(path), row["size"]),
-        ("rows", found_rows, counts.scored),
-        ("part number", proof.part, row["part"]),
-        ("plan", proof.plan, plan.plan_hash),
-        ("model", proof.model, plan.session.digest),
-        ("counts", proof.counts, counts),
-        ("digests", proof.digests, dict(row["digests"])),
-        ("quarantine", proof.quarantine, row["quarantine"]),
-    ]
-    faults = [] if counts.balanced else [_UNBALANCED]
-    faults += [f"{name}: {found}, expected {expected}" for name, found, expected in checks if found != expected]
-    faults += [] if found_schema.equals(schema, check_metadata=False) else ["the schema is not the planned one"]
-    faults += _quarantine_faults(place, row, counts, deep=deep)
-    return faults + (_value_faults(path, proof) if deep else [])
+        faults += [f"{name}: {found}, expected {expected}" for name, found, expected in checks if found != expected]
+        faults += (
+            [] if found_schema.equals(self._schema, check_metadata=False) else ["the schema is not the planned one"]
+        )
+        faults += self._quarantine_faults(row, counts)
+        return faults + (_value_faults(source, proof) if self._deep else [])
+
+    def _quarantine_faults(self, row: dict[str, Any], counts: Counts) -> list[str]:
+        name = row["quarantine"]
+        if not name or self._quarantine is None:
+            return []
+        try:
+            source = self._quarantine.source(name, whole=self._deep)
+            with open_part(source) as parquet:
+                found = parquet.metadata.num_rows
+                if self._deep:
+                    parquet.read()  # not read_table: it refuses two columns of one name
+        except (OSError, pa.ArrowException) as error:
+            raise_if_unknown(self._quarantine.top, error)
+            return [f"its quarantine file {name} is missing or cannot be read"]
+        expected = counts.quarantined
+        return [] if found == expected else [f"its quarantine file has {found} rows, expected {expected}"]
 
 
-def _quarantine_faults(place: Place, row: dict[str, Any], counts: Counts, *, deep: bool) -> list[str]:
-    if not row["quarantine"]:
-        return []
-    path, rows = place.folder / "quarantine" / row["quarantine"], counts.quarantined
-    try:
-        found = pq.read_metadata(path).num_rows
-        if deep:
-            with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
-                parquet.read()  # not read_table: it refuses two columns of one name
-    except (OSError, pa.ArrowException):
-        return [f"its quarantine file {path.name} is missing or cannot be read"]
-    return [] if found == rows else [f"its quarantine file has {found} rows, expected {rows}"]
-
-
-def _value_faults(path: Path, proof: Proof) -> list[str]:
+def _value_faults(source: Source, proof: Proof) -> list[str]:
     """Read every page with its checksum, and compare every column of scores with its digest."""
     try:
-        table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+        table = pq.read_table(source, page_checksum_verification=True, partitioning=None)
         found = {name: digest(table[name]) for name in proof.digests}
     except (OSError, KeyError, pa.ArrowException) as error:
         return [f"its values cannot be read: {cut(str(error), 120)}"]
     return [f"column {name!r} holds other values" for name in found if found[name] != proof.digests[name]]
 
 
-def _strays(output: Path, names: set[str]) -> list[str]:
+def _strays(files: Files, names: set[str]) -> list[str]:
     """List the files in the output that are not in the ledger, and the folders that may hold some."""
     faults: list[str] = []
-    found = set(files_in(output, _unlisted(faults))) if os.path.exists(output) else set()
+    found = set(files.names(_unlisted(faults))) if files.exists() else set()
     return faults + [f"{name}: not in the ledger" for name in sorted(found - names)]
 
 
 def _unlisted(faults: list[str]) -> Callable[[str, OSError], None]:
-    """Return a function for `files_in` that adds a fault for each folder that cannot be listed."""
+    """Return a function for `Files.names` that adds a fault for each folder that cannot be listed."""
     return lambda name, error: faults.append(f"{name}: the folder cannot be listed: {error.strerror or error}")

@@ -14,15 +14,16 @@ from scorer.dataset.listing import PROOF
 from scorer.display.words import quoted_list
 from scorer.errors import OutputExists, ScorerError
 from scorer.output.place import Place, another_format, missing_parts
+from scorer.output.published import Files
 from scorer.output.writer import read_proof
 from scorer.plan.frozen import explain_differences
-from scorer.storage.files import file_digest
+from scorer.storage.stores import ObjectPath, digest_of, exists, for_arrow, is_folder, path_of, raise_if_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from scorer.plan.frozen import FrozenPlan
+    from scorer.storage.stores import AnyPath
 
 PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "report.html", "quarantine")
 """What publishing moves beside the output."""
@@ -73,17 +74,17 @@ def foreign_files(place: Place) -> list[str]:
     """
     published = _published_files(place)
     if published is None:
-        return sorted(_files_and_links(place.output))
+        return sorted(_all_names(Files(place.output)))
     plan, sizes = published
+    files = Files(place.output)
     foreign: list[str] = []
     doubtful: list[str] = []
-    for name in sorted(_files_and_links(place.output)):
-        path = place.output / name
+    for name in sorted(_all_names(files)):
         if name not in sizes:
             foreign.append(name)
-        elif not doubtful or not path.exists() or path.stat().st_size != sizes[name]:
+        elif not doubtful or files.size(name) != sizes[name]:
             doubtful.append(name)
-    return foreign + [name for name in doubtful if _is_of_another(place.output / name, plan)]
+    return foreign + [name for name in doubtful if _is_of_another(files, name, plan)]
 
 
 def other_output(place: Place) -> ScorerError | None:
@@ -106,11 +107,10 @@ def _recorded_output(place: Place) -> str | None:
     """Return the output that the work folder is for: that of an unfinished run, else a published one that exists."""
     with suppress(*_BROKEN):
         if place.unfinished():
-            with (place.folder / "events.jsonl").open(encoding="utf-8") as events:
-                return str(json.loads(events.readline())["output"])
+            return str(json.loads(_first_line(place.folder / "events.jsonl"))["output"])
         published, plan = str(json.loads((place.folder / "report.json").read_text())["output"]), place.published()
         copied = plan is not None and not missing_parts(place, plan)  # together with its work folder
-        return published if os.path.exists(published) and not copied else None
+        return published if exists(path_of(published)) and not copied else None
     return None
 
 
@@ -119,9 +119,9 @@ def work_dir_problem(place: Place) -> ScorerError | None:
     other = other_output(place)
     if other is not None:
         return other
-    if not os.path.isdir(place.folder) or place.work_folders() or (place.folder / "events.jsonl").exists():
+    if not is_folder(place.folder) or place.work_folders() or (place.folder / "events.jsonl").exists():
         return None
-    theirs = sorted(_REPLACED.intersection(os.listdir(place.folder)))
+    theirs = sorted(_REPLACED.intersection(path.name for path in place.folder.iterdir()))
     if not theirs or any(map(_is_of_a_run, (place.folder / "plan.json", place.folder / "manifest.json", place.lock))):
         return None
     return OutputExists(
@@ -133,22 +133,31 @@ def work_dir_problem(place: Place) -> ScorerError | None:
     )
 
 
-def _is_of_a_run(path: Path) -> bool:
+def _first_line(path: AnyPath) -> str:
+    if isinstance(path, ObjectPath):
+        return path.read_text().partition("\n")[0]
+    with path.open(encoding="utf-8") as file:
+        return file.readline()
+
+
+def _is_of_a_run(path: AnyPath) -> bool:
     """Return whether a run wrote this plan, manifest or lock."""
     try:
         return not {"plan_hash", "ledger", "token"}.isdisjoint(json.loads(path.read_text()))
-    except _BROKEN:
+    except _BROKEN as error:
+        raise_if_unknown(path, error)
         return False
 
 
 def _without_proof(place: Place, *, overwrite: bool) -> OutputExists:
     """Return the error for a folder without a proof that names its files."""
-    names = sorted(os.listdir(place.output))
+    names = sorted(path.name for path in place.output.iterdir())
+    files = Files(place.output)
     found = f"{quoted_list(names, 3)}, without a proof that scorer published this"
     hint = "choose another --output"
-    first = next((name for name in sorted(_files_and_links(place.output)) if name.endswith(".parquet")), "")
-    if first and not _is_of_another(place.output / first, None):
-        damaged = os.path.exists(place.folder / "manifest.json")
+    first = next((name for name in sorted(_all_names(files)) if name.endswith(".parquet")), "")
+    if first and not _is_of_another(files, first, None):
+        damaged = exists(place.folder / "manifest.json")
         proof = "whose proof is damaged or incomplete" if damaged else "without its proof"
         found = f"{quoted_list(names, 3)} of a run of scorer, {proof}"
         hint = (
@@ -168,30 +177,36 @@ def _published_files(place: Place) -> tuple[str, dict[str, int]] | None:
 
     The plan may have the format of another version.
     """
-    ledger = place.folder / "ledger.parquet"
     try:
         plan = json.loads((place.folder / "plan.json").read_text())["plan_hash"]
         manifest = json.loads((place.folder / "manifest.json").read_text())
-        if (manifest["plan"], manifest["ledger"]) != (plan, file_digest(ledger)):
+        ledger = for_arrow(place.folder / "ledger.parquet")
+        if (manifest["plan"], manifest["ledger"]) != (plan, digest_of(ledger)):
             return None
         table = pq.read_table(ledger, columns=["name", "size"])
         sizes = zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True)
         return plan, {name: size for name, size in sizes if size}
-    except _BROKEN:
+    except _BROKEN as error:
+        raise_if_unknown(place.folder, error)
         return None
 
 
-def _is_of_another(path: Path, plan: str | None) -> bool:
+def _is_of_another(files: Files, name: str, plan: str | None) -> bool:
     """Return whether a file is of another plan (None: of any) or not of scorer; False if it is damaged."""
     try:
-        proof = read_proof(path)
-    except _BROKEN:
+        proof = read_proof(files.source(name, whole=False))
+    except _BROKEN as error:
+        raise_if_unknown(files.top, error)
         return plan is None
     return proof is None or plan not in {None, proof.plan}
 
 
-def _files_and_links(top: Path) -> Iterator[str]:
+def _all_names(files: Files) -> Iterator[str]:
     """Yield every file and link below a folder, and every folder that cannot be listed, relative to it."""
+    if isinstance(files.top, ObjectPath):
+        yield from files.names()
+        return
+    top = files.top
     unlisted: list[str] = []
     for folder, folders, names in os.walk(top, onerror=lambda error: unlisted.append(str(error.filename))):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 from scorer.errors import OutputLocked
 from scorer.host.process import myself, process_stat, shares_process_ids
 from scorer.storage.files import map_write_errors, write_atomically
+from scorer.storage.stores import raise_if_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from scorer.storage.stores import AnyPath
 
 
 HEARTBEAT_S = 10.0
@@ -114,11 +117,12 @@ def held(path: Path, notify: Callable[[str], None], stale_s: float = STALE_S) ->
         lock.release()
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def read(path: AnyPath) -> dict[str, Any] | None:
     """Read the lock file: its owner and how far the run is. None if no lock can be read."""
     try:
         state = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        raise_if_unknown(path, error)
         return None
     return state if isinstance(state, dict) else None
 
@@ -172,7 +176,7 @@ def _exclusive(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def refused(path: Path, owner: dict[str, Any]) -> OutputLocked:
+def refused(path: AnyPath, owner: dict[str, Any]) -> OutputLocked:
     """Return the error that names the owner of the lock."""
     return OutputLocked(
         "another run is writing this output",

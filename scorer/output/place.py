@@ -74,6 +74,16 @@ class Place:
                 hint=f"name a folder in it, such as {out / 'scores'}",
             )
         folder = _resolved(work_dir) if work_dir else out.with_name(out.name + PROOF)
+        if work_dir and _is_elsewhere(out, folder):
+            raise OptionsError(
+                "the folder for --work-dir is on another store than the output",
+                where="--work-dir",
+                expected=f"a folder in {out.parts[0]}"
+                if isinstance(out, ObjectPath)
+                else "a folder on the output's disk",
+                found=str(folder),
+                hint="leave out --work-dir, or name a folder beside the output",
+            )
         return cls(output=out, folder=folder)
 
     @property
@@ -131,6 +141,13 @@ class Place:
 def _resolved(location: str) -> AnyPath:
     """Return the path of a location; the links of a local one are resolved."""
     return path_of(location if is_url(location) else os.path.realpath(location))
+
+
+def _is_elsewhere(output: AnyPath, folder: AnyPath) -> bool:
+    """Return whether a work folder is on another kind of storage, in another bucket, or is a whole bucket."""
+    if not isinstance(output, ObjectPath) or not isinstance(folder, ObjectPath):
+        return isinstance(output, ObjectPath) or isinstance(folder, ObjectPath)
+    return folder.parts[0] != output.parts[0] or not folder.name
 
 
 def load_plan(path: AnyPath) -> FrozenPlan | None:

@@ -13,6 +13,7 @@ from scorer.errors import ScorerError
 from scorer.events import Receipt
 from scorer.output.writer import receipt_of
 from scorer.storage.files import files_in, map_write_errors, write_json
+from scorer.storage.stores import ObjectPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,7 +76,9 @@ class Journal:
 
 
 def n_staged(staging: Staging) -> int:
-    """Count the staged files, from a directory listing only."""
+    """Count the staged files, from a listing only."""
+    if isinstance(staging.parts, ObjectPath):
+        return len(staging.parts.files())
     return sum(len(names) for _, _, names in os.walk(staging.parts))
 
 

@@ -6,14 +6,14 @@ import errno
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.errors import CommitError
 from scorer.events import Proof, Receipt
-from scorer.storage.files import NO_REPLACE, map_write_errors, rename, retry, sync
+from scorer.storage.files import NO_REPLACE, FileId, map_write_errors, rename, retry, sync
 from scorer.storage.footers import open_parquet
 
 if TYPE_CHECKING:
@@ -79,17 +79,28 @@ def write_part(
     return Receipt(proof=proof, name=name, size=size) if commit(tmp, final, content.rows) else receipt_of(staging, name)
 
 
-def read_footer(path: str | Path) -> tuple[Proof | None, int, pa.Schema]:
+Source: TypeAlias = "str | Path | FileId | pa.BufferReader"
+"""What holds a part: a path, an object on a store, or the part's bytes."""
+
+
+def open_part(source: Source) -> pq.ParquetFile:
+    """Open a committed part."""
+    if isinstance(source, pa.BufferReader):
+        return pq.ParquetFile(source, page_checksum_verification=True)
+    return open_parquet(source if isinstance(source, FileId) else str(source))
+
+
+def read_footer(source: Source) -> tuple[Proof | None, int, pa.Schema]:
     """Read the footer of a committed part: its proof (None if scorer did not write it), rows and schema."""
-    with open_parquet(str(path)) as parquet:
+    with open_part(source) as parquet:
         text = (parquet.metadata.metadata or {}).get(PROOF_KEY)
         rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
     return Proof.from_json(text) if text else None, rows, schema
 
 
-def read_proof(path: str | Path) -> Proof | None:
+def read_proof(source: Source) -> Proof | None:
     """Read the proof in a part's footer; None if scorer did not write the file."""
-    return read_footer(path)[0]
+    return read_footer(source)[0]
 
 
 def receipt_of(staging: Staging, name: str) -> Receipt:

@@ -37,7 +37,7 @@ from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields, keys, reader
 from scorer.dataset.summary import keys_with_other_values, problems_of, shared_name, summarise
 from scorer.display.words import plural, quoted_list
-from scorer.errors import BindingError, ScorerError
+from scorer.errors import BindingError, CommitError, ScorerError
 from scorer.host import devices
 from scorer.host.crash import note_step
 from scorer.host.limits import limits_as_errors
@@ -56,6 +56,7 @@ from scorer.preflight.findings import Findings
 from scorer.preflight.forecast import Loading
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
 from scorer.storage.footers import special_types
+from scorer.storage.stores import explaining
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,14 +113,16 @@ def prepare(options: Options) -> Plan:
     if dataset is not None:
         found.problems += conditions_.check(named.conditions, dataset.columns)
         found.notes += _dataset_notes(dataset, conditions)
-    misplaced = placement.problems_of(place, options.input)
+    misplaced = _misplaced(place, options)
     found.problems += misplaced
     loaded, decided = None, None
     if misplaced or dataset is None or model is None:
         loaded = _load(found, options, spec)
     else:
         request = request_of(options, dataset, model, named.files)
-        earlier = find_earlier(found, options, place, request)
+        earlier = None
+        with found.collecting(options), explaining(CommitError):
+            earlier = find_earlier(found, options, place, request)
         if earlier is not None:
             frozen, done = earlier
             if not done:
@@ -152,6 +155,15 @@ def _plan(
         resumes=decided.resumes,
         spawns=can_spawn(),
     )
+
+
+def _misplaced(place: Place, options: Options) -> list[ScorerError]:
+    """Return what is wrong with the output's place, also that its store cannot be asked."""
+    try:
+        with explaining(CommitError):
+            return placement.problems_of(place, options.input)
+    except CommitError as error:
+        return [error]
 
 
 def _read_model(found: Findings, options: Options) -> ModelSpec | None:

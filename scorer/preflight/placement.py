@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +13,22 @@ from scorer.display.words import is_utf8, quoted_list
 from scorer.errors import CommitError, InputError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError
 from scorer.output import lock
 from scorer.output.existing import work_dir_problem
-from scorer.storage.locations import is_url
+from scorer.storage.locations import is_url, scheme, split
+from scorer.storage.stores import WRITABLE, ObjectPath, is_folder, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from scorer.options.fields import Options
     from scorer.output.place import Place
+    from scorer.storage.stores import AnyPath
 
 
 def room_problem(place: Place, needed: int) -> ScorerError | None:
-    """Return a problem if the disk has less free space than the plan needs."""
+    """Return a problem if the disk has less free space than the plan needs; a store does not say how much it has."""
     at = place.folder
+    if isinstance(at, ObjectPath):
+        return None
     while not at.exists():
         at = at.parent
     free = shutil.disk_usage(at).free
@@ -38,6 +43,7 @@ def room_problem(place: Place, needed: int) -> ScorerError | None:
     )
 
 
+_KEY_BYTES = 1024 - 200  # stores allow 1,024 of a key, and the names of parts and of the proof follow
 _NAME_BYTES = 255 - len(PROOF)  # common file systems allow 255, and the proof's name is longer
 
 
@@ -54,6 +60,8 @@ def output_of(options: Options) -> tuple[str, ScorerError | None]:
             found=quoted_list(options.input) if len(options.input) > 1 else f"the pattern {first!r}",
             hint="name a folder: --output DIR",
         )
+    if is_url(first):
+        return _beside(path_of(first))
     path = Path(os.path.abspath(first))
     if not path.name:  # the root folder
         return str(path / "scored"), None
@@ -62,7 +70,23 @@ def output_of(options: Options) -> tuple[str, ScorerError | None]:
     return str(path.with_name(f"{stem}.scored{suffix}")), None
 
 
-def _not_utf8(path: Path) -> ScorerError:
+def _beside(source: AnyPath) -> tuple[str, ScorerError | None]:
+    """Return the output beside an input on a store; a problem if nothing can be written beside it."""
+    if not source.name or scheme(str(source)) not in WRITABLE:
+        return "scored", OptionsError(
+            "this input needs an --output",
+            where="--output",
+            expected="a folder for the result",
+            found=f"the input {source}, beside which scorer cannot write",
+            hint="name a folder: --output DIR",
+        )
+    suffix = source.suffix
+    with suppress(OSError):  # reported when the input is listed
+        suffix = suffix if suffix and not is_folder(source) else ""
+    return str(source.with_name(f"{source.name.removesuffix(suffix)}.scored{suffix}")), None
+
+
+def _not_utf8(path: AnyPath) -> ScorerError:
     return OptionsError(
         "the path of the output is not valid UTF-8",
         where=str(path),
@@ -74,11 +98,12 @@ def _not_utf8(path: Path) -> ScorerError:
 
 def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
     """Return what is wrong with the output's place; if it overlaps with the input, only that."""
-    local = [text for text in inputs if not is_url(text)]
-    inside = [problem for text in local if (problem := _overlap(place, os.path.realpath(text), text))]
+    inside = [problem for text in inputs if (problem := _overlap(place, _resolved(text), text))]
     if inside:
         return inside
     output, folder = place.output, place.folder
+    if isinstance(output, ObjectPath) and scheme(str(output)) not in WRITABLE:
+        return [_not_writable(output)]
     problems = [_not_utf8(path) for path in (output, folder) if not is_utf8(str(path))]
     if problems:
         return problems[:1] if all(is_utf8(os.path.abspath(text)) for text in inputs) else []  # else the input's error
@@ -95,8 +120,47 @@ def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
     return problems + [problem for path, flag in places for problem in _path_problems(path, flag)]
 
 
-def _path_problems(path: Path, flag: str) -> Iterator[ScorerError]:
+def _resolved(text: str) -> AnyPath:
+    return path_of(text if is_url(text) else os.path.realpath(text))
+
+
+def _not_writable(output: AnyPath) -> ScorerError:
+    kind = scheme(str(output))
+    return OptionsError(
+        f"scorer cannot write to {kind}://",
+        where=str(output),
+        expected=f"a local path, or a URL with {', '.join(WRITABLE)}",
+        found=f"{kind}://",
+        hint="choose another --output",
+    )
+
+
+def _object_problems(path: ObjectPath, flag: str) -> Iterator[ScorerError]:
+    """Yield what keeps objects from being written below a path."""
+    if path.is_file():
+        yield OutputExists(
+            f"{flag} is a file",
+            where=str(path),
+            expected="a folder, or nothing",
+            found="an object with this name",
+            hint=f"choose another {flag}",
+        )
+    size = len(split(str(path))[1].encode())
+    if size > _KEY_BYTES:
+        yield PlanError(
+            "a name in the output's path is too long",
+            where=flag,
+            expected=f"a key of at most {_KEY_BYTES} bytes",
+            found=f"{size} bytes",
+            hint=f"choose another {flag}",
+        )
+
+
+def _path_problems(path: AnyPath, flag: str) -> Iterator[ScorerError]:
     """Yield what keeps a folder from being created or written at a path."""
+    if isinstance(path, ObjectPath):
+        yield from _object_problems(path, flag)
+        return
     if os.path.lexists(path) and not os.path.isdir(path):
         yield OutputExists(
             f"{flag} is a file",
@@ -132,12 +196,19 @@ def _path_problems(path: Path, flag: str) -> Iterator[ScorerError]:
         )
 
 
-def _overlap(place: Place, source: str, text: str) -> ScorerError | None:
+def _is_in(path: AnyPath, other: AnyPath) -> bool:
+    """Return whether a path is another one, or below it."""
+    if isinstance(path, ObjectPath) or isinstance(other, ObjectPath):
+        return isinstance(path, ObjectPath) and path.is_relative_to(other)
+    return path.is_relative_to(other)
+
+
+def _overlap(place: Place, source: AnyPath, text: str) -> ScorerError | None:
     """Return a problem if output or proof overlap with the input, or if the proof is inside the output."""
     output, folder = place.output, place.folder
     for path, flag in ((output, "--output"), (folder, "--work-dir")):
-        if path.is_relative_to(source) or Path(source).is_relative_to(path):
-            inside = path.is_relative_to(source)
+        if _is_in(path, source) or _is_in(source, path):
+            inside = _is_in(path, source)
             return OutputInsideInput(
                 f"the folder for {flag} is inside the input"
                 if inside
@@ -147,7 +218,7 @@ def _overlap(place: Place, source: str, text: str) -> ScorerError | None:
                 found=f"the input {text}",
                 hint=f"choose a folder for {flag} next to the input",
             )
-    if folder.is_relative_to(output):
+    if _is_in(folder, output):
         return PlanError(
             "the folder for --work-dir is inside the output",
             where=str(folder),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from scorer.output import lock
 from scorer.output.place import Place, nobody_wrote, refuse_another_format
 from scorer.output.staging import n_staged
 from scorer.report.progress import Snapshot
+from scorer.storage.stores import exists, explaining, is_folder, raise_if_unknown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,14 +99,19 @@ def status(output: str | Path, *, work_dir: str | Path | None = None) -> Status:
 
 def status_of(place: Place) -> Status:
     """Return how far the run is; raise InputError if no run has written here."""
-    output, owner, plan = str(place.output), lock.read(place.lock), place.published()
+    with explaining(InputError):
+        return _status_of(place)
+
+
+def _status_of(place: Place) -> Status:
+    output, owner = str(place.output), lock.read(place.lock)
     if owner is not None and lock.is_alive(owner) is not False:
         age_s = round(max(0.0, time.time() - owner.get("now", 0.0)), 1)
         return Status(
             state="running", output=output, host=owner.get("host", ""), pid=owner.get("pid", 0), age_s=age_s,
             progress=Snapshot.from_dict(owner),
         )  # fmt: skip
-    unfinished = place.unfinished()
+    plan, unfinished = place.published(), place.unfinished()
     if unfinished:
         first = unfinished[0]
         staging = place.staging(first.plan_hash)
@@ -118,8 +123,8 @@ def status_of(place: Place) -> Status:
     if plan is not None:
         return _done(place)
     refuse_another_format(place)
-    if os.path.exists(place.folder / "manifest.json"):
-        if os.path.isdir(place.output):
+    if exists(place.folder / "manifest.json"):
+        if is_folder(place.output):
             raise _damaged(place)
         raise InputError(
             "the output folder is missing; only its proof exists",
@@ -137,6 +142,7 @@ def _done(place: Place) -> Status:
         manifest = json.loads((place.folder / "manifest.json").read_text())
         return Status(state="done", output=str(place.output), **{name: manifest[name] for name in _MANIFEST})
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise_if_unknown(place.folder, error)
         raise _damaged(place) from error
 
 

@@ -41,13 +41,16 @@ class ObjectStore:
         self._waits = waits
 
     def objects(self, location: str) -> Iterator[FileId]:
-        """Yield every object below a location, in the order of their names."""
+        """Yield every object below a location, in the order of their names.
+
+        The empty object with which other programs mark the folder itself is left out.
+        """
         import obstore  # noqa: PLC0415 - an extra
 
         prefix = self._key(location)
         below = f"{prefix}/" if prefix else None
         for page in self._stream(lambda: obstore.list(self._client, below, chunk_size=_LISTED_AT_ONCE), location):
-            yield from (self._file_id(meta) for meta in page)
+            yield from (self._file_id(meta) for meta in page if meta["path"] != prefix)
 
     def folder(self, location: str) -> tuple[list[FileId], list[str]]:
         """Return the objects directly below a location, and the locations of the folders there."""
@@ -55,7 +58,7 @@ class ObjectStore:
 
         prefix = self._key(location)
         found = self._try(lambda: obstore.list_with_delimiter(self._client, f"{prefix}/" if prefix else None), location)
-        files = [self._file_id(meta) for meta in found["objects"]]
+        files = [self._file_id(meta) for meta in found["objects"] if meta["path"] != prefix]
         return files, [f"{self.root}/{name.rstrip('/')}" for name in found["common_prefixes"]]
 
     def identity(self, location: str) -> FileId:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import hashlib
 import os
 import threading
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from scorer.display.words import cut
 from scorer.errors import InputError
-from scorer.storage.files import file_id
+from scorer.storage.files import Changed, file_digest, file_id
 from scorer.storage.locations import is_below, is_url, normal, scheme, split
 
 if TYPE_CHECKING:
@@ -25,12 +28,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from obstore.store import ClientConfig
 
+    from scorer.errors import ScorerError
     from scorer.storage.files import FileId
     from scorer.storage.objects import ObjectStore
 
 
 SCHEMES = ("s3", "gs", "az", "abfss", "http", "https")
 """Schemes that obstore serves; the names of `scorer.storage.locations.normal`."""
+WRITABLE = ("s3", "gs", "az", "abfss")
+"""Those of them on which an output can be."""
 _TIMEOUT, _CONNECT_TIMEOUT = timedelta(seconds=120), timedelta(seconds=5)
 _RETRY = {
     "max_retries": 10,
@@ -38,6 +44,7 @@ _RETRY = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
 }
 _HASTY = _RETRY | {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
+_SAID = 200  # so many characters of what a store said
 _options: dict[str, str] = {}
 _stores: dict[tuple[str, bool], ObjectStore] = {}
 _lock = threading.Lock()
@@ -191,8 +198,16 @@ class ObjectPath:
         return any(True for _ in self.store.objects(self._text))
 
     def files(self) -> dict[str, FileId]:
-        """Return every object below, by its name relative to this path; the listing has the sizes."""
-        return {file.path.removeprefix(f"{self._text}/"): file for file in self.store.objects(self._text)}
+        """Return every object below, by its name relative to this path; the listing has the sizes.
+
+        Empty objects with which other programs mark folders are left out. Their names end with a slash, which the
+        client does not show, so that there is no object with the name that it shows.
+        """
+        found = {file.path.removeprefix(f"{self._text}/"): file for file in self.store.objects(self._text)}
+        folders = {str(folder) for name in found for folder in PurePosixPath(name).parents}
+        empty = [name for name, file in found.items() if not file.size]
+        markers = {name for name in empty if name in folders or not (self / name).is_file()}
+        return {name: file for name, file in found.items() if name not in markers}
 
     def iterdir(self) -> Iterator[ObjectPath]:
         """Yield the objects and folders directly below."""
@@ -238,6 +253,45 @@ class ObjectPath:
         """Do nothing: a store has no folders."""
 
 
+@contextmanager
+def explaining(kind: type[ScorerError]) -> Iterator[None]:
+    """Convert what a store answered, if it is an error, to an error of this kind; local errors stay as they are."""
+    try:
+        yield
+    except OSError as error:
+        location = error.filename
+        if not isinstance(location, str) or not is_url(location):
+            raise
+        raise _explained(kind, error, location) from error
+
+
+def _explained(kind: type[ScorerError], error: OSError, location: str) -> ScorerError:
+    said = error.strerror or str(error)
+    if "NoSuchBucket" in said or "ContainerNotFound" in said:
+        return kind(
+            "there is no such bucket",
+            where=location,
+            expected="a bucket that can be listed",
+            found=f"none with the name {split(location)[0]}",
+            hint="check the name, and the address of the server",
+        )
+    if isinstance(error, PermissionError):
+        return kind(
+            "the store refuses access",
+            where=location,
+            expected="the right to list and to read",
+            found=cut(said, _SAID),
+            hint="check the credentials in the environment of scorer, and what they may do",
+        )
+    return kind(
+        "the store does not answer as expected",
+        where=location,
+        expected="an answer",
+        found=cut(said, _SAID),
+        hint="check the address of the server and the network, then repeat the command",
+    )
+
+
 AnyPath = Path | ObjectPath
 """A path on a local file system, or on a store."""
 
@@ -264,10 +318,21 @@ def size_of(path: AnyPath) -> int:
 def raise_if_unknown(path: AnyPath, error: Exception) -> None:
     """Raise the error of a store that did not answer: then nobody knows whether there is such a file.
 
-    A local file that cannot be read is treated as missing, and so is an object that is not there or is damaged.
+    A local file that cannot be read is treated as missing, and so is an object that is damaged or has been replaced.
     """
-    if isinstance(path, ObjectPath) and isinstance(error, OSError) and error.errno not in {None, errno.ENOENT}:
+    if not isinstance(path, ObjectPath) or not isinstance(error, OSError) or error.errno in {None, errno.ENOENT}:
+        return
+    if not isinstance(error, Changed):
         raise error
+
+
+def digest_of(source: Path | pa.BufferReader) -> str:
+    """Return the sha256 of what `for_arrow` returned, which can still be read afterwards."""
+    if isinstance(source, Path):
+        return file_digest(source)
+    digest = hashlib.sha256(source.read()).hexdigest()
+    source.seek(0)
+    return digest
 
 
 def for_arrow(path: AnyPath) -> Path | pa.BufferReader:
