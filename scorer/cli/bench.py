@@ -38,6 +38,7 @@ from scorer.preflight import trial, tuning
 from scorer.scoring import batches
 from scorer.scoring.compare import TOLERANCE
 from scorer.storage.footers import open_parquet
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -143,7 +144,7 @@ def curve(plan: FrozenPlan) -> dict[int, float]:
     """
     session = SESSIONS.session(plan.session)
     first = next(plan.parts())
-    with open_parquet(first.sources[0].path) as parquet:
+    with open_parquet(first.sources[0].id) as parquet:
         table = parquet.read_row_groups([0], use_threads=False)
     table = table.slice(0, tuning.PROBE_ROWS * 4).select([n for n in plan.binding.fed if n in table.column_names])
     if plan.transform is not None or set(plan.binding.fed) - set(table.column_names) or not table.num_rows:
@@ -168,7 +169,8 @@ def curve(plan: FrozenPlan) -> dict[int, float]:
 
 def _output_parent(options: Options) -> str:
     """Return the folder beside which outputs are written, so that the same disk is measured."""
-    return os.path.dirname(os.path.abspath(options.out.output or options.input[0]))
+    beside = options.out.output or options.input[0]
+    return os.getcwd() if is_url(beside) else os.path.dirname(os.path.abspath(beside))
 
 
 def _plans(options: Options, at: Path) -> dict[str, FrozenPlan]:
@@ -184,8 +186,7 @@ def _plans(options: Options, at: Path) -> dict[str, FrozenPlan]:
             found=f"{plan.rows:,} rows",
             hint="run bench on a larger input",
         )
-    first = plan.files[0].path
-    with open_parquet(first) as parquet:
+    with open_parquet(plan.files[0].id) as parquet:
         rows = next(parquet.iter_batches(batch_size=FEW_ROWS))
         pq.write_table(pa.Table.from_batches([rows]), at / "few.parquet")
     few = replace(whole, input=(str(at / "few.parquet"),), rows=replace(whole.rows, limit=None))

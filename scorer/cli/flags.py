@@ -12,6 +12,7 @@ from scorer.options.fields import FIELDS, GROUPS, ClusterOptions
 from scorer.options.grammar import labels_file
 from scorer.options.request import build, build_cluster, read_toml
 from scorer.options.values import FEEDS, LABELS
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -121,7 +122,7 @@ def cluster_of(given: dict[str, Any]) -> ClusterOptions:
 def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
     """Resolve paths of a job file relative to its folder."""
     if isinstance(value, str):
-        return value if "://" in value else os.path.join(folder, value)
+        return value if is_url(value) else os.path.join(folder, value)
     return [_beside(folder, one) for one in value] if isinstance(value, list) else value
 
 

@@ -17,7 +17,9 @@ from scorer.host.process import name_of_process
 from scorer.host.versions import MUST_AGREE, versions
 from scorer.model import copies
 from scorer.model.resident import SESSIONS
+from scorer.storage import stores
 from scorer.storage.files import map_write_errors
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -178,11 +180,15 @@ def _problems(
                 problem = (f"workers have another version of {name}", f"{name} {planned}", installed, hint)
                 groups[problem].append(answer.process)
         if answer.unseen_inputs:
+            mounted = (
+                "put it on a file system that every worker mounts at the same path, or start the workers where it is"
+            )
+            remote = "give the workers credentials for the store, and the packages that read from it, then restart them"
             problem = (
                 "workers do not see the input",
                 "the planned files, with the planned sizes",
                 quoted_list(answer.unseen_inputs, _SHOWN),
-                "put it on a file system that every worker mounts at the same path, or start the workers where it is",
+                remote if is_url(answer.unseen_inputs[0]) else mounted,
             )
             groups[problem].append(answer.process)
         if answer.missing_files:
@@ -244,8 +250,8 @@ def _check(question: Question) -> Answer:
 def _sees(file: FileId) -> bool:
     """Return whether a file of this size is there; whether it changed is checked when its rows are read."""
     try:
-        return os.path.getsize(file.path) == file.size
-    except OSError:
+        return stores.identity(file.path, hasty=True).size == file.size
+    except (OSError, ScorerError):  # such as a missing package
         return False
 
 

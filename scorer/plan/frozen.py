@@ -18,7 +18,7 @@ from scorer.errors import DifferentPlan
 from scorer.model.spec import SessionSpec
 from scorer.plan.parts import Part, PlannedFile
 from scorer.storage.encoding import Storage
-from scorer.storage.stores import path_of, unchanged
+from scorer.storage.stores import changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -193,10 +193,9 @@ def explain_differences(plan: FrozenPlan, now: dict[str, Any]) -> str:
 
 def _changed_files(plan: FrozenPlan) -> str:
     """Describe which files of a plan's input are not as they were."""
-    changed = [file.path for file in plan.files if not unchanged(file.id)]
+    changed, gone = changes([file.id for file in plan.files])
     if not changed:
         return "the input's files or their order"
-    gone = sum(not path_of(path).exists() for path in changed)
     how = "changed" if not gone else "gone" if gone == len(changed) else f"changed, {gone:,} of them gone"
     return f"{plural(len(changed), 'input file')} {how}: {quoted_list(changed, 3)}"
 

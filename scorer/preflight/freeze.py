@@ -270,7 +270,7 @@ def _copied(
     rewritten = out.compression != "source" or out.row_group_rows is not None or bool(options.rows.where)
     if rewritten or tiny or dataset.footer is None or not kept:
         return chosen, 0.0
-    with open_parquet(dataset.files[0].path, dataset.footer) as parquet:
+    with open_parquet(dataset.files[0].id, dataset.footer) as parquet:
         columns = copying.copyable(copying.FileForm.of(bound.output_schema, chosen), parquet, kept)
     if not columns:
         return chosen, 0.0

@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.display.words import cut
 from scorer.errors import InputError
-from scorer.storage.files import Changed, file_digest, file_id
+from scorer.storage.files import Changed, FileId, file_digest, file_id
 from scorer.storage.locations import is_below, is_url, normal, scheme, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
     from obstore.store import ClientConfig
 
     from scorer.errors import ScorerError
-    from scorer.storage.files import FileId
     from scorer.storage.objects import ObjectStore
 
 
@@ -45,6 +44,7 @@ _RETRY = {
 }
 _HASTY = _RETRY | {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
 _SAID = 200  # so many characters of what a store said
+_LISTS = 32  # folders that are listed at once
 _options: dict[str, str] = {}
 _stores: dict[tuple[str, bool], ObjectStore] = {}
 _lock = threading.Lock()
@@ -69,17 +69,45 @@ def of(location: str, *, hasty: bool = False) -> ObjectStore:
         return found
 
 
-def identity(location: str) -> FileId:
+def identity(location: str, *, hasty: bool = False) -> FileId:
     """Return which contents are at a location; raise FileNotFoundError if there are none."""
-    return of(location).identity(location) if is_url(location) else file_id(location)
+    return of(location, hasty=hasty).identity(location) if is_url(location) else file_id(location)
 
 
-def unchanged(file: FileId) -> bool:
-    """Return whether the file is still the same; False if it cannot be found."""
+def changes(files: Sequence[FileId]) -> tuple[list[str], int]:
+    """Return the paths of those files that are not the same any more, and how many of them are gone.
+
+    Objects are looked up in the lists of their folders, because there may be 100,000 of them.
+    """
+    folders = sorted({file.path.rpartition("/")[0] for file in files if is_url(file.path)})
+    listed = _listed(folders) if folders else {}
+    now = [(file, listed.get(file.path) if is_url(file.path) else _local(file.path)) for file in files]
+    changed = [(file.path, current) for file, current in now if current != file]
+    return [path for path, _ in changed], sum(current is None for _, current in changed)
+
+
+def _listed(folders: Sequence[str]) -> dict[str, FileId]:
+    """Return the objects directly in these folders; those of a folder that cannot be listed are missing."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only for stores
+
+    def files(folder: str) -> list[FileId]:
+        try:
+            return of(folder).folder(folder)[0]
+        except OSError:
+            return []
+
+    with ThreadPoolExecutor(min(_LISTS, len(folders))) as pool:
+        return {file.path: file for found in pool.map(files, folders) for file in found}
+
+
+def _local(path: str) -> FileId | None:
+    """Return which file is at a path, or None if nothing is; one of another size if that is unknown."""
     try:
-        return identity(file.path) == file
+        return file_id(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError:
-        return False
+        return FileId(path, -1, 0)
 
 
 def source_of(file: FileId) -> Callable[[int, int], memoryview]:

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from scorer.storage.files import FileId, file_id
-from scorer.storage.stores import unchanged
+from scorer.storage.stores import changes
 
 
 def test_a_file_is_unchanged_until_its_size_or_its_time_changes(tmp_path):
@@ -17,12 +17,12 @@ def test_a_file_is_unchanged_until_its_size_or_its_time_changes(tmp_path):
     before = file_id(str(path))
     stat = path.stat()
     assert before == FileId(str(path), 4, stat.st_mtime_ns)
-    assert unchanged(before)
+    assert changes([before]) == ([], 0)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    assert not unchanged(before)
+    assert changes([before]) == ([str(path)], 0)
     path.write_bytes(b"more than four")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert not unchanged(before)
+    assert changes([before]) == ([str(path)], 0)
 
 
 def test_a_file_that_is_written_again_with_its_size_and_time_has_another_inode(tmp_path):
@@ -38,13 +38,13 @@ def test_a_file_that_is_written_again_with_its_size_and_time_has_another_inode(t
         assert file_id(str(path)).inode != before.inode
 
 
-def test_a_file_that_cannot_be_found_is_not_unchanged(tmp_path):
+def test_a_file_that_cannot_be_found_is_changed_and_gone(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"")
     missing = file_id(str(path))
     path.unlink()
-    assert not unchanged(missing)
-    assert not unchanged(FileId(str(tmp_path / "a" / "b"), 0, 0))
+    below = FileId(str(tmp_path / "a" / "b"), 0, 0)
+    assert changes([missing, below]) == ([missing.path, below.path], 2)
     with pytest.raises(FileNotFoundError):
         file_id(str(path))
 
