@@ -125,11 +125,18 @@ def _expand(text: str, tree: Tree) -> list[str]:
             where=text,
             expected="a file, a folder or a pattern",
             found=tree.instead(text),
-            hint="check the name of the bucket and of the folder"
-            if is_url(text)
-            else "check the path; relative paths start at the current folder",
+            hint=_hint_for_missing(text),
         )
     return [path]
+
+
+def _hint_for_missing(text: str) -> str:
+    """Return what to check if nothing is at a location."""
+    if is_url(text):
+        return "check the name of the bucket and of the folder"
+    if re.match("[a-z][a-z0-9]+:/[^/]", text):  # pathlib.Path makes one slash of two
+        return "pass a URL as a str, not as a Path, which removes one of its slashes"
+    return "check the path; relative paths start at the current folder"
 
 
 def _all_matches(pattern: str, tree: Tree) -> Iterator[str]:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from scorer.errors import UnreadableFile
 from scorer.storage.formats import recognise
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,6 +96,9 @@ def described(paths: Sequence[str]) -> tuple[str, str]:
 
 def _hint(found: Format, paths: Sequence[str]) -> str:
     """Return a hint: the line that converts the first of these files, or all of them."""
+    download = ""
+    if is_url(paths[0]) and found.kind in _LINES:
+        download, paths = "download it first, and upload the Parquet file: ", [os.path.basename(paths[0])]
     path = paths[0]
     if found.kind not in _LINES:
         model = "pass Parquet files as INPUT, and the ONNX model as --model"
@@ -110,7 +114,7 @@ def _hint(found: Format, paths: Sequence[str]) -> str:
         imports, expression = _decompressed(imports, expression, found.compression)
     needs = f"with {line.needs} installed: " if line.needs else ""
     needs += "if you trust the file, because loading it runs its code: " if found.kind == "pickle" else ""
-    return f"{needs}{_command(imports, expression, paths)}"
+    return f"{download}{needs}{_command(imports, expression, paths)}"
 
 
 def _decompressed(imports: str, expression: str, compression: str) -> tuple[str, str]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _LOOKED_AT = 10_000  # objects among which similar names are looked for
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
+"""What stores say if there is no such bucket."""
 
 
 class Tree(Protocol):
@@ -187,19 +189,17 @@ class Bucket:
         return has_magic(text) and not self._look_at(normal(text))
 
     def kind(self, path: str) -> str:
-        """Return what is at a location. A name with an extension is more likely an object, so that is asked first."""
+        """Return what is at a location. If there are an object and a folder, an extension tells which is meant."""
         if not self._knows(path):
-            dotted = "." in path.rpartition("/")[2]
-            if not (dotted and self._look_at(path)):
+            is_object = bool(split(path)[1]) and self._look_at(path)
+            if not (is_object and "." in path.rpartition("/")[2]):
                 self.below(path)
-                if not dotted and path not in self._folders:
-                    self._look_at(path)
         return "folder" if path in self._folders else "file" if path in self._files else ""
 
     def _look_at(self, path: str) -> bool:
-        """Return whether there is an object, and note which one."""
+        """Return whether there is an object, and note which one. This is the first question, so it must not last."""
         try:
-            found = stores.identity(path)
+            found = stores.identity(path, hasty=True)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -329,11 +329,20 @@ def _unlisted(path: str, error: OSError) -> InputError:
 def _not_answered(location: str, error: OSError) -> InputError:
     """Return the error for a location of which the store does not say what is there."""
     denied = isinstance(error, PermissionError)
+    words = str(error.strerror or error)
+    if any(code in words for code in _NO_BUCKET):
+        return InputError(
+            "there is no such bucket",
+            where=location,
+            expected="a bucket that can be listed",
+            found=next(code for code in _NO_BUCKET if code in words),
+            hint="check the name of the bucket, and the address of the store",
+        )
     return InputError(
         "no right to read the input" if denied else "the input cannot be listed completely",
         where=location,
         expected="permission to list and get" if denied else "a store that lists what is there",
-        found=cut(str(error.strerror or error), 300),
+        found=cut(words, 300),
         hint="check the credentials of this process and the policy of the bucket"
         if denied
         else "check the name of the bucket and the address of the store, then repeat the command",

@@ -17,6 +17,9 @@ import zlib
 from contextlib import suppress
 from typing import NamedTuple
 
+from scorer.storage import stores
+from scorer.storage.locations import is_url
+
 _HEAD_BYTES = 1 << 16
 _NAMES = {
     "arrow": "an Arrow IPC (Feather) file",
@@ -117,12 +120,11 @@ def recognise(path: str) -> Format | None:
     if os.path.isdir(path):
         return Format("saved-model") if os.path.isfile(os.path.join(path, "saved_model.pb")) else None
     try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD_BYTES)
+        head = _head_of_object(path) if is_url(path) else _head_of_file(path)
     except OSError:
         return None
     if head.startswith(b"PK\x03\x04"):
-        return _zipped(path)
+        return Format("zip") if is_url(path) else _zipped(path)
     compression = next((name for magic, name in _COMPRESSIONS if head.startswith(magic)), "")
     if compression:
         inner = _of(_decompressed(head, compression), complete=False)
@@ -130,6 +132,17 @@ def recognise(path: str) -> Format | None:
     if os.path.basename(path) == "saved_model.pb":
         return Format("saved-model")
     return _of(head, complete=len(head) < _HEAD_BYTES)
+
+
+def _head_of_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_HEAD_BYTES)
+
+
+def _head_of_object(location: str) -> bytes:
+    found = stores.identity(location, hasty=True)
+    size = min(found.size, _HEAD_BYTES)
+    return bytes(stores.of(location, hasty=True).read_range(found, 0, size)) if size else b""
 
 
 def _of(head: bytes, *, complete: bool) -> Format | None:

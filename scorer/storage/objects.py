@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _WAITS_S = (0.1, 0.4, 1.6, 4.0)
 _DELETED_AT_ONCE = _LISTED_AT_ONCE = 1000
+_NO_BUCKET = "NoSuchBucket"
+"""What S3 says if there is no such bucket, which does not pass."""
 
 
 class ObjectStore:
@@ -201,7 +203,9 @@ class ObjectStore:
             for wait in self._waits:
                 try:
                     return attempt()
-                except GenericError:
+                except GenericError as error:
+                    if _NO_BUCKET in str(error):
+                        raise
                     time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 if reset is not None:
                     reset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from support.buckets import ROOT, bucket
 from support.runs import write
@@ -149,5 +151,21 @@ def test_an_object_that_is_no_parquet_file_is_refused(store):
     store.put(f"{ROOT}/t/c.parquet", b"")
     with pytest.raises(UnreadableFile) as caught:
         summarise([f"{ROOT}/t"])
-    assert caught.value.where == f"{ROOT}/t/b.parquet"
+    assert (caught.value.where, caught.value.found) == (f"{ROOT}/t/b.parquet", "a CSV file")
     assert "and 1 more" in caught.value.what
+    assert caught.value.hint.startswith("download it first")
+    assert ROOT not in caught.value.hint
+
+
+def test_a_folder_of_another_format_is_refused_with_what_converts_it(store):
+    store.put(f"{ROOT}/t/b.csv", b"a,b\n1,2\n" * 100)
+    for text in ("t", "t/*"):
+        with pytest.raises(InputNotFound) as caught:
+            summarise([f"{ROOT}/{text}"])
+        assert f"such as {ROOT}/t/b.csv, a CSV file" in caught.value.found
+
+
+def test_a_url_as_a_path_of_pathlib_is_refused_with_a_hint():
+    with pytest.raises(InputNotFound) as caught:
+        summarise([str(Path("s3://bucket/x.parquet"))])
+    assert "as a str" in caught.value.hint
