@@ -94,6 +94,10 @@ class RandomTrees:
                 for target in self._votes(t, i) if mode == "LEAF" else []:
                     for name, one in zip(votes, (t, i, target, self._weight()), strict=True):
                         votes[name].append(one)
+        if not votes[f"{prefix}_ids"]:  # ONNX has no empty lists of votes
+            leaf = next(i for i, node in enumerate(self.trees[0]) if node[0] == "LEAF")
+            for name, one in zip(votes, (0, leaf, 0, self._weight()), strict=True):
+                votes[name].append(one)
         if not self.missing:
             nodes.pop("nodes_missing_value_tracks_true")
         attributes = {**nodes, **votes, **({"base_values": self.base} if self.base else {})}
