@@ -32,6 +32,8 @@ _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _LOOKED_AT = 10_000  # objects among which similar names are looked for
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 """What stores say if there is no such bucket."""
+_ODD_NAME = "rror parsing Path"
+"""What obstore says of a name that it cannot hold."""
 
 
 class Tree(Protocol):
@@ -337,6 +339,14 @@ def _not_answered(location: str, error: OSError) -> InputError:
             expected="a bucket that can be listed",
             found=next(code for code in _NO_BUCKET if code in words),
             hint="check the name of the bucket, and the address of the store",
+        )
+    if _ODD_NAME in words:
+        return InputError(
+            "the name of an object cannot be read",
+            where=location,
+            expected="names without control characters, and without . or .. as a part",
+            found=cut(words, 300),
+            hint="rename the object, or name folders without such objects",
         )
     return InputError(
         "no right to read the input" if denied else "the input cannot be listed completely",

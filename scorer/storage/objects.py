@@ -283,6 +283,8 @@ def _as_os_errors(location: str) -> Iterator[None]:
         raise Changed(errno.EREMCHG, "another object is there now", location) from error
     except exceptions.BaseError as error:
         raise OSError(errno.EREMOTEIO, in_words(error), location) from error
+    except ValueError as error:  # a name that the client does not accept, such as one with a tab
+        raise OSError(errno.EINVAL, in_words(error), location) from error
 
 
 def in_words(error: BaseException) -> str:

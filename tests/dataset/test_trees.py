@@ -89,6 +89,18 @@ def test_empty_objects_that_mark_folders_are_no_files(store):
         assert skipped == 0
 
 
+@pytest.mark.parametrize("text", ["x", "x/a.parquet", "x/*", "**/a.parquet"])
+def test_another_name_of_a_scheme_is_the_same_store(store, text):
+    store.fill("x/a.parquet")
+    files, _ = list_files([f"S3A://mem/{text}"], set())
+    assert [file.path for file in files] == [f"{ROOT}/x/a.parquet"]
+
+
+def test_a_name_that_no_client_can_hold_is_refused(store):
+    with pytest.raises(InputError, match="name of an object cannot be read"):
+        relative(["a\tb.parquet"], ROOT)
+
+
 def test_one_object_twice_is_refused(store):
     store.fill("a/1.parquet")
     with pytest.raises(InputError, match="contains one file twice"):
