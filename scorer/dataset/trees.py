@@ -273,9 +273,9 @@ class Bucket:
         return known or self._is_complete(path)
 
     def _objects(self, folder: str) -> Iterator[FileId]:
-        """Yield the objects below a location; one with just this name and a slash marks the folder."""
+        """Yield the objects below a location."""
         try:
-            yield from (file for file in stores.of(folder).objects(folder) if file.path != folder)
+            yield from stores.of(folder).objects(folder)
         except OSError as error:
             raise _not_answered(folder, error) from error
 

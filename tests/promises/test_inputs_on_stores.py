@@ -140,6 +140,27 @@ def test_a_footer_is_one_range_and_a_longer_one_two(store):
         assert store.requests["GET"] == requests
 
 
+def test_an_object_is_read_from_a_given_source_and_by_its_url(store):
+    store.fill("a.parquet", table=rows(1))
+    file = store.identity(f"{ROOT}/a.parquet")
+    data = memoryview(store.read(file.path))
+    store.requests.clear()
+    footer = open_parquet(file.path).metadata
+    assert store.requests == {"HEAD": 1, "GET": 1}
+    found = open_parquet(file, footer, source=lambda start, stop: data[start:stop]).read()
+    assert store.requests == {"HEAD": 1, "GET": 1}
+    assert found.equals(rows(1))
+
+
+def test_an_object_that_is_replaced_after_the_list_is_refused_by_its_footer(store, monkeypatch):
+    store.fill("x/a.parquet", "x/b.parquet", table=abc())
+    objects = list(store.objects(f"{ROOT}/x"))
+    monkeypatch.setattr(store, "objects", lambda _: iter(objects))
+    store.fill("x/b.parquet", table=abc(first=1))
+    (problem,) = scorer.prepare(f"{ROOT}/x", model=SUM, output="out", **FEED).problems
+    assert (problem.where, problem.found) == (f"{ROOT}/x/b.parquet", "another object is there now")
+
+
 class _Keys(encryption.KmsClient):
     def __init__(self, _):
         super().__init__()
