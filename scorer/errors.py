@@ -58,7 +58,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from scorer.display.words import visible
+from scorer.display.words import visible, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 class ScorerError(Exception):
     """Base of every error: what failed, where, what was expected, what was found, and a hint.
 
-    All five are plain strings, so every error can be pickled.
+    All five are plain strings, so every error can be pickled. Passwords and signatures in URLs are left out.
     """
 
     code: ClassVar[str] = "error"
@@ -81,6 +81,7 @@ class ScorerError(Exception):
         found: str = "",
         hint: str = "",
     ) -> None:
+        what, where, expected, found, hint = map(without_secrets, (what, where, expected, found, hint))
         super().__init__(what, where, expected, found, hint)
         self.what = what
         self.where = where

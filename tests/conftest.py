@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -48,6 +49,20 @@ def empty_cache(tmp_path_factory):
     """An empty cache folder, so that tuning neither reads nor writes the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_cloud(tmp_path_factory):
+    """No credentials for object stores, so that no test uses the user's, and no question to a metadata service."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [*os.environ]:
+            if name.startswith(("AWS_", "GOOGLE_", "AZURE_")) and not name.endswith("_BUNDLE"):
+                patch.delenv(name)
+        none = tmp_path_factory.mktemp("no-cloud")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", str(none / "config"))
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(none / "credentials"))
         yield
 
 

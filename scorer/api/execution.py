@@ -56,6 +56,9 @@ class Run:
         self.plan = plan
         self.n_parts, self.rows = self.frozen.n_parts, self.frozen.rows
         self.options = plan.options
+        conflict = JOBS.configure_stores(plan.options.stores.store_option)
+        if conflict is not None:
+            raise conflict
         self.place = Place.of(plan.output, plan.work_dir)
         self.progress = Progress()
         log = EventLog(self.place.folder / EVENTS, self.progress, self.emit_notice)

@@ -25,7 +25,8 @@ from scorer.output.ledger import LEDGER, TIMES
 from scorer.output.place import Place, load_plan, nobody_wrote, refuse_another_format
 from scorer.output.published import Files
 from scorer.output.writer import open_part, read_footer
-from scorer.storage.stores import digest_of, exists, explaining, for_arrow, raise_if_unknown
+from scorer.storage.refusals import explaining
+from scorer.storage.stores import digest_of, exists, for_arrow, raise_if_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

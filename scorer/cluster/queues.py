@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from scorer.cluster._overrides import WARNINGS
 from scorer.cluster._quoting import escape_macros, log_settings, quote, quoting, refuse_control_characters
 from scorer.cluster._servers import Scheduler
 from scorer.cluster.dashboard import routes
-from scorer.display.words import cut
+from scorer.display.words import cut, without_secrets
 from scorer.errors import ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
 from scorer.options.values import QUEUES, parse_span, parse_walltime
@@ -332,10 +333,29 @@ def _prologue(options: ClusterOptions, configured: dict[str, Any]) -> list[str]:
     lines.append(" ".join(["export", *(f"{variable(name)}={value}" for name, value in WORKER_CONFIG.items())]))
     served = routes(pages=options.dashboard)[_ROUTES]
     lines.append(f"export {variable(_ROUTES)}={quote(options.cluster or '', json.dumps(served))}")
+    lines += _forwarded(options)
     lines += _scratch_lines(options.cluster or "", configured.get("local-directory") or _NODE_LOCAL)
     with suppress(ValueError, TypeError, KeyError):  # no walltime is set, or the system has none, as HTCondor
         seconds = parse_walltime(options.walltime or configured["walltime"])
         lines.append(f'export {JOB_ENDS_VARIABLE}="${{SLURM_JOB_END_TIME:-$(( $(date +%s) + {seconds} ))}}"')
+    return lines
+
+
+def _forwarded(options: ClusterOptions) -> list[str]:
+    """Return the lines that set the variables of --forward-env; raise `OptionsError` for one that is not set here."""
+    lines = []
+    for name in options.forward_env:
+        text = os.environ.get(name)
+        if text is None or without_secrets(text) != text:
+            raise OptionsError(
+                "a variable cannot be passed on to the jobs",
+                where=f"--forward-env {name}",
+                expected="a variable that is set here and holds no secret",
+                found="it is not set" if text is None else "a URL with a password or a signature",
+                hint=f"set {name} before you start scorer, or leave it out",
+            )
+        refuse_control_characters(f"--forward-env {name}", text)
+        lines.append(f"export {name}={quote(options.cluster or '', text)}")
     return lines
 
 

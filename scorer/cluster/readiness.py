@@ -17,9 +17,12 @@ from scorer.host.process import name_of_process
 from scorer.host.versions import MUST_AGREE, versions
 from scorer.model import copies
 from scorer.model.resident import SESSIONS
+from scorer.output import rights
+from scorer.scoring.job import JOBS
 from scorer.storage import stores
 from scorer.storage.files import map_write_errors
 from scorer.storage.locations import is_url
+from scorer.storage.stores import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,6 +52,8 @@ class Question:
     """A file that the driver has just written into the work folder."""
     extra_files: tuple[str, ...]
     """Files that feeds and operators need."""
+    store_options: tuple[str, ...] = ()
+    """How object stores are reached."""
 
 
 @dataclass(slots=True)
@@ -65,6 +70,8 @@ class Answer:
     """Files of feeds and operators that do not exist there."""
     output_error: str = ""
     """Why it cannot write to the work folder; '' if it can."""
+    refusals: list[ScorerError] = field(default_factory=list)
+    """What object stores refuse to its credentials."""
 
 
 def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> int:
@@ -74,11 +81,12 @@ def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> int:
     """
     marker = place.marker()
     with map_write_errors(marker):
-        marker.touch()
+        marker.write_bytes(b"")
     try:
         files = [file.id for file in plan.files]
         step = max(1, len(files) // _FILES)
-        question = Question(plan.session, (*files[::step][:_FILES], *files[-1:]), str(marker), _extra_files(plan))
+        some = (*files[::step][:_FILES], *files[-1:])
+        question = Question(plan.session, some, str(marker), _extra_files(plan), stores.options())
         answers, problems = _ask(client, question)
         lacking = {answer.host: worker for worker, answer in answers.items() if not answer.has_model}
         if lacking:
@@ -207,6 +215,8 @@ def _problems(
                 "choose an --output on a file system that every worker mounts at the same path and may write to",
             )
             groups[problem].append(answer.process)
+        for refusal in answer.refusals:
+            groups[f"workers: {refusal.what}", refusal.expected, refusal.found, refusal.hint].append(answer.process)
         if worker in load_errors:
             problem = (
                 "the model does not load on workers",
@@ -241,10 +251,24 @@ async def _answer(question: Question) -> Answer:
 
 def _check(question: Question) -> Answer:
     answer = Answer(gethostname(), name_of_process(), versions(), copies.local_spec(question.model) is not None)
+    answer.refusals = _refusals(question)
+    if answer.refusals:
+        return answer
     answer.unseen_inputs = [file.path for file in question.inputs if not _sees(file)]
     answer.missing_files = [path for path in question.extra_files if not os.path.isfile(path)]
     answer.output_error = _write_error(question.marker)
     return answer
+
+
+def _refusals(question: Question) -> list[ScorerError]:
+    """Return what stores refuse to this worker: to read the first input, and to write beside the output."""
+    conflict = JOBS.configure_stores(question.store_options)
+    if conflict is not None:
+        return [conflict]
+    first, folder = question.inputs[0].path if question.inputs else "", question.marker.rpartition("/")[0]
+    found = [rights.read_problem(first)] if rights.asks(first) else []
+    found += [rights.write_problem(folder)] if rights.asks(folder) else []
+    return [problem for problem in found if problem is not None]
 
 
 def _sees(file: FileId) -> bool:
@@ -257,13 +281,13 @@ def _sees(file: FileId) -> bool:
 
 def _write_error(marker: str) -> str:
     """Return why this worker cannot write beside the driver's marker; '' if it can."""
-    if not os.path.isfile(marker):
+    seen = path_of(marker)
+    if not seen.is_file():
         return "no folder, or another one, at this path"
-    own = f"{marker}.{uuid.uuid4().hex[:8]}"
+    own = seen.with_name(f"{seen.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with open(own, "w", encoding="utf-8"):
-            pass
-        os.unlink(own)
+        own.write_bytes(b"")
+        own.unlink()
     except OSError as error:
         return os.strerror(error.errno) if error.errno else str(error)
     return ""

@@ -4,10 +4,32 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s/@:]*:(?!\d+/)[^\s@]*|[^\s/@]*)@")
+"""A password may hold slashes; host:9000/a@b holds none."""
+_SIGNED = re.compile(
+    r"\?(?:[^\s?&]*&)*(?:(?:x-amz|x-goog)-(?:signature|credential|security-token)|awsaccesskeyid|signature|sig"
+    r"|(?:access_|auth_)?token|api_?key|secret|password)=[^\s\"'<>]*",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return the text with its URLs cut to scheme, host and path where they hold a password or a signature."""
+    if "://" not in text:
+        return text
+    return _SIGNED.sub("", _USER.sub(_without_user, text))
+
+
+def _without_user(found: re.Match[str]) -> str:
+    plain = ":" not in found[2] and not found[1].lower().startswith("http")  # container@account, or a user's name
+    return found[0] if plain else f"{found[1]}://"
 
 
 def visible(text: str) -> str:

@@ -3,6 +3,7 @@
     process.py      this process: its name, start time and memory
     devices.py      devices by name and number, and which one each process gets
     versions.py     the package versions that decide a score's bits
+    credentials.py  which credentials this process has for object stores
     limits.py       the system's limits on threads and open files, as errors
     signals.py      Ctrl-C and SIGTERM: the first finishes running parts, the second stops
     streams.py      standard output and error that never raise

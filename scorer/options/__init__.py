@@ -3,6 +3,7 @@
     fields.py           Options: frozen dataclasses with one field for each flag: default, help and rule
     request.py          Options built from flags, TOML or Python, and checked; Options as flags
     values.py           the allowed values of each option, and how they are parsed
+    store_options.py    options of object stores and names of variables, without secrets
     wrong_types.py      errors for frames, bytes and other Python values where a path belongs
     contradictions.py   options that cannot be combined
     grammar.py          takes the text of --feed, --fetch and --keep apart: names, quotes, pipes, calls; knows no column

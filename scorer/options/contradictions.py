@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-_FOR_QUEUES = ("queue", "walltime", "memory", "interface", "job_extra")
+_FOR_QUEUES = ("queue", "walltime", "memory", "interface", "job_extra", "forward_env")
 """Options that only the jobs of a queue use."""
 
 

@@ -226,6 +226,17 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """Object stores."""
+
+    store_option: tuple[str, ...] = option(
+        (), "How stores are reached, for all or for one bucket: endpoint, region, profile, request_payer, "
+        "skip_signature, allow_http, virtual_hosted_style_request, account_name, project. Repeatable. Credentials "
+        "come from the environment.", rule=rules.STORE_OPTIONS, metavar="[URL:]KEY=VALUE",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterOptions:
     """The workers that score."""
 
@@ -275,6 +286,11 @@ class ClusterOptions:
     job_extra: tuple[str, ...] = option(
         (), "Directive to add to the job script, such as --account=abc. Repeatable.", rule=rules.TEXTS, metavar="TEXT"
     )
+    forward_env: tuple[str, ...] = option(
+        (), "Environment variables that the jobs get with their values from here, such as AWS_PROFILE,AWS_REGION. "
+        "The values stand in the job script, so names of secrets are refused. Repeatable.", rule=rules.VARIABLES,
+        metavar="NAMES",
+    )  # fmt: skip
     tls: bool | None = option(
         None,
         "Encrypt connections between processes and authenticate both ends, with keys created for the run. With "
@@ -299,6 +315,7 @@ class Options:
     scoring: ScoringOptions = ScoringOptions()
     session: SessionOptions = SessionOptions()
     out: OutputOptions = OutputOptions()
+    stores: StoreOptions = StoreOptions()
     cluster: ClusterOptions = ClusterOptions()
     implied: frozenset[str] = frozenset()
     """Names of options whose value was not given but follows from others, such as the cluster from --transform."""
@@ -356,8 +373,10 @@ class RequestArguments(TypedDict, total=False):
     memory: int | str | None
     interface: str | None
     job_extra: Sequence[str] | str
+    forward_env: Sequence[str] | str
     tls: bool | None
     dashboard: bool
+    store_option: Mapping[str, Any] | Sequence[str] | str
     compression: str
     row_group_rows: int | None
     file_rows: int | None
@@ -373,6 +392,7 @@ GROUPS: dict[str, type] = {
     "scoring": ScoringOptions,
     "session": SessionOptions,
     "out": OutputOptions,
+    "stores": StoreOptions,
     "cluster": ClusterOptions,
 }
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for group in GROUPS.values() for f in fields(group)}

@@ -11,9 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scorer.display.words import did_you_mean, is_utf8
+from scorer.display.words import did_you_mean, is_utf8, without_secrets
 from scorer.errors import OptionsError, PreflightError, ScorerError
 from scorer.host import devices
+from scorer.options import store_options
 from scorer.options import values as rules
 from scorer.options.contradictions import contradictions
 from scorer.options.fields import FIELDS, GROUPS, KEYS, ClusterOptions, Options
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _RULES = {"input": rules.PATHS, "model": rules.PATH} | {name: field.metadata["rule"] for name, field in FIELDS.items()}
 _COMPARED = ("input", "model", "output", "work_dir", "keep", "where")
 """Options whose text is compared with what exists; their errors say more than that it is not valid UTF-8."""
+_WITH_FILES = ("feed", "labels")
+"""Options that may name files beside other text."""
 _SPLITTING = set(",'")
 """Letters that would split a column name of --keep; such a name is quoted."""
 
@@ -132,6 +135,8 @@ def _clean(name: str, value: Any, place: str, *, python: bool) -> Any:  # noqa: 
     rule = _RULES[name]
     if name not in _COMPARED:
         _refuse_other_bytes(name, value, place)
+    if rule.types or name in _WITH_FILES:
+        _refuse_secrets(value, place)
     try:
         return rule.read(value)
     except (TypeError, ValueError, OverflowError):
@@ -159,6 +164,20 @@ def _refuse_other_bytes(name: str, value: Any, place: str) -> None:  # noqa: ANN
                 expected="text in UTF-8",
                 found=repr(str(text)),
                 hint="use another name; for a file, rename it or make a link to it",
+            )
+
+
+def _refuse_secrets(value: Any, place: str) -> None:  # noqa: ANN401 - TOML and Python values
+    """Raise `OptionsError` if a URL in the value holds a password, a token or a signature."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    for text in map(str, (one for one in texts if isinstance(one, str | Path))):
+        if without_secrets(text) != text:
+            raise OptionsError(
+                "a secret does not belong in a URL",
+                where=place,
+                expected="scheme, bucket and path",
+                found=f"a password or a signature beside {without_secrets(text)}",
+                hint=store_options.hint_for(text),
             )
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from scorer.options import store_options
 from scorer.options.grammar import FeedText, quoted, split_names
 
 if TYPE_CHECKING:
@@ -241,6 +242,8 @@ PLACE = TEXT._replace(types=PATH.types)
 ANY_TEXT = Rule("text", lambda value: "" if value == "" else _text(value))
 SWITCH = Rule("true or false", _switch)
 TEXTS = Rule("text, or a list of texts", _texts)
+STORE_OPTIONS = Rule("KEY=VALUE, a list of them, or a table", store_options.parse)
+VARIABLES = Rule("names of environment variables", store_options.parse_variables)
 BUDGET = Rule("a number of rows, or a share from 0% to 100%", _budget)
 SECONDS = Rule("a number of seconds above 0", _seconds)
 PART_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 64MiB", _size)

@@ -55,8 +55,10 @@ from scorer.preflight.earlier import find_earlier, with_requested_code
 from scorer.preflight.findings import Findings
 from scorer.preflight.forecast import Loading
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
+from scorer.scoring.job import JOBS
+from scorer.storage import refusals
 from scorer.storage.footers import special_types
-from scorer.storage.stores import explaining
+from scorer.storage.refusals import explaining
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,22 +103,25 @@ class _Decided:
 def prepare(options: Options) -> Plan:
     """Return the plan of a request whose options are valid, with every problem that the checks found."""
     found = Findings()
+    conflict = JOBS.configure_stores(options.stores.store_option)
+    found.problems += [] if conflict is None else [conflict]
     output, problem = placement.output_of(options)
     found.problems += [one for one in (problem, dashboard.problem(options.cluster)) if one is not None]
     place = Place.of(output, options.out.work_dir)
-    model = _read_model(found, options)
+    refused = _refused(found, options, place)
+    model = None if refused["model"] else _read_model(found, options)
     conditions, unparsed = _parsed(options.rows.where)
-    dataset = _read_footers(found, options, place, conditions)
+    dataset = None if refused["input"] else _read_footers(found, options, place, conditions)
     found.problems += unparsed
     named = _read_named(found, options, conditions)
     spec = _session_spec(found, options, model, 0 if dataset is None else freeze.rows_ahead(options, dataset))
     if dataset is not None:
         found.problems += conditions_.check(named.conditions, dataset.columns)
         found.notes += _dataset_notes(dataset, conditions)
-    misplaced = _misplaced(place, options)
+    misplaced = [] if refused["output"] else _misplaced(place, options)
     found.problems += misplaced
     loaded, decided = None, None
-    if misplaced or dataset is None or model is None:
+    if misplaced or refused["output"] or dataset is None or model is None:
         loaded = _load(found, options, spec)
     else:
         request = request_of(options, dataset, model, named.files)
@@ -171,6 +176,15 @@ def _read_model(found: Findings, options: Options) -> ModelSpec | None:
         note_step(f"reading the model {options.model}")  # named if native code crashes
         return inspect_model(options.model)
     return None
+
+
+def _refused(found: Findings, options: Options, place: Place) -> dict[str, list[ScorerError]]:
+    """Return what stores refuse, by what it is for; one reason, such as an expired token, is reported once."""
+    refused = placement.refusals(place, options.input, options.model)
+    every = [problem for problems in refused.values() for problem in problems]
+    reasons = {refusals.reason(problem): problem for problem in reversed(every)}
+    found.problems += reversed(reasons.values())
+    return refused
 
 
 def _parsed(texts: Sequence[str]) -> tuple[tuple[Condition, ...], list[ScorerError]]:

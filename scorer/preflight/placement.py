@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from scorer.dataset.listing import PROOF, is_glob
 from scorer.display.words import is_utf8, quoted_list
 from scorer.errors import CommitError, InputError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError
-from scorer.output import lock
+from scorer.output import lock, rights
 from scorer.output.existing import work_dir_problem
 from scorer.storage.locations import is_url, scheme, split
 from scorer.storage.stores import WRITABLE, ObjectPath, is_folder, path_of
@@ -44,6 +44,18 @@ def room_problem(place: Place, needed: int) -> ScorerError | None:
 
 
 _KEY_BYTES = 1024 - 200  # stores allow 1,024 of a key, and the names of parts and of the proof follow
+
+
+def refusals(place: Place, inputs: Sequence[str], model: str) -> dict[str, list[ScorerError]]:
+    """Return what stores refuse to this process, by "input", "model" and "output"; local paths are not looked at."""
+    asked = {
+        "input": [rights.read_problem(one) for one in inputs if rights.asks(one)],
+        "model": [rights.read_problem(model, "model")] if rights.asks(model) else [],
+        "output": [rights.write_problem(str(place.folder))] if rights.asks(str(place.folder)) else [],
+    }
+    return {name: [one for one in problems if one is not None] for name, problems in asked.items()}
+
+
 _NAME_BYTES = 255 - len(PROOF)  # common file systems allow 255, and the proof's name is longer
 
 

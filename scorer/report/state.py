@@ -12,7 +12,8 @@ from scorer.output import lock
 from scorer.output.place import Place, nobody_wrote, refuse_another_format
 from scorer.output.staging import n_staged
 from scorer.report.progress import Snapshot
-from scorer.storage.stores import exists, explaining, is_folder, raise_if_unknown
+from scorer.storage.refusals import explaining
+from scorer.storage.stores import exists, is_folder, raise_if_unknown
 
 if TYPE_CHECKING:
     from pathlib import Path

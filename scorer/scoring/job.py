@@ -17,7 +17,7 @@ import pyarrow as pa
 from scorer.arrow import decode_schema
 from scorer.dataset import conditions as conditions_
 from scorer.dataset.cursors import InputCache
-from scorer.errors import BatchStalled, ModelNotResident, ScorerError, WorkerUnfit
+from scorer.errors import BatchStalled, ClusterError, ModelNotResident, ScorerError, WorkerUnfit
 from scorer.host.isolation import STALLED
 from scorer.host.process import mounts, name_of_process
 from scorer.host.versions import version_conflicts
@@ -25,7 +25,7 @@ from scorer.host.watchdog import Watchdog
 from scorer.model.resident import SESSIONS
 from scorer.output.attempts import CrashFile
 from scorer.output.place import Staging
-from scorer.storage import copying
+from scorer.storage import copying, stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +62,8 @@ class Spec:
     """Whether workers may run on other machines."""
     run: str = ""
     """The run's name."""
+    store_options: tuple[str, ...] = ()
+    """How object stores are reached. Credentials do not travel: each process has its own."""
 
     @property
     def topic(self) -> str:
@@ -86,6 +88,7 @@ class Spec:
             scoring_threads=scoring_threads,
             remote=remote,
             run=run,
+            store_options=stores.options(),
         )
 
 
@@ -216,10 +219,14 @@ class Jobs:
 
     def add(self, spec: Spec, address: str = "", publish_event: Callable[[str, bytes], None] | None = None) -> None:
         """Add a run and start to load its model. Returns at once."""
+        conflict = self.configure_stores(spec.store_options)
+        if conflict is not None and not spec.remote:
+            raise conflict
         with self._lock:
             job = self._jobs[spec.key] = Job.of(spec)
         job.address, job.publish_event = address, publish_event
-        job.differs = version_conflicts(spec.frozen.versions) if spec.remote else ""
+        if spec.remote:
+            job.differs = conflict.what if conflict is not None else version_conflicts(spec.frozen.versions)
         future = SESSIONS.loading(spec.frozen.session, _DELIVERY_S if spec.remote else 0.0)
         if spec.batch_timeout is not None:
 
@@ -227,6 +234,20 @@ class Jobs:
                 return future.result().calling if future.done() and future.exception() is None else {}
 
             job.watchdog = Watchdog(calling, spec.batch_timeout, job.on_stall)
+
+    def configure_stores(self, options: tuple[str, ...]) -> ClusterError | None:
+        """Set the options of the object stores of this process; return an error if a run here uses other options."""
+        with self._lock:
+            if all(job.spec.store_options == options for job in self._jobs.values()):
+                stores.configure(options)
+                return None
+        return ClusterError(
+            "another run in this process uses other options for its object stores",
+            where=name_of_process(),
+            expected="the same --store-option for all runs at one time",
+            found=f"{' '.join(options) or 'none'} in this run",
+            hint="repeat the command when the other run has ended",
+        )
 
     def _unlock(self) -> None:
         """Replace the lock in a forked process, where the thread that may hold it does not exist."""

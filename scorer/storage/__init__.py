@@ -5,6 +5,7 @@
     locations.py     locations as text: local paths, and URLs of stores
     stores.py        what is behind a location: the store, its options and credentials; paths on stores
     objects.py       an object store: reads, conditional writes, copies, listings, with retries
+    refusals.py      what a store refuses, as errors
     encoding.py      what the Parquet writer is configured with, and how large a table becomes
     copying.py       copies columns of whole row groups into a new file without decoding them
     formats.py       recognises what a file is by its first bytes, and says what converts it to ONNX

@@ -12,10 +12,12 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from scorer.display.words import without_secrets
 from scorer.storage.files import Changed as Changed  # noqa: PLC0414 - raised here
 from scorer.storage.files import FileId
 from scorer.storage.locations import split
@@ -29,8 +31,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _WAITS_S = (0.1, 0.4, 1.6, 4.0)
 _DELETED_AT_ONCE = _LISTED_AT_ONCE = 1000
-_NO_BUCKET = "NoSuchBucket"
-"""What S3 says if there is no such bucket, which does not pass."""
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE, _MESSAGE = re.compile(r"<Code>([^<]*)</Code>"), re.compile(r"<Message>([^<]*)</Message>")
+_PASSING = {408, 409, 425, 429}
+_BY_STATUS: dict[int, tuple[type[OSError], int]] = {
+    401: (PermissionError, errno.EACCES),
+    403: (PermissionError, errno.EACCES),
+    404: (FileNotFoundError, errno.ENOENT),
+}
 
 
 class ObjectStore:
@@ -204,7 +212,7 @@ class ObjectStore:
                 try:
                     return attempt()
                 except GenericError as error:
-                    if _NO_BUCKET in str(error):
+                    if _is_final(str(error)):
                         raise
                     time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 if reset is not None:
@@ -281,13 +289,28 @@ def _as_os_errors(location: str) -> Iterator[None]:
         raise PermissionError(errno.EACCES, in_words(error), location) from error
     except (exceptions.PreconditionError, exceptions.NotModifiedError) as error:
         raise Changed(errno.EREMCHG, "another object is there now", location) from error
-    except exceptions.BaseError as error:
-        raise OSError(errno.EREMOTEIO, in_words(error), location) from error
+    except exceptions.BaseError as error:  # a refused listing is among them
+        kind, number = _BY_STATUS.get(_status(str(error)), (OSError, errno.EREMOTEIO))
+        raise kind(number, in_words(error), location) from error
     except ValueError as error:  # a name that the client does not accept, such as one with a tab
         raise OSError(errno.EINVAL, in_words(error), location) from error
 
 
 def in_words(error: BaseException) -> str:
-    """Return what a store said, in one line and without the debug output of the client."""
+    """Return what a store said, in one line: its code and message if it gave them; never a key or a signature."""
     text = str(error).partition("\n\nDebug source:")[0]
-    return " ".join(text.split())
+    code, message = _CODE.search(text), _MESSAGE.search(text)
+    if code:
+        text = f"{_status(text) or ''} {code[1]}: {message[1] if message else ''}".removesuffix(": ")
+    return without_secrets(" ".join(text.split()))
+
+
+def _status(text: str) -> int:
+    """Return the HTTP status in an error's text; 0 if there is none."""
+    found = _STATUS.search(text)
+    return int(found[1]) if found else 0
+
+
+def _is_final(text: str) -> bool:
+    """Return whether a store has refused a request, so that it would refuse it again."""
+    return 400 <= _status(text) < 500 and _status(text) not in _PASSING and "RequestTimeout" not in text  # noqa: PLR2004 - HTTP

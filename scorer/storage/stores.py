@@ -11,24 +11,23 @@ import fnmatch
 import hashlib
 import os
 import threading
-from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from scorer.display.words import cut
-from scorer.errors import InputError
+from scorer.display.words import without_secrets
+from scorer.errors import InputError, OptionsError
+from scorer.host import credentials
 from scorer.storage.files import Changed, FileId, file_digest, file_id
 from scorer.storage.locations import is_below, is_url, normal, scheme, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
     from obstore.store import ClientConfig
 
-    from scorer.errors import ScorerError
     from scorer.storage.objects import ObjectStore
 
 
@@ -37,26 +36,54 @@ SCHEMES = ("s3", "gs", "az", "abfss", "http", "https")
 WRITABLE = ("s3", "gs", "az", "abfss")
 """Those of them on which an output can be."""
 _TIMEOUT, _CONNECT_TIMEOUT = timedelta(seconds=120), timedelta(seconds=5)
+_HASTY_TIMEOUT = timedelta(seconds=10)
 _RETRY = {
     "max_retries": 10,
     "retry_timeout": timedelta(seconds=180),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
 }
 _HASTY = _RETRY | {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
-_SAID = 200  # so many characters of what a store said
 _LISTS = 32  # folders that are listed at once
-_options: dict[str, str] = {}
+_KEYS = {
+    "s3": ("endpoint", "region", "profile", "request_payer", "skip_signature", "virtual_hosted_style_request"),
+    "gs": ("endpoint", "skip_signature", "project"),
+    "az": ("endpoint", "skip_signature", "account_name"),
+}
+"""The options that each kind of store takes, besides allow_http."""
+_OF_CLIENT = ("allow_http", "profile", "project")
+"""Options that are not in the configuration of obstore's store."""
+_AMAZON = "https://s3.us-east-1.amazonaws.com"
+_options: tuple[str, ...] = ()
 _stores: dict[tuple[str, bool], ObjectStore] = {}
 _lock = threading.Lock()
 
 
-def configure(options: Mapping[str, str]) -> None:
-    """Set the options of all stores of this process, such as endpoint and region; they hold no secrets."""
+def configure(options: Iterable[str]) -> None:
+    """Set the options of the stores of this process, KEY=VALUE or URL:KEY=VALUE for one bucket; none is a secret."""
+    global _options  # noqa: PLW0603 - one for each process, as the environment is
     with _lock:
-        if dict(options) != _options:
-            _options.clear()
-            _options.update(options)
+        if tuple(options) != _options:
+            _options = tuple(options)
             _stores.clear()
+
+
+def options() -> tuple[str, ...]:
+    """Return what `configure` set, for other processes."""
+    return _options
+
+
+def options_of(location: str) -> dict[str, str]:
+    """Return the options of the store of a URL: those for all stores, then those of its scheme, then its own."""
+    root, cloud = split(location)[0], kind(location)
+    found: dict[str, tuple[int, str]] = {}
+    for text in _options:
+        name, _, value = text.partition("=")
+        bucket, _, key = name.rpartition(":")
+        near = len(normal(bucket)) if bucket else 0
+        fits = not bucket or normal(bucket) in {root, f"{scheme(root)}://"}
+        if fits and near >= found.get(key, (0, ""))[0] and key in (*_KEYS.get(cloud, ()), "allow_http"):
+            found[key] = (near, value)
+    return {key: value for key, (_, value) in found.items()}
 
 
 def of(location: str, *, hasty: bool = False) -> ObjectStore:
@@ -281,45 +308,6 @@ class ObjectPath:
         """Do nothing: a store has no folders."""
 
 
-@contextmanager
-def explaining(kind: type[ScorerError]) -> Iterator[None]:
-    """Convert what a store answered, if it is an error, to an error of this kind; local errors stay as they are."""
-    try:
-        yield
-    except OSError as error:
-        location = error.filename
-        if not isinstance(location, str) or not is_url(location):
-            raise
-        raise _explained(kind, error, location) from error
-
-
-def _explained(kind: type[ScorerError], error: OSError, location: str) -> ScorerError:
-    said = error.strerror or str(error)
-    if "NoSuchBucket" in said or "ContainerNotFound" in said:
-        return kind(
-            "there is no such bucket",
-            where=location,
-            expected="a bucket that can be listed",
-            found=f"none with the name {split(location)[0]}",
-            hint="check the name, and the address of the server",
-        )
-    if isinstance(error, PermissionError):
-        return kind(
-            "the store refuses access",
-            where=location,
-            expected="the right to list and to read",
-            found=cut(said, _SAID),
-            hint="check the credentials in the environment of scorer, and what they may do",
-        )
-    return kind(
-        "the store does not answer as expected",
-        where=location,
-        expected="an answer",
-        found=cut(said, _SAID),
-        hint="check the address of the server and the network, then repeat the command",
-    )
-
-
 AnyPath = Path | ObjectPath
 """A path on a local file system, or on a store."""
 
@@ -373,18 +361,18 @@ def for_arrow(path: AnyPath) -> Path | pa.BufferReader:
 
 
 def _open(root: str, *, hasty: bool) -> ObjectStore:
-    kind = scheme(root)
-    if kind not in SCHEMES:
+    named = scheme(root)
+    if named not in SCHEMES:
         raise InputError(
-            f"scorer cannot read or write {kind}://",
+            f"scorer cannot read or write {named}://",
             where=root,
             expected=f"a local path, or a URL with {', '.join(SCHEMES)}",
-            found=f"{kind}://",
+            found=f"{named}://",
             hint="copy it to one of these first",
         )
     if find_spec("obstore") is None:
         raise InputError(
-            f"reading from {kind}:// needs another package",
+            f"reading from {named}:// needs another package",
             where=root,
             expected="obstore",
             found="not installed",
@@ -394,13 +382,77 @@ def _open(root: str, *, hasty: bool) -> ObjectStore:
 
     from scorer.storage.objects import ObjectStore  # noqa: PLC0415 - an extra
 
-    options: dict[str, Any] = dict(_options)
-    client: ClientConfig = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
-    plain = options.pop("allow_http", os.environ.get("AWS_ALLOW_HTTP", ""))
-    if str(plain).lower() in {"1", "true", "yes"}:
+    if without_secrets(root) != root:
+        raise OptionsError(
+            "a secret does not belong in a URL",
+            where=root,
+            expected="scheme, bucket and path",
+            found="a password",
+            hint="set the credentials in the environment where scorer and its workers run",
+        )
+    chosen = options_of(root)
+    client: ClientConfig = {"timeout": _HASTY_TIMEOUT if hasty else _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
+    if _is_true(chosen.get("allow_http") or os.environ.get("AWS_ALLOW_HTTP", "")):
         client["allow_http"] = True
-    store = from_url(root, config=options or None, client_options=client, retry_config=_HASTY if hasty else _RETRY)  # type: ignore[call-overload]
+    elif endpoint(root).lower().startswith("http:"):
+        raise InputError(
+            "the connection to the store would not be encrypted",
+            where=root,
+            expected="an endpoint with https://",
+            found=without_secrets(endpoint(root)),
+            hint="if you trust the network, add --store-option allow_http=true",
+        )
+    if "project" in chosen:
+        client["default_headers"] = {"x-goog-user-project": chosen["project"]}
+    config: dict[str, Any] = {name: value for name, value in chosen.items() if name not in _OF_CLIENT}
+    if kind(root) == "gs" and "endpoint" in config:
+        config["base_url"] = config.pop("endpoint")
+    found = credentials.of(kind(root), root, chosen)
+    if kind(root) == "s3" and not endpoint(root) and not _has_region(chosen, found):
+        config["region"] = _region_of(split(root)[0].partition("://")[2])
+    store = from_url(
+        root, config=(found.config | config) or None, client_options=client,
+        retry_config=_HASTY if hasty else _RETRY, credential_provider=found.provider,
+    )  # type: ignore[call-overload]  # fmt: skip
     return ObjectStore(root, store, waits=()) if hasty else ObjectStore(root, store)
+
+
+def _has_region(chosen: Mapping[str, str], found: credentials.Credentials) -> bool:
+    """Return whether a region is set."""
+    given = chosen.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return bool(given or getattr(found.provider, "config", {}).get("region"))
+
+
+def _region_of(bucket: str) -> str:
+    """Return the region of a bucket, which Amazon answers to everybody; its default if it does not."""
+    from urllib.error import HTTPError, URLError  # noqa: PLC0415 - only for this
+    from urllib.request import Request, urlopen  # noqa: PLC0415 - only for this
+
+    try:
+        with urlopen(Request(f"{_AMAZON}/{bucket}", method="HEAD"), timeout=_HASTY_TIMEOUT.seconds) as answer:  # noqa: S310 - https
+            found = answer.headers.get("x-amz-bucket-region")
+    except HTTPError as refused:  # without rights, too
+        found = refused.headers.get("x-amz-bucket-region")
+    except (URLError, OSError):
+        found = None
+    return found or "us-east-1"
+
+
+def endpoint(location: str) -> str:
+    """Return the address of the server of a store; '' if it is the cloud's own."""
+    names = {"s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"), "az": ("AZURE_STORAGE_ENDPOINT",)}
+    given = next((os.environ[name] for name in names.get(kind(location), ()) if os.environ.get(name)), "")
+    return options_of(location).get("endpoint") or given
+
+
+def kind(location: str) -> str:
+    """Return which cloud's options and credentials a URL takes: s3, gs or az; otherwise its scheme."""
+    usual = scheme(normal(location)) if is_url(location) else ""
+    return "az" if usual == "abfss" else usual
+
+
+def _is_true(text: str) -> bool:
+    return text.lower() in {"1", "true", "yes"}
 
 
 def _forget_after_fork() -> None:

@@ -270,6 +270,18 @@ INPUT = [
     Case("input-second-empty", "run in.parquet data --model m.onnx --output out", "input-not-found", folder("data")),
     Case("input-no-match", "run 'data/*.parquet' --model m.onnx --output out", "input-not-found"),
     Case("input-url", "run ftp://host/data.parquet --model m.onnx --output out", "input"),
+    Case("store-without-credentials", "run s3://bucket/data.parquet --model m.onnx --output out", "input"),
+    Case(
+        "input-url-with-password", "run s3://AKIA:wJal/K7@bucket/a --model m.onnx --output out", "options", exit_code=2
+    ),
+    Case("model-url-signed", "run in.parquet --model 'https://h/m.onnx?X-Amz-Signature=ab12'", "options", exit_code=2),
+    Case("store-option-secret", f"{RUN} --store-option secret_access_key=wJal/K7", "options", exit_code=2),
+    Case("store-option-unknown", f"{RUN} --store-option regio=eu-west-1", "options", exit_code=2),
+    Case("store-option-empty", f"{RUN} --store-option region", "options", exit_code=2),
+    Case("store-option-not-a-switch", f"{RUN} --store-option allow_http=maybe", "options", exit_code=2),
+    Case("store-option-of-a-folder", f"{RUN} --store-option s3://lake/orders:region=a", "options", exit_code=2),
+    Case("forward-env-secret", f"{RUN} --cluster slurm --forward-env AWS_SESSION_TOKEN", "options", exit_code=2),
+    Case("forward-env-without-queue", f"{RUN} --forward-env AWS_PROFILE", "options", exit_code=2),
     Case("input-twice", "run in.parquet ./in.parquet --model m.onnx --output out", "input"),
     Case("input-folder-twice", DATA, "input", every(table("data/a/1.parquet"), link("data/b", "a"))),
     Case("input-link-to-nowhere", DATA, "input", every(FIRST, link("data/b", "gone"))),

@@ -15,6 +15,15 @@ import pyarrow.fs
 from services.processes import free_ports, kill, require_programs, start_program, wait_until
 
 KEY, SECRET = "scorer-key", "scorer-secret-0123456789"
+RIGHTS = {
+    "tests": ("Admin", "Read", "Write", "List", "Tagging"),
+    "reader": ("Read", "List"),
+    "writer": ("Read", "Write"),
+    "lister": ("List",),
+    "stranger": ("Read:elsewhere",),
+    "anonymous": ("Read:public", "List:public"),
+}
+"""The users of the server, and what each may do; `anonymous` is everybody without credentials."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,13 @@ class S3:
             "AWS_ALLOW_HTTP": "true",
         }
 
-    def bucket(self):
+    def user(self, name):
+        """Return the variables with which a user of `RIGHTS` reaches the server."""
+        return self.environment | {"AWS_ACCESS_KEY_ID": f"{name}-key", "AWS_SECRET_ACCESS_KEY": f"{name}-{SECRET}"}
+
+    def bucket(self, name=""):
         """Create a bucket and return its URL."""
-        name = f"b{uuid.uuid4().hex[:12]}"
+        name = name or f"b{uuid.uuid4().hex[:12]}"
         self.files().create_dir(name)
         return f"s3://{name}"
 
@@ -60,9 +73,7 @@ def seaweed():
     s3, *ports = free_ports(9)
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     with tempfile.TemporaryDirectory() as folder:
-        rights = [{"accessKey": KEY, "secretKey": SECRET}]
-        identity = {"name": "tests", "credentials": rights, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
-        Path(folder, "s3.json").write_text(json.dumps({"identities": [identity]}))
+        Path(folder, "s3.json").write_text(json.dumps({"identities": [*map(_identity, RIGHTS)]}))
         options = dict(zip(names, ports, strict=False)) | {
             "s3.port": s3,
             "s3.port.grpc": ports[6],
@@ -85,6 +96,13 @@ def seaweed():
             yield found
         finally:
             kill(server)
+
+
+def _identity(name):
+    """Return a user as the server's configuration holds it."""
+    key, secret = (KEY, SECRET) if name == "tests" else (f"{name}-key", f"{name}-{SECRET}")
+    credentials = [] if name == "anonymous" else [{"accessKey": key, "secretKey": secret}]
+    return {"name": name, "credentials": credentials, "actions": RIGHTS[name]}
 
 
 def _answers(server):
