@@ -12,6 +12,7 @@ from scorer.errors import InputError, PreflightError
 from scorer.options.grammar import feed_line
 from scorer.options.request import build
 from scorer.preflight import checks
+from scorer.storage import stores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +78,7 @@ def inspect(
         plan = checks.prepare(build({
             "input": tuple(inputs), "model": model.path, "output": output, "feed": tuple(feed),
             "by_position": by_position, "fetch": tuple(fetch), "labels": tuple(labels),
-            "batch_axis": tuple(batch_axis),
+            "batch_axis": tuple(batch_axis), "store_option": stores.options(),
             "keep": "none", "tune": False, "max_bad_rows": "100%",
         }))  # fmt: skip
     frozen = plan.frozen

@@ -16,6 +16,8 @@ from scorer.cli.flags import HEADINGS
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import BatchStalled, CommitError, Interrupted, OptionsError, PreflightError, ScorerError
 from scorer.host import streams
+from scorer.options import store_options
+from scorer.options.fields import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -197,6 +199,25 @@ def reports_errors(body: Callable[..., None]) -> Callable[..., None]:
             os._exit(Interrupted.exit_code)  # a normal exit would wait for threads in native code
 
     return wrapped
+
+
+def store_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --store-option to a command that reads an output or a model; it applies before the command starts."""
+
+    def configure(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> None:  # noqa: ARG001 - click's signature
+        if texts:
+            from scorer.storage import stores  # noqa: PLC0415 - start-up
+
+            try:
+                stores.configure(store_options.parse(texts))
+            except ScorerError as error:
+                fail(error, as_json=bool(ctx.params.get("as_json")))
+
+    meta = FIELDS["store_option"].metadata
+    return click.option(
+        "--store-option", multiple=True, metavar=meta["metavar"], help="As for `run`.", callback=configure,
+        expose_value=False,
+    )(command)  # fmt: skip
 
 
 def show(value: dict[str, Any], text: Callable[[Terminal], str], *, as_json: bool, acted: bool = False) -> None:

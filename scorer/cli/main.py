@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from scorer.cli.command import Command, Group, fail, print_text, reports_errors, show
+from scorer.cli.command import Command, Group, fail, print_text, reports_errors, show, store_flags
 from scorer.cli.flags import (
     JSON,
     cluster_flags,
@@ -159,6 +159,7 @@ def bench(
     "--labels", multiple=True, metavar="[TENSOR=]NAMES", shell_complete=complete_files, help="As for `run`."
 )  # fmt: skip
 @click.option("--batch-axis", multiple=True, metavar="TENSOR=AXIS", help="As for `run`.")
+@store_flags
 @JSON
 @reports_errors
 def inspect(
@@ -194,6 +195,7 @@ def inspect(
 
 @main.command(cls=Command)
 @_OUT
+@store_flags
 @click.option("--deep", is_flag=True, help="Read every page and value instead of the footers only.")
 @click.option(
     "--rescore", type=click.IntRange(min=0), default=0, metavar="N",
@@ -224,6 +226,7 @@ def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json:
 
 @main.command(cls=Command)
 @_OUT
+@store_flags
 @click.option("--watch", is_flag=True, help="Refresh every two seconds until the run ends.")
 @_WORK_DIR
 @JSON
@@ -260,6 +263,7 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
 
 @main.command(cls=Command)
 @_OUT
+@store_flags
 @_WORK_DIR
 @JSON
 @reports_errors

@@ -130,7 +130,7 @@ def _checked(option: tuple[str, str, Any]) -> tuple[str, str, str]:
 
 def _unknown(key: str) -> OptionsError:
     if key in VARIABLES or _SECRET.search(key):
-        return _secret(key, VARIABLES.get(key, "the variable of the environment"))
+        return _secret(key, VARIABLES.get(key, "its variable of the environment"))
     found = repr(key) if key else "another name"  # it may be a secret in the wrong place
     what = f"there is no store option {key!r}" if key else "there is no such store option"
     return _refused(what, key, f"one of {', '.join(KEYS)}", found, did_you_mean(key, KEYS))

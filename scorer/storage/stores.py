@@ -145,7 +145,10 @@ def source_of(file: FileId) -> Callable[[int, int], memoryview]:
 
 def path_of(location: str) -> AnyPath:
     """Return the path of a location: on a store for a URL, else a local one."""
-    return ObjectPath(location) if is_url(location) else Path(location)
+    if not is_url(location):
+        return Path(location)
+    refuse_secrets(location)
+    return ObjectPath(location)
 
 
 class ObjectPath:
@@ -382,14 +385,7 @@ def _open(root: str, *, hasty: bool) -> ObjectStore:
 
     from scorer.storage.objects import ObjectStore  # noqa: PLC0415 - an extra
 
-    if without_secrets(root) != root:
-        raise OptionsError(
-            "a secret does not belong in a URL",
-            where=root,
-            expected="scheme, bucket and path",
-            found="a password",
-            hint="set the credentials in the environment where scorer and its workers run",
-        )
+    refuse_secrets(root)
     chosen = options_of(root)
     client: ClientConfig = {"timeout": _HASTY_TIMEOUT if hasty else _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
     if _is_true(chosen.get("allow_http") or os.environ.get("AWS_ALLOW_HTTP", "")):
@@ -436,6 +432,18 @@ def _region_of(bucket: str) -> str:
     except (URLError, OSError):
         found = None
     return found or "us-east-1"
+
+
+def refuse_secrets(location: str) -> None:
+    """Raise OptionsError for a URL that holds a password or a signature; it would be shown and passed on."""
+    if without_secrets(location) != location:
+        raise OptionsError(
+            "a secret does not belong in a URL",
+            where=location,
+            expected="scheme, bucket and path",
+            found="a password or a signature",
+            hint="set the credentials in the environment where scorer and its workers run",
+        )
 
 
 def endpoint(location: str) -> str:
