@@ -87,6 +87,7 @@ def read_part(part: Part, key: str, wave: int = 0) -> pd.DataFrame:  # noqa: ARG
     JOBS.check_worker(key)
     carried = _Carried(Attempt(part))
     with in_flight(job, carried.attempt):
+        part_.fetch(job, carried.attempt)
         part_.begin(job, carried.attempt)
         if carried.attempt.skip:
             return _frame(carried, {ROWS: job.read_schema.empty_table().to_struct_array()})

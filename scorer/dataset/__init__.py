@@ -7,6 +7,7 @@
     summary.py       what all footers say together: schema, rows, bytes, nulls
     fields.py        fields of structs by path, such as geo.lat
     reader.py        reads the rows of one part, or the first rows of the input
+    ahead.py         reads from stores what the rows of a part need, before they are decoded
     cursors.py       what the parts of a process share: parsed footers, open row groups
     conditions.py    the row filter of --where: parsed, checked, applied, used to skip row groups
     quarantine.py    the columns that quarantine adds to a row

@@ -17,13 +17,15 @@ import pyarrow as pa
 from scorer.arrow import plain_rows
 from scorer.dataset.fields import find, select, stored
 from scorer.errors import UnreadableFile
-from scorer.storage.footers import naming_damage, open_parquet
+from scorer.storage.footers import chunk_ranges, naming_damage, open_parquet
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     import pyarrow.parquet as pq
 
+    from scorer.storage.fetched import Fetched, Window
     from scorer.storage.files import FileId
 
 
@@ -76,8 +78,13 @@ class Cursor:
     If the rows of a late or repeated slice are no longer kept, that slice starts its own pass.
     """
 
-    def __init__(self, cache: InputCache, file: FileId, group: int, columns: Sequence[str], first: int = 0) -> None:
+    def __init__(
+        self, cache: InputCache, file: FileId, group: int, columns: Sequence[str], fetched: Fetched | None = None,
+        first: int = 0,
+    ) -> None:  # fmt: skip
         self._cache, self._file, self._group, self._columns = cache, file, group, list(columns)
+        self._given = fetched
+        self._fetched: Fetched | Window | None = fetched
         self._lock = threading.Lock()
         self._first = first
         self._batches: Iterator[pa.RecordBatch] | None = None
@@ -86,14 +93,39 @@ class Cursor:
         self._taken: set[tuple[int, int]] = set()
         self._error: Exception | None = None
 
+    def start(self) -> None:
+        """Begin to read the row group from a store, if that has not begun."""
+        with self._lock:
+            if self._fetched is None and self._batches is None:
+                self._fetch()
+
+    def _fetch(self) -> None:
+        """Begin to read the columns: all at once if they will be decoded at once, else the first blocks of each."""
+        from scorer.storage import fetched  # noqa: PLC0415 - only for stores
+
+        with self._cache.file(self._file).parquet as parquet:
+            schema, metadata = parquet.schema_arrow, parquet.metadata
+            at_once = self._at_once(parquet, schema)
+        wanted = chunk_ranges(metadata, [self._group], stored(self._columns, set(schema.names)))
+        if at_once:
+            self._fetched = fetched.Fetched(self._file, metadata, [self._group], wanted)
+        else:
+            self._fetched = fetched.Window(self._file, metadata, wanted)
+
+    def _at_once(self, parquet: pq.ParquetFile, schema: pa.Schema) -> bool:
+        """Return whether the row group is so small that it is decoded at once, although parts need slices of it."""
+        return not self._first and _decoded_bytes(parquet, self._group, schema, self._columns) <= _WHOLE_BYTES
+
     def _decode(self) -> Iterator[pa.RecordBatch]:
-        parquet = self._cache.file(self._file, len(self._columns)).parquet
+        if self._fetched is None and is_url(self._file.path):
+            self._fetch()
+        parquet = self._cache.file(self._file, len(self._columns), self._fetched).parquet
         self._rows = parquet.metadata.row_group(self._group).num_rows
         schema = parquet.schema_arrow
         there = set(schema.names)
         names = stored(self._columns, there)
         with naming_damage(self._file.path, parquet, [self._group], names):
-            if not self._first and _decoded_bytes(parquet, self._group, schema, self._columns) <= _WHOLE_BYTES:
+            if self._at_once(parquet, schema):
                 # one thread: Arrow's pool would only wait
                 yield from decoded(parquet, [self._group], self._columns, there).to_batches()
             else:
@@ -114,7 +146,8 @@ class Cursor:
             self._drop_taken((start, stop))
         if sum(piece.num_rows for piece in pieces) == stop - start:
             return pa.Table.from_batches(pieces)
-        return Cursor(self._cache, self._file, self._group, self._columns, start).take(start, stop)
+        again = Cursor(self._cache, self._file, self._group, self._columns, self._given, start)
+        return again.take(start, stop)
 
     def _advance(self, start: int, stop: int, keep: int) -> None:
         """Decode up to `stop`; keep at most `keep` rows before `start`."""
@@ -134,6 +167,7 @@ class Cursor:
             if batch is not None:
                 if self._decoded + batch.num_rows >= self._rows:
                     self._batches = iter(())  # Arrow holds a page of each column until its iterator is gone
+                    self._fetched = self._given
                 return plain_rows(batch)
             self._error = OSError(f"row group {self._group} ends after {self._decoded} rows")
         except (OSError, pa.ArrowException, UnreadableFile) as error:
@@ -171,27 +205,30 @@ class InputCache:
             return current == planned and current.inode == planned.inode
         return current == planned and current.inode == self._inodes.setdefault(planned.path, current.inode)
 
-    def file(self, file: FileId, columns: int = 1) -> OpenFile:
-        """Open the file, parsing its footer only the first time; `columns` is how many will be read at once."""
+    def file(self, file: FileId, columns: int = 1, fetched: Fetched | Window | None = None) -> OpenFile:
+        """Open the file, parsing its footer only the first time; `columns` is how many will be read at once.
+
+        What was `fetched` of a file on a store is read from memory; it has the footer, too.
+        """
+        if fetched is not None:
+            return OpenFile(open_parquet(file, fetched.metadata, columns, fetched), _starts(fetched.metadata))
         with self._lock:
             footer = self._footers.setdefault(file.path, _Footer())
             self._footers.move_to_end(file.path)
         with footer.lock:
             parquet = open_parquet(file, footer.metadata, columns)
             if footer.metadata is None:
-                metadata = parquet.metadata
-                rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
-                footer.starts = tuple(accumulate(rows, initial=0))
-                footer.metadata = metadata
+                footer.starts = _starts(parquet.metadata)
+                footer.metadata = parquet.metadata
                 self._trim()
         return OpenFile(parquet, footer.starts)
 
-    def cursor(self, file: FileId, group: int, columns: Sequence[str]) -> Cursor:
+    def cursor(self, file: FileId, group: int, columns: Sequence[str], fetched: Fetched | None = None) -> Cursor:
         """Return the cursor of a row group, created for its first slice."""
         with self._lock:
             key = (file.path, group)
             if key not in self._cursors:
-                self._cursors[key] = Cursor(self, file, group, columns)
+                self._cursors[key] = Cursor(self, file, group, columns, fetched)
             self._cursors.move_to_end(key)
             while len(self._cursors) > _OPEN_CURSORS:
                 self._cursors.popitem(last=False)
@@ -214,6 +251,12 @@ class InputCache:
                     return
                 self._footers.popitem(last=False)
                 total -= size
+
+
+def _starts(metadata: pq.FileMetaData) -> tuple[int, ...]:
+    """Return the first row of each row group, then the number of rows."""
+    rows = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    return tuple(accumulate(rows, initial=0))
 
 
 def _decoded_bytes(parquet: pq.ParquetFile, group: int, schema: pa.Schema, columns: Sequence[str]) -> float:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, chain, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from scorer.dataset.cursors import InputCache
     from scorer.dataset.summary import Dataset
+    from scorer.storage.fetched import Fetched
     from scorer.storage.files import FileId
 
 
@@ -97,13 +98,15 @@ def read_all(
     batch_rows: int,
     cache: InputCache,
     lean: pa.Schema | None = None,
+    fetched: Mapping[str, Fetched] | None = None,
 ) -> Rows:
     """Return the rows of all sources, one after the other, as `read` returns those of one.
 
     If there are several, each is a whole file. So `lean` holds for all of them or for none.
     """
     lean = lean if any(source.start < source.stop for source in sources) else None
-    pieces = [read(source, schema, conditions, batch_rows, cache, lean) for source in sources]
+    held = fetched or {}
+    pieces = [read(source, schema, conditions, batch_rows, cache, lean, held.get(source.path)) for source in sources]
     if len(pieces) == 1:
         return pieces[0]
     firsts = accumulate((piece.table.num_rows for piece in pieces), initial=0)
@@ -125,18 +128,29 @@ def read(
     batch_rows: int,
     cache: InputCache,
     lean: pa.Schema | None = None,
+    fetched: Fetched | None = None,
 ) -> Rows:
     """Return the source's rows with the columns of `schema`, filtered.
 
     If `lean` is given and the source consists of whole row groups, only the columns of `lean` are read: the others
     are copied without decoding. Columns that the file does not have come from the Hive keys of its path.
     """
-    try:
+    with naming_errors(source, cache):
         check_unchanged(source, cache)
+        rows = retry(
+            lambda: _rows(source, schema, conditions, batch_rows, cache, lean, fetched),
+            lambda: cache.forget(source.path),
+        )
+    check_unchanged(source, cache)
+    return rows
+
+
+@contextmanager
+def naming_errors(source: Source, cache: InputCache) -> Iterator[None]:
+    """Convert what may happen while a source is read to `InputChanged` or `UnreadableFile`."""
+    try:
         with naming_changes([source]):
-            rows = retry(
-                lambda: _rows(source, schema, conditions, batch_rows, cache, lean), lambda: cache.forget(source.path)
-            )
+            yield
     except FileNotFoundError:
         raise changed(source, "nothing") from None
     except UnreadableFile:
@@ -145,8 +159,6 @@ def read(
     except (OSError, MemoryError, pa.ArrowException, UnicodeDecodeError) as error:
         check_unchanged(source, cache)  # it may have changed while it was read
         raise unreadable(source.path, error) from error
-    check_unchanged(source, cache)
-    return rows
 
 
 def check_unchanged(source: Source, cache: InputCache) -> None:
@@ -272,15 +284,15 @@ def changed(source: Source, found: str) -> InputChanged:
 
 def _rows(
     source: Source, schema: pa.Schema, conditions: Sequence[conditions_.Condition], batch_rows: int, cache: InputCache,
-    lean: pa.Schema | None,
+    lean: pa.Schema | None, fetched: Fetched | None,
 ) -> Rows:  # fmt: skip
-    file = cache.file(source.id)
+    file = cache.file(source.id, fetched=fetched)
     groups = None if lean is None else _whole_groups(source, file.starts)
     schema = lean if lean is not None and groups is not None else schema
     with file.parquet as parquet:
         file_schema = parquet.schema_arrow  # pyarrow converts the schema on every access
         there = set(file_schema.names)
-        own = _own(schema.names, file_schema, there, dict(source.hive))
+        own = own_columns(schema.names, file_schema, there, dict(source.hive))
         known = {*own, *dict(source.hive)}
         missing = [name for name in schema.names if name not in known]
         if missing:
@@ -301,27 +313,57 @@ def _rows(
                     pieces.append(plain_rows(decoded(parquet, whole, own, there)))
                 whole.clear()
 
-        for group in range(bisect_right(file.starts, source.start) - 1, len(file.starts) - 1):
-            first, end = file.starts[group : group + 2]
-            low, high = max(source.start, first), min(source.stop, end)
-            if low >= source.stop:
-                break
-            if low < high and not _excluded(parquet, group, conditions, own):
-                if high - low == end - first:
-                    whole.append(group)  # several in one call: a sixth faster than one call each
-                    if one_by_one:  # Arrow cannot combine dictionaries inside lists from several groups
-                        decode_whole()
-                else:
+        for span in spans_of(source, file.starts, parquet, conditions, own):
+            group, first, _, low, high = span
+            if span.whole:
+                whole.append(group)  # several in one call: a sixth faster than one call each
+                if one_by_one:  # Arrow cannot combine dictionaries inside lists from several groups
                     decode_whole()
-                    pieces.append(cache.cursor(source.id, group, own).take(low - first, high - first).select(own))
-                spans.append((first, low, high))
-                bytes_read += parquet.metadata.row_group(group).total_byte_size * (high - low) // (end - first)
+            else:
+                decode_whole()
+                cursor = cache.cursor(source.id, group, own, fetched and fetched.holding(group))
+                pieces.append(cursor.take(low - first, high - first).select(own))
+            spans.append((first, low, high))
+            bytes_read += parquet.metadata.row_group(group).total_byte_size * (high - low) // span.rows
         decode_whole()
+        if fetched is not None and fetched.nbytes:
+            bytes_read = fetched.nbytes
     rows = _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read)
     return rows if groups is None else replace(rows, groups=(groups,))
 
 
-def _own(names: Sequence[str], schema: pa.Schema, there: Collection[str], hive: Mapping[str, str | None]) -> list[str]:
+class Span(NamedTuple):
+    """The rows of a source in one row group, counted in the file; `first` and `rows` are the row group's."""
+
+    group: int
+    first: int
+    rows: int
+    low: int
+    high: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether the source has all rows of the row group."""
+        return self.high - self.low == self.rows
+
+
+def spans_of(
+    source: Source, starts: Sequence[int], parquet: pq.ParquetFile, conditions: Sequence[conditions_.Condition],
+    own: Sequence[str],
+) -> Iterator[Span]:  # fmt: skip
+    """Yield the rows of a source by row group, without row groups in which no row meets the conditions."""
+    for group in range(bisect_right(starts, source.start) - 1, len(starts) - 1):
+        first, end = starts[group : group + 2]
+        low, high = max(source.start, first), min(source.stop, end)
+        if low >= source.stop:
+            return
+        if low < high and not _excluded(parquet, group, conditions, own):
+            yield Span(group, first, end - first, low, high)
+
+
+def own_columns(
+    names: Sequence[str], schema: pa.Schema, there: Collection[str], hive: Mapping[str, str | None]
+) -> list[str]:
     """Return the names that are columns of the file, or fields of its structs; `there` are its columns."""
     return [n for n in names if n in there or (n not in hive and fields.find(schema, n) is not None)]
 
@@ -432,7 +474,7 @@ def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
     for file in dataset.files:
         if left <= 0 or len(pieces) >= _SAMPLED_FILES:
             break
-        own = _own(schema.names, dataset.schema, there, file.hive)
+        own = own_columns(schema.names, dataset.schema, there, file.hive)
         stored = fields.stored(own, there)
         try:
             with (

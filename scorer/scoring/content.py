@@ -21,7 +21,7 @@ from scorer.storage import copying
 from scorer.storage.copying import NotCopyable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from scorer.dataset.cursors import InputCache
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scorer.output.writer import Content
     from scorer.plan.parts import Part
     from scorer.scoring.job import Job
+    from scorer.storage.fetched import Fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +65,20 @@ class Copied:
 
 def of_part(
     job: Job, part: Part, read: pa.Table, scores: pa.Table, good: pa.ChunkedArray | None,
-    groups: Sequence[tuple[int, ...]],
+    groups: Sequence[tuple[int, ...]], fetched: Mapping[str, Fetched],
 ) -> Content:  # fmt: skip
     """Return the content of the part's file: the scores of good rows and the kept columns, read or copied.
 
     `read` are the kept columns that were read. `good` marks the good rows; None means all. `groups` are the whole
-    row groups of each file, if the part has such.
+    row groups of each file, if the part has such. `fetched` is what was read from stores, by path.
     """
     schema, storage = job.output_schema, job.spec.frozen.storage
     kept = read if good is None or not read.num_columns else read.filter(good)
     if not groups:
         return Encoded.of(conform(_beside(kept, scores), schema), storage)
-    otherwise = Encoded(schema, storage, scores.num_rows, lambda: _stretches(job, part, scores, good))
+    otherwise = Encoded(schema, storage, scores.num_rows, lambda: _stretches(job, part, scores, good, fetched))
     form = job.form if good is None else None
-    copied = None if form is None else _copied_groups(job, form, part, groups)
+    copied = None if form is None else _copied_groups(job, form, part, groups, fetched)
     if form is None or copied is None:
         return otherwise
     names = job.spec.frozen.storage.copied
@@ -86,7 +87,7 @@ def of_part(
 
 
 def _copied_groups(
-    job: Job, form: copying.FileForm, part: Part, groups: Sequence[tuple[int, ...]]
+    job: Job, form: copying.FileForm, part: Part, groups: Sequence[tuple[int, ...]], fetched: Mapping[str, Fetched]
 ) -> list[copying.CopiedGroups] | None:
     """Return the row groups if every kept column that was not read can be copied from them, else None."""
     names = job.spec.frozen.storage.copied
@@ -94,23 +95,27 @@ def _copied_groups(
         return None
     copied = []
     for source, own in zip(part.sources, groups, strict=True):
-        with job.inputs.file(source.id).parquet as parquet:
+        held = fetched.get(source.path)
+        with job.inputs.file(source.id, fetched=held).parquet as parquet:
             metadata = parquet.metadata
             columns = copying.copyable(form, parquet, names)
         fits = max((metadata.row_group(group).num_rows for group in own), default=0) <= copying.MOST_ROWS
         if not fits or len(columns) < len(names):
             return None
-        copied.append(copying.CopiedGroups(source.id, metadata, own, columns))
+        copied.append(copying.CopiedGroups(source.id, metadata, own, columns, held))
     return copied
 
 
-def _stretches(job: Job, part: Part, scores: pa.Table, good: pa.ChunkedArray | None) -> Iterator[pa.Table]:
+def _stretches(
+    job: Job, part: Part, scores: pa.Table, good: pa.ChunkedArray | None, fetched: Mapping[str, Fetched]
+) -> Iterator[pa.Table]:
     """Yield the part a few rows at a time, and read the kept columns of each."""
     step = max(1, job.spec.frozen.storage.stretch_rows)
     schema = pa.schema([field for field in job.read_schema if field.name in job.output_schema.names])
     read = done = 0
     for low in range(0, part.rows, step):
-        kept = reader.read_all(_some_rows(part, low, low + step), schema, (), step, job.inputs).table
+        some = _some_rows(part, low, low + step)
+        kept = reader.read_all(some, schema, (), step, job.inputs, fetched=fetched).table
         if good is not None:
             read, kept = read + kept.num_rows, kept.filter(good.slice(read, kept.num_rows))
         yield conform(_beside(kept, scores.slice(done, kept.num_rows)), job.output_schema)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
 
+_STOP_CHECK_S = 1.0  # how often a waiting part checks that its run has not ended
 ROWS_IN_PARTS = -1
 """Stands in place of a part's index before a message about the rows inside parts."""
 _LONG_S, _SEND_S = 1.0, 1.0  # how long a part runs before its rows are sent to the driver, and how often they are
@@ -57,7 +59,7 @@ class Spec:
     """Which machine and mounts the driver sees."""
     batch_timeout: float | None = None
     scoring_threads: int | None = None
-    """Number of parts that a worker scores at once, if it has one more thread, for a part that waits for the disk."""
+    """Number of parts that a worker scores at once, if it has more threads, for parts that wait for a disk or store."""
     remote: bool = False
     """Whether workers may run on other machines."""
     run: str = ""
@@ -92,6 +94,50 @@ class Spec:
         )
 
 
+class Slots:
+    """The scoring slots of a worker, given in the order in which parts ask for them.
+
+    A semaphore gives a free slot to whoever comes next. With several parts read ahead, one may then wait so long that
+    the rows before its slice of a row group are not kept any more.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+
+    def acquire(self, proceed: Callable[[], object]) -> None:
+        """Wait for a slot; `proceed` is called every second meanwhile, and may raise."""
+        given = threading.Event()
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            self._waiting.append(given)
+        while not given.wait(_STOP_CHECK_S):
+            try:
+                proceed()
+            except BaseException:
+                self._leave(given)
+                raise
+
+    def _leave(self, given: threading.Event) -> None:
+        """Give up waiting; return a slot that was given just now."""
+        with self._lock:
+            if not given.is_set():
+                self._waiting.remove(given)
+                return
+        self.release()
+
+    def release(self) -> None:
+        """Give the slot to the part that has waited longest."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
+
+
 @dataclass(slots=True)
 class Job:
     """A spec, unpacked once per process, and the state of its run here."""
@@ -107,7 +153,7 @@ class Job:
     inputs: InputCache
     staging: Staging
     crash_file: CrashFile
-    slots: threading.Semaphore | None = None
+    slots: Slots | None = None
     scoring: dict[int, Part] = field(default_factory=dict)
     """The part that each thread works on, by the thread's number."""
     rows_done: dict[int, int] = field(default_factory=dict)
@@ -188,7 +234,7 @@ class Job:
             InputCache(same_mounts=spec.mounts == mounts()),
             staging,
             CrashFile(staging),
-            None if spec.scoring_threads is None else threading.Semaphore(spec.scoring_threads),
+            None if spec.scoring_threads is None else Slots(spec.scoring_threads),
             count_part=prometheus_counters("worker"),
         )
 

@@ -1,5 +1,6 @@
 """Read, score and commit one part: Arrow tables in, a receipt out.
 
+    fetch(job, attempt)                                 from a store: its columns as they are stored, into memory
     begin(job, attempt)                                 mark it on disk; skip it if there is nothing to do
     rows = read(job, attempt)                           the part's rows, filtered
     scored = score(job, attempt, rows)                  output columns, and the bad rows
@@ -7,7 +8,8 @@
     receipt = commit(job, attempt, prepared)            the part's file, under its final name
     finish(job, attempt, receipt)                       remove the mark, update the counters
 
-All but the last run inside `in_flight`. The tables that were read can be released once the part is prepared.
+All but the last run inside `in_flight`. A part has one of the scoring slots from `begin` on, until its file is encoded.
+The tables that were read can be released once the part is prepared.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from scorer.output.quarantine import write_quarantine
 from scorer.output.writer import receipt_of, write_part
 from scorer.scoring import batches, content
 from scorer.scoring.job import JOBS, worker_unfit
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,12 +51,12 @@ if TYPE_CHECKING:
     from scorer.output.writer import Content
     from scorer.plan.parts import Part
     from scorer.scoring.batches import Scored
-    from scorer.scoring.job import Job, Spec
+    from scorer.scoring.job import Job, Slots, Spec
+    from scorer.storage.fetched import Fetched
 
 
 _RELEASED_AFTER = 8
 """Parts between two releases of Arrow's unused memory. Fewer would cost page faults, more would cost memory."""
-_STOP_CHECK_S = 1.0  # how often a waiting part checks that its run has not ended
 _ISOLATED = threading.Lock()  # one isolated process at a time, since each loads the model
 
 
@@ -71,8 +74,10 @@ class Attempt:
     """Why nothing is read: 'committed' or 'stopped'; '' otherwise."""
     mark: Mark | None = None
     """The mark on disk while the part is in progress."""
-    slot: threading.Semaphore | None = None
+    slot: Slots | None = None
     """One of the worker's scoring slots; released before the file is synced, so that another part can start."""
+    fetched: dict[str, Fetched] = field(default_factory=dict)
+    """What was read from stores, by path, until it is not needed any more."""
 
     def release_slot(self) -> None:
         """Release the scoring slot: only disk I/O is left of this part."""
@@ -102,6 +107,7 @@ def in_flight(job: Job, attempt: Attempt) -> Iterator[None]:
         yield
     except BaseException:
         attempt.release_slot()
+        attempt.fetched = {}
         job.rows_done.pop(attempt.part.index, None)
         if attempt.mark is not None:
             attempts.end(attempt.mark)
@@ -112,35 +118,60 @@ def in_flight(job: Job, attempt: Attempt) -> Iterator[None]:
         job.scoring.pop(thread, None)
 
 
+def fetch(job: Job, attempt: Attempt) -> None:
+    """Read from a store what the part needs, without a scoring slot, so that other parts are scored meanwhile.
+
+    Local files are read by `read`.
+    """
+    sources = [source for source in attempt.part.sources if is_url(source.path)]
+    if not sources or _stopped(job):
+        return
+    from scorer.dataset import ahead  # noqa: PLC0415 - only for stores
+
+    attempt.started, started = time.time(), time.perf_counter()
+    attempt.fetched = ahead.fetch(
+        sources, job.read_schema, job.conditions, job.inputs, lambda: JOBS.job(job.spec.key)
+    )  # fmt: skip
+    attempt.stages += Stages(read=time.perf_counter() - started)
+
+
 def begin(job: Job, attempt: Attempt) -> None:
     """Wait for a scoring slot, then mark the part on disk, unless it is committed already or the run was stopped.
 
     A part that may have crashed a process before is scored in an isolated process here.
     """
     if job.slots is not None:
-        while not job.slots.acquire(timeout=_STOP_CHECK_S):
-            JOBS.job(job.spec.key)  # raises once the run has ended
+        job.slots.acquire(lambda: JOBS.job(job.spec.key))  # raises once the run has ended
         attempt.slot = job.slots
     if (job.staging.parts / attempt.part.name).exists():
         attempt.skip = "committed"
-    elif os.path.exists(job.spec.stop_file):
+    elif _stopped(job):
         attempt.skip = "stopped"
     else:
         attempt.mark = attempts.begin(job.staging, attempt.part.name)
         if attempt.mark.suspect:
             _score_isolated(job, attempt)
     if attempt.skip:
+        attempt.fetched = {}
         attempt.release_slot()
+
+
+def _stopped(job: Job) -> bool:
+    """Return whether no further parts should start."""
+    return os.path.exists(job.spec.stop_file)
 
 
 def read(job: Job, attempt: Attempt) -> Rows:
     """Return the part's rows with the columns that are fed or kept."""
-    attempt.started = time.time()
+    attempt.started = attempt.started or time.time()
     started, busy = time.perf_counter(), time.thread_time()
     batch_rows = job.spec.frozen.batch_rows
     rows = reader.read_all(
-        attempt.part.sources, job.read_schema, job.conditions, batch_rows, job.inputs, job.decoded_schema
-    )
+        attempt.part.sources, job.read_schema, job.conditions, batch_rows, job.inputs, job.decoded_schema,
+        attempt.fetched,
+    )  # fmt: skip
+    if not rows.groups:  # else its kept columns are copied later
+        attempt.fetched = {}
     decode = time.thread_time() - busy
     attempt.stages += Stages(read=max(0.0, time.perf_counter() - started - decode), decode=decode)
     return rows
@@ -173,7 +204,7 @@ def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
     good = scored.good()
     scores = _scores(job, attempt, rows, scored, good)
     kept = rows.table.select(job.kept(rows.groups))
-    made = content.of_part(job, part, kept, scores, good, rows.groups)
+    made = content.of_part(job, part, kept, scores, good, rows.groups, attempt.fetched)
     counts = Counts(
         rows=part.rows, scored=scores.num_rows, quarantined=len(scored.bad), filtered=rows.filtered,
         lossy=scored.lossy, nan=scored.nan, truncated=scored.truncated,
@@ -210,6 +241,7 @@ def commit(job: Job, attempt: Attempt, prepared: Prepared) -> Receipt:
 def finish(job: Job, attempt: Attempt, receipt: Receipt) -> None:
     """Remove the mark of a committed part and count it."""
     attempt.release_slot()
+    attempt.fetched = {}
     if attempt.mark is not None:
         attempts.end(attempt.mark)
     if job.count_part is not None:
@@ -232,6 +264,7 @@ def whole_part(spec: Spec, part: Part) -> None:
     try:
         job, attempt = JOBS.job(spec.key), Attempt(part)
         with in_flight(job, attempt):
+            fetch(job, attempt)
             rows = read(job, attempt)
             commit(job, attempt, prepare(job, attempt, rows, score(job, attempt, rows)))
     finally:
@@ -241,6 +274,7 @@ def whole_part(spec: Spec, part: Part) -> None:
 def rescored(key: str, part: Part) -> pa.Table:
     """Return the scores of a part's good rows, computed again; write nothing."""
     job, attempt = JOBS.job(key), Attempt(part)
+    fetch(job, attempt)
     rows = read(job, attempt)
     scored = score(job, attempt, rows)
     return _scores(job, attempt, rows, scored, scored.good())

@@ -6,6 +6,7 @@
     stores.py        what is behind a location: the store, its options and credentials; paths on stores
     objects.py       an object store: reads, conditional writes, copies, listings, with retries
     refusals.py      what a store refuses, as errors
+    fetched.py       reads column chunks ahead from a store, over several connections
     encoding.py      what the Parquet writer is configured with, and how large a table becomes
     copying.py       copies columns of whole row groups into a new file without decoding them
     formats.py       recognises what a file is by its first bytes, and says what converts it to ONNX
@@ -13,5 +14,5 @@
     _thrift.py       the part of Thrift's compact protocol that Parquet uses
 
 Knows no plan, no model and no dataset.
-State: _pages._BUFFERS, stores._options, stores._stores, stores._lock.
+State: _pages._BUFFERS, fetched._lock, fetched._pool, stores._options, stores._stores, stores._lock.
 """

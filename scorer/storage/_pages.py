@@ -25,6 +25,7 @@ from scorer.storage.locations import is_url
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from scorer.storage.fetched import Fetched
     from scorer.storage.files import FileId
 
 
@@ -109,6 +110,22 @@ class Pages:
             done += got
 
 
+class FetchedPages:
+    """What was fetched of a file on a store, to copy from."""
+
+    def __init__(self, fetched: Fetched) -> None:
+        self._fetched = fetched
+
+    def chunk(self, begin: int, size: int, codec: str) -> Iterator[list[Page]]:
+        """Yield the pages of a column chunk, all at once: they are in memory."""
+        with _map_read_errors(self._fetched.file.path):
+            chunk = self._fetched.read_at(begin, begin + size)
+        found, done = _split_pages(chunk, size, codec)
+        if done != size:
+            raise NotCopyable(self._fetched.file.path)
+        yield found
+
+
 def _reading_ranges(file: FileId) -> Callable[[memoryview, int], int]:
     """Return a function that reads an object on a store into a buffer."""
     source = stores.source_of(file)
@@ -132,7 +149,7 @@ def _buffer(size: int) -> bytearray:
     return held
 
 
-def _split_pages(buffer: bytearray, held: int, codec: str) -> tuple[list[Page], int]:
+def _split_pages(buffer: bytearray | memoryview, held: int, codec: str) -> tuple[list[Page], int]:
     """Return the complete pages in the first `held` bytes, and the end of the last one."""
     found, at = [], 0
     view = memoryview(buffer)

@@ -13,6 +13,7 @@ import os
 import re
 import struct
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +21,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.storage import _thrift as thrift
-from scorer.storage._pages import DICTIONARY, WINDOW, Pages
+from scorer.storage._pages import DICTIONARY, WINDOW, FetchedPages, Pages
 from scorer.storage._pages import NotCopyable as NotCopyable  # noqa: PLC0414 - raised here, caught by the writer
 from scorer.storage._thrift import BINARY, I16, I32, I64, LIST, STRUCT
+from scorer.storage.footers import start_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from scorer.storage.encoding import Storage
+    from scorer.storage.fetched import Fetched
     from scorer.storage.files import FileId
 
 
@@ -102,6 +106,12 @@ class CopiedGroups:
     groups: tuple[int, ...]
     columns: Mapping[str, tuple[int, ...]]
     """Leaf indices in the file, by copied column."""
+    fetched: Fetched | None = None
+    """What was fetched of a file on a store."""
+
+    def pages(self) -> AbstractContextManager[Pages | FetchedPages]:
+        """Return the pages of the file, as a context manager."""
+        return Pages.opened(self.file) if self.fetched is None else nullcontext(FetchedPages(self.fetched))
 
 
 def copyable(form: FileForm, parquet: pq.ParquetFile, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -155,7 +165,7 @@ def write(
         into.write([_MAGIC])
         groups: list[bytes] = []
         for taken in copied:
-            with Pages.opened(taken.file) as source:
+            with taken.pages() as source:
                 for group in taken.groups:
                     found = taken.metadata.row_group(group)
                     rows = table.slice(done, found.num_rows)
@@ -165,7 +175,12 @@ def write(
 
 
 def _columns(
-    into: _File, source: Pages, taken: CopiedGroups, found: pq.RowGroupMetaData, rows: pa.Table, form: FileForm
+    into: _File,
+    source: Pages | FetchedPages,
+    taken: CopiedGroups,
+    found: pq.RowGroupMetaData,
+    rows: pa.Table,
+    form: FileForm,
 ) -> list[_Column]:
     """Write the columns of a row group, in the order of the schema: copy those that are taken, encode the others."""
     fresh, encoded = _encoded(rows, form.storage)
@@ -226,10 +241,12 @@ def _write_footer(
     into.write([footer, len(footer).to_bytes(4, "little"), _MAGIC])
 
 
-def _copy_column(source: Pages, into: _File, column: pq.ColumnChunkMetaData, leaf: _Leaf, rows: int) -> _Column:
+def _copy_column(
+    source: Pages | FetchedPages, into: _File, column: pq.ColumnChunkMetaData, leaf: _Leaf, rows: int
+) -> _Column:
     """Copy a column chunk page by page."""
     start, dictionary, data, added, values = into.at, None, None, 0, 0
-    for pages in source.chunk(_start_of(column), column.total_compressed_size, column.compression):
+    for pages in source.chunk(start_of(column), column.total_compressed_size, column.compression):
         for page in pages:
             if page.kind == DICTIONARY and dictionary is None and data is None:
                 dictionary = into.at
@@ -248,15 +265,10 @@ def _copy_column(source: Pages, into: _File, column: pq.ColumnChunkMetaData, lea
 
 def _write_column(encoded: memoryview, into: _File, column: pq.ColumnChunkMetaData, path: Sequence[str]) -> _Column:
     """Write a column chunk that was encoded in memory."""
-    begin, start = _start_of(column), into.at
+    begin, start = start_of(column), into.at
     into.write([encoded[begin : begin + column.total_compressed_size]])
     dictionary = start if begin != column.data_page_offset else None
     return _column(column, path, (column.data_page_offset - begin + start, dictionary), into.at - start, 0)
-
-
-def _start_of(column: pq.ColumnChunkMetaData) -> int:
-    dictionary = column.dictionary_page_offset or 0
-    return int(dictionary if 0 < dictionary < column.data_page_offset else column.data_page_offset)
 
 
 def _column(

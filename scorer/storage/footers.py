@@ -20,8 +20,9 @@ from scorer.storage import stores
 from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from scorer.storage.fetched import Fetched, Window
     from scorer.storage.files import FileId
     from scorer.storage.objects import RangeFile
 
@@ -56,7 +57,7 @@ def open_parquet(
     file: str | FileId,
     metadata: pq.FileMetaData | None = None,
     columns: int = 1,
-    source: Callable[[int, int], memoryview] | None = None,
+    fetched: Fetched | Window | None = None,
 ) -> pq.ParquetFile:
     """Open a Parquet file; all code opens files here, so that plan and workers see the same schema.
 
@@ -64,14 +65,16 @@ def open_parquet(
     a buffer. Without buffers, a whole stored row group would be in memory before its first row is decoded.
     Pages with a checksum are checked when they are read.
 
-    An object on a store is read by ranges, by default from the store. They raise `Changed` if it is not this one.
+    An object on a store is read by ranges, unless it was `fetched`. They raise `Changed` if it is not this one.
     """
     path = file if isinstance(file, str) else file.path
     buffer = max(_LEAST_BUFFER, min(_BUFFER, _BUFFERS // max(columns, 1)))
-    ranges = _ranges_of(file, source) if is_url(path) else None
+    ranges = _ranges_of(file, fetched) if is_url(path) else None
+    if ranges is not None:
+        buffer = _REMOTE * buffer if fetched is None else fetched.buffer_bytes
     parquet = pq.ParquetFile(
         path if ranges is None else pa.PythonFile(ranges, mode="r"), metadata=metadata, pre_buffer=False,
-        buffer_size=buffer if ranges is None else _REMOTE * buffer, coerce_int96_timestamp_unit="us",
+        buffer_size=buffer, coerce_int96_timestamp_unit="us",
         page_checksum_verification=True,
     )  # fmt: skip
     if metadata is None:
@@ -79,12 +82,12 @@ def open_parquet(
     return parquet
 
 
-def _ranges_of(file: str | FileId, source: Callable[[int, int], memoryview] | None) -> RangeFile:
+def _ranges_of(file: str | FileId, fetched: Fetched | Window | None) -> RangeFile:
     """Return an object on a store as a file."""
     from scorer.storage.objects import RangeFile  # noqa: PLC0415 - only for stores
 
     found = stores.identity(file) if isinstance(file, str) else file
-    return RangeFile(found.size, source or stores.source_of(found))
+    return RangeFile(found.size, stores.source_of(found) if fetched is None else fetched.read_at)
 
 
 def _refuse_encrypted_columns(path: str, metadata: pq.FileMetaData, ranges: RangeFile | None) -> None:
@@ -218,6 +221,37 @@ def only_leaf(metadata: pq.FileMetaData, path: str) -> int | None:
     """Return the column index in a row group of the leaf with this path; None if there is none, or several."""
     found = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == path]
     return found[0] if len(found) == 1 else None
+
+
+def chunk_ranges(
+    metadata: pq.FileMetaData, groups: Iterable[int], columns: Collection[str] | None = None
+) -> list[tuple[int, int]]:
+    """Return where the column chunks of these row groups begin and end.
+
+    `columns` are names of columns, or paths of their fields; None stands for all.
+    """
+    paths = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
+    leaves = [i for i, path in enumerate(paths) if columns is None or _is_in(path, columns)]
+    found = []
+    for group in groups:
+        row_group = metadata.row_group(group)
+        for i in leaves:
+            chunk = row_group.column(i)
+            start = start_of(chunk)
+            found.append((start, start + chunk.total_compressed_size))
+    return found
+
+
+def _is_in(path: str, columns: Collection[str]) -> bool:
+    """Return whether a leaf belongs to one of these columns; names may contain dots."""
+    parts = path.split(".")
+    return any(".".join(parts[:n]) in columns for n in range(len(parts), 0, -1))
+
+
+def start_of(column: pq.ColumnChunkMetaData) -> int:
+    """Return where a column chunk begins in its file: with its dictionary, if it has one."""
+    dictionary = column.dictionary_page_offset or 0
+    return int(dictionary if 0 < dictionary < column.data_page_offset else column.data_page_offset)
 
 
 def decoded_column_bytes(schema: pa.Schema, sample: list[pq.FileMetaData]) -> dict[str, float]:

@@ -105,7 +105,7 @@ def checksums(path):
         metadata.row_group(g).column(c) for g in range(metadata.num_row_groups) for c in range(metadata.num_columns)
     ]
     with pages.Pages.opened(file_id(str(path))) as source:
-        found = (source.chunk(copying._start_of(one), one.total_compressed_size, one.compression) for one in chunks)
+        found = (source.chunk(copying.start_of(one), one.total_compressed_size, one.compression) for one in chunks)
         return not any(page.added for windows in found for some in windows for page in some)
 
 
