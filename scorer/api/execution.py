@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from scorer.api import _failures as failures
 from scorer.cluster import readiness, waves
-from scorer.cluster.connect import connect, has_current_client
+from scorer.cluster.connect import ahead_of, connect, has_current_client
 from scorer.cluster.dashboard import Topic
 from scorer.display.words import plural
 from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, RunFailed, ScorerError
@@ -171,6 +171,7 @@ class Run:
             requested = replace(requested, cluster="processes")
         requested_device = devices.parse(self.options.session.device)
         each = devices.device_environments(replace(requested_device, name=self.frozen.session.device))
+        requested = replace(requested, ahead=ahead_of(requested, (*self.options.input, str(self.place.output))))
         return connect(requested, self.place.folder, client, self.emit_notice, each)
 
     def score(self, workers: Workers, held: lock.Lock) -> None:

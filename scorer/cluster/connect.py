@@ -28,15 +28,17 @@ from scorer.host import signals
 from scorer.host.limits import MORE_FILES, MORE_THREADS, OUT_OF_FILES, lacks_thread
 from scorer.host.private import private_folder
 from scorer.options.values import QUEUES, parse_span
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from scorer.options.fields import ClusterOptions
 
 
 CORES_PER_PROCESS = 8
+_MOST_AHEAD = 16
 WAIT_S = 60  # for the first worker of a cluster
 ANSWER_S = 10  # for a scheduler to write its address, and to answer
 NO_WORKERS_S = 300  # a queue may need minutes to replace a lost job
@@ -74,8 +76,10 @@ class Workers:
     scoring_threads: int | None = None
     """Parts that a worker scores at once. None if that is its number of threads.
 
-    Workers that scorer starts have one thread more, so that a part can wait for the disk while others are scored.
+    Workers that scorer starts have more threads, so that parts can wait for a disk or a store while others are scored.
     """
+    ahead: int = 1
+    """How many more."""
     remote: bool = False
     """Whether the workers are other processes, which may run on other machines or with other package versions."""
     owned: bool = False
@@ -87,12 +91,25 @@ class Workers:
     metrics: str = ""
     """URL of this process's Prometheus metrics; empty if they are not served."""
 
+    @property
+    def spread(self) -> float:
+        """How many times as many parts are in progress as if only one was read or written ahead."""
+        own = self.scoring_threads
+        return 1.0 if own is None else (own + self.ahead) / (own + 1)
+
     def threads(self) -> int:
         """Return the number of scoring threads of the workers that are connected now."""
         if self.client is None:
             return 1
         each = self.client.nthreads().values()
         return sum(each) if self.scoring_threads is None else self.scoring_threads * len(each)
+
+
+def ahead_of(options: ClusterOptions, locations: Iterable[str]) -> int:
+    """Return how many parts a worker reads or writes beside those that it scores; more if a location is on a store."""
+    if options.ahead is not None:
+        return options.ahead
+    return min(_MOST_AHEAD, 2 * process_threads(options)) if any(map(is_url, locations)) else 1
 
 
 def planned_threads(options: ClusterOptions) -> int:
@@ -286,7 +303,8 @@ def _queue_workers(options: ClusterOptions, folder: Path, notify: Callable[[str]
                 _wait_for_first_worker(client, jobs, notify)
             yield Workers(
                 client=client, description=description, no_worker_timeout_s=_QUEUE_NO_WORKERS_S,
-                scoring_threads=threads, remote=True, owned=True, resubmit=jobs.resubmit, **urls,
+                scoring_threads=threads, ahead=options.ahead or 1, remote=True, owned=True, resubmit=jobs.resubmit,
+                **urls,
             )  # fmt: skip
 
 
@@ -382,6 +400,7 @@ def _local_workers(
             description=description,
             no_worker_timeout_s=_LOCAL_NO_WORKERS_S,
             scoring_threads=threads,
+            ahead=options.ahead or 1,
             remote=processes,
             owned=True,
             **urls,
@@ -427,7 +446,7 @@ def _start_local(
     cluster = (WithEnvironments if spread else WithoutWorkerPages)(
         processes=processes,
         n_workers=0 if spread else workers,
-        threads_per_worker=threads + 1,  # while one waits for the disk, the others score
+        threads_per_worker=threads + (options.ahead or 1),  # while some wait for a disk or a store, others score
         host=LOOPBACK if processes else None,
         protocol=protocol if processes else "inproc://",
         memory_limit=None if not processes else "auto",

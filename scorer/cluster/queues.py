@@ -295,7 +295,7 @@ def _settings(options: ClusterOptions, logs: Path) -> dict[str, Any]:
         "job_name": "scorer",
         "worker_extra_args": [
             *(configured.get("worker-extra-args") or ()),
-            "--nthreads", str(threads + 1),  # while one waits for the disk, the others score
+            "--nthreads", str(threads + (options.ahead or 1)),  # while some wait for a disk or a store, others score
             "--memory-limit", str(limit),
             "--dashboard-address", "127.0.0.1:0",
             "--no-dashboard",

@@ -184,7 +184,9 @@ class _Waves:
                     self._emit(PartRetried(part=part.index))
                 else:
                     yield part, outcome
-            if (more or self._to_resubmit) and len(self._running) < _REFILL_BELOW * self._threads:
+            if (more or self._to_resubmit) and len(
+                self._running
+            ) < _REFILL_BELOW * self._threads * self._workers.spread:
                 more = self._submit_wave()
         self._wait_for_dask()
 

@@ -24,6 +24,7 @@ def contradictions(options: Mapping[str, Any]) -> list[ScorerError]:
         _two_clusters(options),
         _workers_without_processes(options, "workers"),
         _workers_without_processes(options, "adapt"),
+        _ahead_without_workers(options),
         _dashboard_without_scheduler(options),
         _fixed_and_adapted_workers(options),
         _devices_without_processes(options),
@@ -62,6 +63,20 @@ def _workers_without_processes(options: Mapping[str, Any], name: Literal["worker
             if _schedulers(options)
             else f"add --cluster processes or {QUEUES[0]}, or use --threads"
         ),
+    )
+
+
+def _ahead_without_workers(options: Mapping[str, Any]) -> OptionsError | None:
+    schedulers = _schedulers(options)
+    if options.get("ahead") is None or not (schedulers or _cluster(options) == "synchronous"):
+        return None
+    found = _flag(schedulers[0]) if schedulers else "--cluster synchronous"
+    return OptionsError(
+        "--ahead needs workers that scorer starts",
+        where="--ahead",
+        expected="--cluster embedded, processes or a job queue",
+        found=found,
+        hint="leave --ahead out" + ("; start those workers with more threads" if schedulers else ""),
     )
 
 

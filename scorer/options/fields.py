@@ -265,6 +265,10 @@ class ClusterOptions:
     threads: int | None = option(
         None, "Scoring threads per worker. Default: the usable cores.", rule=rules.COUNT, metavar="N"
     )
+    ahead: int | None = option(
+        None, "Parts that each worker reads or writes beside those that it scores. Default: 1; on a store, twice the "
+        "scoring threads, at most 16.", rule=rules.COUNT, metavar="N",
+    )  # fmt: skip
     adapt: str | None = option(
         None,
         "Fewest and most processes or jobs; the number follows the remaining work. Use it instead of --workers.",
@@ -364,6 +368,7 @@ class RequestArguments(TypedDict, total=False):
     ort_library: str | Path | None
     threads: int | None
     workers: int | None
+    ahead: int | None
     cluster: str | None
     scheduler: str | None
     scheduler_file: str | Path | None

@@ -172,6 +172,8 @@ def test_a_keep_that_parses_only_in_part_is_refused(text):
         ({"workers": 2, "cluster": "synchronous"}, "--workers needs worker processes"),
         ({"adapt": "0:2"}, "--adapt needs worker processes"),
         ({"dashboard": True, "cluster": "synchronous"}, "has no dashboard"),
+        ({"ahead": 2, "cluster": "synchronous"}, "--ahead needs workers"),
+        ({"ahead": 2, "scheduler": "tcp://h:1"}, "--ahead needs workers"),
         ({"workers": 2, "adapt": "0:2", "cluster": "processes"}, "cannot be combined"),
         ({"file_rows": 5, "file_bytes": "1MiB"}, "cannot be combined"),
         ({"queue": "x", "walltime": "01:00:00"}, "'queue', 'walltime' can only be used with a job queue"),
