@@ -32,6 +32,7 @@ from scorer.report.eventlog import EVENTS, EventLog
 from scorer.report.outcome import Report, time_before, total
 from scorer.report.progress import Progress
 from scorer.scoring.job import JOBS, Spec, prometheus_counters
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -318,6 +319,7 @@ class Run:
             files_left_out=len(self.frozen.left_out),
             output_bytes=totals.output_bytes,
             input_bytes=totals.input_bytes,
+            on_store=any(map(is_url, self.options.input)),
             peak_memory_bytes=process.peak(),
             worker_peak_bytes={name: peak for name, peak in totals.peaks.items() if name != name_of_process()},
             sessions=totals.sessions,

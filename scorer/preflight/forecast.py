@@ -42,6 +42,7 @@ _PROOF_BYTES = 1000  # of a part's footer: its proof
 _ALLOCATED = 1.3  # times the bytes of a part's rows: what Arrow's allocator holds for them (measured)
 _ENCODER_GROWTH = 1.5  # times the bytes of a row group encoded in memory: its buffer grows by doubling (measured)
 _PAGE_BYTES = 1.4e6  # held of each column while a row group is decoded in slices
+_WINDOWS = 2  # row groups of which slices are read at once: the next one begins before the last one ends
 _RUN_BYTES = 24 << 20  # Dask, and the files of the run
 _WORKER_BYTES = 150 << 20  # a worker's process before it loads the model: Python, Dask, Arrow, ONNX Runtime
 _FRAGMENTED = 1.4  # times what a transform holds: what pandas frees in pieces stays with the process (measured)
@@ -101,6 +102,8 @@ class Workers:
     """Parts in the memory of one process at once: one for each scoring thread, one that is written meanwhile."""
     separate: bool
     """Whether workers are processes beside this one."""
+    waiting: int = 0
+    """Parts of one process at once whose bytes are on their way from or to a store, those that are scored included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +163,8 @@ class Footprint:
     """A page of each column and its dictionary, while parts are slices of a row group."""
     value: float = 0.0
     """The largest value, if it is far larger than others."""
+    remote: float = 0.0
+    """Stored bytes of all parts that are on their way from or to a store."""
     reached: int = 0
     """What a process needed at least: for the checks in this process, or to load the model."""
 
@@ -167,7 +172,7 @@ class Footprint:
     def total(self) -> float:
         """The bytes of the process that needs most."""
         each = _ALLOCATED * self.rows + self.held + 2 * self.scores + self.encoded + self.batch
-        shared = self.slices + _VALUE_COPIES * self.value
+        shared = self.slices + _VALUE_COPIES * self.value + self.remote
         return float(max(self.base + _RUN_BYTES + self.workers.parts * each + shared, self.reached))
 
     def explained(self) -> str:
@@ -177,6 +182,7 @@ class Footprint:
         parts += [f"{_mb(self.held)} converted"] if self.held >= 1e6 else []  # noqa: PLR2004 - shown in MB
         terms = [f"{_mb(self.base)} MB with the model", f"{_mb(_RUN_BYTES)} for the run"]
         terms += [f"{self.workers.parts} x ({' + '.join(parts)})"]
+        terms += [f"{_mb(self.remote)} from and to stores"] if self.remote else []
         terms += [f"{_mb(self.slices)} for slices of row groups"] if self.slices else []
         terms += [f"{_VALUE_COPIES:g} x {_mb(self.value)} for the largest value"] if self.value else []
         where = "each worker: " if self.workers.separate else ""
@@ -184,8 +190,9 @@ class Footprint:
 
 
 def footprint(
-    part: int, slice_rows: int, group_rows: int, sample: Measured, loading: Loading, workers: Workers, *, filtered: bool
-) -> Footprint:
+    part: int, slice_rows: int, group_rows: int, sample: Measured, loading: Loading, workers: Workers, *,
+    filtered: bool, remote: Remote | None = None,
+) -> Footprint:  # fmt: skip
     """Return the footprint of parts of `part` rows, or of slices of larger row groups."""
     out, storage, rows = sample.out, sample.storage, sample.rows
     score = out.select(out.column_names[out.num_columns - sample.scores :]).nbytes / max(out.num_rows, 1)
@@ -207,8 +214,31 @@ def footprint(
         batch=sample.batch,
         slices=_slices(sample.decoded, group_rows) if group_rows > part and not value else 0.0,
         value=value,
+        remote=0.0 if remote is None else _on_the_way(remote, part, group_rows, workers),
         reached=max(own, _WORKER_BYTES + loading.peak) if workers.separate else own,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """What passes between a worker and stores."""
+
+    read_row: float = 0.0
+    """Stored bytes of a row in the columns that are read; 0 if the input is local."""
+    columns: int = 0
+    """How many columns are read."""
+    written_row: float = 0.0
+    """Encoded bytes of a row of the output; 0 if it is local."""
+
+
+def _on_the_way(remote: Remote, part: int, group_rows: int, workers: Workers) -> float:
+    """Return the bytes of parts on their way: all stored columns of each, but only some blocks of large row groups."""
+    written = workers.waiting * remote.written_row * part
+    if group_rows <= part or not remote.read_row:
+        return written + workers.waiting * remote.read_row * part
+    from scorer.storage.fetched import window_bytes  # noqa: PLC0415 - only for stores
+
+    return written + _WINDOWS * min(float(window_bytes(remote.columns)), remote.read_row * group_rows)
 
 
 def _slices(rows: pa.Table, group_rows: int) -> float:

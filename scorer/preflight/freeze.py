@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.arrow import encode_schema
 from scorer.binding import spec as spec_
-from scorer.cluster.connect import can_spawn, local_threads, planned_threads, process_threads, uses_other_machines
+from scorer.cluster.connect import (
+    ahead_of,
+    can_spawn,
+    local_threads,
+    planned_threads,
+    process_threads,
+    uses_other_machines,
+)
 from scorer.display.words import plural
 from scorer.host import cache, devices
 from scorer.host.versions import versions
@@ -22,6 +29,7 @@ from scorer.preflight.forecast import Measured, forecast, part_seconds
 from scorer.preflight.tuning import Probe
 from scorer.storage import copying, encoding
 from scorer.storage.footers import open_parquet
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -209,8 +217,8 @@ def freeze(
     )  # fmt: skip
     needs = forecast_.footprint(
         frozen.most_rows, size.target, dataset.row_group_rows, measured, loaded.memory,
-        _workers(options, probe, frozen.n_parts),
-        filtered=bool(options.rows.where),
+        _workers(options, probe, frozen.n_parts), filtered=bool(options.rows.where),
+        remote=_remote(options, dataset, bound, measured),
     )  # fmt: skip
     files = 1 + sum(file.joined for file in frozen.files) / max(1, frozen.n_parts)
     part_s, threads = part_seconds(dataset.open_s, files), min(threads, max(1, frozen.n_parts))
@@ -244,7 +252,31 @@ def _workers(options: Options, probe: Probe, n_parts: int) -> forecast_.Workers:
     requested = replace(options.cluster, cluster=cluster)
     alone = options.cluster.cluster is None and cluster == "processes"
     threads = (1 if alone else process_threads(requested)) + separate
-    return forecast_.Workers(parts=min(threads, max(1, n_parts)), separate=separate)
+    waiting = process_threads(requested) + ahead_of(requested, _locations(options))
+    return forecast_.Workers(
+        parts=min(threads, max(1, n_parts)), separate=separate, waiting=min(waiting, max(1, n_parts))
+    )
+
+
+def _locations(options: Options) -> tuple[str, ...]:
+    """Return where the input is, and the output if it is said."""
+    return (*options.input, options.out.output or "")
+
+
+def _remote(options: Options, dataset: Dataset, bound: Bound, measured: Measured) -> forecast_.Remote | None:
+    """Return what passes between a worker and stores; None if input and output are local."""
+    reads, writes = any(map(is_url, options.input)), any(map(is_url, (options.input[0], options.out.output or "")))
+    if not (reads or writes):
+        return None
+    names, footer = bound.read_schema.names, dataset.footer
+    leaves = (
+        []
+        if footer is None
+        else [i for i in range(footer.num_columns) if footer.schema.column(i).path.partition(".")[0] in names]
+    )
+    read_row = copying.compressed_row_bytes(footer, {"": tuple(leaves)}) if reads and footer is not None else 0.0
+    written_row = measured.encoded()[0] + measured.copied if writes else 0.0
+    return forecast_.Remote(read_row=read_row, columns=len(leaves), written_row=written_row)
 
 
 def _largest_group_bytes(dataset: Dataset, names: Iterable[str], unread: frozenset[str]) -> float:

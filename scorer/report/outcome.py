@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -53,6 +53,8 @@ class Report:
     calls: int
     output_bytes: int
     input_bytes: int
+    on_store: bool = False
+    """Whether the input is on a store; then `input_bytes` came over the network, while other parts were scored."""
     peak_memory_bytes: int
     """Of the driver's process only, without worker processes."""
     worker_peak_bytes: dict[str, int] = field(default_factory=dict)
@@ -118,7 +120,12 @@ class Report:
     @property
     def bottleneck(self) -> Bottleneck | None:
         """The stage that took most of the time, and what would speed it up; None if no part was scored."""
-        return bottleneck_of(self.stages, self.scoring_s, self.threads, self.start_s)
+        found = bottleneck_of(self.stages, self.scoring_s, self.threads, self.start_s, on_store=self.on_store)
+        if found is None or found.stage != NETWORK:
+            return found
+        requests = self.input_bytes / _REQUEST_BYTES + self.parts  # those of a part are sent together
+        busy = requests / self.parts * self.stages.read / max(self.scoring_s, 1e-9)
+        return replace(found, change=_MORE_AHEAD) if busy < _BUSY_CONNECTIONS else found
 
     @property
     def summary(self) -> str:
@@ -176,6 +183,8 @@ class Report:
             ("trees", self.trees),
             ("memory", f"{self.memory}{memory_forecast}"),
         ]
+        if self.on_store and self.scoring_s:
+            found.append(("network", f"{size(self.input_bytes)} read, {size(self.input_bytes / self.scoring_s)}/s"))
         if self.bottleneck and self.seconds >= _SHORT_S:
             shares = sorted(self.bottleneck.shares.items(), key=lambda pair: -pair[1])
             found.append(
@@ -274,7 +283,10 @@ def time_before(seconds: float) -> str:
     return then.isoformat(sep=" ", timespec="seconds")
 
 
-WAIT, START = "wait", "start"
+WAIT, START, NETWORK = "wait", "start", "network"
+_REQUEST_BYTES = 2 << 20  # of a part, in one request
+_BUSY_CONNECTIONS = 12.0  # with fewer, most of the time goes into waiting for answers, not into receiving them
+_MORE_AHEAD = "raise --ahead or --part-bytes, so that more requests are on their way at once"
 _CHANGES = {
     "read": "move the input closer to the workers: to local disks, or into fewer and larger files",
     "decode": "read less: fewer columns with --keep, fewer rows with --where",
@@ -282,6 +294,7 @@ _CHANGES = {
     "infer": "use more cores, a GPU, or a smaller or quantised model",
     "unpack": "write fewer outputs with --fetch",
     "write": "write less: fewer columns with --keep, or another --compression",
+    NETWORK: "run nearer to the store, or read fewer columns with --keep",
     START: "score more rows in one run, because processes take as long to start for few rows",
     WAIT: "use smaller parts with --part-bytes, or fewer --threads, so that no thread is idle",
 }
@@ -305,14 +318,21 @@ class Bottleneck:
         return f"{self.stage}: {self.share:.0%} of the threads' time; {without}; to speed it up: {self.change}"
 
 
-def bottleneck_of(stages: Stages, seconds: float, threads: int, start_s: float = 0.0) -> Bottleneck | None:
+def bottleneck_of(
+    stages: Stages, seconds: float, threads: int, start_s: float = 0.0, *, on_store: bool = False
+) -> Bottleneck | None:
     """Return the bottleneck of `threads` threads that ran for `seconds`; None if no part was scored.
 
-    `start_s` is how long the threads waited for their workers to start.
+    `start_s` is how long the threads waited for their workers to start. If the input is `on_store`, more parts are
+    read and written than there are threads. So only what scoring threads waited for these counts.
     """
     spent = {name: max(0.0, value) for name, value in asdict(stages).items()}
     if not sum(spent.values()):
         return None
+    if on_store:
+        for name in ("read", "write"):
+            spent[name] -= min(spent[name], max(0.0, sum(spent.values()) - threads * seconds))
+        spent = {NETWORK if name == "read" else name: value for name, value in spent.items()}
     idle = max(0.0, threads * seconds - sum(spent.values()))
     spent[START] = min(start_s, idle)
     spent[WAIT] = idle - spent[START]

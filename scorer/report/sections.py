@@ -276,7 +276,7 @@ def _stages(report: Report) -> list[Block]:
     lines = []
     for name, share in bottleneck.shares.items():
         spent = getattr(report.stages, name, share * total)
-        tint = "rest" if name in {"wait", "start"} else name
+        tint = "rest" if name in {"wait", "start"} else "read" if name == "network" else name
         lines.append(Meter(name, round(100 * share, 2), f"{duration(spent)}, {share:.1%}", tint))
     gain = f"Without it, the run would be at most {bottleneck.gain:.1f} times as fast."
     text = f"took {bottleneck.share:.0%} of the threads' time. {gain}"

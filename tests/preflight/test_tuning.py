@@ -207,6 +207,18 @@ def test_the_start_of_processes_is_a_stage_and_no_reason_for_smaller_parts():
     assert bottleneck_of(Stages(pack=3.0), 5.0, 2, start_s=99.0).shares["start"] == pytest.approx(0.7)
 
 
+@pytest.mark.parametrize(("spent", "stage", "share"), [
+    ({"read": 40.0, "infer": 9.5}, "infer", 0.95),  # read while others were scored
+    ({"read": 40.0, "infer": 3.0}, "network", 0.7),
+    ({"read": 2.0, "infer": 3.0, "write": 30.0}, "write", 0.7),
+    ({"read": 1.0, "infer": 3.0}, "wait", 0.6),
+])  # fmt: skip
+def test_of_a_store_only_what_scoring_threads_waited_for_counts(spent, stage, share):
+    found = bottleneck_of(Stages(**spent), 5.0, 2, on_store=True)
+    assert (found.stage, found.shares[stage]) == (stage, share)
+    assert sum(found.shares.values()) == pytest.approx(1, abs=1e-3)
+
+
 def test_nothing_done_has_no_bottleneck():
     assert bottleneck_of(Stages(), 1.0, 2) is None
 
