@@ -85,6 +85,18 @@ def parse(text: str) -> Condition:
     )
 
 
+def parse_all(texts: Sequence[str]) -> tuple[tuple[Condition, ...], list[ScorerError]]:
+    """Return the row filters that can be parsed, and the problems of the others."""
+    conditions: list[Condition] = []
+    problems: list[ScorerError] = []
+    for text in texts:
+        try:
+            conditions.append(parse(text))
+        except ScorerError as error:
+            problems.append(error)
+    return tuple(conditions), problems
+
+
 def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerError]:
     """Return the problems of the conditions for a table of this schema."""
     problems: list[ScorerError] = []

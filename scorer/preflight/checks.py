@@ -110,7 +110,7 @@ def prepare(options: Options) -> Plan:
     place = Place.of(output, options.out.work_dir)
     refused = _refused(found, options, place)
     model = None if refused["model"] else _read_model(found, options)
-    conditions, unparsed = _parsed(options.rows.where)
+    conditions, unparsed = conditions_.parse_all(options.rows.where)
     dataset = None if refused["input"] else _read_footers(found, options, place, conditions)
     found.problems += unparsed
     named = _read_named(found, options, conditions)
@@ -185,18 +185,6 @@ def _refused(found: Findings, options: Options, place: Place) -> dict[str, list[
     reasons = {refusals.reason(problem): problem for problem in reversed(every)}
     found.problems += reversed(reasons.values())
     return refused
-
-
-def _parsed(texts: Sequence[str]) -> tuple[tuple[Condition, ...], list[ScorerError]]:
-    """Return the row filters that can be parsed, and the problems of the others."""
-    conditions: list[Condition] = []
-    problems: list[ScorerError] = []
-    for text in texts:
-        try:
-            conditions.append(conditions_.parse(text))
-        except ScorerError as error:
-            problems.append(error)
-    return tuple(conditions), problems
 
 
 def _read_footers(found: Findings, options: Options, place: Place, conditions: tuple[Condition, ...]) -> Dataset | None:

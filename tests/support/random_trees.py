@@ -81,6 +81,14 @@ class RandomTrees:
             return list(range(self.targets))
         return [t % self.targets]
 
+    def _add_one_if_empty(self, votes):
+        """Add a vote of the first leaf if there is none, because ONNX has no empty lists."""
+        if any(votes.values()):
+            return
+        leaf = next(i for i, node in enumerate(self.trees[0]) if node[0] == "LEAF")
+        for name, one in zip(votes, (0, leaf, 0, self._weight()), strict=True):
+            votes[name].append(one)
+
     def _classic_node(self):
         prefix = "class" if self.operator == "TreeEnsembleClassifier" else "target"
         names = ("treeids", "nodeids", "featureids", "modes", "values", "truenodeids", "falsenodeids",
@@ -94,10 +102,7 @@ class RandomTrees:
                 for target in self._votes(t, i) if mode == "LEAF" else []:
                     for name, one in zip(votes, (t, i, target, self._weight()), strict=True):
                         votes[name].append(one)
-        if not votes[f"{prefix}_ids"]:  # ONNX has no empty lists of votes
-            leaf = next(i for i, node in enumerate(self.trees[0]) if node[0] == "LEAF")
-            for name, one in zip(votes, (0, leaf, 0, self._weight()), strict=True):
-                votes[name].append(one)
+        self._add_one_if_empty(votes)
         if not self.missing:
             nodes.pop("nodes_missing_value_tracks_true")
         attributes = {**nodes, **votes, **({"base_values": self.base} if self.base else {})}
