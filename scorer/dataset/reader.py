@@ -191,7 +191,8 @@ def naming_changes(sources: Sequence[Source]) -> Iterator[None]:
             current = identity(source.path)
         except OSError:
             raise changed(source, "nothing") from None
-        raise changed(source, f"{current.size} bytes with ETag {current.version}") from None
+        tag = f" with ETag {current.version}" if isinstance(current.version, str) else ", changed since"
+        raise changed(source, f"{current.size} bytes{tag}") from None
 
 
 def rows_at(source: Source, rows: Sequence[int], cache: InputCache) -> tuple[pa.Table, dict[int, tuple[str, ...]]]:

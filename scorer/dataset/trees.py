@@ -194,7 +194,7 @@ class Bucket:
         """Return what is at a location. If there are an object and a folder, an extension tells which is meant."""
         if not self._knows(path):
             is_object = bool(split(path)[1]) and self._look_at(path)
-            if not (is_object and "." in path.rpartition("/")[2]):
+            if stores.can_list(path) and not (is_object and "." in path.rpartition("/")[2]):
                 self.below(path)
         return "folder" if path in self._folders else "file" if path in self._files else ""
 
@@ -257,6 +257,8 @@ class Bucket:
 
     def instead(self, path: str) -> str:
         """Return what exists instead of a missing location."""
+        if not stores.can_list(path):
+            return f"nothing; {stores.NO_LIST}, so name each file"
         root, key = split(path)
         above, _, name = key.rpartition("/")
         folder = f"{root}/{above}".rstrip("/")
@@ -330,6 +332,14 @@ def _unlisted(path: str, error: OSError) -> InputError:
 
 def _not_answered(location: str, error: OSError) -> InputError:
     """Return the error for a location of which the store does not say what is there."""
+    if not stores.can_list(location):
+        return InputError(
+            "folders and patterns on a web server cannot be read",
+            where=location,
+            expected="the URL of each file",
+            found=cut(str(error.strerror or error), 300),
+            hint="name each file by its URL, or copy them to a store or a disk",
+        )
     denied = isinstance(error, PermissionError)
     words = str(error.strerror or error)
     if any(code in words for code in _NO_BUCKET):

@@ -7,6 +7,7 @@
     objects.py       an object store: reads, conditional writes, copies, listings, with retries
     refusals.py      what a store refuses, as errors
     fetched.py       reads column chunks ahead from a store, over several connections
+    filesystems.py   stores that scorer only reads from: web servers, Hadoop, protocols of fsspec
     encoding.py      what the Parquet writer is configured with, and how large a table becomes
     copying.py       copies columns of whole row groups into a new file without decoding them
     formats.py       recognises what a file is by its first bytes, and says what converts it to ONNX

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
 import re
+from urllib.parse import quote
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "azure": "az"}
@@ -42,6 +45,22 @@ def split(location: str) -> tuple[str, str]:
 def join(location: str, *names: str) -> str:
     """Return the location of something below another location."""
     return "/".join([location.rstrip("/"), *(name.strip("/") for name in names)])
+
+
+def beside(location: str, name: str) -> str:
+    """Return the URL of a file whose name is relative to the folder of another; on the web with %20 and the like."""
+    root, key = split(location)
+    path = posixpath.normpath(posixpath.join("/", posixpath.dirname(key), quote(name) if _is_web(root) else name))
+    return f"{root}{path}"
+
+
+def absolute(location: str) -> str:
+    """Return a URL in its normal form, or the absolute path of a local file, whose ~ is the home folder."""
+    return normal(location) if is_url(location) else os.path.abspath(os.path.expanduser(location))
+
+
+def _is_web(location: str) -> bool:
+    return scheme(location) in {"http", "https"}
 
 
 def is_below(location: str, other: str) -> bool:

@@ -39,6 +39,9 @@ _BY_STATUS: dict[int, tuple[type[OSError], int]] = {
     403: (PermissionError, errno.EACCES),
     404: (FileNotFoundError, errno.ENOENT),
 }
+_OTHER_NOW = "another object is there now"
+_HTML = re.compile(r":?\s*<(!doctype|html)\b.*", re.IGNORECASE | re.DOTALL)
+"""A page that a web server sends with an error."""
 
 
 class ObjectStore:
@@ -96,10 +99,18 @@ class ObjectStore:
         import obstore  # noqa: PLC0415 - an extra
 
         options: GetOptions = {"range": (start, stop)}
-        if file.version:
+        bound = isinstance(file.version, str) and not file.version.startswith("W/")  # a weak ETag matches nothing
+        if bound and file.version:
             options["if_match"] = str(file.version)
         key = self._key(file.path)
-        return self._try(lambda: memoryview(obstore.get(self._client, key, options=options).bytes()), file.path)
+
+        def attempt() -> memoryview:
+            got = obstore.get(self._client, key, options=options)
+            if not bound and (got.meta["size"], _version(got.meta)) != (file.size, file.version):
+                raise Changed(errno.EREMCHG, _OTHER_NOW, file.path)
+            return memoryview(got.bytes())
+
+        return self._try(attempt, file.path)
 
     def put_new(self, location: str, data: bytes | memoryview) -> FileId | None:
         """Write an object if there is none; return None, and change nothing, if there is one.
@@ -227,7 +238,12 @@ class ObjectStore:
         return key
 
     def _file_id(self, meta: Any) -> FileId:  # noqa: ANN401 - a dict of obstore
-        return FileId(f"{self.root}/{meta['path']}", meta["size"], str(meta["e_tag"] or ""))
+        return FileId(f"{self.root}/{meta['path']}", meta["size"], _version(meta))
+
+
+def _version(meta: Any) -> int | str:  # noqa: ANN401 - a dict of obstore
+    """Return the ETag of an object; its time of change in nanoseconds, 0 if unknown, if a web server gives no ETag."""
+    return str(meta["e_tag"]) if meta["e_tag"] else int(meta["last_modified"].timestamp()) * 10**9
 
 
 class RangeFile:
@@ -288,7 +304,9 @@ def _as_os_errors(location: str) -> Iterator[None]:
     except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
         raise PermissionError(errno.EACCES, in_words(error), location) from error
     except (exceptions.PreconditionError, exceptions.NotModifiedError) as error:
-        raise Changed(errno.EREMCHG, "another object is there now", location) from error
+        raise Changed(errno.EREMCHG, _OTHER_NOW, location) from error
+    except exceptions.NotSupportedError as error:
+        raise OSError(errno.ENOTSUP, in_words(error), location) from error
     except exceptions.BaseError as error:  # a refused listing is among them
         kind, number = _BY_STATUS.get(_status(str(error)), (OSError, errno.EREMOTEIO))
         raise kind(number, in_words(error), location) from error
@@ -298,7 +316,7 @@ def _as_os_errors(location: str) -> Iterator[None]:
 
 def in_words(error: BaseException) -> str:
     """Return what a store said, in one line: its code and message if it gave them; never a key or a signature."""
-    text = str(error).partition("\n\nDebug source:")[0]
+    text = _HTML.sub("", str(error).partition("\n\nDebug source:")[0])
     code, message = _CODE.search(text), _MESSAGE.search(text)
     if code:
         text = f"{_status(text) or ''} {code[1]}: {message[1] if message else ''}".removesuffix(": ")

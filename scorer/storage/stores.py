@@ -31,10 +31,9 @@ if TYPE_CHECKING:
     from scorer.storage.objects import ObjectStore
 
 
-SCHEMES = ("s3", "gs", "az", "abfss", "http", "https")
-"""Schemes that obstore serves; the names of `scorer.storage.locations.normal`."""
 WRITABLE = ("s3", "gs", "az", "abfss")
-"""Those of them on which an output can be."""
+"""Schemes of stores that scorer writes to; the names of `scorer.storage.locations.normal`."""
+_WEB = ("http", "https")
 _TIMEOUT, _CONNECT_TIMEOUT = timedelta(seconds=120), timedelta(seconds=5)
 _HASTY_TIMEOUT = timedelta(seconds=10)
 _RETRY = {
@@ -141,6 +140,19 @@ def source_of(file: FileId) -> Callable[[int, int], memoryview]:
     """Return a function that reads a range of an object, and raises `Changed` if another one is there now."""
     store = of(file.path)
     return lambda start, stop: store.read_range(file, start, stop)
+
+
+NO_LIST = "a web server has no list of its files"
+
+
+def can_list(location: str) -> bool:
+    """Return whether the store of a URL has a list of its files."""
+    return scheme(location) not in _WEB
+
+
+def may_be_file(location: str) -> bool:
+    """Return whether a file is there; a URL is taken for one, and what reads it reports if there is none."""
+    return is_url(location) or os.path.isfile(location)
 
 
 def path_of(location: str) -> AnyPath:
@@ -364,15 +376,12 @@ def for_arrow(path: AnyPath) -> Path | pa.BufferReader:
 
 
 def _open(root: str, *, hasty: bool) -> ObjectStore:
+    refuse_secrets(root)
     named = scheme(root)
-    if named not in SCHEMES:
-        raise InputError(
-            f"scorer cannot read or write {named}://",
-            where=root,
-            expected=f"a local path, or a URL with {', '.join(SCHEMES)}",
-            found=f"{named}://",
-            hint="copy it to one of these first",
-        )
+    if named not in WRITABLE + _WEB:
+        from scorer.storage.filesystems import open_root  # noqa: PLC0415 - only for these protocols
+
+        return open_root(root, ", ".join(WRITABLE))
     if find_spec("obstore") is None:
         raise InputError(
             f"reading from {named}:// needs another package",
@@ -383,12 +392,9 @@ def _open(root: str, *, hasty: bool) -> ObjectStore:
         )
     from obstore.store import from_url  # noqa: PLC0415 - an extra
 
-    from scorer.storage.objects import ObjectStore  # noqa: PLC0415 - an extra
-
-    refuse_secrets(root)
     chosen = options_of(root)
     client: ClientConfig = {"timeout": _HASTY_TIMEOUT if hasty else _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
-    if _is_true(chosen.get("allow_http") or os.environ.get("AWS_ALLOW_HTTP", "")):
+    if named == "http" or _is_true(chosen.get("allow_http") or os.environ.get("AWS_ALLOW_HTTP", "")):
         client["allow_http"] = True
     elif endpoint(root).lower().startswith("http:"):
         raise InputError(
@@ -410,7 +416,14 @@ def _open(root: str, *, hasty: bool) -> ObjectStore:
         root, config=(found.config | config) or None, client_options=client,
         retry_config=_HASTY if hasty else _RETRY, credential_provider=found.provider,
     )  # type: ignore[call-overload]  # fmt: skip
-    return ObjectStore(root, store, waits=()) if hasty else ObjectStore(root, store)
+    patience: dict[str, Any] = {"waits": ()} if hasty else {}
+    if named in _WEB:
+        from scorer.storage.filesystems import WebStore  # noqa: PLC0415 - only for these protocols
+
+        return WebStore(root, store, **patience)
+    from scorer.storage.objects import ObjectStore  # noqa: PLC0415 - an extra
+
+    return ObjectStore(root, store, **patience)
 
 
 def _has_region(chosen: Mapping[str, str], found: credentials.Credentials) -> bool:
