@@ -32,6 +32,7 @@ from scorer.dataset.listing import PROOF
 from scorer.display.words import cut
 from scorer.errors import BatchError, ModelError, PlanError
 from scorer.host.versions import versions
+from scorer.model.copies import readable
 from scorer.model.resident import SESSIONS
 from scorer.options.request import as_flags
 from scorer.preflight import trial, tuning
@@ -176,7 +177,7 @@ def _output_parent(options: Options) -> str:
 def _plans(options: Options, at: Path) -> dict[str, FrozenPlan]:
     """Plan the whole run, and a run of its first thousand rows from a separate file."""
     whole = replace(options, out=replace(options.out, output=str(at / "planned"), overwrite=False, work_dir=None))
-    plan = prepare_options(whole).check()
+    plan = _with_local_model(prepare_options(whole).check())
     baseline.refuse_unsupported(plan)
     if plan.rows < 2 * FEW_ROWS:
         raise PlanError(
@@ -190,11 +191,18 @@ def _plans(options: Options, at: Path) -> dict[str, FrozenPlan]:
         rows = next(parquet.iter_batches(batch_size=FEW_ROWS))
         pq.write_table(pa.Table.from_batches([rows]), at / "few.parquet")
     few = replace(whole, input=(str(at / "few.parquet"),), rows=replace(whole.rows, limit=None))
-    small = prepare_options(few).check()
+    small = _with_local_model(prepare_options(few).check())
     return {
         "all": plan,
         "few": replace(small, batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens, plan_hash=""),
     }
+
+
+def _with_local_model(plan: FrozenPlan) -> FrozenPlan:
+    """Return the plan with the copy of a model that is behind a URL, because loops and other tools read files."""
+    if not is_url(plan.session.path):
+        return plan
+    return replace(plan, session=replace(plan.session, path=readable(plan.session.path)), plan_hash="")
 
 
 def _commands(

@@ -20,6 +20,7 @@ _INSTALL = "pip uninstall -y {runtimes}, then pip install 'onnxruntime-gpu[cuda,
 _EXTRAS = {
     "text": ("tokenizers", "text(...) needs tokenizers"),
     "image": ("pillow", "image(...) needs Pillow"),
+    "store": ("obstore", "URLs such as s3://, gs://, az:// and https:// need obstore"),
     "hpc": ("dask-jobqueue", "--cluster slurm, pbs, ... needs dask-jobqueue"),
     "dashboard": ("bokeh", "--dashboard needs bokeh"),
 }

@@ -85,9 +85,9 @@ def request_flags(command: Callable[..., None]) -> Callable[..., None]:
         shell_complete=complete_files,
         help="Read options from a job.toml; its keys are the flags' names. Flags override it.",
     )(command)
-    command = click.option("-m", "--model", metavar="FILE", shell_complete=complete_files, help="The ONNX model.")(
-        command
-    )
+    command = click.option(
+        "-m", "--model", metavar="FILE", shell_complete=complete_files, help="The ONNX model: a file, or a URL."
+    )(command)
     command = JSON(command)
     command = click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")(command)
     return click.argument("input", nargs=-1, metavar="INPUT...", shell_complete=complete_files)(command)

@@ -12,7 +12,7 @@ from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from scorer.display.words import quoted_list
-from scorer.errors import ClusterError, PreflightError, ScorerError
+from scorer.errors import ClusterError, ModelError, PreflightError, ScorerError
 from scorer.host.process import name_of_process
 from scorer.host.versions import MUST_AGREE, versions
 from scorer.model import copies
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from scorer.model.copies import Planned
     from scorer.model.spec import SessionSpec
     from scorer.output.place import Place
     from scorer.plan.frozen import FrozenPlan
@@ -45,13 +46,14 @@ _SHOWN = 3
 class Question:
     """What a worker checks."""
 
-    model: SessionSpec
+    copies: tuple[Planned, ...]
+    """The model, and other files that can be fetched or delivered."""
     inputs: tuple[FileId, ...]
     """Some input files."""
     marker: str
     """A file that the driver has just written into the work folder."""
     extra_files: tuple[str, ...]
-    """Files that feeds and operators need."""
+    """Local files that feeds and operators need."""
     store_options: tuple[str, ...] = ()
     """How object stores are reached."""
 
@@ -63,7 +65,8 @@ class Answer:
     host: str
     process: str
     versions: dict[str, str]
-    has_model: bool
+    lacks: tuple[str, ...] = ()
+    """Digests of what it can neither read nor fetch."""
     unseen_inputs: list[str] = field(default_factory=list)
     """Input files that do not exist there, or have another size."""
     missing_files: list[str] = field(default_factory=list)
@@ -85,12 +88,17 @@ def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> int:
     try:
         files = [file.id for file in plan.files]
         step = max(1, len(files) // _FILES)
+        planned = planned_copies(plan)
         some = (*files[::step][:_FILES], *files[-1:])
-        question = Question(plan.session, some, str(marker), _extra_files(plan), stores.options())
+        question = Question(planned, some, str(marker), _extra_files(plan), stores.options())
         answers, problems = _ask(client, question)
-        lacking = {answer.host: worker for worker, answer in answers.items() if not answer.has_model}
-        if lacking:
-            deliver_model(client, plan.session, lacking.values())
+        lacking = {
+            (one.digest, answer.host): worker
+            for worker, answer in answers.items()
+            for one in planned
+            if one.digest in answer.lacks
+        }
+        _deliver_to(client, planned, lacking)
         load_errors = _load_errors(client, plan.session, answers)
     finally:
         with suppress(OSError):
@@ -98,26 +106,47 @@ def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> int:
     problems += _problems(answers, load_errors, plan, place.folder)
     if problems:
         raise PreflightError(problems)
-    return len(lacking)
+    return sum(digest == plan.session.digest for digest, _ in lacking)
 
 
-def deliver_model(client: Client, spec: SessionSpec, workers: Iterable[str]) -> None:
-    """Copy the model into the model cache of the hosts of these workers; pass one worker for each host."""
+def planned_copies(plan: FrozenPlan) -> tuple[Planned, ...]:
+    """Return the model, and the tokenizers that are behind URLs: workers fetch them, or the driver delivers them."""
+    tokenizers = {
+        (str(feed.setting("tokenizer")), str(feed.setting("sha256")))
+        for feed in plan.binding.feeds
+        if feed.kind == "text"
+    }
+    return (plan.session, *(copies.Copy.of_file(*one) for one in sorted(tokenizers) if is_url(one[0])))
+
+
+def deliver(client: Client, planned: Planned, workers: Iterable[str]) -> None:
+    """Copy a file into the model cache of the hosts of these workers; pass one worker for each host."""
     to, delivery = list(workers), uuid.uuid4().hex[:8]
-    for name in copies.model_files(spec):
-        with open(os.path.join(os.path.dirname(spec.path), name), "rb") as file:
+    path = copies.local_copy(planned)
+    if path is None:
+        raise copies.missing(planned)
+    for name in copies.names_of(planned):
+        with open(os.path.join(os.path.dirname(path), name), "rb") as file:
             chunk = file.read(_CHUNK)
             while chunk:
-                client.run(copies.receive, spec, delivery, name, chunk, workers=to)
+                client.run(copies.receive, planned, delivery, name, chunk, workers=to)
                 chunk = file.read(_CHUNK)
-    client.run(_complete_delivery, spec, delivery, workers=to)
+    client.run(_complete_delivery, planned, delivery, workers=to)
+
+
+def _deliver_to(client: Client, planned: Iterable[Planned], lacking: dict[tuple[str, str], str]) -> None:
+    """Deliver what hosts lack; `lacking` has a worker for each digest and host."""
+    for one in planned:
+        workers = [worker for (digest, _), worker in lacking.items() if digest == one.digest]
+        if workers:
+            deliver(client, one, workers)
 
 
 class NewHosts:
     """Delivers the model to the hosts of workers that join after `refuse_unfit`, if they do not have it."""
 
-    def __init__(self, client: Client, spec: SessionSpec) -> None:
-        self._client, self._spec = client, spec
+    def __init__(self, client: Client, plan: FrozenPlan) -> None:
+        self._client, self._planned = client, planned_copies(plan)
         self._known: set[str] = set(client.nthreads())
 
     def deliver(self) -> None:
@@ -126,10 +155,9 @@ class NewHosts:
         if not new:
             return
         self._known.update(new)
-        replies = self._client.run(_has_model, self._spec, workers=new, on_error="return")
-        lacking = {host: worker for worker, (host, has) in _answers(replies) if not has}
-        if lacking:
-            deliver_model(self._client, self._spec, lacking.values())
+        replies = self._client.run(_lacks, self._planned, workers=new, on_error="return")
+        lacking = {(digest, host): worker for worker, (host, digests) in _answers(replies) for digest in digests}
+        _deliver_to(self._client, self._planned, lacking)
 
 
 def _answers(replies: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -250,10 +278,11 @@ async def _answer(question: Question) -> Answer:
 
 
 def _check(question: Question) -> Answer:
-    answer = Answer(gethostname(), name_of_process(), versions(), copies.local_spec(question.model) is not None)
+    answer = Answer(gethostname(), name_of_process(), versions())
     answer.refusals = _refusals(question)
     if answer.refusals:
         return answer
+    answer.lacks = _lacking(question.copies)
     answer.unseen_inputs = [file.path for file in question.inputs if not _sees(file)]
     answer.missing_files = [path for path in question.extra_files if not os.path.isfile(path)]
     answer.output_error = _write_error(question.marker)
@@ -302,11 +331,22 @@ async def _load(spec: SessionSpec) -> str:
     return ""
 
 
-async def _has_model(spec: SessionSpec) -> tuple[str, bool]:
-    """Return a worker's host, and whether that host has the model."""
-    return gethostname(), await asyncio.to_thread(copies.local_spec, spec) is not None
+async def _lacks(planned: tuple[Planned, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return a worker's host, and the digests of what that host can neither read nor fetch."""
+    return gethostname(), await asyncio.to_thread(_lacking, planned)
 
 
-async def _complete_delivery(spec: SessionSpec, delivery: str) -> bool:
-    """Put the delivered model into the cache of a worker's host."""
-    return await asyncio.to_thread(copies.complete, spec, delivery)
+def _lacking(planned: Iterable[Planned]) -> tuple[str, ...]:
+    return tuple(one.digest for one in planned if not _has(one))
+
+
+def _has(planned: Planned) -> bool:
+    try:
+        return copies.local_copy(planned) is not None
+    except ModelError:
+        return True  # it has another one: loading it raises
+
+
+async def _complete_delivery(planned: Planned, delivery: str) -> bool:
+    """Put what was delivered into the cache of a worker's host."""
+    return await asyncio.to_thread(copies.complete, planned, delivery)

@@ -156,7 +156,7 @@ class _Waves:
         self._parts, self._meta, self._inbox = parts, meta, inbox
         self._unfit: set[str] = set()
         self._span = span_of(spec.run)
-        self._new_hosts = NewHosts(client, spec.frozen.session) if spec.remote else None
+        self._new_hosts = NewHosts(client, spec.frozen) if spec.remote else None
         self._running: dict[int, tuple[Part, Future]] = {}
         self._rows_sent: dict[int, int] = {}  # finished so far in long parts, as other processes have sent it
         # The receipts of these have come, but Dask may not have marked the tasks as finished. Dropping such a future

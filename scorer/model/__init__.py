@@ -11,7 +11,7 @@
     _kernel.py     the library compiled from trees.c, and the instruction set in use
     _compile.py    compiles trees.c when scorer is built or installed
     resident.py    SESSIONS: the models of this process, each loaded once
-    copies.py      the model cache of a host that cannot read the driver's file
+    copies.py      the model cache of a host: what is fetched from URLs, or delivered by the driver
 
 The only package that knows ONNX and ONNX Runtime. Knows no dataset, no plan and no Dask.
 trees.c sums the trees of an ensemble for blocks of rows.

@@ -5,20 +5,25 @@ This is its tensors and types, operators, class labels, feature names, and its d
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import importlib.util
 import json
 import os
 import sys
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorer.display.words import cut, is_utf8
-from scorer.errors import ModelError, ModelLoadError, ModelNotFound
+from scorer.errors import InputError, ModelError, ModelLoadError, ModelNotFound
+from scorer.model.copies import Copy, digest_of, fetch, root
 from scorer.model.spec import ModelSpec, TensorSpec
 from scorer.options.values import PATH
 from scorer.options.wrong_types import wrong_type
+from scorer.storage import stores
+from scorer.storage.locations import is_url, normal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +43,7 @@ def inspect_model(path: str | Path) -> ModelSpec:
     Parameters
     ----------
     path
-        An ``.onnx`` file, as text or as a ``Path``. External data must be in the same folder.
+        An ``.onnx`` file: a path as text or as a ``Path``, or a URL. External data must be in the same folder.
 
     Examples
     --------
@@ -49,14 +54,8 @@ def inspect_model(path: str | Path) -> ModelSpec:
     """
     if not isinstance(path, str | Path):
         raise wrong_type("model", path, PATH)
-    if "://" in str(path):
-        raise ModelNotFound(
-            "the model is a URL",
-            where=str(path),
-            expected="a local path",
-            found="a URL",
-            hint="copy it to a local or shared file system first",
-        )
+    if is_url(str(path)):
+        return _inspect_fetched(normal(str(path)))
     path = Path(path).absolute()
     if not is_utf8(str(path)):
         raise ModelLoadError(
@@ -66,18 +65,43 @@ def inspect_model(path: str | Path) -> ModelSpec:
             found=repr(path.name),
             hint="rename it, or make a link to it with another name",
         )
-    proto = _parse(path)
+    proto = _parse(path, str(path))
+    with _damage_as_errors(path, str(path)):
+        names = _external(proto, path, str(path))
+        return _spec(proto, path, Copy(str(path), digest_of(path, names), names))
+
+
+def _inspect_fetched(url: str) -> ModelSpec:
+    """Return the properties of a model behind a URL, from its copy in the model cache."""
+
+    def names_in(path: Path) -> tuple[str, ...]:
+        proto = _parse(path, url)
+        with _damage_as_errors(path, url):
+            return _external_names(proto, path, url)
+
     try:
-        spec = _spec(proto, path)
-        json.dumps(spec.to_dict())  # fail now if a name is not valid text, not later in a report
+        copy = fetch(url, names_in, _MAX_PROTOBUF_BYTES)
+    except InputError as error:  # no such protocol, or its package is missing
+        raise ModelNotFound(error.what, url, error.expected, error.found, error.hint) from error
+    except OSError as error:
+        raise _not_fetched(url, error) from error
+    path = Path(copy.path)
+    proto = _parse(path, url)
+    with _damage_as_errors(path, url):
+        return _spec(proto, path, replace(copy, path=url))
+
+
+@contextmanager
+def _damage_as_errors(path: Path, shown: str) -> Iterator[None]:
+    """Convert what a damaged protobuf raises to `ModelLoadError`."""
+    try:
+        yield
     except (ValueError, TypeError, IndexError, UnicodeError) as error:
-        raise _not_onnx(path, f"an inconsistent protobuf: {error}") from error
-    return spec
+        raise _not_onnx(path, f"an inconsistent protobuf: {error}", shown) from error
 
 
-def _spec(proto: onnx.ModelProto, path: Path) -> ModelSpec:
-    """Return the properties of the model from its protobuf."""
-    external = _external(proto, path)
+def _spec(proto: onnx.ModelProto, path: Path, shown: Copy) -> ModelSpec:
+    """Return the properties of the model from its protobuf; `shown` is where the user has it, and its digest."""
     graph = proto.graph
     weights = {weight.name for weight in graph.initializer}
     labels, zipmaps = _labels(graph)
@@ -85,11 +109,11 @@ def _spec(proto: onnx.ModelProto, path: Path) -> ModelSpec:
     for node in graph.node:
         operators[node.op_type] = operators.get(node.op_type, 0) + 1
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
-    return ModelSpec(
-        path=str(path),
-        digest=_digest([path, *(path.parent / name for name in external)]),
-        bytes=sum(os.path.getsize(p) for p in [path, *(path.parent / name for name in external)]),
-        files=external,
+    spec = ModelSpec(
+        path=shown.path,
+        digest=shown.digest,
+        bytes=sum(os.path.getsize(p) for p in [path, *(path.parent / name for name in shown.files)]),
+        files=shown.files,
         inputs=tuple(_tensor(value) for value in graph.input if value.name not in weights),
         outputs=tuple(_tensor(value) for value in graph.output),
         feature_names=_feature_names(metadata),
@@ -101,11 +125,13 @@ def _spec(proto: onnx.ModelProto, path: Path) -> ModelSpec:
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         coupled=tuple(f"{op}: {why}" for op, why in _BATCH_COUPLED.items() if op in operators),
     )
+    json.dumps(spec.to_dict())  # fail now if a name is not valid text, not later in a report
+    return spec
 
 
 def read_graph(path: str) -> onnx.ModelProto:
     """Return the protobuf of a model that `inspect_model` accepted."""
-    return _parse(Path(path))
+    return _parse(Path(path), path)
 
 
 def element_type(text: str) -> int:
@@ -115,18 +141,14 @@ def element_type(text: str) -> int:
     return int(_protobufs().TensorProto.DataType.Value(text.removeprefix("tensor(").removesuffix(")").upper()))
 
 
-def digest_of(path: str, files: tuple[str, ...]) -> str:
-    """Return the digest of a model and its external data `files`."""
-    return _digest([Path(path), *(Path(path).parent / name for name in files)])
-
-
-def _parse(path: Path) -> onnx.ModelProto:
+def _parse(path: Path, shown: str) -> onnx.ModelProto:
+    """Return the protobuf in a file, or raise; `shown` is the path or the URL that errors name."""
     if not os.path.isfile(path):
         if os.path.isfile(path / "saved_model.pb"):
-            raise _not_onnx(path, "a folder")
+            raise _not_onnx(path, "a folder", shown)
         raise ModelNotFound(
             "the model does not exist",
-            where=str(path),
+            where=shown,
             expected="an .onnx file",
             found="a folder" if os.path.isdir(path) else "nothing",
             hint="check the path of --model",
@@ -136,20 +158,20 @@ def _parse(path: Path) -> onnx.ModelProto:
     size = path.stat().st_size
     try:
         if size > _MAX_PROTOBUF_BYTES:
-            raise ValueError(f"a protobuf of {size} bytes; the limit is 2 GiB")  # noqa: TRY301 - mapped below
+            raise ValueError(_too_large(size))  # noqa: TRY301 - mapped below
         proto = _protobufs().ModelProto.FromString(path.read_bytes())
     except PermissionError as error:
         raise ModelNotFound(
             "the model cannot be read",
-            where=str(path),
+            where=shown,
             expected="a file that this user may read",
             found="no permission",
             hint="ask its owner for permission to read it",
         ) from error
     except (OSError, ValueError, DecodeError) as error:
-        raise _not_onnx(path, str(error) or type(error).__name__) from error
+        raise _not_onnx(path, str(error) or type(error).__name__, shown) from error
     if not proto.graph.output or not proto.opset_import:
-        raise _not_onnx(path, f"{size} bytes without a graph that has outputs")
+        raise _not_onnx(path, f"{size} bytes without a graph that has outputs", shown)
     return proto
 
 
@@ -168,22 +190,93 @@ def _protobufs() -> Any:  # noqa: ANN401 - a module
     return module
 
 
-def _not_onnx(path: Path, found: str) -> ModelLoadError:
+def _too_large(size: int) -> str:
+    return f"a protobuf of {size} bytes; the limit is 2 GiB"
+
+
+def _not_onnx(path: Path, found: str, shown: str) -> ModelLoadError:
     """Return the error for a file that is no ONNX model: what it is instead, and what converts it."""
     from scorer.storage.formats import how_to_convert, recognise  # noqa: PLC0415 - only for an error
 
     other = recognise(str(path))
+    hint = "export or copy it again"
+    if other is not None and is_url(shown):
+        own = how_to_convert(path.name, other)
+        hint = f"download it, then {own}" if path.name in own else own
+    elif other is not None:
+        hint = how_to_convert(str(path), other)
     return ModelLoadError(
         "the file is not an ONNX model",
-        where=str(path),
+        where=shown,
         expected="an ONNX protobuf with a graph",
         found=cut(found) if other is None else other.name,
-        hint="export or copy it again" if other is None else how_to_convert(str(path), other),
+        hint=hint,
     )
 
 
-def _external(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
-    """Return the names of the external data files; raise if one is missing or outside the model's folder.
+def _not_fetched(url: str, error: OSError) -> ModelError:
+    """Return the error for a model that could not be fetched from its store."""
+    words, number, where = error.strerror or str(error), error.errno, str(error.filename or url)
+    again = "repeat the command; if it fails again, check the server and the network"
+    if isinstance(error, FileNotFoundError):
+        if where != url:
+            return _external_missing(url, repr(where), f"copy the data file to {where}")
+        return ModelNotFound(
+            "the model does not exist",
+            where=url,
+            expected="an .onnx file",
+            found=_found_instead(url),
+            hint="check the URL of --model",
+        )
+    if isinstance(error, PermissionError):
+        return ModelNotFound(
+            "the model cannot be read",
+            where=where,
+            expected="a file that these credentials may read",
+            found=cut(words),
+            hint="check the credentials in the environment of this process, and what they may read",
+        )
+    if number == errno.EFBIG:
+        return _not_onnx(Path(), _too_large(int(words.split()[0])), url)
+    if number in {errno.ENOSPC, errno.EDQUOT}:
+        return ModelError(
+            "there is no room for a copy of the model",
+            where=str(root()),
+            expected="enough free space",
+            found=words,
+            hint="free some space there, or set TMPDIR to a folder on a larger disk",
+        )
+    return ModelError(
+        "the model cannot be downloaded", where=where, expected="the whole file", found=cut(words), hint=again
+    )
+
+
+def _found_instead(url: str) -> str:
+    try:
+        return "a folder" if stores.is_folder(stores.path_of(url)) else "nothing"
+    except FileNotFoundError:
+        return "nothing, not even the bucket"
+    except OSError:
+        return "nothing"
+
+
+def _external_missing(shown: str, name: str, hint: str) -> ModelNotFound:
+    return ModelNotFound(
+        "the model's external data is missing", where=shown, expected=name, found="no such file", hint=hint
+    )
+
+
+def _external(proto: onnx.ModelProto, path: Path, shown: str) -> tuple[str, ...]:
+    """Return the names of the external data files; raise if one is missing or outside the model's folder."""
+    names = _external_names(proto, path, shown)
+    missing = next((name for name in names if not os.path.isfile(path.parent / name)), None)
+    if missing is not None:
+        raise _external_missing(shown, repr(missing), "copy the data file into the model's folder")
+    return names
+
+
+def _external_names(proto: onnx.ModelProto, path: Path, shown: str) -> tuple[str, ...]:
+    """Return the names of the external data files; raise if one is outside the model's folder.
 
     The whole protobuf is searched, not only its graph: a tensor may also be in a function, a branch or an attribute.
     """
@@ -192,25 +285,16 @@ def _external(proto: onnx.ModelProto, path: Path) -> tuple[str, ...]:
         if found.DESCRIPTOR.name == "TensorProto":
             names.update(entry.value for entry in found.external_data if entry.key == "location")
         elif found.op_type == "EPContext":
-            _refuse_engine_files(found, path)
+            _refuse_engine_files(found, shown)
     folder = path.parent.resolve()
     for name in sorted(names):
-        target = (folder / name).resolve()
-        if not target.is_relative_to(folder):
+        if not (folder / name).resolve().is_relative_to(folder):
             raise ModelError(
                 "the model's external data is outside its folder",
-                where=str(path),
-                expected=f"files in {folder}",
+                where=shown,
+                expected=f"files in {shown.rpartition('/')[0] if is_url(shown) else folder}",
                 found=repr(name),
                 hint="export the model into one folder",
-            )
-        if not os.path.isfile(target):
-            raise ModelNotFound(
-                "the model's external data is missing",
-                where=str(path),
-                expected=repr(name),
-                found="no such file",
-                hint="copy the data file into the model's folder",
             )
     return tuple(sorted(names))
 
@@ -229,7 +313,7 @@ def _tensors_and_nodes(message: Any) -> Iterator[Any]:  # noqa: ANN401 - protobu
                 yield from _tensors_and_nodes(one)
 
 
-def _refuse_engine_files(node: onnx.NodeProto, path: Path) -> None:
+def _refuse_engine_files(node: onnx.NodeProto, shown: str) -> None:
     """Raise if an engine that TensorRT compiled, or its weights, are in another file: the digest would not change."""
     own = {attribute.name: attribute for attribute in node.attribute}
     engine = own.get("ep_cache_context") if "embed_mode" in own and own["embed_mode"].i == 0 else None
@@ -238,19 +322,11 @@ def _refuse_engine_files(node: onnx.NodeProto, path: Path) -> None:
     if any(named):
         raise ModelError(
             "the model's compiled engine is in another file",
-            where=str(path),
+            where=shown,
             expected="an engine inside the model",
             found=", ".join(repr(name) for name in named if name),
             hint="export it with ep.context_embed_mode=1, or use the model that it was compiled from",
         )
-
-
-def _digest(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:

@@ -12,7 +12,6 @@ from scorer.errors import ModelError, ModelNotResident
 from scorer.host.process import name_of_process
 from scorer.model import copies
 from scorer.model.engine import load
-from scorer.model.protobuf import digest_of
 
 if TYPE_CHECKING:
     from scorer.model.engine import Engine
@@ -65,7 +64,7 @@ class Sessions:
 
     def _load(self, spec: SessionSpec, future: Future[Engine], delivery_timeout_s: float) -> None:
         try:
-            session = load(_readable_spec(spec, delivery_timeout_s))
+            session = _load_from(spec, _readable_spec(spec, delivery_timeout_s))
             with self._lock:
                 self.made += 1
             future.set_result(session)
@@ -95,21 +94,23 @@ class Sessions:
 SESSIONS = Sessions()
 
 
+def _load_from(spec: SessionSpec, local: SessionSpec) -> Engine:
+    """Load the model from a path that this process can read; an error names where the user has it."""
+    try:
+        return load(local)
+    except ModelError as error:
+        if error.where == local.path:
+            error.where = spec.path
+        raise
+
+
 def _readable_spec(spec: SessionSpec, delivery_timeout_s: float) -> SessionSpec:
     """Return the spec with a path that this process can read, waiting for the driver's copy if necessary."""
     until = time.monotonic() + delivery_timeout_s
-    while True:
-        found = copies.local_spec(spec)
-        if found is not None:
-            return found
-        if time.monotonic() >= until:
-            break
+    found = copies.local_spec(spec)
+    while found is None and time.monotonic() < until:
         time.sleep(_DELIVERY_POLL_S)
-    there = digest_of(spec.path, spec.files) if os.path.exists(spec.path) else "nothing"
-    raise ModelError(
-        "the model is not the one that was planned",
-        where=f"{spec.path} on {name_of_process()}",
-        expected=f"sha256 {spec.digest[:16]}",
-        found=there[:16],
-        hint="restore it, or start again with --overwrite; workers must see the same file",
-    )
+        found = copies.local_spec(spec, fetched=False)
+    if found is not None:
+        return found
+    raise copies.missing(spec)

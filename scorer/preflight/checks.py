@@ -42,7 +42,8 @@ from scorer.host import devices
 from scorer.host.crash import note_step
 from scorer.host.limits import limits_as_errors
 from scorer.host.process import measuring, resident
-from scorer.model.protobuf import digest_of, inspect_model
+from scorer.model.copies import digest_of
+from scorer.model.protobuf import inspect_model
 from scorer.model.resident import SESSIONS
 from scorer.model.session import library_for, settle_device, why_not
 from scorer.model.spec import SessionSpec

@@ -24,7 +24,8 @@ from support.external_weights import PLACES, external_weight, scaling
 from support.runs import MODELS, ROOT, oracle
 
 from scorer.errors import ModelError, ModelLoadError, ModelNotFound, ScorerError
-from scorer.model.protobuf import digest_of, inspect_model
+from scorer.model.copies import digest_of
+from scorer.model.protobuf import inspect_model
 from scorer.model.session import Session
 from scorer.model.spec import SessionSpec, TensorSpec
 

@@ -133,7 +133,7 @@ def test_doctor_names_the_extras_that_are_missing():
     hide = (
         "import importlib.metadata as m; old = m.distribution\n"
         "def hidden(name):\n"
-        "    if name in {'tokenizers', 'pillow'}: raise m.PackageNotFoundError(name)\n"
+        "    if name in {'tokenizers', 'pillow', 'obstore'}: raise m.PackageNotFoundError(name)\n"
         "    return old(name)\n"
         "m.distribution = hidden\n"
         "from scorer.cli.main import main; main(['doctor'])\n"
@@ -141,6 +141,7 @@ def test_doctor_names_the_extras_that_are_missing():
     shown = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, check=False).stdout
     assert "text(...) needs tokenizers: pip install 'dask-scorer[text]'" in " ".join(shown.split())
     assert "image(...) needs Pillow: pip install 'dask-scorer[image]'" in " ".join(shown.split())
+    assert "s3://, gs://, az:// and https:// need obstore: pip install 'dask-scorer[store]'" in " ".join(shown.split())
     assert "nothing is missing" not in shown
 
 

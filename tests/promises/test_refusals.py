@@ -269,7 +269,7 @@ INPUT = [
     Case("input-no-parquet", DATA, "input-not-found", every(text("data/a.csv"), text("data/_b.parquet"))),
     Case("input-second-empty", "run in.parquet data --model m.onnx --output out", "input-not-found", folder("data")),
     Case("input-no-match", "run 'data/*.parquet' --model m.onnx --output out", "input-not-found"),
-    Case("input-url", "run ftp://host/data.parquet --model m.onnx --output out", "input"),
+    Case("input-url", "run xyz://host/data.parquet --model m.onnx --output out", "input"),
     Case("store-without-credentials", "run s3://bucket/data.parquet --model m.onnx --output out", "input"),
     Case(
         "input-url-with-password", "run s3://AKIA:wJal/K7@bucket/a --model m.onnx --output out", "options", exit_code=2
@@ -306,7 +306,7 @@ MODEL = [
     Case("model-missing", "run in.parquet --model gone.onnx", "model-not-found"),
     Case("model-name-too-long", f"run in.parquet --model {LONG}", "model-not-found"),
     Case("model-is-folder", "run in.parquet --model models", "model-not-found", folder("models")),
-    Case("model-url", "run in.parquet --model https://example.org/m.onnx", "model-not-found"),
+    Case("model-url", "run in.parquet --model xyz://host/m.onnx", "model-not-found"),
     Case("model-garbage", RUN, "model-load", text("m.onnx", bytes(range(256))), foreign=True),
     Case("model-truncated", RUN, "model-load", without("m.onnx", 0.5, 1), foreign=True),
     Case("model-empty", RUN, "model-load", text("m.onnx", "")),
