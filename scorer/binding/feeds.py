@@ -18,8 +18,10 @@ from scorer.binding.request import matching_column
 from scorer.binding.spec import MAX_LISTED, Feed
 from scorer.dataset.fields import fields_of
 from scorer.display.words import did_you_mean, quoted_list
-from scorer.errors import MissingColumns, OptionsError, ShapeMismatch, TypeMismatch
+from scorer.errors import MissingColumns, OptionsError, ScorerError, ShapeMismatch, TypeMismatch
+from scorer.model.copies import readable
 from scorer.options.grammar import CONVERTERS, feed_flag, labels_file, quoted
+from scorer.storage.stores import may_be_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -101,10 +103,10 @@ def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context
 def named_files(feeds: Iterable[FeedText], labels: Iterable[str] = ()) -> dict[str, str]:
     """Return the digest of each file that a converter or --labels names: they are part of the request's hash."""
     found: dict[str, str] = {}
-    named = [file[1] for file in map(labels_file, labels) if file is not None]
+    named = [file[1] for text in labels if (file := labels_file(text, is_file=may_be_file)) is not None]
     for path in [*(os.path.expanduser(name) for feed in feeds for name in feed.files), *named]:
-        if os.path.isfile(path):
-            with suppress(OSError), open(path, "rb") as opened:  # what uses it reports the error
+        if may_be_file(path):
+            with suppress(OSError, ScorerError), open(readable(path), "rb") as opened:  # what uses it reports the error
                 found[path] = hashlib.file_digest(opened, "sha256").hexdigest()
     return found
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from scorer.display.words import cut, did_you_mean, quoted_list
 from scorer.errors import OptionsError, ScorerError
+from scorer.model.copies import readable
 from scorer.options.grammar import labels_file, split_known, split_names
+from scorer.storage.stores import may_be_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +72,7 @@ def unused_texts(labels: Labels, tensors: Sequence[str]) -> list[ScorerError]:
 
 def _split_tensor(text: str, outputs: Sequence[str]) -> tuple[str, str]:
     """Return the output before the '=', '' if there is none, and the names or the file after it."""
-    file = labels_file(text)
+    file = labels_file(text, is_file=may_be_file)
     if file is not None and not file[0]:
         return "", text
     tensor, names = split_known(text, outputs)
@@ -80,7 +82,7 @@ def _split_tensor(text: str, outputs: Sequence[str]) -> tuple[str, str]:
 def _names_of(text: str, outputs: Sequence[str]) -> list[str]:
     """Return the names in a text or in the file that it names."""
     where = f"--labels {text}"
-    file = labels_file(text)
+    file = labels_file(text, is_file=may_be_file)
     if file is not None and not file[0]:
         return _names_in(file[1])
     quoted = text.lstrip().startswith("'")
@@ -110,7 +112,7 @@ def _names_of(text: str, outputs: Sequence[str]) -> list[str]:
 def _names_in(path: str) -> list[str]:
     """Return the names in a file: a JSON list, or one in each line."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(readable(path), encoding="utf-8-sig") as file:
             text = file.read()
         if text.lstrip().startswith(("[", "{")) and path.lower().endswith(".json"):
             names = json.loads(text)

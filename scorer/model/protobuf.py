@@ -254,10 +254,8 @@ def _not_fetched(url: str, error: OSError) -> ModelError:
 def _found_instead(url: str) -> str:
     try:
         return "a folder" if stores.is_folder(stores.path_of(url)) else "nothing"
-    except FileNotFoundError:
-        return "nothing, not even the bucket"
-    except OSError:
-        return "nothing"
+    except OSError as error:  # such as a bucket that does not exist
+        return cut(f"nothing; {error.strerror}", 300) if stores.can_list(url) else "nothing"
 
 
 def _external_missing(shown: str, name: str, hint: str) -> ModelNotFound:

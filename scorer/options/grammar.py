@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _NAME = re.compile(r"\s*(?:'((?:[^']|'')*)'|([^,'\s](?:[^,']*[^,'\s])?))\s*(?:,(?=.)|$)", re.DOTALL)
 _ELEMENT = re.compile(r"""\[\s*(?:'((?:[^']|'')+)'|"([^"]+)"|([^][,'"][^]['"]*?))\s*\]""", re.DOTALL)
@@ -159,12 +159,12 @@ def parse_element(step: str) -> str | tuple[int, ...] | None:
     return match[1].replace("''", "'") if match[1] else match[2] or match[3]
 
 
-def labels_file(text: str, folder: str = "") -> tuple[str, str] | None:
+def labels_file(text: str, folder: str = "", is_file: Callable[[str], bool] = os.path.isfile) -> tuple[str, str] | None:
     """Return what precedes the file in a --labels, and the file's path; None if the text names no existing file."""
     for at in (0, *(match.end() for match in re.finditer("=", text))):
         name = text[at:].strip()
         path = os.path.join(folder, os.path.expanduser(name))
-        if name and os.path.isfile(path):
+        if name and is_file(path):
             return text[:at], path
     return None
 

@@ -105,9 +105,10 @@ def changes(files: Sequence[FileId]) -> tuple[list[str], int]:
 
     Objects are looked up in the lists of their folders, because there may be 100,000 of them.
     """
-    folders = sorted({file.path.rpartition("/")[0] for file in files if is_url(file.path)})
+    folders = sorted({file.path.rpartition("/")[0] for file in files if is_url(file.path) and can_list(file.path)})
     listed = _listed(folders) if folders else {}
-    now = [(file, listed.get(file.path) if is_url(file.path) else _local(file.path)) for file in files]
+    alone = {file.path for file in files if not is_url(file.path) or not can_list(file.path)}
+    now = [(file, _alone(file.path) if file.path in alone else listed.get(file.path)) for file in files]
     changed = [(file.path, current) for file, current in now if current != file]
     return [path for path, _ in changed], sum(current is None for _, current in changed)
 
@@ -126,10 +127,10 @@ def _listed(folders: Sequence[str]) -> dict[str, FileId]:
         return {file.path: file for found in pool.map(files, folders) for file in found}
 
 
-def _local(path: str) -> FileId | None:
+def _alone(path: str) -> FileId | None:
     """Return which file is at a path, or None if nothing is; one of another size if that is unknown."""
     try:
-        return file_id(path)
+        return identity(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,9 @@ class Web:
     def __init__(self):
         self.files, self.asked, self.times = {}, [], {}
         self.ranges, self.tags, self.cut, self.status = True, True, 0, {}
-        self.root = ""
+        self.root, self.wait_s = "", 0.0
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
 
     def put(self, name, data):
         """Store a file; return its URL."""
@@ -44,6 +47,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body):
         web = self.server.web
+        with web.lock:
+            web.at_once += 1
+            web.most_at_once = max(web.most_at_once, web.at_once)
+        time.sleep(web.wait_s)
+        with web.lock:
+            web.at_once -= 1
         name = unquote(self.path).lstrip("/")
         web.asked.append((self.command, name))
         data = web.files.get(name)

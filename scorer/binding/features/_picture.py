@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scorer.display.words import visible
-from scorer.errors import OptionsError
+from scorer.errors import OptionsError, UnreadableFile
+from scorer.storage import stores
+from scorer.storage.locations import beside, is_below, is_url, normal, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +106,7 @@ def read(path: str, root: str) -> bytes:
 
     Links are followed. No file outside `root` is opened.
     """
-    if "://" in path:
+    if is_url(path):
         raise Unreadable(f"the URL {path!r} instead of a path")
     if os.path.isabs(path):
         raise Unreadable(f"the absolute path {path!r}")
@@ -120,6 +122,30 @@ def read(path: str, root: str) -> bytes:
         raise Unreadable(f"unreadable file {path!r}", error.strerror or "") from error
     except ValueError as error:
         raise Unreadable(f"the path {path!r}", str(error)) from error
+
+
+def read_from_store(path: str, root: str) -> bytes:
+    """Return the bytes of a picture on a store: below `root`, or under its own URL on the same store.
+
+    Raises `UnreadableFile` if the store does not answer, since that says nothing about the picture.
+    """
+    location = normal(path) if is_url(path) else beside(f"{root}/-", path)
+    if split(location)[0] != split(root)[0]:
+        raise Unreadable(f"the URL {path!r}, which is on another store,")
+    if not is_url(path) and (path.startswith("/") or not is_below(location, root)):
+        raise Unreadable(f"the path {path!r}, which is outside the allowed folder,")
+    try:
+        return stores.of(location).read(location)
+    except FileNotFoundError as error:
+        raise Unreadable(f"no file {path!r}") from error
+    except OSError as error:
+        raise UnreadableFile(
+            "a picture cannot be read",
+            where=location,
+            expected="a store that answers",
+            found=error.strerror or str(error),
+            hint="repeat the command; if it fails again, check the server, the network and the credentials",
+        ) from error
 
 
 def pixels(data: bytes, settings: PictureSettings) -> np.ndarray:

@@ -19,6 +19,8 @@ from scorer.binding.features.numeric import EXACT, as_stored, is_float, numpy_ty
 from scorer.binding.features.packed import NOT_UTF8
 from scorer.display.words import quoted_list
 from scorer.errors import OptionsError
+from scorer.model.copies import readable
+from scorer.storage.stores import may_be_file
 
 if TYPE_CHECKING:
     from scorer.binding.features.packed import Packed
@@ -139,7 +141,7 @@ def vocab_settings(call: Call, tensor: str) -> tuple[tuple[str, Setting], ...]:
     """Return the settings of vocab(a, b, c, unknown=-1), or of vocab(FILE) with one word on each line."""
     where, hint = f"--feed {tensor}", f"--feed '{tensor}=COLUMN|vocab(red, green, unknown=-1)', or vocab(FILE)"
     words = call.args
-    if len(words) == 1 and not os.path.isfile(os.path.expanduser(words[0])):
+    if len(words) == 1 and not may_be_file(os.path.expanduser(words[0])):
         raise OptionsError(
             "the vocabulary file does not exist",
             where=where,
@@ -149,7 +151,7 @@ def vocab_settings(call: Call, tensor: str) -> tuple[tuple[str, Setting], ...]:
         )
     if len(words) == 1:
         try:
-            with open(os.path.expanduser(words[0]), encoding="utf-8-sig") as file:
+            with open(readable(os.path.expanduser(words[0])), encoding="utf-8-sig") as file:
                 words = tuple(file.read().removesuffix("\n").split("\n"))
         except (OSError, UnicodeDecodeError) as error:
             raise OptionsError(

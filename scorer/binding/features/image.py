@@ -10,20 +10,23 @@ from __future__ import annotations
 import math
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scorer.binding.features._picture import PictureSettings, Unreadable, need_pillow, pixels, read
+from scorer.binding.features._picture import PictureSettings, Unreadable, need_pillow, pixels, read, read_from_store
 from scorer.binding.features.numeric import numpy_type
 from scorer.binding.features.packed import Packed
 from scorer.display.words import did_you_mean
 from scorer.errors import OptionsError, TypeMismatch
+from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
+    from concurrent.futures import Future
 
     from scorer.binding.features.packed import Rows
     from scorer.binding.spec import Feed
@@ -51,6 +54,8 @@ _DEFAULTS = {
     "max_pixels": "100000000",  # 100 megapixels are 300 MB decoded; pictures of usual cameras are smaller
 }
 _LARGEST_SIDE = 65_535
+_AT_ONCE, _AHEAD = 32, 64
+"""Pictures of a part that are read from a store at once, and how many are read before their batch."""
 ANY = "any"
 """A side of `size` that follows from the proportions of each picture."""
 _SIZE = re.compile(rf"([0-9]{{1,5}}|{ANY})(?:x([0-9]{{1,5}}|{ANY}))?")
@@ -97,7 +102,7 @@ def settings(
         "background": arguments.whole_number("background", 0, 255),
         "rotate": arguments.choice("rotate") == "true",
         "max_pixels": arguments.whole_number("max_pixels", 1, 2**62),
-        "folder": os.path.abspath(folder),
+        "folder": folder if is_url(folder) else os.path.abspath(folder),
     }
     if dtype is not None:
         pixel_table(tuple(result.items()), dtype, tensor)
@@ -156,15 +161,21 @@ class Images(Packed):
         self._lookup = pixel_table(feed.settings, feed.dtype, feed.tensor)
         self._channels = (2, 1, 0) if feed.setting("color") == "bgr" else (0, 1, 2)[: len(self._lookup)]
         self._picture_settings = _picture_settings(feed)
-        self._root = os.path.realpath(str(feed.setting("folder")))
+        root = str(feed.setting("folder"))
+        self._remote = is_url(root)
+        self._root = root if self._remote else os.path.realpath(root)
         self._rows = table.num_rows
         self._bytes, self._paths = _bytes_and_paths(table[feed.columns[0]], self._where)
         for row in np.flatnonzero(_null_mask(self._bytes) & _null_mask(self._paths)):
             self.bad[int(row)] = f"null {self._where}"
+        fetched = self._remote and self._paths is not None
+        self._ahead = Ahead(self._encoded, self._rows, self.bad) if fetched else None
 
     def batch(self, rows: Rows) -> np.ndarray:
         """Return the tensor of these rows. A row that cannot be decoded is added to `bad` and filled with zeros."""
         numbers = range(self._rows)[rows] if isinstance(rows, slice) else rows.tolist()
+        if self._ahead is not None:
+            self._ahead.start(numbers, in_order=isinstance(rows, slice))
         if None in self._shape:
             return self._batch_of_any_size(numbers)
         tensor = np.zeros((len(numbers), *(side or 0 for side in self._shape)), self._dtype)
@@ -198,7 +209,8 @@ class Images(Packed):
         if row in self.bad:
             return None
         try:
-            return pixels(self._encoded(row), self._picture_settings)
+            data = self._encoded(row) if self._ahead is None else self._ahead.get(row)
+            return pixels(data, self._picture_settings)
         except Unreadable as error:
             self.bad[row] = f"{error.what} {self._where}" + (f": {error.detail}" if error.detail else "")
             return None
@@ -212,7 +224,32 @@ class Images(Packed):
             path = cast("pa.ChunkedArray", self._paths)[row].as_py()
         except UnicodeDecodeError as error:
             raise Unreadable("a path that is not UTF-8") from error
-        return read(path, self._root)
+        return read_from_store(path, self._root) if self._remote else read(path, self._root)
+
+
+class Ahead:
+    """Reads the pictures of a part from a store, many at once, before their batch decodes them."""
+
+    def __init__(self, read: Callable[[int], bytes], rows: int, bad: Container[int]) -> None:
+        """Read the pictures of the rows up to `rows` by `read`, but not those of `bad` rows."""
+        self._read, self._rows, self._bad = read, rows, bad
+        self._pool = ThreadPoolExecutor(_AT_ONCE, "scorer-pictures")  # its threads end with this object
+        self._waiting: dict[int, Future[bytes]] = {}
+        self._started = 0
+
+    def start(self, rows: Sequence[int], *, in_order: bool) -> None:
+        """Start to read these rows, and also some that follow if the batches are in the order of the rows."""
+        if in_order:
+            rows = range(self._started, min(max(rows, default=0) + 1 + _AHEAD, self._rows))
+            self._started = max(self._started, rows.stop)
+        for row in rows:
+            if row not in self._bad and row not in self._waiting:
+                self._waiting[row] = self._pool.submit(self._read, row)
+
+    def get(self, row: int) -> bytes:
+        """Return one picture; raise what reading it raised."""
+        waiting = self._waiting.pop(row, None)
+        return self._read(row) if waiting is None else waiting.result()
 
 
 def _sides(size: str) -> tuple[int | None, int | None]:

@@ -21,6 +21,8 @@ from scorer.binding.features.numeric import EXACT, numpy_type
 from scorer.binding.features.packed import NOT_UTF8, Packed
 from scorer.display.words import cut, did_you_mean, quoted_list
 from scorer.errors import ModelError, OptionsError, ShapeMismatch, TypeMismatch
+from scorer.model.copies import Copy, local_copy, readable
+from scorer.storage.locations import absolute, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,7 +73,7 @@ def settings(call: Call, tensor: str, length: int | None = None) -> tuple[tuple[
             found=repr(give),
             hint=did_you_mean(give, GIVES),
         )
-    path = os.path.abspath(os.path.expanduser(call.args[0]))
+    path = absolute(call.args[0])
     data = _read_bytes(path, where)
     tokenizer = _parse_tokenizer(data, path, where)
     default = (tokenizer.truncation or {}).get("max_length", _DEFAULT_LENGTH)
@@ -255,7 +257,7 @@ def _library() -> ModuleType:
 
 def _read_bytes(path: str, where: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(readable(path), "rb") as file:
             return file.read()
     except OSError as error:
         raise OptionsError(
@@ -302,7 +304,7 @@ def _load_planned(path: str, digest: str, max_length: int) -> _Loaded:
 
     Raises `ModelError` if the file is not the planned one.
     """
-    data = _read_bytes(path, path) if os.path.exists(path) else None
+    data = _planned_bytes(path, digest)
     found = hashlib.sha256(data).hexdigest()[:16] if data is not None else "nothing"
     if data is None or found != digest[:16]:
         raise ModelError(
@@ -320,6 +322,14 @@ def _load_planned(path: str, digest: str, max_length: int) -> _Loaded:
         return _Loaded(tokenizer, padding["pad_id"], padding["pad_type_id"], padding["direction"] == "left")
     known = (tokenizer.token_to_id(name) for name in ("[PAD]", "<pad>"))
     return _Loaded(tokenizer, next((number for number in known if number is not None), 0), 0, left=False)
+
+
+def _planned_bytes(path: str, digest: str) -> bytes | None:
+    """Return what is at the planned place, or in the cache of this host for a URL; None if there is nothing."""
+    if not is_url(path):
+        return _read_bytes(path, path) if os.path.exists(path) else None
+    copy = local_copy(Copy.of_file(path, digest))
+    return None if copy is None else _read_bytes(copy, path)
 
 
 def _tokenise(feeds: Sequence[Feed], column: pa.ChunkedArray) -> _Tokenised:
