@@ -20,6 +20,7 @@ from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, P
 from scorer.host import crash, devices, process, signals, versions
 from scorer.host.limits import limits_as_errors
 from scorer.host.process import name_of_process
+from scorer.locations import is_url
 from scorer.model.resident import SESSIONS
 from scorer.options.values import QUEUES, within_budget
 from scorer.output import ledger, lock, place, publish, quarantine
@@ -32,7 +33,6 @@ from scorer.report.eventlog import EVENTS, EventLog
 from scorer.report.outcome import Report, time_before, total
 from scorer.report.progress import Progress
 from scorer.scoring.job import JOBS, Spec, prometheus_counters
-from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

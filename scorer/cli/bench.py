@@ -32,6 +32,7 @@ from scorer.dataset.listing import PROOF
 from scorer.display.words import cut
 from scorer.errors import BatchError, ModelError, PlanError
 from scorer.host.versions import versions
+from scorer.locations import is_url
 from scorer.model.copies import readable
 from scorer.model.resident import SESSIONS
 from scorer.options.request import as_flags
@@ -39,7 +40,6 @@ from scorer.preflight import trial, tuning
 from scorer.scoring import batches
 from scorer.scoring.compare import TOLERANCE
 from scorer.storage.footers import open_parquet
-from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

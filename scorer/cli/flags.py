@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scorer.locations import is_url
 from scorer.options.fields import FIELDS, GROUPS, ClusterOptions
 from scorer.options.grammar import labels_file
 from scorer.options.request import build, build_cluster, read_toml
 from scorer.options.values import FEEDS, LABELS
-from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -27,8 +27,8 @@ from scorer.errors import BatchStalled, ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
 from scorer.host.limits import MORE_FILES, MORE_THREADS, OUT_OF_FILES, lacks_thread
 from scorer.host.private import private_folder
+from scorer.locations import is_url
 from scorer.options.values import QUEUES, parse_span
-from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -15,13 +15,13 @@ from scorer.display.words import quoted_list
 from scorer.errors import ClusterError, ModelError, PreflightError, ScorerError
 from scorer.host.process import name_of_process
 from scorer.host.versions import MUST_AGREE, versions
+from scorer.locations import is_url
 from scorer.model import copies
 from scorer.model.resident import SESSIONS
 from scorer.output import rights
 from scorer.scoring.job import JOBS
 from scorer.storage import stores
 from scorer.storage.files import map_write_errors
-from scorer.storage.locations import is_url
 from scorer.storage.stores import path_of
 
 if TYPE_CHECKING:

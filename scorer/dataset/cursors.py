@@ -17,8 +17,8 @@ import pyarrow as pa
 from scorer.arrow import plain_rows
 from scorer.dataset.fields import find, select, stored
 from scorer.errors import UnreadableFile
+from scorer.locations import is_url
 from scorer.storage.footers import chunk_ranges, naming_damage, open_parquet
-from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

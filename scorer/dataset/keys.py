@@ -18,7 +18,7 @@ from scorer.arrow import values_type
 from scorer.dataset import conditions as conditions_
 from scorer.display.words import plural, quoted_list
 from scorer.errors import InputError
-from scorer.storage.locations import is_below, is_url, normal
+from scorer.locations import is_below, is_url, normal
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from scorer.dataset.trees import Bucket, Disk, has_magic
 from scorer.display.words import is_utf8, plural
 from scorer.errors import InputError, InputNotFound
-from scorer.storage.locations import is_url, split
+from scorer.locations import is_url, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

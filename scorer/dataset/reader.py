@@ -21,9 +21,9 @@ from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields
 from scorer.dataset.cursors import decoded
 from scorer.errors import InputChanged, UnreadableFile
+from scorer.locations import is_url
 from scorer.storage.files import Changed, retry
 from scorer.storage.footers import flat_leaves, naming_damage, only_leaf, open_parquet, unreadable
-from scorer.storage.locations import is_url
 from scorer.storage.stores import identity
 
 if TYPE_CHECKING:
@@ -191,8 +191,7 @@ def naming_changes(sources: Sequence[Source]) -> Iterator[None]:
             current = identity(source.path)
         except OSError:
             raise changed(source, "nothing") from None
-        tag = f" with ETag {current.version}" if isinstance(current.version, str) else ", changed since"
-        raise changed(source, f"{current.size} bytes{tag}") from None
+        raise changed(source, f"{current.size} bytes with ETag {current.version}") from None
 
 
 def rows_at(source: Source, rows: Sequence[int], cache: InputCache) -> tuple[pa.Table, dict[int, tuple[str, ...]]]:

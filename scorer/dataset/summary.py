@@ -23,6 +23,7 @@ from scorer.dataset.listing import list_files
 from scorer.display.words import plural, quoted_list
 from scorer.errors import InputError, ScorerError, UnreadableFile
 from scorer.host.crash import note_step
+from scorer.locations import is_url, normal
 from scorer.storage.footers import (
     codec_of,
     decoded_column_bytes,
@@ -33,7 +34,6 @@ from scorer.storage.footers import (
     open_parquet,
     unreadable,
 )
-from scorer.storage.locations import is_url, normal
 from scorer.storage.stores import identity
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from scorer.errors import UnreadableFile
+from scorer.locations import is_url
 from scorer.storage.formats import recognise
-from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

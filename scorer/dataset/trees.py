@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from scorer.display.words import cut, quoted_list
 from scorer.errors import InputError
+from scorer.locations import normal, split
 from scorer.storage import stores
 from scorer.storage.files import retry
-from scorer.storage.locations import normal, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -26,9 +26,9 @@ from scorer.display.words import cut
 from scorer.errors import ModelError, ScorerError
 from scorer.host.private import private_folder
 from scorer.host.process import name_of_process
+from scorer.locations import beside, is_url, normal, split
 from scorer.storage import stores
 from scorer.storage.files import Changed, FileId, write_atomically
-from scorer.storage.locations import beside, is_url, normal, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +87,7 @@ def fetch(location: str, names: Callable[[Path], Sequence[str]] = lambda _: (), 
 
     `names` returns which other files belong to the first one, relative to its folder. Raises OSError.
     """
+    stores.refuse_secrets(location)
     store = stores.of(location, hasty=True)
     with _only_one(location) as known:
         first = store.identity(location)

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.display.words import cut, is_utf8
 from scorer.errors import InputError, ModelError, ModelLoadError, ModelNotFound
+from scorer.locations import is_url, normal
 from scorer.model.copies import Copy, digest_of, fetch, root
 from scorer.model.spec import ModelSpec, TensorSpec
 from scorer.options.values import PATH
 from scorer.options.wrong_types import wrong_type
 from scorer.storage import stores
-from scorer.storage.locations import is_url, normal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

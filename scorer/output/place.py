@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from scorer.dataset.listing import PROOF
 from scorer.display.words import nearest
 from scorer.errors import CommitError, OptionsError, ScorerError
+from scorer.locations import is_url
 from scorer.options.values import PATH
 from scorer.options.wrong_types import wrong_type
 from scorer.plan.frozen import FORMAT, FrozenPlan
-from scorer.storage.locations import is_url
 from scorer.storage.stores import AnyPath, ObjectPath, for_arrow, is_folder, path_of, raise_if_unknown, size_of
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scorer.errors import InputError, PlanError, ScorerError
+from scorer.locations import join, split
 from scorer.storage import refusals, stores
 from scorer.storage.files import FileId
-from scorer.storage.locations import join, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

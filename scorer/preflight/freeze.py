@@ -19,6 +19,7 @@ from scorer.cluster.connect import (
 from scorer.display.words import plural
 from scorer.host import cache, devices
 from scorer.host.versions import versions
+from scorer.locations import is_url
 from scorer.options.fields import FIELDS, PART_BYTES
 from scorer.plan.frozen import FORMAT, FrozenPlan, _hash
 from scorer.plan.prepared import as_json_value, cluster_of
@@ -29,7 +30,6 @@ from scorer.preflight.forecast import Measured, forecast, part_seconds
 from scorer.preflight.tuning import Probe
 from scorer.storage import copying, encoding
 from scorer.storage.footers import open_parquet
-from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from scorer.dataset.listing import PROOF, is_glob
 from scorer.display.words import is_utf8, quoted_list
 from scorer.errors import CommitError, InputError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError
+from scorer.locations import is_url, scheme, split
 from scorer.output import lock, rights
 from scorer.output.existing import work_dir_problem
-from scorer.storage.locations import is_url, scheme, split
 from scorer.storage.stores import WRITABLE, ObjectPath, is_folder, path_of
 
 if TYPE_CHECKING:

@@ -34,13 +34,13 @@ from scorer.errors import PartError, ScorerError
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.host import isolation
 from scorer.host.process import name_of_process, peak
+from scorer.locations import is_url
 from scorer.model.resident import SESSIONS
 from scorer.output import attempts
 from scorer.output.quarantine import write_quarantine
 from scorer.output.writer import receipt_of, write_part
 from scorer.scoring import batches, content
 from scorer.scoring.job import JOBS, worker_unfit
-from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

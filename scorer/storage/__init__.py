@@ -2,7 +2,6 @@
 
     files.py         file identities, retries, whole-file writes, fsync and atomic renames
     footers.py       opens Parquet files, and reads column facts from their footers
-    locations.py     locations as text: local paths, and URLs of stores
     stores.py        what is behind a location: the store, its options and credentials; paths on stores
     objects.py       an object store: reads, conditional writes, copies, listings, with retries
     refusals.py      what a store refuses, as errors

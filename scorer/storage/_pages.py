@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from scorer.locations import is_url
 from scorer.storage import _thrift as thrift
 from scorer.storage import stores
 from scorer.storage._thrift import I32
 from scorer.storage.files import Changed, retry
 from scorer.storage.footers import unreadable
-from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

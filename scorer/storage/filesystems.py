@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import unquote
 
 from scorer.errors import InputError
+from scorer.locations import scheme, split
 from scorer.storage.files import Changed, FileId, retry
-from scorer.storage.locations import scheme, split
 from scorer.storage.objects import ObjectStore
 
 if TYPE_CHECKING:

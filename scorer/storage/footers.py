@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from scorer.display.words import cut, quoted_list
 from scorer.errors import UnreadableFile
 from scorer.host.limits import MORE_FILES
+from scorer.locations import is_url
 from scorer.storage import _thrift as thrift
 from scorer.storage import stores
-from scorer.storage.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -17,8 +17,8 @@ import zlib
 from contextlib import suppress
 from typing import NamedTuple
 
+from scorer.locations import is_url
 from scorer.storage import stores
-from scorer.storage.locations import is_url
 
 _HEAD_BYTES = 1 << 16
 _NAMES = {

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scorer.display.words import without_secrets
+from scorer.locations import split
 from scorer.storage.files import Changed as Changed  # noqa: PLC0414 - raised here
 from scorer.storage.files import FileId
-from scorer.storage.locations import split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

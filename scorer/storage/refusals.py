@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from scorer.errors import InputError, ScorerError
 from scorer.host import credentials
+from scorer.locations import is_url, split
 from scorer.storage import stores
-from scorer.storage.locations import is_url, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from scorer.display.words import without_secrets
 from scorer.errors import InputError, OptionsError
 from scorer.host import credentials
+from scorer.locations import is_below, is_url, normal, scheme, split
 from scorer.storage.files import Changed, FileId, file_digest, file_id
-from scorer.storage.locations import is_below, is_url, normal, scheme, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 WRITABLE = ("s3", "gs", "az", "abfss")
-"""Schemes of stores that scorer writes to; the names of `scorer.storage.locations.normal`."""
+"""Schemes of stores that scorer writes to; the names of `scorer.locations.normal`."""
 _WEB = ("http", "https")
 _TIMEOUT, _CONNECT_TIMEOUT = timedelta(seconds=120), timedelta(seconds=5)
 _HASTY_TIMEOUT = timedelta(seconds=10)

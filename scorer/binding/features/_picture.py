@@ -29,8 +29,8 @@ import numpy as np
 
 from scorer.display.words import visible
 from scorer.errors import OptionsError, UnreadableFile
+from scorer.locations import beside, is_below, is_url, normal, split
 from scorer.storage import stores
-from scorer.storage.locations import beside, is_below, is_url, normal, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

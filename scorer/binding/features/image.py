@@ -22,7 +22,7 @@ from scorer.binding.features.numeric import numpy_type
 from scorer.binding.features.packed import Packed
 from scorer.display.words import did_you_mean
 from scorer.errors import OptionsError, TypeMismatch
-from scorer.storage.locations import is_url
+from scorer.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence

@@ -21,8 +21,8 @@ from scorer.binding.features.numeric import EXACT, numpy_type
 from scorer.binding.features.packed import NOT_UTF8, Packed
 from scorer.display.words import cut, did_you_mean, quoted_list
 from scorer.errors import ModelError, OptionsError, ShapeMismatch, TypeMismatch
+from scorer.locations import absolute, is_url
 from scorer.model.copies import Copy, local_copy, readable
-from scorer.storage.locations import absolute, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
