@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from scorer.output.existing import Files
     from scorer.output.place import Place
-    from scorer.output.published import Files
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
 

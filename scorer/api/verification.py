@@ -21,9 +21,9 @@ from scorer.errors import CommitError
 from scorer.events import Counts, Proof
 from scorer.host.crash import note_verifying
 from scorer.host.limits import limits_as_errors
+from scorer.output.existing import Files
 from scorer.output.ledger import LEDGER, TIMES
 from scorer.output.place import Place, load_plan, nobody_wrote, refuse_another_format
-from scorer.output.published import Files
 from scorer.output.writer import open_part, read_footer
 from scorer.storage.refusals import explaining
 from scorer.storage.stores import digest_of, exists, for_arrow, raise_if_unknown

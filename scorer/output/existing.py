@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,23 +15,84 @@ from scorer.dataset.listing import PROOF
 from scorer.display.words import quoted_list
 from scorer.errors import OutputExists, ScorerError
 from scorer.output.place import Place, another_format, missing_parts
-from scorer.output.published import Files
 from scorer.output.writer import read_proof
 from scorer.plan.frozen import explain_differences
-from scorer.storage.stores import ObjectPath, digest_of, exists, for_arrow, is_folder, path_of, raise_if_unknown
+from scorer.storage.files import files_in
+from scorer.storage.stores import (
+    ObjectPath,
+    digest_of,
+    exists,
+    for_arrow,
+    is_folder,
+    path_of,
+    raise_if_unknown,
+    size_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from scorer.plan.frozen import FrozenPlan
+    from scorer.storage.files import FileId
     from scorer.storage.stores import AnyPath
 
 PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "report.html", "quarantine")
 """What publishing moves beside the output."""
 _REPLACED = {*PROOF_FILES, "lock", "old", "probe"}
 """The names in a work folder that a run replaces or removes."""
+T = TypeVar("T")
+R = TypeVar("R")
+_AT_ONCE, _WHOLE_AT_ONCE = 64, 4  # requests for footers, and for whole files, which are in memory
 _BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 """The exceptions that a damaged proof or footer causes."""
+
+
+class Files:
+    """The files below a folder. On a store they are listed once, and a footer is read with one request."""
+
+    def __init__(self, top: AnyPath) -> None:
+        self.top = top
+        self._listed = top.files() if isinstance(top, ObjectPath) else None
+
+    def names(self, unlisted: Callable[[str, OSError], None] | None = None) -> Iterator[str]:
+        """Yield the name of every file, relative to the folder.
+
+        `unlisted` is called with each local folder that cannot be listed, and the reason.
+        """
+        if isinstance(self.top, ObjectPath):
+            yield from self._listed or ()
+        else:
+            yield from files_in(self.top, unlisted)
+
+    def exists(self) -> bool:
+        """Return whether the folder is there."""
+        return exists(self.top) if self._listed is None else bool(self._listed)
+
+    def size(self, name: str) -> int:
+        """Return the size of a file; -1 if it is missing."""
+        if self._listed is None:
+            return size_of(self.top / name)
+        return self._listed[name].size if name in self._listed else -1
+
+    def source(self, name: str, *, whole: bool) -> Path | FileId | pa.BufferReader:
+        """Return what `open_part` can open. Of an object it reads the footer only, unless all bytes are wanted."""
+        path = self.top / name
+        if not isinstance(path, ObjectPath):
+            return path
+        file = self._listed.get(name) if self._listed else None
+        return for_arrow(path) if whole or file is None else file
+
+    def each(self, function: Callable[[T], R], items: Iterable[T], *, whole: bool) -> Iterator[R]:
+        """Yield the result for each item, in their order; on a store, several are computed at once."""
+        if not isinstance(self.top, ObjectPath):
+            yield from map(function, items)
+            return
+        with ThreadPoolExecutor(_WHOLE_AT_ONCE if whole else _AT_ONCE, "scorer-store") as threads:
+            try:
+                yield from threads.map(function, items)
+            finally:
+                threads.shutdown(cancel_futures=True)
 
 
 def existing_problem(

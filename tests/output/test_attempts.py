@@ -124,7 +124,7 @@ def test_a_crash_before_the_first_part_is_reported_as_json_too(dividing):
 
 CRASHES = {
     "rename": "os.rename = lambda a, b: os.kill(os.getpid(), 11) if str(b).endswith('/out') else move(a, b)",
-    "getsize": "os.path.getsize = lambda path: os.kill(os.getpid(), 11)",
+    "lseek": "os.lseek = lambda *_: os.kill(os.getpid(), 11)",
 }
 
 
@@ -146,7 +146,7 @@ def test_a_crash_while_publishing_has_the_exit_code_of_a_failed_publish(tmp_path
     assert "repeat the command: it publishes the parts" in found["hint"]
     again = command(*asked, tmp_path / "out", "--json")
     assert (again.returncode, json.loads(again.stdout)["parts_resumed"]) == (0, 1)
-    verified = command("verify", tmp_path / "out", extra=crashing(tmp_path / "verifying", "getsize"))
+    verified = command("verify", tmp_path / "out", extra=crashing(tmp_path / "verifying", "lseek"))
     assert verified.returncode == 5
     assert f"verifying {tmp_path / 'out'}" in verified.stderr
     assert "score again with --overwrite" in verified.stderr
