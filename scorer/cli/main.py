@@ -263,24 +263,29 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
 
 @main.command(cls=Command)
 @_OUT
+@click.option(
+    "--to", metavar="FILE", shell_complete=complete_files,
+    help="Where to write the page. Default: report.html in OUT.scorer.",
+)  # fmt: skip
 @store_flags
 @_WORK_DIR
 @JSON
 @reports_errors
-def report(output: str, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's value
+def report(output: str, to: str | None, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's value
     """Write report.html for OUT again.
 
     report reads the proof in OUT.scorer and prints the path of the page.
 
     \b
-    Example:
+    Examples:
       scorer report scores
+      scorer report s3://bucket/scores --to scores.html
     """
     from scorer.cli.text import facts_text  # noqa: PLC0415 - start-up
     from scorer.output.place import Place  # noqa: PLC0415 - start-up
     from scorer.report.page import write_again  # noqa: PLC0415 - start-up
 
-    value = {"report": str(write_again(Place.of(output, work_dir)))}
+    value = {"report": str(write_again(Place.of(output, work_dir), to))}
     show(value, partial(facts_text, value), as_json=as_json, acted=True)
 
 

@@ -19,7 +19,8 @@ from scorer.storage.footers import open_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
+
+    from scorer.storage.stores import AnyPath
 
 BadRow = tuple[str, str, str, int]
 """Error, stage, file and row number."""
@@ -109,7 +110,7 @@ def in_words(errors: Mapping[str, int]) -> str:
     return "; ".join(frequent + ([f"{rest:,} x other errors"] if rest else []))
 
 
-def reasons(folder: Path, names: Sequence[str], rows: int, fed: Sequence[str]) -> Reasons:
+def reasons(folder: AnyPath, names: Sequence[str], rows: int, fed: Sequence[str]) -> Reasons:
     """Count the reasons of the bad rows, `rows` in all, in a sample of these quarantine files; `fed` names columns."""
     by_key: dict[tuple[str, str], Reason] = {}
     counts: Counter[tuple[str, str]] = Counter()

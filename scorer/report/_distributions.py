@@ -21,9 +21,9 @@ from scorer.storage.footers import open_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from scorer.plan.frozen import FrozenPlan
+    from scorer.storage.stores import AnyPath
 
 
 VALUES = 300_000  # most values in a sample, in all columns together: about 20 ms
@@ -69,7 +69,7 @@ class Distribution:
 
 
 def sample_scores(
-    folder: Path, plan: FrozenPlan, names: Sequence[str], scored: np.ndarray, seconds: float
+    folder: AnyPath, plan: FrozenPlan, names: Sequence[str], scored: np.ndarray, seconds: float
 ) -> ScoreSample | None:
     """Return a sample of the score columns; None if there are no scores.
 

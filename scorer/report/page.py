@@ -6,7 +6,6 @@ The page is made from the files of the proof: plan, ledger, report, quarantine, 
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,14 +20,16 @@ from scorer.report.outcome import Report
 from scorer.report.sections import Sources, sections, tiles
 from scorer.storage.files import write_atomically
 from scorer.storage.footers import open_parquet
+from scorer.storage.refusals import explaining
+from scorer.storage.stores import ObjectPath, exists, path_of, raise_if_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from scorer.events import Receipt
     from scorer.output.place import Place, Staging
     from scorer.plan.frozen import FrozenPlan
+    from scorer.storage.stores import AnyPath
 
 
 NAME = "report.html"
@@ -39,7 +40,7 @@ def load_template() -> None:
     html.template(NAME)
 
 
-def of_proof(plan: FrozenPlan, proof: Path, parts: Path) -> Sources:
+def of_proof(plan: FrozenPlan, proof: AnyPath, parts: AnyPath) -> Sources:
     """Read the proof of an output that is published or about to be."""
     report, manifest = (json.loads((proof / name).read_text("utf-8")) for name in ("report.json", "manifest.json"))
     with open_parquet(str(proof / "ledger.parquet")) as parquet:
@@ -59,21 +60,41 @@ def of_proof(plan: FrozenPlan, proof: Path, parts: Path) -> Sources:
 
 def unpublished(
     staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: Report, error: str
-) -> Path:
+) -> AnyPath:
     """Write the page of a run that ended with an error; return its path in the staging folder."""
     ledger = rows_of(plan, receipts)
     return write(Sources(plan=plan, report=report, ledger=ledger, parts=staging.parts, proof=staging.root, error=error))
 
 
-def write(sources: Sources) -> Path:
-    """Write the page beside the other files of the proof, complete or not at all; return its path."""
-    path = sources.proof / NAME
-    write_atomically(path, text(sources).encode(), durable=False)
+def write(sources: Sources, to: AnyPath | None = None) -> AnyPath:
+    """Write the page, by default beside the other files of the proof, complete or not at all; return its path."""
+    path = to or sources.proof / NAME
+    data = text(sources).encode()
+    if isinstance(path, ObjectPath):
+        path.write_bytes(data)
+    else:
+        write_atomically(path, data, durable=False)
     return path
 
 
-def write_again(place: Place) -> Path:
-    """Write the page of a published output again, from its proof; return its path."""
+def write_again(place: Place, to: str | None = None) -> AnyPath:
+    """Write the page of a published output again, from its proof, here or to this file; return its path."""
+    with explaining(CommitError):
+        sources = _of_published(place)
+    try:
+        return write(sources, None if to is None else path_of(to))
+    except OSError as error:
+        raise CommitError(
+            "the page cannot be written",
+            where=to or str(place.folder / NAME),
+            expected="a file that can be written",
+            found=cut(error.strerror or str(error)),
+            hint="name another file: --to FILE",
+        ) from error
+
+
+def _of_published(place: Place) -> Sources:
+    """Read the proof of a published output; raise CommitError if there is none."""
     plan = place.published()
     if plan is None:
         left = [place.staging(other.plan_hash).root / NAME for other in place.unfinished()]
@@ -86,15 +107,15 @@ def write_again(place: Place) -> Path:
                 found=pages[0],
                 hint=f"open {pages[0]}, or finish the run by repeating its command",
             )
-        if not os.path.exists(place.folder):
+        if not exists(place.folder):
             raise nobody_wrote(place)
         refuse_another_format(place)
         raise _no_proof(place, "no published output")
     try:
-        found = of_proof(plan, place.folder, place.output)
+        return of_proof(plan, place.folder, place.output)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise_if_unknown(place.folder, error)
         raise _no_proof(place, cut(str(error))) from error
-    return write(found)
 
 
 def _no_proof(place: Place, found: str) -> CommitError:

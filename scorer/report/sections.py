@@ -24,13 +24,13 @@ from scorer.report import _timeline as timeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import pyarrow as pa
 
     from scorer.display.blocks import Block
     from scorer.plan.frozen import FrozenPlan
     from scorer.report.outcome import Report
+    from scorer.storage.stores import AnyPath
 
 
 _SHOWN = 20  # rows of a table: parts of the ledger, workers, failed parts
@@ -53,9 +53,9 @@ class Sources:
     report: Report
     ledger: pa.Table
     """One row per committed part."""
-    parts: Path
+    parts: AnyPath
     """The folder that contains the parts."""
-    proof: Path
+    proof: AnyPath
     """The folder that contains quarantine/ and the page."""
     digest: str = ""
     """SHA-256 of the ledger; '' if the output is not published."""
