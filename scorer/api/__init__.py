@@ -5,6 +5,7 @@
     frames.py          score and release: score a frame in memory, or a Dask frame
     inspection.py      inspect: what a model needs, beside some data
     verification.py    verify: check a published output against its proof
+    cleaning.py        clean: remove what unfinished runs left
     _kinds.py          the kinds of frames that score takes: pandas, polars and Arrow
     _rescoring.py      verify --rescore: score some rows again and compare
     _failures.py       the errors of a run that cannot be published

@@ -290,6 +290,34 @@ def report(output: str, to: str | None, work_dir: str | None, as_json: bool) -> 
 
 
 @main.command(cls=Command)
+@_OUT
+@click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
+@store_flags
+@_WORK_DIR
+@JSON
+@reports_errors
+def clean(output: str, dry_run: bool, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
+    """Remove what unfinished runs left beside OUT.
+
+    These are scored parts that were not published, and locks and markers of processes that died. clean keeps OUT and
+    its proof. A run that was not finished cannot be continued afterwards: it starts again.
+
+    \b
+    Example:
+      scorer clean scores --dry-run
+    """
+    from scorer.api.cleaning import clean as remove_leftovers  # noqa: PLC0415 - start-up
+    from scorer.cli.text import cleaned_text  # noqa: PLC0415 - start-up
+    from scorer.output.place import Place  # noqa: PLC0415 - start-up
+
+    def notify(text: str) -> None:
+        click.echo(text, err=True)
+
+    found = remove_leftovers(Place.of(output, work_dir), notify, dry_run=dry_run)
+    show(found.to_dict(), partial(cleaned_text, found), as_json=as_json, acted=True)
+
+
+@main.command(cls=Command)
 @JSON
 @reports_errors
 def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value

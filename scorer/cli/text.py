@@ -14,6 +14,7 @@ from scorer.report.live import block
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from scorer.api.cleaning import Cleaned
     from scorer.api.inspection import Inspection
     from scorer.api.verification import Verdict
     from scorer.cli.bench import Bench
@@ -126,6 +127,15 @@ def verdict_text(verdict: Verdict, look: Terminal = _PLAIN) -> str:
         left = ["Not checked:", *(f"  {visible(text)}" for text in verdict.unchecked)]
         return "\n".join([*head, f"According to its parts: {sums}", *left])
     return "\n".join([*head, *again, f"According to its ledger: {sums}"])
+
+
+def cleaned_text(found: Cleaned, look: Terminal = _PLAIN) -> str:  # noqa: ARG001 - as the other texts
+    """Return the result of `clean` as text."""
+    if not found.removed:
+        return visible(f"Nothing to remove beside {found.output}")
+    done = "Would remove" if found.dry_run else "Removed"
+    paths = [visible(f"  {path}") for path in found.removed]
+    return "\n".join([f"{done} {plural(found.files, 'file')}, {size(found.size)}:", *paths])
 
 
 def bench_text(found: Bench, look: Terminal = _PLAIN) -> str:
