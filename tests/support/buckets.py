@@ -37,6 +37,10 @@ class CountingStore(ObjectStore):
         self.requests["HEAD"] += 1
         return super().identity(location)
 
+    def read_with_identity(self, location):
+        self.requests["READ"] += 1
+        return super().read_with_identity(location)
+
     def read_range(self, file, start, stop):
         self.requests["GET"] += 1
         return super().read_range(file, start, stop)
