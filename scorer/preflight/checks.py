@@ -119,7 +119,7 @@ def prepare(options: Options) -> Plan:
     if dataset is not None:
         found.problems += conditions_.check(named.conditions, dataset.columns)
         found.notes += _dataset_notes(dataset, conditions)
-    misplaced = [] if refused["output"] else _misplaced(place, options)
+    misplaced = [] if refused["output"] else placement.problems_of(place, options.input)
     found.problems += misplaced
     loaded, decided = None, None
     if misplaced or refused["output"] or dataset is None or model is None:
@@ -161,15 +161,6 @@ def _plan(
         resumes=decided.resumes,
         spawns=can_spawn(),
     )
-
-
-def _misplaced(place: Place, options: Options) -> list[ScorerError]:
-    """Return what is wrong with the output's place, also that its store cannot be asked."""
-    try:
-        with explaining(CommitError):
-            return placement.problems_of(place, options.input)
-    except CommitError as error:
-        return [error]
 
 
 def _read_model(found: Findings, options: Options) -> ModelSpec | None:

@@ -14,6 +14,7 @@ from scorer.errors import CommitError, InputError, OptionsError, OutputExists, O
 from scorer.locations import is_url, scheme, split
 from scorer.output import lock, rights
 from scorer.output.existing import work_dir_problem
+from scorer.storage.refusals import explaining
 from scorer.storage.stores import WRITABLE, ObjectPath, is_folder, path_of
 
 if TYPE_CHECKING:
@@ -109,6 +110,15 @@ def _not_utf8(path: AnyPath) -> ScorerError:
 
 
 def problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
+    """Return what is wrong with the output's place, also if its store does not say what is there."""
+    try:
+        with explaining(CommitError):
+            return _problems_of(place, inputs)
+    except CommitError as error:
+        return [error]
+
+
+def _problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
     """Return what is wrong with the output's place; if it overlaps with the input, only that."""
     inside = [problem for text in inputs if (problem := _overlap(place, _resolved(text), text))]
     if inside:
