@@ -244,7 +244,7 @@ def _problems(
             )
             groups[problem].append(answer.process)
         for refusal in answer.refusals:
-            groups[f"workers: {refusal.what}", refusal.expected, refusal.found, refusal.hint].append(answer.process)
+            groups[f"{refusal.what} on workers", refusal.expected, refusal.found, refusal.hint].append(answer.process)
         if worker in load_errors:
             problem = (
                 "the model does not load on workers",

@@ -57,7 +57,6 @@ from scorer.preflight.findings import Findings
 from scorer.preflight.forecast import Loading
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
 from scorer.scoring.job import JOBS
-from scorer.storage import refusals
 from scorer.storage.footers import special_types
 from scorer.storage.refusals import explaining
 
@@ -109,7 +108,8 @@ def prepare(options: Options) -> Plan:
     output, problem = placement.output_of(options)
     found.problems += [one for one in (problem, dashboard.problem(options.cluster)) if one is not None]
     place = Place.of(output, options.out.work_dir)
-    refused = _refused(found, options, place)
+    refused = placement.refusals(place, options.input, options.model)
+    found.problems += placement.reasons(refused)
     model = None if refused["model"] else _read_model(found, options)
     conditions, unparsed = conditions_.parse_all(options.rows.where)
     dataset = None if refused["input"] else _read_footers(found, options, place, conditions)
@@ -168,15 +168,6 @@ def _read_model(found: Findings, options: Options) -> ModelSpec | None:
         note_step(f"reading the model {options.model}")  # named if native code crashes
         return inspect_model(options.model)
     return None
-
-
-def _refused(found: Findings, options: Options, place: Place) -> dict[str, list[ScorerError]]:
-    """Return what stores refuse, by what it is for; one reason, such as an expired token, is reported once."""
-    refused = placement.refusals(place, options.input, options.model)
-    every = [problem for problems in refused.values() for problem in problems]
-    reasons = {refusals.reason(problem): problem for problem in reversed(every)}
-    found.problems += reversed(reasons.values())
-    return refused
 
 
 def _read_footers(found: Findings, options: Options, place: Place, conditions: tuple[Condition, ...]) -> Dataset | None:

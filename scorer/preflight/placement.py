@@ -14,7 +14,7 @@ from scorer.errors import CommitError, InputError, OptionsError, OutputExists, O
 from scorer.locations import is_url, scheme, split
 from scorer.output import lock, rights
 from scorer.output.existing import work_dir_problem
-from scorer.storage.refusals import explaining
+from scorer.storage.refusals import explaining, reason
 from scorer.storage.stores import WRITABLE, ObjectPath, is_folder, path_of
 
 if TYPE_CHECKING:
@@ -55,6 +55,12 @@ def refusals(place: Place, inputs: Sequence[str], model: str) -> dict[str, list[
         "output": [rights.write_problem(str(place.folder))] if rights.asks(str(place.folder)) else [],
     }
     return {name: [one for one in problems if one is not None] for name, problems in asked.items()}
+
+
+def reasons(refused: dict[str, list[ScorerError]]) -> list[ScorerError]:
+    """Return what `refusals` found; one reason for several refusals, such as an expired token, only once."""
+    every = [problem for problems in refused.values() for problem in problems]
+    return [*{reason(problem): problem for problem in reversed(every)}.values()][::-1]
 
 
 _NAME_BYTES = 255 - len(PROOF)  # common file systems allow 255, and the proof's name is longer

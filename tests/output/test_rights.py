@@ -115,7 +115,7 @@ def test_without_credentials_no_server_is_asked(keys):
     keys.delenv("AWS_ACCESS_KEY_ID")
     read, write = asked("http://127.0.0.1:1")
     assert (read.what, write.what) == ("no credentials were found",) * 2
-    assert refusals.reason(read) == rights.reason(write)
+    assert refusals.reason(read) == refusals.reason(write)
 
 
 def test_off_a_cloud_the_metadata_service_is_not_asked(keys, tmp_path):

@@ -78,7 +78,8 @@ def test_a_run_asks_the_store_for_lists_and_ranges_only(store, tmp_path):
     upload(store, hive(tmp_path / "in"))
     scorer.run(f"{ROOT}/in", model=DENSE, output=tmp_path / "out", cluster="synchronous")
     assert set(store.requests) == {"HEAD", "LIST", "GET"}
-    assert store.requests["HEAD"] == store.requests["LIST"] == 1  # whether the input is one object, and which it has
+    assert store.requests["HEAD"] == 1  # whether the input is one object
+    assert store.requests["LIST"] == 2  # whether it may be listed, and which objects it has
 
 
 def test_row_ids_and_quarantine_name_the_object(store, tmp_path):
@@ -127,7 +128,7 @@ def test_an_unfinished_run_over_other_objects_is_refused_without_asking_for_each
         scorer.run(f"{ROOT}/x", model=SUM, output=tmp_path / "out", **FEED)
     (problem,) = caught.value.problems
     assert f"2 input files changed, 1 of them gone: '{ROOT}/x/7.parquet', '{ROOT}/x/bad.parquet'" in problem.found
-    assert (store.requests["HEAD"], store.requests["LIST"]) == (1, 2)
+    assert (store.requests["HEAD"], store.requests["LIST"]) == (1, 3)
 
 
 def test_a_footer_is_one_range_and_a_longer_one_two(store):

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
-from support.runs import FLIGHTS, cli
+from distributed import Client, LocalCluster
+from support.runs import FLIGHTS, cli, command
 
+import scorer
+from scorer.cluster import waves
+from scorer.errors import PreflightError
 from scorer.output import rights
+from scorer.output.place import Place
+from scorer.scoring.job import Spec
 from scorer.storage import stores
+from services.stores import KEY, SECRET
 
 pytestmark = pytest.mark.service
 MODEL = str(FLIGHTS / "late.onnx")
@@ -107,3 +115,83 @@ def test_a_public_bucket_needs_the_option_and_no_credentials(s3, become):
     stores.configure(("skip_signature=true",))
     assert rights.read_problem(f"{bucket}/in") is None
     assert rights.write_problem(f"{bucket}/out.scorer").what == "no right to write the output without credentials"
+
+
+class Watched:
+    """Everything that a run sends, shows and writes, as one text of bytes."""
+
+    def __init__(self):
+        self.sent = []
+
+    def __call__(self, event):
+        self.sent.append(pickle.dumps(event))
+
+
+def graph_of(monkeypatch):
+    """Collect the graph of every wave, with what Dask sends of it."""
+    sent = []
+    collection = waves.collection
+
+    def collected(*arguments, **options):
+        made = collection(*arguments, **options)
+        sent.append(pickle.dumps(dict(made.optimize().__dask_graph__())))
+        return made
+
+    monkeypatch.setattr(waves, "collection", collected)
+    return sent
+
+
+def test_no_secret_is_in_the_graph_the_plan_the_events_the_report_or_a_message(lake, become, s3, tmp_path, monkeypatch):
+    become()
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    options = (f"endpoint={s3.endpoint}", "region=us-east-1")
+    graphs, events = graph_of(monkeypatch), Watched()
+    plan = scorer.prepare(f"{lake}/in", MODEL, tmp_path / "out", store_option=options, cluster="synchronous")
+    report = scorer.execute(plan, observers=[events])
+    spec = Spec.of(plan.frozen, Place.of(plan.output, None).staging(plan.frozen.plan_hash))
+    assert spec.store_options == options
+    code, out, err = cli(
+        "run", f"{lake}/in", "--model", MODEL, "--output", tmp_path / "again", "--verbose",
+        *(word for one in options for word in ("--store-option", one)),
+    )  # fmt: skip
+    assert code == 0
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    shown = [
+        out,
+        err,
+        str(plan),
+        repr(plan),
+        plan._repr_html_(),
+        json.dumps(plan.to_dict()),
+        json.dumps(report.to_dict()),
+    ]
+    parts = [pickle.dumps(part) for part in plan.frozen.parts()]
+    everything = [*graphs, *events.sent, *written, *parts, *map(pickle.dumps, (spec, plan))]
+    everything += [text.encode() for text in shown]
+    assert len(graphs) > 0
+    assert any(s3.endpoint.encode() in one for one in everything)
+    for secret in (KEY, SECRET):
+        assert not any(secret.encode() in one for one in everything), secret
+
+
+def test_an_option_reaches_worker_processes(lake, become, s3, tmp_path):
+    become()
+    run = ("run", f"{lake}/in", "--model", MODEL, "--cluster", "processes", "--workers", "2", "--threads", "1")
+    words = (*run, "--output", tmp_path / "out", "--store-option", f"endpoint={s3.endpoint}")
+    done = command(*words, extra={"AWS_ENDPOINT_URL": "http://127.0.0.1:1"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_workers_without_rights_are_named_before_a_row_is_scored(lake, become, tmp_path):
+    become("stranger")  # the workers start with these credentials
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with LocalCluster(**settings) as workers, Client(workers) as client:
+        become()
+        with pytest.raises(PreflightError) as refused:
+            scorer.run(f"{lake}/in", MODEL, tmp_path / "out", client=client)
+    (problem,) = refused.value.problems
+    assert problem.what == "no right to read the input on workers"
+    assert problem.where.startswith("2 workers: ")
+    assert problem.found == "403 AccessDenied for the identity of AWS_ACCESS_KEY_ID"
+    assert refused.value.exit_code == 4
+    assert not (tmp_path / "out").exists()
