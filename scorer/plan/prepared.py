@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from scorer.display.blocks import Facts, Table, Words
 from scorer.display.words import duration, name_list, plural, size
 from scorer.errors import PreflightError, ScorerError
 from scorer.host import devices
+from scorer.locations import is_url
 
 if TYPE_CHECKING:
     from scorer.model.spec import ModelSpec
@@ -53,6 +55,12 @@ class Plan:
         """The requested cluster; without one, processes if the GIL limits threads, else threads of this process."""
         return cluster_of(self.options, None if self.frozen is None else self.frozen.together, spawns=self.spawns)
 
+    @property
+    def requests(self) -> Requests | None:
+        """About how many requests a run makes to object stores; None if it makes none."""
+        found = None if self.frozen is None else Requests.of(self.frozen, self.output)
+        return found if found is not None and found.reads + found.writes else None
+
     def check(self) -> FrozenPlan:
         """Return the frozen plan; if there are problems, raise all of them at once."""
         if self.problems:
@@ -89,6 +97,7 @@ class Plan:
             "model": None if self.model is None else {"path": self.model.path, "digest": self.model.digest},
             "plan": None if frozen is None else frozen.plan_hash,
             "forecast": None if self.forecast is None else dataclasses.asdict(self.forecast),
+            "requests": None if self.requests is None else dataclasses.asdict(self.requests),
         }
 
     def blocks(self) -> list[Facts | Table]:
@@ -108,6 +117,7 @@ class Plan:
         if self.forecast is not None:
             bindings.append(_forecast_table(self.forecast))
         more = [("batches", self.canary)] if self.canary and self.canary not in self.notes else []
+        more += [("requests", str(self.requests))] if self.requests is not None and not self.done else []
         more += [("note", note) for note in self.notes]
         if self.done:
             more += [("state", "already done: a run would score nothing")]
@@ -184,6 +194,46 @@ def _input_facts(frozen: FrozenPlan) -> dict[str, Any]:
 def as_json_value(value: Any) -> Any:  # noqa: ANN401 - whatever JSON holds
     """Return a value as it comes back from JSON: tuples become lists."""
     return json.loads(json.dumps(value))
+
+
+_PIECE_BYTES = 2_000_000  # an input is read in pieces of about this size
+_PER_PART, _PER_RUN = 2.005, 20  # a part is written, copied and removed with 999 others
+_WRITE_PRICE, _READ_PRICE = 5.0, 0.4
+"""Dollars for a million requests: usual list prices of stores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """About how many requests a run makes to object stores, and what they cost."""
+
+    writes: int
+    """Writes, copies and listings, which have one price."""
+    reads: int
+    dollars: float
+
+    @classmethod
+    def of(cls, frozen: FrozenPlan, output: str) -> Requests:
+        """Return the requests for the inputs and the output that are on stores."""
+        stored = [file for file in frozen.files if is_url(file.id.path)]
+        reads = sum(
+            2 + max(math.ceil(file.id.size / _PIECE_BYTES), sum(times for _, times in file.parts)) for file in stored
+        )
+        writes = math.ceil(len(stored) / 1000)
+        if is_url(output):
+            writes += int(_PER_PART * frozen.n_parts) + _PER_RUN
+            reads += frozen.n_parts + _PER_RUN
+        return cls(writes=writes, reads=reads, dollars=(writes * _WRITE_PRICE + reads * _READ_PRICE) / 1e6)
+
+    def __str__(self) -> str:
+        """Return the numbers and the price in words."""
+        price = f"about {self.dollars:,.2f} dollars" if self.dollars >= _CENT else "less than a cent"
+        return (
+            f"about {plural(self.writes, 'write')} and {plural(self.reads, 'read')}: {price}, "
+            f"at {_WRITE_PRICE:g} dollars per million writes and {_READ_PRICE:g} per million reads"
+        )
+
+
+_CENT = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -302,3 +302,17 @@ def test_a_plan_with_problems_raises_them_all():
     good = dataclasses.replace(plan, problems=(), frozen=frozen([planned([1, 2])]))
     assert good.check().rows == 3
     assert json.loads(json.dumps(good.to_dict()))["input"] == {"files": 1, "rows": 3, "parts": 2}
+
+
+def test_the_requests_to_stores_and_their_price_are_forecast():
+    big = dataclasses.replace(planned([100] * 500), id=FileId("s3://lake/a.parquet", 4 * 10**9, "e"))
+    options = build({"input": "a", "model": "m"})
+    local = Plan(options=options, output="/o", work_dir="/w", frozen=frozen([planned([100])]))
+    assert local.requests is None
+    assert local.to_dict()["requests"] is None
+    plan = Plan(options=options, output="s3://lake/o", work_dir="s3://lake/o.scorer", frozen=frozen([big] * 200))
+    assert (plan.requests.writes, plan.requests.reads) == (200_521, 500_420)
+    shown = "about 200,521 writes and 500,420 reads: about 1.20 dollars, at 5 dollars per million writes and 0.4"
+    assert shown in " ".join(str(plan).split())
+    few = Plan(options=options, output="/o", work_dir="/w", frozen=frozen([big]))
+    assert "about 1 write and 2,002 reads: less than a cent" in " ".join(str(few).split())
