@@ -8,7 +8,7 @@ import re
 from urllib.parse import quote
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "azure": "az"}
+_SAME = {"s3a": "s3", "gcs": "gs", "azure": "az"}
 """Schemes with another name for the same store."""
 
 
@@ -37,8 +37,8 @@ def split(location: str) -> tuple[str, str]:
         raise ValueError(msg)
     kind = found[1].lower()
     place, _, key = location[found.end() :].partition("/")
-    if kind == "abfs" and "@" in place:  # container@account names the account too
-        kind = "abfss"
+    if kind in {"abfs", "abfss"}:  # container@account names the account too
+        kind = "abfss" if "@" in place else "az"
     return f"{_SAME.get(kind, kind)}://{place}", "/".join(part for part in key.split("/") if part)
 
 

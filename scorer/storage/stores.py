@@ -49,6 +49,12 @@ _KEYS = {
     "az": ("endpoint", "skip_signature", "account_name"),
 }
 """The options that each kind of store takes, besides allow_http."""
+_ALLOW_HTTP = {"s3": "AWS_ALLOW_HTTP", "gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}
+_ENDPOINT = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
 _OF_CLIENT = ("allow_http", "profile", "project")
 """Options that are not in the configuration of obstore's store."""
 _AMAZON = "https://s3.us-east-1.amazonaws.com"
@@ -395,7 +401,7 @@ def _open(root: str, *, hasty: bool) -> ObjectStore:
 
     chosen = options_of(root)
     client: ClientConfig = {"timeout": _HASTY_TIMEOUT if hasty else _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
-    if named == "http" or _is_true(chosen.get("allow_http") or os.environ.get("AWS_ALLOW_HTTP", "")):
+    if named == "http" or _is_true(chosen.get("allow_http") or os.environ.get(_ALLOW_HTTP.get(kind(root), ""), "")):
         client["allow_http"] = True
     elif endpoint(root).lower().startswith("http:"):
         raise InputError(
@@ -462,8 +468,7 @@ def refuse_secrets(location: str) -> None:
 
 def endpoint(location: str) -> str:
     """Return the address of the server of a store; '' if it is the cloud's own."""
-    names = {"s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"), "az": ("AZURE_STORAGE_ENDPOINT",)}
-    given = next((os.environ[name] for name in names.get(kind(location), ()) if os.environ.get(name)), "")
+    given = next((os.environ[name] for name in _ENDPOINT.get(kind(location), ()) if os.environ.get(name)), "")
     return options_of(location).get("endpoint") or given
 
 
