@@ -129,11 +129,44 @@ def _seaweed():
         yield server
 
 
+@pytest.fixture(scope="session")
+def _azurite():
+    with enter_or_skip(stores.azurite(), "obstore") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _fake_gcs():
+    with enter_or_skip(stores.fake_gcs(), "obstore") as server:
+        yield server
+
+
+@contextmanager
+def credentials_of(server, monkeypatch):
+    """Set the credentials of a server for this process and the programs it starts."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    store_clients.configure({})
+    yield server
+    store_clients.configure({})
+
+
 @pytest.fixture
 def s3(_seaweed, monkeypatch):
     """An S3 server, with its credentials in the environment of this process and of the programs it starts."""
-    for name, value in _seaweed.environment.items():
-        monkeypatch.setenv(name, value)
-    store_clients.configure({})
-    yield _seaweed
-    store_clients.configure({})
+    with credentials_of(_seaweed, monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture
+def az(_azurite, monkeypatch):
+    """A server for Azure's blobs, with its credentials in the environment."""
+    with credentials_of(_azurite, monkeypatch) as server:
+        yield server
+
+
+@pytest.fixture
+def gs(_fake_gcs, monkeypatch):
+    """A server for Google Cloud Storage, with its credentials in the environment."""
+    with credentials_of(_fake_gcs, monkeypatch) as server:
+        yield server
