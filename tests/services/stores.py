@@ -112,7 +112,10 @@ class Store:
     def _answers(self):
         try:
             self.files().create_dir("ready")
-            return self.files().get_file_info("ready").type == pyarrow.fs.FileType.Directory
+            with self.files().open_output_stream("ready/now") as file:
+                file.write(b"1")
+            with self.files().open_input_stream("ready/now") as file:
+                return file.read() == b"1"
         except OSError:
             return False
 
@@ -205,12 +208,11 @@ def seaweed(rights=RIGHTS):
         command = [
             weed, f"-logdir={folder}", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer",
             "-s3", f"-s3.config={folder}/s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=2000",
+            "-master.telemetry=false", "-master.electionTimeout=1s",  # for a restart in seconds
             "-master.volumeSizeLimitMB=64", *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
         ]  # fmt: skip
-        one_volume_a_bucket = {
-            "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"
-        }  # it would make seven, of which there are too few
-        with _running(S3, ports[0], folder, [command], one_volume_a_bucket) as server:
+        more = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}  # volumes for a bucket; with the usual seven there are too few
+        with _running(S3, ports[0], folder, [command], more) as server:
             yield server
 
 
