@@ -335,6 +335,7 @@ class Run:
             forecast=self.plan.to_dict()["forecast"],
             nodes=self.plan.nodes,
             trees=self.plan.trees,
+            unused=self.frozen.unused,
             notes=self.plan.notes,
             quarantine=str(self.place.folder / "quarantine") if totals.counts.quarantined else "",
             proof=str(self.place.folder),

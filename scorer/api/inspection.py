@@ -91,7 +91,7 @@ def inspect(
         feeds=frozen.binding.feeds,
         fetches=frozen.binding.fetches,
         rows=plan.canary or _uncompared(frozen.binding),
-        notes=tuple(note for note in plan.notes if note != plan.canary),
+        notes=tuple(note for note in (frozen.unused, *plan.notes) if note not in {"", plan.canary}),
     )
 
 

@@ -7,16 +7,16 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from scorer.arrow import depth, is_decimal, is_encoded, is_list, is_number, is_text, sizes, values_in, values_type
 from scorer.binding.features import codes, constant, image, text
-from scorer.binding.features.numeric import null_constant, numpy_type
+from scorer.binding.features.numeric import cast_keeps, null_constant, numpy_type
 from scorer.binding.request import matching_column
 from scorer.binding.spec import MAX_LISTED, Feed
-from scorer.dataset.fields import fields_of
+from scorer.dataset.fields import fields_of, find
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ScorerError, ShapeMismatch, TypeMismatch
 from scorer.model.copies import readable
@@ -26,8 +26,11 @@ from scorer.storage.stores import may_be_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from scorer.model.spec import TensorSpec
+    from scorer.binding.spec import Binding
+    from scorer.model.spec import ModelSpec, TensorSpec
     from scorer.options.grammar import Call, FeedText, Setting
+
+    Ranges = Callable[[Sequence[str]], Mapping[str, tuple[Any, Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,54 @@ def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context
         on_null=_converted_policy(call.name, on_null, tensor, where),
         on_lossy=context.on_lossy, settings=settings,
     )  # fmt: skip
+
+
+def without_unused(binding: Binding, model: ModelSpec, columns: pa.Schema, ranges: Ranges) -> Binding:
+    """Return the binding without reading the columns that the model never looks at; zeros are fed in their place.
+
+    A column is read nevertheless where its values matter otherwise: if a null is a bad row, if the cast to the
+    tensor's type may change a value, or if a converter may refuse one. `ranges` returns the smallest and largest value
+    of columns, where they are known.
+    """
+    axes = dict(binding.batch_axes)  # where rows are not on the first axis, the second one has no columns
+    plain = [
+        () if axes.get(feed.tensor) else _plain_floats(feed, model.unused.get(feed.tensor, ()))
+        for feed in binding.feeds
+    ]
+
+    def type_of(name: str) -> pa.DataType:
+        field = find(columns, name)
+        return pa.null() if field is None else values_type(field.type)
+
+    unsure = {
+        feed.columns[at]
+        for feed, places in zip(binding.feeds, plain, strict=True)
+        for at in places
+        if not cast_keeps(type_of(feed.columns[at]), numpy_type(feed.dtype), None)
+    }
+    known = ranges(sorted(unsure)) if unsure else {}
+    feeds = tuple(
+        replace(
+            feed,
+            unused=tuple(
+                at
+                for at in places
+                if cast_keeps(type_of(name := feed.columns[at]), numpy_type(feed.dtype), known.get(name))
+            ),
+        )
+        for feed, places in zip(binding.feeds, plain, strict=True)
+    )
+    found = replace(binding, feeds=feeds)
+    return found if found.read else binding  # one column at least shows how many rows there are
+
+
+def _plain_floats(feed: Feed, never: Sequence[int]) -> tuple[int, ...]:
+    """Return those of these columns that fill a tensor of floats without a converter, and may be null."""
+    if not never or "float" not in feed.dtype or feed.on_null == "error" or feed.kind not in {"numeric", "mixed"}:
+        return ()
+    parts = feed.parts if feed.kind == "mixed" else (feed,)
+    plain = [part.kind == "numeric" for part in parts for _ in part.columns]
+    return tuple(at for at in never if at < len(plain) and plain[at])
 
 
 def named_files(feeds: Iterable[FeedText], labels: Iterable[str] = ()) -> dict[str, str]:

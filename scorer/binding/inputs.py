@@ -353,6 +353,8 @@ def _automatic(tensor: TensorSpec, model: ModelSpec, context: Context) -> tuple[
         hint = f"--feed '{tensor.name}=COLUMN'"
         if tensor.name in text_.roles([tensor.name]):
             hint = f"--feed '{tensor.name}=COLUMN|text(tokenizer.json)' for text, or a list column of token numbers"
+        if len(model.unused.get(tensor.name, ())) == _width(tensor):
+            hint = f"--feed '{tensor.name}=const(0)', because the model never looks at it; or name its column"
         raise MissingColumns(
             f"no column has the name of input {tensor.name!r}",
             where=f"tensor {tensor.name!r}, {tensor}",
@@ -443,12 +445,18 @@ def _columns_of_features(tensor: TensorSpec, model: ModelSpec, columns: pa.Schem
     missing = [name for name in model.feature_names if name not in columns.names]
     if missing:
         needed = counted_columns(len(model.feature_names))
+        hint = f"rename the columns, or --feed '{tensor.name}=COLUMN,...' with {needed} in the model's order"
+        never = {model.feature_names[at] for at in model.unused.get(tensor.name, ()) if at < len(model.feature_names)}
+        other = next((name for name in model.feature_names if name in columns.names), "")
+        if other and never.issuperset(missing):
+            filled = [name if name in columns.names else other for name in model.feature_names]
+            hint = f"the model never looks at them; feed any column instead: {feed_line(tensor.name, filled)}"
         raise MissingColumns(
             f"the model names features that are not columns of the input: {quoted_list(missing)}",
             where=f"tensor {tensor.name!r}, {tensor}",
             expected=quoted_list(missing),
             found=quoted_list(columns.names),
-            hint=f"rename the columns, or --feed '{tensor.name}=COLUMN,...' with {needed} in the model's order",
+            hint=hint,
         )
     return list(model.feature_names)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from scorer.options.grammar import PartSettings, Setting
 
 
@@ -26,6 +28,11 @@ class Binding:
     def fed(self) -> tuple[str, ...]:
         """Columns that feed at least one tensor, without duplicates."""
         return tuple(dict.fromkeys(name for feed in self.feeds for name in feed.columns))
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Columns that are read to feed the tensors: the fed ones without those that the model never looks at."""
+        return tuple(dict.fromkeys(name for feed in self.feeds for name in feed.read))
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -117,9 +124,26 @@ class Transform:
     """Columns of the frame that the function gets."""
 
 
-def reads(transform: Transform | None, fed: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the input columns to read: those of the transform if one is used, else the fed ones."""
-    return fed if transform is None else transform.reads
+def reads(transform: Transform | None, binding: Binding) -> tuple[str, ...]:
+    """Return the input columns to read: those of the transform if one is used, else those that feed the tensors."""
+    return binding.read if transform is None else transform.reads
+
+
+def unused_words(binding: Binding, others: Container[str]) -> str:
+    """Return how many fed columns are not read, because the model never looks at them, in words; '' if none is.
+
+    `others` are kept or filtered on.
+    """
+    read = set(binding.read)
+    unused = [name for name in binding.fed if name not in read]
+    also = sum(name in others for name in unused)
+    if also == len(unused):
+        return ""
+    are = "is" if len(unused) == 1 else "are"
+    never = f"{len(unused):,} of {len(binding.fed):,} fed columns {are} never looked at by the model"
+    if not also:
+        return f"{never}, and {are} not read"
+    return f"{never}: {len(unused) - also:,} not read, {also:,} only kept or filtered on"
 
 
 ASKED, BY_FEATURES, BY_NAME = "as asked", "by the model's feature names", "by name"
@@ -155,6 +179,16 @@ class Feed:
     """Why these columns feed the tensor."""
     settings: tuple[tuple[str, Setting], ...] = ()
     """The converter's settings, defaults included. A mixed feed has the settings of its parts."""
+    unused: tuple[int, ...] = ()
+    """Numbers of the columns that the model never looks at: they are not read, and zeros are fed in their place."""
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The columns that are read for this tensor."""
+        if not self.unused:
+            return self.columns
+        unused = set(self.unused)
+        return tuple(name for at, name in enumerate(self.columns) if at not in unused)
 
     @property
     def parts(self) -> tuple[Feed, ...]:
@@ -162,7 +196,8 @@ class Feed:
         found, at = [], 0
         for kind, count, settings in cast("tuple[PartSettings, ...]", self.setting("parts")):
             columns = self.columns[at : at + count]
-            found.append(replace(self, kind=kind, columns=columns, shape=(count,), settings=settings))
+            unused = tuple(one - at for one in self.unused if at <= one < at + count)
+            found.append(replace(self, kind=kind, columns=columns, shape=(count,), settings=settings, unused=unused))
             at += count
         return tuple(found)
 

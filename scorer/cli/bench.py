@@ -147,8 +147,8 @@ def curve(plan: FrozenPlan) -> dict[int, float]:
     first = next(plan.parts())
     with open_parquet(first.sources[0].id) as parquet:
         table = parquet.read_row_groups([0], use_threads=False)
-    table = table.slice(0, tuning.PROBE_ROWS * 4).select([n for n in plan.binding.fed if n in table.column_names])
-    if plan.transform is not None or set(plan.binding.fed) - set(table.column_names) or not table.num_rows:
+    table = table.slice(0, tuning.PROBE_ROWS * 4).select([n for n in plan.binding.read if n in table.column_names])
+    if plan.transform is not None or set(plan.binding.read) - set(table.column_names) or not table.num_rows:
         return {}
     rates: dict[int, float] = {}
     for batch_rows in _CURVE:
@@ -245,9 +245,10 @@ def _peer(script: Path, python: str, plans: Mapping[str, FrozenPlan], at: Path) 
     def command(which: str, out: str) -> list[str]:
         plan = plans[which]
         binding = plan.binding
+        columns = dict.fromkeys([*decode_schema(plan.read_schema).names, *binding.fed])
         job = {
             "input": [file.path for file in plan.files], "model": plan.session.path, "output": out,
-            "columns": decode_schema(plan.read_schema).names, "keep": list(binding.kept),
+            "columns": list(columns), "keep": list(binding.kept),
             "feeds": [asdict(feed) for feed in binding.feeds], "fetches": [asdict(fetch) for fetch in binding.fetches],
             "batch_rows": plan.batch_rows, "row_group_rows": plan.storage.row_group_rows, "codec": plan.storage.codec,
         }  # fmt: skip

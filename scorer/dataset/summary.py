@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +33,7 @@ from scorer.storage.footers import (
     null_counts,
     open_parquet,
     unreadable,
+    value_range,
 )
 from scorer.storage.stores import identity
 
@@ -49,6 +50,7 @@ _REQUESTS = 64  # footers of objects that are asked for at once
 _OF_ONE_FILE = frozenset({b"pandas", b"ARROW:schema", b"scorer"})
 """Keys of a footer's metadata that hold only for that file."""
 _SAMPLED_FILES = 4
+_MOST_CHUNKS, _MOST_FOOTERS = 50_000, 500  # that are read again for the ranges of columns: well under a second
 _TIMED_FILES = 8  # more files than these show how long one takes to open
 
 
@@ -216,6 +218,35 @@ def _footers(listed: Sequence[Listed]) -> list[_Footer]:
         one = named(problems)
         raise type(one)(one.what + others, one.where, one.expected, one.found, one.hint)
     return [footer for footer in footers if not isinstance(footer, ScorerError)]
+
+
+def ranges(dataset: Dataset, columns: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """Return the smallest and largest value of flat columns of numbers, where all footers state them.
+
+    NaN does not count. Reads the footers again; returns nothing if there are too many.
+    """
+    types = {field.name: values_type(field.type) for field in dataset.schema}
+    wanted = [n for n in columns if n in types and (pa.types.is_floating(types[n]) or pa.types.is_integer(types[n]))]
+    chunks = len(wanted) * sum(len(file.row_groups) for file in dataset.files)
+    if not 0 < chunks <= _MOST_CHUNKS or len(dataset.files) > _MOST_FOOTERS:
+        return {}
+    first, *others = dataset.files
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        rest = pool.map(lambda file: _ranges(file, wanted), others)
+        found = [_ranges(first, wanted, dataset.footer), *rest]
+    stated = [name for name in wanted if all(name in one for one in found)]
+    return {name: (min(one[name][0] for one in found), max(one[name][1] for one in found)) for name in stated}
+
+
+def _ranges(file: File, columns: Sequence[str], footer: pq.FileMetaData | None = None) -> dict[str, tuple[Any, Any]]:
+    """Return the smallest and largest value of these columns in one file, where its footer states them."""
+    try:
+        with open_parquet(file.id if is_url(file.path) else file.path, footer) as parquet:
+            metadata, leaves = parquet.metadata, flat_leaves(parquet.schema_arrow, parquet.metadata)
+    except (ScorerError, OSError, MemoryError, pa.ArrowException):
+        return {}  # whoever reads the rows reports it
+    found = {name: value_range(metadata, leaves[name]) for name in columns if name in leaves}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def problems_of(dataset: Dataset, columns: Sequence[str]) -> list[ScorerError]:

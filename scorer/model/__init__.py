@@ -2,7 +2,7 @@
 
     spec.py        ModelSpec, TensorSpec and SessionSpec: plain data that travels to workers
     protobuf.py    reads a model's file without creating a session
-    engine.py      what a loaded model offers, and which of the two engines loads it
+    _columns.py    which columns of its inputs a model with tree ensembles looks at
     session.py     one loaded model on ONNX Runtime: device, threads, errors explained
     trees.py       a model with tree ensembles: their nodes compiled, the rest of its graph on ONNX Runtime
     _tree_node.py  one ensemble on the kernel: a matrix in, labels and scores out
@@ -10,7 +10,7 @@
     _program.py    the program that trees.c runs for them
     _kernel.py     the library compiled from trees.c, and the instruction set in use
     _compile.py    compiles trees.c when scorer is built or installed
-    resident.py    SESSIONS: the models of this process, each loaded once
+    resident.py    Engine: what a loaded model offers; SESSIONS: the models of this process, each loaded once
     copies.py      the model cache of a host: what is fetched from URLs, or delivered by the driver
 
 The only package that knows ONNX and ONNX Runtime. Knows no dataset, no plan and no Dask.

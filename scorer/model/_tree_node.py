@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from scorer.model._forest import Forest
 
 
-OPERATORS = ("TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble")
 _TRANSFORMS = {"NONE": 0, "LOGISTIC": 1, "SOFTMAX": 2}
 _SUM, _AVERAGE = "SUM", "AVERAGE"
 _AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")

@@ -1,6 +1,7 @@
 """Read what a model's file says, without creating a session.
 
-This is its tensors and types, operators, class labels, feature names, and its digest, external data included.
+This is its tensors and types, operators, class labels, feature names, the columns that its trees never look at, and
+its digest, external data included.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from scorer.display.words import cut, is_utf8
 from scorer.errors import InputError, ModelError, ModelLoadError, ModelNotFound
 from scorer.locations import is_url, normal
+from scorer.model._columns import unused_columns
 from scorer.model.copies import Copy, digest_of, fetch, root
 from scorer.model.spec import ModelSpec, TensorSpec
 from scorer.options.values import PATH
@@ -124,6 +126,7 @@ def _spec(proto: onnx.ModelProto, path: Path, shown: Copy) -> ModelSpec:
         metadata=metadata,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         coupled=tuple(f"{op}: {why}" for op, why in _BATCH_COUPLED.items() if op in operators),
+        unused=unused_columns(proto),
     )
     json.dumps(spec.to_dict())  # fail now if a name is not valid text, not later in a report
     return spec

@@ -1,4 +1,7 @@
-"""The models of this process. The first caller loads a model in a thread; later callers wait for it."""
+"""What a loaded model offers, and the models of this process.
+
+The first caller loads a model in a thread, on one of the two engines; later callers wait for it.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,57 @@ import os
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from scorer.errors import ModelError, ModelNotResident
 from scorer.host.process import name_of_process
 from scorer.model import copies
-from scorer.model.engine import load
+from scorer.model._forest import Unsupported
+from scorer.model.session import Session
+from scorer.model.trees import TreeEngine
 
 if TYPE_CHECKING:
-    from scorer.model.engine import Engine
+    from collections.abc import Mapping, Sequence
+
     from scorer.model.spec import SessionKey, SessionSpec
 
 
 _LOAD_TIMEOUT_S = 600
 _DELIVERY_POLL_S = 0.5
+
+
+class Engine(Protocol):
+    """A loaded model. `run` may be called from many threads at once."""
+
+    spec: SessionSpec
+    fits: int | None
+    """Largest number of rows to try in a batch after memory ran out; None if it never did."""
+    calling: dict[int, float]
+    """Threads inside `run`, with the time at which each entered."""
+    nodes: dict[str, dict[str, int]]
+    """Number of nodes by device and operator; {} if everything runs on the CPU."""
+    trees: str
+    """How the model's tree ensembles are scored, in words; '' if it has none, or if ONNX Runtime was requested."""
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """Return the model's outputs for one batch, in the order of `outputs`."""
+        ...
+
+    def release_memory(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> None:
+        """Return to the system what batches left allocated on the CPU; may run one batch for it."""
+        ...
+
+
+def load(spec: SessionSpec) -> Engine:
+    """Load a model: its trees compiled if that is possible and wanted, else all of it on ONNX Runtime."""
+    if spec.trees and spec.device == "cpu" and spec.intra_op == 1:
+        try:
+            return TreeEngine(spec)
+        except Unsupported as why:
+            session = Session(spec)
+            session.trees = f"by ONNX Runtime: {why}" if str(why) else ""
+            return session
+    return Session(spec)
 
 
 class Sessions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scorer.display import html
@@ -56,6 +56,8 @@ class ModelSpec:
     producer: str
     coupled: tuple[str, ...]
     """Operators that make a row's score depend on its batch, with the reason."""
+    unused: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Numbers of the columns that the model's trees never look at, by input; inputs without any are left out."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain data."""

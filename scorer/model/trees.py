@@ -19,8 +19,9 @@ import onnxruntime as ort
 
 from scorer.errors import BatchError, OutOfMemory
 from scorer.model import _kernel, protobuf
+from scorer.model._columns import is_ensemble
 from scorer.model._forest import Unsupported
-from scorer.model._tree_node import OPERATORS, TreeNode
+from scorer.model._tree_node import TreeNode
 from scorer.model.session import map_load_errors, map_run_errors, session_options
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 _REALS: dict[int, np.dtype] = {1: np.dtype(np.float32), 11: np.dtype(np.float64)}  # by ONNX's number of the type
 _STRING, _INT64 = 8, 7
 _GUARD_ROWS = 1024
-_DOMAIN = "ai.onnx.ml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class _Cut:
     def __init__(self, model: onnx.ModelProto, spec: SessionSpec) -> None:
         self._model, self._spec = model, spec
         graph = model.graph
-        ensembles = [node for node in graph.node if node.op_type in OPERATORS and node.domain == _DOMAIN]
+        ensembles = [node for node in graph.node if is_ensemble(node)]
         if not ensembles:
             raise Unsupported("")
         if not _kernel.chosen():

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from scorer.binding.spec import Binding, Feed, Fetch, Transform, reads
+from scorer.arrow import decode_schema
+from scorer.binding.spec import Binding, Feed, Fetch, Transform, reads, unused_words
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import keys as keys_
 from scorer.dataset.reader import Source
@@ -76,7 +77,13 @@ class FrozenPlan:
     @property
     def reads(self) -> tuple[str, ...]:
         """The columns that are fed or go into the transform."""
-        return reads(self.transform, self.binding.fed)
+        return reads(self.transform, self.binding)
+
+    @property
+    def unused(self) -> str:
+        """How many fed columns are not read, because the model never looks at them, in words; '' if none is."""
+        skips = any(feed.unused for feed in self.binding.feeds)
+        return unused_words(self.binding, decode_schema(self.read_schema).names) if skips else ""
 
     @property
     def unread(self) -> set[str]:
@@ -146,6 +153,9 @@ class FrozenPlan:
             del plain["left_out"]
         if not self.binding.batch_axes:
             del plain["binding"]["batch_axes"]
+        for feed in plain["binding"]["feeds"]:
+            if not feed["unused"]:
+                del feed["unused"]
         plain["transform"] = None if self.transform is None else dataclasses.asdict(self.transform)
         return {**plain, "files": [file.as_row() for file in self.files]}
 

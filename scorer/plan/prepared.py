@@ -93,6 +93,7 @@ class Plan:
             "device": None if frozen is None else frozen.session.device,
             "nodes": self.nodes,
             "trees": self.trees,
+            "unused": "" if frozen is None else frozen.unused,
             "cluster": self.cluster,
             "model": None if self.model is None else {"path": self.model.path, "digest": self.model.digest},
             "plan": None if frozen is None else frozen.plan_hash,
@@ -109,7 +110,7 @@ class Plan:
             rows = f"{frozen.rows:,} rows in {plural(len(frozen.files), 'file')}, {plural(frozen.n_parts, 'part')}"
             device = devices.described(frozen.session.device, self.nodes)
             facts = [("input", rows), ("model", f"{self.model.path if self.model else ''} on {device}"), *facts]
-            facts += [("trees", self.trees)] if self.trees else []
+            facts += [(name, text) for name, text in (("trees", self.trees), ("unused", frozen.unused)) if text]
             facts += [("keep", _kept(frozen))]
             facts += [("where", text) for text in frozen.conditions]
             facts += [("batch rows", _batch_rows(frozen)), ("cluster", where), ("plan", frozen.plan_hash[:16])]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scorer.binding.axes import Axes
     from scorer.binding.spec import Binding
-    from scorer.model.engine import Engine
+    from scorer.model.resident import Engine
     from scorer.model.spec import ModelSpec
 
 

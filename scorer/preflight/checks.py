@@ -26,7 +26,7 @@ from scorer.arrow import is_encoded, plain_schema
 from scorer.binding import spec
 from scorer.binding import transform as transform_
 from scorer.binding.axes import doubt_advice
-from scorer.binding.feeds import named_files
+from scorer.binding.feeds import named_files, without_unused
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
 from scorer.binding.request import expand, requested_feeds
@@ -35,7 +35,7 @@ from scorer.cluster import dashboard
 from scorer.cluster.connect import can_spawn
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields, keys, reader
-from scorer.dataset.summary import keys_with_other_values, problems_of, shared_name, summarise
+from scorer.dataset.summary import keys_with_other_values, problems_of, ranges, shared_name, summarise
 from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, CommitError, ScorerError
 from scorer.host import devices
@@ -317,13 +317,17 @@ def _bind(
     kept, notes = _without_keys(dataset, binding.kept)
     binding = replace(binding, kept=kept)
     found.notes += notes
-    used = dict.fromkeys([*spec.reads(named.transform, binding.fed), *kept, *(c.column for c in named.conditions)])
+    if named.transform is None:
+        binding = without_unused(binding, model, columns, lambda names: ranges(dataset, names))
+    others = [*kept, *(c.column for c in named.conditions)]
+    used = dict.fromkeys([*spec.reads(named.transform, binding), *others])
     for feed in binding.feeds:
         if feed.rule in UNCONFIRMED:
             text = f"input {feed.tensor!r} is fed {feed.rule}; {UNCONFIRMED[feed.rule]}"
             found.doubt(options, text, model.path)
     found.problems += [
-        *_ambiguous_paths(dataset, binding), *problems, *more, *problems_of(dataset, list(used)),
+        *_ambiguous_paths(dataset, binding), *problems, *more,
+        *problems_of(dataset, list(dict.fromkeys([*binding.fed, *used] if named.transform is None else used))),
         *_known_nulls(options, dataset, binding),
     ]  # fmt: skip
     found.notes += _type_notes(dataset, list(used), kept)
@@ -337,7 +341,7 @@ def _sample(options: Options, dataset: Dataset, bound: Bound, rows: pa.Table | N
     schema = bound.read_schema
     if rows is None or fed is None:
         rows = fed = reader.first_rows(dataset, schema, freeze.sample_rows(options, dataset, schema))
-    return Sample(rows=fields.select(rows, schema.names), fed=fields.select(fed, bound.binding.fed))
+    return Sample(rows=fields.select(rows, schema.names), fed=fields.select(fed, bound.binding.read))
 
 
 def _try_outputs(

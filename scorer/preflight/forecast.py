@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scorer.binding.spec import Binding, Transform
-    from scorer.model.engine import Engine
+    from scorer.model.resident import Engine
     from scorer.storage.encoding import Storage
 
 

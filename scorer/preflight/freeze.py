@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from scorer.binding.spec import Binding, Transform
     from scorer.dataset.summary import Dataset
-    from scorer.model.engine import Engine
+    from scorer.model.resident import Engine
     from scorer.model.spec import ModelSpec, SessionSpec
     from scorer.options.fields import Options
     from scorer.plan.prepared import Forecast
@@ -178,7 +178,7 @@ def freeze(
     threads = planned_threads(options.cluster)
     out = _first_output(loaded, bound, sample, probe)
     kept, scores = sample.rows.select(list(binding.kept)), out.select(list(binding.outputs))
-    reads = set(spec_.reads(bound.transform, binding.fed))
+    reads = set(spec_.reads(bound.transform, binding))
     chosen = encodings.choose(dataset, options.out, kept, scores)
     file_rows = _file_rows(options, out, chosen, 0.0)
     size = _part_size(options, dataset, bound, probe, frozenset(), file_rows)

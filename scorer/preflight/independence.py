@@ -18,7 +18,7 @@ from scorer.scoring.compare import changed
 
 if TYPE_CHECKING:
     from scorer.binding.spec import Binding
-    from scorer.model.engine import Engine
+    from scorer.model.resident import Engine
 
 
 _FIRST_ROWS, _FIRST_TEXTS, _MORE_ROWS = 8, 4, (32, 128, 256)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from scorer.binding.features.packed import Packed
     from scorer.binding.outputs import FetchRequest
     from scorer.binding.spec import Binding
-    from scorer.model.engine import Engine
+    from scorer.model.resident import Engine
     from scorer.model.spec import ModelSpec
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from scorer.binding.spec import Binding
-    from scorer.model.engine import Engine
+    from scorer.model.resident import Engine
 
 
 METHOD = 4  # version of the probe; cached results of another version are not used

@@ -81,6 +81,8 @@ class Report:
     """Number of the model's nodes on each device; {} if all run on the CPU."""
     trees: str = ""
     """How the model's tree ensembles were scored, in words; '' if it has none."""
+    unused: str = ""
+    """How many fed columns were not read, because the model never looks at them, in words; '' if none was."""
     notes: tuple[str, ...] = ()
     quarantine: str = ""
     proof: str = ""
@@ -181,6 +183,7 @@ class Report:
             ("time", f"{self.speed}{time_forecast}"),
             ("model", f"{device}, batches of {batch}, {plural(self.calls, 'call')}"),
             ("trees", self.trees),
+            ("unused", self.unused),
             ("memory", f"{self.memory}{memory_forecast}"),
         ]
         if self.on_store and self.scoring_s:

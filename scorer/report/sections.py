@@ -141,6 +141,7 @@ def _plan(plan: FrozenPlan) -> list[tuple[str, str]]:
     return [
         ("input", f"{plural(plan.rows, 'row')} in {files}, split into {plural(plan.n_parts, 'part')}"),
         *(("feed", f"{feed.tensor} ({feed.dtype}) = {feed_words(feed)}, {feed.rule}") for feed in binding.feeds),
+        *((("unused", plan.unused),) if plan.unused else ()),
         *(("fetch", "{} -> {} ({})".format(*fetch_words(fetch))) for fetch in binding.fetches),
         ("keep", kept + more or "none"),
         *(("where", condition) for condition in plan.conditions),

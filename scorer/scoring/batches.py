@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from scorer.binding.features.packed import Packed
     from scorer.binding.spec import Binding, Feed, Fetch
-    from scorer.model.engine import Engine
+    from scorer.model.resident import Engine
 
 
 RowNumbers = np.ndarray | range

@@ -1,4 +1,4 @@
-"""Open Parquet files, and read from their footers each column's decoded size, codec, dictionary use and nulls."""
+"""Open Parquet files, and read from their footers each column's decoded size, codec, dictionary, nulls and range."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -361,3 +361,24 @@ def null_counts(footers: list[pq.FileMetaData]) -> dict[str, int]:
                 else:
                     nulls[path] = nulls.get(path, 0) + statistics.null_count
     return {path: count for path, count in nulls.items() if path not in unknown}
+
+
+def value_range(metadata: pq.FileMetaData, leaf: int) -> tuple[Any, Any] | None:
+    """Return the smallest and largest value of a column of numbers, without NaN.
+
+    None if a row group does not state them; (0, 0) if all values are null.
+    """
+    low: Any = None
+    high: Any = None
+    for g in range(metadata.num_row_groups):
+        statistics = metadata.row_group(g).column(leaf).statistics
+        if statistics is None:
+            return None
+        if statistics.has_min_max:
+            if not statistics.min <= statistics.max:  # a writer that does not leave out NaN
+                return None
+            low = statistics.min if low is None else min(low, statistics.min)
+            high = statistics.max if high is None else max(high, statistics.max)
+        elif not statistics.has_null_count or statistics.num_values:
+            return None
+    return (0, 0) if low is None else (low, high)

@@ -27,7 +27,7 @@ from scorer.errors import Interrupted
 from scorer.events import PartFinished
 from scorer.model import _compile, _forest, _kernel, _program
 from scorer.model._tree_node import TreeNode, Unsupported
-from scorer.model.engine import load
+from scorer.model.resident import load
 from scorer.model.session import Session
 from scorer.model.spec import SessionSpec
 from scorer.model.trees import TreeEngine

@@ -93,6 +93,16 @@ def test_a_plan_that_was_tampered_with_is_refused():
         FrozenPlan.from_dict(data | {"batch_rows": 1})
 
 
+def test_columns_that_are_not_read_are_in_the_plan_and_other_plans_stay_as_they_were():
+    plan = frozen([planned([1, 2])])
+    assert "unused" not in json.dumps(plan.to_dict())
+    feed = dataclasses.replace(plan.binding.feeds[0], unused=(1,))
+    other = frozen(plan.files, binding=dataclasses.replace(plan.binding, feeds=(feed,)))
+    assert other.plan_hash != plan.plan_hash
+    assert (other.reads, plan.reads) == (("a",), ("a", "b"))
+    assert FrozenPlan.from_dict(json.loads(json.dumps(other.to_dict()))) == other
+
+
 @pytest.mark.parametrize("what", [{"versions": {"numpy": "3"}}, {"trials": ("512 rows",)}, {"together": 0.9}])
 def test_versions_and_what_a_probe_measured_are_recorded_and_not_hashed(what):
     plan = frozen([planned([1])])

@@ -39,7 +39,7 @@ _MOST_DIGITS = 20  # of the largest integer that a tensor holds
 
 def as_stored(feed: Feed, table: pa.Table, packed: Packed) -> list[pa.ChunkedArray]:
     """Return the columns of the feed, which hold numbers already; decimals become integers or floats."""
-    return [without_decimals(feed, name, table[name], packed) for name in feed.columns]
+    return [without_decimals(feed, name, table[name], packed) for name in feed.read]
 
 
 def without_decimals(feed: Feed, name: str, column: pa.ChunkedArray, packed: Packed) -> pa.ChunkedArray:
@@ -101,7 +101,8 @@ def _as_integers(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, 
 class Numbers(Packed):
     """Numeric columns as numpy views, chunk by chunk.
 
-    `convert` returns one column of numbers for each column of the feed. It adds to `bad` and `lossy` what it finds.
+    `convert` returns one column of numbers for each column of the feed that is read. It adds to `bad` and `lossy` what
+    it finds. Columns that are not read are zero.
     """
 
     def __init__(
@@ -118,20 +119,26 @@ class Numbers(Packed):
         self._batches: list[pa.RecordBatch | None] = []
         self._joined: list[np.ndarray] | None = None
         self._memory = np.empty(0, self._dtype)
+        self._width, self._gaps = len(feed.columns), bool(feed.unused)
+        unused = set(feed.unused)
+        self._places = [at for at in range(self._width) if at not in unused]
         columns = convert(feed, table, self)
-        checks = [Check(feed, name, column) for name, column in zip(feed.columns, columns, strict=True)]
+        checks = [Check(feed, name, column) for name, column in zip(feed.read, columns, strict=True)]
         at = 0
         for batch in pa.Table.from_arrays(columns, names=[str(i) for i in range(len(columns))]).to_batches():
             self._starts.append(at)
             self._chunks.append(
                 [check.as_numpy(array, at, self.bad) for check, array in zip(checks, batch.columns, strict=True)]
             )
-            self._batches.append(_record_batch(self._chunks[-1], self._dtype))
+            self._batches.append(None if self._gaps else _record_batch(self._chunks[-1], self._dtype))
             at += batch.num_rows
         self.lossy += sum(check.lossy for check in checks)
 
     def batch(self, rows: Rows) -> np.ndarray:
         """Return the tensor of these rows, C-ordered, in the tensor's type."""
+        if not self._places:
+            n = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+            return np.zeros((n, *self._shape), self._dtype)
         if not isinstance(rows, slice):
             return self._stack([column[rows] for column in self._joined_columns()])
         start, stop = rows.start, rows.stop
@@ -164,22 +171,28 @@ class Numbers(Packed):
 
     def _stack(self, views: list[np.ndarray], *, reuse: bool = False) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):  # Check has already reported the values that overflow
-            if len(views) > 1:
-                rows = np.stack(
-                    views, axis=1, out=self._buffer(len(views[0]), len(views), reuse=reuse), casting="unsafe"
-                )
+            if self._gaps:
+                rows = self._buffer(len(views[0]), reuse=reuse)
+                for place, view in zip(self._places, views, strict=True):
+                    rows[:, place] = view
+            elif len(views) > 1:
+                rows = np.stack(views, axis=1, out=self._buffer(len(views[0]), reuse=reuse), casting="unsafe")
             else:
                 rows = np.ascontiguousarray(views[0], dtype=self._dtype)
         return rows.reshape(-1, *self._shape)
 
-    def _buffer(self, rows: int, columns: int, *, reuse: bool) -> np.ndarray:
-        """Return the array to fill, reused where allowed, because page faults cost more than the copy."""
-        size = rows * columns
+    def _buffer(self, rows: int, *, reuse: bool) -> np.ndarray:
+        """Return the array to fill, reused where allowed, because page faults cost more than the copy.
+
+        Columns that are not read are zero in it, and are never written.
+        """
+        new = np.zeros if self._gaps else np.empty
+        size = rows * self._width
         if not reuse:
-            return np.empty((rows, columns), self._dtype)
+            return new((rows, self._width), self._dtype)
         if len(self._memory) < size:
-            self._memory = np.empty(size, self._dtype)
-        return self._memory[:size].reshape(rows, columns)
+            self._memory = new(size, self._dtype)
+        return self._memory[:size].reshape(rows, self._width)
 
 
 class Check:
@@ -254,6 +267,27 @@ class Check:
                 f"(tensor {self._feed.tensor!r})",
             )
         return values
+
+
+def cast_keeps(kind: pa.DataType, target: np.dtype, known: tuple[Any, Any] | None) -> bool:
+    """Return whether the cast to a float type changes no value of a column.
+
+    `known` are the column's smallest and largest value, if they are known. The rounding of fractions does not count.
+    """
+    source = values_type(kind)
+    if pa.types.is_boolean(source):
+        return True
+    if pa.types.is_floating(source):
+        most = _LARGEST_FINITE[target.name]
+        if source.bit_width <= target.itemsize * 8:
+            return True
+    elif pa.types.is_integer(source):
+        most = EXACT[target.name]
+        info = np.iinfo(source.to_pandas_dtype())
+        known = known or (info.min, info.max)
+    else:
+        return False
+    return known is not None and bool(-most <= known[0] <= known[1] <= most)
 
 
 def _changed_values(values: np.ndarray, target: np.dtype) -> np.ndarray:

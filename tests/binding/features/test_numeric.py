@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import strategies
 
+from scorer.binding.features.numeric import cast_keeps
 from scorer.binding.features.pack import pack
 from scorer.binding.features.unpack import arrow_name, unpack
 from scorer.binding.spec import Feed, Fetch
@@ -427,3 +429,54 @@ def test_an_output_that_changes_its_width_is_refused(shapes):
     batches = [np.zeros((2, width), np.float32) for width in shapes]
     with pytest.raises(ShapeMismatch, match="changed its width"):
         unpack(fetch(columns=("p", "q"), width=2), batches)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    width=st.integers(1, 5),
+    unused=st.sets(st.integers(0, 4)),
+    chunks=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    kind=st.sampled_from(["float32", "float64", "int16"]),
+    batch=st.integers(1, 30),
+    reuse=st.booleans(),
+)
+def test_columns_that_are_not_read_are_zero_beside_the_others(width, unused, chunks, kind, batch, reuse):
+    unused = sorted(at for at in unused if at < width)
+    rows, rng = sum(chunks), np.random.default_rng(0)
+    names = [f"c{at}" for at in range(width)]
+    values = rng.integers(-99, 99, (rows, width)).astype(kind)
+    ends = np.cumsum([0, *chunks])
+    pieces = [pa.table({n: values[a:b, i] for i, n in enumerate(names) if i not in unused}) for a, b in pairwise(ends)]
+    read = pa.concat_tables(pieces) if len(unused) < width else pa.table({"other": np.zeros(rows)})
+    packed = packed_of(replace(feed(columns=names, rank=2, on_null="nan"), unused=tuple(unused)), read)
+    packed.reuse_buffer = reuse
+    wanted = values.astype(np.float32)
+    wanted[:, unused] = 0
+    for start in range(0, rows, batch):
+        stop = min(start + batch, rows)
+        found = packed.batch(slice(start, stop))
+        assert found.dtype == np.float32
+        assert found.flags.c_contiguous
+        assert found.tolist() == wanted[start:stop].tolist()
+    order = rng.permutation(rows)[:7]
+    assert packed.batch(order).tolist() == wanted[order].tolist()
+
+
+@pytest.mark.parametrize("target", FLOATS)
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_cast_that_is_said_to_keep_all_values_reports_none(source, target):
+    kind, every = arrow(source), [value for value in values_for(source) if value is not None]
+    assert not (cast_keeps(kind, np.dtype(target), None) and losses(every, kind, target))
+    known = [value for value in every if not math.isnan(value)]  # NaN is in no footer
+    for most in sorted({abs(value) for value in known}):
+        few = [value for value in known if abs(value) <= most]
+        kept = cast_keeps(kind, np.dtype(target), (min(few), max(few)))
+        assert not (kept and losses([*few, math.nan] if source in FLOATS else few, kind, target))
+
+
+def losses(values, kind, target):
+    """Return the rows that would be bad, and the number of values that the cast would change."""
+    strict, lenient = (
+        packed_of(feed(target, on_lossy=how), table(a=pa.array(values, kind))) for how in ("error", "warn")
+    )
+    return [*strict.bad, *range(lenient.lossy)]
