@@ -3,7 +3,6 @@
     place.py         the folders of an output and of its proof, and the plan stored there
     rights.py        what a process may do on an object store: read the input, write the output
     existing.py      which files of an output a run published, and which no run may replace
-    published.py     the files of a published output: names, sizes and footers
     lock.py          one driver per output: the lock, its heartbeat, and when it may be taken over
     staging.py       the staged parts: which are committed, and which files are left over
     attempts.py      which parts were in progress when a process died
