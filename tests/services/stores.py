@@ -32,7 +32,7 @@ RIGHTS = {
     "stranger": ("Read:elsewhere",),
     "anonymous": ("Read:public", "List:public"),
 }
-"""The users of SeaweedFS, and what each may do: `anonymous` is everybody without credentials; Write is also to remove."""
+"""The users of SeaweedFS, and what each may do: `anonymous` has no credentials; Write includes to remove."""
 _ACCOUNT = "scoreraccount"
 _XML = Path(__file__).with_name("gcs_xml.py")
 
