@@ -108,7 +108,7 @@ def _forests():
 
 def catboost_model(name):
     """Return a model that CatBoost 1.2.10 trained on such data and wrote, with our name for its input."""
-    model = onnx.load(MODELS / f"{name}.onnx")
+    model = onnx.load(MODELS / "catboost" / f"{name}.onnx")
     own = model.graph.input[0].name
     for node in model.graph.node:
         node.input[:] = ["x" if one == own else one for one in node.input]
@@ -126,9 +126,9 @@ def trained():
         "lightgbm dart": lambda: lightgbm_model(boosting_type="dart"),
         "lightgbm, one against all": lambda: lightgbm_model(target=2, objective="multiclassova"),
         "lightgbm categories": categories,
-        "catboost": lambda: catboost_model("catboost"),
-        "catboost, 3 classes": lambda: catboost_model("catboost3"),
-        "catboost regressor": lambda: catboost_model("catboost_regressor"),
+        "catboost": lambda: catboost_model("two_classes"),
+        "catboost, 3 classes": lambda: catboost_model("three_classes"),
+        "catboost regressor": lambda: catboost_model("regressor"),
         "xgboost": xgboost_model,
         "xgboost, 3 classes": lambda: xgboost_model(target=2),
         "xgboost regressor": lambda: xgboost_model(target=3),
