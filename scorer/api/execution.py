@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
+import threading
 import time
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scorer.api import _failures as failures
@@ -15,7 +14,7 @@ from scorer.cluster import readiness, waves
 from scorer.cluster.connect import ahead_of, connect, has_current_client
 from scorer.cluster.dashboard import Topic
 from scorer.display.words import plural
-from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, RunFailed, ScorerError
+from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, OutputLocked, RunFailed, ScorerError
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, RunEnded, RunStarted, Stopping
 from scorer.host import crash, devices, process, signals, versions
 from scorer.host.limits import limits_as_errors
@@ -33,17 +32,20 @@ from scorer.report.eventlog import EVENTS, EventLog
 from scorer.report.outcome import Report, time_before, total
 from scorer.report.progress import Progress
 from scorer.scoring.job import JOBS, Spec, prometheus_counters
+from scorer.storage.stores import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from scorer.cluster.connect import Client, Cluster, Workers
     from scorer.events import Event, Observer, Receipt
+    from scorer.output.lease import Lease
     from scorer.output.place import Staging
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
     from scorer.plan.prepared import Plan
 
+    Journal = staging_.Journal | staging_.Segments
 
 _EARLY_PARTS, _EARLY_ROWS = 4, 10_000  # after so many parts or rows, a run stops if more than half its rows are bad
 _EARLY_FAILURES = 10  # after so many failed parts, a run stops if more parts failed than were scored
@@ -57,13 +59,14 @@ class Run:
         self.plan = plan
         self.n_parts, self.rows = self.frozen.n_parts, self.frozen.rows
         self.options = plan.options
-        conflict = JOBS.configure_stores(plan.options.stores.store_option)
+        conflict = JOBS.configure_stores(plan.options.stores.settings)
         if conflict is not None:
             raise conflict
         self.place = Place.of(plan.output, plan.work_dir)
+        self.publishing = publish.protocol(self.place)
         self.progress = Progress()
-        log = EventLog(self.place.folder / EVENTS, self.progress, self.emit_notice)
-        self.observers: list[Observer] = [self.progress, log, *observers]
+        self.log = EventLog(self.place.folder / EVENTS, self.progress, self.emit_notice)
+        self.observers: list[Observer] = [self.progress, self.log, *observers]
         self.started = time.monotonic()
         self.receipts: dict[int, Receipt] = {}
         self.own_receipts: dict[int, Receipt] = {}  # of the parts that this execution scored
@@ -76,7 +79,7 @@ class Run:
     def execute(self, client: Client | Cluster | None) -> Report:
         """Execute the plan, and emit how the run ended."""
         if self.plan.done:
-            publish.tidy(self.place, self.emit_notice)
+            self.publishing.tidy(self.place, self.emit_notice)
             return self.report(already_done=True)
         try:
             finished = self.score_and_publish(client)
@@ -95,11 +98,11 @@ class Run:
             queued = self.options.cluster.cluster in QUEUES and client is None
             if not queued and len(staging_.committed(self.staging, self.frozen)) < self.n_parts:
                 workers = stack.enter_context(self.connect_workers(client))  # before anything is written
-            held = stack.enter_context(lock.held(self.place.lock, self.emit_notice))
-            publish.finish_half_published(self.place)
+            held = stack.enter_context(self.publishing.hold(self.place, self.emit_notice))
+            self.publishing.finish_half_published(self.place, held)
             if self.already_published():
                 return self.report(already_done=True)
-            publish.probe_rename(self.place)
+            self.publishing.probe(self.place, held)
             self.receipts = staging_.committed(self.staging, self.frozen)
             try:
                 if len(self.receipts) < self.n_parts:
@@ -108,7 +111,8 @@ class Run:
                     self.emit_run_started()
                 self.check_results()
             except ScorerError as error:
-                self.write_page(str(error))
+                if not self.may_not_write(error):
+                    self.write_page(str(error))
                 raise
             crash.note_publishing(str(self.place.output))
             staging_.sweep(self.staging, self.receipts)
@@ -116,7 +120,11 @@ class Run:
             finished = self.report(already_done=False)
             ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict())
             self.write_page()
-            publish.publish(self.place, self.frozen, overwrite=self.options.out.overwrite)
+            self.log.save()
+            out = self.options.out
+            self.publishing.publish(
+                self.place, self.frozen, held, overwrite=out.overwrite, success_file=out.success_file
+            )
         self.emit(Published(output=str(self.place.output)))
         return finished
 
@@ -144,7 +152,7 @@ class Run:
         if published is not None and published.request == request and not place.missing_parts(self.place, published):
             self.use_plan(published)
             return True
-        if os.path.isdir(self.place.output) and any(self.place.output.iterdir()):
+        if self.place.occupied:
             problem = existing_problem(self.place, published, request, overwrite=overwrite)
             if problem is not None:
                 raise problem
@@ -173,9 +181,9 @@ class Run:
         requested_device = devices.parse(self.options.session.device)
         each = devices.device_environments(replace(requested_device, name=self.frozen.session.device))
         requested = replace(requested, ahead=ahead_of(requested, (*self.options.input, str(self.place.output))))
-        return connect(requested, self.place.folder, client, self.emit_notice, each)
+        return connect(requested, self.place.local_folder, client, self.emit_notice, each)
 
-    def score(self, workers: Workers, held: lock.Lock) -> None:
+    def score(self, workers: Workers, held: lock.Lock | Lease) -> None:
         """Score every part that is not committed yet."""
         frozen = with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
         if self.options.session.trees == "runtime":
@@ -193,7 +201,7 @@ class Run:
         # without a client the driver's only thread scores, and it cannot watch itself
         limit = None if workers.client is None else self.options.scoring.batch_timeout
         spec = Spec.of(frozen, staging, limit, workers.scoring_threads, remote=workers.remote, run=self.name)
-        journal = staging_.Journal(staging)
+        journal = staging_.open_journal(staging)
         try:
             with Topic(workers.client, self.name, self.progress.to_dict) as topic:
                 self.observers += [one for one in (prometheus_counters("driver"), topic) if one is not None]
@@ -214,10 +222,18 @@ class Run:
     def stop(self, spec: Spec) -> None:
         """Start no further parts. Workers check the stop file before they start a part that was sent already."""
         self.stopping = True
-        with suppress(OSError):
-            Path(spec.stop_file).touch()
+        JOBS.stop(spec.key)
 
-    def collect_outcomes(self, workers: Workers, spec: Spec, journal: staging_.Journal, held: lock.Lock) -> None:
+        def tell_others() -> None:
+            with suppress(OSError):
+                path_of(spec.stop_file).touch()
+
+        if is_url(spec.stop_file):  # a store may answer late, and a signal handler must not wait for it
+            threading.Thread(target=tell_others, daemon=True, name="scorer-stop").start()
+        else:
+            tell_others()
+
+    def collect_outcomes(self, workers: Workers, spec: Spec, journal: Journal, held: lock.Lock | Lease) -> None:
         """Record outcomes as they arrive. After a signal, parts that have started are finished."""
 
         def drain() -> None:
@@ -235,13 +251,14 @@ class Run:
                     _load_page_template()
                 if part.index in self.own_receipts:
                     counts += self.own_receipts[part.index].proof.counts
+                self.fatal = self.fatal or held.loss()
                 if not self.stopping and (self.fatal is not None or self.should_stop_early(counts)):
                     self.stop(spec)
         self.scoring_s = time.monotonic() - began
         if stop and len(self.receipts) < self.n_parts:
             raise failures.interrupted(stop.exit_code, len(self.receipts), self.n_parts)
 
-    def record_outcome(self, part: Part, outcome: Receipt | BaseException | None, journal: staging_.Journal) -> None:
+    def record_outcome(self, part: Part, outcome: Receipt | BaseException | None, journal: Journal) -> None:
         """Record a part's receipt or its error."""
         if outcome is None:  # not started: the next run scores it
             return
@@ -340,6 +357,10 @@ class Run:
             quarantine=str(self.place.folder / "quarantine") if totals.counts.quarantined else "",
             proof=str(self.place.folder),
         )
+
+    def may_not_write(self, error: ScorerError) -> bool:
+        """Return whether the work folder is another driver's now, or is on a store that does not take writes."""
+        return isinstance(error, OutputLocked) or (isinstance(error, CommitError) and is_url(str(self.place.folder)))
 
     def write_page(self, error: str = "") -> None:
         """Write report.html. If that fails, the run continues with a notice."""

@@ -223,6 +223,12 @@ class OutputOptions:
         None, "Folder for staging and proof, on the output's file system. Default: OUT.scorer.",
         rule=rules.PLACE, completes="dir", metavar="DIR",
     )  # fmt: skip
+    success_file: bool = option(
+        default=False,
+        help_="Put an empty file _SUCCESS into an output on an object store, after everything else. dask.dataframe "
+        "cannot read such a folder as Parquet without naming the files.",
+        rule=rules.SWITCH,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +240,17 @@ class StoreOptions:
         "skip_signature, allow_http, virtual_hosted_style_request, account_name, project. Repeatable. Credentials "
         "come from the environment.", rule=rules.STORE_OPTIONS, metavar="[URL:]KEY=VALUE",
     )  # fmt: skip
+    sole_writer: bool = option(
+        default=False,
+        help_="Write to an object store without conditional writes. You promise that no other program writes to this "
+        "output, because the store would not keep two of them apart.",
+        rule=rules.SWITCH,
+    )
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What `scorer.storage.stores.configure` takes."""
+        return (*self.store_option, *(["sole_writer=true"] if self.sole_writer else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -389,6 +406,8 @@ class RequestArguments(TypedDict, total=False):
     strict: bool
     tune: bool
     overwrite: bool
+    sole_writer: bool
+    success_file: bool
 
 
 GROUPS: dict[str, type] = {

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from scorer.dataset.listing import PROOF
 from scorer.display.words import quoted_list
 from scorer.errors import OutputExists, ScorerError
-from scorer.output.place import Place, another_format, missing_parts
+from scorer.output.place import SUCCESS, Place, another_format, missing_parts
 from scorer.output.writer import read_proof
 from scorer.plan.frozen import explain_differences
 from scorer.storage.files import files_in
@@ -49,11 +49,16 @@ _BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 
 
 class Files:
-    """The files below a folder. On a store they are listed once, and a footer is read with one request."""
+    """The files below a folder. On a store they are listed once, and a footer is read with one request.
+
+    The empty file of --success-file is none of them.
+    """
 
     def __init__(self, top: AnyPath) -> None:
         self.top = top
         self._listed = top.files() if isinstance(top, ObjectPath) else None
+        if self._listed is not None and SUCCESS in self._listed and not self._listed[SUCCESS].size:
+            del self._listed[SUCCESS]
 
     def names(self, unlisted: Callable[[str, OSError], None] | None = None) -> Iterator[str]:
         """Yield the name of every file, relative to the folder.

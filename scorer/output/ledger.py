@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -12,15 +13,17 @@ import pyarrow.parquet as pq
 from scorer.display.words import quoted_list
 from scorer.errors import CommitError
 from scorer.events import Counts, Proof, Receipt
+from scorer.output.place import sizes_below
 from scorer.storage.files import file_digest, map_write_errors, sync, write_json
+from scorer.storage.stores import for_arrow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from scorer.output.place import Staging
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
+    from scorer.storage.stores import ObjectPath
 
 
 LEDGER = pa.schema([
@@ -69,7 +72,7 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
     """
     parts = list(plan.parts())
     absent = [part.index for part in parts if part.index not in receipts]
-    changed = [r.name for r in receipts.values() if r.size and _size(staging.parts / r.name) != r.size]
+    changed = _changed(staging, receipts.values())
     if changed:
         raise CommitError(
             "staged parts changed during the run",
@@ -91,8 +94,7 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
         )
     with map_write_errors(staging.root):
         ledger = staging.root / "ledger.parquet"
-        pq.write_table(rows_of(plan, receipts), ledger, compression="zstd")
-        sync(ledger)
+        _write_ledger(rows_of(plan, receipts), ledger)
         manifest = {
             "scorer": plan.versions.get("scorer", ""),
             "plan": plan.plan_hash,
@@ -115,6 +117,26 @@ def rows_of(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([*LEDGER, FILES]) if joined else LEDGER)
 
 
+def _write_ledger(rows: pa.Table, path: Path | ObjectPath) -> None:
+    if isinstance(path, Path):
+        pq.write_table(rows, path, compression="zstd")
+        sync(path)
+        return
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    path.write_bytes(sink.getvalue().to_pybytes())
+
+
+def _changed(staging: Staging, receipts: Iterable[Receipt]) -> list[str]:
+    """List the parts that are missing or have another size than their receipt says."""
+    parts, named = staging.parts, [receipt for receipt in receipts if receipt.size]
+    if isinstance(parts, Path):
+        return [receipt.name for receipt in named if _size(parts / receipt.name) != receipt.size]
+    with map_write_errors(parts):
+        sizes = sizes_below(parts)
+    return [receipt.name for receipt in named if sizes.get(receipt.name) != receipt.size]
+
+
 def _size(path: Path) -> int:
     try:
         return os.path.getsize(path)
@@ -122,10 +144,10 @@ def _size(path: Path) -> int:
         return -1
 
 
-def read_receipts(path: Path) -> dict[int, Receipt]:
+def read_receipts(path: Path | ObjectPath) -> dict[int, Receipt]:
     """Read the receipts of a finished run from its ledger."""
     receipts = {}
-    for row in pq.read_table(path).to_pylist():
+    for row in pq.read_table(for_arrow(path)).to_pylist():
         proof = Proof(
             part=row["part"], plan="", model="", digests=dict(row["digests"]), quarantine=row["quarantine"],
             counts=Counts(**{name: row[name] for name in Counts().to_dict()}),

@@ -2,6 +2,8 @@
 
 On the same host, the owner is dead if its process is. On another host or in another container, it counts as dead if its
 heartbeat counter does not change for a minute by this host's clock. File times of a shared file system are not trusted.
+
+On an object store the lock is a lease, see `lease.py`; `read` and `refused` take both kinds of path.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from scorer.errors import ScorerError
     from scorer.storage.stores import AnyPath
 
 
@@ -45,7 +48,7 @@ class Lock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._token = uuid.uuid4().hex
-        _HELD_TOKENS.add(self._token)
+        hold(self._token)
         self._stop = threading.Event()
         self._counters: Callable[[], dict[str, Any]] = dict
         self._state: dict[str, Any] = {
@@ -69,9 +72,13 @@ class Lock:
         """Write these counters into the lock file with each heartbeat, for `scorer status`."""
         self._counters = counters
 
+    def loss(self) -> ScorerError | None:
+        """Return None: only a lease can be lost, because a file system has no request that another driver overtakes."""
+        return None
+
     def release(self) -> None:
         """Stop the heartbeat; remove the lock file, if it still has this token, and the folder if it is empty."""
-        _HELD_TOKENS.discard(self._token)  # first, because an interrupt may skip the rest
+        let_go(self._token)  # first, because an interrupt may skip the rest
         self._stop.set()
         try:
             if self._heartbeat.ident is not None:  # it was started
@@ -150,9 +157,7 @@ def _is_held(owner: dict[str, Any], path: Path, notify: Callable[[str], None], s
     here = is_alive(owner)
     if here is not None:
         return here
-    host = owner.get("host")
-    place = f"in another container on {host}" if host == gethostname() else f"on {host}"
-    notify(f"the output is locked by a process {place}; waiting {stale_s:.0f} s for its heartbeat")
+    notify(waiting(owner, stale_s))
     until = time.monotonic() + stale_s
     while time.monotonic() < until:
         now = read(path)
@@ -174,6 +179,23 @@ def _exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def waiting(owner: dict[str, Any], stale_s: float) -> str:
+    """Return the notice that a lock's owner may be dead."""
+    host = owner.get("host")
+    place = f"in another container on {host}" if host == gethostname() else f"on {host}"
+    return f"the output is locked by a process {place}; waiting {stale_s:.0f} s for its heartbeat"
+
+
+def hold(token: str) -> None:
+    """Record that this process holds the lock with this token."""
+    _HELD_TOKENS.add(token)
+
+
+def let_go(token: str) -> None:
+    """Record that this process no longer holds the lock with this token."""
+    _HELD_TOKENS.discard(token)
 
 
 def refused(path: AnyPath, owner: dict[str, Any]) -> OutputLocked:

@@ -1,4 +1,4 @@
-"""The folders of an output and its proof, and the plans stored there."""
+"""The folders of an output and its proof, on a disk or on an object store, and the plans stored there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 import os
 import re
 import uuid
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from scorer.dataset.listing import PROOF
 from scorer.display.words import nearest
 from scorer.errors import CommitError, OptionsError, ScorerError
+from scorer.host.private import private_folder
 from scorer.locations import is_url
 from scorer.options.values import PATH
 from scorer.options.wrong_types import wrong_type
@@ -26,9 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 INTENT = "publish.json"
+SUCCESS = "_SUCCESS"
+"""The empty file that --success-file puts into an output on a store."""
 _MARKER = "seen-"
 _WORK = re.compile("work-[0-9a-f]{8}")
-_STAGED = {"plan.json", "tmp", "parts", "started", "quarantine", "journal.jsonl", INTENT}
+_STAGED = {"plan.json", "tmp", "parts", "started", "quarantine", "journal.jsonl", "journal", INTENT}
 """Names in a staging folder. While it is removed, any one of them may be the last."""
 
 
@@ -84,7 +89,21 @@ class Place:
                 found=str(folder),
                 hint="leave out --work-dir, or name a folder beside the output",
             )
-        return cls(output=out, folder=folder)
+        if isinstance(out, ObjectPath) and isinstance(folder, ObjectPath):
+            return StorePlace(output=out, folder=folder)
+        if isinstance(out, Path) and isinstance(folder, Path):
+            return DiskPlace(output=out, folder=folder)
+        raise TypeError(folder)  # `_is_elsewhere` has refused it
+
+    @property
+    def occupied(self) -> bool:
+        """Whether there is a file in the output."""
+        return is_folder(self.output) and any(True for _ in self.output.iterdir())
+
+    @property
+    def local_folder(self) -> Path:
+        """A folder for the logs and keys of a queue's jobs: that of the proof, or one in the current folder."""
+        return self.folder if isinstance(self.folder, Path) else Path.cwd() / f"{self.output.name}.jobs"
 
     @property
     def lock(self) -> AnyPath:
@@ -136,6 +155,40 @@ class Place:
         found: Iterable[AnyPath] = self.folder.glob("work-*/plan.json") if is_folder(self.folder) else ()
         plans = [load_plan(path) for path in sorted(found, key=str)]
         return [plan for plan in plans if plan is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskPlace(Place):
+    """The place of an output on a disk."""
+
+    output: Path
+    folder: Path
+
+    @property
+    def lock(self) -> Path:
+        """The path of the lock file."""
+        return self.folder / "lock"
+
+    def staging(self, plan_hash: str) -> DiskStaging:
+        """Return the staging folders of a plan."""
+        return DiskStaging(root=self.folder / f"work-{plan_hash[:8]}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorePlace(Place):
+    """The place of an output on an object store."""
+
+    output: ObjectPath
+    folder: ObjectPath
+
+    @property
+    def lock(self) -> ObjectPath:
+        """The path of the lease."""
+        return self.folder / "lock"
+
+    def staging(self, plan_hash: str) -> StoreStaging:
+        """Return the staging folders of a plan."""
+        return StoreStaging(root=self.folder / f"work-{plan_hash[:8]}")
 
 
 def _resolved(location: str) -> AnyPath:
@@ -206,6 +259,11 @@ def sizes_in(output: AnyPath) -> Callable[[str], int]:
     return lambda name: there[name].size if name in there else -1
 
 
+def sizes_below(top: ObjectPath) -> dict[str, int]:
+    """Return the size of every object below a location of a store, by its name there: one request for 1,000."""
+    return {name: file.size for name, file in top.files().items()}
+
+
 def nobody_wrote(place: Place, kind: type[ScorerError] = CommitError) -> ScorerError:
     """Return the error for a place without a run. Its hint names the output that was probably meant."""
     hint = "name the output folder of a run; give --work-dir if it had one"
@@ -231,21 +289,58 @@ class Staging:
 
     @property
     def tmp(self) -> AnyPath:
-        """Unfinished files of attempts; never published."""
+        """Unfinished files of attempts; never published. Not used on a store, where no object is ever unfinished."""
         return self.root / "tmp"
 
     @property
     def parts(self) -> AnyPath:
+        """Committed parts; becomes the output in one rename, or is copied to the output on a store."""
+        return self.root / "parts"
+
+    @property
+    def started(self) -> Path:
+        """One mark for each part in progress; on this host's own disk if the output is on a store."""
+        if isinstance(self.root, Path):
+            return self.root / "started"
+        own = f"{self.root.name}-{zlib.crc32(str(self.root).encode()):08x}"  # outputs may share a plan
+        return Path(private_folder()) / "started" / own
+
+    @property
+    def quarantine(self) -> AnyPath:
+        """Rows that could not be scored."""
+        return self.root / "quarantine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskStaging(Staging):
+    """Staging folders on a disk."""
+
+    root: Path
+
+    @property
+    def parts(self) -> Path:
         """Committed parts; becomes the output in one rename."""
         return self.root / "parts"
 
     @property
-    def started(self) -> AnyPath:
-        """One mark for each part in progress."""
-        return self.root / "started"
+    def quarantine(self) -> Path:
+        """Rows that could not be scored."""
+        return self.root / "quarantine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreStaging(Staging):
+    """Staging folders on an object store."""
+
+    root: ObjectPath
 
     @property
-    def quarantine(self) -> AnyPath:
+    def parts(self) -> ObjectPath:
+        """Committed parts; copied to the output."""
+        return self.root / "parts"
+
+    @property
+    def quarantine(self) -> ObjectPath:
         """Rows that could not be scored."""
         return self.root / "quarantine"
 

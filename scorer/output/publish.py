@@ -1,4 +1,4 @@
-"""Publishing: the output appears complete, or not at all."""
+"""Publishing on a disk: the output appears complete, or not at all. `protocol` chooses how an output is published."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import shutil
+import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,30 +18,70 @@ from scorer.errors import CommitError, ScorerError
 from scorer.host.crash import note_publishing
 from scorer.output import lock
 from scorer.output.existing import PROOF_FILES, foreign_files
-from scorer.output.place import INTENT, Place, Staging
-from scorer.output.staging import discard_markers
+from scorer.output.place import INTENT, StorePlace
+from scorer.output.staging import discard_markers, remove_folder
 from scorer.output.writer import read_proof
 from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
+    from scorer.output.lease import Lease
+    from scorer.output.lock import Lock
+    from scorer.output.place import DiskPlace, DiskStaging, Place
     from scorer.plan.frozen import FrozenPlan
 
 
-def probe_rename(place: Place) -> None:
+class Publishing(Protocol):
+    """How an output is published: this module, or `publish_objects`."""
+
+    # places and locks are those of the output's kind, which `protocol` knows
+    def hold(self, place: Any, notify: Callable[[str], None]) -> AbstractContextManager[Lock | Lease]:  # noqa: ANN401
+        """Be the only driver of the output inside the block; raise `OutputLocked` if there is another one."""
+
+    def probe(self, place: Any, held: Any) -> None:  # noqa: ANN401
+        """Try what publishing needs, before any row is scored."""
+
+    def publish(
+        self, place: Any, plan: FrozenPlan, held: Any, *, overwrite: bool, success_file: bool = False  # noqa: ANN401
+    ) -> None:  # fmt: skip
+        """Make the staged parts the output. After an interruption at any point, it is safe to repeat."""
+
+    def finish_half_published(self, place: Any, held: Any) -> None:  # noqa: ANN401
+        """Complete a publish that was interrupted, if any."""
+
+    def tidy(self, place: Any, notify: Callable[[str], None]) -> None:  # noqa: ANN401
+        """Remove what processes that died left beside a finished run."""
+
+
+def protocol(place: Place) -> Publishing:
+    """Return how this output is published."""
+    if isinstance(place, StorePlace):
+        from scorer.output import publish_objects  # noqa: PLC0415 - only for object stores
+
+        return publish_objects
+    return sys.modules[__name__]
+
+
+def hold(place: DiskPlace, notify: Callable[[str], None]) -> AbstractContextManager[Lock | Lease]:
+    """Hold the output's lock inside the block."""
+    return lock.held(place.lock, notify)
+
+
+def probe(place: DiskPlace, held: object = None) -> None:  # noqa: ARG001 - see `Publishing`
     """Try the rename that publishing needs, before any row is scored."""
-    probe, target = place.folder / "probe", place.output.with_name(f".{place.output.name}.probe")
+    folder, target = place.folder / "probe", place.output.with_name(f".{place.output.name}.probe")
     try:
-        probe.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)  # with --work-dir, nothing else has created it
         with suppress(FileNotFoundError):
             target.rmdir()
-        probe.rename(target)
+        folder.rename(target)
         target.rmdir()
     except OSError as error:
         with suppress(OSError):
-            probe.rmdir()
+            folder.rmdir()
         raise CommitError(
             "the output cannot be published here",
             where=str(place.output),
@@ -50,7 +91,9 @@ def probe_rename(place: Place) -> None:
         ) from error
 
 
-def publish(place: Place, plan: FrozenPlan, *, overwrite: bool) -> None:
+def publish(
+    place: DiskPlace, plan: FrozenPlan, held: object, *, overwrite: bool, success_file: bool = False  # noqa: ARG001
+) -> None:  # fmt: skip
     """Make the staged parts the output. After an interruption at any point, it is safe to repeat."""
     staging = place.staging(plan.plan_hash)
     with map_write_errors(place.output):
@@ -68,16 +111,16 @@ def publish(place: Place, plan: FrozenPlan, *, overwrite: bool) -> None:
         sync(place.folder)
 
 
-def finish_half_published(place: Place) -> None:
+def finish_half_published(place: DiskPlace, held: object) -> None:
     """Complete a publish that was interrupted, if any."""
     plan = place.pending()
     if plan is not None:
         note_publishing(str(place.output))
         intent = json.loads((place.staging(plan.plan_hash).root / INTENT).read_text())
-        publish(place, plan, overwrite=bool(intent.get("overwrite")))
+        publish(place, plan, held, overwrite=bool(intent.get("overwrite")))
 
 
-def tidy(place: Place, notify: Callable[[str], None]) -> None:
+def tidy(place: DiskPlace, notify: Callable[[str], None]) -> None:
     """Remove what processes that died left beside a finished run: a lock, work folders, markers for workers."""
     owner = lock.read(place.lock)
     leftovers = [folder for folder in place.work_folders() if not (folder / "plan.json").exists()]
@@ -87,11 +130,11 @@ def tidy(place: Place, notify: Callable[[str], None]) -> None:
         return
     with suppress(ScorerError, OSError), lock.held(place.lock, notify):
         for folder in leftovers:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
         discard_markers(place)
 
 
-def _is_published(place: Place, plan: FrozenPlan) -> bool:
+def _is_published(place: DiskPlace, plan: FrozenPlan) -> bool:
     """Return whether the output is this plan's, according to the footer of its first file."""
     there = os.path.isdir(place.output)
     first = next((part for part in plan.parts() if os.path.exists(place.output / part.name)), None) if there else None
@@ -104,7 +147,7 @@ def _is_published(place: Place, plan: FrozenPlan) -> bool:
     return proof is not None and proof.plan == plan.plan_hash
 
 
-def _replace_output(place: Place, staging: Staging, *, overwrite: bool) -> None:
+def _replace_output(place: DiskPlace, staging: DiskStaging, *, overwrite: bool) -> None:
     """Rename the staged parts to the output, or exchange the two: the one step that makes the output appear."""
     place.output.parent.mkdir(parents=True, exist_ok=True)
     exists = os.path.isdir(place.output) and any(place.output.iterdir())
@@ -133,7 +176,7 @@ def _replace_output(place: Place, staging: Staging, *, overwrite: bool) -> None:
         os.rename(staging.parts, place.output)
 
 
-def _remove_parts_without_rows(staging: Staging) -> None:
+def _remove_parts_without_rows(staging: DiskStaging) -> None:
     """Remove the files that the ledger lists with size 0, and then empty folders.
 
     If publishing fails, these parts are known from the journal.
@@ -149,7 +192,7 @@ def _remove_parts_without_rows(staging: Staging) -> None:
             folder.rmdir()
 
 
-def _move_proof(place: Place, staging: Staging) -> None:
+def _move_proof(place: DiskPlace, staging: DiskStaging) -> None:
     """Move the new proof over the old one. plan.json is last, because a repeated publish starts from it."""
     for name in (*PROOF_FILES[1:], PROOF_FILES[0]):
         source, target = staging.root / name, place.folder / name
@@ -163,7 +206,7 @@ def _move_proof(place: Place, staging: Staging) -> None:
         shutil.rmtree(place.folder / "quarantine", ignore_errors=True)
 
 
-def _sweep_quarantine(staging: Staging) -> None:
+def _sweep_quarantine(staging: DiskStaging) -> None:
     """Remove the quarantine files that the ledger does not name: attempts that were not committed left them."""
     ledger = staging.root / "ledger.parquet"
     if not ledger.exists() or not staging.quarantine.exists():

@@ -13,7 +13,7 @@ from scorer.arrow import python_values
 from scorer.dataset.quarantine import ERRORS, WHY, from_quarantine
 from scorer.display.words import cut, plural
 from scorer.output.place import Staging, flat_name
-from scorer.output.writer import Encoded, commit, write_durably
+from scorer.output.writer import Encoded, write_file
 from scorer.storage.encoding import QUARANTINE
 from scorer.storage.footers import open_parquet
 
@@ -36,9 +36,7 @@ def write_quarantine(staging: Staging, name: str, attempt: str, table: pa.Table,
             table = table.append_column(error, pa.array(values, error.type))
     own = [i for i, name in enumerate(table.column_names) if name not in ERRORS.names]  # two may have one name
     table = table.select([*own, *map(table.column_names.index, ERRORS.names)])
-    tmp = staging.tmp / file_name
-    write_durably(tmp, Encoded.of(table, QUARANTINE))
-    commit(tmp, staging.quarantine / file_name, len(bad))
+    write_file(staging.tmp / file_name, staging.quarantine / file_name, Encoded.of(table, QUARANTINE))
     return file_name
 
 

@@ -1,34 +1,49 @@
-"""The staged parts: their folders, the journal of their receipts, and what an earlier run left."""
+"""The staged parts: their folders, the journal of their receipts, and what an earlier run left.
+
+on a disk      one journal, to which each receipt is appended
+on a store     journal/00001.jsonl and so on: a segment for a thousand receipts or half a minute, never changed
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from scorer.errors import ScorerError
+from scorer.errors import CommitError, ScorerError
 from scorer.events import Receipt
+from scorer.output.place import load_plan, sizes_below
 from scorer.output.writer import receipt_of
-from scorer.storage.files import files_in, map_write_errors, write_json
-from scorer.storage.stores import ObjectPath
+from scorer.storage.files import as_json, files_in, map_write_errors, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from scorer.output.place import Place, Staging
     from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.parts import Part
+    from scorer.storage.stores import ObjectPath
 
-_JOURNAL = "journal.jsonl"
+_JOURNAL, _SEGMENTS = "journal.jsonl", "journal"
+_SEGMENT_RECEIPTS, _SEGMENT_S = 1000, 30.0  # a segment of the journal has so many receipts, or those of so many seconds
+_AT_ONCE = 32  # requests, when segments and footers are read
+_BROKEN = (ScorerError, OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 
 
 def prepare(place: Place, plan: FrozenPlan) -> Staging:
     """Create the staging folders and store the plan; remove unfinished files of an interrupted run."""
     staging = place.staging(plan.plan_hash)
+    if not isinstance(staging.root, Path):
+        _prepare_objects(staging, staging.root, plan)
+        return staging
     with map_write_errors(staging.root):
-        shutil.rmtree(staging.tmp, ignore_errors=True)
+        remove_folder(staging.tmp)
         for folder in (staging.tmp, staging.parts, staging.started, staging.quarantine):
             folder.mkdir(parents=True, exist_ok=True)
         for name in {file.folder for file in plan.files}:
@@ -40,12 +55,40 @@ def prepare(place: Place, plan: FrozenPlan) -> Staging:
     return staging
 
 
+def _prepare_objects(staging: Staging, root: ObjectPath, plan: FrozenPlan) -> None:
+    """Put the plan, unless it is there; remove the stop files of earlier runs."""
+    staging.started.mkdir(parents=True, exist_ok=True)
+    with map_write_errors(root):
+        root.store.remove(str(path) for path in root.glob("stop-*"))
+        path = root / "plan.json"
+        if root.store.put_new(str(path), as_json(plan.to_dict())) is not None:
+            return
+        found = load_plan(path)
+    if found is None or found.plan_hash != plan.plan_hash:
+        raise CommitError(
+            "another plan is in the staging folder of this one",
+            where=str(path),
+            expected=f"plan {plan.plan_hash[:12]}",
+            found="a plan that cannot be read" if found is None else f"plan {found.plan_hash[:12]}",
+            hint="choose another --output, or remove this folder",
+        )
+
+
 def discard_others(place: Place, plan_hash: str) -> None:
     """Remove the staging of every other plan."""
     keep = place.staging(plan_hash).root.name
     for folder in place.work_folders():
         if folder.name != keep:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
+
+
+def remove_folder(folder: Path | ObjectPath) -> None:
+    """Remove a folder with all that is in it, as far as possible."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    with suppress(OSError):
+        folder.store.remove(file.path for file in folder.files().values())
 
 
 def discard_markers(place: Place) -> None:
@@ -58,8 +101,8 @@ def discard_markers(place: Place) -> None:
 class Journal:
     """A file to which each receipt is appended; parts without a line are known from their footers."""
 
-    def __init__(self, staging: Staging) -> None:
-        self._path = staging.root / _JOURNAL
+    def __init__(self, root: Path) -> None:
+        self._path = root / _JOURNAL
         with map_write_errors(self._path):
             self._file = self._path.open("a", encoding="utf-8")
 
@@ -75,11 +118,78 @@ class Journal:
             self._file.close()
 
 
+class Segments:
+    """Objects with some receipts each, written in a thread: a store that answers slowly does not delay the driver.
+
+    A segment that cannot be written is no error, because the footers have the same receipts.
+    """
+
+    def __init__(self, root: ObjectPath) -> None:
+        self._folder = root / _SEGMENTS
+        self._number = 0
+        self._lines: list[str] = []
+        self._since = time.monotonic()
+        self._writer = ThreadPoolExecutor(1, "scorer-journal")
+
+    def add(self, receipt: Receipt) -> None:
+        """Keep one receipt, and write a segment if it is due."""
+        self._lines.append(receipt.to_json())
+        if len(self._lines) >= _SEGMENT_RECEIPTS or time.monotonic() - self._since > _SEGMENT_S:
+            self._flush()
+
+    def close(self) -> None:
+        """Write the last segment."""
+        if self._lines:
+            self._flush()
+        self._writer.shutdown()
+
+    def _flush(self) -> None:
+        data = "".join(f"{line}\n" for line in self._lines).encode()
+        self._lines, self._since = [], time.monotonic()
+        self._writer.submit(self._put, data)
+
+    def _put(self, data: bytes) -> None:
+        with suppress(OSError):
+            if not self._number:
+                self._number = max((_number(path) for path in self._folder.iterdir()), default=0)
+            written = None
+            while written is None:  # if a segment is there, another driver or a lost answer was first
+                self._number += 1
+                written = self._folder.store.put_new(str(self._folder / f"{self._number:05d}.jsonl"), data)
+
+
+def open_journal(staging: Staging) -> Journal | Segments:
+    """Return the journal of a staging folder, to write to it."""
+    return Journal(staging.root) if isinstance(staging.root, Path) else Segments(staging.root)
+
+
+def _number(path: ObjectPath) -> int:
+    return int(path.stem) if path.stem.isdigit() else 0
+
+
+def _journalled(staging: Staging) -> dict[str, Receipt]:
+    """Return the receipts of the journal, by the part's name."""
+    found: dict[str, Receipt] = {}
+    for line in _journal_lines(staging.root):
+        with suppress(ValueError, KeyError, TypeError):  # the last line may be incomplete
+            entry = Receipt.from_json(line)
+            found[entry.name] = entry
+    return found
+
+
+def _journal_lines(root: Path | ObjectPath) -> Iterator[str]:
+    if isinstance(root, Path):
+        with suppress(OSError), (root / _JOURNAL).open(encoding="utf-8") as lines:
+            yield from lines
+        return
+    with suppress(OSError), ThreadPoolExecutor(_AT_ONCE) as pool:
+        for text in pool.map(lambda path: path.read_text(), sorted((root / _SEGMENTS).iterdir())):
+            yield from text.splitlines()
+
+
 def n_staged(staging: Staging) -> int:
     """Count the staged files, from a listing only."""
-    if isinstance(staging.parts, ObjectPath):
-        return len(staging.parts.files())
-    return sum(len(names) for _, _, names in os.walk(staging.parts))
+    return sum(1 for _ in files_in(staging.parts))
 
 
 def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
@@ -88,12 +198,9 @@ def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
     Damaged files and files of other parts are ignored; `sweep` removes them. A part without rows needs no file, because
     publishing may have removed it; the first part does, because its file may be the only one.
     """
-    journalled: dict[str, Receipt] = {}
-    with suppress(OSError), (staging.root / _JOURNAL).open(encoding="utf-8") as lines:
-        for line in lines:
-            with suppress(ValueError, KeyError, TypeError):  # the last line may be incomplete
-                entry = Receipt.from_json(line)
-                journalled[entry.name] = entry
+    if not isinstance(staging.parts, Path):
+        return _committed_objects(staging, staging.parts, plan)
+    journalled = _journalled(staging)
     existing = set(files_in(staging.parts))
     receipts: dict[int, Receipt] = {}
     for part in plan.parts() if existing or journalled else ():
@@ -102,18 +209,44 @@ def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
             if not part.index or not plan.conditions or receipt is None or receipt.proof.counts.scored:
                 continue
         elif receipt is None or receipt.size != os.path.getsize(staging.parts / part.name):
-            try:
-                receipt = receipt_of(staging, part.name)
-            except (ScorerError, OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-                continue
-        if (receipt.proof.plan, receipt.proof.part) == (plan.plan_hash, part.index):
+            receipt = _receipt_in_footer(staging, part)
+        if receipt is not None and (receipt.proof.plan, receipt.proof.part) == (plan.plan_hash, part.index):
             receipts[part.index] = receipt
     return receipts
+
+
+def _committed_objects(staging: Staging, parts: ObjectPath, plan: FrozenPlan) -> dict[int, Receipt]:
+    """Return the receipts from a listing, the journal, and the footers of parts that the journal does not have."""
+    with map_write_errors(parts):
+        sizes = sizes_below(parts)
+    journalled = _journalled(staging) if sizes else {}
+    existing = [part for part in plan.parts() if part.name in sizes] if sizes else []
+    found = {part.index: receipt for part in existing if (receipt := journalled.get(part.name)) is not None}
+    doubtful = [part for part in existing if part.index not in found or found[part.index].size != sizes[part.name]]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        read = pool.map(lambda part: (part, _receipt_in_footer(staging, part)), doubtful)
+        receipts: dict[int, Receipt | None] = {**found, **{part.index: receipt for part, receipt in read}}
+    return {
+        index: receipt
+        for index, receipt in receipts.items()
+        if receipt is not None and (receipt.proof.plan, receipt.proof.part) == (plan.plan_hash, index)
+    }
+
+
+def _receipt_in_footer(staging: Staging, part: Part) -> Receipt | None:
+    try:
+        return receipt_of(staging, part.name)
+    except _BROKEN:
+        return None
 
 
 def sweep(staging: Staging, receipts: Mapping[int, Receipt]) -> None:
     """Remove the staged files that have no receipt."""
     known = {receipt.name for receipt in receipts.values()}
-    for name in files_in(staging.parts):
-        if name not in known:
-            (staging.parts / name).unlink(missing_ok=True)
+    others = (staging.parts / name for name in files_in(staging.parts) if name not in known)
+    if not isinstance(staging.parts, Path):
+        with map_write_errors(staging.parts):
+            staging.parts.store.remove(map(str, others))
+        return
+    for path in others:
+        path.unlink(missing_ok=True)

@@ -1,10 +1,16 @@
-"""One part's file: written, checked, and committed under its final name; the first attempt wins."""
+"""One part's file: written, checked, and committed under its final name; the first attempt wins.
+
+on a disk      written beside, synced, then linked under its name, which fails if there is one
+on a store     encoded in memory, then put under its name in one request, which the store refuses if there is one
+"""
 
 from __future__ import annotations
 
 import errno
+import mmap
 import os
-from contextlib import suppress
+import tempfile
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -15,13 +21,15 @@ from scorer.errors import CommitError
 from scorer.events import Proof, Receipt
 from scorer.storage.files import NO_REPLACE, FileId, map_write_errors, rename, retry, sync
 from scorer.storage.footers import open_parquet
+from scorer.storage.stores import ObjectPath
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from scorer.output.place import Staging
     from scorer.storage.encoding import Storage
+    from scorer.storage.stores import AnyPath
 
 
 PROOF_KEY = b"scorer"
@@ -74,9 +82,22 @@ def write_part(
     """
     final = staging.parts / name
     tmp = staging.tmp / f"{final.stem}.{attempt}.parquet"
-    write_durably(tmp, content, {PROOF_KEY: proof.to_json().encode()}, encoded)
+    size = write_file(tmp, final, content, {PROOF_KEY: proof.to_json().encode()}, encoded)
+    return receipt_of(staging, name) if size is None else Receipt(proof=proof, name=name, size=size)
+
+
+def write_file(
+    tmp: AnyPath, final: AnyPath, content: Content, notes: dict[bytes, bytes] | None = None,
+    encoded: Callable[[], None] | None = None,
+) -> int | None:  # fmt: skip
+    """Write a file and commit it under its final name; return its size, or None if another attempt was first."""
+    if isinstance(final, ObjectPath):
+        return _put_new(final, content, notes or {}, encoded)
+    if isinstance(tmp, ObjectPath):
+        raise TypeError(tmp)
+    write_durably(tmp, content, notes, encoded)
     size = tmp.stat().st_size
-    return Receipt(proof=proof, name=name, size=size) if commit(tmp, final, content.rows) else receipt_of(staging, name)
+    return size if commit(tmp, final, content.rows) else None
 
 
 Source: TypeAlias = "str | Path | FileId | pa.BufferReader"
@@ -88,6 +109,44 @@ def open_part(source: Source) -> pq.ParquetFile:
     if isinstance(source, pa.BufferReader):
         return pq.ParquetFile(source, page_checksum_verification=True)
     return open_parquet(source if isinstance(source, FileId) else str(source))
+
+
+def _put_new(
+    final: ObjectPath, content: Content, notes: dict[bytes, bytes], encoded: Callable[[], None] | None
+) -> int | None:
+    """Encode a file in memory, and put it under its name if there is none; return its size, or None if there is one.
+
+    None may also mean that this attempt was first and the store's answer was lost: then the footer there is this one.
+    """
+    with map_write_errors(final), _in_memory(content, notes) as data:
+        if encoded is not None:
+            encoded()
+        return None if final.store.put_new(str(final), data) is None else len(data)
+
+
+@contextmanager
+def _in_memory(content: Content, notes: dict[bytes, bytes]) -> Iterator[memoryview]:
+    """Encode a file into memory, check its number of rows, and yield its bytes."""
+    with _memory_file() as path:
+        retry(lambda: content.write(path, notes))
+        _check_rows(path, content.rows)
+        with open(path, "rb") as file:
+            # not closed here: a client may hold the bytes a little longer, and the mapping ends with the last reference
+            yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+@contextmanager
+def _memory_file() -> Iterator[str]:
+    """Yield the path of a file that is in memory only, where the system has such files, else of a temporary file."""
+    if not hasattr(os, "memfd_create") or not os.path.isdir("/proc/self/fd"):
+        with tempfile.NamedTemporaryFile() as file:
+            yield file.name
+        return
+    handle = os.memfd_create("part")
+    try:
+        yield f"/proc/self/fd/{handle}"
+    finally:
+        os.close(handle)
 
 
 def read_footer(source: Source) -> tuple[Proof | None, int, pa.Schema]:
@@ -142,13 +201,18 @@ def write_once(
     sync(path)
 
 
-def commit(tmp: Path, final: Path, rows: int) -> bool:
-    """Link the file under its final name; return False, and leave the existing file, if another attempt was first."""
-    with open_parquet(str(tmp)) as parquet:
+def _check_rows(path: str | Path, rows: int) -> None:
+    """Raise if a file that was just written does not have this number of rows."""
+    with open_parquet(str(path)) as parquet:
         got = parquet.metadata.num_rows
     if got != rows:
-        msg = f"wrote {rows} rows to {tmp} and found {got}"
+        msg = f"wrote {rows} rows to {path} and found {got}"
         raise AssertionError(msg)
+
+
+def commit(tmp: Path, final: Path, rows: int) -> bool:
+    """Link the file under its final name; return False, and leave the existing file, if another attempt was first."""
+    _check_rows(tmp, rows)
     first = True
     with map_write_errors(final):
         try:

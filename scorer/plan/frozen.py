@@ -58,6 +58,8 @@ class FrozenPlan:
     """The batch sizes that tuning tried, with their speeds, in words."""
     together: float | None = None
     """How many times as fast two threads score as one; None if that was not tried."""
+    own_names: bool = False
+    """Whether the files' names have the plan's hash: on a store, an output replaces another one file by file."""
     trial_sessions: int = 0
     """Sessions that tuning created besides the resident one."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -125,6 +127,7 @@ class FrozenPlan:
         """Yield every part, in the order of the input."""
         width = max(5, len(str(max(self.n_parts - 1, 0))))
         index = 0
+        suffix = f"-{self.plan_hash[:8]}.parquet" if self.own_names else ".parquet"
         held: list[Source] = []
         for file, following in zip_longest(self.files, self.files[1:]):
             start = 0
@@ -134,7 +137,7 @@ class FrozenPlan:
                     held.append(Source(id=file.id, start=start, stop=start + rows, hive=file.hive))
                     start += rows
                     if following is None or not following.joined:
-                        yield Part(index=index, name=f"{prefix}part-{index:0{width}d}.parquet", sources=tuple(held))
+                        yield Part(index=index, name=f"{prefix}part-{index:0{width}d}{suffix}", sources=tuple(held))
                         held = []
                         index += 1
 
@@ -151,6 +154,8 @@ class FrozenPlan:
         del plain["session"]["gpu"], plain["session"]["trees"]  # each process chooses its own
         if not self.left_out:  # so that other plans keep their hash
             del plain["left_out"]
+        if not self.own_names:
+            del plain["own_names"]
         if not self.binding.batch_axes:
             del plain["binding"]["batch_axes"]
         for feed in plain["binding"]["feeds"]:

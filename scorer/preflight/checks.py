@@ -48,7 +48,7 @@ from scorer.model.resident import SESSIONS
 from scorer.model.session import library_for, settle_device, why_not
 from scorer.model.spec import SessionSpec
 from scorer.options.values import within_budget
-from scorer.output.place import Place
+from scorer.output.place import Place, StorePlace
 from scorer.output.quarantine import in_words
 from scorer.plan.prepared import Plan
 from scorer.preflight import axes, freeze, independence, placement, trial
@@ -103,7 +103,7 @@ class _Decided:
 def prepare(options: Options) -> Plan:
     """Return the plan of a request whose options are valid, with every problem that the checks found."""
     found = Findings()
-    conflict = JOBS.configure_stores(options.stores.store_option)
+    conflict = JOBS.configure_stores(options.stores.settings)
     found.problems += [] if conflict is None else [conflict]
     output, problem = placement.output_of(options)
     found.problems += [one for one in (problem, dashboard.problem(options.cluster)) if one is not None]
@@ -120,7 +120,7 @@ def prepare(options: Options) -> Plan:
         found.problems += conditions_.check(named.conditions, dataset.columns)
         found.notes += _dataset_notes(dataset, conditions)
     misplaced = [] if refused["output"] else placement.problems_of(place, options.input)
-    found.problems += misplaced
+    found.problems += misplaced + placement.problems_on_a_disk(options, place)
     loaded, decided = None, None
     if misplaced or refused["output"] or dataset is None or model is None:
         loaded = _load(found, options, spec)
@@ -137,8 +137,9 @@ def prepare(options: Options) -> Plan:
             decided = _Decided(frozen=frozen, done=done, resumes=not done)
         else:
             loaded = _load(found, options, spec)
-            decided = _decide(found, options, dataset, model, named, loaded, request)
-            found.problems += _room_problems(place, decided.forecast)
+            on_store = isinstance(place, StorePlace)
+            decided = _decide(found, options, dataset, model, named, loaded, request, on_store=on_store)
+            found.problems += placement.room_problems(place, decided.forecast)
     return _plan(found, options, place, model, loaded, decided or _Decided())
 
 
@@ -225,7 +226,7 @@ def _load(found: Findings, options: Options, spec: SessionSpec | None) -> Loaded
 
 def _decide(
     found: Findings, options: Options, dataset: Dataset, model: ModelSpec, named: _Named, loaded: Loaded | None,
-    request: dict[str, Any],
+    request: dict[str, Any], *, on_store: bool,
 ) -> _Decided:  # fmt: skip
     """Bind, sample, try and freeze; from the sample on, a step runs only if there is no problem so far."""
     shared = _shared_names(options, dataset, model, named)
@@ -263,7 +264,9 @@ def _decide(
         if not found.problems:
             row_s = None if verdict is None else verdict.row_s
             probe = freeze.choose_batch(options, dataset, loaded, bound, sample, row_s)
-            frozen, forecast, notes = freeze.freeze(options, request, dataset, loaded, bound, sample, probe)
+            frozen, forecast, notes = freeze.freeze(
+                options, request, dataset, loaded, bound, sample, probe, on_store=on_store
+            )
             found.notes += notes
     return _Decided(frozen=frozen, independence=verdict, forecast=forecast)
 
@@ -390,11 +393,6 @@ def _doubt_independence(
         cause = f" ({quoted_list(model.coupled)})" if model.coupled else ""
         advice = doubt_advice(model, dict(binding.batch_axes))
         found.doubt(options, f"{verdict}{cause}{advice}", model.path)
-
-
-def _room_problems(place: Place, forecast: Forecast | None) -> list[ScorerError]:
-    problem = None if forecast is None else placement.room_problem(place, forecast.output_bytes[0])
-    return [] if problem is None else [problem]
 
 
 def _without_keys(dataset: Dataset, kept: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from scorer.plan.parts import PlannedFile, run_lengths
@@ -82,6 +82,13 @@ class Size:
     """Files of a part, at most; None: any number."""
     strict: bool = False
     """Whether no part may have more rows, unless it is one batch; otherwise up to half as many more are not cut off."""
+
+    def at_most(self, rows: int) -> Size:
+        """Return sizes with which no part has more rows, but for those that are not cut off."""
+        if rows >= max(self.target, self.whole, self.joined):
+            return self
+        target, whole, joined = min(self.target, rows), min(self.whole, rows), min(self.joined, rows)
+        return replace(self, target=target, whole=whole, joined=joined, least=min(self.least, target))
 
     def at(self, left: int, *, whole: bool = False) -> int:
         """Return the rows of the next part when `left` rows of the input remain."""

@@ -73,6 +73,9 @@ def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict
 _INSPECTED_PARTS = 4  # the first files, or those of the first parts: their row groups must be worth copying
 _MIN_COPIED_SHARE = 0.5
 """Copied bytes per encoded byte: with fewer it costs more to pass the encoded columns through memory once more."""
+_MOST_STORE_BYTES = (1 << 30) // 2
+"""Encoded bytes of a file on a store, as estimated: a file of whole row groups may be half as large again, and stays
+below 1 GiB."""
 _SAMPLE_BYTES = 32 << 20  # of decoded rows: pictures are large
 
 
@@ -170,9 +173,12 @@ def choose_batch(
 
 def freeze(
     options: Options, request: dict[str, Any], dataset: Dataset, loaded: Loaded, bound: Bound, sample: Sample,
-    probe: Probe,
+    probe: Probe, *, on_store: bool = False,
 ) -> tuple[FrozenPlan, Forecast | None, list[str]]:  # fmt: skip
-    """Return the frozen plan, a forecast if the probe measured the speed, and notes."""
+    """Return the frozen plan, a forecast if the probe measured the speed, and notes.
+
+    If the output is `on_store`, its files have names of their own and a limited size.
+    """
     binding = bound.binding
     total = rows_ahead(options, dataset)
     threads = planned_threads(options.cluster)
@@ -187,6 +193,8 @@ def freeze(
     if chosen.copied:
         file_rows = _file_rows(options, out, chosen, copied)
         size = _part_size(options, dataset, bound, probe, unread, file_rows)
+    if on_store:
+        size = size.at_most(_store_rows(out, chosen, copied))
     chosen = replace(chosen, stretch_rows=size.target if chosen.copied else 0)
     frozen = FrozenPlan(
         request=request,
@@ -204,6 +212,7 @@ def freeze(
         fed_schema=encode_schema(sample.fed.schema) if bound.transform is not None else "",
         trials=probe.trials,
         together=probe.together,
+        own_names=on_store,
         versions=versions(),
     )
     notes = [] if file_rows is None else _file_notes(options, file_rows, size, frozen)
@@ -342,6 +351,13 @@ def _part_size(
         joined=min(target, max(1, int(PART_BYTES / row_bytes))),  # larger files are not joined
         files=joined_files(len(dataset.files), threads),
     )  # fmt: skip
+
+
+def _store_rows(out: pa.Table, storage: Storage, copied: float) -> int:
+    """Return the most rows of a file on a store: it is encoded in memory, and written with one request."""
+    encoded = out.select([name for name in out.column_names if name not in storage.copied])
+    row_bytes = encoding.encoded_growth(encoded, storage)[0] + copied
+    return max(1, int(_MOST_STORE_BYTES / max(row_bytes, 1e-9)))
 
 
 def _file_rows(options: Options, out: pa.Table, storage: Storage, copied: float) -> int | None:

@@ -22,26 +22,29 @@ if TYPE_CHECKING:
 
     from scorer.options.fields import Options
     from scorer.output.place import Place
+    from scorer.plan.prepared import Forecast
     from scorer.storage.stores import AnyPath
 
 
-def room_problem(place: Place, needed: int) -> ScorerError | None:
+def room_problems(place: Place, forecast: Forecast | None) -> list[ScorerError]:
     """Return a problem if the disk has less free space than the plan needs; a store does not say how much it has."""
     at = place.folder
-    if isinstance(at, ObjectPath):
-        return None
+    if isinstance(at, ObjectPath) or forecast is None:
+        return []
+    needed = forecast.output_bytes[0]
     while not at.exists():
         at = at.parent
     free = shutil.disk_usage(at).free
     if free >= needed:
-        return None
-    return InputError(
+        return []
+    problem = InputError(
         "there is not enough free disk space for the output",
         where=str(at),
         expected=f"{needed / 1e6:,.1f} MB free",
         found=f"{free / 1e6:,.1f} MB",
         hint="free some space, or choose another --output",
     )
+    return [problem]
 
 
 _KEY_BYTES = 1024 - 200  # stores allow 1,024 of a key, and the names of parts and of the proof follow
@@ -182,6 +185,22 @@ def _object_problems(path: ObjectPath, flag: str) -> Iterator[ScorerError]:
             found=f"{size} bytes",
             hint=f"choose another {flag}",
         )
+
+
+def problems_on_a_disk(options: Options, place: Place) -> list[ScorerError]:
+    """Return a problem for each requested option that has no meaning for an output on a disk."""
+    requested = {"--sole-writer": options.stores.sole_writer, "--success-file": options.out.success_file}
+    return [
+        OptionsError(
+            f"{flag} is for outputs on object stores",
+            where=flag,
+            expected="an output such as s3://bucket/scores",
+            found=str(place.output),
+            hint=f"leave out {flag}",
+        )
+        for flag, given in requested.items()
+        if given and not isinstance(place.output, ObjectPath)
+    ]
 
 
 def _path_problems(path: AnyPath, flag: str) -> Iterator[ScorerError]:

@@ -10,7 +10,6 @@ import time
 import uuid
 from collections import deque
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -23,10 +22,12 @@ from scorer.host.isolation import STALLED
 from scorer.host.process import mounts, name_of_process
 from scorer.host.versions import version_conflicts
 from scorer.host.watchdog import Watchdog
+from scorer.locations import is_url
 from scorer.model.resident import SESSIONS
 from scorer.output.attempts import CrashFile
 from scorer.output.place import Staging
 from scorer.storage import copying, stores
+from scorer.storage.stores import path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ _STOP_CHECK_S = 1.0  # how often a waiting part checks that its run has not ende
 ROWS_IN_PARTS = -1
 """Stands in place of a part's index before a message about the rows inside parts."""
 _LONG_S, _SEND_S = 1.0, 1.0  # how long a part runs before its rows are sent to the driver, and how often they are
+_STOP_LOOK_S = 5.0  # between two looks at a stop file on a store: each costs a request
 _DELIVERY_S = 60.0  # wait so long for the model: the driver delivers it to new hosts every few seconds
 
 
@@ -173,8 +175,25 @@ class Job:
     """The batch that hangs, if this is the driver's process, which cannot end a thread."""
     count_part: Callable[[Receipt | None], None] | None = None
     """Counts each part that ends here; None if prometheus_client is not loaded."""
+    stopped: bool = False
+    """Whether the run starts no further parts, as far as this process knows."""
+    stop_seen_at: float = field(default_factory=time.monotonic)
+    """When this process last looked for a stop file on a store."""
     publish_event: Callable[[str, bytes], None] | None = None
     """Sends a message to the subscribers of a topic; None outside a Dask worker."""
+
+    def is_stopped(self) -> bool:
+        """Return whether the run starts no further parts: the driver has said so here, or there is a stop file."""
+        if not self.stopped:
+            if is_url(self.spec.stop_file):
+                now = time.monotonic()
+                if now - self.stop_seen_at < _STOP_LOOK_S:
+                    return False
+                self.stop_seen_at = now
+                self.stopped = path_of(self.spec.stop_file).is_file()
+            else:
+                self.stopped = os.path.exists(self.spec.stop_file)
+        return self.stopped
 
     def report_receipt(self, index: int, receipt: Receipt | None) -> None:
         """Send a part's receipt to the driver; None means that the part was left for the next run."""
@@ -221,7 +240,7 @@ class Job:
     @classmethod
     def of(cls, spec: Spec) -> Job:
         """Unpack a spec: decode the schemas, parse the conditions."""
-        staging = Staging(root=Path(spec.staging))
+        staging = Staging(root=path_of(spec.staging))
         read, written = decode_schema(spec.frozen.read_schema), decode_schema(spec.frozen.output_schema)
         copied = spec.frozen.storage.copied
         return cls(
@@ -333,6 +352,12 @@ class Jobs:
         failed = SESSIONS.failure(job.spec.frozen.session)
         if failed is not None:
             raise worker_unfit(job, str(failed))
+
+    def stop(self, key: str) -> None:
+        """Start no further parts in this process."""
+        job = self._jobs.get(key)
+        if job is not None:
+            job.stopped = True
 
     def rows_in_parts(self, key: str) -> dict[int, int]:
         """Return the rows finished so far in each part that this process scores."""

@@ -14,13 +14,13 @@ The tables that were read can be released once the part is prepared.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -124,7 +124,7 @@ def fetch(job: Job, attempt: Attempt) -> None:
     Local files are read by `read`.
     """
     sources = [source for source in attempt.part.sources if is_url(source.path)]
-    if not sources or _stopped(job):
+    if not sources or job.is_stopped():
         return
     from scorer.dataset import ahead  # noqa: PLC0415 - only for stores
 
@@ -143,9 +143,9 @@ def begin(job: Job, attempt: Attempt) -> None:
     if job.slots is not None:
         job.slots.acquire(lambda: JOBS.job(job.spec.key))  # raises once the run has ended
         attempt.slot = job.slots
-    if (job.staging.parts / attempt.part.name).exists():
+    if _is_committed(job, attempt):
         attempt.skip = "committed"
-    elif _stopped(job):
+    elif job.is_stopped():
         attempt.skip = "stopped"
     else:
         attempt.mark = attempts.begin(job.staging, attempt.part.name)
@@ -156,9 +156,10 @@ def begin(job: Job, attempt: Attempt) -> None:
         attempt.release_slot()
 
 
-def _stopped(job: Job) -> bool:
-    """Return whether no further parts should start."""
-    return os.path.exists(job.spec.stop_file)
+def _is_committed(job: Job, attempt: Attempt) -> bool:
+    """Return whether the part's file is there. On a store, only the commit asks that, as part of its one request."""
+    path = job.staging.parts / attempt.part.name
+    return isinstance(path, Path) and path.exists()
 
 
 def read(job: Job, attempt: Attempt) -> Rows:

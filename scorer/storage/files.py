@@ -2,6 +2,9 @@
 
 Errors that shared file systems raise for a moment (EIO, ESTALE, ETIMEDOUT and others) are retried with backoff.
 All other errors are raised at once.
+
+`files_in`, `file_digest`, `write_atomically` and `write_json` also take paths on object stores
+(`scorer.storage.stores.ObjectPath`), where each write is complete or not there.
 """
 
 from __future__ import annotations
@@ -15,17 +18,32 @@ import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from scorer.errors import CommitError, OutputFull
 from scorer.host.limits import MORE_FILES, OUT_OF_FILES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
 T = TypeVar("T")
+
+
+class Remote(Protocol):
+    """A path on an object store, as `scorer.storage.stores.ObjectPath` is."""
+
+    def read_bytes(self) -> bytes:
+        """Return the object's bytes."""
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the object, whatever is there."""
+
+    def files(self) -> Mapping[str, FileId]:
+        """Return every object below, by its name."""
+
+
 _BACKOFF_S = (0.1, 0.4, 1.6)
 _TRANSIENT = {
     getattr(errno, name)
@@ -79,14 +97,18 @@ def file_id(path: str) -> FileId:
     return FileId(path, stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino, stat.st_ctime_ns))
 
 
-def files_in(top: Path, unlisted: Callable[[str, OSError], None] | None = None) -> Iterator[str]:
+def files_in(top: Path | Remote, unlisted: Callable[[str, OSError], None] | None = None) -> Iterator[str]:
     """Yield the path of every file below `top`, relative to it, with / as in the ledger.
 
     `unlisted` is called with each folder that cannot be listed, in the same form, and the reason.
     """
+    if not isinstance(top, os.PathLike):
+        yield from top.files()
+        return
+    folder_ = top
 
     def relative(path: str) -> str:
-        return os.path.relpath(path, top).replace(os.sep, "/")
+        return os.path.relpath(path, folder_).replace(os.sep, "/")
 
     def report(error: OSError) -> None:
         if unlisted is not None:
@@ -111,11 +133,13 @@ NO_REPLACE, EXCHANGE = 1, 2
 
 
 @contextmanager
-def map_write_errors(path: str | Path) -> Iterator[None]:
+def map_write_errors(path: str | Path | Remote) -> Iterator[None]:
     """Convert OSErrors of a write to `OutputFull` or `CommitError`."""
     try:
         yield
     except OSError as error:
+        if not isinstance(path, str | os.PathLike):
+            raise _store_error(path, error) from error
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno in _NO_SPACE_OR_PERMISSION:
             raise OutputFull(
@@ -134,6 +158,27 @@ def map_write_errors(path: str | Path) -> Iterator[None]:
             found=reason,
             hint=f"{MORE_FILES}, then {repeat}" if lacks_files else repeat,
         ) from error
+
+
+def _store_error(path: Remote, error: OSError) -> CommitError:
+    """Return the error for a store that refuses a write or does not answer, with the store's words."""
+    found = error.strerror or str(error)
+    repeat = "repeat the command; committed parts are kept"
+    if isinstance(error, PermissionError):
+        return OutputFull(
+            "the output cannot be written",
+            where=str(path),
+            expected="the right to read, write, list and delete there",
+            found=found,
+            hint=f"check the rights and whether the credentials have expired, then {repeat}",
+        )
+    return CommitError(
+        "the store does not do what is needed to write the output",
+        where=str(path),
+        expected="a store that answers and has room",
+        found=found,
+        hint=repeat,
+    )
 
 
 def sync(path: str | Path) -> None:
@@ -155,18 +200,23 @@ def rename(source: Path, target: Path, flag: int) -> None:
         raise OSError(code, os.strerror(code), str(target))
 
 
-def file_digest(path: Path) -> str:
+def file_digest(path: Path | Remote) -> str:
     """Return the sha256 of a file."""
+    if not isinstance(path, os.PathLike):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, data: bytes, *, durable: bool, tmp: Path | None = None) -> None:
+def write_atomically(path: Path | Remote, data: bytes, *, durable: bool, tmp: Path | None = None) -> None:
     """Write a complete file in one step: readers see the old contents or the new ones, never a part of them.
 
     The data goes to `tmp` first, `NAME.tmp` by default. Processes that may write the same file at the same time
     need a `tmp` each. A durable file is synced before the rename; the folder is not, see `sync`.
     """
+    if not isinstance(path, os.PathLike):
+        path.write_bytes(data)
+        return
     tmp = tmp or path.with_name(path.name + ".tmp")
     tmp.write_bytes(data)
     if durable:
@@ -174,6 +224,11 @@ def write_atomically(path: Path, data: bytes, *, durable: bool, tmp: Path | None
     tmp.replace(path)
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+def write_json(path: Path | Remote, value: Any) -> None:  # noqa: ANN401 - whatever JSON holds
     """Replace a file with this value as JSON, durably."""
-    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode(), durable=True)
+    write_atomically(path, as_json(value), durable=True)
+
+
+def as_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON holds
+    """Return this value as the contents of a JSON file."""
+    return (json.dumps(value, indent=1) + "\n").encode()

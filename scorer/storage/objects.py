@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _WAITS_S = (0.1, 0.4, 1.6, 4.0)
+_CUT, _AFTER_CUT_S = "body error", (0.1, 0.2, 0.4)
+"""What the client says of an answer that was cut short, which it does not repeat itself, and how often that is done."""
 _DELETED_AT_ONCE = _LISTED_AT_ONCE = 1000
 _DELETING = 16  # at once, if one by one
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -47,14 +49,32 @@ _HTML = re.compile(r":?\s*<(!doctype|html)\b.*", re.IGNORECASE | re.DOTALL)
 """A page that a web server sends with an error."""
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class ObjectStore:
     """One bucket or container. May be used by many threads at once; names are whole locations, such as s3://b/key."""
 
-    def __init__(self, root: str, client: Client, *, waits: Sequence[float] = _WAITS_S) -> None:
+    def __init__(
+        self, root: str, client: Client, *, waits: Sequence[float] = _WAITS_S, conditional: bool = True
+    ) -> None:
         """Wrap a client of obstore; `waits` are the seconds between further attempts."""
         self.root = root
         self._client = client
         self._waits = waits
+        self.conditional = conditional
+        """Whether `put_new` and `put_over` look at what is there; if not, no other program may write here."""
+        self._before: Callable[[], object] = _nothing
+        self._failed: Callable[[], object] = _nothing
+
+    def guarded(
+        self, before: Callable[[], object], waits: Sequence[float], failed: Callable[[], object] = _nothing
+    ) -> ObjectStore:
+        """Return the same store, which calls `before` before each attempt, and `failed` after one that is repeated."""
+        other = ObjectStore(self.root, self._client, waits=waits, conditional=self.conditional)
+        other._before, other._failed = before, failed
+        return other
 
     def objects(self, location: str) -> Iterator[FileId]:
         """Yield every object below a location, in the order of their names.
@@ -122,7 +142,7 @@ class ObjectStore:
         """
         for wait in (0, *self._waits):
             time.sleep(wait)
-            written = self._put(location, data, "create")
+            written = self._put(location, data, "create" if self.conditional else "overwrite")
             if written is not None or self._is_there(location):
                 return written
             # S3 refuses a write while another one is under way, which may then fail
@@ -134,6 +154,8 @@ class ObjectStore:
         It may be this one, as for `put_new`. The data must differ from what it replaces, since an ETag may be a digest
         of the contents.
         """
+        if not self.conditional:
+            return self.put(location, data)
         mode = {"e_tag": str(seen.version)}
         if scheme(self.root) == "gs":
             generation = self._generation(location, seen)
@@ -239,15 +261,18 @@ class ObjectStore:
         from obstore.exceptions import GenericError  # noqa: PLC0415 - an extra
 
         with _as_os_errors(location):
-            for wait in self._waits:
+            for wait in self._waits or _AFTER_CUT_S:
+                self._before()
                 try:
                     return attempt()
                 except GenericError as error:
-                    if _is_final(str(error)):
+                    if _is_final(str(error)) or (not self._waits and _CUT not in str(error)):
                         raise
+                    self._failed()
                     time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 if reset is not None:
                     reset()
+            self._before()
             return attempt()
 
     def _key(self, location: str) -> str:

@@ -41,7 +41,8 @@ _RETRY = {
     "retry_timeout": timedelta(seconds=180),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
 }
-_HASTY = _RETRY | {"max_retries": 2, "retry_timeout": timedelta(seconds=10)}
+_ONCE = _RETRY | {"max_retries": 0}
+_HASTY = _RETRY | {"max_retries": 5, "retry_timeout": timedelta(seconds=10)}
 _LISTS = 32  # folders that are listed at once
 _KEYS = {
     "s3": ("endpoint", "region", "profile", "request_payer", "skip_signature", "virtual_hosted_style_request"),
@@ -59,8 +60,10 @@ _OF_CLIENT = ("allow_http", "profile", "project")
 """Options that are not in the configuration of obstore's store."""
 _AMAZON = "https://s3.us-east-1.amazonaws.com"
 _options: tuple[str, ...] = ()
-_stores: dict[tuple[str, bool], ObjectStore] = {}
+_stores: dict[tuple[str, bool, float], ObjectStore] = {}
 _lock = threading.Lock()
+SOLE_WRITER = "sole_writer=true"
+"""The option for stores without conditional writes, whose outputs no other program may write."""
 
 
 def configure(options: Iterable[str]) -> None:
@@ -91,13 +94,17 @@ def options_of(location: str) -> dict[str, str]:
     return {key: value for key, (_, value) in found.items()}
 
 
-def of(location: str, *, hasty: bool = False) -> ObjectStore:
-    """Return the store of a URL. One that is `hasty` gives up after seconds, for questions before a run."""
+def of(location: str, *, hasty: bool = False, within_s: float = 0.0) -> ObjectStore:
+    """Return the store of a URL. One that is `hasty` gives up after seconds, for questions before a run.
+
+    With `within_s`, every request has ended after so many seconds, and none is sent again: `ObjectStore.guarded` adds
+    attempts.
+    """
     root, _ = split(location)
     with _lock:
-        found = _stores.get((root, hasty))
+        found = _stores.get((root, hasty, within_s))
         if found is None:
-            found = _stores[root, hasty] = _open(root, hasty=hasty)
+            found = _stores[root, hasty, within_s] = _open(root, hasty=hasty, within_s=within_s)
         return found
 
 
@@ -318,6 +325,10 @@ class ObjectPath:
         """Write the object, whatever is there."""
         self.write_bytes(text.encode(encoding))
 
+    def touch(self) -> None:
+        """Write an empty object."""
+        self.write_bytes(b"")
+
     def unlink(self, *, missing_ok: bool = True) -> None:
         """Remove the object. A store does not say whether there was one."""
         del missing_ok
@@ -382,7 +393,7 @@ def for_arrow(path: AnyPath) -> Path | pa.BufferReader:
     return pa.BufferReader(path.read_bytes())
 
 
-def _open(root: str, *, hasty: bool) -> ObjectStore:
+def _open(root: str, *, hasty: bool, within_s: float) -> ObjectStore:
     refuse_secrets(root)
     named = scheme(root)
     if named not in WRITABLE + _WEB:
@@ -400,7 +411,8 @@ def _open(root: str, *, hasty: bool) -> ObjectStore:
     from obstore.store import from_url  # noqa: PLC0415 - an extra
 
     chosen = options_of(root)
-    client: ClientConfig = {"timeout": _HASTY_TIMEOUT if hasty else _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
+    timeout = timedelta(seconds=within_s) if within_s else _HASTY_TIMEOUT if hasty else _TIMEOUT
+    client: ClientConfig = {"timeout": timeout, "connect_timeout": min(_CONNECT_TIMEOUT, timeout)}
     if named == "http" or _is_true(chosen.get("allow_http") or os.environ.get(_ALLOW_HTTP.get(kind(root), ""), "")):
         client["allow_http"] = True
     elif endpoint(root).lower().startswith("http:"):
@@ -421,16 +433,16 @@ def _open(root: str, *, hasty: bool) -> ObjectStore:
         config["region"] = _region_of(split(root)[0].partition("://")[2])
     store = from_url(
         root, config=(found.config | config) or None, client_options=client,
-        retry_config=_HASTY if hasty else _RETRY, credential_provider=found.provider,
+        retry_config=_ONCE if within_s else _HASTY if hasty else _RETRY, credential_provider=found.provider,
     )  # type: ignore[call-overload]  # fmt: skip
-    patience: dict[str, Any] = {"waits": ()} if hasty else {}
+    patience: dict[str, Any] = {"waits": ()} if hasty or within_s else {}
     if named in _WEB:
         from scorer.storage.filesystems import WebStore  # noqa: PLC0415 - only for these protocols
 
         return WebStore(root, store, **patience)
     from scorer.storage.objects import ObjectStore  # noqa: PLC0415 - an extra
 
-    return ObjectStore(root, store, **patience)
+    return ObjectStore(root, store, conditional=SOLE_WRITER not in _options, **patience)
 
 
 def _has_region(chosen: Mapping[str, str], found: credentials.Credentials) -> bool:

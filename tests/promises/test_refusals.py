@@ -545,6 +545,8 @@ OPTIONS = [
     Case("flag-twice-of-bench", "bench in.parquet --model m.onnx --turns 2 --turns 3", "options", exit_code=2),
     Case("flag-twice-of-verify", "verify out --work-dir a --work-dir b", "options", exit_code=2),
     Case("flag-twice-with-a-job-file", "run --config a.toml --config b.toml", "options", exit_code=2),
+    Case("success-file-on-disk", RUN + " --output out --success-file", "options", exit_code=2),
+    Case("sole-writer-on-disk", RUN + " --output out --sole-writer", "options", exit_code=2),
     Case("flag-with-value", RUN + " --overwrite=yes", "options", exit_code=2),
     Case("unknown-command", "rnu in.parquet --model m.onnx", "options", exit_code=2),
     Case("forgotten-command", "in.parquet --model m.onnx", "options", exit_code=2),

@@ -24,12 +24,13 @@ from dataclasses import dataclass, replace
 
 FAULTS = ("503", "500", "reset before", "reset after", "cut")
 """Faults of a rate. `reset after`, `cut` and `stall` come after the server has carried out the request."""
-OTHERS = ("stall", "429", "409", "400")
+OTHERS = ("stall", "429", "409", "400", "403")
 """Faults to ask for by name: no answer until the client gives up, throttled, a conflict of two writers, a timeout that
-the server reports."""
+the server reports, and no right, which does not pass."""
 _ANSWERS = {
     "503": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
     "500": ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again."),
+    "403": ("403 Forbidden", "AccessDenied", "Access Denied"),
     "429": ("429 Too Many Requests", "TooManyRequests", "Please reduce your request rate."),
     "409": ("409 Conflict", "ConditionalRequestConflict", "A conflicting operation occurred. Please try again."),
     "400": ("400 Bad Request", "RequestTimeout", "Your socket connection to the server was not read from in time."),
@@ -237,7 +238,8 @@ def spoiling(server, *, rate=0.0, verbs=None, faults=FAULTS, seed=0, stall_s=600
         left = asyncio.all_tasks(loop)
         for one in left:
             one.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        if left:
+            loop.run_until_complete(asyncio.wait(left))
         loop.close()
 
     thread = threading.Thread(target=serve, name="spoiling", daemon=True)

@@ -1,0 +1,358 @@
+"""Publishing on an object store, which has no rename: copies on the server, and the manifest last.
+
+    OUT/part-00012-3f9ac1d2.parquet     copied from OUT.scorer/work-…/parts/ in one sweep
+    OUT.scorer/manifest.json            written last: if it is there, OUT is complete, and is what the ledger says
+
+Every step may be repeated, and every request is sent only while the lease is held (see `lease.py`). From the intention
+on (`publish.json` in the staging folder), the next run of this output finishes the publish first.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer.display.words import plural, quoted_list
+from scorer.errors import CommitError, ScorerError
+from scorer.host.crash import note_publishing
+from scorer.output import lease, lock
+from scorer.output.place import INTENT, SUCCESS, sizes_below
+from scorer.output.staging import discard_markers, remove_folder
+from scorer.storage.files import as_json, map_write_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from contextlib import AbstractContextManager
+
+    from scorer.output.lease import Lease
+    from scorer.output.place import StorePlace, StoreStaging
+    from scorer.plan.frozen import FrozenPlan
+    from scorer.storage.objects import ObjectStore
+    from scorer.storage.stores import ObjectPath
+
+_MANIFEST, _LEDGER = "manifest.json", "ledger.parquet"
+_PROOF = ("plan.json", "report.json", "report.html", _LEDGER)
+"""What is copied from the staging folder before the manifest. The ledger is last: it names what a repeat removes."""
+_PROBES = ("probe-1", "probe-2")
+_RACERS = 8  # writers of one name, at once, when a store is tried
+_FEWEST_COPIES, _MOST_COPIES = 8, 64  # at once: the first number is doubled while the store is not slowed
+_ROUNDS = 4  # of listing and copying what is missing, before a store is given up
+
+
+def hold(place: StorePlace, notify: Callable[[str], None]) -> AbstractContextManager[Lease]:
+    """Hold the output's lease inside the block."""
+    return lease.held(place.lock, notify)
+
+
+def probe(place: StorePlace, held: Lease) -> None:
+    """Try the conditional writes that the commit protocol needs, before any row is scored."""
+    store = held.store()
+    names = [str(place.folder / name) for name in _PROBES]
+    with map_write_errors(place.folder):
+        store.remove(names)  # of a driver that died meanwhile
+        try:
+            problem = _broken_promise(store, *names)
+        finally:
+            with suppress(OSError, ScorerError):
+                store.remove(names)
+    if problem:
+        expected, found = problem
+        raise CommitError(
+            "the store does not keep its word on conditional writes",
+            where=str(place.folder),
+            expected=expected,
+            found=found,
+            hint="update the server, write elsewhere, or pass --sole-writer if no other run writes there",
+        )
+
+
+def _broken_promise(store: ObjectStore, first: str, second: str) -> tuple[str, str] | None:
+    """Return what was expected and found if a conditional write does not do what it should; None if all do.
+
+    The first write is known to be this one even if its answer is lost, because the holder of the lease is alone.
+    """
+    if not store.conditional:
+        return None
+    store.put_new(first, b"1")
+    seen = store.identity(first)
+    if store.put_new(first, b"2") is not None:
+        return 'a second "create" of one name to be refused', "both were accepted"
+    store.put_over(first, b"33", seen)
+    if store.put_over(first, b"444", seen) is not None:
+        return "a write over an older ETag to be refused", "it was accepted"
+    with ThreadPoolExecutor(_RACERS) as pool:
+        written = list(pool.map(lambda n: store.put_new(second, b"%d" % n), range(_RACERS)))
+    winners = sum(one is not None for one in written)
+    return None if winners <= 1 else ("one winner among writers of one name", f"{winners} of {_RACERS}")
+
+
+def publish(place: StorePlace, plan: FrozenPlan, held: Lease, *, overwrite: bool, success_file: bool = False) -> None:
+    """Make the staged parts the output. After an interruption at any point, it is safe to repeat."""
+    staging, gate = place.staging(plan.plan_hash), _Gate()
+    store = held.store(gate.slow)
+    with map_write_errors(place.output):
+        old = _read(store, place.folder / _MANIFEST)
+        new = _read(store, staging.root / _MANIFEST)
+        if new is not None:
+            intent = _intend(store, place, staging, plan.plan_hash, overwrite=overwrite, success_file=success_file)
+            if old != new or intent.manifest == _sha256(old):
+                _show(store, gate, place, staging, intent)
+                _put_manifest(store, place.folder / _MANIFEST, new)
+        elif not _is_manifest_of(old, plan):  # somebody removed staged files: the run goes on, and publishes later
+            store.remove([str(staging.root / INTENT)])
+            return
+    try:
+        with map_write_errors(place.output):
+            if success_file:
+                store.put(str(place.output / SUCCESS), b"")
+            _remove_staging(store, staging)
+    except ScorerError as error:
+        held.notify(f"the output is complete, but {staging.root} could not be removed: {error.found}")
+
+
+def finish_half_published(place: StorePlace, held: Lease) -> None:
+    """Complete a publish that was interrupted, if any."""
+    plan = place.pending()
+    if plan is not None:
+        note_publishing(str(place.output))
+        with map_write_errors(place.folder):
+            intent = json.loads((place.staging(plan.plan_hash).root / INTENT).read_text())
+        overwrite, success_file = bool(intent.get("overwrite")), bool(intent.get("success_file"))
+        publish(place, plan, held, overwrite=overwrite, success_file=success_file)
+
+
+def tidy(place: StorePlace, notify: Callable[[str], None]) -> None:
+    """Remove what processes that died left beside a finished run: a lease, work folders, probes and markers."""
+    with suppress(ScorerError, OSError):  # the output is complete without it
+        owner = lock.read(place.lock)
+        left = [folder for folder in place.work_folders() if not (folder / "plan.json").is_file()]
+        left += [path for path in place.folder.iterdir() if path.name in _PROBES]
+        alive = owner is not None and lock.is_alive(owner) is not False
+        if alive or (owner is None and not left and not place.markers()):
+            return
+        with hold(place, notify):
+            for path in left:
+                remove_folder(path)
+                path.unlink()
+            discard_markers(place)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Intent:
+    """Digests of what the output replaces, which publish.json has; '' for nothing."""
+
+    manifest: str
+    ledger: str
+
+
+def _intend(
+    store: ObjectStore, place: StorePlace, staging: StoreStaging, plan: str, *, overwrite: bool, success_file: bool
+) -> _Intent:
+    """Record that this plan is published now, unless that is recorded; refuse an output with files of others."""
+    path = staging.root / INTENT
+    recorded = _read(store, path)
+    if recorded is None:
+        manifest, ledger = (_sha256(_read(store, place.folder / name)) for name in (_MANIFEST, _LEDGER))
+        replaced = {"manifest": manifest if overwrite else "", "ledger": ledger if overwrite and manifest else ""}
+        old = _named(store, place.folder / _LEDGER, replaced["ledger"])
+        _refuse_others(place, _named(store, staging.root / _LEDGER), old)
+        intent = {"plan": plan, "overwrite": overwrite, "success_file": success_file, **replaced}
+        if store.put_new(str(path), as_json(intent)) is None:
+            recorded = _read(store, path)  # by this run, whose request was repeated because its answer was lost
+            if recorded is None:
+                raise OSError(errno.EREMOTEIO, "the store says that the object is there, and then that it is not")
+    data = intent if recorded is None else json.loads(recorded)
+    return _Intent(manifest=str(data["manifest"]), ledger=str(data["ledger"]))
+
+
+def _show(store: ObjectStore, gate: _Gate, place: StorePlace, staging: StoreStaging, intent: _Intent) -> None:
+    """Copy the parts to the output, remove those that they replace, and copy the proof, all but the manifest."""
+    sizes = _named(store, staging.root / _LEDGER)
+    old = _named(store, place.folder / _LEDGER, intent.ledger)
+    _refuse_others(place, sizes, old)
+    store.remove([str(place.folder / _MANIFEST), str(place.output / SUCCESS)])  # from here on, OUT claims nothing
+    _copy_parts(store, gate, place, staging, sizes, again=old.keys() & sizes.keys())
+    store.remove(str(place.output / name) for name in old.keys() - sizes.keys())
+    _compare(place, sizes)
+    _copy_proof(store, gate, place, staging)
+
+
+def _copy_parts(
+    store: ObjectStore, gate: _Gate, place: StorePlace, staging: StoreStaging, sizes: Mapping[str, int],
+    again: Iterable[str],
+) -> None:  # fmt: skip
+    """Copy the parts that the output lacks or has with another size, and those to copy `again`."""
+    anew = set(again)
+    failures: list[OSError] = []
+    for _ in range(_ROUNDS):
+        found = sizes_below(place.output)
+        missing = [name for name, size in sizes.items() if name in anew or found.get(name) != size]
+        if not missing:
+            return
+        anew.clear()
+        failures = _copy_all(store, gate, [(staging.parts / name, place.output / name) for name in missing])
+    if failures:
+        raise failures[-1]
+
+
+def _copy_all(store: ObjectStore, gate: _Gate, pairs: list[tuple[ObjectPath, ObjectPath]]) -> list[OSError]:
+    """Copy objects, many at once; return the errors of the store. A copy that took too long may yet be done by it."""
+    failures: list[OSError] = []
+
+    def one(pair: tuple[ObjectPath, ObjectPath]) -> None:
+        with gate:
+            try:
+                store.copy(*map(str, pair))
+            except (PermissionError, FileNotFoundError):
+                raise
+            except OSError as error:
+                failures.append(error)
+
+    with ThreadPoolExecutor(min(_MOST_COPIES, max(1, len(pairs)))) as pool:
+        try:
+            for _ in pool.map(one, pairs):
+                pass
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failures
+
+
+def _copy_proof(store: ObjectStore, gate: _Gate, place: StorePlace, staging: StoreStaging) -> None:
+    """Copy plan, report, ledger and quarantine beside the output, over those of an older run."""
+    ledger = pq.read_table(pa.BufferReader(store.read(str(staging.root / _LEDGER))), columns=["quarantine"])
+    bad = {name for name in ledger["quarantine"].to_pylist() if name}
+    pairs = [(staging.quarantine / name, place.folder / "quarantine" / name) for name in sorted(bad)]
+    failures = _copy_all(store, gate, pairs)
+    if failures:
+        raise failures[0]
+    found = (place.folder / "quarantine").files()
+    store.remove(file.path for name, file in found.items() if name not in bad)
+    for name in _PROOF:
+        try:
+            store.copy(str(staging.root / name), str(place.folder / name))
+        except FileNotFoundError:
+            if name != "report.html":  # which a run may fail to write
+                raise
+            store.remove([str(place.folder / name)])
+
+
+def _put_manifest(store: ObjectStore, path: ObjectPath, data: bytes) -> None:
+    """Put the manifest if there is none: the step from which on the output is complete."""
+    for _ in range(_ROUNDS):
+        if store.put_new(str(path), data) is not None or _read(store, path) == data:
+            return
+        store.remove([str(path)])  # a driver that had lost its lease wrote it at the last moment
+    raise CommitError(
+        "another driver writes the manifest of this output",
+        where=str(path),
+        expected="one driver",
+        found="another manifest",
+        hint="stop the other run, then repeat the command: committed parts are kept",
+    )
+
+
+def _remove_staging(store: ObjectStore, staging: StoreStaging) -> None:
+    """Remove what was staged. The manifest is first and the intention last, so that a repeat knows what is left."""
+    last = [str(staging.root / name) for name in ("plan.json", INTENT)]
+    store.remove([str(staging.root / _MANIFEST)])
+    store.remove(file.path for file in staging.root.files().values() if file.path not in last)
+    for name in last:
+        store.remove([name])
+    remove_folder(staging.started)
+
+
+def _refuse_others(place: StorePlace, new: Mapping[str, int], old: Mapping[str, int]) -> None:
+    """Raise if the output holds files that are neither of this plan nor, with the same size, of the replaced one."""
+    found = sizes_below(place.output)
+    found.pop(SUCCESS, None)
+    others = sorted(name for name, size in found.items() if name not in new and old.get(name) != size)
+    if others:
+        raise CommitError(
+            "other files appeared in the output folder during the run; nothing was published",
+            where=str(place.output),
+            expected="no folder, or an empty one" if not old else "only files that its ledger names",
+            found=quoted_list(others),
+            hint="move them away and repeat the command; it publishes the parts, which are kept",
+        )
+
+
+def _compare(place: StorePlace, sizes: Mapping[str, int]) -> None:
+    """Raise if the output is not what the ledger says."""
+    found = sizes_below(place.output)
+    wrong = sorted(name for name in {*found, *sizes} if found.get(name) != sizes.get(name))
+    if wrong:
+        raise CommitError(
+            "the output is not what the ledger says; its manifest was not written",
+            where=str(place.output),
+            expected=plural(len(sizes), "file"),
+            found=f"missing, changed or not in the ledger: {quoted_list(wrong)}",
+            hint="move files of others away and repeat the command; it publishes the parts, which are kept",
+        )
+
+
+def _named(store: ObjectStore, path: ObjectPath, digest: str | None = None) -> dict[str, int]:
+    """Return the files of a ledger with their sizes; none if it does not have this digest (None: any)."""
+    if digest == "":
+        return {}
+    data = store.read(str(path))
+    if digest not in {None, _sha256(data)}:
+        return {}
+    table = pq.read_table(pa.BufferReader(data), columns=["name", "size"])
+    sizes = zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True)
+    return {name: size for name, size in sizes if size}
+
+
+def _is_manifest_of(data: bytes | None, plan: FrozenPlan) -> bool:
+    try:
+        return data is not None and json.loads(data)["plan"] == plan.plan_hash
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _read(store: ObjectStore, path: ObjectPath) -> bytes | None:
+    try:
+        return store.read(str(path))
+    except FileNotFoundError:
+        return None
+
+
+def _sha256(data: bytes | None) -> str:
+    return "" if data is None else hashlib.sha256(data).hexdigest()
+
+
+class _Gate:
+    """How many copies run at once: more as long as the store keeps up, half as many after an attempt that failed."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._limit, self._running, self._done = _FEWEST_COPIES, 0, 0
+
+    def __enter__(self) -> None:
+        """Wait until another copy may run."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._running < self._limit)
+            self._running += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Count a copy that has ended; double the limit after so many."""
+        with self._changed:
+            self._running -= 1
+            self._done += 1
+            if self._done >= self._limit:
+                self._limit, self._done = min(_MOST_COPIES, 2 * self._limit), 0
+            self._changed.notify_all()
+
+    def slow(self) -> None:
+        """Halve the limit, because the store did not do what it was asked for."""
+        with self._changed:
+            self._limit, self._done = max(1, self._limit // 2), 0
