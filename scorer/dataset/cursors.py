@@ -7,6 +7,7 @@ A footer is parsed once per file and process, not once per part: with 10,000 row
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -95,6 +96,8 @@ class Cursor:
 
     def start(self) -> None:
         """Begin to read the row group from a store, if that has not begun."""
+        if self._fetched is not None or self._batches is not None:
+            return  # without the lock, which is held while rows are decoded: who waits for it may be late for its slice
         with self._lock:
             if self._fetched is None and self._batches is None:
                 self._fetch()
@@ -251,6 +254,20 @@ class InputCache:
                     return
                 self._footers.popitem(last=False)
                 total -= size
+
+
+def opened_at_first_rows(file: FileId, columns: Sequence[str], rows: int) -> pq.ParquetFile:
+    """Open a file to read the first rows of some columns, which are requested all at once if it is on a store."""
+    opened = open_parquet(file, columns=len(columns))
+    if not is_url(file.path):
+        return opened
+    from scorer.storage.fetched import Window  # noqa: PLC0415 - only for stores
+
+    with opened:
+        metadata = opened.metadata
+    groups = range(bisect_left(_starts(metadata), min(rows, metadata.num_rows)))
+    wanted = chunk_ranges(metadata, groups, columns)
+    return open_parquet(file, metadata, len(columns), Window(file, metadata, wanted, following=0))
 
 
 def _starts(metadata: pq.FileMetaData) -> tuple[int, ...]:

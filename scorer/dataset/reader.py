@@ -19,11 +19,11 @@ import pyarrow as pa
 from scorer.arrow import cast_layout, common_type, join_tables, plain_rows, plain_schema
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields
-from scorer.dataset.cursors import decoded
+from scorer.dataset.cursors import decoded, opened_at_first_rows
 from scorer.errors import InputChanged, UnreadableFile
 from scorer.locations import is_url
 from scorer.storage.files import Changed, retry
-from scorer.storage.footers import flat_leaves, naming_damage, only_leaf, open_parquet, unreadable
+from scorer.storage.footers import flat_leaves, group_bytes, naming_damage, only_leaf, unreadable
 from scorer.storage.stores import identity
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _rows(
         pieces: list[pa.Table] = []
         spans: list[tuple[int, int, int]] = []  # first row of the group; first and last row of the part in it
         whole: list[int] = []
-        bytes_read = 0
+        bytes_read = fetched.nbytes if fetched else 0
 
         one_by_one = any(name not in there or pa.types.is_nested(file_schema.field(name).type) for name in own)
 
@@ -324,10 +324,10 @@ def _rows(
                 cursor = cache.cursor(source.id, group, own, fetched and fetched.holding(group))
                 pieces.append(cursor.take(low - first, high - first).select(own))
             spans.append((first, low, high))
-            bytes_read += parquet.metadata.row_group(group).total_byte_size * (high - low) // span.rows
+            if not (fetched and span.whole):
+                size = group_bytes(parquet.metadata, group, stored if fetched else None)
+                bytes_read += size * (high - low) // span.rows
         decode_whole()
-        if fetched is not None and fetched.nbytes:
-            bytes_read = fetched.nbytes
     rows = _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read)
     return rows if groups is None else replace(rows, groups=(groups,))
 
@@ -478,7 +478,7 @@ def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
         stored = fields.stored(own, there)
         try:
             with (
-                open_parquet(file.id, columns=len(own)) as parquet,
+                opened_at_first_rows(file.id, stored, left) as parquet,
                 naming_damage(file.path, parquet, range(parquet.num_row_groups), stored),
             ):
                 batch = next(parquet.iter_batches(batch_size=left, columns=stored, use_threads=True), None)

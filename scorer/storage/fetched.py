@@ -112,9 +112,11 @@ class Window:
 
     buffer_bytes = 64 << 10
 
-    def __init__(self, file: FileId, metadata: pq.FileMetaData, wanted: Iterable[Range]) -> None:
-        """Request the first blocks of these chunks."""
-        self.file, self.metadata = file, metadata
+    def __init__(
+        self, file: FileId, metadata: pq.FileMetaData, wanted: Iterable[Range], following: int = _NEXT_BLOCKS
+    ) -> None:
+        """Request the first block of each of these chunks, and the `following` ones."""
+        self.file, self.metadata, self._following = file, metadata, following
         ordered = sorted(wanted)
         self._starts = [start for start, _ in ordered]
         self._stops = [min(stop + _PADDING, file.size) for _, stop in ordered]
@@ -142,7 +144,7 @@ class Window:
         start, stop = self._starts[i], self._stops[i]
         with self._lock:
             held = self._held[i]
-            end = 1 + max(last, first + _NEXT_BLOCKS)
+            end = 1 + max(last, first + self._following)
             for number in range(first, end):
                 at = start + number * self._block
                 if number not in held and at < stop:

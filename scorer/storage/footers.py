@@ -242,6 +242,13 @@ def chunk_ranges(
     return found
 
 
+def group_bytes(metadata: pq.FileMetaData, group: int, columns: Collection[str] | None) -> int:
+    """Return the stored bytes of these columns of a row group; for None, those of all, before compression."""
+    if columns is None:
+        return int(metadata.row_group(group).total_byte_size)
+    return sum(stop - start for start, stop in chunk_ranges(metadata, [group], columns))
+
+
 def _is_in(path: str, columns: Collection[str]) -> bool:
     """Return whether a leaf belongs to one of these columns; names may contain dots."""
     parts = path.split(".")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.buckets import ROOT, bucket
 
 from scorer.dataset.ahead import fetch
-from scorer.dataset.cursors import InputCache
+from scorer.dataset.cursors import InputCache, opened_at_first_rows
 from scorer.dataset.reader import Source, read
 from scorer.errors import InputChanged, ModelNotResident
 from scorer.storage.fetched import Fetched, Window, pieces, window_bytes
@@ -211,3 +211,14 @@ def test_many_small_files_of_a_part_are_opened_side_by_side_and_once(store):
     for source, one in zip(sources, data, strict=True):
         assert read(source, schema, (), 10, cache, None, held[source.path]).table.equals(pq.read_table(io.BytesIO(one)))
     assert store.requests == before
+
+
+@pytest.mark.parametrize("rows", [1, 79_999, 80_000, 80_001, 200_000, 900_000])
+def test_the_first_rows_of_each_column_are_requested_at_once(store, stored, rows):
+    file, _, data = stored
+    before = store.requests.copy()
+    with opened_at_first_rows(file, ["f0", "f3"], rows) as parquet:
+        batch = next(parquet.iter_batches(batch_size=rows, columns=["f0", "f3"]))
+    assert pa.table(batch).equals(pq.read_table(io.BytesIO(data), columns=["f0", "f3"]).slice(0, rows).combine_chunks())
+    groups = -(-min(rows, 200_000) // 80_000)
+    assert store.requests - before == {"GET": 1 + 2 * groups}
