@@ -14,6 +14,7 @@ from support.stored import hive, rows, stored_bytes
 
 import scorer
 from scorer.errors import PreflightError, RunFailed
+from scorer.storage.fetched import Fetched, pieces
 from scorer.storage.footers import open_parquet
 
 DENSE, SUM = MODELS / "dense28.onnx", MODELS / "sum3.onnx"
@@ -141,16 +142,15 @@ def test_a_footer_is_one_range_and_a_longer_one_two(store):
         assert store.requests["GET"] == requests
 
 
-def test_an_object_is_read_from_a_given_source_and_by_its_url(store):
+def test_an_object_is_read_from_what_was_fetched_and_by_its_url(store):
     store.fill("a.parquet", table=rows(1))
     file = store.identity(f"{ROOT}/a.parquet")
-    data = memoryview(store.read(file.path))
     store.requests.clear()
     footer = open_parquet(file.path).metadata
     assert store.requests == {"HEAD": 1, "GET": 1}
-    found = open_parquet(file, footer, source=lambda start, stop: data[start:stop]).read()
-    assert store.requests == {"HEAD": 1, "GET": 1}
-    assert found.equals(rows(1))
+    fetched = Fetched(file, footer, [0], [(0, file.size)])
+    assert open_parquet(file, footer, fetched=fetched).read().equals(rows(1))
+    assert store.requests == {"HEAD": 1, "GET": 1 + len(pieces([(0, file.size)], file.size))}
 
 
 def test_an_object_that_is_replaced_after_the_list_is_refused_by_its_footer(store, monkeypatch):
