@@ -66,3 +66,9 @@ def _is_web(location: str) -> bool:
 def is_below(location: str, other: str) -> bool:
     """Return whether a URL is the other one, or lies below it."""
     return normal(location) == normal(other) or normal(location).startswith(normal(other) + "/")
+
+
+def cloud(location: str) -> str:
+    """Return which cloud's options and credentials a URL takes: s3, gs or az; otherwise its scheme."""
+    usual = scheme(normal(location)) if is_url(location) else ""
+    return "az" if usual == "abfss" else usual

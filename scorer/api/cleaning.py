@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scorer.errors import CommitError, ScorerError
-from scorer.output import lock
+from scorer.output import lock, publish
 from scorer.output.place import INTENT, nobody_wrote
 from scorer.storage.refusals import explaining
 from scorer.storage.stores import AnyPath, ObjectPath, exists, is_folder, size_of
@@ -63,7 +63,7 @@ def clean(place: Place, notify: Callable[[str], None], *, dry_run: bool = False)
         found = _leftovers(place)
         if dry_run or not (found or dead):
             return _counted(place, found, dead, dry_run=dry_run)
-        with lock.held(place.lock, notify):  # it replaces the dead lock, and removes its own at the end
+        with publish.protocol(place).hold(place, notify):  # it replaces the dead lock, and removes its own at the end
             _refuse_half_published(place)
             found = _leftovers(place)
             cleaned = _counted(place, found, dead, dry_run=False)

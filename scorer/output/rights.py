@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scorer.errors import InputError, PlanError, ScorerError
-from scorer.locations import join, split
+from scorer.locations import cloud, join, split
 from scorer.storage import refusals, stores
 from scorer.storage.files import FileId
 
@@ -26,7 +26,7 @@ _GLOB = re.compile(r"[*?\[]")
 
 def asks(location: str) -> bool:
     """Return whether a location is on a store whose rights can be asked for."""
-    return stores.kind(location) in {"s3", "gs", "az"}
+    return cloud(location) in {"s3", "gs", "az"}
 
 
 def read_problem(location: str, noun: str = "input") -> ScorerError | None:

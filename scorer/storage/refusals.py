@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from scorer.errors import InputError, ScorerError
 from scorer.host import credentials
-from scorer.locations import is_url, split
+from scorer.locations import cloud, is_url, split
 from scorer.storage import stores
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _no_right(where: str, doing: str, right: str, code: str, kind: type[ScorerEr
             found=f"{code}, and skip_signature is set",
             hint="leave out skip_signature, and set credentials where scorer and its workers run",
         )
-    source = credentials.source(stores.kind(where), stores.options_of(where))
+    source = credentials.source(cloud(where), stores.options_of(where))
     return kind(
         f"no right to {doing}",
         where=where,
@@ -89,7 +89,7 @@ _CODE_LETTERS = 60  # longer ones are sentences of the client
 
 def _no_bucket(root: str, code: str) -> tuple[str, str, str, str]:
     region = stores.options_of(root).get("region") or os.environ.get("AWS_REGION", "")
-    at = stores.endpoint(root) or (f"in {region}" if region and stores.kind(root) == "s3" else "")
+    at = stores.endpoint(root) or (f"in {region}" if region and cloud(root) == "s3" else "")
     found = f"{code} {f'at {at}' if '://' in at else at}".strip()
     return (
         "there is no such bucket",
@@ -100,7 +100,7 @@ def _no_bucket(root: str, code: str) -> tuple[str, str, str, str]:
 
 
 def _expired(root: str, code: str) -> tuple[str, str, str, str]:
-    source = credentials.source(stores.kind(root), stores.options_of(root))
+    source = credentials.source(cloud(root), stores.options_of(root))
     return (
         "the credentials have expired",
         "a token that is still valid",
@@ -110,7 +110,7 @@ def _expired(root: str, code: str) -> tuple[str, str, str, str]:
 
 
 def _wrong_key(root: str, code: str) -> tuple[str, str, str, str]:
-    source = credentials.source(stores.kind(root), stores.options_of(root))
+    source = credentials.source(cloud(root), stores.options_of(root))
     return (
         "the store does not accept the credentials",
         "a key that the store knows, with its secret",

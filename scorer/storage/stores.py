@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from scorer.display.words import without_secrets
 from scorer.errors import InputError, OptionsError
 from scorer.host import credentials
-from scorer.locations import is_below, is_url, normal, scheme, split
+from scorer.locations import cloud, is_below, is_url, normal, scheme, split
 from scorer.storage.files import Changed, FileId, file_digest, file_id
 
 if TYPE_CHECKING:
@@ -82,14 +82,14 @@ def options() -> tuple[str, ...]:
 
 def options_of(location: str) -> dict[str, str]:
     """Return the options of the store of a URL: those for all stores, then those of its scheme, then its own."""
-    root, cloud = split(location)[0], kind(location)
+    root, of_cloud = split(location)[0], cloud(location)
     found: dict[str, tuple[int, str]] = {}
     for text in _options:
         name, _, value = text.partition("=")
         bucket, _, key = name.rpartition(":")
         near = len(normal(bucket)) if bucket else 0
         fits = not bucket or normal(bucket) in {root, f"{scheme(root)}://"}
-        if fits and near >= found.get(key, (0, ""))[0] and key in (*_KEYS.get(cloud, ()), "allow_http"):
+        if fits and near >= found.get(key, (0, ""))[0] and key in (*_KEYS.get(of_cloud, ()), "allow_http"):
             found[key] = (near, value)
     return {key: value for key, (_, value) in found.items()}
 
@@ -413,7 +413,7 @@ def _open(root: str, *, hasty: bool, within_s: float) -> ObjectStore:
     chosen = options_of(root)
     timeout = timedelta(seconds=within_s) if within_s else _HASTY_TIMEOUT if hasty else _TIMEOUT
     client: ClientConfig = {"timeout": timeout, "connect_timeout": min(_CONNECT_TIMEOUT, timeout)}
-    if named == "http" or _is_true(chosen.get("allow_http") or os.environ.get(_ALLOW_HTTP.get(kind(root), ""), "")):
+    if named == "http" or _is_true(chosen.get("allow_http") or os.environ.get(_ALLOW_HTTP.get(cloud(root), ""), "")):
         client["allow_http"] = True
     elif endpoint(root).lower().startswith("http:"):
         raise InputError(
@@ -426,10 +426,10 @@ def _open(root: str, *, hasty: bool, within_s: float) -> ObjectStore:
     if "project" in chosen:
         client["default_headers"] = {"x-goog-user-project": chosen["project"]}
     config: dict[str, Any] = {name: value for name, value in chosen.items() if name not in _OF_CLIENT}
-    if kind(root) == "gs" and "endpoint" in config:
+    if cloud(root) == "gs" and "endpoint" in config:
         config["base_url"] = config.pop("endpoint")
-    found = credentials.of(kind(root), root, chosen)
-    if kind(root) == "s3" and not endpoint(root) and not _has_region(chosen, found):
+    found = credentials.of(cloud(root), root, chosen)
+    if cloud(root) == "s3" and not endpoint(root) and not _has_region(chosen, found):
         config["region"] = _region_of(split(root)[0].partition("://")[2])
     store = from_url(
         root, config=(found.config | config) or None, client_options=client,
@@ -480,14 +480,8 @@ def refuse_secrets(location: str) -> None:
 
 def endpoint(location: str) -> str:
     """Return the address of the server of a store; '' if it is the cloud's own."""
-    given = next((os.environ[name] for name in _ENDPOINT.get(kind(location), ()) if os.environ.get(name)), "")
+    given = next((os.environ[name] for name in _ENDPOINT.get(cloud(location), ()) if os.environ.get(name)), "")
     return options_of(location).get("endpoint") or given
-
-
-def kind(location: str) -> str:
-    """Return which cloud's options and credentials a URL takes: s3, gs or az; otherwise its scheme."""
-    usual = scheme(normal(location)) if is_url(location) else ""
-    return "az" if usual == "abfss" else usual
 
 
 def _is_true(text: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from scorer.errors import InputError, PlanError
 from scorer.host import credentials
+from scorer.locations import cloud
 from scorer.output import rights
 from scorer.storage import refusals, stores
 
@@ -125,7 +126,7 @@ def test_off_a_cloud_the_metadata_service_is_not_asked(keys, tmp_path):
     (tmp_path / "sys_vendor").write_text("Another Maker\n")
     for url in ("s3://lake", "gs://lake", "abfss://lake@account.dfs.core.windows.net"):
         with pytest.raises(InputError, match="no credentials were found"):
-            credentials.of(stores.kind(url), url, {})
+            credentials.of(cloud(url), url, {})
     (tmp_path / "sys_vendor").write_text("Amazon EC2\n")
     assert credentials.of("s3", "s3://lake", {}) == credentials.Credentials()
 
