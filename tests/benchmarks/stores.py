@@ -173,18 +173,23 @@ import dask.dataframe as dd, numpy as np, onnxruntime as ort, pandas as pd
 source, model, out = sys.argv[1:]
 env = os.environ
 names = [f"f{j}" for j in range(28)]
-options = ort.SessionOptions()
-options.intra_op_num_threads = 1
-session = ort.InferenceSession(model, options)
+held = {}
+def session():
+    if "run" not in held:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        held["run"] = ort.InferenceSession(model, options).run
+    return held["run"]
 storage = {"key": env["AWS_ACCESS_KEY_ID"], "secret": env["AWS_SECRET_ACCESS_KEY"],
            "client_kwargs": {"endpoint_url": env["AWS_ENDPOINT_URL"], "region_name": env["AWS_REGION"]}}
 def score(part):
     x = part[names].to_numpy(np.float32)
-    found = [session.run(None, {"input": x[i : i + 4096]})[0][:, 0] for i in range(0, len(x), 4096)]
+    run = session()
+    found = [run(None, {"input": x[i : i + 4096]})[0][:, 0] for i in range(0, len(x), 4096)]
     return pd.DataFrame({"id": part["id"], "score": np.concatenate(found) if found else np.empty(0, np.float32)})
 rows = dd.read_parquet(source, columns=["id", *names], storage_options=storage, split_row_groups=True)
 meta = pd.DataFrame({"id": np.empty(0, np.int64), "score": np.empty(0, np.float32)})
-rows.map_partitions(score, meta=meta, token="score").to_parquet(
+rows.map_partitions(score, meta=meta).to_parquet(
     out, storage_options=storage if out.startswith("s3://") else None, write_index=False)
 """
 
