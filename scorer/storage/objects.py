@@ -376,7 +376,9 @@ def in_words(error: BaseException) -> str:
 def _status(text: str) -> int:
     """Return the HTTP status in an error's text; 0 if there is none."""
     found = _STATUS.search(text)
-    return int(found[1]) if found else 0
+    if found:
+        return int(found[1])
+    return 403 if "(code: AccessDenied)" in text else 0  # for one object of a removal of many
 
 
 def _is_final(text: str) -> bool:

@@ -146,9 +146,9 @@ def credentials_of(server, monkeypatch):
     """Set the credentials of a server for this process and the programs it starts."""
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    store_clients.configure({})
+    store_clients.configure(())
     yield server
-    store_clients.configure({})
+    store_clients.configure(())
 
 
 @pytest.fixture

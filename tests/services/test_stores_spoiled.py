@@ -79,8 +79,16 @@ def spoiled(_proxy, s3, monkeypatch):
     return proxy, store, top
 
 
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS + OTHERS if fault != "409"])
-@pytest.mark.parametrize(("verb", "call"), [(verb, call) for verb, calls in (READS | WRITES).items() for call in calls])
+CASES = [
+    (verb, call, fault)
+    for verb, calls in (READS | WRITES).items()
+    for call in calls
+    for fault in FAULTS + OTHERS
+    if fault != "409" and (verb, fault) != ("HEAD", "400")  # without a body it says nothing, and is final
+]
+
+
+@pytest.mark.parametrize(("verb", "call", "fault"), CASES)
 def test_a_verb_survives_a_spoiled_request(spoiled, verb, call, fault):
     proxy, store, top = spoiled
     proxy.spoil(verb, fault)
