@@ -262,7 +262,10 @@ class ObjectPath:
         return is_url(str(other)) and is_below(self._text, str(other))
 
     def relative_to(self, other: ObjectPath) -> PurePosixPath:
-        """Return the path below another one."""
+        """Return the path below another one; raise ValueError if it is not below it."""
+        if not self.is_relative_to(other):
+            msg = f"{self} is not below {other}"
+            raise ValueError(msg)
         return PurePosixPath(self._text.removeprefix(str(other)).lstrip("/"))
 
     def exists(self) -> bool:

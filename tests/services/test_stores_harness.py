@@ -67,7 +67,7 @@ def test_a_server_is_paused_stopped_and_started_again_with_its_objects(own, monk
     place = f"{own.bucket()}/a"
     store_as("tests", own, monkeypatch, place).put(place, b"1")
     store = stores.of(place, hasty=True)
-    with own.programs.paused(), pytest.raises(OSError, match="timed out|error sending request"):
+    with own.programs.paused(), pytest.raises(OSError, match=r"timed out|error sending request"):
         store.read(place)
     assert store.read(place) == b"1"
     own.programs.stop()

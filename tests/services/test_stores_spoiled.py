@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -119,6 +120,17 @@ def test_an_object_is_replaced_once_although_its_request_is_spoiled(spoiled, fau
     with pytest.raises(Changed):
         store.read_range(seen, 0, 5)
     assert proxy.faults == {("PUT", fault): 1}
+
+
+@pytest.mark.parametrize("fault", ["400", "cut"])
+def test_a_listing_goes_on_after_a_spoiled_page_without_doubles(spoiled, fault):
+    proxy, store, top = spoiled
+    names = [f"{top}/many/{number:04d}" for number in range(1_100)]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda name: store.put(name, b""), names))
+    proxy.spoil("LIST", fault, name="continuation-token=")
+    assert [file.path for file in store.objects(f"{top}/many")] == names
+    assert proxy.faults == {("LIST", fault): 1}
 
 
 def test_one_request_in_five_may_be_spoiled_and_the_same_ones_again_with_the_same_seed(s3, monkeypatch):
