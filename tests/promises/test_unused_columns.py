@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from onnx import TensorProto, helper
+from support.buckets import ROOT, bucket
 from support.damage import end_of_pages, flip
 from support.runs import cli, oracle, read, report_of, write
 from support.trained_trees import COLUMNS, data
@@ -432,3 +433,18 @@ def test_forecast_and_parts_follow_what_is_read(models, tmp_path, monkeypatch):
     before = scorer.prepare(path, model, tmp_path / "out", **given)
     assert now.check().n_parts < before.check().n_parts
     assert now.forecast is not None
+
+
+def test_columns_of_objects_on_a_store_are_not_read_either(models, tmp_path):
+    model = models / "lightgbm.onnx"
+    unused = unused_of(model)
+    table, x = hostile(unused, kind=np.float64, bad=(np.nan, 3e38, 0.0))
+    with bucket() as store:
+        for i, rows in enumerate((table.slice(0, 2000), table.slice(2000))):
+            path = write(tmp_path / f"{i}.parquet", rows, write_page_checksum=True)
+            for at in unused:
+                flip(path, end_of_pages(path, NAMES[at]) - 1)
+            store.put(f"{ROOT}/in/{i}.parquet", path.read_bytes())
+        report = scorer.run(f"{ROOT}/in", model, tmp_path / "out", feed=FEED[1], keep="none", tune=False)
+    assert report.unused == f"{len(unused)} of 12 fed columns are never looked at by the model, and are not read"
+    assert scores(tmp_path / "out").tobytes() == expected_scores(model, x).tobytes()
