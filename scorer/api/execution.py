@@ -226,7 +226,7 @@ class Run:
 
         def tell_others() -> None:
             with suppress(OSError):
-                path_of(spec.stop_file).touch()
+                path_of(spec.stop_file).write_bytes(b"")
 
         if is_url(spec.stop_file):  # a store may answer late, and a signal handler must not wait for it
             threading.Thread(target=tell_others, daemon=True, name="scorer-stop").start()

@@ -56,6 +56,11 @@ def _nothing() -> None:
 class ObjectStore:
     """One bucket or container. May be used by many threads at once; names are whole locations, such as s3://b/key."""
 
+    conditional = True
+    """Whether `put_new` and `put_over` look at what is there; if not, no other program may write here."""
+    _before: Callable[[], object] = staticmethod(_nothing)
+    _failed: Callable[[], object] = staticmethod(_nothing)
+
     def __init__(
         self, root: str, client: Client, *, waits: Sequence[float] = _WAITS_S, conditional: bool = True
     ) -> None:
@@ -64,9 +69,6 @@ class ObjectStore:
         self._client = client
         self._waits = waits
         self.conditional = conditional
-        """Whether `put_new` and `put_over` look at what is there; if not, no other program may write here."""
-        self._before: Callable[[], object] = _nothing
-        self._failed: Callable[[], object] = _nothing
 
     def guarded(
         self, before: Callable[[], object], waits: Sequence[float], failed: Callable[[], object] = _nothing

@@ -62,8 +62,7 @@ _AMAZON = "https://s3.us-east-1.amazonaws.com"
 _options: tuple[str, ...] = ()
 _stores: dict[tuple[str, bool, float], ObjectStore] = {}
 _lock = threading.Lock()
-SOLE_WRITER = "sole_writer=true"
-"""The option for stores without conditional writes, whose outputs no other program may write."""
+SOLE_WRITER = "sole_writer=true"  # the option for stores without conditional writes
 
 
 def configure(options: Iterable[str]) -> None:
@@ -97,8 +96,7 @@ def options_of(location: str) -> dict[str, str]:
 def of(location: str, *, hasty: bool = False, within_s: float = 0.0) -> ObjectStore:
     """Return the store of a URL. One that is `hasty` gives up after seconds, for questions before a run.
 
-    With `within_s`, every request has ended after so many seconds, and none is sent again: `ObjectStore.guarded` adds
-    attempts.
+    With `within_s`, every request ends after so many seconds, and none is repeated; `ObjectStore.guarded` repeats.
     """
     root, _ = split(location)
     with _lock:
@@ -327,10 +325,6 @@ class ObjectPath:
     def write_text(self, text: str, encoding: str = "utf-8") -> None:
         """Write the object, whatever is there."""
         self.write_bytes(text.encode(encoding))
-
-    def touch(self) -> None:
-        """Write an empty object."""
-        self.write_bytes(b"")
 
     def unlink(self, *, missing_ok: bool = True) -> None:
         """Remove the object. A store does not say whether there was one."""
