@@ -51,11 +51,12 @@ class Tally:
     wrong: int = 0
     unfinished: int = 0
     left: int = 0
+    blind: int = 0
 
     @property
     def clean(self) -> bool:
         """Whether there was no fault."""
-        return not (self.lies or self.wrong or self.unfinished or self.left)
+        return not (self.lies or self.wrong or self.unfinished or self.left or self.blind)
 
 
 def read(files, path: str) -> bytes | None:
@@ -65,6 +66,10 @@ def read(files, path: str) -> bytes | None:
             return file.read()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if "RESOURCE_NOT_FOUND" in str(error) or "NO_SUCH_KEY" in str(error):  # removed since it was opened
+            return None
+        raise
 
 
 class Observer:
@@ -81,8 +86,10 @@ class Observer:
         self._thread.join()
 
     def _watch(self) -> None:
+        self._tally.blind += 1  # until the end of the thread: an observer that dies is a fault
         while not self._stop.wait(LOOK_S):
             self._look()
+        self._tally.blind -= 1
 
     def _look(self) -> None:
         manifest = read(self._files, f"{self._output}.scorer/manifest.json")
@@ -92,9 +99,10 @@ class Observer:
         if manifest is None or read(self._files, f"{self._output}.scorer/manifest.json") != manifest:
             self._tally.seen_parts_only += bool(found)
             return  # nothing is claimed, or it was replaced meanwhile
-        table = pq.read_table(pa.BufferReader(ledger))
-        named = dict(zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True))
-        exact = named == found and json.loads(manifest)["ledger"] == hashlib.sha256(ledger).hexdigest()
+        exact = ledger is not None and json.loads(manifest)["ledger"] == hashlib.sha256(ledger).hexdigest()
+        if exact:
+            table = pq.read_table(pa.BufferReader(ledger))
+            exact = dict(zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True)) == found
         self._tally.seen_complete += exact
         self._tally.lies += not exact
 

@@ -17,8 +17,9 @@ from support.runs import MODELS, oracle, write
 import scorer
 from scorer.errors import CommitError, OutputFull, OutputLocked, ScorerError
 from scorer.events import PartFinished
-from scorer.output import lock, publish_objects
+from scorer.output import publish_objects
 from scorer.output.publish_objects import _Gate
+from scorer.storage import stores
 from scorer.storage.stores import ObjectPath
 
 OUT = f"{ROOT}/lake/scores"
@@ -30,6 +31,7 @@ PROOF = ["events.jsonl", "ledger.parquet", "manifest.json", "plan.json", "report
 def store():
     with bucket() as found:
         yield found
+    stores.configure(())
 
 
 def values(seed=0, rows=40):
@@ -169,23 +171,40 @@ def test_a_success_file_is_empty_comes_last_and_is_replaced(store, tmp_path):
     assert len(names()) == 4
 
 
-def test_a_store_that_lets_two_writers_win_is_refused_before_a_row_is_scored(store, tmp_path, monkeypatch):
-    class Careless(type(store)):
-        """Says that every write was the first one."""
+def careless(store):
+    """Make the store say of every write that it was the first one."""
 
+    class Careless(type(store)):
         def guarded(self, *_):
             return self
 
         def put_new(self, location, data):
             return self.put(location, data)
 
+        def put_over(self, location, data, _):
+            return self.put(location, data)
+
     store.__class__ = Careless
-    monkeypatch.setattr(lock, "STALE_S", 1.0)
+
+
+def test_a_store_that_lets_two_writers_win_is_refused_before_a_row_is_scored(store, tmp_path):
+    careless(store)
     with pytest.raises(CommitError, match="does not keep its word on conditional writes") as refused:
         run(tmp_path)
     assert refused.value.found == "both were accepted"
     assert "--sole-writer" in refused.value.hint
     assert names(f"{OUT}.scorer") == []
+
+
+def test_a_sole_writer_needs_no_conditional_writes(store, tmp_path):
+    careless(store)
+    store.conditional = False
+    run(tmp_path, sole_writer=True)
+    assert stores.SOLE_WRITER in stores.options()
+    assert exact(store, values())
+    run(tmp_path, values(1), overwrite=True, sole_writer=True)
+    assert exact(store, values(1))
+    assert names(f"{OUT}.scorer") == PROOF
 
 
 def test_a_late_part_of_an_older_run_is_not_shown(store, tmp_path):
