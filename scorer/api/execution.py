@@ -115,6 +115,7 @@ class Run:
                     self.write_page(str(error))
                 raise
             crash.note_publishing(str(self.place.output))
+            refuse_loss(held)
             staging_.sweep(self.staging, self.receipts)
             self.receipts = ledger.as_published(self.frozen, self.receipts)
             finished = self.report(already_done=False)
@@ -188,6 +189,7 @@ class Run:
         frozen = with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
         if self.options.session.trees == "runtime":
             frozen = replace(frozen, session=replace(frozen.session, trees=False))
+        refuse_loss(held)  # connecting to workers may have taken long
         staging_.discard_markers(self.place)
         if workers.client is not None and workers.remote and workers.client.nthreads():
             hosts = readiness.refuse_unfit(workers.client, frozen, self.place)
@@ -421,6 +423,13 @@ class Run:
             except Exception as error:  # noqa: BLE001 - an observer must not end the run
                 self.observers.remove(observer)
                 print(f"scorer: an observer was dropped: {error!r}", file=sys.stderr)  # noqa: T201 - the dropped one may be what prints
+
+
+def refuse_loss(held: lock.Lock | Lease) -> None:
+    """Raise the error of a lease that was lost, before anything is written that another driver may use."""
+    loss = held.loss()
+    if loss is not None:
+        raise loss
 
 
 def _load_page_template() -> None:

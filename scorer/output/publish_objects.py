@@ -106,7 +106,9 @@ def publish(place: StorePlace, plan: FrozenPlan, held: Lease, *, overwrite: bool
             intent = _intend(store, place, staging, plan.plan_hash, overwrite=overwrite, success_file=success_file)
             if old != new or intent.manifest == _sha256(old):
                 _show(store, gate, place, staging, intent)
-                _put_manifest(store, place.folder / _MANIFEST, new)
+                # the digest of the ledger that is there: a driver without its lease may have staged another one
+                digest = _sha256(_read(store, place.folder / _LEDGER))
+                _put_manifest(store, place.folder / _MANIFEST, as_json({**json.loads(new), "ledger": digest}))
         elif not _is_manifest_of(old, plan):  # somebody removed staged files: the run goes on, and publishes later
             store.remove([str(staging.root / INTENT)])
             return
@@ -182,8 +184,8 @@ def _show(store: ObjectStore, gate: _Gate, place: StorePlace, staging: StoreStag
     store.remove([str(place.folder / _MANIFEST), str(place.output / SUCCESS)])  # from here on, OUT claims nothing
     _copy_parts(store, gate, place, staging, sizes, again=old.keys() & sizes.keys())
     store.remove(str(place.output / name) for name in old.keys() - sizes.keys())
-    _compare(place, sizes)
     _copy_proof(store, gate, place, staging)
+    _compare(place, _named(store, place.folder / _LEDGER))
 
 
 def _copy_parts(

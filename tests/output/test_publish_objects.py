@@ -238,6 +238,24 @@ def test_a_driver_that_lost_its_lease_while_it_scored_publishes_nothing(store, t
     assert not ObjectPath(OUT).exists()
 
 
+def test_the_manifest_has_the_digest_of_the_ledger_that_is_beside_the_output(store, tmp_path, monkeypatch):
+    copy_parts = publish_objects._copy_parts
+
+    def copied(*args, **options):
+        """Stage another ledger meanwhile, as a driver does that wakes without its lease."""
+        staged = next(name for name in names(f"{OUT}.scorer") if name.endswith("/ledger.parquet"))
+        table = pq.read_table(io.BytesIO(store.read(f"{OUT}.scorer/{staged}")))
+        sink = io.BytesIO()
+        pq.write_table(table.set_column(table.column_names.index("worker"), "worker", pa.array(["late"] * 4)), sink)
+        store.put(f"{OUT}.scorer/{staged}", sink.getvalue())
+        copy_parts(*args, **options)
+
+    monkeypatch.setattr(publish_objects, "_copy_parts", copied)
+    run(tmp_path)
+    assert exact(store, values())
+    assert scorer.verify(OUT).whole
+
+
 def test_lost_rights_are_said_and_keep_the_parts(store, tmp_path, monkeypatch):
     allowed = type(store).put_new
 
