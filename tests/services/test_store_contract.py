@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from threading import Barrier
@@ -31,7 +32,7 @@ NAMES = {
     "punctuation": "!$&(),;:@/[]{}|^~*",
     "angle brackets": "<a>/&amp;",
     "dots": "...a/b..c/.d",
-    "very long": "/".join(letter * 200 for letter in "abcde"),
+    "very long": "/".join(letter * 200 for letter in "abcd") + "/" + "e" * 190,  # 1,024 bytes are allowed
 }
 
 
@@ -41,10 +42,18 @@ def server(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.fixture(scope="module")
+def buckets():
+    """One bucket on each server, made when it is needed."""
+    return {}
+
+
 @pytest.fixture
-def top(server):
-    """A folder in a bucket of its own."""
-    return f"{server.bucket()}/top"
+def top(server, buckets):
+    """A folder of its own."""
+    if server not in buckets:
+        buckets[server] = server.bucket()
+    return f"{buckets[server]}/{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture
