@@ -34,7 +34,8 @@ EVERY = [*FILES, "", "ab", "abc", "day=2026-01-02", "day=2026-01-02/deep", "gone
 def both(tmp_path, monkeypatch):
     """The same tree on a disk and on a store: the paths of its two tops."""
     root = "s3://tests-in-memory"
-    monkeypatch.setitem(stores._stores, (root, False), ObjectStore(root, obstore_store.MemoryStore()))
+    monkeypatch.setattr(stores, "_stores", {})
+    monkeypatch.setattr(stores, "_open", lambda root, **_: ObjectStore(root, obstore_store.MemoryStore()))
     here, there = tmp_path / "top", ObjectPath(f"{root}/top")
     for name, data in FILES.items():
         (here / name).parent.mkdir(parents=True, exist_ok=True)
