@@ -138,16 +138,16 @@ class Program:
         used = levels.tree[leaf] >= 0
         leaf, target, weight = leaf[used], target[used], weight[used]
         keys = leaf * forest.n_targets + target
-        if len(np.unique(keys)) != len(keys):
+        if _has_repeats(keys):
             raise Unsupported("a leaf votes twice for one target")
         of = levels.tree[leaf]
         total = int(self.leaves.sum())
         own_target = np.zeros(self.n_trees, np.int64)
         own_target[of] = target
-        single = len(np.unique(leaf)) == len(leaf) and (own_target[of] == target).all()
+        single = not _has_repeats(leaf) and (own_target[of] == target).all()
         self.votes_everywhere = len(keys) == total * (1 if single else forest.n_targets)
         """Whether every leaf has a weight, for every target if leaves have several."""
-        self.voted = np.unique(own_target if single else target)
+        self.voted = np.flatnonzero(np.bincount(own_target if single else target))
         self._n_weights = 1 if single else forest.n_targets
         before = np.r_[0, np.cumsum(self.leaves)[:-1]]
         trees["values"], trees["target"] = before * self._n_weights, own_target if single else 0
@@ -155,6 +155,12 @@ class Program:
         place = before[of] * self._n_weights + first_leaf[leaf]
         values[place if single else place + target * self.leaves[of]] = weight
         return values
+
+
+def _has_repeats(numbers: np.ndarray) -> bool:
+    """Return whether a number appears twice. Sorting takes a tenth of the time of numpy's `unique`."""
+    ordered = np.sort(numbers)
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 _COUNTS = ("n_features", "n_rows", "n_columns", "n_trees", "n_targets", "n_weights", "n_slots", "any_words")
