@@ -58,6 +58,7 @@ def test_threads_that_do_not_start_are_not_blamed_on_a_script(fewer28, tmp_path)
     assert "ulimit" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_gets_the_line_to_add(fewer28, tmp_path):
     script = tmp_path / "script.py"
     run = f"scorer.run({str(fewer28)!r}, {str(DENSE)!r}, 'out', cluster='processes', workers=1, threads=1)"

@@ -97,6 +97,7 @@ def test_each_refusal_has_a_text_of_its_own(keys, status, code, what, found):
     assert all(secret not in f"{read} {write}" for secret in (KEY, SECRET))
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_does_not_answer(keys):
     with answering(200) as address:
         pass

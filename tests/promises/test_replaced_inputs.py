@@ -93,6 +93,7 @@ def test_an_input_that_is_replaced_between_two_parts_is_refused_and_resumed_when
 
 
 @pytest.mark.parametrize("keep", ["all", "id"])
+@pytest.mark.slow
 def test_an_input_that_is_replaced_before_kept_columns_are_copied_is_refused(source, tmp_path, backend, keep):
     (tmp_path / "replacing_transform.py").write_text(TRANSFORM)
     whole = FLAGS | {"part_bytes": "64MiB", "transform": "replacing_transform:replacing", "keep": keep}

@@ -226,6 +226,7 @@ def test_no_color_removes_the_colours_and_keeps_the_lines(fewer28, tmp_path):
     assert not re.search(r"\x1b\[[0-9;]*m", seen.output)
 
 
+@pytest.mark.slow
 def test_a_dumb_terminal_gets_lines_only(tmp_path):
     write(tmp_path / "in.parquet", {f"f{i}": np.ones(10, np.float32) for i in range(28)})
     seen = PseudoTerminal("run", tmp_path / "in.parquet", "--model", DENSE, TERM="dumb")
@@ -282,6 +283,7 @@ def test_status_reads_files_only_and_follows_a_run_to_its_end(floats28, tmp_path
     assert watch.screen.lines[0] == f"done: {tmp_path / 'out'}"[:80]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_watching_and_the_run_continues(floats28, tmp_path):
     run = PseudoTerminal("run", floats28, "--model", DENSE, "--output", tmp_path / "out", *SLOW)
     run.until(lambda screen: re.search(r"[1-9]\d* of \d+ committed", screen.text))

@@ -177,6 +177,7 @@ def test_a_cell_shows_progress_and_ends_with_one_line(jupyter, tmp_path):
     assert jupyter.do("scorer.run(**asked, observers=[lambda event: None], progress=True);").drawn
 
 
+@pytest.mark.slow
 def test_widgets_stay_responsive_while_a_cell_scores(jupyter):
     subshell = jupyter.subshell()
     run = jupyter.send("report = scorer.run(**asked)")

@@ -87,6 +87,7 @@ def xgboost_model(folder, name):
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value and " of " not in value else "",
 )
+@pytest.mark.slow
 def test_the_command_in_the_hint_converts_the_model_to_the_same_scores(tmp_path, make, name, found):
     pytest.importorskip("onnxmltools")
     pytest.importorskip("skl2onnx")
