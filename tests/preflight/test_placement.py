@@ -63,7 +63,7 @@ def test_an_output_inside_the_input_is_refused(source, output, what, store):
     assert problems(source, output=output)[0][0] == what
 
 
-@pytest.mark.parametrize("output", [f"{ROOT}/data2", f"{ROOT}/scores", f"{ROOT}/datas/scores"])
+@pytest.mark.parametrize("output", [f"{ROOT}/data2", f"{ROOT}/scores", f"{ROOT}/data2/scores"])
 def test_an_output_with_a_similar_name_is_not_inside_the_input(output, store):
     assert problems(f"{ROOT}/data", output=output) == []
 

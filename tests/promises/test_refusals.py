@@ -276,7 +276,7 @@ INPUT = [
     ),
     Case("model-url-signed", "run in.parquet --model 'https://h/m.onnx?X-Amz-Signature=ab12'", "options", exit_code=2),
     Case("store-option-secret", f"{RUN} --store-option secret_access_key=wJal/K7", "options", exit_code=2),
-    Case("store-option-unknown", f"{RUN} --store-option regio=eu-west-1", "options", exit_code=2),
+    Case("store-option-unknown", f"{RUN} --store-option regionn=eu-west-1", "options", exit_code=2),
     Case("store-option-empty", f"{RUN} --store-option region", "options", exit_code=2),
     Case("store-option-not-a-switch", f"{RUN} --store-option allow_http=maybe", "options", exit_code=2),
     Case("store-option-of-a-folder", f"{RUN} --store-option s3://lake/orders:region=a", "options", exit_code=2),
