@@ -79,8 +79,8 @@ def test_memory_does_not_grow_up_to_fifty_times_the_rows(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_memory_does_not_grow_with_parts_of_the_default_size(tmp_path):
-    found = ratios(tmp_path, (1, 5), part=64 << 20)
-    print("peak at 1 and 5 times the rows:", [round(ratio, 3) for ratio in found])
+    found = ratios(tmp_path, (2, 6), part=64 << 20)  # the peak of 8 parts varies by a tenth, that of 16 less
+    print("peak at 2 and 6 times the rows:", [round(ratio, 3) for ratio in found])
     assert max(found) <= 1.1
 
 
