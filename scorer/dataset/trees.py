@@ -19,19 +19,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from scorer.display.words import cut, quoted_list
 from scorer.errors import InputError
 from scorer.locations import normal, split
-from scorer.storage import stores
+from scorer.storage import refusals, stores
 from scorer.storage.files import retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from scorer.errors import ScorerError
     from scorer.storage.files import FileId
 
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _LOOKED_AT = 10_000  # objects among which similar names are looked for
-_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
-"""What stores say if there is no such bucket."""
 _ODD_NAME = "rror parsing Path"
 """What obstore says of a name that it cannot hold."""
 
@@ -330,7 +329,7 @@ def _unlisted(path: str, error: OSError) -> InputError:
     )
 
 
-def _not_answered(location: str, error: OSError) -> InputError:
+def _not_answered(location: str, error: OSError) -> ScorerError:
     """Return the error for a location of which the store does not say what is there."""
     if not stores.can_list(location):
         return InputError(
@@ -340,16 +339,7 @@ def _not_answered(location: str, error: OSError) -> InputError:
             found=cut(str(error.strerror or error), 300),
             hint="name each file by its URL, or copy them to a store or a disk",
         )
-    denied = isinstance(error, PermissionError)
     words = str(error.strerror or error)
-    if any(code in words for code in _NO_BUCKET):
-        return InputError(
-            "there is no such bucket",
-            where=location,
-            expected="a bucket that can be listed",
-            found=next(code for code in _NO_BUCKET if code in words),
-            hint="check the name of the bucket, and the address of the store",
-        )
     if _ODD_NAME in words:
         return InputError(
             "the name of an object cannot be read",
@@ -358,12 +348,4 @@ def _not_answered(location: str, error: OSError) -> InputError:
             found=cut(words, 300),
             hint="rename the object, or name folders without such objects",
         )
-    return InputError(
-        "no right to read the input" if denied else "the input cannot be listed completely",
-        where=location,
-        expected="permission to list and get" if denied else "a store that lists what is there",
-        found=cut(words, 300),
-        hint="check the credentials of this process and the policy of the bucket"
-        if denied
-        else "check the name of the bucket and the address of the store, then repeat the command",
-    )
+    return refusals.explained(error, location, "read the input")

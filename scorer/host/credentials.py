@@ -34,12 +34,11 @@ _GOOGLE = ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_S
 _AZURE = ("ACCOUNT_KEY", "ACCESS_KEY", "SAS_TOKEN", "SAS_KEY", "CLIENT_SECRET", "FEDERATED_TOKEN_FILE", "TOKEN",
           "USE_AZURE_CLI", "USE_EMULATOR")  # fmt: skip
 _AZURE_PREFIXES = ("AZURE_STORAGE_", "AZURE_")
-_TRUE = {"1", "true", "yes"}
 
 
 def of(kind: str, where: str, options: Mapping[str, str]) -> Credentials:
     """Return the credentials of this process for a kind of store; raise InputError if there are none."""
-    if kind in {"http", "https"} or _is_true(options.get("skip_signature", "")):
+    if kind in {"http", "https"} or is_true(options.get("skip_signature", "")):
         return Credentials()
     return {"s3": _aws, "gs": _google, "az": _azure}[kind](where, options)
 
@@ -68,13 +67,13 @@ def _variable(kind: str) -> str:
 
 def _aws(where: str, options: Mapping[str, str]) -> Credentials:
     profile = options.get("profile")
-    unsigned = _is_true(os.environ.get("AWS_SKIP_SIGNATURE", ""))
+    unsigned = is_true(os.environ.get("AWS_SKIP_SIGNATURE", ""))
     if not profile and (unsigned or any(all(map(_set, names)) for names in _AWS)):
         return Credentials()
     named = profile or os.environ.get("AWS_PROFILE", "")
     if named or _has_aws_files():
         return _boto3(where, profile, named)
-    if _is_true(os.environ.get("AWS_EC2_METADATA_DISABLED", "")) or not _on("amazon", "ec2"):
+    if is_true(os.environ.get("AWS_EC2_METADATA_DISABLED", "")) or not _on("amazon", "ec2"):
         raise _none(
             where,
             "AWS_ACCESS_KEY_ID, a profile, a web identity or an instance's role",
@@ -115,7 +114,7 @@ def _boto3(where: str, profile: str | None, named: str) -> Credentials:
 
 def _google(where: str, options: Mapping[str, str]) -> Credentials:  # noqa: ARG001 - as the others
     login = Path.home() / ".config" / "gcloud" / "application_default_credentials.json"
-    if any(map(_set, _GOOGLE)) or login.is_file() or _is_true(os.environ.get("GOOGLE_SKIP_SIGNATURE", "")):
+    if any(map(_set, _GOOGLE)) or login.is_file() or is_true(os.environ.get("GOOGLE_SKIP_SIGNATURE", "")):
         return Credentials()
     if not _on("google"):
         raise _none(
@@ -127,7 +126,7 @@ def _google(where: str, options: Mapping[str, str]) -> Credentials:  # noqa: ARG
 
 
 def _azure(where: str, options: Mapping[str, str]) -> Credentials:  # noqa: ARG001 - as the others
-    unsigned = _is_true(os.environ.get("AZURE_SKIP_SIGNATURE", ""))
+    unsigned = is_true(os.environ.get("AZURE_SKIP_SIGNATURE", ""))
     if unsigned or _variable("az"):
         return Credentials()
     if find_spec("azure") is not None and find_spec("azure.identity") is not None:
@@ -183,5 +182,6 @@ def _set(name: str) -> bool:
     return bool(os.environ.get(name))
 
 
-def _is_true(text: str) -> bool:
-    return text.lower() in _TRUE
+def is_true(text: str) -> bool:
+    """Return whether a variable or an option is switched on."""
+    return text.lower() in {"1", "true", "yes"}

@@ -105,6 +105,14 @@ class ObjectStore:
 
         return self._file_id(self._try(lambda: obstore.head(self._client, self._key(location)), location))
 
+    def has(self, location: str) -> bool:
+        """Return whether there is an object with this name."""
+        try:
+            self.identity(location)
+        except FileNotFoundError:
+            return False
+        return True
+
     def read(self, location: str) -> bytes:
         """Return a whole object."""
         return self.read_with_identity(location)[0]
@@ -145,7 +153,7 @@ class ObjectStore:
         for wait in (0, *self._waits):
             time.sleep(wait)
             written = self._put(location, data, "create" if self.conditional else "overwrite")
-            if written is not None or self._is_there(location):
+            if written is not None or self.has(location):
                 return written
             # S3 refuses a write while another one is under way, which may then fail
         raise OSError(errno.EREMOTEIO, "the store says that there is an object, and that there is none", location)
@@ -200,13 +208,6 @@ class ObjectStore:
 
         with ThreadPoolExecutor(_DELETING) as pool:
             deque(pool.map(remove, keys), maxlen=0)
-
-    def _is_there(self, location: str) -> bool:
-        try:
-            self.identity(location)
-        except FileNotFoundError:
-            return False
-        return True
 
     def _generation(self, location: str, seen: FileId) -> str:
         """Return the number of this object, by which Google's store replaces it; '' if another one is there."""

@@ -43,7 +43,9 @@ def reason(problem: ScorerError) -> tuple[str, ...]:
     return (problem.what, problem.found, problem.where if of_a_place else "")
 
 
-def explained(error: OSError, where: str, doing: str, right: str, kind: type[ScorerError] = InputError) -> ScorerError:
+def explained(
+    error: OSError, where: str, doing: str, right: str = "list and get", kind: type[ScorerError] = InputError
+) -> ScorerError:
     """Return a store's refusal as an error that says what is wrong: bucket, right, key, token, region or server."""
     said = error.strerror or str(error)
     root = split(where)[0]
@@ -74,12 +76,11 @@ def _no_right(where: str, doing: str, right: str, code: str, kind: type[ScorerEr
             found=f"{code}, and skip_signature is set",
             hint="leave out skip_signature, and set credentials where scorer and its workers run",
         )
-    source = credentials.source(cloud(where), stores.options_of(where))
     return kind(
         f"no right to {doing}",
         where=where,
         expected=f"permission to {right}",
-        found=f"{code} for the identity of {source}",
+        found=f"{code} for the identity of {_source(where)}",
         hint="ask the owner of the bucket for this permission, or set other credentials",
     )
 
@@ -88,7 +89,7 @@ _CODE_LETTERS = 60  # longer ones are sentences of the client
 
 
 def _no_bucket(root: str, code: str) -> tuple[str, str, str, str]:
-    region = stores.options_of(root).get("region") or os.environ.get("AWS_REGION", "")
+    region = _region(root)
     at = stores.endpoint(root) or (f"in {region}" if region and cloud(root) == "s3" else "")
     found = f"{code} {f'at {at}' if '://' in at else at}".strip()
     return (
@@ -100,21 +101,19 @@ def _no_bucket(root: str, code: str) -> tuple[str, str, str, str]:
 
 
 def _expired(root: str, code: str) -> tuple[str, str, str, str]:
-    source = credentials.source(cloud(root), stores.options_of(root))
     return (
         "the credentials have expired",
         "a token that is still valid",
-        f"{code} for the token of {source}",
+        f"{code} for the token of {_source(root)}",
         "get a new token where scorer and its workers run, and repeat the command",
     )
 
 
 def _wrong_key(root: str, code: str) -> tuple[str, str, str, str]:
-    source = credentials.source(cloud(root), stores.options_of(root))
     return (
         "the store does not accept the credentials",
         "a key that the store knows, with its secret",
-        f"{code} for the key of {source}",
+        f"{code} for the key of {_source(root)}",
         "check both where scorer and its workers run, and the endpoint they belong to",
     )
 
@@ -129,7 +128,7 @@ def _skewed(root: str, code: str) -> tuple[str, str, str, str]:  # noqa: ARG001 
 
 
 def _elsewhere(root: str, code: str) -> tuple[str, str, str, str]:
-    region = stores.options_of(root).get("region") or os.environ.get("AWS_REGION", "") or "the default region"
+    region = _region(root) or "the default region"
     return (
         "the bucket is in another region",
         "the region of the bucket",
@@ -158,5 +157,15 @@ _EXPLANATIONS = (
 )
 
 
+def _source(location: str) -> str:
+    """Return in words where the credentials for a location come from."""
+    return credentials.source(cloud(location), stores.options_of(location))
+
+
+def _region(root: str) -> str:
+    """Return the region that is set; '' if none is."""
+    return stores.options_of(root).get("region") or os.environ.get("AWS_REGION", "")
+
+
 def _unsigned() -> bool:
-    return os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in {"1", "true", "yes"}
+    return credentials.is_true(os.environ.get("AWS_SKIP_SIGNATURE", ""))

@@ -68,9 +68,10 @@ SOLE_WRITER = "sole_writer=true"  # the option for stores without conditional wr
 def configure(options: Iterable[str]) -> None:
     """Set the options of the stores of this process, KEY=VALUE or URL:KEY=VALUE for one bucket; none is a secret."""
     global _options  # noqa: PLW0603 - one for each process, as the environment is
+    given = tuple(options)
     with _lock:
-        if tuple(options) != _options:
-            _options = tuple(options)
+        if given != _options:
+            _options = given
             _stores.clear()
 
 
@@ -272,11 +273,7 @@ class ObjectPath:
 
     def is_file(self) -> bool:
         """Return whether there is an object with this name."""
-        try:
-            self.store.identity(self._text)
-        except FileNotFoundError:
-            return False
-        return True
+        return self.store.has(self._text)
 
     def is_dir(self) -> bool:
         """Return whether an object lies below this name."""
@@ -410,7 +407,8 @@ def _open(root: str, *, hasty: bool, within_s: float) -> ObjectStore:
     chosen = options_of(root)
     timeout = timedelta(seconds=within_s) if within_s else _HASTY_TIMEOUT if hasty else _TIMEOUT
     client: ClientConfig = {"timeout": timeout, "connect_timeout": min(_CONNECT_TIMEOUT, timeout)}
-    if named == "http" or _is_true(chosen.get("allow_http") or os.environ.get(_ALLOW_HTTP.get(cloud(root), ""), "")):
+    allowed = chosen.get("allow_http") or os.environ.get(_ALLOW_HTTP.get(cloud(root), ""), "")
+    if named == "http" or credentials.is_true(allowed):
         client["allow_http"] = True
     elif endpoint(root).lower().startswith("http:"):
         raise InputError(
@@ -479,10 +477,6 @@ def endpoint(location: str) -> str:
     """Return the address of the server of a store; '' if it is the cloud's own."""
     given = next((os.environ[name] for name in _ENDPOINT.get(cloud(location), ()) if os.environ.get(name)), "")
     return options_of(location).get("endpoint") or given
-
-
-def _is_true(text: str) -> bool:
-    return text.lower() in {"1", "true", "yes"}
 
 
 def _forget_after_fork() -> None:

@@ -186,7 +186,8 @@ def table(folder, rows, files=16):
 def main():
     """Train what is missing, and print the table; or write a table of ROWS rows into FOLDER/rows."""
     if sys.argv[2:3] == ["rows"]:
-        return table(Path(sys.argv[1], "rows"), int(sys.argv[3]))
+        table(Path(sys.argv[1], "rows"), int(sys.argv[3]))
+        return
     folder, turns = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 5
     folder.mkdir(parents=True, exist_ok=True)
     for name, train in MODELS.items():
@@ -196,7 +197,6 @@ def main():
         if not path.exists():
             onnx.save(train(), path)
         measure(name, path, turns)
-    return None
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 import time
 
 import pytest
 from support.buckets import ROOT, bucket
-from support.finished import DAMAGES, REQUEST, make_run, said
+from support.finished import DAMAGES, REQUEST, copied, make_run, said
 from support.runs import cli
 
 import scorer
@@ -28,9 +27,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def out(made, tmp_path):
     """A copy of the finished run, to damage."""
-    for name in ("out", "out.scorer"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path / "out"
+    return copied(made, tmp_path)
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 
 import pyarrow.fs
 import pytest
-from support.finished import DAMAGES, make_run, said
+from support.finished import DAMAGES, copied, make_run, said
 
 pytestmark = pytest.mark.service
 
@@ -23,9 +22,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def out(made, tmp_path):
     """A copy of the finished run, to damage."""
-    for name in ("out", "out.scorer"):
-        shutil.copytree(made / name, tmp_path / name)
-    return tmp_path / "out"
+    return copied(made, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -93,3 +93,10 @@ DAMAGES = {
     "an empty quarantine file": lambda out: write(_quarantine(out), {"idx": pa.array([], pa.int64())}),
     "nothing at all": lambda out: (shutil.rmtree(out), shutil.rmtree(out.with_name("out.scorer"))),
 }
+
+
+def copied(made, folder):
+    """Copy a finished run and its proof into a folder; return the output."""
+    for name in ("out", "out.scorer"):
+        shutil.copytree(made / name, folder / name)
+    return folder / "out"
