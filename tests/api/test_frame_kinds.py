@@ -162,10 +162,10 @@ def as_pandas(frame):
 
 
 def test_a_function_may_be_given_by_its_name(tmp_path, monkeypatch):
-    (tmp_path / "doubling.py").write_text("def f(frame):\n    return frame[['a', 'b', 'c']] * 2\n")
+    (tmp_path / "doubling_three.py").write_text("def f(frame):\n    return frame[['a', 'b', 'c']] * 2\n")
     monkeypatch.chdir(tmp_path)
     frame = rows().to_pandas()
-    named = scorer.score(frame, MODELS / "sum3.onnx", feed="x=a,b,c", transform="doubling:f")
+    named = scorer.score(frame, MODELS / "sum3.onnx", feed="x=a,b,c", transform="doubling_three:f")
     given = scorer.score(frame, MODELS / "sum3.onnx", feed="x=a,b,c", transform=doubled)
     pd.testing.assert_frame_equal(named, given)
 
