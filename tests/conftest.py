@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 from support.runs import BACKENDS
 from support.watched_runs import Window
 
@@ -22,7 +23,12 @@ def pytest_addoption(parser):
 
 
 def pytest_configure():
-    """Let commands of tests receive Ctrl-C, even if a shell ignores it because it runs the tests in the background."""
+    """Let commands of tests receive Ctrl-C, even if a shell ignores it because it runs the tests in the background.
+
+    Hypothesis has no time limit for an example, which a busy machine would exceed.
+    """
+    settings.register_profile("no deadline", deadline=None)
+    settings.load_profile("no deadline")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -296,7 +296,7 @@ def test_an_empty_list_of_columns_is_no_feed():
     assert problems
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     names=st.lists(st.text("ab'\", *?[]=.0", min_size=1, max_size=5).filter(lambda n: n == n.strip()), min_size=1,
                    max_size=5, unique=True),

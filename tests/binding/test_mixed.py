@@ -220,7 +220,7 @@ def by_hand(kind, value):
     return float(WORDS.index(value)) if kind == "word" and value in WORDS else value if kind == "word" else float(value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), batch_rows=st.integers(1, 9))
 def test_any_mix_is_what_its_columns_are_one_by_one(data, batch_rows, model):
     kinds = data.draw(st.lists(st.sampled_from(list(KINDS)), min_size=2, max_size=6))

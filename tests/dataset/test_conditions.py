@@ -111,7 +111,7 @@ def test_a_condition_that_cannot_be_parsed_is_refused_with_an_example(text):
     assert "for example" in caught.value.hint
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(name=strategies.TEXT, values=st.lists(strategies.TEXT, min_size=1, max_size=4))
 def test_any_name_and_any_texts_survive_quoting(name, values):
     got = parse(f"{quoted(name)} in ({', '.join(map(quoted, values))})")
@@ -198,7 +198,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_the_mask_is_what_python_says_of_each_value(name, data):
     kind, values, show = KINDS[name]
@@ -214,7 +214,7 @@ def test_the_mask_is_what_python_says_of_each_value(name, data):
     assert mask([condition], table).to_pylist() == [holds(op, v, literals) for v in rows]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     a=st.lists(st.none() | st.integers(-3, 3), min_size=1, max_size=20),
     bounds=st.lists(st.tuples(st.sampled_from(list(OPS)), st.integers(-3, 3)), min_size=1, max_size=4),

@@ -84,7 +84,7 @@ def source(tmp_path):
 NAMES = ["geo.lat", "geo.'lng'", "geo.lng", "geo.'x.y'", "'my.geo'.'it''s'", "geo.deep.a.b", "geo.deep.c", "geo", "id"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     names=st.lists(st.sampled_from(NAMES), min_size=1, unique=True),
     span=st.tuples(st.integers(0, 12), st.integers(0, 12)).map(sorted),

@@ -109,7 +109,7 @@ CONDITIONS = {
 }
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     bounds=st.tuples(st.integers(0, ROWS), st.integers(0, ROWS)).map(sorted),
     batch_rows=st.sampled_from([1, 3, 7, 16, 64, 1000]),

@@ -123,7 +123,7 @@ STEPS = ["Identity", "Cast", "Abs", "Neg", "Scaler", "Imputer", "Concat", "Gathe
          "Mul", "Sub", "Div", "Reshape"]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_what_is_never_looked_at_is_exactly_what_no_tree_compares_and_moves_no_bit(data):
     build = Build(data.draw)

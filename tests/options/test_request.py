@@ -96,7 +96,7 @@ def test_an_invalid_budget_is_refused(text):
     assert "max_bad_rows" in problem_of(max_bad_rows=text).what
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(count=st.integers(0, 1000), total=st.integers(0, 1000), amount=st.integers(0, 100))
 def test_a_budget_holds_exactly_up_to_its_amount(count, total, amount):
     assert within_budget(str(amount), count, total) == (count <= amount)

@@ -70,7 +70,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_digest_does_not_depend_on_chunks_or_slices(name, data):
     kind, values = KINDS[name]
@@ -80,7 +80,7 @@ def test_a_digest_does_not_depend_on_chunks_or_slices(name, data):
     assert digest(column.slice(start)) == digest(pa.array(rows[start:], kind))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(st.none() | strategies.TEXT, max_size=20), cut=st.integers(0, 20))
 def test_a_digest_does_not_depend_on_the_encoding(rows, cut):
     encoded = pa.chunked_array([pa.array(part, pa.string()).dictionary_encode() for part in (rows[:cut], rows[cut:])])
@@ -88,7 +88,7 @@ def test_a_digest_does_not_depend_on_the_encoding(rows, cut):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_digest_changes_with_any_value_null_or_order(name, data):
     kind, values = KINDS[name]

@@ -60,7 +60,7 @@ def planned(parts, folder="", name="a", hive=(), *, joined=False):
                        parts=run_lengths(parts), hive=hive, joined=joined)  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     cuts=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), min_size=1, max_size=4),
     hive=st.lists(st.tuples(strategies.TEXT, st.none() | strategies.TEXT), max_size=2),
@@ -120,7 +120,7 @@ def test_a_plan_that_was_hashed_with_its_trials_can_still_be_read():
     assert FrozenPlan.from_dict(old.to_dict()) == old
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cuts=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), min_size=1, max_size=4))
 def test_parts_follow_the_input_and_cover_each_file(cuts):
     plan = frozen([planned(c, folder=f"k={i}", name=str(i), hive=(("k", str(i)),)) for i, c in enumerate(cuts)])
@@ -133,7 +133,7 @@ def test_parts_follow_the_input_and_cover_each_file(cuts):
         assert {s.hive for s in own} == {(("k", str(i)),)}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(runs=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=5))
 def test_the_rows_of_joined_files_are_one_part(runs):
     """Each run is the rows of files of one part; the last file of all has two more parts."""

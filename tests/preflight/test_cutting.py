@@ -50,13 +50,13 @@ def verify(groups, parts, target, grid, limit):
         assert stop - start <= max(1.5 * target, target + grid)
 
 
-@settings(max_examples=3_000, deadline=None)
+@settings(max_examples=3_000)
 @given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS)
 def test_parts_cover_every_row_once_and_in_order(groups, target, grid, limit):
     verify(groups, cut_parts(groups, Size(target, grid), limit), target, grid, limit)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(group=st.integers(1, 50_000), target=TARGETS, grid=GRIDS)
 def test_a_large_row_group_is_cut_into_nearly_equal_slices(group, target, grid):
     parts = cut_parts([group], Size(target, grid))
@@ -71,7 +71,7 @@ def test_a_single_row_group_makes_work_for_all_threads():
     assert len(cut_parts([1_000_000], Size(rows, 4096))) >= 9
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(groups=strategies.row_groups(100), target=TARGETS, grid=GRIDS)
 def test_small_row_groups_share_a_part_up_to_the_target(groups, target, grid):
     parts = cut_parts(groups, Size(target, grid))
@@ -81,7 +81,7 @@ def test_small_row_groups_share_a_part_up_to_the_target(groups, target, grid):
         assert parts == [sum(groups)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(values=st.lists(st.integers(0, 3), max_size=50))
 def test_run_lengths_expand_to_what_they_came_from(values):
     runs = run_lengths(values)
@@ -89,7 +89,7 @@ def test_run_lengths_expand_to_what_they_came_from(values):
     assert all(a[0] != b[0] for a, b in pairwise(runs))
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(
     rows=st.integers(0, 10**10), row_bytes=st.floats(0, 1e6), part_bytes=st.integers(4096, 10**10),
     threads=st.integers(1, 512), speed=st.none() | st.floats(1, 1e9),
@@ -117,7 +117,7 @@ def test_parts_are_worth_their_overhead_when_memory_allows():
     assert part_rows(10**7, 8, 2**30, 8, rows_per_s=1e6) <= 10**7 / (8 * 4) + 1
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS, threads=st.integers(1, 64))
 def test_parts_that_shrink_towards_the_end_cover_every_row_too(groups, target, grid, limit, threads):
     least = max(1, target // 4)
@@ -137,7 +137,7 @@ def file(rows, folder="", name="a", groups=None):
     return File(id=FileId(path, rows * 8, 5), folder=folder, top="/in", row_groups=tuple(groups or [rows]))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     files=st.lists(strategies.row_groups(500), min_size=1, max_size=5), target=st.integers(1, 600), grid=GRIDS,
     limit=st.none() | st.integers(0, 3_000),
@@ -154,7 +154,7 @@ def test_a_limit_takes_the_first_rows_of_the_input(files, target, grid, limit):
         assert len(planned) == len(inputs)
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(
     files=st.lists(strategies.row_groups(500), min_size=1, max_size=12), folders=st.data(), target=st.integers(1, 600),
     grid=GRIDS, joined=st.integers(1, 600), threads=st.integers(0, 3), most=st.none() | st.integers(1, 5),
@@ -186,7 +186,7 @@ def test_whole_small_files_of_one_folder_share_a_part_within_its_limits(
         assert sum(rows) <= min(target, joined)
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS, whole=TARGETS)
 def test_a_strict_size_is_exceeded_by_one_batch_at_most(groups, target, grid, limit, whole):
     parts = cut_parts(groups, Size(target, grid, whole=whole, strict=True), limit)

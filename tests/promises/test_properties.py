@@ -18,7 +18,7 @@ import scorer
 from scorer.api.verification import check as verify
 from scorer.output.place import Place
 
-END_TO_END = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+END_TO_END = settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 HERE = {"cluster": "synchronous"}
 MOST = 300
 NEST = pa.list_(pa.struct([("x", pa.int64())]))

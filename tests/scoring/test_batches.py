@@ -71,7 +71,7 @@ def matrix(table, dtype=np.float32):
     return np.stack([column.to_numpy() for column in table.columns], axis=1).astype(dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.integers(1, 60), data=st.data())
 def test_any_batch_grid_gives_the_same_scores(rows, data):
     table = floats(rows, "a", "b", "c", seed=rows)
@@ -88,7 +88,7 @@ def test_the_same_grid_gives_the_same_bits_as_the_bare_runtime():
     assert np.array_equal(np.array(columns["score"], np.float32).view(np.int32), wanted.view(np.int32))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(idx=st.lists(st.integers(0, 9) | st.integers(-30, 30), min_size=1, max_size=50), data=st.data())
 def test_a_row_that_the_runtime_refuses_does_not_affect_the_others(idx, data):
     edges = data.draw(strategies.edges(len(idx)))
@@ -173,7 +173,7 @@ def test_bad_rows_leave_nulls_in_lists_and_maps_too(model):
         assert [v is None for v in values] == [True, *[False] * 7, True]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 20), data=st.data())
 def test_a_fixed_batch_is_padded_and_cut(rows, data):
     table = floats(rows, "a", "b", seed=rows)

@@ -146,7 +146,7 @@ def _same(one, other):
     window=st.integers(1, 200),
     codec=st.sampled_from(["none", "snappy", "zstd"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pages_may_be_larger_than_the_window_and_lie_across_its_edges(
     values, group, page, window, codec, tmp_path_factory
 ):

@@ -63,7 +63,7 @@ def decimals(draw):
     return column.dictionary_encode() if draw(st.booleans()) and kind.bit_width == 128 else column, values
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=decimals(), dtype=st.sampled_from([*WHOLE, "int64", "int32", "uint8", "uint64"]))
 def test_a_decimal_becomes_the_nearest_number_or_a_bad_row(data, dtype):
     column, values = data
@@ -76,7 +76,7 @@ def test_a_decimal_becomes_the_nearest_number_or_a_bad_row(data, dtype):
             assert fed_values[row] == expected, value
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=decimals(), dtype=st.sampled_from(["float32", "float16", "int32", "uint8"]))
 def test_on_lossy_warn_counts_each_changed_decimal_once(data, dtype):
     column, values = data

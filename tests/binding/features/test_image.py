@@ -737,7 +737,7 @@ def columns(draw):
     return column, draw(strategies.edges(len(rows)))
 
 
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(columns(), st.randoms(use_true_random=False))
 def test_any_batches_in_any_order_give_the_same_pixels(case, random):
     column, cuts = case
@@ -755,7 +755,7 @@ def test_any_batches_in_any_order_give_the_same_pixels(case, random):
         assert fine == bool(wanted[row].any())
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(
     st.sampled_from([b"", *(data[:n] for data in POOL[2:-1] for n in (4, 12, 33, len(data)))]),
     st.binary(max_size=80),

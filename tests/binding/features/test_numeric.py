@@ -275,7 +275,7 @@ def test_a_bad_row_says_which_of_several_columns():
     assert packed.bad[1] == "null in column 'b' (tensor 'x')"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     a=strategies.chunked(pa.float32(), st.floats(width=32)),
     b=strategies.chunked(pa.int32(), st.integers(-100, 100)),
@@ -304,7 +304,7 @@ LISTS = {
 
 @pytest.mark.parametrize("form", LISTS)
 @pytest.mark.parametrize("on_null", ["error", "nan", "7"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_list_column_is_the_matrix_of_its_good_rows(form, on_null, data):
     lengths = st.just(3) if form == "fixed" else st.sampled_from([3, 3, 3, 0, 2, 4])
@@ -358,7 +358,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("on_null", ["error", "", "missing"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.lists(st.none() | strategies.TEXT, max_size=12), cut=st.integers(0, 12))
 def test_texts_are_python_strings_and_never_none(form, on_null, rows, cut):
     if not rows:
@@ -431,7 +431,7 @@ def test_an_output_that_changes_its_width_is_refused(shapes):
         unpack(fetch(columns=("p", "q"), width=2), batches)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     width=st.integers(1, 5),
     unused=st.sets(st.integers(0, 4)),
