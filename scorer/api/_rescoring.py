@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from scorer.arrow import digest
+from scorer.display.words import plural
 from scorer.errors import ScorerError
 from scorer.output.writer import open_part
 from scorer.scoring.compare import changed
@@ -43,8 +44,11 @@ class Rescored:
 
     def __str__(self) -> str:
         """Return the result in one line."""
+        if not self.rows:
+            return "no row"
         same = "all have the same bits" if self.equal == self.rows else f"{self.equal:,} have the same bits"
-        return f"{self.rows:,} rows of {self.parts:,} parts: {same}, largest difference {self.difference:.2g}"
+        checked = f"{plural(self.rows, 'row')} of {plural(self.parts, 'part')}"
+        return f"{checked}: {same}, largest difference {self.difference:.2g}"
 
 
 def rescore(files: Files, place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]], rows: int) -> Rescored:

@@ -37,9 +37,9 @@ class Inspection:
     @property
     def feed_lines(self) -> list[str]:
         """The --feed flags to copy."""
-        if not self.feeds:
-            return advice.feed_lines(self.model)
-        return [feed_line(feed.tensor, feed.columns) for feed in self.feeds if not feed.settings]
+        fed = {feed.tensor for feed in self.feeds}
+        lines = [feed_line(feed.tensor, feed.columns) for feed in self.feeds if not feed.settings]
+        return [*lines, *advice.feed_lines(self.model, fed)]
 
     @property
     def fetch_lines(self) -> list[str]:
@@ -85,7 +85,7 @@ def inspect(
     if any(isinstance(problem, InputError) for problem in plan.problems):  # no rows to score
         raise PreflightError(plan.problems)
     if frozen is None:
-        return Inspection(model=model, problems=plan.problems, notes=plan.notes)
+        return Inspection(model=model, feeds=plan.matched, problems=plan.problems, notes=plan.notes)
     return Inspection(
         model=model,
         feeds=frozen.binding.feeds,

@@ -9,19 +9,24 @@ from scorer.binding.feeds import looks_like_pictures, row_shape
 from scorer.binding.spec import MAX_LISTED
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from scorer.model.spec import ModelSpec, TensorSpec
 
 
 _TOKENS = 3  # axes of [N, tokens, values]
 
 
-def feed_lines(model: ModelSpec) -> list[str]:
-    """Return a --feed for each input, with COLUMN in place of a name; token tensors of one text share a line."""
+def feed_lines(model: ModelSpec, fed: Container[str] = ()) -> list[str]:
+    """Return a --feed for each input that is not fed, with COLUMN in place of a name.
+
+    Token tensors of one text share a line.
+    """
     roles = text.roles([tensor.name for tensor in model.inputs])
     lines = []
     for tensor in model.inputs:
         role = roles.get(tensor.name) if tensor.type.startswith("int") else None
-        if role in {None, "ids"}:
+        if tensor.name not in fed and role in {None, "ids"}:
             source = "COLUMN|text(tokenizer.json)" if role else _source(tensor)
             lines.append(_line("--feed", f"{tensor.name}={source}") + _remark(source))
     return lines

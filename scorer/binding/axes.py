@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 BATCH_NAME = re.compile(r"(n|batch([_ ]?size)?|batch[_ ]?dim|unk__batch)$", re.IGNORECASE)
 """Names that exporters give to the batch dimension."""
+_STATE_NAME = re.compile(r"past|state|hidden|cache|mem|(^|_)(h|c|hx|cx)(_|\d|$)", re.IGNORECASE)
+"""Names that exporters give to the state of a recurrent model."""
+_CUBE = 3  # axes of [layers, batch, values]
 
 
 def requested_axes(texts: Sequence[str], model: ModelSpec) -> tuple[dict[str, int], list[ScorerError]]:
@@ -66,12 +69,40 @@ def _wrong(text: str, what: str, expected: str, found: str, hint: str) -> Option
 
 
 def input_axes(requested: Axes, model: ModelSpec) -> dict[str, int]:
-    """Return the requested axes, and those of inputs whose batch dimension has the usual name on another axis."""
+    """Return the requested axes, and those of inputs that have the batch on another axis than the first.
+
+    They are certain if the batch dimension has the usual name, or if it is the only free one of a recurrent state, as
+    in [2, ?, 128], and like the batch dimension of another input.
+    """
     names = (size for tensor in model.inputs for size in tensor.shape or () if isinstance(size, str))
     batch = next(filter(BATCH_NAME.match, names), None)
     shapes = {tensor.name: tensor.shape for tensor in model.inputs if tensor.shape}
     named = {name: shape.index(batch) for name, shape in shapes.items() if batch and shape.count(batch) == 1}
-    return {name: axis for name, axis in named.items() if axis} | dict(requested)
+    return {name: axis for name, axis in (_axes_of_states(model) | named).items() if axis} | dict(requested)
+
+
+def _axes_of_states(model: ModelSpec) -> dict[str, int]:
+    """Return the axis of the only free dimension of each state, if it is the batch of another input, too."""
+    batches = {tensor.shape[0] for tensor in model.inputs if tensor.shape and not isinstance(tensor.shape[0], int)}
+    found = {}
+    for tensor in model.inputs:
+        shape = tensor.shape or ()
+        free = [axis for axis, size in enumerate(shape) if not isinstance(size, int)]
+        alike = len(free) == 1 and shape[free[0]] in batches
+        if len(shape) >= _CUBE and alike and any(is_next_state(tensor, output) for output in model.outputs):
+            found[tensor.name] = free[0]
+    return found
+
+
+def is_next_state(tensor: TensorSpec, output: TensorSpec) -> bool:
+    """Return whether an output is the next value of an input, by the names that exporters give them."""
+    if tensor.type != output.type or not _STATE_NAME.search(tensor.name):
+        return False
+    plain, other = (
+        re.sub(r"(past|present|new|next|prev|out|in|n|_|\.|\d+$)", "", text.lower())
+        for text in (tensor.name, output.name)
+    )
+    return plain == other and tensor.name != output.name
 
 
 def with_rows_first(model: ModelSpec, axes: Axes) -> tuple[ModelSpec, list[ScorerError]]:

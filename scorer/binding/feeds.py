@@ -340,7 +340,7 @@ def _fields_hint(tensor: TensorSpec, name: str, kind: pa.DataType) -> str:
     return f"feed its fields: {feed_flag(tensor.name, ','.join(inner[:MAX_LISTED]) + more)}"
 
 
-_FITS = {"vocab(a, b, c)": " for categories", "epoch(s)": ""}
+_FITS = {"vocab(a, b, c)": " for categories, --transform for texts that are numbers", "epoch(s)": ""}
 """Converters into numbers, as a hint shows them, and what they are for."""
 
 

@@ -5,7 +5,6 @@ Columns are matched automatically if there is only one safe match. Otherwise the
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from scorer.arrow import as_lists, is_list, is_number, sizes, values_in, values_type
-from scorer.binding.axes import BATCH_NAME, axis_line, input_axes, requested_axes, with_rows_first
+from scorer.binding.axes import BATCH_NAME, axis_line, input_axes, is_next_state, requested_axes, with_rows_first
 from scorer.binding.features import text as text_
 from scorer.binding.feeds import (
     Context,
@@ -45,8 +44,7 @@ _NUMBERS = {"bfloat16", "float16", "float32", "float64", "bool"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 _MATRIX = 2
-_STATE_NAME = re.compile(r"past|state|hidden|cache|mem|(^|_)(h|c|hx|cx)(_|\d|$)", re.IGNORECASE)
-"""Names that exporters give to the state of a recurrent model."""
+_WIDE = 64  # a tensor of so many values a row is rarely filled from single columns
 
 
 def bind(
@@ -226,7 +224,7 @@ def _row_problem(
     first = [t.shape[0] for t in model.inputs if t.shape and isinstance(t.shape[0], str)]
     batch = next((size for size in sizes_ if BATCH_NAME.match(size)), next(iter(first), None))
     deep = request is None and len(tensor.shape or ()) > _MATRIX
-    state = next((o for o in model.outputs if o.type == tensor.type and _is_next_state(tensor.name, o.name)), None)
+    state = next((output for output in model.outputs if is_next_state(tensor, output)), None)
     shape = tensor.shape or ()
     misplaced = batch is not None and batch in shape[1:] and shape[0] != batch
     shared = bool(first and shape and isinstance(shape[0], int))
@@ -268,16 +266,6 @@ def _keeps_state(
         found=str(tensor),
         hint=hint,
     )
-
-
-def _is_next_state(name: str, output: str) -> bool:
-    """Return whether an output is the next value of an input, by the names that exporters give them."""
-    if not _STATE_NAME.search(name):
-        return False
-    plain, other = (
-        re.sub(r"(past|present|new|next|prev|out|in|n|_|\.|\d+$)", "", text.lower()) for text in (name, output)
-    )
-    return plain == other and name != output
 
 
 def _check_tensor(tensor: TensorSpec, request: FeedRequest | None) -> None:
@@ -423,6 +411,9 @@ def _no_safe_match(tensor: TensorSpec, floats: list[str], lists: list[str], colu
     hint = f"{feed_line(tensor.name, shown)}, with the columns in the model's order"
     if not fits and len(shown) != width:
         hint = f"--feed '{tensor.name}=COLUMN,...' with {needed} in the model's order; ranges are written f0..f27"
+        if (width or 0) >= _WIDE and tensor.type != "string":
+            hint = f"--feed '{tensor.name}=COLUMN' with one list column, or with {needed} as a range, such as f0..f27; "
+            hint += "or compute the values with --transform"
     if fits:
         advice = "if no float column is missing, and all of these are features, in the model's order"
         hint = f"{advice}: {feed_line(tensor.name, shown)}"

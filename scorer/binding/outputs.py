@@ -148,7 +148,16 @@ def fetch_of(
     if width == 1:
         return Fetch(tensor=tensor, kind="flat", columns=(prefix + base,), type=kind, steps=request.steps)
     if array.ndim > _MATRIX or width > FLAT:
-        return Fetch(tensor=tensor, kind="list", columns=(prefix + base,), type=kind, width=width, steps=request.steps)
+        shape = array.shape[1:] if array.ndim > _MATRIX else ()
+        return Fetch(
+            tensor=tensor,
+            kind="list",
+            columns=(prefix + base,),
+            type=kind,
+            width=width,
+            steps=request.steps,
+            shape=shape,
+        )
     known = request.labels or model.class_labels
     labels = known if len(known) == width else tuple(map(str, range(width)))
     flat = tuple(f"{prefix}{base}_{label}" for label in labels)

@@ -91,7 +91,8 @@ def _part_words(part: Feed) -> str:
 
 def fetch_words(fetch: Fetch) -> tuple[str, str, str]:
     """Describe a fetch as text: (the output with its steps, its columns, their type)."""
-    kinds = {"list": f"lists of {fetch.width}", "ragged": "lists of any length"}
+    shape = f" ({' x '.join(map(str, fetch.shape))})" if fetch.shape else ""
+    kinds = {"list": f"lists of {fetch.width}{shape}", "ragged": "lists of any length"}
     value = fetch.type if fetch.kind not in kinds else f"{kinds[fetch.kind]} {fetch.type}"
     if fetch.kind in _CLASS_TYPES:
         value = f"{_CLASS_TYPES[fetch.kind]}, {fetch.type}"
@@ -227,3 +228,5 @@ class Fetch:
     """Number of values in a row; in a ragged output, in each item of a row."""
     steps: tuple[str, ...] = ()
     """Steps applied to the tensor first, such as softmax or topk(3)."""
+    shape: tuple[int, ...] = ()
+    """The shape of a row that becomes one list, if it is deeper than a list. It is only shown: plan.json lacks it."""

@@ -212,7 +212,7 @@ def _imported(name: str, folder: str) -> Callable[[pd.DataFrame], Any]:
             where="--transform",
             expected="package.module:function",
             found=repr(name),
-            hint=_HINT,
+            hint=f"did you mean {':'.join(name.rsplit('.', 1))!r}?" if not colon and "." in name.strip(".") else _HINT,
         )
     if folder not in sys.path:
         sys.path.append(folder)  # at the end, so that a file there cannot replace a package

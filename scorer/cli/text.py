@@ -58,7 +58,8 @@ def inspection_text(found: Inspection, look: Terminal = _PLAIN) -> str:
 def _inputs(found: Inspection, look: Terminal) -> list[str]:
     """Return the table of input tensors; with an input, also the columns that would feed them."""
     fed = {feed.tensor: (feed_words(feed), feed.rule) for feed in found.feeds}
-    rows = [(*tensor.words, *(fed.get(tensor.name, ("", "")) if fed else ())) for tensor in found.model.inputs]
+    missing = ("", "no match")
+    rows = [(*tensor.words, *(fed.get(tensor.name, missing) if fed else ())) for tensor in found.model.inputs]
     return table(("input", "type", "shape", *(("fed from", "chosen") if fed else ())), rows, look.columns, look.paint)
 
 

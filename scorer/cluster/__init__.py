@@ -3,6 +3,7 @@
     connect.py      get a client: threads, local processes, a queue's jobs, or a running scheduler
     queues.py       workers as Slurm, PBS, LSF, SGE, OAR or HTCondor jobs, by dask-jobqueue
     readiness.py    checks that each worker can score; delivers the model to hosts without it
+    scripts.py      scripts that start worker processes, with and without a guard for it
     waves.py        submits parts in waves, collects receipts, notices lost workers and submits their parts again
     tasks.py        what runs on a worker: the plugin, and the functions that tasks call
     dashboard.py    what Dask's dashboard shows of a run: its address, spans and events

@@ -6,7 +6,6 @@ import errno
 import gc
 import json
 import os
-import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from distributed import LocalCluster, SpecCluster, default_client
 from distributed.deploy import Cluster as Cluster  # noqa: PLC0414 - as above
 
 from scorer.cluster import dashboard as dashboard_
-from scorer.cluster import queues
+from scorer.cluster import queues, scripts
 from scorer.cluster._overrides import DASK_CONFIG, ENVIRONMENT, silenced
 from scorer.cluster._servers import WithEnvironments, WithoutWorkerPages, forget_closed
 from scorer.cluster.dashboard import LOOPBACK
@@ -185,22 +184,6 @@ def _workers(
     else:
         with DASK_CONFIG.set(_private_scratch()), silenced(), _local_workers(options, environments, notify) as workers:
             yield workers
-
-
-def can_spawn() -> bool:
-    """Return whether worker processes can start without an `if __name__ == "__main__":` guard.
-
-    Each spawned process imports the main module again, and a script without the guard would then start the run again.
-    Three cases are safe: there is no main file (a notebook or a prompt), the main file is the `scorer` command, or it
-    lies in scorer's package folder, which is `__main__.py` of `python -m scorer`.
-    """
-    main = sys.modules.get("__main__")
-    file = getattr(main, "__file__", None)
-    return (
-        file is None
-        or os.path.basename(file) == "scorer"
-        or os.path.dirname(file) == os.path.dirname(os.path.dirname(__file__))
-    )
 
 
 def has_current_client() -> bool:
@@ -374,6 +357,7 @@ def _local_workers(
     processes = options.cluster == "processes"
     workers, threads = _processes_and_threads(options) if processes else (1, options.threads or CPU_COUNT)
     if processes:
+        scripts.end_if_imported_by_a_worker()
         with ENVIRONMENT.set({_SAFE_PATH: "1"}):
             resource_tracker.ensure_running()  # its start unblocks SIGINT, so start it before SIGINT is blocked below
     cluster: LocalCluster | None = None
@@ -385,6 +369,8 @@ def _local_workers(
             cluster.close(timeout=10)
         raise
     except (RuntimeError, OSError) as error:
+        if scripts.ended_in_import(error):
+            raise scripts.without_guard(workers) from None  # Dask's errors would only hide the reason
         raise _not_started(f"{workers} processes" if processes else f"{threads} threads", error) from error
     if options.adapt:
         least, most = parse_span(options.adapt)
@@ -416,17 +402,13 @@ def _local_workers(
 
 def _not_started(where: str, error: BaseException) -> ClusterError:
     """Return the error for local workers that did not start. Its hint depends on the first error in Dask."""
-    causes = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
+    causes = scripts.causes_of(error)
     numbers = {getattr(cause, "errno", None) for cause in causes}
     hint = "repeat the command; if it fails again, try --cluster synchronous"
     if not OUT_OF_FILES.isdisjoint(numbers):
         hint = MORE_FILES
     elif errno.EAGAIN in numbers or any(map(lacks_thread, causes)):
         hint = MORE_THREADS
-    elif any("failed to start worker process" in str(cause) for cause in causes) and not can_spawn():
-        hint = 'in a script, call scorer under `if __name__ == "__main__":`, because each process imports the script'
     return ClusterError(
         f"the worker {where.split()[1]} did not start",
         where=where,

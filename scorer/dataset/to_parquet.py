@@ -87,7 +87,8 @@ def described(paths: Sequence[str]) -> tuple[str, str]:
     """Return what the first recognised file is, with its path, and what converts it; ('', '') if there is none."""
     for path in paths[:20]:
         found = recognise(path)
-        if found is not None and found.kind in _LINES and not os.path.basename(path).startswith((".", "_")):
+        known = found is not None and found.kind in {*_LINES, "picture"}
+        if found is not None and known and not os.path.basename(path).startswith((".", "_")):
             extension = os.path.splitext(path)[1]
             alike = [path, *(other for other in paths if other != path and other.endswith(extension))]
             return f"{path}, {found.name}", _hint(found, alike)
@@ -100,6 +101,8 @@ def _hint(found: Format, paths: Sequence[str]) -> str:
     if is_url(paths[0]) and found.kind in _LINES:
         download, paths = "download it first, and upload the Parquet file: ", [os.path.basename(paths[0])]
     path = paths[0]
+    if found.kind == "picture":
+        return _pictures_hint(path)
     if found.kind not in _LINES:
         model = "pass Parquet files as INPUT, and the ONNX model as --model"
         return _HINTS.get(found.kind, model)
@@ -115,6 +118,19 @@ def _hint(found: Format, paths: Sequence[str]) -> str:
     needs = f"with {line.needs} installed: " if line.needs else ""
     needs += "if you trust the file, because loading it runs its code: " if found.kind == "pickle" else ""
     return f"{download}{needs}{_command(imports, expression, paths)}"
+
+
+def _pictures_hint(path: str) -> str:
+    """Return a hint: the line that writes the paths of a folder's pictures into a Parquet file beside the folder."""
+    if is_url(path):
+        return "write a Parquet file with a column of the pictures' paths, and feed it with COLUMN|image()"
+    folder, pattern = _text(os.path.dirname(os.path.abspath(path))), _text(f"*{os.path.splitext(path)[1]}")
+    code = (
+        f"import pathlib, pandas; d = pathlib.Path({folder}); "
+        f"p = sorted(str(f.relative_to(d.parent)) for f in d.rglob({pattern})); "
+        'pandas.DataFrame({"picture": p}).to_parquet(f"{d}.parquet")'
+    )
+    return f"write their paths into a Parquet file, and feed picture|image() from it: python -c {shlex.quote(code)}"
 
 
 def _decompressed(imports: str, expression: str, compression: str) -> tuple[str, str]:

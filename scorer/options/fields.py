@@ -261,7 +261,7 @@ class ClusterOptions:
         None, "Where parts are scored: embedded (threads in this process), processes, synchronous (one thread, "
         "for debugging), or jobs of a queue: slurm, pbs, sge, lsf, htcondor, oar. Default: embedded, or "
         "processes if a probe shows that threads block each other.",
-        rule=rules.one_of(*rules.CLUSTERS), metavar="KIND",
+        rule=rules.one_of(*rules.CLUSTERS, threads="embedded: threads of this process"), metavar="KIND",
     )  # fmt: skip
     scheduler: str | None = option(
         None, "Address of a running Dask scheduler to use.", rule=rules.TEXT, metavar="ADDRESS"

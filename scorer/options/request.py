@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from contextlib import suppress
 from dataclasses import fields
@@ -145,6 +146,7 @@ def _clean(name: str, value: Any, place: str, *, python: bool) -> Any:  # noqa: 
         flag = f"--{name.replace('_', '-')}"
         near = did_you_mean(str(value), rule.choices) if rule.choices else ""
         hint = near if near.startswith("did") else f"see `scorer run --help` for {flag if name in FIELDS else name}"
+        hint = next((f"{flag} {meant}" for word, meant in rule.meant if word == value), hint)
         found = (
             value if isinstance(value, str) and value.isdecimal() else described(value)
         )  # typed numbers need no quotes
@@ -183,14 +185,12 @@ def _refuse_secrets(value: Any, place: str) -> None:  # noqa: ANN401 - TOML and 
 
 def _missing(clean: Mapping[str, Any], given: set[str]) -> list[ScorerError]:
     """Return an error if the input or the model is missing; a value that is not valid has its own error."""
+    inputs = clean.get("input") or ()
+    models = [path for path in inputs if path.endswith(".onnx")]
+    rest = [path for path in inputs if path not in models] or ["input.parquet"]
+    line = shlex.join(["scorer", "run", *rest[:1], "--model", *(models or ["m.onnx"])[:1]])
     return [
-        OptionsError(
-            f"no {name} was given",
-            where=name,
-            expected=expected,
-            found="nothing",
-            hint="scorer run input.parquet --model m.onnx",
-        )
+        OptionsError(f"no {name} was given", where=name, expected=expected, found="nothing", hint=line)
         for name, expected in (("input", "files, folders or globs"), ("model", "an .onnx file"))
         if not clean.get(name) and (name not in given or name in clean)
     ]

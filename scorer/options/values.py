@@ -210,17 +210,19 @@ class Rule(NamedTuple):
     expected: str
     read: Callable[[Any], Any]
     choices: tuple[str, ...] = ()
+    meant: tuple[tuple[str, str], ...] = ()
+    """Other words, and what the hint of the error says for each."""
     types: str = ""
     """Of a path: the Python types that it may have, in words."""
 
 
-def one_of(*choices: str) -> Rule:
-    """Return the rule for a value that is one of a few words."""
+def one_of(*choices: str, **meant: str) -> Rule:
+    """Return the rule for a value that is one of a few words; `meant` has hints for other words."""
 
     def pick(value: str) -> str:
         return choices[choices.index(value)]
 
-    return Rule(f"one of {', '.join(choices)}", pick, choices)
+    return Rule(f"one of {', '.join(choices)}", pick, choices, tuple(meant.items()))
 
 
 def optional(rule: Rule) -> Rule:

@@ -158,6 +158,8 @@ class FrozenPlan:
             del plain["own_names"]
         if not self.binding.batch_axes:
             del plain["binding"]["batch_axes"]
+        for fetch in plain["binding"]["fetches"]:
+            del fetch["shape"]  # for the text of a plan only
         for feed in plain["binding"]["feeds"]:
             if not feed["unused"]:
                 del feed["unused"]

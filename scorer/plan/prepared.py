@@ -17,6 +17,7 @@ from scorer.host import devices
 from scorer.locations import is_url
 
 if TYPE_CHECKING:
+    from scorer.binding.spec import Feed
     from scorer.model.spec import ModelSpec
     from scorer.options.fields import Options
     from scorer.plan.frozen import FrozenPlan
@@ -49,6 +50,8 @@ class Plan:
     """Whether an earlier run of this plan is unfinished."""
     spawns: bool = False
     """Whether scorer may start worker processes on its own: they import the calling script again."""
+    matched: tuple[Feed, ...] = ()
+    """If there are problems: the inputs of the model for which columns were found."""
 
     @property
     def cluster(self) -> str:

@@ -32,7 +32,7 @@ from scorer.binding.outputs import output_schema, requested_fetches
 from scorer.binding.request import expand, requested_feeds
 from scorer.binding.spec import UNCONFIRMED
 from scorer.cluster import dashboard
-from scorer.cluster.connect import can_spawn
+from scorer.cluster.scripts import can_spawn
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields, keys, reader
 from scorer.dataset.summary import keys_with_other_values, problems_of, ranges, shared_name, summarise
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scorer.binding.outputs import FetchRequest
-    from scorer.binding.spec import Binding, Transform
+    from scorer.binding.spec import Binding, Feed, Transform
     from scorer.dataset.conditions import Condition
     from scorer.dataset.summary import Dataset
     from scorer.model.spec import ModelSpec
@@ -97,6 +97,7 @@ class _Decided:
     forecast: Forecast | None = None
     done: bool = False
     resumes: bool = False
+    matched: tuple[Feed, ...] = ()
 
 
 @limits_as_errors()
@@ -161,6 +162,7 @@ def _plan(
         done=decided.done,
         resumes=decided.resumes,
         spawns=can_spawn(),
+        matched=decided.matched,
     )
 
 
@@ -241,7 +243,7 @@ def _decide(
             return _Decided()
     bound, wanted = _bind(found, options, dataset, model, named, None if fed is None else fed.schema)
     if found.problems or loaded is None:
-        return _Decided()
+        return _Decided(matched=bound.binding.feeds)
     verdict, frozen, forecast = None, None, None
     with found.collecting(options):
         first = dataset.files[0].path if dataset.files else "nothing"
@@ -366,7 +368,7 @@ def _expect_bad_rows(found: Findings, options: Options, dataset: Dataset, verdic
         return
     why = in_words(verdict.bad)
     if bad < verdict.rows or options.rows.where or within_budget(budget, min(bad, ahead), ahead):
-        found.notes.append(f"{bad:,} of the first {verdict.rows:,} rows would go to quarantine: {why}")
+        found.notes.append(f"{plural(bad, 'bad row')} among the first {verdict.rows:,}: {why}")
         return
     found.problems.append(
         BindingError(
@@ -428,7 +430,8 @@ def _known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[S
         nulls = {n: dataset.nulls.get(n, 0) for n in feed.columns} if feed.on_null == "error" else {}
         worst = max(nulls, key=lambda name: nulls[name], default="")
         if worst and not within_budget(options.scoring.max_bad_rows, nulls[worst], dataset.rows):
-            constant, filtered = f"--on-null '{feed.tensor}=0'", f'--where "{worst} is not null"'
+            value = "unknown" if feed.dtype == "string" else "0"
+            constant, filtered = f"--on-null '{feed.tensor}={value}'", f'--where "{worst} is not null"'
             problems.append(
                 BindingError(
                     f"column {worst!r} has nulls, but input {feed.tensor!r} does not accept them",

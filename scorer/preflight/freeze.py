@@ -10,12 +10,12 @@ from scorer.arrow import encode_schema
 from scorer.binding import spec as spec_
 from scorer.cluster.connect import (
     ahead_of,
-    can_spawn,
     local_threads,
     planned_threads,
     process_threads,
     uses_other_machines,
 )
+from scorer.cluster.scripts import can_spawn
 from scorer.display.words import plural
 from scorer.host import cache, devices
 from scorer.host.versions import versions

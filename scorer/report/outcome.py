@@ -165,10 +165,15 @@ class Report:
         return f"{own}, {worker}"
 
     def facts(self) -> list[tuple[str, str]]:
-        """Return labels and texts for a reader; if nothing was left to do, only the quarantine."""
+        """Return labels and texts for a reader; if nothing was left to do, only the quarantine and a note."""
         quarantined = f"{plural(self.counts.quarantined, 'row')} with their errors, in {self.quarantine}"
         if self.already_done:
-            return [("quarantine", quarantined)] if self.quarantine else []
+            again = f"to score it again, remove {self.output} and {self.proof} first, or choose another --output"
+            note = [("note", f"--overwrite replaces the output of another request; {again}")]
+            return [
+                *([("quarantine", quarantined)] if self.quarantine else []),
+                *(note if self.asked.get("overwrite") else []),
+            ]
         counts, time_forecast, memory_forecast = self.counts, "", ""
         if self.forecast is not None and self.seconds >= _SHORT_S and not self.parts_resumed:
             time_forecast = f"; forecast {time_range(*self.forecast['seconds'])}"

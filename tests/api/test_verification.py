@@ -396,6 +396,7 @@ def test_without_the_model_nothing_is_scored_again_and_that_is_reported(made, tm
     code, text, _ = cli("verify", tmp_path / "out", "--rescore", 5)
     assert code == 5
     assert "cannot be scored again: the model is not the one that was planned" in text
+    assert "scored again: no row\n" in text
 
 
 @pytest.mark.parametrize("lost", ["plan.json", "manifest.json", "ledger.parquet"])

@@ -59,13 +59,28 @@ def test_threads_that_do_not_start_are_not_blamed_on_a_script(fewer28, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_script_without_a_guard_gets_the_line_to_add(fewer28, tmp_path):
+@pytest.mark.parametrize("option", ["cluster='processes'", "transform=features.same"])
+def test_a_script_without_a_guard_gets_one_error_with_the_line_to_add(option, fewer28, tmp_path):
+    """The worker processes, which import the script too, print nothing, and neither does Dask."""
+    (tmp_path / "features.py").write_text("def same(rows):\n    return rows\n")
+    request = f"{str(fewer28)!r}, {str(DENSE)!r}, 'out', feed='input=f0..f27', {option}, workers=2, threads=1"
     script = tmp_path / "script.py"
-    run = f"scorer.run({str(fewer28)!r}, {str(DENSE)!r}, 'out', cluster='processes', workers=1, threads=1)"
-    script.write_text(f"import scorer\n{run}\n")
+    script.write_text(f"import features\nimport scorer\n\nscorer.run({request})\n")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert 'Hint: in a script, call scorer under `if __name__ == "__main__":`' in done.stderr
-    assert "the worker processes did not start" in done.stderr
+    assert done.stderr.count("the worker processes did not start") == done.stderr.count("Traceback") == 1
+    assert "distributed" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_script_with_the_line_to_add_uses_processes(fewer28, tmp_path):
+    request = f"{str(fewer28)!r}, {str(DENSE)!r}, 'out', cluster='processes', workers=1, threads=1"
+    script = tmp_path / "script.py"
+    call = f"print(len(scorer.run({request}).worker_peak_bytes))"
+    script.write_text(f"import scorer\n\nif __name__ == '__main__':\n    {call}\n")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
 def test_one_session_per_process_with_four_threads(fewer28, tmp_path):

@@ -139,6 +139,26 @@ def test_a_pattern_that_matches_other_files_says_what_they_are(tmp_path):
     assert summarise([str(tmp_path)]).rows == 2 * TABLE.num_rows
 
 
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("a.jpg", b"\xff\xd8\xff\xe0"), ("a.png", b"\x89PNG\r\n\x1a\n"), ("a.gif", b"GIF89a"),
+        ("a.webp", b"RIFF\x08\0\0\0WEBP"), ("a.tiff", b"II*\0"), ("a.tif", b"MM\0*"),
+    ],
+)  # fmt: skip
+def test_a_folder_of_pictures_has_the_command_that_writes_their_paths(tmp_path, name, head):
+    folder = tmp_path / "it's photos"
+    (folder / "more").mkdir(parents=True)
+    for path in (folder / name, folder / "more" / name):
+        path.write_bytes(head)
+    (folder / "notes.txt").write_text("no picture")
+    error = refused(folder)
+    assert error.found == f"none; 3 other files, such as {folder}/{name}, a picture"
+    typed(error.hint)
+    paths = pq.read_table(tmp_path / "it's photos.parquet")["picture"].to_pylist()
+    assert paths == [f"it's photos/{name}", f"it's photos/more/{name}"]
+
+
 def test_files_of_another_format_among_good_ones_are_named_one_by_one(tmp_path):
     write(tmp_path / "a.parquet", {"id": [1]})
     for name in ("b.parquet", "c.parquet"):

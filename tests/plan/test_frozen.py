@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support import strategies
 from support.runs import MODELS
 
-from scorer.binding.spec import Binding, Feed, Fetch
+from scorer.binding.spec import Binding, Feed, Fetch, fetch_words
 from scorer.dataset.summary import Dataset, File
 from scorer.errors import DifferentPlan, OptionsError, PreflightError
 from scorer.model.protobuf import inspect_model
@@ -53,6 +53,18 @@ def frozen(files, **changes):
         "versions": {"numpy": "2"},
     }
     return FrozenPlan(**values | changes)
+
+
+def test_the_shape_of_a_list_is_only_shown(tmp_path):
+    """Plans of deep outputs keep their hash and plan.json."""
+    fetch = Fetch(tensor="y", kind="list", columns=("y",), type="float", width=6)
+    plans = [
+        frozen([], binding=Binding(feeds=(), fetches=(dataclasses.replace(fetch, shape=shape),), kept=(), row_id=False))
+        for shape in ((), (2, 3))
+    ]
+    assert plans[0].plan_hash == plans[1].plan_hash
+    assert plans[0].to_dict() == plans[1].to_dict()
+    assert fetch_words(plans[1].binding.fetches[0])[2] == "lists of 6 (2 x 3) float"
 
 
 def planned(parts, folder="", name="a", hive=(), *, joined=False):

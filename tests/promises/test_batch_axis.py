@@ -174,6 +174,40 @@ def test_a_model_keeps_its_state_constant_for_every_row(series, tmp_path):
     assert same(out["Y"], bare(path, {"x": values, "initial_h": start, "initial_c": start}, axes, 7)["Y"])
 
 
+def keeping_state(path, batch, free):
+    """Write a model of x [batch, 3] that adds both layers of its state [2, batch, 3] and returns the next state."""
+    nodes = [
+        ("ReduceSum", ["state", "layers"], ["both"], {"keepdims": 0}), ("Add", ["x", "both"], ["y"], {}),
+        ("Add", ["state", "x"], ["stateN"], {}),
+    ]  # fmt: skip
+    inputs, outputs = [("x", [batch, 3]), ("state", [2, free, 3])], [("y", [batch, 3]), ("stateN", [None, None, None])]
+    return model(path, nodes, inputs, outputs, [("layers", np.array([0]))])
+
+
+def test_the_only_free_axis_of_a_state_holds_the_rows(numbers, tmp_path):
+    path = keeping_state(tmp_path / "m.onnx", None, None)
+    state = np.arange(ROWS * 6, dtype=np.float32).reshape(ROWS, 2, 3)
+    columns = {name: numbers[:, i] for i, name in enumerate("abc")}
+    kind = pa.list_(pa.list_(pa.float32(), 3), 2)
+    source = write(tmp_path / "in.parquet", columns | {"before": pa.array(state.tolist(), kind)})
+    flags = ("--feed", "x=a,b,c", "--batch-rows", "7")
+    out = run(source, path, tmp_path / "zero", *flags, "--feed", "state=const(0)")
+    np.testing.assert_array_equal(np.stack([out[f"y_{i}"] for i in range(3)], axis=1), numbers)
+    out = run(source, path, tmp_path / "own", *flags, "--feed", "state=before")
+    np.testing.assert_allclose(np.stack([out[f"y_{i}"] for i in range(3)], axis=1), numbers + state.sum(axis=1))
+    expected = state + numbers[:, np.newaxis]
+    np.testing.assert_allclose(matrix(out["stateN"], ROWS).reshape(expected.shape), expected)
+    text = " ".join(cli("plan", source, "--model", path, *flags, "--feed", "state=const(0)")[1].split())
+    assert "rows are not on the first axis, as the shapes show: 'state' on axis 1, 'stateN' on axis 1" in text
+
+
+def test_a_free_axis_of_a_state_with_another_name_than_the_batch_is_not_assumed_to_hold_the_rows(tmp_path):
+    path = keeping_state(tmp_path / "m.onnx", "rows", "past")
+    source = write(tmp_path / "in.parquet", {name: np.arange(5.0, dtype=np.float32) for name in "abc"})
+    plan = scorer.prepare(source, path, tmp_path / "out", feed=["x=a,b,c", "state=const(0)"], fetch="y")
+    assert dict(plan.check().binding.batch_axes).get("state", 0) == 0
+
+
 @pytest.mark.parametrize("rows", [1, STEPS, 8, 9])
 def test_as_many_rows_as_steps_do_not_hide_the_axis(rows, numbers, tmp_path):
     path = steps_first(tmp_path / "m.onnx")

@@ -238,6 +238,18 @@ def test_a_plan_whose_request_is_already_done_scores_nothing(source, tmp_path):
     exact(tmp_path / "out", source)
 
 
+def test_overwriting_the_output_of_the_same_request_does_nothing_and_says_how_to_score_again(source, tmp_path):
+    out = tmp_path / "out"
+    flags = ("--output", out, "--feed", "x=a,b,c", "--threads", "1")
+    assert cli("run", source, "--model", SUM, *flags)[0] == 0
+    text = cli("run", source, "--model", SUM, *flags)[1]
+    assert "Done already" in text
+    assert "--overwrite" not in text
+    text = " ".join(cli("run", source, "--model", SUM, *flags, "--overwrite")[1].split())
+    assert "Done already" in text
+    assert f"to score it again, remove {out} and {out}.scorer first" in text
+
+
 @pytest.mark.parametrize("moved", [0, 1, 2, 3])
 def test_an_overwrite_interrupted_while_publishing_is_finished_by_the_next_run(source, tmp_path, monkeypatch, moved):
     """With `moved` files of the new proof in place, the old command must not take the new output for its own."""

@@ -64,6 +64,47 @@ def test_the_hint_names_columns_of_the_tensors_type(at, kind, width, found, hint
     assert problem.hint.startswith(hint)
 
 
+def test_texts_for_a_number_tensor_are_categories_or_need_a_transform(at):
+    model("x", shape=("N", 1))
+    (problem,) = problems("feed", "x=word")
+    assert problem.hint.startswith(
+        "--feed 'x=word|vocab(a, b, c)' for categories, --transform for texts that are numbers"
+    )
+
+
+def test_a_wide_tensor_is_fed_by_a_list_or_a_range_or_a_transform(at):
+    model("x", shape=("N", 2048))
+    (problem,) = problems()
+    assert problem.hint.startswith("--feed 'x=COLUMN' with one list column, or with 2048 columns as a range")
+    assert problem.hint.endswith("--transform")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "hint"),
+    [(KINDS.STRING, ["a", None], "--on-null 'x=unknown'"), (KINDS.INT64, [1, None], "--on-null 'x=0'")],
+)
+def test_the_constant_for_nulls_has_the_type_of_the_tensor_and_works(at, kind, values, hint):
+    model("x", kind=kind, shape=("N",))
+    write(at / "in.parquet", {"x": values})
+    (problem,) = problems()
+    assert problem.hint.startswith(f"{hint} (or another constant), ")
+    assert not problems("on_null", shlex.split(hint)[1])
+
+
+def test_inspect_shows_what_feeds_the_other_inputs_if_one_has_no_column(at):
+    model("a", "day", "price", shape=("N", 1))
+    code, text, said = cli("inspect", "m.onnx", "--input", "in.parquet")
+    assert code == 3
+    assert "no column has the name of input 'day'" in said
+    rows = [line.split() for line in text.partition("chosen")[2].splitlines()]
+    assert ["a", "float32", "[N,", "1]", "a", "by", "name"] in rows
+    assert ["day", "float32", "[N,", "1]", "no", "match"] in rows
+    lines = [line.strip() for line in text.partition("to paste")[2].splitlines() if "--feed" in line]
+    assert lines == ["--feed 'a=a'", "--feed 'price=price'", "--feed 'day=COLUMN'"]
+    flags = shlex.split(" ".join(lines).replace("COLUMN", "count"))
+    assert cli("plan", "in.parquet", "--model", "m.onnx", *flags)[0] == 0
+
+
 def test_a_colon_in_place_of_the_equals_sign_is_one_problem_with_the_line_to_paste(at):
     model("x")
     (problem,) = problems("feed", "x:a,price")
