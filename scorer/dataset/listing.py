@@ -26,8 +26,9 @@ PROOF = ".scorer"
 """Suffix of the folder that holds an output's proof: the proof of `out` is in `out.scorer`."""
 
 SUFFIXES = (".parquet", ".parq", ".pq")
+_EXPORT = "write its current rows to a plain folder first; its files may hold deleted rows and other column names"
 _TABLE_FORMATS = {
-    "_delta_log": ("a Delta table", "list its live files, for example with deltalake's DeltaTable(...).file_uris()"),
+    "_delta_log": ("a Delta table", f"{_EXPORT}, for example with DuckDB's delta_scan"),
     ".hoodie": ("a Hudi table", "list the files of its latest commit"),
     "_temporary": ("an unfinished Spark or Hadoop job's output", "wait for that job, or remove _temporary"),
 }
@@ -274,7 +275,7 @@ def _refuse_table_format(folder: str, folders: list[str], tree: Tree) -> None:
     kind, hint = next((_TABLE_FORMATS[name] for name in folders if name in _TABLE_FORMATS), ("", ""))
     inner = tree.entries(os.path.join(folder, "metadata")) if "metadata" in folders else ()
     if any(entry.name.endswith(".metadata.json") for entry in inner):
-        kind, hint = "an Iceberg table", "list its live files, for example with pyiceberg's table.scan().plan_files()"
+        kind, hint = "an Iceberg table", f"{_EXPORT}, for example with pyiceberg's table.scan().to_arrow()"
     if kind:
         raise InputError(
             "the folder contains files that do not belong to its current data",
