@@ -72,3 +72,12 @@ def cloud(location: str) -> str:
     """Return which cloud's options and credentials a URL takes: s3, gs or az; otherwise its scheme."""
     usual = scheme(normal(location)) if is_url(location) else ""
     return "az" if usual == "abfss" else usual
+
+
+def natural(path: str) -> list[list[tuple[int, int, str]]]:
+    """Return a sort key that compares digits as numbers, folder by folder; the path itself breaks ties."""
+    parts = [
+        [(1, int(bit), "") if bit.isdecimal() else (0, 0, bit) for bit in re.split(r"([0-9]+)", part)]
+        for part in path.split("/")
+    ]
+    return [*parts, [(0, 0, path)]]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from scorer.dataset.trees import Bucket, Disk, has_magic
 from scorer.display.words import is_utf8, plural
 from scorer.errors import InputError, InputNotFound
-from scorer.locations import is_url, split
+from scorer.locations import is_url, natural, split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -289,15 +289,6 @@ def _refuse_table_format(folder: str, folders: list[str], tree: Tree) -> None:
 def _is_marker(name: str) -> bool:
     """Return whether other tools write this file beside their tables."""
     return name in {"_SUCCESS", "_metadata", "_common_metadata"} or name.endswith(".crc")
-
-
-def natural(path: str) -> list[list[tuple[int, int, str]]]:
-    """Return a sort key that compares digits as numbers, folder by folder; the path itself breaks ties."""
-    parts = [
-        [(1, int(bit), "") if bit.isdecimal() else (0, 0, bit) for bit in re.split(r"([0-9]+)", part)]
-        for part in path.split("/")
-    ]
-    return [*parts, [(0, 0, path)]]
 
 
 def is_glob(text: str) -> bool:

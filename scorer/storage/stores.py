@@ -424,7 +424,7 @@ def _open(root: str, *, hasty: bool, within_s: float) -> ObjectStore:
     if cloud(root) == "gs" and "endpoint" in config:
         config["base_url"] = config.pop("endpoint")
     found = credentials.of(cloud(root), root, chosen)
-    if cloud(root) == "s3" and not endpoint(root) and not _has_region(chosen, found):
+    if cloud(root) == "s3" and not endpoint(root) and not _region(chosen, found):
         config["region"] = _region_of(split(root)[0].partition("://")[2])
     store = from_url(
         root, config=(found.config | config) or None, client_options=client,
@@ -440,10 +440,16 @@ def _open(root: str, *, hasty: bool, within_s: float) -> ObjectStore:
     return ObjectStore(root, store, conditional=SOLE_WRITER not in _options, **patience)
 
 
-def _has_region(chosen: Mapping[str, str], found: credentials.Credentials) -> bool:
-    """Return whether a region is set."""
+def region_of(location: str, found: credentials.Credentials) -> str:
+    """Return the region of a bucket for another client: as it is set, or as Amazon answers."""
+    known = _region(options_of(location), found)
+    return known or ("us-east-1" if endpoint(location) else _region_of(split(location)[0].partition("://")[2]))
+
+
+def _region(chosen: Mapping[str, str], found: credentials.Credentials) -> str:
+    """Return the region that is set; '' if none is."""
     given = chosen.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return bool(given or getattr(found.provider, "config", {}).get("region"))
+    return given or getattr(found.provider, "config", {}).get("region") or ""
 
 
 def _region_of(bucket: str) -> str:

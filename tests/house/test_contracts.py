@@ -18,6 +18,7 @@ PLANTED = {
         "scoring/part.py",
         "import onnxruntime",
     ),
+    "only tables knows the libraries of tables": ("dataset/listing.py", "import deltalake"),
     "only the command line knows click": ("report/live.py", "import click"),
     "what begins with an underscore stays in its package": ("api/frames.py", "from scorer.storage import _thrift"),
     "the plan is data, whatever it imports": ("plan/frozen.py", "from scorer.model import session"),

@@ -1,0 +1,118 @@
+"""A table at one version, as plain data: which files hold its rows, and what their columns are called there.
+
+Everything after planning works with this, and needs neither deltalake nor pyiceberg.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pyarrow as pa
+
+from scorer.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from scorer.storage.files import FileId
+
+
+FIELD_ID = b"PARQUET:field_id"
+"""Metadata of a field of `Snapshot.schema`: the id under which the files have it."""
+STORED = b"scorer:stored"
+"""Metadata of a field: its names in files without ids, a JSON list; without it, its own name."""
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class At:
+    """Which state of a table is requested; the current one if nothing is."""
+
+    version: str | None = None
+    """Of a Delta table: a number, or a time as in ISO 8601."""
+    snapshot: str | None = None
+    """Of an Iceberg table: an id, or the name of a branch or tag."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFile:
+    """A data file of a table."""
+
+    id: FileId
+    """Its location and its size by the table's log; the version is 0 if it is not known yet."""
+    rows: int | None = None
+    """Stored rows by the log, the deleted ones included; None if it does not say."""
+    keys: tuple[tuple[str, str | None], ...] = ()
+    """Partition values as text that Arrow casts to the types of the schema, as `key_texts` returns it."""
+    deletes: str = ""
+    """Identifies its deleted rows, as `identity_of` does; '' if it has none."""
+
+    @property
+    def folder(self) -> str:
+        """The folder in the output: key=value for each partition column."""
+        return "/".join(f"{_quoted(key)}={HIVE_NULL if value is None else _quoted(value)}" for key, value in self.keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A table at one version."""
+
+    kind: str
+    """delta or iceberg."""
+    location: str
+    table_id: str
+    version: str
+    """The number of the version, or the id of the snapshot."""
+    schema: pa.Schema
+    """The columns by their names in the table, with the partition columns. `FIELD_ID` and `STORED` in the metadata of
+    a field, at any depth, say how it is found in a file; see `scorer.tables.columns`."""
+    partition_columns: tuple[str, ...] = ()
+    files: tuple[TableFile, ...]
+    """Sorted by (keys, path), with numbers in natural order."""
+    deleted: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The numbers of the deleted rows of a file by its path: sorted, int64, each once."""
+
+    @property
+    def name(self) -> str:
+        """The table and its version in words."""
+        kind, version = {"delta": ("a Delta table", "version"), "iceberg": ("an Iceberg table", "snapshot")}[self.kind]
+        return f"{kind}, {version} {self.version}"
+
+
+def identity_of(deleted: np.ndarray) -> str:
+    """Return what identifies a file's deleted rows; '' without any."""
+    return hashlib.sha256(deleted.astype("<i8").tobytes()).hexdigest()[:16] if len(deleted) else ""
+
+
+def stored_as(names: Sequence[str]) -> dict[bytes, bytes]:
+    """Return the metadata of a field that files without ids have under one of these names."""
+    return {STORED: json.dumps(list(names)).encode()}
+
+
+def key_texts(values: pa.Array, where: str, name: str) -> list[str | None]:
+    """Return partition values as text from which Arrow makes the same values again; raise InputError otherwise."""
+    try:
+        texts = values.cast(pa.string())
+        same = texts.cast(values.type).equals(values)
+    except (pa.ArrowException, ValueError):
+        same = False
+    if not same:
+        raise InputError(
+            f"values of the partition column {name!r} cannot be written as text",
+            where=where,
+            expected="numbers, texts in UTF-8, dates or times",
+            found=str(values.type),
+            hint="partition the table by another column, or write its rows to a plain folder",
+        )
+    found: list[str | None] = texts.to_pylist()
+    return found
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe=" !#$&'()+,;@[]^`{}~")
