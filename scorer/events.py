@@ -22,7 +22,7 @@ class Counts:
     """Row counts of one part or of a run: `rows` = `scored` + `quarantined` + `filtered`."""
 
     rows: int = 0
-    """Rows of the input."""
+    """Rows of the input, without the deleted rows of a table."""
     scored: int = 0
     """Rows with scores in the output."""
     quarantined: int = 0
@@ -35,10 +35,17 @@ class Counts:
     """Scored rows with a NaN in at least one score, or with a null because the scores behind a class are NaN."""
     truncated: int = 0
     """Rows with a text that was cut at max_length."""
+    deleted: int = 0
+    """Rows in the files of a table that are deleted there; they are not in `rows`."""
 
     def __add__(self, other: Counts) -> Counts:
         """Add field by field."""
         return Counts(**{name: getattr(self, name) + getattr(other, name) for name in Counts.__slots__})
+
+    @property
+    def deleted_words(self) -> str:
+        """How many rows are deleted, in words, to be added to a sum of the others; '' if none."""
+        return f"; {self.deleted:,} more are deleted in the table" if self.deleted else ""
 
     @property
     def balanced(self) -> bool:
@@ -96,7 +103,10 @@ class Proof:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
-        data = _shallow(self) | {"counts": _shallow(self.counts)}
+        counts = _shallow(self.counts)
+        if not self.counts.deleted:  # so that the files of other runs keep their bytes
+            del counts["deleted"]
+        data = _shallow(self) | {"counts": counts}
         if not self.where:  # so that the files of other runs keep their bytes
             del data["where"]
         return data
@@ -312,6 +322,7 @@ def to_dict(event: Event) -> dict[str, Any]:
         "part": receipt.proof.part,
         **{name: getattr(receipt, name) for name in ("name", "worker", "size", "bytes_read", "calls", "tries")},
         **{name: getattr(counts, name) for name in ("rows", "scored", "quarantined", "filtered", "nan")},
+        **({"deleted": counts.deleted} if counts.deleted else {}),
         **{f"{name}_s": round(getattr(receipt.stages, name), 4) for name in Stages.__slots__},
         "started": round(receipt.started, 3),
         "ended": round(receipt.ended, 3),

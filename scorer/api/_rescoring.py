@@ -19,6 +19,7 @@ from scorer.output.writer import open_part
 from scorer.scoring.compare import changed
 from scorer.scoring.job import JOBS, Spec
 from scorer.scoring.part import rescored
+from scorer.tables.deleted import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,6 +57,7 @@ def rescore(files: Files, place: Place, plan: FrozenPlan, ledger: Sequence[Mappi
     chosen = _choose_rows(ledger, rows)
     plan = replace(plan, session=replace(plan.session, trees=False))  # ONNX Runtime checks the compiled trees, too
     spec = Spec.of(plan, place.staging(plan.plan_hash))
+    spec = replace(spec, deleted=str(place.folder / NAME) if spec.deleted else "")
     faults: list[str] = []
     checked = equal = 0
     largest = 0.0

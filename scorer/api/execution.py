@@ -196,7 +196,7 @@ class Run:
             if hosts:
                 self.emit_notice(f"the model was copied to {plural(hosts, 'host')} that cannot read its file")
         staging_.discard_others(self.place, self.frozen.plan_hash)
-        staging = staging_.prepare(self.place, self.frozen)
+        staging = staging_.prepare(self.place, self.frozen, self.plan.deleted)
         self.emit_run_started()
         staging_.sweep(staging, self.receipts)
         crash.note_scoring(str(staging.started))

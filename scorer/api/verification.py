@@ -22,11 +22,13 @@ from scorer.events import Counts, Proof
 from scorer.host.crash import note_verifying
 from scorer.host.limits import limits_as_errors
 from scorer.output.existing import Files
-from scorer.output.ledger import LEDGER, TIMES
+from scorer.output.ledger import DELETED, LEDGER, TIMES, counts_of
 from scorer.output.place import Place, load_plan, nobody_wrote, refuse_another_format
 from scorer.output.writer import open_part, read_footer
+from scorer.storage.files import file_digest
 from scorer.storage.refusals import explaining
 from scorer.storage.stores import digest_of, exists, for_arrow, raise_if_unknown
+from scorer.tables import deleted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,14 +133,14 @@ def _check(place: Place, *, deep: bool, rescore: int) -> Verdict:
     if plan is None or missing:
         return _verify_without_proof(place, plan, missing, deep=deep, rescore=rescore)
     manifest, ledger, ledger_digest = _read_proof(place)
-    faults = _manifest_faults(manifest, plan, ledger, ledger_digest)
+    faults = _manifest_faults(manifest, plan, ledger, ledger_digest) + _deleted_faults(place, plan)
     files = Files(place.output)
     check_part = _PartCheck(place, plan, files, any(row["quarantine"] for row in ledger), deep=deep)
     for row, part_faults in zip(ledger, files.each(check_part, ledger, whole=deep), strict=True):
         faults += [f"{row['name']}: {fault}" for fault in part_faults]
     faults += _strays(files, {row["name"] for row in ledger if row["size"]})
     again = _rescoring(files, place, plan, ledger, rescore) if rescore and not faults else None
-    total = sum((_counts_of(row) for row in ledger), Counts())
+    total = sum(map(counts_of, ledger), Counts())
     return Verdict(
         output=str(place.output),
         parts=len(ledger),
@@ -193,7 +195,8 @@ def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]], str
         manifest = json.loads((place.folder / _MANIFEST).read_text())
         source = for_arrow(place.folder / _LEDGER)
         ledger_digest = digest_of(source)
-        table = pq.read_table(source, schema=LEDGER)
+        more = [DELETED] if DELETED.name in pq.read_schema(source).names else []
+        table = pq.read_table(source, schema=pa.schema([*LEDGER, *more]))
         ledger = table.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise_if_unknown(place.folder, error)
@@ -214,11 +217,6 @@ def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]], str
             hint="restore it, or score again to another --output",
         )
     return manifest, ledger, ledger_digest
-
-
-def _counts_of(row: dict[str, Any]) -> Counts:
-    """Return the counts of a row of the ledger."""
-    return Counts(**{name: row[name] for name in Counts().to_dict()})
 
 
 def _rescoring(files: Files, place: Place, plan: FrozenPlan, ledger: list[dict[str, Any]], rows: int) -> Rescored:
@@ -287,7 +285,8 @@ def _manifest_faults(
     manifest: dict[str, Any], plan: FrozenPlan, ledger: list[dict[str, Any]], ledger_digest: str
 ) -> list[str]:
     """Check the manifest against the ledger, and the ledger against the plan."""
-    sums = {name: sum(row[name] for row in ledger) for name in Counts().to_dict()}
+    sums = {name: sum(row.get(name, 0) for row in ledger) for name in Counts().to_dict()}
+    manifest = {DELETED.name: 0, **manifest}
     expected = {
         "ledger": ledger_digest, "plan": plan.plan_hash, "request": plan.request_hash,
         "model": plan.session.digest, "parts": len(ledger), "size": sum(row["size"] for row in ledger), **sums,
@@ -300,7 +299,7 @@ def _manifest_faults(
     if manifest.get("files_left_out", 0) != len(plan.left_out):
         faults.append(f"manifest: files_left_out is not {len(plan.left_out)}, as in the plan")
     planned = {part.name: part.rows for part in plan.parts()}
-    listed = {row["name"]: row["rows"] for row in ledger}
+    listed = {row["name"]: row["rows"] + row.get(DELETED.name, 0) for row in ledger}
     faults += [f"ledger: {name} is not listed" for name in sorted(planned.keys() - listed.keys())]
     faults += [f"ledger: {name} was not planned" for name in sorted(listed.keys() - planned.keys())]
     faults += [
@@ -309,6 +308,17 @@ def _manifest_faults(
         if listed[name] != planned[name]
     ]
     return faults
+
+
+def _deleted_faults(place: Place, plan: FrozenPlan) -> list[str]:
+    """Check the numbers of the deleted rows, which --rescore needs."""
+    wanted = "" if plan.table is None else plan.table.deleted
+    if not wanted:
+        return []
+    path = place.folder / deleted.NAME
+    if not exists(path):
+        return [f"{deleted.NAME}: the numbers of the deleted rows are gone"]
+    return [] if file_digest(path) == wanted else [f"{deleted.NAME}: not as it was planned"]
 
 
 class _PartCheck:
@@ -321,7 +331,7 @@ class _PartCheck:
 
     def __call__(self, row: dict[str, Any]) -> list[str]:
         """Return what is wrong with the part."""
-        counts = _counts_of(row)
+        counts = counts_of(row)
         if not row["size"] and self._plan.conditions:
             faults = [] if counts.balanced else [_UNBALANCED]
             faults += [f"it has {counts.scored} scored rows, but no file"] if counts.scored else []

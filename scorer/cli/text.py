@@ -9,6 +9,7 @@ from scorer.display.blocks import Facts
 from scorer.display.tables import CAUTION, facts, table, wrap
 from scorer.display.terminal import Terminal
 from scorer.display.words import duration, plural, size, visible
+from scorer.events import Counts
 from scorer.report.live import block
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def status_lines(status: Status, look: Terminal = _PLAIN) -> list[str]:
         page = [("page", status.page)] if status.page else []
         return [head, *_facts([("parts", parts), *page, ("hint", status.hint)], look)]
     sums = f"{status.scored:,} scored + {status.quarantined:,} quarantined + {status.filtered:,} filtered"
-    lines = [("rows", f"{status.rows:,} in = {sums}"), ("parts", f"{status.parts:,}, {size(status.size)}")]
+    deleted = Counts(deleted=status.deleted).deleted_words
+    lines = [("rows", f"{status.rows:,} in = {sums}{deleted}"), ("parts", f"{status.parts:,}, {size(status.size)}")]
     return [head, *_facts(lines, look)]
 
 
@@ -115,7 +117,7 @@ def verdict_text(verdict: Verdict, look: Terminal = _PLAIN) -> str:
     how = "every value read" if verdict.deep else "footers read"
     sums = (
         f"{counts.rows:,} rows in = {counts.scored:,} scored + {counts.quarantined:,} quarantined + "
-        f"{counts.filtered:,} filtered, in {plural(verdict.parts, 'part')}"
+        f"{counts.filtered:,} filtered, in {plural(verdict.parts, 'part')}{counts.deleted_words}"
         + (f"; {visible(verdict.left_out)}" if verdict.left_out else "")
     )
     again = [visible(f"scored again: {verdict.rescored}")] if verdict.rescored else []

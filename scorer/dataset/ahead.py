@@ -8,6 +8,7 @@ from scorer.dataset.fields import stored
 from scorer.dataset.reader import naming_errors, own_columns, spans_of
 from scorer.storage.fetched import Fetched, side_by_side
 from scorer.storage.footers import chunk_ranges
+from scorer.tables.columns import stored_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,10 +57,10 @@ def _begin(source: Source, schema: pa.Schema, conditions: Sequence[Condition], c
     with file.parquet as parquet:
         there = set(parquet.schema_arrow.names)
         own = own_columns(schema.names, parquet.schema_arrow, there, dict(source.hive))
-        spans = list(spans_of(source, file.starts, parquet, conditions, own))
-        metadata = parquet.metadata
+        spans = list(spans_of(source, file.starts, parquet, conditions, own, cache.deleted(source)))
+        metadata, names = parquet.metadata, stored_names(parquet, stored(own, there))
     for span in spans:
         if not span.whole:
             cache.cursor(source.id, span.group, own).start()
     whole = [span.group for span in spans if span.whole]
-    return Fetched(source.id, metadata, whole, chunk_ranges(metadata, whole, stored(own, there)))
+    return Fetched(source.id, metadata, whole, chunk_ranges(metadata, whole, names))

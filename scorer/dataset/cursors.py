@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
@@ -20,14 +20,20 @@ from scorer.dataset.fields import find, select, stored
 from scorer.errors import UnreadableFile
 from scorer.locations import is_url
 from scorer.storage.footers import chunk_ranges, naming_damage, open_parquet
+from scorer.tables.columns import open_as_table, stored_names
+from scorer.tables.deleted import NONE, DeletedRows
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    import numpy as np
     import pyarrow.parquet as pq
 
     from scorer.storage.fetched import Fetched, Window
     from scorer.storage.files import FileId
+    from scorer.tables.columns import AnyParquet
+    from scorer.tables.deleted import Slice
+    from scorer.tables.snapshot import TableState
 
 
 DECODE_ROWS = 65_536
@@ -53,7 +59,7 @@ class _Footer:
 class OpenFile:
     """An open file, for one thread."""
 
-    parquet: pq.ParquetFile
+    parquet: AnyParquet
     starts: tuple[int, ...]
     """First row of each row group, then the number of rows in the file."""
 
@@ -109,13 +115,14 @@ class Cursor:
         with self._cache.file(self._file).parquet as parquet:
             schema, metadata = parquet.schema_arrow, parquet.metadata
             at_once = self._at_once(parquet, schema)
-        wanted = chunk_ranges(metadata, [self._group], stored(self._columns, set(schema.names)))
+            names = stored_names(parquet, stored(self._columns, set(schema.names)))
+        wanted = chunk_ranges(metadata, [self._group], names)
         if at_once:
             self._fetched = fetched.Fetched(self._file, metadata, [self._group], wanted)
         else:
             self._fetched = fetched.Window(self._file, metadata, wanted)
 
-    def _at_once(self, parquet: pq.ParquetFile, schema: pa.Schema) -> bool:
+    def _at_once(self, parquet: AnyParquet, schema: pa.Schema) -> bool:
         """Return whether the row group is so small that it is decoded at once, although parts need slices of it."""
         return not self._first and _decoded_bytes(parquet, self._group, schema, self._columns) <= _WHOLE_BYTES
 
@@ -191,11 +198,28 @@ class Cursor:
         self._kept = deque(piece for piece in self._kept if piece.left > 0)
 
 
+class _Source(Protocol):
+    """Some rows of a file, as `reader.Source`."""
+
+    @property
+    def start(self) -> int: ...
+    @property
+    def stop(self) -> int: ...
+    @property
+    def deleted(self) -> Slice | None: ...
+
+
 class InputCache:
     """The cached footers and cursors of one run in one process, and which files it reads."""
 
-    def __init__(self, *, same_mounts: bool = False) -> None:
+    def __init__(
+        self, *, same_mounts: bool = False, table: TableState | None = None, deleted: DeletedRows | None = None
+    ) -> None:  # fmt: skip
         self._lock = threading.Lock()
+        self.table = table
+        """The table that is read; None if the input are plain files."""
+        self._columns = None if table is None else table.schema
+        self._deleted = deleted
         self._same_mounts = same_mounts
         """Whether this process sees files as the driver does, so that inodes can be compared with the planned ones."""
         self._inodes: dict[str, tuple[int, int, int] | None] = {}
@@ -214,7 +238,8 @@ class InputCache:
         What was `fetched` of a file on a store is read from memory; it has the footer, too.
         """
         if fetched is not None:
-            return OpenFile(open_parquet(file, fetched.metadata, columns, fetched), _starts(fetched.metadata))
+            opened = open_parquet(file, fetched.metadata, columns, fetched)
+            return OpenFile(self._as_table(opened, file), _starts(fetched.metadata))
         with self._lock:
             footer = self._footers.setdefault(file.path, _Footer())
             self._footers.move_to_end(file.path)
@@ -224,7 +249,16 @@ class InputCache:
                 footer.starts = _starts(parquet.metadata)
                 footer.metadata = parquet.metadata
                 self._trim()
-        return OpenFile(parquet, footer.starts)
+        return OpenFile(self._as_table(parquet, file), footer.starts)
+
+    def _as_table(self, parquet: pq.ParquetFile, file: FileId) -> AnyParquet:
+        return parquet if self._columns is None else open_as_table(parquet, self._columns, file.path)
+
+    def deleted(self, source: _Source) -> np.ndarray:
+        """Return the numbers of the source's deleted rows, as rows of the file."""
+        if source.deleted is None or self._deleted is None:
+            return NONE
+        return self._deleted.between(source.deleted, source.start, source.stop)
 
     def cursor(self, file: FileId, group: int, columns: Sequence[str], fetched: Fetched | None = None) -> Cursor:
         """Return the cursor of a row group, created for its first slice."""
@@ -256,18 +290,27 @@ class InputCache:
                 total -= size
 
 
-def opened_at_first_rows(file: FileId, columns: Sequence[str], rows: int) -> pq.ParquetFile:
-    """Open a file to read the first rows of some columns, which are requested all at once if it is on a store."""
-    opened = open_parquet(file, columns=len(columns))
+def opened_at_first_rows(
+    file: FileId, columns: Sequence[str], rows: int, table: pa.Schema | None = None
+) -> AnyParquet:  # fmt: skip
+    """Open a file to read the first rows of some columns, which are requested all at once if it is on a store.
+
+    `table` are the columns of the table that the file belongs to.
+    """
+
+    def as_table(parquet: pq.ParquetFile) -> AnyParquet:
+        return parquet if table is None else open_as_table(parquet, table, file.path)
+
+    opened = as_table(open_parquet(file, columns=len(columns)))
     if not is_url(file.path):
         return opened
     from scorer.storage.fetched import Window  # noqa: PLC0415 - only for stores
 
     with opened:
-        metadata = opened.metadata
+        metadata, columns = opened.metadata, stored_names(opened, columns)
     groups = range(bisect_left(_starts(metadata), min(rows, metadata.num_rows)))
     wanted = chunk_ranges(metadata, groups, columns)
-    return open_parquet(file, metadata, len(columns), Window(file, metadata, wanted, following=0))
+    return as_table(open_parquet(file, metadata, len(columns), Window(file, metadata, wanted, following=0)))
 
 
 def _starts(metadata: pq.FileMetaData) -> tuple[int, ...]:
@@ -276,7 +319,7 @@ def _starts(metadata: pq.FileMetaData) -> tuple[int, ...]:
     return tuple(accumulate(rows, initial=0))
 
 
-def _decoded_bytes(parquet: pq.ParquetFile, group: int, schema: pa.Schema, columns: Sequence[str]) -> float:
+def _decoded_bytes(parquet: AnyParquet, group: int, schema: pa.Schema, columns: Sequence[str]) -> float:
     """Return the decoded bytes of a row group's columns; infinity if a column has no fixed width."""
     kinds = [field.type for name in columns if (field := find(schema, name)) is not None]
     if not all(pa.types.is_primitive(kind) for kind in kinds):
@@ -284,7 +327,7 @@ def _decoded_bytes(parquet: pq.ParquetFile, group: int, schema: pa.Schema, colum
     return float(parquet.metadata.row_group(group).num_rows * sum(kind.bit_width for kind in kinds) / 8)
 
 
-def decoded(parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str], there: Collection[str]) -> pa.Table:
+def decoded(parquet: AnyParquet, groups: Sequence[int], columns: Sequence[str], there: Collection[str]) -> pa.Table:
     """Return whole row groups, read a few columns at a time; `there` are the file's columns.
 
     Arrow keeps the buffers of all columns of a call until the last one is decoded: 137 MB for 58 MB of rows.
@@ -307,6 +350,6 @@ def decoded(parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[st
 
 
 def _read_groups(
-    parquet: pq.ParquetFile, groups: Sequence[int], columns: Sequence[str], there: Collection[str]
+    parquet: AnyParquet, groups: Sequence[int], columns: Sequence[str], there: Collection[str]
 ) -> pa.Table:
     return select(parquet.read_row_groups(groups, columns=stored(columns, there), use_threads=False), columns)

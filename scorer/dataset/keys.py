@@ -37,6 +37,11 @@ def keys_of(folder: str) -> dict[str, str | None]:
     return {key: None if value == HIVE_NULL else unquote(value) for key, value in pairs}
 
 
+def of(file: Listed) -> dict[str, str | None]:
+    """Return the keys of a file with their values as text: those of its table, or those in its path."""
+    return keys_of(file.folder) if file.of_table is None else dict(file.of_table.keys)
+
+
 def below(files: Sequence[Listed], base: str | None) -> tuple[list[Listed], tuple[str, ...]]:
     """Return the files with the key=value folders above their inputs, and the keys there that are not used.
 
@@ -86,7 +91,7 @@ def _relative(folder: str, base: str) -> str:
 
 def schema_of(files: Sequence[Listed]) -> pa.Schema:
     """Return the keys as columns: whole numbers if all values of a key are, otherwise text."""
-    values = [keys_of(file.folder) for file in files]
+    values = [of(file) for file in files]
     keys = tuple(values[0])
     for file, own in zip(files, values, strict=True):
         if tuple(own) != keys:
@@ -114,7 +119,7 @@ def matching(files: Sequence[Listed], conditions: Sequence[Condition], types: pa
     if not named:
         return list(files)
     keep = [True] * len(files)
-    values = [keys_of(file.folder) for file in files]
+    values = [of(file) for file in files]
     for condition in named:
         name, kind = condition.column, values_type(types.field(condition.column).type)
         try:

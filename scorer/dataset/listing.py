@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
     from scorer.dataset.trees import Tree
     from scorer.storage.files import FileId
+    from scorer.tables.snapshot import TableFile
 
 PROOF = ".scorer"
 """Suffix of the folder that holds an output's proof: the proof of `out` is in `out.scorer`."""
 
 SUFFIXES = (".parquet", ".parq", ".pq")
-_EXPORT = "write its current rows to a plain folder first; its files may hold deleted rows and other column names"
+_NAME_IT = "name this folder as the input, alone: a table is read by its log, which knows deleted rows"
 _TABLE_FORMATS = {
-    "_delta_log": ("a Delta table", f"{_EXPORT}, for example with DuckDB's delta_scan"),
+    "_delta_log": ("a Delta table", _NAME_IT),
     ".hoodie": ("a Hudi table", "list the files of its latest commit"),
     "_temporary": ("an unfinished Spark or Hadoop job's output", "wait for that job, or remove _temporary"),
 }
@@ -44,18 +45,27 @@ class Listed(NamedTuple):
     """The folder that was named as the input, or that holds the file that was named."""
     id: FileId | None = None
     """Which object it is, if the list of a store has it."""
+    of_table: TableFile | None = None
+    """What the log of a table says of it."""
 
 
-def list_files(inputs: Sequence[str], ignore: set[str]) -> tuple[list[Listed], int]:
-    """Return every file in order, and the number of skipped files."""
+def trees() -> tuple[Tree, Tree]:
+    """Return the folders of disks and of stores."""
+    return Disk(), Bucket()
+
+
+def list_files(
+    inputs: Sequence[str], ignore: set[str], both: tuple[Tree, Tree] | None = None
+) -> tuple[list[Listed], int]:  # fmt: skip
+    """Return every file in order, and the number of skipped files. `both` are disks and stores."""
+    both = both or trees()
     found: list[Listed] = []
     skipped = 0
     seen: dict[str, str] = {}
-    trees: tuple[Tree, Tree] = Disk(), Bucket()
     for text in inputs:
         before = len(found)
         others: list[str] = []
-        tree = trees[is_url(text)]
+        tree = both[is_url(text)]
         for path in _expand(text, tree):
             listed, not_parquet = _files_under(path, ignore, tree)
             others += not_parquet
@@ -81,7 +91,7 @@ def list_files(inputs: Sequence[str], ignore: set[str]) -> tuple[list[Listed], i
                 found=repr(os.path.basename(path)),
                 hint="rename it, or make a link to it with another name",
             )
-        real = trees[is_url(path)].real(path)
+        real = both[is_url(path)].real(path)
         if real in seen:
             raise InputError(
                 "the input contains one file twice",
@@ -275,7 +285,7 @@ def _refuse_table_format(folder: str, folders: list[str], tree: Tree) -> None:
     kind, hint = next((_TABLE_FORMATS[name] for name in folders if name in _TABLE_FORMATS), ("", ""))
     inner = tree.entries(os.path.join(folder, "metadata")) if "metadata" in folders else ()
     if any(entry.name.endswith(".metadata.json") for entry in inner):
-        kind, hint = "an Iceberg table", f"{_EXPORT}, for example with pyiceberg's table.scan().to_arrow()"
+        kind, hint = "an Iceberg table", _NAME_IT
     if kind:
         raise InputError(
             "the folder contains files that do not belong to its current data",

@@ -9,14 +9,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from scorer.arrow import cast_layout, common_type, join_tables, plain_rows, plain_schema
+from scorer.arrow import cast_layout, common_type, plain_rows
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields
 from scorer.dataset.cursors import decoded, opened_at_first_rows
@@ -25,19 +24,18 @@ from scorer.locations import is_url
 from scorer.storage.files import Changed, retry
 from scorer.storage.footers import flat_leaves, group_bytes, naming_damage, only_leaf, unreadable
 from scorer.storage.stores import identity
+from scorer.tables.columns import TableColumns, stored_names
+from scorer.tables.deleted import NONE, first_live
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
-
-    import pyarrow.parquet as pq
 
     from scorer.dataset.cursors import InputCache
     from scorer.dataset.summary import Dataset
     from scorer.storage.fetched import Fetched
     from scorer.storage.files import FileId
-
-
-_MANY_COLUMNS = 100  # assumed when all columns of a file are read
+    from scorer.tables.columns import AnyParquet
+    from scorer.tables.deleted import Slice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +46,9 @@ class Source:
     start: int
     stop: int
     hive: tuple[tuple[str, str | None], ...] = ()
+    """The keys of its path, or of its table, with their values as text."""
+    deleted: Slice | None = None
+    """Where the numbers of the file's deleted rows are; None if it has none."""
 
     @property
     def path(self) -> str:
@@ -61,7 +62,7 @@ class Places:
 
     ranges: tuple[tuple[int, int], ...] = ()
     mask: np.ndarray | None = None
-    """Which rows of the ranges meet the conditions; None if there are no conditions."""
+    """Which rows of the ranges meet the conditions and are not deleted; None if that is not asked."""
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -89,6 +90,8 @@ class Rows:
     """How many of the table's rows each source has."""
     groups: tuple[tuple[int, ...], ...] = ()
     """The row groups that make up each source, if only the `lean` columns were read; otherwise empty."""
+    deleted: int = 0
+    """How many rows of the sources are deleted in the table; they are not among the filtered ones."""
 
 
 def read_all(
@@ -102,9 +105,11 @@ def read_all(
 ) -> Rows:
     """Return the rows of all sources, one after the other, as `read` returns those of one.
 
-    If there are several, each is a whole file. So `lean` holds for all of them or for none.
+    If there are several, each is a whole file. So `lean` holds for all of them or for none. It does for none if a row
+    is deleted, because whole row groups are copied.
     """
     lean = lean if any(source.start < source.stop for source in sources) else None
+    lean = None if lean is None or any(len(cache.deleted(source)) for source in sources) else lean
     held = fetched or {}
     pieces = [read(source, schema, conditions, batch_rows, cache, lean, held.get(source.path)) for source in sources]
     if len(pieces) == 1:
@@ -118,6 +123,7 @@ def read_all(
         sum(piece.bytes_read for piece in pieces),
         tuple(piece.table.num_rows for piece in pieces),
         tuple(chain.from_iterable(piece.groups for piece in pieces)),
+        sum(piece.deleted for piece in pieces),
     )
 
 
@@ -137,8 +143,9 @@ def read(
     """
     with naming_errors(source, cache):
         check_unchanged(source, cache)
+        deleted = cache.deleted(source)
         rows = retry(
-            lambda: _rows(source, schema, conditions, batch_rows, cache, lean, fetched),
+            lambda: _rows(source, schema, conditions, batch_rows, cache, lean, fetched, deleted),
             lambda: cache.forget(source.path),
         )
     check_unchanged(source, cache)
@@ -194,82 +201,6 @@ def naming_changes(sources: Sequence[Source]) -> Iterator[None]:
         raise changed(source, f"{current.size} bytes with ETag {current.version}") from None
 
 
-def rows_at(source: Source, rows: Sequence[int], cache: InputCache) -> tuple[pa.Table, dict[int, tuple[str, ...]]]:
-    """Return single rows of a file, in ascending order, with all columns; Hive keys are added as text.
-
-    Columns that cannot be read in a row group are null in its rows. Their names are returned for each of these rows.
-    """
-    try:
-        with naming_changes([source]):
-            found, unread = retry(lambda: _rows_at(source, np.asarray(rows), cache), lambda: cache.forget(source.path))
-    except FileNotFoundError:
-        raise changed(source, "nothing") from None
-    except (OSError, pa.ArrowException) as error:
-        check_unchanged(source, cache)
-        raise unreadable(source.path, error) from error
-    check_unchanged(source, cache)
-    return found, unread
-
-
-def _rows_at(source: Source, wanted: np.ndarray, cache: InputCache) -> tuple[pa.Table, dict[int, tuple[str, ...]]]:
-    pieces: list[pa.Table] = []
-    unread: dict[int, tuple[str, ...]] = {}
-    file = cache.file(source.id, _MANY_COLUMNS)
-    with file.parquet as parquet:
-        for group, (first, end) in enumerate(pairwise(file.starts)):
-            here = wanted[np.searchsorted(wanted, first) : np.searchsorted(wanted, end)] - first
-            if not len(here):
-                continue
-            try:
-                pieces.append(_rows_of_group(parquet, group, here))
-            except (Changed, FileNotFoundError):
-                raise
-            except (OSError, pa.ArrowException) as error:
-                piece, names = _readable_columns(parquet, group, here, error)
-                pieces.append(piece)
-                unread |= dict.fromkeys((here + first).tolist(), names)
-    found = join_tables(pieces)  # columns with nulls for unread values are nullable
-    for name, value in source.hive:  # a row includes the keys of its path
-        if name not in found.column_names:
-            found = found.append_column(name, pa.repeat(pa.scalar(value, pa.string()), found.num_rows))
-    return found, unread
-
-
-def _rows_of_group(
-    parquet: pq.ParquetFile, group: int, wanted: np.ndarray, columns: Sequence[str] | None = None
-) -> pa.Table:
-    """Return single rows of a row group."""
-    pieces, at = [], 0
-    for batch in parquet.iter_batches(row_groups=[group], columns=columns, use_threads=False):
-        inside = wanted[(wanted >= at) & (wanted < at + batch.num_rows)] - at
-        pieces.append(pa.Table.from_batches([plain_rows(batch)]).take(pa.array(inside)))
-        at += batch.num_rows
-    return pa.concat_tables(pieces)
-
-
-def _readable_columns(
-    parquet: pq.ParquetFile, group: int, wanted: np.ndarray, error: Exception
-) -> tuple[pa.Table, tuple[str, ...]]:
-    """Return single rows of a row group with nulls for the columns that cannot be read, and the names of these.
-
-    Raises `error` if no column can be read.
-    """
-    schema = plain_schema(parquet.schema_arrow)
-    columns, unread = [], []
-    for i, name in enumerate(schema.names):
-        try:
-            rows = retry(partial(_rows_of_group, parquet, group, wanted, [name]))
-            same = rows.schema.get_all_field_indices(name)  # several columns may have this name
-            columns.append(rows.column(same[schema.names[:i].count(name)]))
-        except (OSError, pa.ArrowException):
-            columns.append(pa.chunked_array([pa.nulls(len(wanted), schema.field(i).type)]))
-            unread.append(name)
-    if len(unread) == len(columns):
-        raise error
-    fields = [field.with_nullable(nullable=True) for field in schema]
-    return pa.Table.from_arrays(columns, schema=pa.schema(fields, schema.metadata)), tuple(unread)
-
-
 def changed(source: Source, found: str) -> InputChanged:
     """Return the error for an input that changed after it was planned."""
     tag = f" with ETag {source.id.version}" if isinstance(source.id.version, str) and source.id.version else ""
@@ -284,7 +215,7 @@ def changed(source: Source, found: str) -> InputChanged:
 
 def _rows(
     source: Source, schema: pa.Schema, conditions: Sequence[conditions_.Condition], batch_rows: int, cache: InputCache,
-    lean: pa.Schema | None, fetched: Fetched | None,
+    lean: pa.Schema | None, fetched: Fetched | None, deleted: np.ndarray,
 ) -> Rows:  # fmt: skip
     file = cache.file(source.id, fetched=fetched)
     groups = None if lean is None else _whole_groups(source, file.starts)
@@ -300,6 +231,7 @@ def _rows(
         if file.starts[-1] < source.stop:
             raise changed(source, f"{file.starts[-1]} rows")
         stored = fields.stored(own, there)
+        as_stored = stored_names(parquet, stored) if fetched else None
         pieces: list[pa.Table] = []
         spans: list[tuple[int, int, int]] = []  # first row of the group; first and last row of the part in it
         whole: list[int] = []
@@ -313,7 +245,7 @@ def _rows(
                     pieces.append(plain_rows(decoded(parquet, whole, own, there)))
                 whole.clear()
 
-        for span in spans_of(source, file.starts, parquet, conditions, own):
+        for span in spans_of(source, file.starts, parquet, conditions, own, deleted):
             group, first, _, low, high = span
             if span.whole:
                 whole.append(group)  # several in one call: a sixth faster than one call each
@@ -325,10 +257,10 @@ def _rows(
                 pieces.append(cursor.take(low - first, high - first).select(own))
             spans.append((first, low, high))
             if not (fetched and span.whole):
-                size = group_bytes(parquet.metadata, group, stored if fetched else None)
+                size = group_bytes(parquet.metadata, group, as_stored)
                 bytes_read += size * (high - low) // span.rows
         decode_whole()
-    rows = _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read)
+    rows = _assemble(pieces, spans, source, schema, conditions, batch_rows, bytes_read, deleted)
     return rows if groups is None else replace(rows, groups=(groups,))
 
 
@@ -348,16 +280,17 @@ class Span(NamedTuple):
 
 
 def spans_of(
-    source: Source, starts: Sequence[int], parquet: pq.ParquetFile, conditions: Sequence[conditions_.Condition],
-    own: Sequence[str],
+    source: Source, starts: Sequence[int], parquet: AnyParquet, conditions: Sequence[conditions_.Condition],
+    own: Sequence[str], deleted: np.ndarray = NONE,
 ) -> Iterator[Span]:  # fmt: skip
-    """Yield the rows of a source by row group, without row groups in which no row meets the conditions."""
+    """Yield the rows of a source by row group, without row groups in which no row is live and meets the conditions."""
     for group in range(bisect_right(starts, source.start) - 1, len(starts) - 1):
         first, end = starts[group : group + 2]
         low, high = max(source.start, first), min(source.stop, end)
         if low >= source.stop:
             return
-        if low < high and not _excluded(parquet, group, conditions, own):
+        gone = np.searchsorted(deleted, high) - np.searchsorted(deleted, low) if len(deleted) else 0
+        if gone < high - low and not _excluded(parquet, group, conditions, own):
             yield Span(group, first, end - first, low, high)
 
 
@@ -384,6 +317,7 @@ def _assemble(
     conditions: Sequence[conditions_.Condition],
     batch_rows: int,
     bytes_read: int,
+    deleted: np.ndarray,
 ) -> Rows:
     """Combine pieces of row groups into one filtered table with its batch edges."""
     rows = sum(high - low for _, low, high in spans)
@@ -395,16 +329,19 @@ def _assemble(
     ]
     edges = np.append(np.concatenate(grid), rows) if grid else np.zeros(1, np.int64)
     places = Places(tuple((low, high) for _, low, high in spans))
-    if conditions and rows:
-        held = conditions_.mask(conditions, table)
-        keep = held.to_numpy()
-        table, places = table.filter(held), replace(places, mask=keep)
+    if (conditions or len(deleted)) and rows:
+        keep = np.ones(rows, bool) if not conditions else conditions_.mask(conditions, table).to_numpy()
+        if len(deleted):
+            keep = keep & ~np.isin(places.numbers(), deleted, assume_unique=True)
+        table, places = table.filter(pa.chunked_array([keep])), replace(places, mask=keep)
         edges = np.concatenate(([0], np.cumsum(keep)))[edges]
     if table.num_rows != len(places):
         found = pa.ArrowInvalid(f"{table.num_rows} rows where the footer has {len(places)}")
         raise unreadable(source.path, found)
-    total = source.stop - source.start
-    return Rows(table, places, np.unique(edges), total - table.num_rows, bytes_read, (table.num_rows,))
+    filtered = source.stop - source.start - len(deleted) - table.num_rows
+    return Rows(
+        table, places, np.unique(edges), filtered, bytes_read, (table.num_rows,), deleted=len(deleted)
+    )  # fmt: skip
 
 
 def _joined(places: Sequence[Places]) -> Places:
@@ -440,11 +377,9 @@ def _cast_to_plan(column: pa.ChunkedArray, field: pa.Field, source: Source) -> p
     raise changed(source, f"column {field.name!r} of type {column.type} instead of {field.type}")
 
 
-def _excluded(
-    parquet: pq.ParquetFile, group: int, conditions: Sequence[conditions_.Condition], own: Sequence[str]
-) -> bool:
+def _excluded(parquet: AnyParquet, group: int, conditions: Sequence[conditions_.Condition], own: Sequence[str]) -> bool:
     """Return whether the footer's statistics prove that no row of the row group meets the conditions."""
-    if not conditions:
+    if not conditions or isinstance(parquet, TableColumns):  # its statistics are those of other columns
         return False
     schema = parquet.schema_arrow
     leaves = flat_leaves(schema, parquet.metadata)
@@ -471,22 +406,26 @@ def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
     """Return the first rows of the input with the columns of `schema`, which may include Hive keys."""
     pieces: list[pa.Table] = []
     left, there = rows, set(dataset.schema.names)
+    columns_ = None if dataset.table is None else dataset.table.columns
     for file in dataset.files:
         if left <= 0 or len(pieces) >= _SAMPLED_FILES:
             break
         own = own_columns(schema.names, dataset.schema, there, file.hive)
         stored = fields.stored(own, there)
+        deleted = dataset.deleted_rows(file)
+        wanted = first_live(deleted, min(left, file.rows - len(deleted)))
         try:
             with (
-                opened_at_first_rows(file.id, stored, left) as parquet,
+                opened_at_first_rows(file.id, stored, wanted, columns_) as parquet,
                 naming_damage(file.path, parquet, range(parquet.num_row_groups), stored),
             ):
-                batch = next(parquet.iter_batches(batch_size=left, columns=stored, use_threads=True), None)
+                batch = next(parquet.iter_batches(batch_size=max(wanted, 1), columns=stored, use_threads=True), None)
         except (OSError, MemoryError, pa.ArrowException) as error:
             raise unreadable(file.path, error) from error
-        if batch is None or not batch.num_rows:
+        if batch is None or not batch.num_rows or not wanted:
             continue
         batch = fields.select(plain_rows(batch), own)
+        batch = _without(batch, deleted) if len(deleted) else batch
         columns = []
         for field in schema:
             if field.name in batch.schema.names:
@@ -498,3 +437,8 @@ def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
         pieces.append(pa.Table.from_arrays(columns, schema=schema))
         left -= batch.num_rows
     return pa.concat_tables(pieces) if pieces else schema.empty_table()
+
+
+def _without(batch: pa.RecordBatch, deleted: np.ndarray) -> pa.RecordBatch:
+    """Return the first rows of a file without the deleted ones."""
+    return batch.filter(pa.array(~np.isin(np.arange(batch.num_rows), deleted, assume_unique=True)))

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from scorer.arrow import common_field, common_type, values_type
 from scorer.dataset import keys as keys_
+from scorer.dataset import tables as tables_
 from scorer.dataset.fields import find
-from scorer.dataset.listing import list_files
+from scorer.dataset.listing import list_files, trees
 from scorer.display.words import plural, quoted_list
 from scorer.errors import InputError, ScorerError, UnreadableFile
 from scorer.host.crash import note_step
@@ -36,13 +37,19 @@ from scorer.storage.footers import (
     value_range,
 )
 from scorer.storage.stores import identity
+from scorer.tables.columns import TableColumns, open_as_table
+from scorer.tables.deleted import NONE, first_live
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+
     from scorer.dataset.conditions import Condition
     from scorer.dataset.listing import Listed
+    from scorer.dataset.tables import Wanted
     from scorer.storage.files import FileId
+    from scorer.tables.snapshot import Snapshot, TableFile
 
 
 _FOOTER_THREADS = 8
@@ -67,6 +74,10 @@ class File:
     """Number of rows in each row group."""
     unlike_path: tuple[tuple[str, str], ...] = ()
     """Columns with the name of a key in the path that may hold another value, each with its values in words."""
+    of_table: TableFile | None = None
+    """What the log of a table says of it."""
+    deleted: int = 0
+    """How many of its rows are deleted in the table."""
 
     @property
     def path(self) -> str:
@@ -75,13 +86,13 @@ class File:
 
     @property
     def rows(self) -> int:
-        """Number of rows in the file."""
+        """Number of rows in the file, the deleted ones included."""
         return sum(self.row_groups)
 
     @property
     def hive(self) -> dict[str, str | None]:
-        """Hive keys in the path (key=value folders), with their values."""
-        return keys_.keys_of(self.folder)
+        """Keys with their values as text: partition values of a table, or key=value folders in the path."""
+        return keys_.keys_of(self.folder) if self.of_table is None else dict(self.of_table.keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +103,7 @@ class Dataset:
     schema: pa.Schema
     """Columns in the files. If files store a column in different layouts, its type is one that holds all of them."""
     hive: pa.Schema
-    """Columns from Hive keys in the paths."""
+    """Columns from Hive keys in the paths, or the partition columns of a table."""
     variants: tuple[tuple[str, pa.Schema], ...]
     """(path, schema) of the files whose schema differs from the first file's."""
     skipped: int
@@ -116,6 +127,8 @@ class Dataset:
     """Keys in the paths above the inputs that are no columns, because not all files have them."""
     open_s: float = 0.0
     """Mean seconds in which a footer was read, several at a time; 0 if there are too few files to tell."""
+    table: Snapshot | None = None
+    """The table that the files belong to."""
 
     @property
     def folder(self) -> str:
@@ -129,8 +142,29 @@ class Dataset:
 
     @property
     def rows(self) -> int:
-        """Number of rows in the input."""
-        return sum(file.rows for file in self.files)
+        """Number of rows in the input, without deleted ones."""
+        return sum(file.rows - file.deleted for file in self.files)
+
+    @property
+    def has_deleted(self) -> bool:
+        """Whether a row in the files is deleted in the table."""
+        return any(file.deleted for file in self.files)
+
+    def deleted_rows(self, file: File) -> np.ndarray:
+        """Return the numbers of the file's deleted rows."""
+        return NONE if self.table is None else self.table.deleted.get(file.path, NONE)
+
+    def stored_limit(self, limit: int | None) -> int | None:
+        """Return how many rows of the files hold the first `limit` rows that are not deleted."""
+        if limit is None or not self.has_deleted:
+            return limit
+        stored, left = 0, limit
+        for file in self.files:
+            live = file.rows - file.deleted
+            if left <= live:
+                return stored + first_live(self.deleted_rows(file), left)
+            stored, left = stored + file.rows, left - live
+        return stored
 
     @property
     def columns(self) -> pa.Schema:
@@ -146,23 +180,33 @@ class Dataset:
 
 
 def summarise(
-    inputs: Sequence[str], ignore: Sequence[str] = (), *, base: str | None = None, conditions: Sequence[Condition] = ()
-) -> Dataset:
+    inputs: Sequence[str], ignore: Sequence[str] = (), *, base: str | None = None,
+    conditions: Sequence[Condition] = (), wanted: Wanted | None = None,
+) -> Dataset:  # fmt: skip
     """Return the summary of the input's files, in the order of `inputs`; folders in `ignore` are skipped.
 
     Keys are read from the folders below `base`; by default, from those inside the inputs and directly above them.
-    Files that the conditions rule out by their keys are not opened.
+    Files that the conditions rule out by their keys are not opened. A table is read in the state that is `wanted`.
     Raises `InputError` for the first unreadable file, with the number of the others.
     """
-    listed, skipped = list_files(inputs, {normal(path) if is_url(path) else os.path.realpath(path) for path in ignore})
-    listed, unused_keys = keys_.below(listed, base)
-    hive = keys_.schema_of(listed)
+    both = trees()
+    table = tables_.snapshot_of(inputs, both, wanted or tables_.Wanted(), base)
+    skipped = 0
+    unused_keys: tuple[str, ...] = ()
+    if table is not None:
+        listed, hive = tables_.listed(table, both), tables_.keys_of(table)
+    else:
+        passed = {normal(path) if is_url(path) else os.path.realpath(path) for path in ignore}
+        listed, skipped = list_files(inputs, passed, both)
+        listed, unused_keys = keys_.below(listed, base)
+        hive = keys_.schema_of(listed)
     started = time.perf_counter()
-    good = _footers_of_matching(listed, conditions, hive)
+    good = _footers_of_matching(listed, conditions, hive, table)
     open_s = (time.perf_counter() - started) / len(good) if len(good) > _TIMED_FILES else 0.0
     files = tuple(footer.file for footer in good)
     schema, variants = _one_schema(good)
     sample = [footer.metadata for footer in good if footer.metadata is not None]
+    plain = all(footer.plain for footer in good)
     opened = {file.path for file in files}
     return Dataset(
         files=files,
@@ -175,36 +219,39 @@ def summarise(
         codec=codec_of(sample),
         row_group_rows=max((max(file.row_groups, default=0) for file in files[:_SAMPLED_FILES]), default=0),
         dictionaries=dictionary_encoded(sample),
-        nulls=null_counts(sample) if len(good) == len(sample) else {},
-        footer=good[0].metadata,
+        nulls=null_counts(sample) if len(good) == len(sample) and plain and not any(f.deleted for f in files) else {},
+        footer=good[0].metadata if plain else None,
         left_out=tuple(file.path for file in listed if file.path not in opened),
         unused_keys=unused_keys,
         open_s=open_s,
+        table=table,
     )
 
 
-def _footers_of_matching(listed: Sequence[Listed], conditions: Sequence[Condition], hive: pa.Schema) -> list[_Footer]:
+def _footers_of_matching(
+    listed: Sequence[Listed], conditions: Sequence[Condition], hive: pa.Schema, table: Snapshot | None
+) -> list[_Footer]:
     """Return the footers of the files that the conditions do not rule out by their keys.
 
     A key that the files hold too has their type, which is known only from a footer.
     """
     matching = keys_.matching(listed, conditions, hive)
-    footers = _footers(matching)
+    footers = _footers(matching, table)
     schema = _one_schema(footers)[0] if len(matching) < len(listed) else pa.schema([])
     types = pa.schema([schema.field(at) if (at := schema.get_field_index(key.name)) >= 0 else key for key in hive])
     if types == hive:
         return footers
     wanted = {*matching, *keys_.matching(listed, conditions, types)}
-    return footers if len(wanted) == len(matching) else _footers([file for file in listed if file in wanted])
+    return footers if len(wanted) == len(matching) else _footers([file for file in listed if file in wanted], table)
 
 
-def _footers(listed: Sequence[Listed]) -> list[_Footer]:
+def _footers(listed: Sequence[Listed], table: Snapshot | None) -> list[_Footer]:
     """Return the footer of every file, or raise the first error."""
-    first = _footer(listed[0])
+    first = _footer(listed[0], table)
     first_schema = None if isinstance(first, ScorerError) else first.schema
     remote = any(is_url(file.path) for file in listed)
     with ThreadPoolExecutor(min(_REQUESTS if remote else _FOOTER_THREADS, len(listed))) as pool:
-        rest = pool.map(lambda file: _footer(file, first_schema), listed[1:])
+        rest = pool.map(lambda file: _footer(file, table, first_schema), listed[1:])
         footers = [
             first,
             *(footer if i < _SAMPLED_FILES else _without_metadata(footer) for i, footer in enumerate(rest, 1)),
@@ -225,6 +272,8 @@ def ranges(dataset: Dataset, columns: Sequence[str]) -> dict[str, tuple[Any, Any
 
     NaN does not count. Reads the footers again; returns nothing if there are too many.
     """
+    if dataset.table is not None and (dataset.footer is None or dataset.has_deleted):
+        return {}
     types = {field.name: values_type(field.type) for field in dataset.schema}
     wanted = [n for n in columns if n in types and (pa.types.is_floating(types[n]) or pa.types.is_integer(types[n]))]
     chunks = len(wanted) * sum(len(file.row_groups) for file in dataset.files)
@@ -314,31 +363,44 @@ class _Footer:
     schema: pa.Schema | None
     """None if equal to the first file's."""
     metadata: pq.FileMetaData | None
+    plain: bool = True
+    """Whether it has the columns of its table as they are."""
 
 
 def _without_metadata(footer: _Footer | ScorerError) -> _Footer | ScorerError:
     return footer if isinstance(footer, ScorerError) else replace(footer, metadata=None)
 
 
-def _footer(listed: Listed, known: pa.Schema | None = None) -> _Footer | ScorerError:
+def _footer(listed: Listed, table: Snapshot | None, known: pa.Schema | None = None) -> _Footer | ScorerError:
     path = listed.path
     note_step(f"reading the footer of {path}")
+    columns = None if table is None else table.columns
     try:
         found = listed.id or identity(path)
         with open_parquet(found if listed.id else path) as parquet:
-            metadata, schema = parquet.metadata, parquet.schema_arrow
+            seen = parquet if columns is None else open_as_table(parquet, columns, path)
+            metadata, schema = parquet.metadata, seen.schema_arrow
         groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-    except UnreadableFile as error:
+    except (UnreadableFile, InputError) as error:
         return error
     except (OSError, MemoryError, pa.ArrowException, UnicodeDecodeError) as error:
-        return unreadable(path, error)
+        gone = table is not None and isinstance(error, FileNotFoundError)
+        return tables_.vacuumed(table, path) if table is not None and gone else unreadable(path, error)
     if min(groups, default=0) < 0 or sum(groups) != metadata.num_rows:
         return unreadable(path, ValueError(f"row counts that do not add up: {groups[:5]}, {metadata.num_rows}"))
-    file = File(id=found, folder=listed.folder, top=listed.top, row_groups=groups)
-    if "=" in file.folder and not file.hive.keys().isdisjoint(schema.names):
+    if listed.of_table is not None and listed.of_table.id.size != found.size:
+        return tables_.rewritten(listed.of_table, found)
+    deleted = NONE if table is None else table.deleted.get(path, NONE)
+    file = File(
+        id=found, folder=listed.folder, top=listed.top, row_groups=groups, of_table=listed.of_table,
+        deleted=len(deleted),
+    )  # fmt: skip
+    if len(deleted) and int(deleted[-1]) >= file.rows:
+        return unreadable(path, ValueError(f"row {deleted[-1]} is deleted, and the file has {file.rows} rows"))
+    if table is None and "=" in file.folder and not file.hive.keys().isdisjoint(schema.names):
         file = replace(file, unlike_path=_unlike_path(file, schema, metadata))
     same = known is not None and schema.equals(known, check_metadata=False)
-    return _Footer(file, None if same else schema, metadata)
+    return _Footer(file, None if same else schema, metadata, plain=not isinstance(seen, TableColumns))
 
 
 def _unlike_path(file: File, schema: pa.Schema, metadata: pq.FileMetaData) -> tuple[tuple[str, str], ...]:

@@ -10,6 +10,7 @@ from scorer.options import values as rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from scorer.options.grammar import FeedText
@@ -61,6 +62,26 @@ class InputOptions:
         completes="dir",
         metavar="DIR",
         scores=True,
+    )
+    input_version: str | None = option(
+        None,
+        "Read a Delta table as it was at this version or time. Default: the current version, to which a repeated "
+        "command keeps.",
+        rule=rules.VERSION,
+        metavar="N|TIME",
+    )
+    input_snapshot: str | None = option(
+        None,
+        "Read an Iceberg table at this snapshot, branch or tag. Default: the current snapshot, to which a repeated "
+        "command keeps.",
+        rule=rules.SNAPSHOT,
+        metavar="ID|REF",
+    )
+    input_format: str = option(
+        "auto",
+        "What the input must be: auto (a table if it has a log), parquet, delta or iceberg. Default: auto.",
+        rule=rules.one_of("auto", "parquet", "delta", "iceberg"),
+        metavar="auto|parquet|delta|iceberg",
     )
     limit: int | None = option(
         None,
@@ -368,6 +389,9 @@ class RequestArguments(TypedDict, total=False):
     keep: Sequence[str] | str
     where: Sequence[str] | str
     base: str | Path | None
+    input_version: int | str | datetime | None
+    input_snapshot: int | str | None
+    input_format: str
     limit: int | None
     row_id: bool
     transform: Callable[..., Any] | str | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -204,6 +205,20 @@ def _budget(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
     return str(value)
 
 
+def _version(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
+    """Return the number of a version, or a time, as text."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return str(_int64(value))
+    text = value.isoformat() if isinstance(value, date) else _text(value)
+    if not text.isdecimal():
+        datetime.fromisoformat(text)
+    return text if not text.isdecimal() else str(_int64(int(text)))
+
+
+def _snapshot(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+
+
 class Rule(NamedTuple):
     """What a value may be, in words, and the function that parses it or raises ValueError or TypeError."""
 
@@ -248,6 +263,8 @@ STORE_OPTIONS = Rule("KEY=VALUE, a list of them, or a table", store_options.pars
 VARIABLES = Rule("names of environment variables", store_options.parse_variables)
 BUDGET = Rule("a number of rows, or a share from 0% to 100%", _budget)
 SECONDS = Rule("a number of seconds above 0", _seconds)
+VERSION = Rule("the number of a version, or a time such as 2026-11-30T18:00:00Z", _version)
+SNAPSHOT = Rule("the id of a snapshot, or the name of a branch or tag", _snapshot)
 PART_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 64MiB", _size)
 MEMORY_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 16GiB", _size)
 FEEDS = Rule("TENSOR=COLUMNS, a list of them, or a table", _feeds)

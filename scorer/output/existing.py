@@ -28,6 +28,7 @@ from scorer.storage.stores import (
     raise_if_unknown,
     size_of,
 )
+from scorer.tables.deleted import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from scorer.storage.files import FileId
     from scorer.storage.stores import AnyPath
 
-PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "report.html", "quarantine")
+PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "report.html", "quarantine", NAME)
 """What publishing moves beside the output."""
 _REPLACED = {*PROOF_FILES, "lock", "old", "probe"}
 """The names in a work folder that a run replaces or removes."""

@@ -40,6 +40,8 @@ LEDGER = pa.schema([
 """The columns of the ledger, which has one row per part. The file and its rows are the first ones of the part."""
 FILES = pa.field("files", pa.int64())
 """One more column, if a part has the rows of several files: how many."""
+DELETED = pa.field("deleted", pa.int64())
+"""One more column, if rows of a table are deleted: how many of the part's rows."""
 TIMES = ("started", "ended")
 """Columns that may be null: a part known only from its footer has no times, and older ledgers have none."""
 
@@ -102,7 +104,7 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
             "model": plan.session.digest,
             "parts": len(parts),
             "size": sum(receipt.size for receipt in receipts.values()),
-            **counts.to_dict(),
+            **{name: value for name, value in counts.to_dict().items() if name != DELETED.name or value},
             **({"files_left_out": len(plan.left_out)} if plan.left_out else {}),
             "ledger": file_digest(ledger),
         }
@@ -113,8 +115,8 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
 def rows_of(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> pa.Table:
     """Return the ledger as a table, for the parts that have a receipt."""
     rows = [_ledger_row(part, receipts[part.index]) for part in plan.parts() if part.index in receipts]
-    joined = any(file.joined for file in plan.files)
-    return pa.Table.from_pylist(rows, pa.schema([*LEDGER, FILES]) if joined else LEDGER)
+    more = [FILES] if any(file.joined for file in plan.files) else []
+    return pa.Table.from_pylist(rows, pa.schema([*LEDGER, *more, *([DELETED] if plan.deleted else [])]))
 
 
 def _write_ledger(rows: pa.Table, path: Path | ObjectPath) -> None:
@@ -150,10 +152,15 @@ def read_receipts(path: Path | ObjectPath) -> dict[int, Receipt]:
     for row in pq.read_table(for_arrow(path)).to_pylist():
         proof = Proof(
             part=row["part"], plan="", model="", digests=dict(row["digests"]), quarantine=row["quarantine"],
-            counts=Counts(**{name: row[name] for name in Counts().to_dict()}),
+            counts=counts_of(row),
         )  # fmt: skip
         receipts[proof.part] = Receipt(proof=proof, name=row["name"], size=row["size"])
     return receipts
+
+
+def counts_of(row: Mapping[str, Any]) -> Counts:
+    """Return the counts of a row of the ledger."""
+    return Counts(**{name: row[name] for name in Counts().to_dict() if name in row})
 
 
 def _ledger_row(part: Part, receipt: Receipt) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from scorer.options.values import PATH
 from scorer.options.wrong_types import wrong_type
 from scorer.plan.frozen import FORMAT, FrozenPlan
 from scorer.storage.stores import AnyPath, ObjectPath, for_arrow, is_folder, path_of, raise_if_unknown, size_of
+from scorer.tables import deleted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,8 +33,9 @@ INTENT = "publish.json"
 SUCCESS = "_SUCCESS"
 """The empty file that --success-file puts into an output on a store."""
 _MARKER = "seen-"
+_LONGEST_NAME = 180  # bytes: file systems allow 255, and attempts add to it
 _WORK = re.compile("work-[0-9a-f]{8}")
-_STAGED = {"plan.json", "tmp", "parts", "started", "quarantine", "journal.jsonl", "journal", INTENT}
+_STAGED = {"plan.json", "tmp", "parts", "started", "quarantine", "journal.jsonl", "journal", INTENT, deleted.NAME}
 """Names in a staging folder. While it is removed, any one of them may be the last."""
 
 
@@ -310,6 +312,11 @@ class Staging:
         """Rows that could not be scored."""
         return self.root / "quarantine"
 
+    @property
+    def deleted(self) -> AnyPath:
+        """The numbers of rows that the input table has deleted."""
+        return self.root / deleted.NAME
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskStaging(Staging):
@@ -346,5 +353,9 @@ class StoreStaging(Staging):
 
 
 def flat_name(name: str) -> str:
-    """Return a part's name without its suffix, and with its folders joined into one file name."""
-    return name.replace("/", "__").removesuffix(".parquet")
+    """Return a part's name without its suffix, and with its folders joined into one file name of usual length."""
+    flat = name.replace("/", "__").removesuffix(".parquet")
+    if len(flat.encode()) <= _LONGEST_NAME:
+        return flat
+    last = flat.rpartition("__")[2]
+    return f"{zlib.crc32(flat.encode()):08x}-{last}"

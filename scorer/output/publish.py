@@ -22,6 +22,7 @@ from scorer.output.place import INTENT, StorePlace
 from scorer.output.staging import discard_markers, remove_folder
 from scorer.output.writer import read_proof
 from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_json
+from scorer.tables.deleted import NAME as DELETED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +107,8 @@ def publish(
             _replace_output(place, staging, overwrite=overwrite)
             sync(place.output.parent)
         _move_proof(place, staging)
+        if plan.table is None or not plan.table.deleted:
+            (place.folder / DELETED).unlink(missing_ok=True)
         shutil.rmtree(place.folder / "old", ignore_errors=True)
         shutil.rmtree(staging.root)
         sync(place.folder)

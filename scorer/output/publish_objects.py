@@ -28,6 +28,7 @@ from scorer.output import lease, lock
 from scorer.output.place import INTENT, SUCCESS, sizes_below
 from scorer.output.staging import discard_markers, remove_folder
 from scorer.storage.files import as_json, map_write_errors
+from scorer.tables.deleted import NAME as DELETED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from scorer.storage.stores import ObjectPath
 
 _MANIFEST, _LEDGER = "manifest.json", "ledger.parquet"
-_PROOF = ("plan.json", "report.json", "report.html", _LEDGER)
+_PROOF = ("plan.json", DELETED, "report.json", "report.html", _LEDGER)
 """What is copied from the staging folder before the manifest. The ledger is last: it names what a repeat removes."""
 _PROBES = ("probe-1", "probe-2")
 _RACERS = 8  # writers of one name, at once, when a store is tried
@@ -243,7 +244,7 @@ def _copy_proof(store: ObjectStore, gate: _Gate, place: StorePlace, staging: Sto
         try:
             store.copy(str(staging.root / name), str(place.folder / name))
         except FileNotFoundError:
-            if name != "report.html":  # which a run may fail to write
+            if name not in {"report.html", DELETED}:  # a run may fail to write the first, and rarely has the second
                 raise
             store.remove([str(place.folder / name)])
 

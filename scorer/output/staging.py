@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from scorer.errors import CommitError, ScorerError
+from scorer.errors import CommitError, InputChanged, ScorerError
 from scorer.events import Receipt
 from scorer.output.place import load_plan, sizes_below
 from scorer.output.writer import receipt_of
-from scorer.storage.files import as_json, files_in, map_write_errors, write_json
+from scorer.storage.files import as_json, files_in, map_write_errors, write_atomically, write_json
+from scorer.tables.deleted import digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,10 +37,14 @@ _AT_ONCE = 32  # requests, when segments and footers are read
 _BROKEN = (ScorerError, OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 
 
-def prepare(place: Place, plan: FrozenPlan) -> Staging:
-    """Create the staging folders and store the plan; remove unfinished files of an interrupted run."""
+def prepare(place: Place, plan: FrozenPlan, deleted: bytes = b"") -> Staging:
+    """Create the staging folders and store the plan; remove unfinished files of an interrupted run.
+
+    `deleted` are the contents of the file with the numbers of deleted rows, if the input has some.
+    """
     staging = place.staging(plan.plan_hash)
     if not isinstance(staging.root, Path):
+        _write_deleted(staging, plan, deleted)
         _prepare_objects(staging, staging.root, plan)
         return staging
     with map_write_errors(staging.root):
@@ -50,9 +55,26 @@ def prepare(place: Place, plan: FrozenPlan) -> Staging:
             (staging.parts / name).mkdir(parents=True, exist_ok=True)
         for old in staging.root.glob("stop-*"):
             old.unlink(missing_ok=True)
+        _write_deleted(staging, plan, deleted)
         if not (staging.root / "plan.json").exists():
             write_json(staging.root / "plan.json", plan.to_dict())
     return staging
+
+
+def _write_deleted(staging: Staging, plan: FrozenPlan, data: bytes) -> None:
+    """Write the numbers of deleted rows before the plan, which has their digest; refuse others than the planned."""
+    wanted = "" if plan.table is None else plan.table.deleted
+    if (digest(data) if data else "") != wanted:
+        raise InputChanged(
+            "the deleted rows of the table are not the planned ones",
+            where=plan.table.location if plan.table is not None else str(staging.root),
+            expected=f"those of {plan.table.name if plan.table is not None else 'no table'}",
+            found="others",
+            hint="start again with --overwrite",
+        )
+    if data:
+        with map_write_errors(staging.deleted):
+            write_atomically(staging.deleted, data, durable=True)
 
 
 def _prepare_objects(staging: Staging, root: ObjectPath, plan: FrozenPlan) -> None:

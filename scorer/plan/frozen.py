@@ -20,6 +20,7 @@ from scorer.model.spec import SessionSpec
 from scorer.plan.parts import Part, PlannedFile
 from scorer.storage.encoding import Storage
 from scorer.storage.stores import changes
+from scorer.tables.snapshot import TableState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -58,6 +59,8 @@ class FrozenPlan:
     """The batch sizes that tuning tried, with their speeds, in words."""
     together: float | None = None
     """How many times as fast two threads score as one; None if that was not tried."""
+    table: TableState | None = None
+    """The table that is read, at its version; None if the input are plain files."""
     own_names: bool = False
     """Whether the files' names have the plan's hash: on a store, an output replaces another one file by file."""
     trial_sessions: int = 0
@@ -104,8 +107,13 @@ class FrozenPlan:
 
     @property
     def rows(self) -> int:
-        """The number of rows that are read, before any filter."""
-        return sum(rows * times for file in self.files for rows, times in file.parts)
+        """The number of rows that are read, before any filter and without deleted ones."""
+        return sum(rows * times for file in self.files for rows, times in file.parts) - self.deleted
+
+    @property
+    def deleted(self) -> int:
+        """The number of rows in the files that their table has deleted."""
+        return sum(file.deleted[1] for file in self.files if file.deleted)
 
     @property
     def most_rows(self) -> int:
@@ -134,7 +142,9 @@ class FrozenPlan:
             prefix = f"{file.folder}/" if file.folder else ""
             for rows, times in file.parts:
                 for _ in range(times):
-                    held.append(Source(id=file.id, start=start, stop=start + rows, hive=file.hive))
+                    held.append(
+                        Source(id=file.id, start=start, stop=start + rows, hive=file.hive, deleted=file.deleted)
+                    )
                     start += rows
                     if following is None or not following.joined:
                         yield Part(index=index, name=f"{prefix}part-{index:0{width}d}{suffix}", sources=tuple(held))
@@ -156,6 +166,9 @@ class FrozenPlan:
             del plain["left_out"]
         if not self.own_names:
             del plain["own_names"]
+        plain["table"] = None if self.table is None else dataclasses.asdict(self.table)
+        if self.table is None:
+            del plain["table"]
         if not self.binding.batch_axes:
             del plain["binding"]["batch_axes"]
         for fetch in plain["binding"]["fetches"]:
@@ -181,6 +194,7 @@ class FrozenPlan:
             "files": tuple(PlannedFile.from_row(row) for row in data["files"]),
             **{name: tuple(data[name]) for name in ("conditions", "trials")},
             "left_out": tuple(data.get("left_out", ())),
+            "table": TableState(**data["table"]) if "table" in data else None,
         }
         plan = cls(**data | changed)
         if plan.plan_hash not in {plan._hash_without("versions", *_MEASURED), plan._hash_without("versions")}:
@@ -199,6 +213,7 @@ def explain_differences(plan: FrozenPlan, now: dict[str, Any]) -> str:
     descriptions = {
         "input": _changed_files(plan) if before.get("input") != now.get("input") else "",
         "model": "the model's contents",
+        "table": _changed_table(before.get("table"), now.get("table")),
         "files": "the contents of a file that a flag names, such as --transform or a tokenizer",
     }
     texts = (
@@ -206,6 +221,13 @@ def explain_differences(plan: FrozenPlan, now: dict[str, Any]) -> str:
         for name in differences(before, now)
     )
     return "; ".join(texts)
+
+
+def _changed_table(before: list[str] | None, now: list[str] | None) -> str:
+    """Describe how the table of two requests differs; '' if one has none."""
+    if not before or not now:
+        return ""
+    return f"version {before[2]} of the table, now {now[2]}" if before[:2] == now[:2] else "another table"
 
 
 def _changed_files(plan: FrozenPlan) -> str:

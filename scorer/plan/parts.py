@@ -11,6 +11,8 @@ from scorer.storage.files import FileId
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from scorer.tables.deleted import Slice
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -32,7 +34,7 @@ class Part:
 
     @property
     def rows(self) -> int:
-        """The number of rows, before any filter."""
+        """The number of rows, before any filter; rows that a table has deleted are counted."""
         return sum(source.stop - source.start for source in self.sources)
 
     @property
@@ -46,11 +48,14 @@ class Part:
 
 def _flat(source: Source) -> tuple[Any, ...]:
     file = source.id
-    return source.start, source.stop, source.hive, file.path, file.size, file.version, file.inode
+    return source.start, source.stop, source.hive, source.deleted, file.path, file.size, file.version, file.inode
 
 
 def _part(index: int, name: str, *flat: tuple[Any, ...]) -> Part:
-    sources = (Source(id=FileId(*identity), start=start, stop=stop, hive=hive) for start, stop, hive, *identity in flat)
+    sources = (
+        Source(id=FileId(*identity), start=start, stop=stop, hive=hive, deleted=deleted)
+        for start, stop, hive, deleted, *identity in flat
+    )
     return Part(index=index, name=name, sources=tuple(sources))
 
 
@@ -69,6 +74,8 @@ class PlannedFile:
     hive: tuple[tuple[str, str | None], ...] = ()
     joined: bool = False
     """Whether its rows belong to the part of the file before it; both files are in it as a whole."""
+    deleted: Slice | None = None
+    """Where the numbers of its deleted rows are, up to its last planned row; None if there are none."""
 
     @property
     def path(self) -> str:
@@ -77,17 +84,20 @@ class PlannedFile:
 
     def as_row(self) -> list[Any]:
         """Return the fields as plan.json stores them."""
-        file, joined = self.id, [True] if self.joined else []  # so that other plans keep their hash
-        return [file.path, self.folder, file.size, file.version, self.row_groups, self.parts, self.hive, *joined]
+        file = self.id
+        more = [self.joined, *self.deleted] if self.deleted else [True] if self.joined else []
+        # nothing more in most plans, so that they keep their hash
+        return [file.path, self.folder, file.size, file.version, self.row_groups, self.parts, self.hive, *more]
 
     @classmethod
     def from_row(cls, row: Sequence[Any]) -> PlannedFile:
         """Return the file from such a row, as lists of JSON."""
         path, folder, size, version, *pairs = row[:7]
+        joined, *deleted = row[7:] or [False]
         row_groups, parts, hive = (tuple((a, b) for a, b in one) for one in pairs)
         return cls(
             id=FileId(path, size, version), folder=folder, row_groups=row_groups, parts=parts, hive=hive,
-            joined=len(row) > 7,  # noqa: PLR2004 - the last field, if it is there
+            joined=joined, deleted=tuple(deleted) or None,
         )  # fmt: skip
 
 

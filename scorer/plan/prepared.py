@@ -40,6 +40,8 @@ class Plan:
     canary: str = ""
     """The result of the batch-independence check, in words; '' if no check was made."""
     forecast: Forecast | None = None
+    deleted: bytes = b""
+    """The contents of the file with the numbers of deleted rows; nothing if the input has none."""
     nodes: dict[str, int] = dataclasses.field(default_factory=dict)
     """The number of the model's nodes on each device; {} if all run on the CPU."""
     trees: str = ""
@@ -112,7 +114,8 @@ class Plan:
             where = self.options.cluster.scheduler or self.cluster
             rows = f"{frozen.rows:,} rows in {plural(len(frozen.files), 'file')}, {plural(frozen.n_parts, 'part')}"
             device = devices.described(frozen.session.device, self.nodes)
-            facts = [("input", rows), ("model", f"{self.model.path if self.model else ''} on {device}"), *facts]
+            table = [] if frozen.table is None else [("table", frozen.table.name)]
+            facts = [("input", rows), *table, ("model", f"{self.model.path if self.model else ''} on {device}"), *facts]
             facts += [(name, text) for name, text in (("trees", self.trees), ("unused", frozen.unused)) if text]
             facts += [("keep", _kept(frozen))]
             facts += [("where", text) for text in frozen.conditions]
@@ -191,7 +194,11 @@ def _problem_blocks(problem: ScorerError) -> list[Words | Facts]:
 
 
 def _input_facts(frozen: FrozenPlan) -> dict[str, Any]:
-    facts = {"files": len(frozen.files), "rows": frozen.rows, "parts": frozen.n_parts}
+    facts: dict[str, Any] = {"files": len(frozen.files), "rows": frozen.rows, "parts": frozen.n_parts}
+    if frozen.table is not None:
+        table = frozen.table
+        state = {"kind": table.kind, "location": table.location, "id": table.table_id, "version": table.version}
+        facts |= {"deleted": frozen.deleted, "table": state}
     return facts | ({"files_left_out": len(frozen.left_out)} if frozen.left_out else {})
 
 

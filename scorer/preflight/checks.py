@@ -52,7 +52,7 @@ from scorer.output.place import Place, StorePlace
 from scorer.output.quarantine import in_words
 from scorer.plan.prepared import Plan
 from scorer.preflight import axes, freeze, independence, placement, trial
-from scorer.preflight.earlier import find_earlier, with_requested_code
+from scorer.preflight.earlier import earlier_table, find_earlier, wanted_table, with_requested_code
 from scorer.preflight.findings import Findings
 from scorer.preflight.forecast import Loading
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.prepared import Forecast
     from scorer.preflight.independence import Independence
+    from scorer.tables.snapshot import TableState
 
 
 _COMPILED_FROM = 20_000  # rows: for fewer, compiling trees takes longer than it saves
@@ -113,7 +114,8 @@ def prepare(options: Options) -> Plan:
     found.problems += placement.reasons(refused)
     model = None if refused["model"] else _read_model(found, options)
     conditions, unparsed = conditions_.parse_all(options.rows.where)
-    dataset = None if refused["input"] else _read_footers(found, options, place, conditions)
+    pinned = None if refused["output"] else earlier_table(options, place)
+    dataset = None if refused["input"] else _read_footers(found, options, place, conditions, pinned)
     found.problems += unparsed
     named = _read_named(found, options, conditions)
     spec = _session_spec(found, options, model, 0 if dataset is None else freeze.rows_ahead(options, dataset))
@@ -141,12 +143,14 @@ def prepare(options: Options) -> Plan:
             on_store = isinstance(place, StorePlace)
             decided = _decide(found, options, dataset, model, named, loaded, request, on_store=on_store)
             found.problems += placement.room_problems(place, decided.forecast)
-    return _plan(found, options, place, model, loaded, decided or _Decided())
+    return _plan(found, options, place, model, loaded, dataset, decided or _Decided())
 
 
 def _plan(
-    found: Findings, options: Options, place: Place, model: ModelSpec | None, loaded: Loaded | None, decided: _Decided
-) -> Plan:
+    found: Findings, options: Options, place: Place, model: ModelSpec | None, loaded: Loaded | None,
+    dataset: Dataset | None, decided: _Decided,
+) -> Plan:  # fmt: skip
+    frozen = decided.frozen if dataset is not None and not decided.done else None
     return Plan(
         options=options,
         output=str(place.output),
@@ -157,6 +161,7 @@ def _plan(
         model=model,
         canary="" if decided.independence is None else str(decided.independence),
         forecast=decided.forecast,
+        deleted=b"" if frozen is None or dataset is None else freeze.deleted_rows(frozen.files, dataset),
         nodes={} if loaded is None else devices.counts(loaded.session.nodes),
         trees="" if loaded is None else loaded.session.trees,
         done=decided.done,
@@ -173,11 +178,14 @@ def _read_model(found: Findings, options: Options) -> ModelSpec | None:
     return None
 
 
-def _read_footers(found: Findings, options: Options, place: Place, conditions: tuple[Condition, ...]) -> Dataset | None:
+def _read_footers(
+    found: Findings, options: Options, place: Place, conditions: tuple[Condition, ...], pinned: TableState | None
+) -> Dataset | None:
     ruling_out = conditions if options.rows.limit is None else ()  # --limit counts the rows of every file
     with found.collecting(options):
         ignore = [str(place.output), str(place.folder)]
-        return summarise(options.input, ignore, base=options.rows.base, conditions=ruling_out)
+        wanted = wanted_table(options, pinned)
+        return summarise(options.input, ignore, base=options.rows.base, conditions=ruling_out, wanted=wanted)
     return None
 
 
@@ -465,6 +473,10 @@ def _dataset_notes(dataset: Dataset, conditions: tuple[Condition, ...]) -> list[
     """Return notes about an input that can be scored: files left out or skipped, no rows, many small files."""
     left_out = keys.left_out_note(len(dataset.left_out), conditions, dataset.hive.names)
     notes = [left_out] if left_out else []
+    if dataset.table is not None:
+        counts = f"{plural(len(dataset.files), 'file')}, {plural(dataset.rows, 'row')}"
+        deleted = sum(file.deleted for file in dataset.files)
+        notes.append(f"{dataset.table.name}: {counts}" + (f", and {deleted:,} deleted ones" if deleted else ""))
     if dataset.skipped:
         files = plural(dataset.skipped, "file")
         notes.append(f"skipped {files} in the input: not Parquet, hidden, or with a name that starts with _")

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from scorer.plan.parts import PlannedFile, run_lengths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -131,22 +133,29 @@ def cut_parts(row_groups: Sequence[int], size: Size, limit: int | None = None, a
 
 
 def plan_files(
-    files: Sequence[File], size: Size, limit: int | None, unlike: Mapping[str, pa.Schema] | None = None
-) -> tuple[PlannedFile, ...]:
-    """Return every file with its parts; files after the limit are left out. See `together` for `unlike`."""
+    files: Sequence[File], size: Size, limit: int | None, unlike: Mapping[str, pa.Schema] | None = None,
+    deleted: Callable[[File], np.ndarray] | None = None,
+) -> tuple[PlannedFile, ...]:  # fmt: skip
+    """Return every file with its parts; files after the limit are left out. See `together` for `unlike`.
+
+    `deleted` returns the numbers of the file's deleted rows, which the limit counts, too.
+    """
     planned = []
+    listed = 0
     left = _rows_ahead(files, limit)
     for run in together(files, size, limit, unlike):
         for i, file in enumerate(run):
             rows = min(left, file.rows)
             left -= rows
             parts = cut_parts(file.row_groups, size, rows, left) if len(run) == 1 else [rows]
+            gone = int(np.searchsorted(deleted(file), rows)) if deleted is not None and file.deleted else 0
             planned.append(
                 PlannedFile(
                     id=file.id, folder=file.folder, row_groups=run_lengths(file.row_groups), parts=run_lengths(parts),
-                    hive=tuple(file.hive.items()), joined=i > 0,
+                    hive=tuple(file.hive.items()), joined=i > 0, deleted=(listed, gone) if gone else None,
                 )
             )  # fmt: skip
+            listed += gone
     return tuple(planned)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from scorer.dataset.tables import Wanted
 from scorer.display.words import quoted_list
-from scorer.errors import CommitError
+from scorer.errors import CommitError, ScorerError
 from scorer.host.versions import versions
+from scorer.locations import is_url, normal
 from scorer.output import place as place_
 from scorer.output.existing import existing_problem, foreign_files
 from scorer.plan.frozen import FrozenPlan, refuse_different
+from scorer.tables.snapshot import At
 
 if TYPE_CHECKING:
     from scorer.binding.spec import Transform
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
     from scorer.options.fields import Options
     from scorer.output.place import Place
     from scorer.preflight.findings import Findings
+    from scorer.tables.snapshot import TableState
 
 
 def find_earlier(
@@ -37,6 +43,30 @@ def find_earlier(
                 "--part-bytes has no effect: an unfinished run is resumed with the parts it was planned with"
             )
     return earlier
+
+
+def earlier_table(options: Options, place: Place) -> TableState | None:
+    """Return the table of an unfinished run here, to whose version the same command keeps; None with --overwrite."""
+    if options.out.overwrite:
+        return None
+    with suppress(ScorerError, OSError):  # what is wrong with the output is reported by the checks of the output
+        pending = place.pending()
+        plans = [pending] if pending is not None else place.unfinished()
+        return next((plan.table for plan in plans if plan.table is not None), None)
+    return None
+
+
+def wanted_table(options: Options, earlier: TableState | None) -> Wanted:
+    """Return which state of a table is read: the requested one, that of an unfinished run of the same input, or now."""
+    rows = options.rows
+    at = At(version=rows.input_version, snapshot=rows.input_snapshot)
+    if at == At() and earlier is not None and earlier.location in map(_absolute, options.input):
+        at = At(version=earlier.version) if earlier.kind == "delta" else At(snapshot=earlier.version)
+    return Wanted(kind=rows.input_format, at=at)
+
+
+def _absolute(location: str) -> str:
+    return normal(location) if is_url(location) else os.path.abspath(location)
 
 
 def with_requested_code(

@@ -30,17 +30,20 @@ from scorer.preflight.forecast import Measured, forecast, part_seconds
 from scorer.preflight.tuning import Probe
 from scorer.storage import copying, encoding
 from scorer.storage.footers import open_parquet
+from scorer.tables import deleted as deleted_
+from scorer.tables.snapshot import TableState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import pyarrow as pa
 
     from scorer.binding.spec import Binding, Transform
-    from scorer.dataset.summary import Dataset
+    from scorer.dataset.summary import Dataset, File
     from scorer.model.resident import Engine
     from scorer.model.spec import ModelSpec, SessionSpec
     from scorer.options.fields import Options
+    from scorer.plan.parts import PlannedFile
     from scorer.plan.prepared import Forecast
     from scorer.storage.encoding import Storage
 
@@ -54,7 +57,8 @@ _LEFT_OUT = {
 def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict[str, str]) -> dict[str, Any]:
     """Return what identifies a request: input, model, other files by digest, options that change scores or output."""
     values = options.to_dict()
-    inputs = [[f.path, f.folder, f.id.size, f.id.version, _hash(f.row_groups)] for f in dataset.files]
+    inputs = [[f.path, f.folder, f.id.size, f.id.version, _hash(f.row_groups), *_by_log(f)] for f in dataset.files]
+    table = dataset.table
     values["device"] = devices.parse(options.session.device).name  # which GPU of several does not change scores
     chosen = {
         name: as_json_value(values[name])
@@ -64,10 +68,23 @@ def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict
     return {
         "format": FORMAT,
         "input": _hash([*inputs, *dataset.left_out]),
+        **({} if table is None else {"table": [table.kind, table.table_id, table.version]}),
         "model": model.digest,
         "files": files,
         **chosen,
     }
+
+
+def _by_log(file: File) -> list[Any]:
+    """Return what the log of a table says of a file; nothing for a plain file, so that its request keeps its hash."""
+    return [] if file.of_table is None else [file.of_table.keys, file.of_table.deletes]
+
+
+def deleted_rows(files: Sequence[PlannedFile], dataset: Dataset) -> bytes:
+    """Return the contents of the file with the numbers of deleted rows; nothing if there are none."""
+    numbers = {file.path: dataset.deleted_rows(file) for file in dataset.files if file.deleted}
+    found = [numbers.get(file.path, deleted_.NONE)[: file.deleted[1]] for file in files if file.deleted]
+    return deleted_.as_file(found) if found else b""
 
 
 _INSPECTED_PARTS = 4  # the first files, or those of the first parts: their row groups must be worth copying
@@ -196,9 +213,11 @@ def freeze(
     if on_store:
         size = size.at_most(_store_rows(out, chosen, copied))
     chosen = replace(chosen, stretch_rows=size.target if chosen.copied else 0)
+    planned = _planned_files(options, dataset, size)
     frozen = FrozenPlan(
         request=request,
-        files=plan_files(dataset.files, size, options.rows.limit, dict(dataset.variants)),
+        files=planned,
+        table=_table_state(planned, dataset),
         left_out=dataset.left_out,
         conditions=tuple(options.rows.where),
         binding=binding,
@@ -219,7 +238,8 @@ def freeze(
     if probe.rows_per_s is None:
         return frozen, None, notes
     measured = Measured(
-        rows=sample.rows, out=out, scores=len(binding.outputs), storage=chosen, unread=unread, copied=copied,
+        rows=sample.rows, out=out, scores=len(binding.outputs), storage=chosen,
+        unread=frozenset() if frozen.deleted else unread, copied=copied,
         held=forecast_.held_row_bytes(bound.transform, binding, sample.rows, sample.fed),
         batch=_batch_bytes(loaded, binding, sample, probe),
         largest_group=_largest_group_bytes(dataset, bound.read_schema.names, unread),
@@ -232,6 +252,18 @@ def freeze(
     files = 1 + sum(file.joined for file in frozen.files) / max(1, frozen.n_parts)
     part_s, threads = part_seconds(dataset.open_s, files), min(threads, max(1, frozen.n_parts))
     return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs, part_s), notes
+
+
+def _planned_files(options: Options, dataset: Dataset, size: Size) -> tuple[PlannedFile, ...]:
+    limit, unlike = dataset.stored_limit(options.rows.limit), dict(dataset.variants)
+    return plan_files(dataset.files, size, limit, unlike, dataset.deleted_rows)
+
+
+def _table_state(files: Sequence[PlannedFile], dataset: Dataset) -> TableState | None:
+    if dataset.table is None:
+        return None
+    data = deleted_rows(files, dataset)
+    return TableState.of(dataset.table, deleted_.digest(data) if data else "")
 
 
 def _first_output(loaded: Loaded, bound: Bound, sample: Sample, probe: Probe) -> pa.Table:
@@ -303,7 +335,8 @@ def _copied(
     that makes it clearly smaller than in the input. If most bytes would be encoded, all columns are.
     """
     out, kept = options.out, bound.binding.kept
-    parts = islice(together(dataset.files, size, options.rows.limit, dict(dataset.variants)), _INSPECTED_PARTS)
+    limit = dataset.stored_limit(options.rows.limit)
+    parts = islice(together(dataset.files, size, limit, dict(dataset.variants)), _INSPECTED_PARTS)
     tiny = not all(
         copying.worth_copying(sum(file.rows for file in files), sum(len(file.row_groups) for file in files))
         for files in parts
@@ -347,7 +380,7 @@ def _part_size(
     least = max(least_rows(target, row_bytes, speed, threads), target // (8 if probe.batch_tokens is None else 4))
     return Size(
         target, probe.batch_rows, threads, least, 2 if uses_other_machines(options.cluster) else 1,
-        whole=part_rows(total, decoded_bytes, most, threads, speed) if unread else 0,
+        whole=part_rows(total, decoded_bytes, most, threads, speed) if unread and not dataset.has_deleted else 0,
         joined=min(target, max(1, int(PART_BYTES / row_bytes))),  # larger files are not joined
         files=joined_files(len(dataset.files), threads),
     )  # fmt: skip

@@ -136,7 +136,7 @@ class Report:
         if self.already_done:
             return f"Done already: {counts.scored:,} rows are scored in {self.output}; nothing was done."
         sums = " + ".join(f"{getattr(counts, name):,} {name}" for name in ("scored", "quarantined", "filtered"))
-        return f"{counts.rows:,} rows in = {sums}"
+        return f"{counts.rows:,} rows in = {sums}{counts.deleted_words}"
 
     @property
     def speed(self) -> str:

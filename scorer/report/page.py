@@ -142,7 +142,7 @@ def text(sources: Sources) -> str:
         under=" · ".join([report.output, _local_and_utc(report.began), f"scorer {report.versions.get('scorer', '')}"]),
         state=state,
         error=sources.error,
-        equation="; ".join([f"{counts.rows:,} rows in = {sums}", *notes]),
+        equation="; ".join([f"{counts.rows:,} rows in = {sums}{counts.deleted_words}", *notes]),
         tiles=tiles(sources),
         sections=sections(sources),
     )

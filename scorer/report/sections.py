@@ -140,6 +140,7 @@ def _plan(plan: FrozenPlan) -> list[tuple[str, str]]:
     files = plural(len(plan.files), "file")
     return [
         ("input", f"{plural(plan.rows, 'row')} in {files}, split into {plural(plan.n_parts, 'part')}"),
+        *((("table", f"{plan.table.location}: {plan.table.name}"),) if plan.table is not None else ()),
         *(("feed", f"{feed.tensor} ({feed.dtype}) = {feed_words(feed)}, {feed.rule}") for feed in binding.feeds),
         *((("unused", plan.unused),) if plan.unused else ()),
         *(("fetch", "{} -> {} ({})".format(*fetch_words(fetch))) for fetch in binding.fetches),
@@ -339,7 +340,8 @@ def _failed(report: Report) -> list[Block]:
 def _ledger(sources: Sources) -> list[Block]:
     """The first rows of the ledger, and its totals."""
     ledger, columns = sources.ledger, ("scored", "quarantined", "filtered", "nan")
-    counts = Counts(**{name: pc.sum(ledger[name]).as_py() or 0 for name in Counts.__slots__})
+    there = [name for name in Counts.__slots__ if name in ledger.column_names]
+    counts = Counts(**{name: pc.sum(ledger[name]).as_py() or 0 for name in there})
     rows = [
         (
             one["name"], *_input_rows(one), *(f"{one[name]:,}" for name in columns), size(one["size"]), one["worker"],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
 
-_MANIFEST = ("parts", "rows", "scored", "quarantined", "filtered", "size")
+_MANIFEST = ("parts", "rows", "scored", "quarantined", "filtered", "deleted", "size")
 _FIELDS = {
     "running": ("age_s", "host", "pid"),
     "unfinished": ("parts", "done", "hint", "page"),
@@ -53,6 +53,7 @@ class Status:
     scored: int = 0
     quarantined: int = 0
     filtered: int = 0
+    deleted: int = 0
     size: int = 0
     """In bytes."""
 
@@ -140,7 +141,7 @@ def _status_of(place: Place) -> Status:
 def _done(place: Place) -> Status:
     """Return the status of a published output."""
     try:
-        manifest = json.loads((place.folder / "manifest.json").read_text())
+        manifest = {"deleted": 0, **json.loads((place.folder / "manifest.json").read_text())}
         return Status(state="done", output=str(place.output), **{name: manifest[name] for name in _MANIFEST})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_if_unknown(place.folder, error)

@@ -19,6 +19,7 @@ from scorer.dataset import reader
 from scorer.output.writer import Encoded
 from scorer.storage import copying
 from scorer.storage.copying import NotCopyable
+from scorer.tables.columns import TableColumns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -97,6 +98,8 @@ def _copied_groups(
     for source, own in zip(part.sources, groups, strict=True):
         held = fetched.get(source.path)
         with job.inputs.file(source.id, fetched=held).parquet as parquet:
+            if isinstance(parquet, TableColumns):
+                return None
             metadata = parquet.metadata
             columns = copying.copyable(form, parquet, names)
         fits = max((metadata.row_group(group).num_rows for group in own), default=0) <= copying.MOST_ROWS

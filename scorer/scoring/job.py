@@ -28,6 +28,7 @@ from scorer.output.attempts import CrashFile
 from scorer.output.place import Staging
 from scorer.storage import copying, stores
 from scorer.storage.stores import path_of
+from scorer.tables.deleted import DeletedRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,6 +67,8 @@ class Spec:
     """Whether workers may run on other machines."""
     run: str = ""
     """The run's name."""
+    deleted: str = ""
+    """Where the numbers of deleted rows are; '' if the input has none."""
     store_options: tuple[str, ...] = ()
     """How object stores are reached. Credentials do not travel: each process has its own."""
 
@@ -92,6 +95,7 @@ class Spec:
             scoring_threads=scoring_threads,
             remote=remote,
             run=run,
+            deleted="" if frozen.table is None or not frozen.table.deleted else str(staging.deleted),
             store_options=stores.options(),
         )
 
@@ -250,7 +254,11 @@ class Job:
             pa.schema([one for one in read if one.name not in spec.frozen.unread], read.metadata) if copied else None,
             copying.FileForm.of(written, spec.frozen.storage) if copied else None,
             tuple(conditions_.parse(text) for text in spec.frozen.conditions),
-            InputCache(same_mounts=spec.mounts == mounts()),
+            InputCache(
+                same_mounts=spec.mounts == mounts(),
+                table=spec.frozen.table,
+                deleted=DeletedRows(spec.deleted) if spec.deleted else None,
+            ),
             staging,
             CrashFile(staging),
             None if spec.scoring_threads is None else Slots(spec.scoring_threads),

@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from scorer.arrow import conform, decode_schema, digest, join_tables
 from scorer.binding import transform as transform_
+from scorer.dataset import quarantine as quarantine_
 from scorer.dataset import reader
 from scorer.display.words import quoted_list
 from scorer.errors import PartError, ScorerError
@@ -191,7 +192,7 @@ def score(job: Job, attempt: Attempt, rows: Rows) -> Scored:
     fed = rows.table.select(job.reads)
     fed, bad = (fed, {}) if frozen.transform is None else _transformed(fed, job)
     attempt.stages += Stages(pack=time.perf_counter() - began)
-    count = job.row_counter(attempt.part.index, attempt.part.rows - fed.num_rows)
+    count = job.row_counter(attempt.part.index, rows.filtered)
     scored = batches.score(fed, rows.edges, frozen.binding, session, bad, frozen.batch_tokens, count)
     attempt.stages += scored.stages
     return scored
@@ -207,8 +208,8 @@ def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
     kept = rows.table.select(job.kept(rows.groups))
     made = content.of_part(job, part, kept, scores, good, rows.groups, attempt.fetched)
     counts = Counts(
-        rows=part.rows, scored=scores.num_rows, quarantined=len(scored.bad), filtered=rows.filtered,
-        lossy=scored.lossy, nan=scored.nan, truncated=scored.truncated,
+        rows=part.rows - rows.deleted, scored=scores.num_rows, quarantined=len(scored.bad), filtered=rows.filtered,
+        lossy=scored.lossy, nan=scored.nan, truncated=scored.truncated, deleted=rows.deleted,
     )  # fmt: skip
     proof = Proof(
         part=part.index,
@@ -314,7 +315,7 @@ def _quarantine(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> str:
         if not len(bad):
             continue
         places = numbers[bad].tolist()
-        found, unread = reader.rows_at(source, places, job.inputs)
+        found, unread = quarantine_.rows_at(source, places, job.inputs)
         pieces.append(found)
         for row, place in zip(bad.tolist(), places, strict=True):
             stage, reason = scored.bad[row]

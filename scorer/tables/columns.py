@@ -138,14 +138,13 @@ class TableColumns:
         return column if convert is None else convert(column)
 
 
-def stored_names(parquet: pq.ParquetFile | TableColumns, names: Sequence[str]) -> list[str]:
+AnyParquet = Any
+"""A ParquetFile, or `TableColumns`."""
+
+
+def stored_names(parquet: AnyParquet, names: Sequence[str]) -> list[str]:
     """Return the names under which a file stores these columns, as its footer has them."""
     return parquet.stored(names) if isinstance(parquet, TableColumns) else list(names)
-
-
-def without_keys(schema: pa.Schema, keys: Collection[str]) -> pa.Schema:
-    """Return the columns that are in the files of a table."""
-    return pa.schema([field for field in schema if field.name not in keys])
 
 
 def _column_of(name: str, there: Collection[str]) -> str:

@@ -38,6 +38,7 @@ _NEWEST_READER = 3
 _MODE = "delta.columnMapping.mode"
 _ID, _NAME = b"delta.columnMapping.id", b"delta.columnMapping.physicalName"
 _UNSUPPORTED = re.compile(r"Unsupported table features required: \[(.*?)\]")
+_UNKNOWN = re.compile(r"Feature '(.*?)' is not supported")
 _NO_VERSION = re.compile(r"end version (\d+) not the same as the specified end version")
 
 
@@ -94,14 +95,16 @@ def _go_to(table: DeltaTable, time: str, location: str) -> None:
     """Load the version that was the current one at a time."""
     wanted = datetime.fromisoformat(time)
     wanted = wanted if wanted.tzinfo else wanted.replace(tzinfo=UTC)
+    newest, made = table.version(), [entry.get("timestamp") for entry in table.history()]
     table.load_as_version(wanted)
-    made = next((entry.get("timestamp") for entry in table.history(1)), None)
-    if made is not None and datetime.fromtimestamp(made / 1000, UTC) > wanted:  # the library takes the first one then
+    before = newest - table.version()  # commits after this version, which come first in the history
+    first = made[-1] if before == len(made) - 1 else None
+    if first is not None and datetime.fromtimestamp(first / 1000, UTC) > wanted:  # the library takes the first one
         raise InputNotFound(
             "the table has no version from that time",
             where=location,
             expected=f"a version of {wanted.isoformat()} or before",
-            found=f"version {table.version()} of {datetime.fromtimestamp(made / 1000, UTC).isoformat()} as the first",
+            found=f"version {table.version()} of {datetime.fromtimestamp(first / 1000, UTC).isoformat()} as the first",
             hint="choose a later time, or a version by its number",
         )
 
@@ -110,6 +113,8 @@ def _not_opened(location: str, version: str | None, error: Exception) -> ScorerE
     words = str(error)
     if found := _UNSUPPORTED.search(words):
         return _unsupported(location, [name.strip() for name in found[1].split(",")])
+    if found := _UNKNOWN.search(words):
+        return _unsupported(location, [found[1]])
     if found := _NO_VERSION.search(words):
         return InputNotFound(
             "the table does not have this version",

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
+from scorer.arrow import decode_schema, encode_schema
 from scorer.errors import InputError
 
 if TYPE_CHECKING:
@@ -81,8 +82,49 @@ class Snapshot:
     @property
     def name(self) -> str:
         """The table and its version in words."""
-        kind, version = {"delta": ("a Delta table", "version"), "iceberg": ("an Iceberg table", "snapshot")}[self.kind]
-        return f"{kind}, {version} {self.version}"
+        return _name(self.kind, self.version)
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The columns that are in the files: all but the partition columns."""
+        return pa.schema([column for column in self.schema if column.name not in self.partition_columns])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableState:
+    """What a plan has of the table that it reads, besides the files."""
+
+    kind: str
+    location: str
+    table_id: str
+    version: str
+    columns: str
+    """The columns in the files, as Arrow's schema in base64, with what says how they are stored."""
+    deleted: str = ""
+    """Digest of the file with the numbers of deleted rows; '' if no row is deleted."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, deleted: str) -> TableState:
+        """Return the state of a snapshot."""
+        columns = encode_schema(snapshot.columns)
+        return cls(
+            kind=snapshot.kind, location=snapshot.location, table_id=snapshot.table_id, version=snapshot.version,
+            columns=columns, deleted=deleted,
+        )  # fmt: skip
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns in the files."""
+        return decode_schema(self.columns)
+
+    @property
+    def name(self) -> str:
+        """The table and its version in words."""
+        return _name(self.kind, self.version)
+
+
+def _name(kind: str, version: str) -> str:
+    return f"a Delta table, version {version}" if kind == "delta" else f"an Iceberg table, snapshot {version}"
 
 
 def identity_of(deleted: np.ndarray) -> str:

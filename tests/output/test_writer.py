@@ -16,7 +16,8 @@ from support import strategies
 
 from scorer.arrow import conform, decode_schema, digest, encode_schema
 from scorer.dataset.cursors import InputCache
-from scorer.dataset.reader import Source, rows_at
+from scorer.dataset.quarantine import rows_at
+from scorer.dataset.reader import Source
 from scorer.errors import CommitError, OutputFull
 from scorer.events import Counts, Proof
 from scorer.output.place import Staging
