@@ -46,7 +46,7 @@ def examine() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": CPU_COUNT,
         "runtimes": ", ".join(installed),
-        "cards": ", ".join(cards()),
+        "cards": ", ".join(cards()) or "none",
         "trees": trees.support(),
         "devices": ", ".join(name for name in available if name not in broken),
         **{f"{name} fails": why for name, why in broken.items()},

@@ -7,9 +7,10 @@ from typing import Any
 
 from scorer.display import html
 from scorer.display.blocks import Facts, Table
-from scorer.display.words import name_list, size
+from scorer.display.words import cut, name_list, size
 
 _METADATA_LETTERS = 60  # shown of one metadata entry
+_SIZE_LETTERS = 40  # shown of the name of a dimension, which may be a long formula
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class TensorSpec:
         """Return the type and shape, for example: float32 [N, 28]."""
         if self.shape is None:
             return self.type
-        return f"{self.type} [{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+        return f"{self.type} [{', '.join('?' if d is None else cut(str(d), _SIZE_LETTERS) for d in self.shape)}]"
 
     @property
     def words(self) -> tuple[str, str, str]:

@@ -163,6 +163,14 @@ def test_each_line_to_paste_of_inspect_is_a_command_line(at):
     assert code == 0, said
 
 
+def test_a_long_formula_for_the_size_of_a_dimension_is_cut(at):
+    formula = "floor(height/2 - 1/2)*floor(width/2 - 1/2) + floor(height/4 - 1/2)*floor(width/4 - 1/2)"
+    model("x", shape=("N", formula))
+    text = cli("inspect", "m.onnx")[1]
+    assert "[N, floor(height/2 - 1/2)*floor(width/2 -...]" in text
+    assert formula in cli("inspect", "m.onnx", "--json")[1]
+
+
 def test_a_table_outside_a_window_is_120_letters_wide_and_breaks_no_word():
     long = "x" * 130
     lines = table(("a", "b"), [("one " * 40, "two " * 40), (long, "")])
