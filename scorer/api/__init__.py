@@ -3,6 +3,7 @@
     pipeline.py        prepare, execute and run
     execution.py       one execution of a plan, from taking the lock to publishing the output
     frames.py          score and release: score a frame in memory, or a Dask frame
+    conversion.py      convert: a model of another library, compared before it is written
     inspection.py      inspect: what a model needs, beside some data
     verification.py    verify: check a published output against its proof
     cleaning.py        clean: remove what unfinished runs left

@@ -194,6 +194,64 @@ def inspect(
 
 
 @main.command(cls=Command)
+@click.argument("model", metavar="MODEL", shell_complete=complete_files)
+@click.option(
+    "-o", "--output", metavar="FILE", required=True, shell_complete=complete_files,
+    help="Where to write the ONNX model.",
+)  # fmt: skip
+@click.option(
+    "--check", metavar="DATA", multiple=True, required=True, shell_complete=complete_files,
+    help="Parquet files with rows as the model will get them; both models score them. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--features", metavar="COLUMNS", default="",
+    help="Columns of DATA that feed the model, in its order: names, globs and ranges, such as f0..f27. "
+    "Default: the names that the model knows.",
+)  # fmt: skip
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=10_000, metavar="N",
+    help="How many rows of DATA both models score, and as many on thresholds of trees. Default: 10000.",
+)  # fmt: skip
+@click.option(
+    "--tolerance", type=click.FloatRange(min=0, min_open=True), default=1e-5, metavar="X",
+    help="Largest difference allowed: of a probability, or as a share of the largest score. Default: 1e-5.",
+)  # fmt: skip
+@click.option("--double", is_flag=True, help="Write a model that takes float64 instead of float32.")
+@click.option(
+    "--target-opset", type=click.IntRange(min=15), default=None, metavar="N",
+    help="Version of ONNX's operators. Default: 18.",
+)  # fmt: skip
+@click.option("--trust", is_flag=True, help="Load a pickle, which runs the code in it.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+@store_flags
+@JSON
+@reports_errors
+def convert(  # noqa: PLR0913 - click's values
+    *, model: str, output: str, check: tuple[str, ...], features: str, rows: int, tolerance: float, double: bool,
+    target_opset: int | None, trust: bool, overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Convert a model of another library to ONNX.
+
+    MODEL is a file of LightGBM, XGBoost or CatBoost, a pickle, joblib or skops file of scikit-learn, or an MLflow
+    folder. Its library must be installed. The converted model is written only if it gives the scores of the
+    original for the rows of DATA, and for rows on the thresholds of its trees.
+
+    \b
+    Examples:
+      scorer convert model.txt -o m.onnx --check flights.parquet
+      scorer convert forest.joblib -o m.onnx --check people.parquet --features age,income --trust
+    """
+    from scorer.api.conversion import convert as convert_model  # noqa: PLC0415 - start-up
+    from scorer.cli.text import conversion_text  # noqa: PLC0415 - start-up
+
+    found = convert_model(
+        model, output, check, features=features, rows=rows, tolerance=tolerance, double=double,
+        opset=target_opset or 0, trust=trust, overwrite=overwrite,
+    )  # fmt: skip
+    show(found.to_dict(), partial(conversion_text, found), as_json=as_json, acted=True)
+
+
+@main.command(cls=Command)
 @_OUT
 @store_flags
 @click.option("--deep", is_flag=True, help="Read every page and value instead of the footers only.")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scorer.api.cleaning import Cleaned
+    from scorer.api.conversion import Conversion
     from scorer.api.inspection import Inspection
     from scorer.api.verification import Verdict
     from scorer.cli.bench import Bench
@@ -139,6 +140,11 @@ def cleaned_text(found: Cleaned, look: Terminal = _PLAIN) -> str:  # noqa: ARG00
     done = "Would remove" if found.dry_run else "Removed"
     paths = [visible(f"  {path}") for path in found.removed]
     return "\n".join([f"{done} {plural(found.files, 'file')}, {size(found.size)}:", *paths])
+
+
+def conversion_text(found: Conversion, look: Terminal = _PLAIN) -> str:
+    """Return the result of `convert` as text."""
+    return "\n".join(_facts([(name, visible(text)) for name, text in found.facts()], look))
 
 
 def bench_text(found: Bench, look: Terminal = _PLAIN) -> str:

@@ -147,7 +147,9 @@ def element_type(text: str) -> int:
 def _parse(path: Path, shown: str) -> onnx.ModelProto:
     """Return the protobuf in a file, or raise; `shown` is the path or the URL that errors name."""
     if not os.path.isfile(path):
-        if os.path.isfile(path / "saved_model.pb"):
+        from scorer.storage.formats import recognise  # noqa: PLC0415 - only for an error
+
+        if os.path.isdir(path) and recognise(str(path)) is not None:
             raise _not_onnx(path, "a folder", shown)
         raise ModelNotFound(
             "the model does not exist",

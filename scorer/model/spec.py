@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from scorer.display import html
 from scorer.display.blocks import Facts, Table
-from scorer.display.words import cut, name_list, size
+from scorer.display.words import cut, name_list, plural, size
 
+CONVERSION = "scorer_conversion"
+"""The key of the metadata in which `scorer convert` says what it compared, as JSON."""
 _METADATA_LETTERS = 60  # shown of one metadata entry
 _SIZE_LETTERS = 40  # shown of the name of a dimension, which may be a long formula
 
@@ -71,7 +74,8 @@ class ModelSpec:
             ("digest", self.digest[:16]),
             ("features", name_list(self.feature_names)),
             ("classes", name_list(self.class_labels)),
-            ("metadata", "; ".join(f"{name} = {_short(value)}" for name, value in self.metadata.items())),
+            ("converted", conversion_words(self.metadata.get(CONVERSION, ""))),
+            ("metadata", "; ".join(f"{k} = {_short(v)}" for k, v in self.metadata.items() if k != CONVERSION)),
             ("producer", self.producer),
             ("opsets", ", ".join(f"{name} {version}" for name, version in self.opsets.items())),
             ("operators", ", ".join(f"{name} {times}" for name, times in self.operators.items())),
@@ -86,6 +90,22 @@ class ModelSpec:
 
     def _repr_html_(self) -> str:
         return html.card("Model", self.blocks())
+
+
+def conversion_words(text: str) -> str:
+    """Return what `scorer convert` compared, in words; '' for a model that it did not write."""
+    try:
+        record = json.loads(text)
+        from_, by, data = (str(record[key]) for key in ("model", "library", "data"))
+        rows, edge = (int(record[key]) for key in ("rows", "threshold_rows"))
+        largest, allowed = (float(record[key]) for key in ("largest_difference", "tolerance"))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return ""
+    on = f" and {edge:,} on thresholds of the trees" if edge else ""
+    return (
+        f"from {from_}; {plural(rows, 'row')} of {data}{on} were also scored by {by}: "
+        f"largest difference {largest:.2g}, allowed {allowed:g}"
+    )
 
 
 def _short(text: str) -> str:

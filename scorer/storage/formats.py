@@ -29,6 +29,7 @@ _NAMES = {
     "csv": "a CSV file",
     "feather": "a Feather file of version 1",
     "hdf5": "an HDF5 file",
+    "hugging-face": "a Hugging Face folder",
     "html": "an HTML page",
     "joblib": "a joblib file",
     "json": "a JSON file",
@@ -36,6 +37,7 @@ _NAMES = {
     "keras": "a Keras model",
     "lfs": "a Git LFS pointer",
     "lightgbm": "a LightGBM model",
+    "mlflow": "an MLflow folder",
     "npy": "a NumPy array",
     "orc": "an ORC file",
     "ort": "a model in ONNX Runtime's own format",
@@ -46,6 +48,7 @@ _NAMES = {
     "pytorch": "a PyTorch file",
     "safetensors": "a file of weights (safetensors)",
     "saved-model": "a TensorFlow SavedModel",
+    "skops": "a skops file",
     "sqlite": "an SQLite database",
     "tflite": "a TensorFlow Lite model",
     "torchscript": "a TorchScript model",
@@ -85,9 +88,11 @@ _MAGIC = (
 """Offset, bytes there, and the format. The last is the number that PyTorch's format before 1.6 starts with."""
 _IN_ZIP = (
     ("xl/workbook.xml", "xlsx"), ("model.weights.h5", "keras"), ("constants.pkl", "torchscript"),
-    ("data.pkl", "pytorch"),
+    ("data.pkl", "pytorch"), ("schema.json", "skops"),
 )  # fmt: skip
 """A member of a zip archive, in its top folder or without one, and the format."""
+_FOLDERS = {"saved_model.pb": "saved-model", "MLmodel": "mlflow", "config.json": "hugging-face"}
+"""A file in a folder, and the format of the folder."""
 _COMPRESSIONS = (
     (b"\x1f\x8b", "gzip"), (b"BZh", "bz2"), (b"\xfd7zXZ\0", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"),
     (b'\x04"M\x18', "lz4"), (b"\x78\x01", "zlib"), (b"\x78\x5e", "zlib"), (b"\x78\x9c", "zlib"), (b"\x78\xda", "zlib"),
@@ -125,7 +130,7 @@ class Format(NamedTuple):
 def recognise(path: str) -> Format | None:
     """Return what a file or a folder is; None if its bytes do not tell, or cannot be read."""
     if os.path.isdir(path):
-        return Format("saved-model") if os.path.isfile(os.path.join(path, "saved_model.pb")) else None
+        return next((Format(kind) for file, kind in _FOLDERS.items() if os.path.isfile(os.path.join(path, file))), None)
     try:
         head = _head_of_object(path) if is_url(path) else _head_of_file(path)
     except OSError:
@@ -251,26 +256,6 @@ def _zipped(path: str) -> Format:
     return Format("zip")
 
 
-_BOOSTER_TO_ONNX = (
-    "import onnxmltools; from onnxmltools.convert.common.data_types import FloatTensorType; "
-    'onnxmltools.utils.save_model(onnxmltools.{convert}(b, initial_types=[("x", FloatTensorType([None, '
-    "b.{features}()]))]{more}), {out})"
-)
-_LIGHTGBM = (
-    _BOOSTER_TO_ONNX.replace("{convert}", "convert_lightgbm")
-    .replace("{features}", "num_feature")
-    .replace("{more}", ", zipmap=False")
-)
-_XGBOOST = "b.feature_names = None; " + (
-    _BOOSTER_TO_ONNX.replace("{convert}", "convert_xgboost").replace("{features}", "num_features").replace("{more}", "")
-)
-_XGBOOST_FILE = "import xgboost; b = xgboost.Booster(model_file={path}); " + _XGBOOST
-_SKLEARN = (
-    "import joblib, numpy, skl2onnx; m = joblib.load({path}); "
-    'o = skl2onnx.to_onnx(m, numpy.zeros((1, m.n_features_in_), "float32")); '
-    'open({out}, "wb").write(o.SerializeToString())'
-)
-_CATBOOST = 'import catboost; m = catboost.CatBoost(); m.load_model({path}); m.save_model({out}, format="onnx")'
 _KERAS = 'import keras; keras.saving.load_model({path}).export({out}, format="onnx")'
 _EXPORT = (
     'torch.onnx.export(m.eval(), (torch.zeros(1, 10),), {out}, input_names=["x"], dynamic_axes={{"x": {{0: "N"}}}}'
@@ -279,35 +264,23 @@ _TORCHSCRIPT = "import torch; m = torch.jit.load({path}); " + _EXPORT + ", dynam
 _TORCH = "m = torch.load({path}, weights_only=False); " + _EXPORT + ")"
 _AGAIN = "export the model again from the program that trained it: "
 
+_CONVERTED = {"lightgbm": "lightgbm", "xgboost": "xgboost", "catboost": "catboost", "skops": "skops and skl2onnx"}
+"""What `scorer convert` converts, and the packages that it needs."""
+_PICKLED = {"sklearn": "skl2onnx", "lightgbm": "lightgbm", "xgboost": "xgboost", "catboost": "catboost"}
+"""The same for the object in a pickle, by the package of its class."""
 _COMMANDS: dict[str, tuple[str, str]] = {
-    "lightgbm": ("lightgbm and onnxmltools", "import lightgbm; b = lightgbm.Booster(model_file={path}); " + _LIGHTGBM),
-    "xgboost": ("xgboost and onnxmltools", _XGBOOST_FILE),
-    "xgboost-binary": ("xgboost<3.1 and onnxmltools", _XGBOOST_FILE),
-    "catboost": ("catboost", _CATBOOST),
     "keras": ("keras, tensorflow and tf2onnx", _KERAS),
     "hdf5": ("keras, tensorflow and tf2onnx", _KERAS),
     "torchscript": ("torch", _TORCHSCRIPT),
 }
 """The packages that a conversion needs, and its Python; the paths are filled in."""
-_PICKLED: dict[str, tuple[str, str]] = {
-    "sklearn": ("skl2onnx", _SKLEARN),
-    "lightgbm": (
-        "joblib and onnxmltools",
-        'import joblib; m = joblib.load({path}); b = getattr(m, "booster_", m); ' + _LIGHTGBM,
-    ),
-    "xgboost": (
-        "joblib and onnxmltools",
-        'import joblib; m = joblib.load({path}); b = m.get_booster() if hasattr(m, "get_booster") else m; ' + _XGBOOST,
-    ),
-    "catboost": ("catboost", 'import joblib; joblib.load({path}).save_model({out}, format="onnx")'),
-}
-"""The same for the object in a pickle, by the package of its class."""
 _WORDS: dict[str, str] = {
     "pytorch": "in Python, where the model's class can be imported, with its number of features instead of 10: "
     "import torch; {torch}; if the file holds only weights, create the model as m and call "
     "m.load_state_dict(torch.load({path})) instead",
-    "pmml": _AGAIN + "skl2onnx converts scikit-learn models, onnxmltools those of XGBoost, LightGBM and Spark",
-    "pickle": _AGAIN + "skl2onnx converts scikit-learn models, onnxmltools those of XGBoost and LightGBM",
+    "xgboost-binary": "load it with xgboost<3.1 and write it as m.json with save_model, then `scorer convert m.json`",
+    "pmml": _AGAIN + "`scorer convert` reads files of LightGBM, XGBoost, CatBoost and scikit-learn",
+    "pickle": "if it holds a fitted model: {convert}, which runs the code in it",
     "safetensors": _AGAIN + "the file has weights, but not the model that uses them",
     "ort": "pass the .onnx file that it was created from",
     "lfs": "run `git lfs pull`: the file is a Git LFS pointer",
@@ -335,17 +308,25 @@ def how_to_convert(path: str, found: Format) -> str:
             f"--output {shlex.quote(out)}"
         )
     package = found.detail.partition(".")[0] if kind == "pickle" else ""
+    if kind in _CONVERTED or package in _PICKLED:
+        trusted = "if you trust the file, because loading it runs its code, and " if kind == "pickle" else ""
+        needs = _CONVERTED.get(kind) or _PICKLED[package]
+        return f"{trusted}with {needs} installed: {_convert(path, out, trust=kind == 'pickle')}"
+    if kind in {"mlflow", "hugging-face"}:
+        return _convert(path, out)
     if kind in _COMMANDS:
         needs, code = _COMMANDS[kind]
-    elif package in _PICKLED:
-        needs, code = _PICKLED[package]
-    else:
-        kind = "pytorch" if package == "torch" else kind
-        text = _WORDS.get(kind, "export or copy it again")
-        return text.replace("{torch}", _filled(_TORCH, path, out)).replace("{path}", _text(path))
-    trusted = "if you trust the file, because loading it runs its code, and " if kind == "pickle" else ""
-    number = ", with the model's number of features instead of 10" if kind == "torchscript" else ""
-    return f"{trusted}with {needs} installed{number}: python -c {shlex.quote(_filled(code, path, out))}"
+        number = ", with the model's number of features instead of 10" if kind == "torchscript" else ""
+        return f"with {needs} installed{number}: python -c {shlex.quote(_filled(code, path, out))}"
+    text = _WORDS.get("pytorch" if package == "torch" else kind, "export or copy it again")
+    text = text.replace("{torch}", _filled(_TORCH, path, out)).replace("{path}", _text(path))
+    return text.replace("{convert}", _convert(path, out, trust=True))
+
+
+def _convert(path: str, out: str, *, trust: bool = False) -> str:
+    """Return the command that converts a model."""
+    words = ["scorer", "convert", path, "--output", out, "--check", "DATA.parquet", *(["--trust"] if trust else [])]
+    return shlex.join(words)
 
 
 def _beside(path: str) -> str:
