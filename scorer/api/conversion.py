@@ -41,12 +41,14 @@ class Conversion:
     record: dict[str, Any]
     """What was compared, as the model's metadata has it."""
     features: tuple[str, ...]
+    flags: tuple[str, ...]
+    """Flags that a run of the model needs."""
     notes: tuple[str, ...]
     check: tuple[str, ...]
 
     def facts(self) -> list[tuple[str, str]]:
         """Return what was done, with the command that comes next, as lines."""
-        run = shlex.join(["scorer", "run", *self.check, "--model", self.output])
+        run = shlex.join(["scorer", "run", *self.check, "--model", self.output, *self.flags])
         return [
             ("written", f"{self.output} ({size(self.bytes)})"),
             ("compared", conversion_words(as_json(self.record).decode())),
@@ -58,7 +60,7 @@ class Conversion:
         """Return the conversion as data for JSON."""
         return {
             "output": self.output, "bytes": self.bytes, **self.record, "features": list(self.features),
-            "notes": list(self.notes),
+            "flags": list(self.flags), "notes": list(self.notes),
         }  # fmt: skip
 
 
@@ -93,7 +95,7 @@ def convert(  # noqa: PLR0913 - one argument for each flag
     _write(target, converted.model)
     return Conversion(
         output=output, bytes=len(converted.model), record=converted.record, features=converted.features,
-        notes=converted.notes, check=tuple(check),
+        flags=converted.flags, notes=converted.notes, check=tuple(check),
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from scorer.options.wrong_types import wrong_type
 from scorer.storage import stores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import onnx
 
@@ -118,8 +118,8 @@ def _spec(proto: onnx.ModelProto, path: Path, shown: Copy) -> ModelSpec:
         files=shown.files,
         inputs=tuple(_tensor(value) for value in graph.input if value.name not in weights),
         outputs=tuple(_tensor(value) for value in graph.output),
-        feature_names=_feature_names(metadata),
-        class_labels=labels,
+        feature_names=_names_in(metadata, FEATURE_KEYS),
+        class_labels=labels or _names_in(metadata, ("class_labels",)),
         zipmaps=zipmaps,
         operators=dict(sorted(operators.items())),
         opsets={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
@@ -370,8 +370,9 @@ def _labels(graph: onnx.GraphProto) -> tuple[tuple[str, ...], dict[str, tuple[st
     return classes, zipmaps
 
 
-def _feature_names(metadata: dict[str, str]) -> tuple[str, ...]:
-    for key in FEATURE_KEYS:
+def _names_in(metadata: dict[str, str], keys: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that the first of these entries lists."""
+    for key in keys:
         text = metadata.get(key, "").strip()
         if not text:
             continue

@@ -96,6 +96,8 @@ def conversion_words(text: str) -> str:
     """Return what `scorer convert` compared, in words; '' for a model that it did not write."""
     try:
         record = json.loads(text)
+        if record["rows"] == 0:
+            return f"from {record['model']}, which has this ONNX model; no scores were compared"
         from_, by, data = (str(record[key]) for key in ("model", "library", "data"))
         rows, edge = (int(record[key]) for key in ("rows", "threshold_rows"))
         largest, allowed = (float(record[key]) for key in ("largest_difference", "tolerance"))

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from scorer.display.words import cut
-from scorer.model.converting.graphs import INPUT, ensemble_thresholds, renamed, without_zipmaps
+from scorer.model.converting.graphs import INPUT, renamed, without_zipmaps
 from scorer.model.converting.original import Thresholds, imported, matrix, refused
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class CatBoost:
         self.features = () if all(name == str(i) for i, name in enumerate(names)) else tuple(names)
         self.width = len(names)
         self._written = self._export()
-        self.thresholds = Thresholds(*ensemble_thresholds(self._written))
+        self.thresholds = Thresholds()  # the library gives none beside its export
 
     def score(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
         """Return the library's scores."""

@@ -16,9 +16,10 @@ import onnxruntime as ort
 
 from scorer.display.words import cut, plural, quoted_list, without_secrets
 from scorer.errors import InputError, MissingColumns, ModelError, ModelLoadError, ScorerError, TypeMismatch
-from scorer.model.converting import gate
-from scorer.model.converting.graphs import describe, ensemble_thresholds
-from scorer.model.converting.original import Thresholds, imported, refused
+from scorer.model.converting import gate, onnx_inside
+from scorer.model.converting.edges import on_thresholds
+from scorer.model.converting.graphs import FEATURES, describe
+from scorer.model.converting.original import imported, refused
 from scorer.model.converting.request import Converted
 from scorer.model.spec import CONVERSION
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from scorer.model.converting.request import Request
     from scorer.model.converting.sources import Source
 
-_FEATURES = "feature_names"
 _FEW = 10  # rows are enough to see shapes
 _TEXTS = {"object", "str", "string"}
 _DOUBLE_HINT = "pass --double, which feeds doubles"
@@ -43,6 +43,8 @@ _TOLERANCE_HINT = "do not use this conversion; if differences of this size do no
 
 def convert(request: Request) -> Converted:
     """Convert a model, or raise the reason why it must not be used."""
+    if request.source.kind == "onnx":
+        return onnx_inside.taken(request)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         original = _original(request)
@@ -57,7 +59,7 @@ def convert(request: Request) -> Converted:
         "rows": real.rows, "threshold_rows": edge.rows, "largest_difference": max(real.largest, edge.largest),
         "tolerance": request.tolerance, "onnxruntime": ort.__version__,
     }  # fmt: skip
-    describe(model, {_FEATURES: list(features), CONVERSION: record})
+    describe(model, {FEATURES: list(features), CONVERSION: record})
     notes = [note for note in (dropped, left_out) if note]
     notes += [f"{rounding}; the scores do not show it. {_DOUBLE_HINT}"] if rounding else []
     return Converted(model=model.SerializeToString(), record=record, features=features, notes=tuple(notes))
@@ -88,8 +90,9 @@ def _compared(
     double = request.settings.double
     runtime = gate.Runtime(model)
     real = gate.compare(original, runtime, rows, request.tolerance)
-    thresholds = [original.thresholds, Thresholds(*ensemble_thresholds(model))]
-    edge = gate.compare(original, runtime, gate.on_thresholds(rows, thresholds, double=double), request.tolerance)
+    edge = gate.compare(
+        original, runtime, on_thresholds(rows, original.thresholds, model, double=double), request.tolerance
+    )
     rounding = gate.rounding({} if double else gate.not_held(rows))
     hint = f"{rounding}: {_DOUBLE_HINT}" if rounding else _TOLERANCE_HINT if double else _EXACT_HINT
     gate.refuse(request.source.path, request.tolerance, real, edge, hint)
@@ -135,21 +138,26 @@ def _unpickled(source: Source) -> Any:  # noqa: ANN401 - any object
     return joblib.load(source.file)
 
 
-_KNOWN_TYPES = ("collections.OrderedDict", "lightgbm.", "xgboost.", "catboost.", "sklearn.", "numpy.")
+_KNOWN_TYPES = {
+    "collections.OrderedDict", "lightgbm.basic.Booster", "lightgbm.sklearn.LGBMClassifier",
+    "lightgbm.sklearn.LGBMRegressor", "lightgbm.sklearn.LGBMRanker", "xgboost.core.Booster",
+    "xgboost.sklearn.XGBClassifier", "xgboost.sklearn.XGBRegressor", "xgboost.sklearn.XGBRanker",
+}  # fmt: skip
+"""Types that skops does not trust, but which read only a model's text, as their libraries do for any file."""
 
 
 def _from_skops(source: Source, *, trust: bool) -> Any:  # noqa: ANN401 - any object
     """Load a file of skops; types that it does not know need trust."""
     skops = imported("skops.io", "skops", source)
     unknown = skops.get_untrusted_types(file=source.file)
-    strange = [name for name in unknown if not name.startswith(_KNOWN_TYPES)]
+    strange = [name for name in unknown if name not in _KNOWN_TYPES]
     if strange and not trust:
         raise ModelError(
-            "the model has types that may run code when it is loaded",
+            "the model has types that skops does not trust",
             where=source.path,
-            expected="types of scikit-learn, LightGBM, XGBoost or CatBoost",
+            expected="types that cannot run code or damage memory",
             found=quoted_list(strange),
-            hint="add --trust if you trust the file",
+            hint="add --trust if you trust whoever wrote the file",
         )
     return skops.load(source.file, trusted=unknown)
 

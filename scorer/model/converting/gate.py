@@ -1,7 +1,6 @@
 """The parity gate: the ONNX model and the original score the same rows, and no row may differ.
 
-The rows are real ones, and the same rows with numbers replaced by thresholds of the trees and by their neighbours:
-the smallest errors of a conversion show there first.
+The rows are real ones, and rows on the thresholds of the trees, see edges.py.
 """
 
 from __future__ import annotations
@@ -18,14 +17,11 @@ from scorer.model.converting.original import matrix
 from scorer.model.session import RUNTIME_ERRORS, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import onnx
     import pandas as pd
 
-    from scorer.model.converting.original import Original, Thresholds
+    from scorer.model.converting.original import Original
 
-_REPLACED = 5  # numbers of each row
 _SMALL_BATCHES = ((1, 64), (7, 700))
 """Sizes of further batches, and how many rows go through them."""
 _SHOWN = 3  # of the rows that differ most
@@ -96,33 +92,6 @@ def _not_run(text: str) -> ModelError:
         found=one_line(text),
         hint="install a newer onnxruntime, or pass another --target-opset",
     )
-
-
-def on_thresholds(rows: pd.DataFrame, thresholds: Sequence[Thresholds], *, double: bool) -> pd.DataFrame:
-    """Return the rows with numbers replaced by thresholds, or by the next number above or below.
-
-    The first thresholds fill the first rows, and so on, so that as many as possible are used.
-    """
-    columns = np.concatenate([one.columns for one in thresholds])
-    values = np.concatenate([one.numbers for one in thresholds])
-    kind = np.float64 if double else np.float32
-    with np.errstate(over="ignore"):
-        near = values.astype(kind)
-    usable = np.isfinite(near) & (columns < rows.shape[1])
-    columns, near = columns[usable], near[usable]
-    if not len(near) or not len(rows):
-        return rows.iloc[:0]
-    random = np.random.default_rng(0)
-    changed = matrix(rows).copy()
-    places = np.arange(len(changed))
-    order = random.permutation(len(near))
-    for turn in range(_REPLACED):
-        picked = order[(turn * len(places) + places) % len(order)]
-        new, step = near[picked], random.integers(0, 3, len(places))
-        new = np.where(step == 1, np.nextafter(new, kind(np.inf)), new)
-        new = np.where(step == 2, np.nextafter(new, kind(-np.inf)), new)  # noqa: PLR2004 - the third of three
-        changed[places, columns[picked]] = np.where(np.isfinite(new), new, 0)
-    return type(rows)(changed, columns=rows.columns)
 
 
 def compare(original: Original, runtime: Runtime, rows: pd.DataFrame, tolerance: float) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 INPUT = "X"
+FEATURES, CLASSES = "feature_names", "class_labels"
+"""Keys of the metadata: the names of the columns and of the classes."""
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 """The newest operators that scikit-learn's converter writes and that older versions of ONNX Runtime run."""
 _IR_VERSION = 8
@@ -20,6 +22,7 @@ _LISTS = {
     "treeids": int, "nodeids": int, "featureids": int, "modes": str, "values": float,
     "truenodeids": int, "falsenodeids": int, "missing_value_tracks_true": int,
 }  # fmt: skip
+_IDS = ("treeids", "nodeids", "featureids", "truenodeids", "falsenodeids")
 _WEIGHTS = {"treeids": int, "nodeids": int, "ids": int, "weights": float}
 
 
@@ -88,6 +91,7 @@ class Graph:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, np.ndarray] = {}
         self._names = 0
+        self._classes: list[str] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._input = helper.make_tensor_value_info(INPUT, helper.np_dtype_to_tensor_dtype(self.kind), [None, width])
 
@@ -121,6 +125,7 @@ class Graph:
         """Declare the outputs of a classifier: the class of each row, and the probability of each class."""
         best = self.add("ArgMax", chances, axis=1, keepdims=0)
         known = _as_tensor(classes)
+        self._classes = [str(one) for one in known.tolist()]
         label = self.add("Gather", known, best, axis=0)
         self.output(label, "label", helper.np_dtype_to_tensor_dtype(known.dtype), None)
         self.scores(chances, "probabilities", len(classes))
@@ -134,7 +139,10 @@ class Graph:
             for name, value in self._constants.items()
         ]
         graph = helper.make_graph(self._nodes, "model", [self._input], self._outputs, constants)
-        return finished(graph, self._opset)
+        model = finished(graph, self._opset)
+        if self._classes:
+            describe(model, {CLASSES: self._classes})
+        return model
 
     def _named(self, value: str | np.ndarray) -> str:
         if isinstance(value, str):
@@ -191,23 +199,40 @@ def without_zipmaps(model: onnx.ModelProto) -> None:
         renamed(model, source, name)
 
 
-def ensemble_thresholds(model: onnx.ModelProto) -> tuple[np.ndarray, np.ndarray]:
-    """Return the columns and thresholds of the ensembles that read the model's only input unchanged."""
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+class Ensemble(NamedTuple):
+    """The nodes of a tree ensemble that reads the columns of the model's only input."""
+
+    tree_ids: np.ndarray
+    node_ids: np.ndarray
+    columns: np.ndarray
+    thresholds: np.ndarray
+    modes: np.ndarray
+    """The comparison of each node as text; a leaf has LEAF."""
+    true_ids: np.ndarray
+    false_ids: np.ndarray
+
+    @property
+    def inner(self) -> np.ndarray:
+        """The positions of the nodes that compare."""
+        return np.flatnonzero(self.modes != "LEAF")
+
+
+def ensembles(model: onnx.ModelProto) -> list[Ensemble]:
+    """Return the tree ensembles that read the model's only input, unchanged but for missing values."""
+    found = []
     same = {model.graph.input[0].name} if len(model.graph.input) == 1 else set()
     for node in model.graph.node:
-        if node.op_type in {"Cast", "Identity"} and node.input[0] in same:
+        if node.op_type in {"Cast", "Identity", "Where"} and node.input[-1] in same:
             same.add(node.output[0])
-        if not node.op_type.startswith("TreeEnsemble") or node.input[0] not in same:
+        own = {one.name.removeprefix("nodes_"): one for one in node.attribute}
+        if not node.op_type.startswith("TreeEnsemble") or node.input[0] not in same or "truenodeids" not in own:
             continue
-        own = {one.name: one for one in node.attribute}
-        modes = own.get("nodes_modes")
-        if modes is None:
-            continue
-        tensor = own.get("nodes_values_as_tensor")
-        values = np.array(own["nodes_values"].floats) if tensor is None else numpy_helper.to_array(tensor.t)
-        inner = np.array([mode != b"LEAF" for mode in modes.strings], bool)
-        found.append((np.array(own["nodes_featureids"].ints)[inner], values.astype(np.float64)[inner]))
-    if not found:
-        return np.zeros(0, np.int64), np.zeros(0)
-    return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
+        tensor = own.get("values_as_tensor")
+        values = np.array(own["values"].floats) if tensor is None else numpy_helper.to_array(tensor.t)
+        ids = {name: np.array(own[name].ints, np.int64) for name in _IDS}
+        modes = np.array([mode.decode() for mode in own["modes"].strings])
+        found.append(Ensemble(
+            tree_ids=ids["treeids"], node_ids=ids["nodeids"], columns=ids["featureids"], modes=modes,
+            thresholds=values.astype(np.float64), true_ids=ids["truenodeids"], false_ids=ids["falsenodeids"],
+        ))  # fmt: skip
+    return found

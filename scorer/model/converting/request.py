@@ -46,4 +46,6 @@ class Converted:
     record: dict[str, Any]
     """What was compared."""
     features: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    """Flags that a run of this model needs."""
     notes: tuple[str, ...] = ()
