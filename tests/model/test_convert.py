@@ -86,7 +86,7 @@ def converts(name, folder, n):
     output = session.get_outputs()[-1].name
     (got,) = session.run([output], feeds_of(converted.model, frame))
     scores = next(getattr(model, n) for n in _SCORES[output] if hasattr(model, n))
-    expected = np.asarray(scores(frame.to_numpy() if "lightgbm" in name else frame))
+    expected = np.asarray(scores(frame.to_numpy() if name.startswith("lightgbm") else frame))
     if output == "label":
         assert (got.astype(str) == expected.astype(str)).all()
         return

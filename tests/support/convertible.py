@@ -272,6 +272,14 @@ def _bins():
     return _pipeline(bins, _logistic())
 
 
+def _boosted(package, *first):
+    """Return a pipeline that ends with another library's trees."""
+    library = importlib.import_module(package)
+    kind = library.LGBMClassifier if package == "lightgbm" else library.XGBClassifier
+    options = {"verbose": -1} if package == "lightgbm" else {}
+    return _pipeline(*(first or (_new("impute.SimpleImputer"),)), kind(n_estimators=10, n_jobs=1, **options))
+
+
 _ESTIMATORS = {
     "random forest": (lambda: _new("ensemble.RandomForestClassifier", 10, random_state=0), 0, ""),
     "random forest, missing values": (
@@ -304,6 +312,9 @@ _ESTIMATORS = {
         lambda: _pipeline(_new("preprocessing.PolynomialFeatures", 2), _new("linear_model.Ridge")), 2, ""),
     "bins": (_bins, 0, ""),
     "columns of a frame": (_of_frame, 0, "text"),
+    "before lightgbm": (lambda: _boosted("lightgbm"), 0, "missing"),
+    "before xgboost": (lambda: _boosted("xgboost"), 0, "missing"),
+    "words before lightgbm": (lambda: _boosted("lightgbm", _of_frame()[0]), 0, "text"),
 }  # fmt: skip
 
 
@@ -311,7 +322,10 @@ def sklearn_cases():
     """Return estimators of scikit-learn by name."""
     return {
         f"sklearn, {name}": Case(
-            "sklearn", lambda m=m, t=t, k=k: _sklearn(m(), t, k), k, None if k == "text" else _plain_sklearn
+            "sklearn",
+            lambda m=m, t=t, k=k: _sklearn(m(), t, k),
+            k,
+            None if k == "text" or "before" in name else _plain_sklearn,
         )
         for name, (m, t, k) in _ESTIMATORS.items()
     }

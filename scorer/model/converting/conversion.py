@@ -19,7 +19,7 @@ from scorer.errors import InputError, MissingColumns, ModelError, ModelLoadError
 from scorer.model.converting import gate, onnx_inside
 from scorer.model.converting.edges import on_thresholds
 from scorer.model.converting.graphs import FEATURES, describe
-from scorer.model.converting.original import imported, refused
+from scorer.model.converting.original import BOOSTERS, imported, refused, wrapped
 from scorer.model.converting.request import Converted
 from scorer.model.spec import CONVERSION
 
@@ -101,29 +101,19 @@ def _compared(
 
 def _loaded(source: Source, *, trust: bool) -> Original:
     """Load the model with its library."""
-    if source.kind in _BY_FILE:
-        return _wrapped(source.kind, source, None)
+    if source.kind in BOOSTERS:
+        return wrapped(source.kind, source, None)
     loaded = _from_skops(source, trust=trust) if source.kind == "skops" else _unpickled(source)
     package = type(loaded).__module__.partition(".")[0]
-    if package in _BY_FILE:
-        return _wrapped(package, source, loaded)
+    if package in BOOSTERS:
+        return wrapped(package, source, loaded)
     if hasattr(loaded, "get_params") and (hasattr(loaded, "predict") or hasattr(loaded, "transform")):
-        return _wrapped("sklearn", source, loaded)
+        return wrapped("sklearn", source, loaded)
     raise refused(
         source,
         f"an object of {type(loaded).__module__}.{type(loaded).__name__}",
         "write the fitted model itself into the file",
     )
-
-
-_BY_FILE = {"lightgbm": "LightGBM", "xgboost": "XGBoost", "catboost": "CatBoost"}
-_CLASSES = {**_BY_FILE, "sklearn": "Sklearn"}
-
-
-def _wrapped(kind: str, source: Source, loaded: Any) -> Original:  # noqa: ANN401 - an object of the library
-    module = importlib.import_module(f"scorer.model.converting.{kind}_model")
-    made: Original = getattr(module, _CLASSES[kind])(source, loaded)
-    return made
 
 
 def _unpickled(source: Source) -> Any:  # noqa: ANN401 - any object

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
+import onnx.compose
 from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
@@ -186,6 +187,27 @@ def renamed(model: onnx.ModelProto, old: str, new: str) -> None:
         node.output[:] = [new if name == old else name for name in node.output]
     for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         value.name = new if value.name == old else value.name
+
+
+def followed(first: onnx.ModelProto, second: onnx.ModelProto) -> onnx.ModelProto:
+    """Return one model: the output of the first is the matrix that the second takes."""
+    first.ir_version = second.ir_version
+    versions: dict[str, int] = {}
+    for one in (*first.opset_import, *second.opset_import):
+        versions[one.domain] = max(one.version, versions.get(one.domain, 0))
+    for model in (first, second):  # a converter declares the oldest version that has its operators
+        del model.opset_import[:]
+        model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in versions.items())
+    inputs, outputs = [one.name for one in first.graph.input], [one.name for one in second.graph.output]
+    source = second.graph.input[0].name
+    model = onnx.compose.merge_models(
+        first, second, io_map=[(first.graph.output[0].name, source)], prefix1="before_", prefix2="after_"
+    )
+    for name in inputs:
+        renamed(model, f"before_{name}", name)
+    for name in outputs:
+        renamed(model, f"after_{name}", name)
+    return model
 
 
 def without_zipmaps(model: onnx.ModelProto) -> None:

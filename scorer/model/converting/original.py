@@ -45,6 +45,17 @@ class Original(Protocol):
         """Return the model as ONNX; `rows` are some that it will be fed."""
 
 
+BOOSTERS = {"lightgbm": "LightGBM", "xgboost": "XGBoost", "catboost": "CatBoost"}
+"""The libraries of boosted trees, and their classes here."""
+
+
+def wrapped(package: str, source: Source, loaded: Any = None) -> Original:  # noqa: ANN401 - an object of the library
+    """Return a model of a library: the object, or what is in the source's file."""
+    module = importlib.import_module(f"scorer.model.converting.{package}_model")
+    made: Original = getattr(module, BOOSTERS.get(package, "Sklearn"))(source, loaded)
+    return made
+
+
 def imported(name: str, needs: str, source: Source) -> Any:  # noqa: ANN401 - a module
     """Import a library; raise an error with the line that installs it if it is missing."""
     try:

@@ -11,8 +11,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from scorer.display.words import cut
-from scorer.model.converting.graphs import INPUT, OPSETS, floor32, renamed, without_zipmaps
-from scorer.model.converting.original import Thresholds, imported, matrix, refused
+from scorer.model.converting.graphs import INPUT, OPSETS, floor32, followed, renamed, without_zipmaps
+from scorer.model.converting.original import BOOSTERS, Thresholds, imported, matrix, refused, wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,8 @@ class Sklearn:
         self._base = imported("sklearn.base", "scikit-learn", source)
         self._source = source
         self._model = loaded
-        self._parts = [*_estimators(loaded)]
+        self._converted_part, self._last = _split(loaded)
+        self._parts = [*_estimators(self._converted_part)]
         self.library = f"scikit-learn {library.__version__}"
         self.features = tuple(str(name) for name in getattr(loaded, "feature_names_in_", ()))
         self.width = int(getattr(loaded, "n_features_in_", 0))
@@ -83,17 +84,20 @@ class Sklearn:
             ) from failures[0]
         without_zipmaps(model)
         _exact_trees(model, self._parts)
+        if self._last is not None:
+            model = followed(model, wrapped(_package(self._last), self._source, self._last).write(rows, settings))
         self._name_outputs(model, [*self.score(rows)])
         return model
 
     def _converted(self, types: list[tuple[str, Any]], settings: Settings) -> onnx.ModelProto:
         skl2onnx = imported("skl2onnx", "skl2onnx", self._source)
         versions = OPSETS | ({"": settings.opset} if settings.opset else {})
-        options = {id(self._model): {"zipmap": False}} if hasattr(self._model, "predict_proba") else None
+        part = self._converted_part
+        options = {id(part): {"zipmap": False}} if hasattr(part, "predict_proba") else None
         try:
-            return skl2onnx.convert_sklearn(self._model, initial_types=types, target_opset=versions, options=options)
+            return skl2onnx.convert_sklearn(part, initial_types=types, target_opset=versions, options=options)
         except NameError:  # the option does not exist for this model
-            return skl2onnx.convert_sklearn(self._model, initial_types=types, target_opset=versions)
+            return skl2onnx.convert_sklearn(part, initial_types=types, target_opset=versions)
 
     def _types(self, rows: pd.DataFrame, settings: Settings, *, whole_numbers: bool) -> list[tuple[str, Any]]:
         """Return the inputs as skl2onnx describes them: one for each column, or one matrix."""
@@ -124,6 +128,18 @@ class Sklearn:
             ):
                 renamed(model, name, f"{name}_inside")
             renamed(model, output.name, name)
+
+
+def _package(found: Any) -> str:  # noqa: ANN401 - any object
+    return type(found).__module__.partition(".")[0]
+
+
+def _split(model: Any) -> tuple[Any, Any]:  # noqa: ANN401 - estimators
+    """Return what skl2onnx converts, and the boosted trees that follow it in a pipeline; None if there are none."""
+    steps = getattr(model, "steps", [])
+    if len(steps) > 1 and _package(steps[-1][1]) in BOOSTERS:
+        return model[:-1], steps[-1][1]
+    return model, None
 
 
 def _estimators(found: Any, depth: int = 0) -> Iterator[Any]:  # noqa: ANN401 - estimators, lists and anything else
