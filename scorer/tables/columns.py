@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from scorer.arrow import common_type
 from scorer.display.words import quoted_list
 from scorer.errors import InputError
-from scorer.tables.snapshot import FIELD_ID, STORED
+from scorer.tables.snapshot import DEFAULT, FIELD_ID, IN_FILES, STORED, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow.parquet as pq
 
@@ -35,12 +35,18 @@ _EXACT_FLOATS = {pa.int8(): 24, pa.int16(): 24, pa.int32(): 53}
 """Integers that every double holds, and the bits of the smallest float type that does."""
 
 
-def open_as_table(parquet: pq.ParquetFile, columns: pa.Schema, path: str) -> pq.ParquetFile | TableColumns:
+def open_as_table(
+    parquet: pq.ParquetFile, columns: pa.Schema, path: str, must_have: Iterable[str] = ()
+) -> pq.ParquetFile | TableColumns:
     """Return a file as one with these columns of its table, which are those without the keys.
 
-    Raises InputError for a column that is stored in another type, or is not there and may not be null.
+    Raises InputError for a column that is stored in another type, or is not there and may not be null, or in which the
+    file `must_have` values of its own.
     """
     found = TableColumns(parquet, columns, path)
+    for name in must_have:
+        if found.is_absent(name):
+            raise _only_in_partition(name, path)
     return parquet if found.is_plain else found
 
 
@@ -54,13 +60,13 @@ class TableColumns:
         self.num_row_groups = parquet.num_row_groups
         self._stored: dict[str, str] = {}
         self._convert: dict[str, Convert | None] = {}
+        self._absent: dict[str, pa.Scalar] = {}
         fields = []
         by_id = _has_ids(stored)
         for field in columns:
             own = _find(field, stored, by_id=by_id)
             if own is None:
-                if not field.nullable:
-                    raise _missing(field, path)
+                self._absent[field.name] = _absent(field, stored, path)
                 fields.append(_bare(field))
                 continue
             kind, self._convert[field.name] = _fit(field, own, by_id, path, field.name)
@@ -81,6 +87,10 @@ class TableColumns:
     def close(self) -> None:
         """Close the file."""
         self._parquet.close()
+
+    def is_absent(self, name: str) -> bool:
+        """Return whether the file does not have a column of the table."""
+        return name in self._absent
 
     def stored(self, names: Iterable[str]) -> list[str]:
         """Return the columns of the file that are read for these columns and fields of the table."""
@@ -115,7 +125,8 @@ class TableColumns:
     def _nulls(self, schema: pa.Schema, rows: int, batch_size: int) -> Iterator[pa.RecordBatch]:
         for start in range(0, rows, batch_size):
             n = min(batch_size, rows - start)
-            yield pa.RecordBatch.from_arrays([pa.nulls(n, field.type) for field in schema], schema=schema)
+            arrays = [_repeat(self._absent[field.name], n) for field in schema]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     def _whole(self, names: Iterable[str] | None) -> list[str]:
         """Return the columns of the table that hold these columns and fields."""
@@ -127,13 +138,13 @@ class TableColumns:
     def _column(self, table: pa.Table, name: str, rows: int) -> pa.ChunkedArray:
         kind = self.schema_arrow.field(name).type
         if name not in self._stored:
-            return pa.chunked_array([pa.nulls(rows, kind)])
+            return pa.chunked_array([_repeat(self._absent[name], rows)])
         column, convert = table.column(self._stored[name]), self._convert[name]
         return column if convert is None else pa.chunked_array([convert(chunk) for chunk in column.chunks], kind)
 
     def _array(self, batch: pa.RecordBatch, name: str) -> pa.Array:
         if name not in self._stored:
-            return pa.nulls(batch.num_rows, self.schema_arrow.field(name).type)
+            return _repeat(self._absent[name], batch.num_rows)
         column, convert = batch.column(self._stored[name]), self._convert[name]
         return column if convert is None else convert(column)
 
@@ -196,6 +207,8 @@ def _fit(wanted: pa.Field, own: pa.Field, by_id: bool, path: str, name: str) -> 
         return listed, lambda array: _list(array, listed, of_item)
     if common_type(kind, stored) is not None:
         return stored, None
+    if getattr(kind, "storage_type", None) == stored:  # such as a UUID that is stored as 16 bytes
+        return kind, lambda array: pa.ExtensionArray.from_storage(kind, array)
     if not _promotes(stored, kind):
         raise InputError(
             f"the column {name!r} has another type in a file than in the table",
@@ -214,13 +227,13 @@ def _fit_struct(
     fields: list[pa.Field] = []
     places: list[int] = []
     converts: list[Convert | None] = []
+    absent: dict[int, pa.Scalar] = {}
     by_id = by_id and _has_ids(own_fields)
     for i in range(kind.num_fields):
         wanted = kind.field(i)
         own = _find(wanted, own_fields, by_id=by_id)
         if own is None:
-            if not wanted.nullable:
-                raise _missing(wanted, path)
+            absent[i] = _absent(wanted, own_fields, path)
             fields.append(_bare(wanted))
             places.append(-1)
             converts.append(None)
@@ -233,13 +246,16 @@ def _fit_struct(
     if same and places == list(range(len(own_fields))) and not any(converts):
         return stored, None
     found = pa.struct(fields)
-    return found, lambda array: _struct(array, found, places, converts)
+    return found, lambda array: _struct(array, found, places, converts, absent)
 
 
-def _struct(array: Any, kind: pa.StructType, places: Sequence[int], converts: Sequence[Convert | None]) -> pa.Array:  # noqa: ANN401
+def _struct(
+    array: Any, kind: pa.StructType, places: Sequence[int], converts: Sequence[Convert | None],  # noqa: ANN401
+    absent: Mapping[int, pa.Scalar],
+) -> pa.Array:  # fmt: skip
     children = []
     for i, (place, convert) in enumerate(zip(places, converts, strict=True)):
-        child = pa.nulls(len(array), kind.field(i).type) if place < 0 else array.field(place)
+        child = _repeat(absent[i], len(array)) if place < 0 else array.field(place)
         children.append(child if convert is None else convert(child))
     mask = array.is_null() if array.null_count else None
     return pa.StructArray.from_arrays(children, fields=[kind.field(i) for i in range(kind.num_fields)], mask=mask)
@@ -297,6 +313,40 @@ def _bare_type(kind: pa.DataType) -> pa.DataType:
     if _is_list(kind):
         return pa.list_(_bare_type(kind.value_type))
     return kind
+
+
+def _absent(field: pa.Field, stored: Iterable[pa.Field], path: str) -> pa.Scalar:
+    """Return the value of a column that a file does not have; raise InputError if there is none."""
+    metadata = field.metadata or {}
+    if not _has_ids(stored) and metadata.get(STORED) == b"[]":
+        raise InputError(
+            "a file of the table has no field ids, by which its columns are found",
+            where=path,
+            expected="field ids, or a schema.name-mapping.default of the table",
+            found="neither",
+            hint="let the table's own tools rewrite this file, or set the name mapping",
+        )
+    if DEFAULT in metadata:
+        return value_of(metadata[DEFAULT])
+    if IN_FILES in metadata:
+        raise _only_in_partition(field.name, path)
+    if not field.nullable:
+        raise _missing(field, path)
+    return pa.scalar(None, _bare_type(field.type))
+
+
+def _only_in_partition(name: str, path: str) -> InputError:
+    return InputError(
+        f"a file of the table has no column {name!r}, whose value in the table's partitions is not read",
+        where=path,
+        expected=f"a file with the column {name!r}",
+        found="no such column",
+        hint="let the table's own tools rewrite this file, then score",
+    )
+
+
+def _repeat(value: pa.Scalar, rows: int) -> pa.Array:
+    return pa.repeat(value, rows) if value.is_valid else pa.nulls(rows, value.type)
 
 
 def _missing(field: pa.Field, path: str) -> InputError:

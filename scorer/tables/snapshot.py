@@ -5,6 +5,7 @@ Everything after planning works with this, and needs neither deltalake nor pyice
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -28,6 +29,10 @@ FIELD_ID = b"PARQUET:field_id"
 """Metadata of a field of `Snapshot.schema`: the id under which the files have it."""
 STORED = b"scorer:stored"
 """Metadata of a field: its names in files without ids, a JSON list; without it, its own name."""
+IN_FILES = b"scorer:in-files"
+"""Metadata of a field that every file must have: its value in files without it is not read, and not null."""
+DEFAULT = b"scorer:default"
+"""Metadata of a field: its value in files without it, as `default_of` writes it; null without this."""
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -39,6 +44,8 @@ class At:
     """Of a Delta table: a number, or a time as in ISO 8601."""
     snapshot: str | None = None
     """Of an Iceberg table: an id, or the name of a branch or tag."""
+    pinned: bool = False
+    """Whether it is the state of an unfinished run, which existed then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +58,8 @@ class TableFile:
     """Stored rows by the log, the deleted ones included; None if it does not say."""
     keys: tuple[tuple[str, str | None], ...] = ()
     """Partition values as text that Arrow casts to the types of the schema, as `key_texts` returns it."""
+    must_have: tuple[str, ...] = ()
+    """Columns whose values in its partition are not read, so that the file must have them."""
     deletes: str = ""
     """Identifies its deleted rows, as `identity_of` does; '' if it has none."""
 
@@ -135,6 +144,20 @@ def identity_of(deleted: np.ndarray) -> str:
 def stored_as(names: Sequence[str]) -> dict[bytes, bytes]:
     """Return the metadata of a field that files without ids have under one of these names."""
     return {STORED: json.dumps(list(names)).encode()}
+
+
+def default_of(value: pa.Scalar) -> dict[bytes, bytes]:
+    """Return the metadata of a field that has this value in files without it."""
+    column = pa.record_batch([pa.array([value.as_py()], value.type)], names=[""])
+    with pa.BufferOutputStream() as sink:
+        with pa.ipc.new_stream(sink, column.schema) as stream:
+            stream.write(column)
+        return {DEFAULT: base64.b64encode(sink.getvalue())}
+
+
+def value_of(default: bytes) -> pa.Scalar:
+    """Return the value that `default_of` wrote."""
+    return pa.ipc.open_stream(base64.b64decode(default)).read_next_batch().column(0)[0]
 
 
 def key_texts(values: pa.Array, where: str, name: str) -> list[str | None]:

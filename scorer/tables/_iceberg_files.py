@@ -1,0 +1,75 @@
+"""The files of an Iceberg table's metadata, read through scorer's own stores.
+
+pyiceberg has clients of its own. With this class it takes the same ones as every other read of scorer, with the same
+options and credentials. Its catalogs make requests of their own. Imported only where pyiceberg is.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, NoReturn
+
+from pyiceberg.io import FileIO, InputFile
+
+from scorer.locations import is_url, normal
+from scorer.storage import stores
+
+if TYPE_CHECKING:
+    from pyiceberg.io import InputStream, OutputFile
+
+
+IMPLEMENTATION = {"py-io-impl": f"{__name__}.StoreFiles"}
+"""The property with which pyiceberg reads through this class."""
+_OTHER_NAMES = {"s3n": "s3", "wasb": "abfs", "wasbs": "abfss"}
+
+
+def location(text: str) -> str:
+    """Return where a file is, of which the metadata has this text: a local path, or a URL as scorer writes it."""
+    kind, colon, rest = text.partition(":")
+    if kind == "file" and colon:
+        return os.path.abspath("/" + rest.lstrip("/"))
+    if kind in _OTHER_NAMES and colon:
+        text = _OTHER_NAMES[kind] + colon + rest.replace(".blob.", ".dfs.", 1)
+    return normal(text) if is_url(text) else os.path.abspath(text)
+
+
+class StoreFiles(FileIO):
+    """The files that pyiceberg reads. Nothing is written through it."""
+
+    def new_input(self, location: str) -> StoreFile:
+        """Return the file at a location of the metadata."""
+        return StoreFile(location)
+
+    def new_output(self, location: str) -> OutputFile:
+        """Raise, because an input is only read."""
+        _refuse(location)
+
+    def delete(self, location: str | InputFile | OutputFile) -> None:
+        """Raise, because an input is only read."""
+        _refuse(str(location))
+
+
+class StoreFile(InputFile):
+    """One file, which is read whole: metadata is small."""
+
+    def __len__(self) -> int:
+        """Return the size in bytes."""
+        return stores.identity(location(self.location)).size
+
+    def exists(self) -> bool:
+        """Return whether the file is there."""
+        try:
+            stores.identity(location(self.location))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def open(self, seekable: bool = True) -> InputStream:  # noqa: ARG002, FBT001, FBT002 - pyiceberg's signature
+        """Return the file's bytes as a stream."""
+        return io.BytesIO(stores.path_of(location(self.location)).read_bytes())
+
+
+def _refuse(place: str) -> NoReturn:
+    msg = f"an input is only read: {place}"
+    raise PermissionError(msg)
