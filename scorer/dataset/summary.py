@@ -378,7 +378,8 @@ def _footer(listed: Listed, table: Snapshot | None, known: pa.Schema | None = No
     try:
         found = listed.id or identity(path)
         with open_parquet(found if listed.id else path) as parquet:
-            seen = parquet if columns is None else open_as_table(parquet, columns, path)
+            must_have = () if listed.of_table is None else listed.of_table.must_have
+            seen = parquet if columns is None else open_as_table(parquet, columns, path, must_have)
             metadata, schema = parquet.metadata, seen.schema_arrow
         groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     except (UnreadableFile, InputError) as error:

@@ -134,25 +134,23 @@ def _refuse_misfits(inputs: Sequence[str], tables: Sequence[str], kinds: Sequenc
 
 def _opened(kind: str, location: str, at: At) -> Snapshot:
     if kind == "iceberg":
-        raise InputError(
-            "Iceberg tables cannot be read yet",
-            where=location,
-            expected="a plain folder of Parquet files, or a Delta table",
-            found="an Iceberg table",
-            hint="write its current rows to a plain folder first, for example with pyiceberg's table.scan().to_arrow()",
-        )
+        from scorer.tables import iceberg  # noqa: PLC0415 - needs a library of its own
+
+        return iceberg.snapshot(location, at)
     from scorer.tables import delta  # noqa: PLC0415 - needs a library of its own
 
     return delta.snapshot(location, at)
 
 
 def listed(table: Snapshot, both: tuple[Tree, Tree]) -> list[Listed]:
-    """Return the files of a table. On a store, those below the table are looked up in its list."""
+    """Return the files of a table. Those on a store are looked up in its lists."""
     found: list[Listed] = []
     on_store = is_url(table.location) and scheme(table.location) != CATALOG and stores.can_list(table.location)
+    elsewhere = [file.id.path for file in table.files if not (on_store and is_below(file.id.path, table.location))]
+    beside = stores.listed_beside(elsewhere)
     for file in table.files:
         path = file.id.path
-        known = None
+        known = beside.get(path)
         if is_url(path) and on_store and is_below(path, table.location):
             known = both[True].identity(path)
             if known is None:
@@ -169,13 +167,14 @@ def keys_of(table: Snapshot) -> pa.Schema:
 
 def vacuumed(table: Snapshot, path: str) -> InputChanged:
     """Return the error for a file of a version that is not there any more."""
-    version = {"delta": "version", "iceberg": "snapshot"}[table.kind]
+    delta = table.kind == "delta"
+    state = f"version {table.version} was vacuumed" if delta else f"snapshot {table.version} has expired"
     return InputChanged(
         "a file of the table is gone",
         where=path,
         expected=f"the files of {table.name}",
-        found=f"nothing: {version} {table.version} was vacuumed, or is incomplete",
-        hint="start again on a newer version; --overwrite discards what was scored",
+        found=f"nothing: {state}, or is incomplete",
+        hint=f"start again on a newer {'version' if delta else 'snapshot'}; --overwrite discards what was scored",
     )
 
 

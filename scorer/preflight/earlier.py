@@ -61,7 +61,8 @@ def wanted_table(options: Options, earlier: TableState | None) -> Wanted:
     rows = options.rows
     at = At(version=rows.input_version, snapshot=rows.input_snapshot)
     if at == At() and earlier is not None and earlier.location in map(_absolute, options.input):
-        at = At(version=earlier.version) if earlier.kind == "delta" else At(snapshot=earlier.version)
+        delta = earlier.kind == "delta"
+        at = At(version=earlier.version, pinned=True) if delta else At(snapshot=earlier.version, pinned=True)
     return Wanted(kind=rows.input_format, at=at)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scorer.dataset.listing import PROOF, is_glob
+from scorer.dataset.tables import METADATA, METADATA_FILE
 from scorer.display.words import is_utf8, quoted_list
 from scorer.errors import CommitError, InputError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError
 from scorer.locations import is_url, scheme, split
@@ -82,6 +83,8 @@ def output_of(options: Options) -> tuple[str, ScorerError | None]:
             found=quoted_list(options.input) if len(options.input) > 1 else f"the pattern {first!r}",
             hint="name a folder: --output DIR",
         )
+    if first.endswith(METADATA_FILE):
+        return "scored", _needs_output(f"the metadata file {first} of a table")
     if is_url(first):
         return _beside(path_of(first))
     path = Path(os.path.abspath(first))
@@ -95,17 +98,21 @@ def output_of(options: Options) -> tuple[str, ScorerError | None]:
 def _beside(source: AnyPath) -> tuple[str, ScorerError | None]:
     """Return the output beside an input on a store; a problem if nothing can be written beside it."""
     if not source.name or scheme(str(source)) not in WRITABLE:
-        return "scored", OptionsError(
-            "this input needs an --output",
-            where="--output",
-            expected="a folder for the result",
-            found=f"the input {source}, beside which scorer cannot write",
-            hint="name a folder: --output DIR",
-        )
+        return "scored", _needs_output(f"the input {source}, beside which scorer cannot write")
     suffix = source.suffix
     with suppress(OSError):  # reported when the input is listed
         suffix = suffix if suffix and not is_folder(source) else ""
     return str(source.with_name(f"{source.name.removesuffix(suffix)}.scored{suffix}")), None
+
+
+def _needs_output(found: str) -> ScorerError:
+    return OptionsError(
+        "this input needs an --output",
+        where="--output",
+        expected="a folder for the result",
+        found=found,
+        hint="name a folder: --output DIR",
+    )
 
 
 def _not_utf8(path: AnyPath) -> ScorerError:
@@ -152,7 +159,9 @@ def _problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
 
 
 def _resolved(text: str) -> AnyPath:
-    return path_of(text if is_url(text) else os.path.realpath(text))
+    """Return where an input is; of a table's metadata file, the folder of the table."""
+    path = path_of(text if is_url(text) else os.path.realpath(text))
+    return path.parent.parent if text.endswith(METADATA_FILE) and path.parent.name == METADATA else path
 
 
 def _not_writable(output: AnyPath) -> ScorerError:

@@ -117,16 +117,18 @@ def changes(files: Sequence[FileId]) -> tuple[list[str], int]:
 
     Objects are looked up in the lists of their folders, because there may be 100,000 of them.
     """
-    folders = sorted({file.path.rpartition("/")[0] for file in files if is_url(file.path) and can_list(file.path)})
-    listed = _listed(folders) if folders else {}
+    listed = listed_beside([file.path for file in files])
     alone = {file.path for file in files if not is_url(file.path) or not can_list(file.path)}
     now = [(file, _alone(file.path) if file.path in alone else listed.get(file.path)) for file in files]
     changed = [(file.path, current) for file, current in now if current != file]
     return [path for path, _ in changed], sum(current is None for _, current in changed)
 
 
-def _listed(folders: Sequence[str]) -> dict[str, FileId]:
-    """Return the objects directly in these folders; those of a folder that cannot be listed are missing."""
+def listed_beside(paths: Iterable[str]) -> dict[str, FileId]:
+    """Return the objects in the folders of these paths; those of a folder that cannot be listed are missing."""
+    folders = sorted({path.rpartition("/")[0] for path in paths if is_url(path) and can_list(path)})
+    if not folders:
+        return {}
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only for stores
 
     def files(folder: str) -> list[FileId]:

@@ -99,6 +99,18 @@ def test_import_and_help_load_no_heavy_package():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
+def test_a_run_of_parquet_files_loads_no_library_of_tables(tmp_path):
+    write(tmp_path / "in.parquet", {"c0": np.ones(10, np.float32), "c1": np.ones(10, np.float32)})
+    options = f"output={str(tmp_path / 'out')!r}, cluster='synchronous'"
+    code = (
+        f"import sys, scorer\nscorer.run({str(tmp_path / 'in.parquet')!r}, {str(MODELS / 'lying.onnx')!r}, {options})\n"
+        "print([name for name in ('deltalake', 'pyiceberg', 'obstore') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_quiet_run_prints_nothing_on_stderr(tmp_path):
     write(tmp_path / "in.parquet", {"c0": np.ones(10, np.float32), "c1": np.ones(10, np.float32)})
     done = command("run", tmp_path / "in.parquet", "--model", MODELS / "lying.onnx", "--quiet")

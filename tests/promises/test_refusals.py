@@ -233,6 +233,14 @@ FIRST, SECOND = table("data/1.parquet"), table("data/2.parquet", floats(27))
 LISTS = pa.array([[1.0, 2.0, 3.0]] * 10, pa.list_(pa.float32(), 3))
 MOMENTS = pa.array([dt.datetime(2026, 1, 31, tzinfo=dt.UTC)] * 10)
 WORDS = ["ok"] * 10
+EMPTY_TABLE = json.dumps({
+    "format-version": 2, "table-uuid": "9c12d441-03fe-4693-9a96-a0705ddf69c1", "location": "/lake/orders",
+    "last-sequence-number": 0, "last-updated-ms": 0, "last-column-id": 1, "current-schema-id": 0,
+    "schemas": [{"schema-id": 0, "type": "struct",
+                 "fields": [{"id": 1, "name": "f", "type": "int", "required": True}]}],
+    "default-spec-id": 0, "partition-specs": [{"spec-id": 0, "fields": []}], "last-partition-id": 999,
+    "default-sort-order-id": 0, "sort-orders": [{"order-id": 0, "fields": []}],
+})  # fmt: skip
 LONG = 300 * "x"
 CSV = "f0,f1\n1,2\n"
 PICKLE = b"\x80\x02csklearn.linear_model._logistic\nLogisticRegression\n)\x81."
@@ -289,7 +297,14 @@ INPUT = [
     Case("input-version-of-files", DATA + " --input-version 3", "input", FIRST),
     Case("input-version-no-time", DATA + " --input-version yesterday", "options", FIRST, exit_code=2),
     Case("input-delta", DATA, "input", every(folder("data/_delta_log"), FIRST), foreign=True),
-    Case("input-iceberg", DATA, "input", every(text("data/metadata/v1.metadata.json"), FIRST)),
+    Case("input-iceberg", DATA, "input-not-found", every(text("data/metadata/v1.metadata.json", EMPTY_TABLE), FIRST)),
+    Case("input-iceberg-catalog", "run iceberg://lake/orders --model m.onnx --output out", "input"),
+    Case(
+        "input-metadata-file",
+        "run v1.metadata.json --model m.onnx",
+        "options input-not-found",
+        text("v1.metadata.json", EMPTY_TABLE),
+    ),
     Case("input-hudi", DATA, "input", every(folder("data/.hoodie"), FIRST)),
     Case("input-unfinished-job", DATA, "input", every(folder("data/_temporary/0"), FIRST)),
     Case("input-other-keys", DATA, "input", every(table("data/day=1/a.parquet"), table("data/hour=2/a.parquet"))),
