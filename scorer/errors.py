@@ -37,6 +37,7 @@ they find before the first row as one `PreflightError`, even if it is only one. 
       BatchStalled          1   a batch took longer than --batch-timeout
       NativeCrash           1   the process crashed in native code; 3 before scoring, 5 after it and in verify
       ConversionRefused     1   a converted model does not give the scores of the original
+      OptimisationRefused   1   no candidate of `scorer optimise` is fast and exact enough
       RunFailed             1   more rows or parts failed than allowed, or `score` met a row that it cannot score
       CommitError           5   the output cannot be written, published or verified
         OutputFull          5   the disk or the quota is full, or scorer has no right to write there
@@ -294,6 +295,12 @@ class ConversionRefused(ScorerError):
     """A converted model does not give the scores of the original; nothing was written."""
 
     code = "conversion-refused"
+
+
+class OptimisationRefused(ScorerError):
+    """No candidate of `scorer optimise` is fast and exact enough; nothing was written."""
+
+    code = "optimisation-refused"
 
 
 class RunFailed(ScorerError):

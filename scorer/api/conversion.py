@@ -79,7 +79,7 @@ def convert(  # noqa: PLR0913 - one argument for each flag
 ) -> Conversion:
     """Convert the model and write it; raise an error, and write nothing, if it differs from the original."""
     target = Path(output)
-    _check_output(target, overwrite=overwrite)
+    check_output(target, "converted", overwrite=overwrite)
     source = sources.find(model)
     if source.kind in sources.PICKLES and not trust:
         raise ModelError(
@@ -92,14 +92,14 @@ def convert(  # noqa: PLR0913 - one argument for each flag
         features=_features(features, check, table), settings=Settings(double=double, opset=opset), trust=trust,
     )  # fmt: skip
     converted = _in_child(request, source)
-    _write(target, converted.model)
+    write_model(target, converted.model)
     return Conversion(
         output=output, bytes=len(converted.model), record=converted.record, features=converted.features,
         flags=converted.flags, notes=converted.notes, check=tuple(check),
     )  # fmt: skip
 
 
-def _write(target: Path, data: bytes) -> None:
+def write_model(target: Path, data: bytes) -> None:
     """Write the file in one step; if that fails, nothing is left."""
     tmp = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
@@ -110,17 +110,17 @@ def _write(target: Path, data: bytes) -> None:
             tmp.unlink(missing_ok=True)
 
 
-def _check_output(target: Path, *, overwrite: bool) -> None:
-    """Raise if the model cannot be written there, or must not."""
+def check_output(target: Path, made: str, *, overwrite: bool) -> None:
+    """Raise if the model that is `made`, such as "converted", cannot be written there, or must not."""
     if not target.absolute().parent.is_dir():
         raise OptionsError(
-            "the folder of the converted model does not exist", where=f"--output {target}",
+            f"the folder of the {made} model does not exist", where=f"--output {target}",
             expected="an existing folder", found=f"no folder {target.absolute().parent}",
             hint=f"mkdir -p {shlex.quote(str(target.absolute().parent))}",
         )  # fmt: skip
     if target.is_dir():
         raise OptionsError(
-            "the converted model is one file", where=f"--output {target}", expected="the name of a file",
+            f"the {made} model is one file", where=f"--output {target}", expected="the name of a file",
             found="a folder", hint=f"--output {shlex.quote(str(target / 'model.onnx'))}",
         )  # fmt: skip
     if target.exists() and not overwrite:

@@ -93,6 +93,22 @@ def request_flags(command: Callable[..., None]) -> Callable[..., None]:
     return click.argument("input", nargs=-1, metavar="INPUT...", shell_complete=complete_files)(command)
 
 
+def bind_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the flags that match columns to tensors, for commands that score a few rows of some data."""
+    flags = (
+        click.option("--feed", multiple=True, metavar="TENSOR=COLUMNS", help="As for `run`."),
+        click.option("--by-position", is_flag=True, help="As for `run`."),
+        click.option("--fetch", multiple=True, metavar="TENSOR[=COLUMN]", help="As for `run`."),
+        click.option(
+            "--labels", multiple=True, metavar="[TENSOR=]NAMES", shell_complete=complete_files, help="As for `run`."
+        ),
+        click.option("--batch-axis", multiple=True, metavar="TENSOR=AXIS", help="As for `run`."),
+    )
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
 def cluster_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Add the flags of `ClusterOptions`."""
     return _flags(command, [field.name for field in dataclasses.fields(ClusterOptions)])

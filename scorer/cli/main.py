@@ -14,6 +14,7 @@ import click
 from scorer.cli.command import Command, Group, fail, print_text, reports_errors, show, store_flags
 from scorer.cli.flags import (
     JSON,
+    bind_flags,
     cluster_flags,
     cluster_of,
     complete_files,
@@ -152,13 +153,7 @@ def bench(
     "--input", "input_", metavar="DATA", multiple=True, shell_complete=complete_files,
     help="Input to match with the model; a few rows of it are scored.",
 )  # fmt: skip
-@click.option("--feed", multiple=True, metavar="TENSOR=COLUMNS", help="As for `run`.")
-@click.option("--by-position", is_flag=True, help="As for `run`.")
-@click.option("--fetch", multiple=True, metavar="TENSOR[=COLUMN]", help="As for `run`.")
-@click.option(
-    "--labels", multiple=True, metavar="[TENSOR=]NAMES", shell_complete=complete_files, help="As for `run`."
-)  # fmt: skip
-@click.option("--batch-axis", multiple=True, metavar="TENSOR=AXIS", help="As for `run`.")
+@bind_flags
 @store_flags
 @JSON
 @reports_errors
@@ -249,6 +244,72 @@ def convert(  # noqa: PLR0913 - click's values
         opset=target_opset or 0, trust=trust, overwrite=overwrite,
     )  # fmt: skip
     show(found.to_dict(), partial(conversion_text, found), as_json=as_json, acted=True)
+
+
+@main.command(cls=Command)
+@click.argument("model", metavar="MODEL", shell_complete=complete_files)
+@click.option(
+    "-o", "--output", metavar="FILE", required=True, shell_complete=complete_files,
+    help="Where to write the faster model.",
+)  # fmt: skip
+@click.option(
+    "--check", metavar="DATA", multiple=True, required=True, shell_complete=complete_files,
+    help="Parquet files with rows as the model will get them; they judge every candidate. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--rows", type=click.IntRange(min=10), default=None, metavar="N",
+    help="How many rows judge. Default: 4096, or 256 of texts and pictures.",
+)  # fmt: skip
+@click.option(
+    "--allow", type=click.FloatRange(min=0, max=1), default=0.01, metavar="X",
+    help="Largest change of a score, as a share of the largest score; the cosine of embeddings is at least 1 - X. "
+    "Default: 0.01.",
+)  # fmt: skip
+@click.option(
+    "--keep-label", type=click.FloatRange(min=0, max=1), default=0.999, metavar="SHARE",
+    help="Share of the labels that must stay the same. Default: 0.999.",
+)  # fmt: skip
+@click.option(
+    "--at-least", type=click.FloatRange(min=0), default=1.3, metavar="X",
+    help="How many times as fast a candidate must be. Default: 1.3.",
+)  # fmt: skip
+@click.option(
+    "--dynamic", is_flag=True,
+    help="Also try ranges computed from each batch: a row's score then depends on the other rows in its batch.",
+)  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+@bind_flags
+@store_flags
+@JSON
+@reports_errors
+def optimise(  # noqa: PLR0913 - click's values
+    *, model: str, output: str, check: tuple[str, ...], rows: int | None, allow: float, keep_label: float,
+    at_least: float, dynamic: bool, overwrite: bool, as_json: bool, **request: Any,  # noqa: ANN401
+) -> None:  # fmt: skip
+    """Write a faster form of a model, if its scores stay nearly the same.
+
+    Candidates with 8-bit weights and 8-bit arithmetic are compared with MODEL: their speed, and their scores for
+    rows of DATA that were not used to make them. The fastest one that is good enough is written. If none is,
+    nothing is written, and the exit code is 1.
+
+    \b
+    Examples:
+      scorer optimise m.onnx --check data.parquet -o faster.onnx
+      scorer optimise m.onnx --check data.parquet -o faster.onnx --allow 0.05 --feed 'x=f0..f27'
+    """
+    from scorer.api.optimisation import Limits  # noqa: PLC0415 - start-up
+    from scorer.api.optimisation import optimise as optimise_model  # noqa: PLC0415 - start-up
+    from scorer.cli.text import blocks_text  # noqa: PLC0415 - start-up
+
+    limits = Limits(allow=allow, keep_label=keep_label, at_least=at_least)
+    found = optimise_model(
+        model, output, check, limits, request=request, rows=rows, dynamic=dynamic, overwrite=overwrite
+    )  # fmt: skip
+    if found.candidates or as_json:
+        show(found.to_dict(), partial(blocks_text, found.blocks()), as_json=as_json, acted=True)
+    refusal = found.refusal(limits)
+    if refusal is not None:
+        fail(refusal)
 
 
 @main.command(cls=Command)

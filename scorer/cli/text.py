@@ -32,7 +32,7 @@ _PLAIN = Terminal()
 
 def plan_text(plan: Plan, look: Terminal = _PLAIN) -> str:
     """Return a plan as text."""
-    return _page(*(_block(block, look) for block in plan.blocks()))
+    return blocks_text(plan.blocks(), look)
 
 
 def report_text(report: Report, look: Terminal = _PLAIN) -> str:
@@ -145,6 +145,11 @@ def cleaned_text(found: Cleaned, look: Terminal = _PLAIN) -> str:  # noqa: ARG00
 def conversion_text(found: Conversion, look: Terminal = _PLAIN) -> str:
     """Return the result of `convert` as text."""
     return "\n".join(_facts([(name, visible(text)) for name, text in found.facts()], look))
+
+
+def blocks_text(blocks: Sequence[Facts | Table], look: Terminal = _PLAIN) -> str:
+    """Return tables and facts as text, with an empty line between them."""
+    return _page(*(_block(block, look) for block in blocks))
 
 
 def bench_text(found: Bench, look: Terminal = _PLAIN) -> str:

@@ -12,6 +12,7 @@
     _compile.py    compiles trees.c when scorer is built or installed
     resident.py    Engine: what a loaded model offers; SESSIONS: the models of this process, each loaded once
     converting/    `scorer convert`: models of other libraries as ONNX, compared with the originals
+    optimising/    `scorer optimise`: smaller and faster forms of a model
     copies.py      the model cache of a host: what is fetched from URLs, or delivered by the driver
 
 The only package that knows ONNX and ONNX Runtime. Knows no dataset, no plan and no Dask.

@@ -12,6 +12,9 @@ from scorer.display.words import cut, name_list, plural, size
 
 CONVERSION = "scorer_conversion"
 """The key of the metadata in which `scorer convert` says what it compared, as JSON."""
+OPTIMISATION = "scorer_optimisation"
+"""The key of the metadata in which `scorer optimise` says what it did and compared, as JSON."""
+_RECORDS = (CONVERSION, OPTIMISATION)
 _METADATA_LETTERS = 60  # shown of one metadata entry
 _SIZE_LETTERS = 40  # shown of the name of a dimension, which may be a long formula
 
@@ -75,7 +78,8 @@ class ModelSpec:
             ("features", name_list(self.feature_names)),
             ("classes", name_list(self.class_labels)),
             ("converted", conversion_words(self.metadata.get(CONVERSION, ""))),
-            ("metadata", "; ".join(f"{k} = {_short(v)}" for k, v in self.metadata.items() if k != CONVERSION)),
+            ("optimised", optimisation_words(self.metadata.get(OPTIMISATION, ""))),
+            ("metadata", "; ".join(f"{k} = {_short(v)}" for k, v in self.metadata.items() if k not in _RECORDS)),
             ("producer", self.producer),
             ("opsets", ", ".join(f"{name} {version}" for name, version in self.opsets.items())),
             ("operators", ", ".join(f"{name} {times}" for name, times in self.operators.items())),
@@ -108,6 +112,17 @@ def conversion_words(text: str) -> str:
         f"from {from_}; {plural(rows, 'row')} of {data}{on} were also scored by {by}: "
         f"largest difference {largest:.2g}, allowed {allowed:g}"
     )
+
+
+def optimisation_words(text: str) -> str:
+    """Return what `scorer optimise` did and compared, in words; '' for a model that it did not write."""
+    try:
+        record = json.loads(text)
+        recipe, source, data, rows = record["recipe"], record["model"], record["data"], int(record["rows"])
+        changes = "; ".join(f"{name}: {words}" for name, words in record["scores"].items())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return ""
+    return f"{recipe}, from {str(source)[:16]}; {plural(rows, 'row')} of {data} were scored by both: {changes}"
 
 
 def _short(text: str) -> str:
