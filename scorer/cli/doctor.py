@@ -18,6 +18,7 @@ _INSTALL = "pip uninstall -y {runtimes}, then pip install 'onnxruntime-gpu[cuda,
 
 
 _EXTRAS = {
+    "convert": ("skl2onnx", "scorer convert needs skl2onnx for models of scikit-learn"),
     "text": ("tokenizers", "text(...) needs tokenizers"),
     "image": ("pillow", "image(...) needs Pillow"),
     "store": ("obstore", "URLs such as s3://, gs://, az:// and https:// need obstore"),

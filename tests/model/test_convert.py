@@ -15,7 +15,7 @@ import pytest
 from support import convertible
 from support.runs import cli, command, read, write
 
-from scorer.errors import ConversionRefused, ModelError
+from scorer.errors import ConversionRefused, InputError, ModelError
 from scorer.model.converting import conversion, gate, sources
 from scorer.model.converting.edges import on_thresholds
 from scorer.model.converting.graphs import floor32
@@ -288,6 +288,25 @@ def test_data_that_does_not_fit_the_model_is_refused(tmp_path, booster, columns,
     data = write(tmp_path / "d.parquet", columns)
     found, _, errors = convert(booster[0], data, tmp_path / "m.onnx", *flags)
     assert (found, words in errors) == (code, True), errors
+
+
+def test_rows_that_cannot_be_compared_are_left_out_and_counted(tmp_path):
+    _, request = prepared("sklearn, columns of a frame", tmp_path, 100)
+    frame = request.table.to_pandas()
+    frame["f0"] = frame["f0"].astype(object)
+    frame.loc[:9, "f0"] = None
+    converted = conversion.convert(request_of(request.source.path, frame))
+    assert converted.notes == ("10 rows with missing texts left out, which no tensor holds",)
+    frame["f0"] = pd.Series([None] * 100, dtype="string")
+    with pytest.raises(InputError, match="does not score") as refused:
+        conversion.convert(request_of(request.source.path, frame))
+    assert "a missing text in every row" in refused.value.found
+    _, request = prepared("sklearn, logistic", tmp_path, 100)
+    frame = request.table.to_pandas()
+    frame.loc[:4, "f3"] = np.nan
+    converted = conversion.convert(request_of(request.source.path, frame))
+    assert converted.notes == ("5 rows with missing values left out, which the library refuses",)
+    assert converted.record["rows"] == 95
 
 
 def test_an_existing_file_is_replaced_only_on_request(tmp_path, booster):

@@ -212,27 +212,27 @@ def _rows(original: Original, request: Request) -> tuple[tuple[str, ...], pd.Dat
 
 
 def _accepted(original: Original, rows: pd.DataFrame, request: Request) -> tuple[pd.DataFrame, str]:
-    """Return the rows that the library scores, and how many were left out because it refuses missing values."""
+    """Return the rows that the library scores and a tensor holds, and how many were left out."""
     texts = [name for name, dtype in rows.dtypes.items() if str(dtype) in _TEXTS]
-    if texts and rows[texts].isna().to_numpy().any():
-        full = rows[rows[texts].notna().all(axis=1)]
-        return full, f"{plural(len(rows) - len(full), 'row')} with missing texts left out, which no tensor holds"
-    problem = _failure(original.score, rows)
-    if problem is None:
-        return rows, ""
-    full = rows[rows.notna().all(axis=1)]
-    again = _failure(original.score, full) if len(full) else problem
-    if again is None:
-        return full, f"{plural(len(rows) - len(full), 'row')} with missing values left out, which the library refuses"
-    if isinstance(again, ScorerError):
-        raise again
-    kind = TypeMismatch if texts else InputError
+    full = rows[rows[texts].notna().all(axis=1)]
+    note = f"{plural(len(rows) - len(full), 'row')} with missing texts left out, which no tensor holds"
+    problem = _failure(original.score, full) if len(full) else None
+    if problem is not None and full.notna().all(axis=1).any():
+        full = full[full.notna().all(axis=1)]
+        note = f"{plural(len(rows) - len(full), 'row')} with missing values left out, which the library refuses"
+        problem = _failure(original.score, full)
+    if isinstance(problem, ScorerError):
+        raise problem
+    if problem is None and len(full):
+        return full, note if len(full) < len(rows) else ""
+    kind = TypeMismatch if texts and problem is not None else InputError
     raise kind(
         "the original does not score these rows", where=request.data,
         expected=f"rows that {original.library} accepts",
-        found=(f"text in {quoted_list(texts)}; " if texts else "") + _error_words(again),
+        found=(f"text in {quoted_list(texts)}; " if texts else "")
+        + ("a missing text in every row" if problem is None else _error_words(problem)),
         hint="pass data as the model was trained on, or --features with its columns in their order",
-    ) from again  # fmt: skip
+    ) from problem  # fmt: skip
 
 
 def _without_unlike(model: onnx.ModelProto, original: Original, rows: pd.DataFrame) -> str:
