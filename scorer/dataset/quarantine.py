@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from scorer.arrow import join_tables, plain_rows, plain_schema
-from scorer.dataset.reader import changed, check_unchanged, naming_changes
+from scorer.dataset.reader import check_unchanged, gone, naming_changes
 from scorer.storage.files import Changed, retry
 from scorer.storage.footers import unreadable
 
@@ -45,7 +45,7 @@ def rows_at(source: Source, rows: Sequence[int], cache: InputCache) -> tuple[pa.
         with naming_changes([source]):
             found, unread = retry(lambda: _rows_at(source, np.asarray(rows), cache), lambda: cache.forget(source.path))
     except FileNotFoundError:
-        raise changed(source, "nothing") from None
+        raise gone(source, cache) from None
     except (OSError, pa.ArrowException) as error:
         check_unchanged(source, cache)
         raise unreadable(source.path, error) from error

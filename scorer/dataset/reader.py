@@ -159,7 +159,7 @@ def naming_errors(source: Source, cache: InputCache) -> Iterator[None]:
         with naming_changes([source]):
             yield
     except FileNotFoundError:
-        raise changed(source, "nothing") from None
+        raise gone(source, cache) from None
     except UnreadableFile:
         check_unchanged(source, cache)
         raise
@@ -178,7 +178,7 @@ def check_unchanged(source: Source, cache: InputCache) -> None:
     try:
         current = retry(lambda: identity(source.path))
     except (FileNotFoundError, NotADirectoryError):
-        raise changed(source, "nothing") from None
+        raise gone(source, cache) from None
     except OSError as error:
         raise unreadable(source.path, error) from error
     if current != source.id:
@@ -199,6 +199,19 @@ def naming_changes(sources: Sequence[Source]) -> Iterator[None]:
         except OSError:
             raise changed(source, "nothing") from None
         raise changed(source, f"{current.size} bytes with ETag {current.version}") from None
+
+
+def gone(source: Source, cache: InputCache) -> InputChanged:
+    """Return the error for a file that is not there any more; the tools of a table remove those of old versions."""
+    if cache.table is None:
+        return changed(source, "nothing")
+    return InputChanged(
+        "a file of the table is gone",
+        where=source.path,
+        expected=f"the files of {cache.table.name}",
+        found="nothing: they were vacuumed",
+        hint="start again on a newer version with --overwrite",
+    )
 
 
 def changed(source: Source, found: str) -> InputChanged:

@@ -376,11 +376,18 @@ def _reproduce(sources: Sources) -> list[Block]:
     ]
     return [
         Words("This command repeats the run. To check the output against its proof, use scorer verify.", tone="soft"),
-        Code(command(report.asked)),
+        Code(command(report.asked | _version_of(plan))),
         Facts(facts),
         Heading("Package versions"),
         Facts(list(report.versions.items())),
     ]
+
+
+def _version_of(plan: FrozenPlan) -> dict[str, str]:
+    """Return the option that repeats a run on the version of the table that it read."""
+    if plan.table is None:
+        return {}
+    return {"input_version" if plan.table.kind == "delta" else "input_snapshot": plan.table.version}
 
 
 def command(asked: dict[str, Any]) -> str:

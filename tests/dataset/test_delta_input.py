@@ -6,6 +6,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
@@ -92,6 +94,9 @@ def test_only_live_rows_are_scored_and_deleted_ones_are_counted(deleted, tmp_pat
     assert scorer.status(out).deleted == 208
     ledger = pq.read_table(tmp_path / "out.scorer" / "ledger.parquet")
     assert sum(ledger["deleted"].to_pylist()) == 208
+    page = (tmp_path / "out.scorer" / "report.html").read_text()
+    assert "208 more are deleted in the table" in page
+    assert "--input-version 3" in page
     code, text, _ = cli("status", out)
     assert (code, "1,892 in = 1,892 scored" in text, "208 more are deleted" in text) == (0, True, True)
 
@@ -316,6 +321,30 @@ def test_a_vacuumed_version_is_an_input_that_changed(tmp_path):
     assert isinstance(raised.value.problems[0], InputChanged)
     run(path, tmp_path / "out", on_null="error", overwrite=True)
     assert_exact(tmp_path / "out", live(path))
+
+
+def test_a_file_that_is_vacuumed_during_a_run_is_named(tmp_path):
+    path = table(tmp_path / "table", rows(0, 10), rows(10, 20))
+    plan = scorer.prepare(
+        path, MODEL, tmp_path / "out", feed={"x": list(FEEDS)}, cluster="synchronous", tune=False, file_rows=10
+    )
+    for file in plan.frozen.files:
+        Path(file.path).unlink()
+    with pytest.raises(RunFailed, match=r"(?s)a file of the table is gone|they were vacuumed"):
+        scorer.execute(plan)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_on_plain_files_imports_no_library_of_tables(tmp_path):
+    pq.write_table(rows(0, 10), tmp_path / "in.parquet")
+    code = (
+        "import sys, scorer\n"
+        f"scorer.run({str(tmp_path / 'in.parquet')!r}, {str(MODEL)!r}, {str(tmp_path / 'out')!r}, "
+        "feed={'x': ['a', 'b', 'c']}, cluster='synchronous', tune=False)\n"
+        "print([name for name in ('deltalake', 'arro3', 'pyiceberg') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_without_the_numbers_of_deleted_rows_an_output_is_not_whole(deleted, tmp_path):
