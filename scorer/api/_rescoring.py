@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -52,35 +52,57 @@ class Rescored:
         return f"{checked}: {same}, largest difference {self.difference:.2g}"
 
 
-def rescore(files: Files, place: Place, plan: FrozenPlan, ledger: Sequence[Mapping[str, Any]], rows: int) -> Rescored:
-    """Score `rows` random rows again, each with its whole part; the model and the input must be unchanged."""
+def rescore(
+    files: Files, place: Place, plans: Sequence[FrozenPlan], ledger: Sequence[Mapping[str, Any]], rows: int
+) -> Rescored:
+    """Score `rows` random rows again, each with its whole part; the model and the input must be unchanged.
+
+    `plans` are those of all generations of the output.
+    """
     chosen = _choose_rows(ledger, rows)
-    plan = replace(plan, session=replace(plan.session, trees=False))  # ONNX Runtime checks the compiled trees, too
-    spec = Spec.of(plan, place.staging(plan.plan_hash))
-    spec = replace(spec, deleted=str(place.folder / NAME) if spec.deleted else "")
-    faults: list[str] = []
-    checked = equal = 0
-    largest = 0.0
-    JOBS.add(spec)
-    try:
-        for part in plan.parts():
-            if part.index not in chosen:
-                continue
-            try:
-                old, new = _old_and_new_scores(files, plan, part, spec.key)
-            except (ScorerError, OSError, KeyError, pa.ArrowException) as error:
-                faults.append(f"{part.name}: cannot be scored again: {str(error).splitlines()[0]}")
-                continue
-            if len(old) == len(new):
-                at = pa.array(sorted(chosen[part.index]))
-                same, change, beyond = _compare(old.take(at), new.take(at))
-                checked, equal, largest = checked + len(at), equal + same, max(largest, change)
-                faults += [f"{part.name}: column {name!r} now differs by {by:.2g}" for name, by in beyond]
-            else:
-                faults.append(f"{part.name}: {len(new)} rows are scored now, and the output has {len(old)}")
-    finally:
-        JOBS.remove(spec.key)
-    return Rescored(rows=checked, parts=len(chosen), equal=equal, difference=largest, faults=tuple(faults))
+    found = _Compared()
+    for recorded in plans:
+        if not any(recorded.first_part <= part < recorded.first_part + recorded.n_parts for part in chosen):
+            continue
+        # ONNX Runtime checks the compiled trees, too
+        plan = replace(recorded, session=replace(recorded.session, trees=False))
+        spec = Spec.of(plan, place.staging(plan.plan_hash))
+        spec = replace(spec, deleted=str(place.proof_of(recorded) / NAME) if spec.deleted else "")
+        JOBS.add(spec)
+        try:
+            for part in plan.parts():
+                if part.index in chosen:
+                    found.compare(files, plan, part, spec.key, chosen[part.index])
+        finally:
+            JOBS.remove(spec.key)
+    return Rescored(
+        rows=found.checked, parts=len(chosen), equal=found.equal, difference=found.largest, faults=tuple(found.faults)
+    )
+
+
+@dataclass(slots=True)
+class _Compared:
+    """What was found so far."""
+
+    checked: int = 0
+    equal: int = 0
+    largest: float = 0.0
+    faults: list[str] = field(default_factory=list)
+
+    def compare(self, files: Files, plan: FrozenPlan, part: Part, key: str, rows: Sequence[int]) -> None:
+        """Score a part again and compare these rows of it."""
+        try:
+            old, new = _old_and_new_scores(files, plan, part, key)
+        except (ScorerError, OSError, KeyError, pa.ArrowException) as error:
+            self.faults.append(f"{part.name}: cannot be scored again: {str(error).splitlines()[0]}")
+            return
+        if len(old) != len(new):
+            self.faults.append(f"{part.name}: {len(new)} rows are scored now, and the output has {len(old)}")
+            return
+        at = pa.array(sorted(rows))
+        same, change, beyond = _compare(old.take(at), new.take(at))
+        self.checked, self.equal, self.largest = self.checked + len(at), self.equal + same, max(self.largest, change)
+        self.faults += [f"{part.name}: column {name!r} now differs by {by:.2g}" for name, by in beyond]
 
 
 def _choose_rows(ledger: Sequence[Mapping[str, Any]], rows: int) -> dict[int, list[int]]:

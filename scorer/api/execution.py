@@ -72,6 +72,7 @@ class Run:
         self.own_receipts: dict[int, Receipt] = {}  # of the parts that this execution scored
         self.failed: dict[int, ScorerError] = {}
         self.fatal: ScorerError | None = None
+        self.earlier = ledger.NOTHING_EARLIER
         self.announced = self.stopping = False
         self.threads, self.scoring_s, self.scoring_since = 0, 0.0, 0.0
 
@@ -119,7 +120,7 @@ class Run:
             staging_.sweep(self.staging, self.receipts)
             self.receipts = ledger.as_published(self.frozen, self.receipts)
             finished = self.report(already_done=False)
-            ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict())
+            ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict(), self.earlier)
             self.write_page()
             self.log.save()
             out = self.options.out
@@ -153,16 +154,30 @@ class Run:
         if published is not None and published.request == request and not place.missing_parts(self.place, published):
             self.use_plan(published)
             return True
-        if self.place.occupied:
+        if self.frozen.previous:
+            self.follow(published)
+        elif self.place.occupied:
             problem = existing_problem(self.place, published, request, overwrite=overwrite)
             if problem is not None:
                 raise problem
         for other in self.place.unfinished():
-            if other.request == request:
+            if (other.request, other.previous) == (request, self.frozen.previous):
                 self.use_plan(other)
-            elif not overwrite:
+            elif not overwrite and not self.frozen.previous:
                 raise refuse_different(str(self.place.folder), other, request)
         return False
+
+    def follow(self, published: FrozenPlan | None) -> None:
+        """Read the proof of the generations to which this one is added; raise if they are not those of the plan."""
+        if published is None or published.plan_hash != self.frozen.previous:
+            raise CommitError(
+                "the output was changed while this run was prepared",
+                where=str(self.place.output),
+                expected=f"plan {self.frozen.previous[:12]} as its last generation",
+                found="no published output" if published is None else f"plan {published.plan_hash[:12]}",
+                hint="repeat the command; it looks for new files again",
+            )
+        self.earlier = ledger.read_earlier(self.place, self.frozen, published)
 
     def use_plan(self, plan: FrozenPlan) -> None:
         """Continue with a plan that another run froze for the same request."""
@@ -322,7 +337,7 @@ class Run:
         return Report(
             output=str(self.place.output),
             already_done=already_done,
-            parts=self.n_parts,
+            parts=len(self.receipts) if already_done and self.frozen.generation else self.n_parts,
             parts_resumed=totals.parts_resumed,
             parts_failed={i: str(error) for i, error in self.failed.items()},
             counts=totals.counts,
@@ -334,6 +349,7 @@ class Run:
             stages=totals.stages,
             start_s=totals.start_s(self.scoring_since, self.scoring_s, self.threads),
             calls=totals.calls,
+            generation=self.frozen.generation,
             files=totals.files,
             files_left_out=len(self.frozen.left_out),
             output_bytes=totals.output_bytes,

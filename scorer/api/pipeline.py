@@ -104,7 +104,26 @@ def run(
     """
     with watching(progress, observers) as watch:
         plan = prepare(input, model, output, **options)
-        return watch.ended(Run(plan, watch.observers).execute(client))
+        return watch.ended(_execute_and_follow(plan, client, watch.observers))
+
+
+def execute_and_follow(plan: Plan, observers: Sequence[Observer]) -> Report:
+    """Execute a plan as ``scorer run`` does, which shows progress itself."""
+    with watching(progress=False, observers=observers) as watch:
+        return watch.ended(_execute_and_follow(plan, None, watch.observers))
+
+
+def _execute_and_follow(plan: Plan, client: Client | Cluster | None, observers: Sequence[Observer]) -> Report:
+    """Execute a plan. If it finished an earlier run with --new-only, score what is new since then, too."""
+    first = Run(plan, observers)
+    report = first.execute(client)
+    if not (plan.resumes and plan.options.out.new_only):
+        return report
+    following = checks.prepare(plan.options)
+    if following.done:
+        return report
+    first.emit_notice("the run that was unfinished is finished; now scoring the files that are new since then")
+    return Run(following, observers).execute(client)
 
 
 def prepare_options(options: Options) -> Plan:

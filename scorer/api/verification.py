@@ -6,7 +6,8 @@ The ledger is trusted if the manifest has its digest; everything else is checked
 from __future__ import annotations
 
 import json
-from collections import Counter
+from bisect import bisect_right
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from scorer.arrow import decode_schema, digest
 from scorer.display import html
 from scorer.display.blocks import Facts
-from scorer.display.words import cut, quoted_list
+from scorer.display.words import cut, plural, quoted_list
 from scorer.errors import CommitError
 from scorer.events import Counts, Proof
 from scorer.host.crash import note_verifying
@@ -25,13 +26,14 @@ from scorer.output.existing import Files
 from scorer.output.ledger import DELETED, LEDGER, TIMES, counts_of
 from scorer.output.place import Place, load_plan, nobody_wrote, refuse_another_format
 from scorer.output.writer import open_part, read_footer
+from scorer.plan.generations import KEY, generation_in
 from scorer.storage.files import file_digest
 from scorer.storage.refusals import explaining
 from scorer.storage.stores import digest_of, exists, for_arrow, raise_if_unknown
 from scorer.tables import deleted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from scorer.api._rescoring import Rescored
@@ -132,14 +134,18 @@ def _check(place: Place, *, deep: bool, rescore: int) -> Verdict:
     missing = [name for name in (_LEDGER, _MANIFEST) if not exists(place.folder / name)]
     if plan is None or missing:
         return _verify_without_proof(place, plan, missing, deep=deep, rescore=rescore)
+    plans = place.generations(plan)
     manifest, ledger, ledger_digest = _read_proof(place)
-    faults = _manifest_faults(manifest, plan, ledger, ledger_digest) + _deleted_faults(place, plan)
+    faults = _manifest_faults(manifest, plans, ledger, ledger_digest)
+    faults += [fault for one in plans for fault in _deleted_faults(place, one)]
     files = Files(place.output)
-    check_part = _PartCheck(place, plan, files, any(row["quarantine"] for row in ledger), deep=deep)
+    check_part = _PartCheck(place, plans, files, any(row["quarantine"] for row in ledger), deep=deep)
     for row, part_faults in zip(ledger, files.each(check_part, ledger, whole=deep), strict=True):
         faults += [f"{row['name']}: {fault}" for fault in part_faults]
     faults += _strays(files, {row["name"] for row in ledger if row["size"]})
-    again = _rescoring(files, place, plan, ledger, rescore) if rescore and not faults else None
+    if faults and place.pending() is not None:
+        raise _half_published(place)
+    again = _rescoring(files, place, plans, ledger, rescore) if rescore and not faults else None
     total = sum(map(counts_of, ledger), Counts())
     return Verdict(
         output=str(place.output),
@@ -149,6 +155,16 @@ def _check(place: Place, *, deep: bool, rescore: int) -> Verdict:
         faults=(*faults, *(again.faults if again else ())),
         rescored=str(again) if again else "",
         left_out=plan.left_out_note,
+    )
+
+
+def _half_published(place: Place) -> CommitError:
+    return CommitError(
+        "the output is published only in part",
+        where=str(place.output),
+        expected="a published output",
+        found="a run that ended while it published",
+        hint="repeat its command, which finishes publishing, then verify",
     )
 
 
@@ -219,10 +235,12 @@ def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]], str
     return manifest, ledger, ledger_digest
 
 
-def _rescoring(files: Files, place: Place, plan: FrozenPlan, ledger: list[dict[str, Any]], rows: int) -> Rescored:
+def _rescoring(
+    files: Files, place: Place, plans: list[FrozenPlan], ledger: list[dict[str, Any]], rows: int
+) -> Rescored:
     from scorer.api._rescoring import rescore  # noqa: PLC0415 - start-up: only this needs the runtime
 
-    return rescore(files, place, plan, ledger, rows)
+    return rescore(files, place, plans, ledger, rows)
 
 
 def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
@@ -256,12 +274,26 @@ def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
 
 
 def _numbering_faults(proofs: dict[str, Proof]) -> list[str]:
-    """List the parts of another run, and the part numbers that are missing or repeated."""
-    runs = Counter((proof.plan, proof.model) for proof in proofs.values())
-    (usual, _), *_ = runs.most_common(1)
-    faults = [f"{name}: of another run" for name, proof in proofs.items() if (proof.plan, proof.model) != usual]
-    numbers = Counter(proof.part for proof in proofs.values() if (proof.plan, proof.model) == usual)
-    faults += [f"part number {n} is missing" for n in range(max(numbers)) if n not in numbers]
+    """List the parts of another run, and the part numbers that are missing or repeated.
+
+    The parts of a generation are those of one run, with numbers after those of the one before. On a store, the names
+    of parts have the hash of their run.
+    """
+    own_names = all(name.endswith(f"-{proof.plan[:8]}.parquet") for name, proof in proofs.items())
+    if own_names and not _faults_of_numbers(proofs.values()) and len({proof.model for proof in proofs.values()}) == 1:
+        return []
+    runs: dict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
+    for name, proof in proofs.items():
+        runs[generation_in(name)][proof.plan, proof.model] += 1
+    usual = {generation: counted.most_common(1)[0][0] for generation, counted in runs.items()}
+    others = [name for name, proof in proofs.items() if (proof.plan, proof.model) != usual[generation_in(name)]]
+    rest = (proof for name, proof in proofs.items() if name not in others)
+    return [*(f"{name}: of another run" for name in others), *_faults_of_numbers(rest)]
+
+
+def _faults_of_numbers(proofs: Iterable[Proof]) -> list[str]:
+    numbers = Counter(proof.part for proof in proofs)
+    faults = [f"part number {n} is missing" for n in range(max(numbers)) if n not in numbers]
     return faults + [f"part number {n} exists {many} times" for n, many in sorted(numbers.items()) if many > 1]
 
 
@@ -282,9 +314,10 @@ def _part_proof(files: Files, name: str, *, deep: bool) -> tuple[Proof | None, l
 
 
 def _manifest_faults(
-    manifest: dict[str, Any], plan: FrozenPlan, ledger: list[dict[str, Any]], ledger_digest: str
+    manifest: dict[str, Any], plans: list[FrozenPlan], ledger: list[dict[str, Any]], ledger_digest: str
 ) -> list[str]:
-    """Check the manifest against the ledger, and the ledger against the plan."""
+    """Check the manifest against the ledger, and the ledger against the plans of all generations."""
+    plan = plans[-1]
     sums = {name: sum(row.get(name, 0) for row in ledger) for name in Counts().to_dict()}
     manifest = {DELETED.name: 0, **manifest}
     expected = {
@@ -298,7 +331,10 @@ def _manifest_faults(
     ]
     if manifest.get("files_left_out", 0) != len(plan.left_out):
         faults.append(f"manifest: files_left_out is not {len(plan.left_out)}, as in the plan")
-    planned = {part.name: part.rows for part in plan.parts()}
+    listed_plans = [one.get("plan") for one in manifest.get(KEY + "s", [])]
+    if plan.generation and listed_plans != [one.plan_hash for one in plans]:
+        faults.append(f"manifest: it does not list the {plural(len(plans), 'generation')} whose plans are there")
+    planned = {part.name: part.rows for one in plans for part in one.parts()}
     listed = {row["name"]: row["rows"] + row.get(DELETED.name, 0) for row in ledger}
     faults += [f"ledger: {name} is not listed" for name in sorted(planned.keys() - listed.keys())]
     faults += [f"ledger: {name} was not planned" for name in sorted(listed.keys() - planned.keys())]
@@ -315,7 +351,7 @@ def _deleted_faults(place: Place, plan: FrozenPlan) -> list[str]:
     wanted = "" if plan.table is None else plan.table.deleted
     if not wanted:
         return []
-    path = place.folder / deleted.NAME
+    path = place.proof_of(plan) / deleted.NAME
     if not exists(path):
         return [f"{deleted.NAME}: the numbers of the deleted rows are gone"]
     return [] if file_digest(path) == wanted else [f"{deleted.NAME}: not as it was planned"]
@@ -324,9 +360,10 @@ def _deleted_faults(place: Place, plan: FrozenPlan) -> list[str]:
 class _PartCheck:
     """Checks one part's file, and the file of its quarantined rows, against its row of the ledger."""
 
-    def __init__(self, place: Place, plan: FrozenPlan, files: Files, quarantine: bool, *, deep: bool) -> None:  # noqa: FBT001 - whether there is any
-        self._plan, self._files, self._deep = plan, files, deep
-        self._schema = decode_schema(plan.output_schema)
+    def __init__(self, place: Place, plans: list[FrozenPlan], files: Files, quarantine: bool, *, deep: bool) -> None:  # noqa: FBT001 - whether there is any
+        self._plan, self._files, self._deep = plans[-1], files, deep  # what all generations share
+        self._firsts, self._hashes = [plan.first_part for plan in plans], [plan.plan_hash for plan in plans]
+        self._schema = decode_schema(plans[-1].output_schema)
         self._quarantine = Files(place.folder / "quarantine") if quarantine else None
 
     def __call__(self, row: dict[str, Any]) -> list[str]:
@@ -352,7 +389,7 @@ class _PartCheck:
             ("size", size, row["size"]),
             ("rows", found_rows, counts.scored),
             ("part number", proof.part, row["part"]),
-            ("plan", proof.plan, self._plan.plan_hash),
+            ("plan", proof.plan, self._hashes[bisect_right(self._firsts, row["part"]) - 1]),
             ("model", proof.model, self._plan.session.digest),
             ("counts", proof.counts, counts),
             ("digests", proof.digests, dict(row["digests"])),

@@ -66,7 +66,7 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
     """
     options = options_of(config, given)
     with fast_imports():
-        from scorer.api.pipeline import execute, prepare_options  # noqa: PLC0415 - start-up
+        from scorer.api.pipeline import execute_and_follow, prepare_options  # noqa: PLC0415 - start-up
         from scorer.cli.text import plan_text, report_text  # noqa: PLC0415 - start-up
         from scorer.display.terminal import terminal_of  # noqa: PLC0415 - start-up
         from scorer.report.live import watching  # noqa: PLC0415 - start-up
@@ -77,7 +77,7 @@ def run(config: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bo
         plan = prepare_options(options)
         if verbose and not plan.problems:
             click.echo(plan_text(plan, terminal), err=True)
-        report = execute(plan, observers=observers, progress=False)
+        report = execute_and_follow(plan, observers)
     show(report.to_dict(), partial(report_text, report), as_json=as_json, acted=True)
 
 

@@ -107,8 +107,12 @@ def status_lines(status: Status, look: Terminal = _PLAIN) -> list[str]:
         page = [("page", status.page)] if status.page else []
         return [head, *_facts([("parts", parts), *page, ("hint", status.hint)], look)]
     sums = f"{status.scored:,} scored + {status.quarantined:,} quarantined + {status.filtered:,} filtered"
+    more = f" in {plural(status.generations, 'generation')}" if status.generations else ""
     deleted = Counts(deleted=status.deleted).deleted_words
-    lines = [("rows", f"{status.rows:,} in = {sums}{deleted}"), ("parts", f"{status.parts:,}, {size(status.size)}")]
+    lines = [
+        ("rows", f"{status.rows:,} in = {sums}{deleted}"),
+        ("parts", f"{status.parts:,}{more}, {size(status.size)}"),
+    ]
     return [head, *_facts(lines, look)]
 
 

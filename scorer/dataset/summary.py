@@ -179,27 +179,57 @@ class Dataset:
         return {name for name, count in Counter(self.schema.names).items() if count > 1}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """The files of the input before any is opened."""
+
+    files: tuple[Listed, ...]
+    """Those to open, with the key=value folders that are columns."""
+    hive: pa.Schema
+    """The keys of all files of the input."""
+    skipped: int
+    unused_keys: tuple[str, ...]
+    table: Snapshot | None = None
+    """The table that the files belong to."""
+
+    def identities(self) -> list[FileId]:
+        """Return which contents each file has now. Without an object, a file's size and time are looked up."""
+        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+            return list(pool.map(lambda file: file.id or identity(file.path), self.files))
+
+
+def list_input(
+    inputs: Sequence[str], ignore: Sequence[str] = (), base: str | None = None, wanted: Wanted | None = None
+) -> Input:
+    """List the input's files in the order of `inputs`, but not the folders in `ignore`; a table as it is `wanted`.
+
+    Keys are read from the folders below `base`; by default, from those inside the inputs and directly above them.
+    """
+    both = trees()
+    table = tables_.snapshot_of(inputs, both, wanted or tables_.Wanted(), base)
+    if table is not None:
+        files, hive = tables_.listed(table, both), tables_.keys_of(table)
+        return Input(files=tuple(files), hive=hive, skipped=0, unused_keys=(), table=table)
+    passed = {normal(path) if is_url(path) else os.path.realpath(path) for path in ignore}
+    listed, skipped = list_files(inputs, passed, both)
+    listed, unused_keys = keys_.below(listed, base)
+    return Input(files=tuple(listed), hive=keys_.schema_of(listed), skipped=skipped, unused_keys=unused_keys)
+
+
 def summarise(
     inputs: Sequence[str], ignore: Sequence[str] = (), *, base: str | None = None,
     conditions: Sequence[Condition] = (), wanted: Wanted | None = None,
 ) -> Dataset:  # fmt: skip
-    """Return the summary of the input's files, in the order of `inputs`; folders in `ignore` are skipped.
+    """Return the summary of the input's files, listed as by `list_input`.
 
-    Keys are read from the folders below `base`; by default, from those inside the inputs and directly above them.
-    Files that the conditions rule out by their keys are not opened. A table is read in the state that is `wanted`.
-    Raises `InputError` for the first unreadable file, with the number of the others.
+    Files that the conditions rule out by their keys are not opened. Raises `InputError` for the first unreadable file.
     """
-    both = trees()
-    table = tables_.snapshot_of(inputs, both, wanted or tables_.Wanted(), base)
-    skipped = 0
-    unused_keys: tuple[str, ...] = ()
-    if table is not None:
-        listed, hive = tables_.listed(table, both), tables_.keys_of(table)
-    else:
-        passed = {normal(path) if is_url(path) else os.path.realpath(path) for path in ignore}
-        listed, skipped = list_files(inputs, passed, both)
-        listed, unused_keys = keys_.below(listed, base)
-        hive = keys_.schema_of(listed)
+    return summarise_files(list_input(inputs, ignore, base, wanted), conditions)
+
+
+def summarise_files(found: Input, conditions: Sequence[Condition] = ()) -> Dataset:
+    """Return the summary of these files."""
+    listed, hive, table = found.files, found.hive, found.table
     started = time.perf_counter()
     good = _footers_of_matching(listed, conditions, hive, table)
     open_s = (time.perf_counter() - started) / len(good) if len(good) > _TIMED_FILES else 0.0
@@ -213,7 +243,7 @@ def summarise(
         schema=schema,
         hive=hive,
         variants=variants,
-        skipped=skipped,
+        skipped=found.skipped,
         column_bytes=decoded_column_bytes(schema, sample),
         largest_bytes=largest_group_bytes(schema, sample),
         codec=codec_of(sample),
@@ -222,7 +252,7 @@ def summarise(
         nulls=null_counts(sample) if len(good) == len(sample) and plain and not any(f.deleted for f in files) else {},
         footer=good[0].metadata if plain else None,
         left_out=tuple(file.path for file in listed if file.path not in opened),
-        unused_keys=unused_keys,
+        unused_keys=found.unused_keys,
         open_s=open_s,
         table=table,
     )

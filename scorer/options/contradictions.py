@@ -30,6 +30,7 @@ def contradictions(options: Mapping[str, Any]) -> list[ScorerError]:
         _devices_without_processes(options),
         _jobs_without_queue(options),
         _two_sizes_of_files(options),
+        _limited_and_new_only(options),
     )
     return [problem for problem in found if problem is not None]
 
@@ -140,6 +141,18 @@ def _two_sizes_of_files(options: Mapping[str, Any]) -> OptionsError | None:
         expected="one of them",
         found=f"--file-rows {options['file_rows']} and --file-bytes {options['file_bytes']}",
         hint="give --file-rows or --file-bytes, not both",
+    )
+
+
+def _limited_and_new_only(options: Mapping[str, Any]) -> OptionsError | None:
+    if not options.get("new_only") or options.get("limit") is None:
+        return None
+    return OptionsError(
+        "--limit and --new-only cannot be combined",
+        where="--limit, --new-only",
+        expected="all rows of each new file",
+        found=f"--limit {options['limit']}",
+        hint="leave out --limit, or give it an --output of its own without --new-only",
     )
 
 

@@ -222,6 +222,12 @@ class OutputOptions:
         "replaced.",
         rule=rules.SWITCH,
     )
+    new_only: bool = option(
+        default=False,
+        help_="Score only the input files that the output does not have yet, and add them to it. The first run scores "
+        "all files. Files that changed since they were scored are refused.",
+        rule=rules.SWITCH,
+    )
     compression: str = option(
         "source", "Parquet codec: source (the input's; kept columns are copied), none, snappy, zstd, lz4, gzip or "
         "brotli. Default: source.", rule=rules.one_of(*rules.COMPRESSIONS),
@@ -430,6 +436,7 @@ class RequestArguments(TypedDict, total=False):
     strict: bool
     tune: bool
     overwrite: bool
+    new_only: bool
     sole_writer: bool
     success_file: bool
 

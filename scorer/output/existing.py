@@ -17,6 +17,7 @@ from scorer.errors import OutputExists, ScorerError
 from scorer.output.place import SUCCESS, Place, another_format, missing_parts
 from scorer.output.writer import read_proof
 from scorer.plan.frozen import explain_differences
+from scorer.plan.generations import difference, recipe
 from scorer.storage.files import files_in
 from scorer.storage.stores import (
     ObjectPath,
@@ -31,15 +32,18 @@ from scorer.storage.stores import (
 from scorer.tables.deleted import NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.generations import Difference
     from scorer.storage.files import FileId
     from scorer.storage.stores import AnyPath
 
 PROOF_FILES = ("plan.json", "ledger.parquet", "manifest.json", "report.json", "report.html", "quarantine", NAME)
 """What publishing moves beside the output."""
+PROOF_OF_GENERATION = ("plan.json", NAME, "report.json", "report.html")
+"""What is kept of each generation in a folder of its own; ledger, manifest and quarantine are those of all."""
 _REPLACED = {*PROOF_FILES, "lock", "old", "probe"}
 """The names in a work folder that a run replaces or removes."""
 T = TypeVar("T")
@@ -102,9 +106,13 @@ class Files:
 
 
 def existing_problem(
-    place: Place, published: FrozenPlan | None, request: dict[str, Any], *, overwrite: bool
-) -> ScorerError | None:
-    """Return the error for an output of another request, or None if `overwrite` may replace it."""
+    place: Place, published: FrozenPlan | None, request: dict[str, Any], *, overwrite: bool,
+    files: Sequence[FileId] = (),
+) -> ScorerError | None:  # fmt: skip
+    """Return the error for an output of another request, or None if `overwrite` may replace it.
+
+    `files` are those of the input now, if they are known.
+    """
     if _published_files(place) is None and place.pending() is None:
         return _without_proof(place, overwrite=overwrite)
     foreign = foreign_files(place) if place.pending() is None else []  # a half-published output is finished first
@@ -119,9 +127,12 @@ def existing_problem(
             hint="choose another --output, or move these files away",
         )
     other_version = another_format(place)
-    found = "an output whose plan cannot be read"
+    found, replace_it = "an output whose plan cannot be read", "replace it with --overwrite"
     if published is not None:
-        differences = explain_differences(published, request)
+        differs = _difference(place, published, files) if published.request["input"] != request["input"] else None
+        differences = explain_differences(published, request, differs)
+        if differs is not None and differs.only_new and recipe(published.request) == recipe(request):
+            replace_it = "add the new files with --new-only, or score everything again with --overwrite"
         found = f"the output of another request: {differences}" if differences else "a changed output of this request"
     elif other_version is not None:
         found = f"the output of another version: {other_version.found}"
@@ -130,8 +141,17 @@ def existing_problem(
         where=str(place.output),
         expected="no output, or that of this request",
         found=f"{found}; scorer did not publish {quoted_list(foreign)} in it" if foreign else found,
-        hint="choose another --output" if foreign else "choose another --output, or replace it with --overwrite",
+        hint="choose another --output" if foreign else f"choose another --output, or {replace_it}",
     )
+
+
+def _difference(place: Place, published: FrozenPlan, files: Sequence[FileId]) -> Difference | None:
+    """Return how the input differs from what was scored; None if that is not known."""
+    if not files:
+        return None
+    with suppress(ScorerError):
+        return difference((file.id for plan in place.generations(published) for file in plan.files), files)
+    return None
 
 
 def foreign_files(place: Place) -> list[str]:
@@ -143,7 +163,7 @@ def foreign_files(place: Place) -> list[str]:
     published = _published_files(place)
     if published is None:
         return sorted(_all_names(Files(place.output)))
-    plan, sizes = published
+    plans, sizes = published
     files = Files(place.output)
     foreign: list[str] = []
     doubtful: list[str] = []
@@ -152,7 +172,7 @@ def foreign_files(place: Place) -> list[str]:
             foreign.append(name)
         elif not doubtful or files.size(name) != sizes[name]:
             doubtful.append(name)
-    return foreign + [name for name in doubtful if _is_of_another(files, name, plan)]
+    return foreign + [name for name in doubtful if _is_of_another(files, name, plans)]
 
 
 def other_output(place: Place) -> ScorerError | None:
@@ -240,8 +260,8 @@ def _without_proof(place: Place, *, overwrite: bool) -> OutputExists:
     )
 
 
-def _published_files(place: Place) -> tuple[str, dict[str, int]] | None:
-    """Return the plan's hash and the size of each published file; None unless plan, manifest and ledger agree.
+def _published_files(place: Place) -> tuple[set[str], dict[str, int]] | None:
+    """Return the hashes of the plans and the size of each published file; None unless plan, manifest and ledger agree.
 
     The plan may have the format of another version.
     """
@@ -253,20 +273,21 @@ def _published_files(place: Place) -> tuple[str, dict[str, int]] | None:
             return None
         table = pq.read_table(ledger, columns=["name", "size"])
         sizes = zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True)
-        return plan, {name: size for name, size in sizes if size}
+        plans = {plan, *(one["plan"] for one in manifest.get("generations", ()))}
+        return plans, {name: size for name, size in sizes if size}
     except _BROKEN as error:
         raise_if_unknown(place.folder, error)
         return None
 
 
-def _is_of_another(files: Files, name: str, plan: str | None) -> bool:
+def _is_of_another(files: Files, name: str, plans: set[str] | None) -> bool:
     """Return whether a file is of another plan (None: of any) or not of scorer; False if it is damaged."""
     try:
         proof = read_proof(files.source(name, whole=False))
     except _BROKEN as error:
         raise_if_unknown(files.top, error)
-        return plan is None
-    return proof is None or plan not in {None, proof.plan}
+        return plans is None
+    return proof is None or (plans is not None and proof.plan not in plans)
 
 
 def _all_names(files: Files) -> Iterator[str]:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from scorer.display.words import quoted_list
+from scorer.display.words import cut, quoted_list
 from scorer.errors import CommitError
 from scorer.events import Counts, Proof, Receipt
 from scorer.output.place import sizes_below
+from scorer.plan.generations import KEY, folder_of
 from scorer.storage.files import file_digest, map_write_errors, sync, write_json
 from scorer.storage.stores import for_arrow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from scorer.output.place import Staging
+    from scorer.output.place import Place, Staging
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
     from scorer.storage.stores import ObjectPath
@@ -40,6 +43,8 @@ LEDGER = pa.schema([
 """The columns of the ledger, which has one row per part. The file and its rows are the first ones of the part."""
 FILES = pa.field("files", pa.int64())
 """One more column, if a part has the rows of several files: how many."""
+GENERATION = pa.field(KEY, pa.int64())
+"""One more column, if the output has generations: which of them the part belongs to."""
 DELETED = pa.field("deleted", pa.int64())
 """One more column, if rows of a table are deleted: how many of the part's rows."""
 TIMES = ("started", "ended")
@@ -67,10 +72,51 @@ def as_published(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> dict[int,
     return {**receipts, **{part: replace(receipts[part], size=0) for part in left_out}}
 
 
-def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What the proof says of the generations that an output has already."""
+
+    ledger: pa.Table
+    generations: tuple[dict[str, Any], ...]
+    """As the manifest lists them."""
+
+
+NOTHING_EARLIER = Earlier(ledger=pa.table({}), generations=())
+
+
+def read_earlier(place: Place, plan: FrozenPlan, published: FrozenPlan) -> Earlier:
+    """Read the proof of the published output, to which a plan adds a generation.
+
+    If the output has no generations yet, it becomes the first one, and its parts get the names that publishing will
+    give them.
+    """
+    try:
+        ledger = pq.read_table(for_arrow(place.folder / "ledger.parquet"))
+        manifest = json.loads((place.folder / "manifest.json").read_text())
+        if published.generation:
+            return Earlier(ledger=ledger, generations=tuple(manifest["generations"]))
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise CommitError(
+            "the proof beside the output cannot be read",
+            where=str(place.folder),
+            expected="a manifest and a ledger",
+            found=cut(str(error)),
+            hint="restore it, or score everything again with --overwrite",
+        ) from error
+    if not plan.own_names:
+        names = [f"{folder_of(1)}/{name}" for name in ledger["name"].to_pylist()]
+        ledger = ledger.set_column(ledger.column_names.index("name"), LEDGER.field("name"), pa.array(names))
+    ledger = ledger.append_column(GENERATION, pa.array([1] * ledger.num_rows, pa.int64()))
+    return Earlier(ledger=ledger, generations=(_entry(replace(published, generation=1), ledger),))
+
+
+def write_proof(
+    staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any],
+    earlier: Earlier = NOTHING_EARLIER,
+) -> None:  # fmt: skip
     """Write the ledger, the manifest and the report; refuse a ledger that is incomplete or does not add up.
 
-    The receipts are those of `as_published`.
+    The receipts are those of `as_published`. Ledger and manifest contain the earlier generations, too.
     """
     parts = list(plan.parts())
     absent = [part.index for part in parts if part.index not in receipts]
@@ -94,29 +140,72 @@ def write_proof(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Recei
             found=f"{counts.rows} rows, {missing}",
             hint="this is a bug in scorer, please report it; nothing was published, and the parts are kept",
         )
+    own = rows_of(plan, receipts)
+    every = _joined(earlier.ledger, own)
     with map_write_errors(staging.root):
         ledger = staging.root / "ledger.parquet"
-        _write_ledger(rows_of(plan, receipts), ledger)
+        _write_ledger(every, ledger)
         manifest = {
             "scorer": plan.versions.get("scorer", ""),
             "plan": plan.plan_hash,
             "request": plan.request_hash,
             "model": plan.session.digest,
-            "parts": len(parts),
-            "size": sum(receipt.size for receipt in receipts.values()),
-            **{name: value for name, value in counts.to_dict().items() if name != DELETED.name or value},
+            **_sums(every),
             **({"files_left_out": len(plan.left_out)} if plan.left_out else {}),
+            **({"generations": [*earlier.generations, _entry(plan, own)]} if plan.generation else {}),
             "ledger": file_digest(ledger),
         }
         write_json(staging.root / "manifest.json", manifest)
         write_json(staging.root / "report.json", report)
 
 
+def _sums(ledger: pa.Table) -> dict[str, int]:
+    """Return the number of parts, their size and the counts of their rows, as a manifest has them."""
+    names = [name for name in ("size", *Counts().to_dict()) if name in ledger.column_names]
+    sums = {name: pc.sum(ledger[name]).as_py() or 0 for name in names}
+    return {"parts": ledger.num_rows, **{name: value for name, value in sums.items() if name != DELETED.name or value}}
+
+
+def _entry(plan: FrozenPlan, ledger: pa.Table) -> dict[str, Any]:
+    """Return what a manifest says of one generation."""
+    return {
+        KEY: plan.generation,
+        "scorer": plan.versions.get("scorer", ""),
+        "plan": plan.plan_hash,
+        "request": plan.request_hash,
+        "files": len(plan.files),
+        **_sums(ledger),
+    }
+
+
+def _joined(earlier: pa.Table, own: pa.Table) -> pa.Table:
+    """Return a ledger with the rows of both; a column that only one of them has gets its usual value."""
+    if not earlier.num_columns:
+        return own
+    schema = pa.schema([*own.schema, *(field for field in earlier.schema if field.name not in own.column_names)])
+    return pa.concat_tables([_with_columns(one, schema) for one in (earlier, own)])
+
+
+def _with_columns(ledger: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a ledger with the columns of this schema: those that it lacks are one file, or zero, or no time."""
+    columns = []
+    for field in schema:
+        if field.name in ledger.column_names:
+            columns.append(ledger[field.name].cast(field.type))
+        else:
+            usual = None if field.name in TIMES else 1 if field.name == FILES.name else 0
+            columns.append(pa.array([usual] * ledger.num_rows, field.type))
+    return pa.table(columns, schema=schema)
+
+
 def rows_of(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> pa.Table:
     """Return the ledger as a table, for the parts that have a receipt."""
-    rows = [_ledger_row(part, receipts[part.index]) for part in plan.parts() if part.index in receipts]
+    done = (part for part in plan.parts() if part.index in receipts)
+    rows = [{**_ledger_row(part, receipts[part.index]), KEY: plan.generation} for part in done]
     more = [FILES] if any(file.joined for file in plan.files) else []
-    return pa.Table.from_pylist(rows, pa.schema([*LEDGER, *more, *([DELETED] if plan.deleted else [])]))
+    more += [GENERATION] if plan.generation else []
+    more += [DELETED] if plan.deleted else []
+    return pa.Table.from_pylist(rows, pa.schema([*LEDGER, *more]))
 
 
 def _write_ledger(rows: pa.Table, path: Path | ObjectPath) -> None:

@@ -7,8 +7,9 @@ import os
 import re
 import uuid
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from scorer.locations import is_url
 from scorer.options.values import PATH
 from scorer.options.wrong_types import wrong_type
 from scorer.plan.frozen import FORMAT, FrozenPlan
+from scorer.plan.generations import KEY, folder_of
 from scorer.storage.stores import AnyPath, ObjectPath, for_arrow, is_folder, path_of, raise_if_unknown, size_of
 from scorer.tables import deleted
 
@@ -33,6 +35,7 @@ INTENT = "publish.json"
 SUCCESS = "_SUCCESS"
 """The empty file that --success-file puts into an output on a store."""
 _MARKER = "seen-"
+_PLANS_AT_ONCE = 32  # plans of generations, each a file of its own
 _LONGEST_NAME = 180  # bytes: file systems allow 255, and attempts add to it
 _WORK = re.compile("work-[0-9a-f]{8}")
 _STAGED = {"plan.json", "tmp", "parts", "started", "quarantine", "journal.jsonl", "journal", INTENT, deleted.NAME}
@@ -130,6 +133,15 @@ class Place:
         named = [path for path in found if _WORK.fullmatch(path.name) and path.is_dir()]
         return [path for path in named if _is_staging([child.name for child in path.iterdir()])]
 
+    def generation_folders(self) -> list[AnyPath]:
+        """Return the folders that hold the plans of generations."""
+        return [*self.folder.glob(f"{KEY}=*")]
+
+    def proof_of(self, plan: FrozenPlan) -> AnyPath:
+        """Return the folder with what is kept of a plan of the published output."""
+        own = self.folder / folder_of(plan.generation)
+        return own if plan.generation and is_folder(own) else self.folder
+
     def pending(self) -> FrozenPlan | None:
         """Return the plan whose publishing was interrupted, or None."""
         for intent in self.folder.glob(f"work-*/{INTENT}") if is_folder(self.folder) else ():
@@ -151,6 +163,25 @@ class Place:
         plan = load_plan(self.folder / "plan.json")
         fits = plan is not None and isinstance(manifest, dict) and manifest.get("plan") == plan.plan_hash
         return plan if fits and is_folder(self.output) else None
+
+    def generations(self, last: FrozenPlan) -> list[FrozenPlan]:
+        """Return the plans of all generations of the published output, whose last one is given.
+
+        An output without generations is its own first one. Raise `CommitError` if an earlier plan is lost.
+        """
+        paths = [self.folder / folder_of(n) / "plan.json" for n in range(1, last.generation)]
+        with ThreadPoolExecutor(_PLANS_AT_ONCE) as pool:
+            found = list(pool.map(load_plan, paths))
+        for path, plan, following in zip(paths, found, [*found, last][1:], strict=True):
+            if plan is None or following is None or following.previous != plan.plan_hash:
+                raise CommitError(
+                    "the proof of an earlier generation is lost",
+                    where=str(path),
+                    expected="the plan that this generation was scored by",
+                    found="no plan, or another one",
+                    hint="restore it, or score everything to another --output",
+                )
+        return [*(replace(plan, generation=n) for n, plan in enumerate(found, 1) if plan is not None), last]
 
     def unfinished(self) -> list[FrozenPlan]:
         """Return the plans of runs that were started here and not published."""

@@ -17,16 +17,18 @@ from scorer.display.words import quoted_list
 from scorer.errors import CommitError, ScorerError
 from scorer.host.crash import note_publishing
 from scorer.output import lock
-from scorer.output.existing import PROOF_FILES, foreign_files
-from scorer.output.place import INTENT, StorePlace
+from scorer.output.existing import PROOF_FILES, PROOF_OF_GENERATION, foreign_files
+from scorer.output.place import INTENT, StorePlace, load_plan
 from scorer.output.staging import discard_markers, remove_folder
-from scorer.output.writer import read_proof
-from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_json
+from scorer.output.writer import NO_LINKS, read_proof
+from scorer.plan.generations import folder_of
+from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_atomically, write_json
 from scorer.tables.deleted import NAME as DELETED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from scorer.output.lease import Lease
     from scorer.output.lock import Lock
@@ -102,11 +104,17 @@ def publish(
         write_json(staging.root / INTENT, {"plan": plan.plan_hash, "overwrite": overwrite})
         if not _is_published(place, plan):
             _remove_parts_without_rows(staging)
+            convert = plan.generation > 1 and _is_flat(place)
+            if convert:
+                _link_first_generation(place, staging)
             for folder, _, _ in os.walk(staging.parts):
                 sync(folder)
-            _replace_output(place, staging, overwrite=overwrite)
+            if plan.generation > 1 and not convert:
+                _add_generation(place, staging, folder_of(plan.generation))
+            else:
+                _replace_output(place, staging, overwrite=overwrite or convert)
             sync(place.output.parent)
-        _move_proof(place, staging)
+        _move_proof(place, staging, plan)
         if plan.table is None or not plan.table.deleted:
             (place.folder / DELETED).unlink(missing_ok=True)
         shutil.rmtree(place.folder / "old", ignore_errors=True)
@@ -148,6 +156,49 @@ def _is_published(place: DiskPlace, plan: FrozenPlan) -> bool:
     except (OSError, pa.ArrowException):
         return False
     return proof is not None and proof.plan == plan.plan_hash
+
+
+def _is_flat(place: DiskPlace) -> bool:
+    """Return whether the published output has no generations yet."""
+    published = load_plan(place.folder / "plan.json")
+    return published is not None and not published.generation
+
+
+def _link_first_generation(place: DiskPlace, staging: DiskStaging) -> None:
+    """Link the parts of an output without generations beside the new ones, so that one rename replaces it by both.
+
+    They are copied on a file system without hard links.
+    """
+    top = staging.parts / folder_of(1)
+    shutil.rmtree(top, ignore_errors=True)
+    table = pq.read_table(place.folder / "ledger.parquet", columns=["name", "size"])
+    for name, size in zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True):
+        if size:
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(place.output / name, top / name)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                shutil.copy2(place.output / name, top / name)
+                sync(top / name)
+
+
+def _add_generation(place: DiskPlace, staging: DiskStaging, name: str) -> None:
+    """Rename the staged folder into the output: the one step that makes a generation appear."""
+    try:
+        os.rename(staging.parts / name, place.output / name)  # POSIX: replaces an empty folder, fails for any other
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            raise
+        (staging.root / INTENT).unlink(missing_ok=True)
+        raise CommitError(
+            "the folder of the next generation exists, and no run published it; nothing was published",
+            where=str(place.output / name),
+            expected="no folder, or an empty one",
+            found="other files",
+            hint="move it away and repeat the command; it publishes the parts, which are kept",
+        ) from error
 
 
 def _replace_output(place: DiskPlace, staging: DiskStaging, *, overwrite: bool) -> None:
@@ -195,11 +246,16 @@ def _remove_parts_without_rows(staging: DiskStaging) -> None:
             folder.rmdir()
 
 
-def _move_proof(place: DiskPlace, staging: DiskStaging) -> None:
+def _move_proof(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> None:
     """Move the new proof over the old one. plan.json is last, because a repeated publish starts from it."""
+    _keep_proofs_of_generations(place, staging, plan)
     for name in (*PROOF_FILES[1:], PROOF_FILES[0]):
         source, target = staging.root / name, place.folder / name
         if not source.exists():
+            continue
+        if target.is_dir() and plan.generation > 1:  # quarantine, to which each generation adds files
+            for path in source.iterdir():
+                os.rename(path, target / path.name)
             continue
         if target.is_dir():
             shutil.rmtree(target)
@@ -207,6 +263,32 @@ def _move_proof(place: DiskPlace, staging: DiskStaging) -> None:
     named = pq.read_table(place.folder / "ledger.parquet", columns=["quarantine"])["quarantine"]
     if not any(named.to_pylist()):
         shutil.rmtree(place.folder / "quarantine", ignore_errors=True)
+
+
+def _keep_proofs_of_generations(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> None:
+    """Copy what later generations replace into folders of their own; remove those of an output that was replaced.
+
+    In each folder, plan.json is copied last: if it is there, the folder is complete.
+    """
+    if plan.generation > 1 and _is_flat(place):
+        _copy_proof(place.folder, place.folder / folder_of(1))
+    if plan.generation and (staging.root / "plan.json").exists():
+        _copy_proof(staging.root, place.folder / folder_of(plan.generation))
+    if plan.generation <= 1:
+        for folder in place.generation_folders():
+            if folder.name != folder_of(1) or not plan.generation:
+                remove_folder(folder)
+
+
+def _copy_proof(source: Path, target: Path) -> None:
+    if (target / "plan.json").exists() and load_plan(target / "plan.json") == load_plan(source / "plan.json"):
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name in (*PROOF_OF_GENERATION[1:], PROOF_OF_GENERATION[0]):
+        if (source / name).exists():
+            write_atomically(target / name, (source / name).read_bytes(), durable=True)
+    sync(target)
 
 
 def _sweep_quarantine(staging: DiskStaging) -> None:

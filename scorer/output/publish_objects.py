@@ -25,9 +25,12 @@ from scorer.display.words import plural, quoted_list
 from scorer.errors import CommitError, ScorerError
 from scorer.host.crash import note_publishing
 from scorer.output import lease, lock
-from scorer.output.place import INTENT, SUCCESS, sizes_below
+from scorer.output.existing import PROOF_OF_GENERATION
+from scorer.output.place import INTENT, SUCCESS, load_plan, sizes_below
 from scorer.output.staging import discard_markers, remove_folder
+from scorer.plan.generations import folder_of
 from scorer.storage.files import as_json, map_write_errors
+from scorer.storage.stores import ObjectPath
 from scorer.tables.deleted import NAME as DELETED
 
 if TYPE_CHECKING:
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from scorer.output.place import StorePlace, StoreStaging
     from scorer.plan.frozen import FrozenPlan
     from scorer.storage.objects import ObjectStore
-    from scorer.storage.stores import ObjectPath
 
 _MANIFEST, _LEDGER = "manifest.json", "ledger.parquet"
 _PROOF = ("plan.json", DELETED, "report.json", "report.html", _LEDGER)
@@ -106,7 +108,7 @@ def publish(place: StorePlace, plan: FrozenPlan, held: Lease, *, overwrite: bool
         if new is not None:
             intent = _intend(store, place, staging, plan.plan_hash, overwrite=overwrite, success_file=success_file)
             if old != new or intent.manifest == _sha256(old):
-                _show(store, gate, place, staging, intent)
+                _show(store, gate, place, plan, intent)
                 # the digest of the ledger that is there: a driver without its lease may have staged another one
                 digest = _sha256(_read(store, place.folder / _LEDGER))
                 _put_manifest(store, place.folder / _MANIFEST, as_json({**json.loads(new), "ledger": digest}))
@@ -177,14 +179,19 @@ def _intend(
     return _Intent(manifest=str(data["manifest"]), ledger=str(data["ledger"]))
 
 
-def _show(store: ObjectStore, gate: _Gate, place: StorePlace, staging: StoreStaging, intent: _Intent) -> None:
-    """Copy the parts to the output, remove those that they replace, and copy the proof, all but the manifest."""
+def _show(store: ObjectStore, gate: _Gate, place: StorePlace, plan: FrozenPlan, intent: _Intent) -> None:
+    """Copy the parts to the output, remove those that they replace, and copy the proof, all but the manifest.
+
+    The ledger has the parts of earlier generations, too, which are in the output already.
+    """
+    staging = place.staging(plan.plan_hash)
     sizes = _named(store, staging.root / _LEDGER)
     old = _named(store, place.folder / _LEDGER, intent.ledger)
     _refuse_others(place, sizes, old)
     store.remove([str(place.folder / _MANIFEST), str(place.output / SUCCESS)])  # from here on, OUT claims nothing
     _copy_parts(store, gate, place, staging, sizes, again=old.keys() & sizes.keys())
     store.remove(str(place.output / name) for name in old.keys() - sizes.keys())
+    _keep_proofs_of_generations(store, place, plan)
     _copy_proof(store, gate, place, staging)
     _compare(place, _named(store, place.folder / _LEDGER))
 
@@ -234,19 +241,39 @@ def _copy_proof(store: ObjectStore, gate: _Gate, place: StorePlace, staging: Sto
     """Copy plan, report, ledger and quarantine beside the output, over those of an older run."""
     ledger = pq.read_table(pa.BufferReader(store.read(str(staging.root / _LEDGER))), columns=["quarantine"])
     bad = {name for name in ledger["quarantine"].to_pylist() if name}
-    pairs = [(staging.quarantine / name, place.folder / "quarantine" / name) for name in sorted(bad)]
+    own = bad & staging.quarantine.files().keys()  # the others are there already, from earlier generations
+    pairs = [(staging.quarantine / name, place.folder / "quarantine" / name) for name in sorted(own)]
     failures = _copy_all(store, gate, pairs)
     if failures:
         raise failures[0]
     found = (place.folder / "quarantine").files()
     store.remove(file.path for name, file in found.items() if name not in bad)
-    for name in _PROOF:
+    _copy_files(store, staging.root, place.folder, _PROOF)
+
+
+def _copy_files(store: ObjectStore, source: ObjectPath, target: ObjectPath, names: Iterable[str]) -> None:
+    """Copy files of a proof, one after the other."""
+    for name in names:
         try:
-            store.copy(str(staging.root / name), str(place.folder / name))
+            store.copy(str(source / name), str(target / name))
         except FileNotFoundError:
             if name not in {"report.html", DELETED}:  # a run may fail to write the first, and rarely has the second
                 raise
-            store.remove([str(place.folder / name)])
+            store.remove([str(target / name)])
+
+
+def _keep_proofs_of_generations(store: ObjectStore, place: StorePlace, plan: FrozenPlan) -> None:
+    """Copy what later generations replace into folders of their own; remove those of an output that was replaced."""
+    kept = (*PROOF_OF_GENERATION[1:], PROOF_OF_GENERATION[0])
+    if plan.generation > 1:
+        published = load_plan(place.folder / "plan.json")
+        if published is not None and not published.generation:
+            _copy_files(store, place.folder, place.folder / folder_of(1), kept)
+    if plan.generation:
+        _copy_files(store, place.staging(plan.plan_hash).root, place.folder / folder_of(plan.generation), kept)
+    if plan.generation <= 1:
+        old = [path for path in place.generation_folders() if path.name != folder_of(1) or not plan.generation]
+        store.remove(file.path for path in old if isinstance(path, ObjectPath) for file in path.files().values())
 
 
 def _put_manifest(store: ObjectStore, path: ObjectPath, data: bytes) -> None:

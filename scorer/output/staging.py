@@ -51,7 +51,7 @@ def prepare(place: Place, plan: FrozenPlan, deleted: bytes = b"") -> Staging:
         remove_folder(staging.tmp)
         for folder in (staging.tmp, staging.parts, staging.started, staging.quarantine):
             folder.mkdir(parents=True, exist_ok=True)
-        for name in {file.folder for file in plan.files}:
+        for name in {plan.folder_of(file) for file in plan.files}:
             (staging.parts / name).mkdir(parents=True, exist_ok=True)
         for old in staging.root.glob("stop-*"):
             old.unlink(missing_ok=True)
@@ -228,7 +228,7 @@ def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
     for part in plan.parts() if existing or journalled else ():
         receipt: Receipt | None = journalled.get(part.name)
         if part.name not in existing:
-            if not part.index or not plan.conditions or receipt is None or receipt.proof.counts.scored:
+            if part.index == plan.first_part or not plan.conditions or receipt is None or receipt.proof.counts.scored:
                 continue
         elif receipt is None or receipt.size != os.path.getsize(staging.parts / part.name):
             receipt = _receipt_in_footer(staging, part)

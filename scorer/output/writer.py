@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 
 PROOF_KEY = b"scorer"
+NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+"""The errors of a file system without hard links."""
 
 
 class Content(Protocol):
@@ -220,7 +222,7 @@ def commit(tmp: Path, final: Path, rows: int) -> bool:
         except FileExistsError:
             first = False
         except OSError as error:
-            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}:
+            if error.errno not in NO_LINKS:
                 raise
             first = _commit_without_links(tmp, final)
         tmp.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """What was decided, as plain frozen data: written to plan.json, and only read after that.
 
-    frozen.py      FrozenPlan: what decides the scores and the output; its hashes; the parts and their file names
-    parts.py       Part and PlannedFile: which rows are read from where
-    prepared.py    Plan: the result of `prepare`, with problems, notes and the forecast
+    frozen.py       FrozenPlan: what decides the scores and the output; its hashes; the parts and their file names
+    generations.py  what each generation of a growing output has scored, and what is new since then
+    parts.py        Part and PlannedFile: which rows are read from where
+    prepared.py     Plan: the result of `prepare`, with problems, notes and the forecast
 
 Reads no input, starts nothing, and imports no runtime.
 """

@@ -17,6 +17,7 @@ from scorer.dataset.reader import Source
 from scorer.display.words import plural, quoted_list
 from scorer.errors import DifferentPlan
 from scorer.model.spec import SessionSpec
+from scorer.plan.generations import folder_of, without_generation
 from scorer.plan.parts import Part, PlannedFile
 from scorer.storage.encoding import Storage
 from scorer.storage.stores import changes
@@ -25,6 +26,7 @@ from scorer.tables.snapshot import TableState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from scorer.plan.generations import Difference
     from scorer.storage.files import FileId
 
 
@@ -63,6 +65,12 @@ class FrozenPlan:
     """The table that is read, at its version; None if the input are plain files."""
     own_names: bool = False
     """Whether the files' names have the plan's hash: on a store, an output replaces another one file by file."""
+    generation: int = 0
+    """Which generation of its output this is, from 1; 0 if the output has none."""
+    first_part: int = 0
+    """The number of the first part: those of earlier generations come before it."""
+    previous: str = ""
+    """The plan hash of the generation before; '' if there is none."""
     trial_sessions: int = 0
     """Sessions that tuning created besides the resident one."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -131,15 +139,25 @@ class FrozenPlan:
         conditions = [conditions_.parse(text) for text in self.conditions]
         return keys_.left_out_note(len(self.left_out), conditions, dict(self.files[0].hive))
 
+    def folder_of(self, file: PlannedFile) -> str:
+        """Return the folder of a file's parts inside the output; '' for the output itself.
+
+        On a store, generations share the folders, because their files have names of their own.
+        """
+        if not self.generation or self.own_names:
+            return file.folder
+        return "/".join(filter(None, (folder_of(self.generation), without_generation(file.folder))))
+
     def parts(self) -> Iterator[Part]:
         """Yield every part, in the order of the input."""
-        width = max(5, len(str(max(self.n_parts - 1, 0))))
-        index = 0
+        width = max(5, len(str(max(self.first_part + self.n_parts - 1, 0))))
+        index = self.first_part
         suffix = f"-{self.plan_hash[:8]}.parquet" if self.own_names else ".parquet"
         held: list[Source] = []
         for file, following in zip_longest(self.files, self.files[1:]):
             start = 0
-            prefix = f"{file.folder}/" if file.folder else ""
+            folder = self.folder_of(file)
+            prefix = f"{folder}/" if folder else ""
             for rows, times in file.parts:
                 for _ in range(times):
                     held.append(
@@ -164,8 +182,9 @@ class FrozenPlan:
         del plain["session"]["gpu"], plain["session"]["trees"]  # each process chooses its own
         if not self.left_out:  # so that other plans keep their hash
             del plain["left_out"]
-        if not self.own_names:
-            del plain["own_names"]
+        for name in ("own_names", "generation", "first_part", "previous"):
+            if not plain[name]:
+                del plain[name]
         plain["table"] = None if self.table is None else dataclasses.asdict(self.table)
         if self.table is None:
             del plain["table"]
@@ -207,11 +226,15 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
-def explain_differences(plan: FrozenPlan, now: dict[str, Any]) -> str:
-    """Describe how a request differs from that of an earlier plan, with both values where they are short."""
+def explain_differences(plan: FrozenPlan, now: dict[str, Any], files: Difference | None = None) -> str:
+    """Describe how a request differs from that of an earlier plan, with both values where they are short.
+
+    `files` says how the input differs, if that is known.
+    """
     before = plan.request
+    other = before.get("input") != now.get("input")
     descriptions = {
-        "input": _changed_files(plan) if before.get("input") != now.get("input") else "",
+        "input": (str(files or "") or _changed_files(plan)) if other else "",
         "model": "the model's contents",
         "table": _changed_table(before.get("table"), now.get("table")),
         "files": "the contents of a file that a flag names, such as --transform or a tokenizer",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from scorer.arrow import is_encoded, plain_schema
+from scorer.arrow import decode_schema, plain_schema
 from scorer.binding import spec
 from scorer.binding import transform as transform_
 from scorer.binding.axes import doubt_advice
@@ -34,8 +34,15 @@ from scorer.binding.spec import UNCONFIRMED
 from scorer.cluster import dashboard
 from scorer.cluster.scripts import can_spawn
 from scorer.dataset import conditions as conditions_
-from scorer.dataset import fields, keys, reader
-from scorer.dataset.summary import keys_with_other_values, problems_of, ranges, shared_name, summarise
+from scorer.dataset import fields, reader
+from scorer.dataset.summary import (
+    keys_with_other_values,
+    list_input,
+    problems_of,
+    ranges,
+    shared_name,
+    summarise,
+)
 from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, CommitError, ScorerError
 from scorer.host import devices
@@ -51,13 +58,12 @@ from scorer.options.values import within_budget
 from scorer.output.place import Place, StorePlace
 from scorer.output.quarantine import in_words
 from scorer.plan.prepared import Plan
-from scorer.preflight import axes, freeze, independence, placement, trial
-from scorer.preflight.earlier import earlier_table, find_earlier, wanted_table, with_requested_code
-from scorer.preflight.findings import Findings
+from scorer.preflight import axes, freeze, increment, placement, trial
+from scorer.preflight.earlier import check_versions, earlier_table, find_earlier, wanted_table, with_requested_code
+from scorer.preflight.findings import Findings, ambiguous_paths, dataset_notes, type_notes
 from scorer.preflight.forecast import Loading
-from scorer.preflight.freeze import Bound, Loaded, Sample, request_of
+from scorer.preflight.freeze import Bound, Loaded, Sample, request_for, request_of
 from scorer.scoring.job import JOBS
-from scorer.storage.footers import special_types
 from scorer.storage.refusals import explaining
 
 if TYPE_CHECKING:
@@ -71,12 +77,11 @@ if TYPE_CHECKING:
     from scorer.options.fields import Options
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.prepared import Forecast
-    from scorer.preflight.independence import Independence
+    from scorer.preflight.trial import Independence
     from scorer.tables.snapshot import TableState
 
 
 _COMPILED_FROM = 20_000  # rows: for fewer, compiling trees takes longer than it saves
-_MANY_FILES, _FEW_ROWS = 10_000, 10_000  # with so few rows a file, opening that many files takes most of the time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +119,10 @@ def prepare(options: Options) -> Plan:
     found.problems += placement.reasons(refused)
     model = None if refused["model"] else _read_model(found, options)
     conditions, unparsed = conditions_.parse_all(options.rows.where)
+    if options.out.new_only and model is not None and not (found.problems or unparsed):
+        grown = _grow(found, options, place, model, conditions)
+        if grown is not None:
+            return grown
     pinned = None if refused["output"] else earlier_table(options, place)
     dataset = None if refused["input"] else _read_footers(found, options, place, conditions, pinned)
     found.problems += unparsed
@@ -121,29 +130,79 @@ def prepare(options: Options) -> Plan:
     spec = _session_spec(found, options, model, 0 if dataset is None else freeze.rows_ahead(options, dataset))
     if dataset is not None:
         found.problems += conditions_.check(named.conditions, dataset.columns)
-        found.notes += _dataset_notes(dataset, conditions)
+        found.notes += dataset_notes(dataset, conditions)
     misplaced = [] if refused["output"] else placement.problems_of(place, options.input)
     found.problems += misplaced + placement.problems_on_a_disk(options, place)
-    loaded, decided = None, None
+    decided = _Decided()
     if misplaced or refused["output"] or dataset is None or model is None:
         loaded = _load(found, options, spec)
     else:
-        request = request_of(options, dataset, model, named.files)
-        earlier = None
-        with found.collecting(options), explaining(CommitError):
-            earlier = find_earlier(found, options, place, request)
-        if earlier is not None:
-            frozen, done = earlier
-            if not done:
-                frozen = with_requested_code(found, place, frozen, spec, named.transform)
-                frozen = frozen.with_inodes(file.id for file in dataset.files)
-            decided = _Decided(frozen=frozen, done=done, resumes=not done)
-        else:
-            loaded = _load(found, options, spec)
-            on_store = isinstance(place, StorePlace)
-            decided = _decide(found, options, dataset, model, named, loaded, request, on_store=on_store)
-            found.problems += placement.room_problems(place, decided.forecast)
-    return _plan(found, options, place, model, loaded, dataset, decided or _Decided())
+        loaded, decided = _resume_or_decide(found, options, place, dataset, model, named, spec)
+    return _plan(found, options, place, model, loaded, dataset, decided)
+
+
+def _resume_or_decide(
+    found: Findings, options: Options, place: Place, dataset: Dataset, model: ModelSpec, named: _Named,
+    spec: SessionSpec | None,
+) -> tuple[Loaded | None, _Decided]:  # fmt: skip
+    """Return what an earlier run of this request decided; without one, load the model and decide now."""
+    request = request_of(options, dataset, model, named.files)
+    earlier = None
+    with found.collecting(options), explaining(CommitError):
+        earlier = find_earlier(found, options, place, request, [file.id for file in dataset.files])
+    if earlier is not None:
+        frozen, done = earlier
+        if not done:
+            frozen = with_requested_code(found, place, frozen, spec, named.transform)
+            frozen = frozen.with_inodes(file.id for file in dataset.files)
+        return None, _Decided(frozen=frozen, done=done, resumes=not done)
+    loaded = _load(found, options, spec)
+    on_store = isinstance(place, StorePlace)
+    decided = _decide(found, options, dataset, model, named, loaded, request, on_store=on_store)
+    found.problems += placement.room_problems(place, decided.forecast)
+    if options.out.new_only and decided.frozen is not None:
+        found.problems += increment.column_problems(place, decode_schema(decided.frozen.output_schema).names, dataset)
+        found.notes += increment.folder_notes(place, dataset)
+    return loaded, decided
+
+
+def _grow(
+    found: Findings, options: Options, place: Place, model: ModelSpec, conditions: tuple[Condition, ...]
+) -> Plan | None:
+    """Return the plan of the next generation of an output; None if all of the input is to be scored.
+
+    The model is not loaded and no row is scored here, because earlier generations have shown that they fit.
+    None, too, if something is wrong besides: then the other checks find it with all that is wrong.
+    """
+    first = Findings()
+    first.problems += placement.problems_of(place, options.input)
+    listed = None
+    with first.collecting(options):
+        named = _read_named(first, options, conditions)
+        ignore, wanted = [str(place.output), str(place.folder)], wanted_table(options, None)
+        listed = list_input(options.input, ignore, options.rows.base, wanted)
+    if first.problems or listed is None:
+        return None
+    grown = frozen = None
+    with found.collecting(options), explaining(CommitError):
+        request = request_for(options, [], listed.table, model, named.files)
+        grown = increment.Search(
+            found=found, options=options, place=place, listed=listed, conditions=conditions, request=request
+        ).increment()
+        if grown is None:
+            return None
+        frozen = grown.plan
+        spec = _session_spec(found, options, model, (grown.dataset or frozen).rows)
+        if grown.dataset is not None and spec is not None:
+            found.notes += dataset_notes(grown.dataset, conditions)
+            frozen = increment.next_plan(options, place, grown, spec, named.transform)
+        elif grown.resumes:
+            frozen = with_requested_code(found, place, frozen, spec, named.transform)
+            frozen = frozen.with_inodes(listed.identities())
+        check_versions(found, options, place, grown.plan)
+    done, resumes = grown is not None and grown.done, grown is not None and grown.resumes
+    dataset = None if grown is None else grown.dataset
+    return _plan(found, options, place, model, None, dataset, _Decided(frozen=frozen, done=done, resumes=resumes))
 
 
 def _plan(
@@ -265,7 +324,7 @@ def _decide(
         if not found.problems:
             found.notes += axes.note(bound.binding, options.binding.batch_axis)
             ahead = freeze.rows_ahead(options, dataset)
-            verdict = independence.try_rows(loaded.session, bound.binding, sample.fed, ahead)
+            verdict = trial.try_rows(loaded.session, bound.binding, sample.fed, ahead)
             if verdict is not None:
                 sample = replace(sample, scores=verdict.scores)
                 _expect_bad_rows(found, options, dataset, verdict)
@@ -339,11 +398,11 @@ def _bind(
             text = f"input {feed.tensor!r} is fed {feed.rule}; {UNCONFIRMED[feed.rule]}"
             found.doubt(options, text, model.path)
     found.problems += [
-        *_ambiguous_paths(dataset, binding), *problems, *more,
+        *ambiguous_paths(dataset, binding), *problems, *more,
         *problems_of(dataset, list(dict.fromkeys([*binding.fed, *used] if named.transform is None else used))),
         *_known_nulls(options, dataset, binding),
     ]  # fmt: skip
-    found.notes += _type_notes(dataset, list(used), kept)
+    found.notes += type_notes(dataset, list(used), kept)
     schema = pa.schema(fields.schema_of(columns, used), metadata=dataset.schema.metadata)
     bound = Bound(binding=binding, transform=named.transform, read_schema=schema, output_schema=pa.schema([]))
     return bound, wanted
@@ -417,18 +476,6 @@ def _without_keys(dataset: Dataset, kept: Sequence[str]) -> tuple[tuple[str, ...
     return tuple(name for name in kept if name not in in_path), notes
 
 
-def _type_notes(dataset: Dataset, used: Sequence[str], kept: Sequence[str]) -> list[str]:
-    """Return notes about columns whose Parquet type Arrow reads as a simpler one."""
-    types = special_types(dataset.schema, dataset.footer) if dataset.footer is not None else {}
-    times = [name for name in used if types.get(name) == "INT96"]
-    plain = [f"{name!r} ({types[name]})" for name in kept if name in types and name not in times]
-    notes = [f"times of type INT96 are read in microseconds, and nanoseconds are cut off: {quoted_list(times)}"]
-    more = f" and {len(plain) - 3} more" if len(plain) > 3 else ""  # noqa: PLR2004 - enough for a note
-    names = ", ".join(plain[:3]) + more
-    other = f"kept columns lose their Parquet type, because Arrow does not know it; their bytes stay the same: {names}"
-    return (notes if times else []) + ([other] if plain else [])
-
-
 def _known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[ScorerError]:
     """Return a problem for each feed whose nulls, counted in the footers, already exceed --max-bad-rows."""
     if options.rows.where or options.rows.limit is not None or options.binding.transform is not None:
@@ -450,41 +497,3 @@ def _known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[S
                 )
             )
     return problems
-
-
-def _ambiguous_paths(dataset: Dataset, binding: Binding) -> list[ScorerError]:
-    """Return a problem if image paths could be relative to several input folders."""
-    pictures = [(f, fields.find(dataset.columns, f.columns[0])) for f in binding.feeds if f.kind == "image"]
-    paths = [f for f, field in pictures if field is not None and not is_encoded(field.type)]
-    if not paths or len(dataset.folders) <= 1:
-        return []
-    return [
-        BindingError(
-            f"the image paths in {paths[0].columns[0]!r} could be relative to several folders",
-            where=f"tensor {paths[0].tensor!r}",
-            expected="one folder",
-            found=quoted_list(sorted(dataset.folders)),
-            hint="score each folder in a run of its own",
-        )
-    ]
-
-
-def _dataset_notes(dataset: Dataset, conditions: tuple[Condition, ...]) -> list[str]:
-    """Return notes about an input that can be scored: files left out or skipped, no rows, many small files."""
-    left_out = keys.left_out_note(len(dataset.left_out), conditions, dataset.hive.names)
-    notes = [left_out] if left_out else []
-    if dataset.table is not None:
-        counts = f"{plural(len(dataset.files), 'file')}, {plural(dataset.rows, 'row')}"
-        deleted = sum(file.deleted for file in dataset.files)
-        notes.append(f"{dataset.table.name}: {counts}" + (f", and {deleted:,} deleted ones" if deleted else ""))
-    if dataset.skipped:
-        files = plural(dataset.skipped, "file")
-        notes.append(f"skipped {files} in the input: not Parquet, hidden, or with a name that starts with _")
-    if dataset.unused_keys:
-        unused = quoted_list(dataset.unused_keys)
-        notes.append(f"keys in the path that are no columns, because not all files have the same ones: {unused}")
-    if dataset.rows == 0:
-        notes.append("the input has no rows; the output will have none")
-    if len(dataset.files) >= _MANY_FILES and dataset.rows / len(dataset.files) < _FEW_ROWS:
-        notes.append(f"{len(dataset.files):,} small files: opening them will take most of the time; compact them first")
-    return notes

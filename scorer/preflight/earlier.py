@@ -19,25 +19,28 @@ from scorer.plan.frozen import FrozenPlan, refuse_different
 from scorer.tables.snapshot import At
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scorer.binding.spec import Transform
     from scorer.model.spec import SessionSpec
     from scorer.options.fields import Options
     from scorer.output.place import Place
     from scorer.preflight.findings import Findings
+    from scorer.storage.files import FileId
     from scorer.tables.snapshot import TableState
 
 
 def find_earlier(
-    found: Findings, options: Options, place: Place, request: dict[str, Any]
+    found: Findings, options: Options, place: Place, request: dict[str, Any], files: Sequence[FileId]
 ) -> tuple[FrozenPlan, bool] | None:
-    """Return the plan of an earlier run of this request, and whether its output is complete.
+    """Return the plan of an earlier run of this request for these files, and whether its output is complete.
 
     None if there was no such run. Another output or another unfinished run in the same place is a problem.
     """
-    earlier = _find(found, options, place, request)
+    earlier = _find(found, options, place, request, files)
     if earlier is not None:
         frozen, done = earlier
-        _check_versions(found, options, place, frozen)
+        check_versions(found, options, place, frozen)
         if options.rows.part_bytes is not None and not done:
             found.notes.append(
                 "--part-bytes has no effect: an unfinished run is resumed with the parts it was planned with"
@@ -94,7 +97,9 @@ def with_requested_code(
     return replace(frozen, transform=replace(frozen.transform, folder=transform.folder))
 
 
-def _find(found: Findings, options: Options, place: Place, request: dict[str, Any]) -> tuple[FrozenPlan, bool] | None:
+def _find(
+    found: Findings, options: Options, place: Place, request: dict[str, Any], files: Sequence[FileId]
+) -> tuple[FrozenPlan, bool] | None:
     overwrite, published = options.out.overwrite, place.published()
     if published is not None and published.request == request:
         if place.pending() is not None:
@@ -103,19 +108,10 @@ def _find(found: Findings, options: Options, place: Place, request: dict[str, An
         if not gone:
             return published, True
         if not overwrite and not foreign_files(place):
-            verify = f"scorer verify {shlex.quote(str(place.output))}"
-            found.problems.append(
-                CommitError(
-                    "the output was changed after it was published",
-                    where=str(place.output),
-                    expected="every part of its ledger, unchanged",
-                    found=f"missing or changed: {quoted_list(gone)}",
-                    hint=f"run `{verify}` for details, or score again with --overwrite",
-                )
-            )
+            found.problems.append(changed_output(place, gone))
             return None
     if place.output.is_dir() and any(place.output.iterdir()):
-        problem = existing_problem(place, published, request, overwrite=overwrite)
+        problem = existing_problem(place, published, request, overwrite=overwrite, files=files)
         if problem is not None:
             found.problems.append(problem)
             return None
@@ -128,7 +124,19 @@ def _find(found: Findings, options: Options, place: Place, request: dict[str, An
     return None
 
 
-def _check_versions(found: Findings, options: Options, place: Place, frozen: FrozenPlan) -> None:
+def changed_output(place: Place, gone: list[str]) -> CommitError:
+    """Return the error for a published output without some of its parts."""
+    verify = f"scorer verify {shlex.quote(str(place.output))}"
+    return CommitError(
+        "the output was changed after it was published",
+        where=str(place.output),
+        expected="every part of its ledger, unchanged",
+        found=f"missing or changed: {quoted_list(gone)}",
+        hint=f"run `{verify}` for details, or score again with --overwrite",
+    )
+
+
+def check_versions(found: Findings, options: Options, place: Place, frozen: FrozenPlan) -> None:
     """Warn about package versions that differ from the plan's: another runtime may round differently."""
     now = versions()
     changed = [f"{name} {old} -> {now[name]}" for name, old in frozen.versions.items() if now.get(name, old) != old]

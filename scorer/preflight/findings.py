@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from scorer.errors import PlanError, PreflightError, ScorerError
-from scorer.storage.footers import unreadable
+from scorer.arrow import is_encoded
+from scorer.dataset import fields, keys
+from scorer.display.words import plural, quoted_list
+from scorer.errors import BindingError, PlanError, PreflightError, ScorerError
+from scorer.storage.footers import special_types, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from scorer.binding.spec import Binding
+    from scorer.dataset.conditions import Condition
+    from scorer.dataset.summary import Dataset
     from scorer.options.fields import Options
+
+
+_MANY_FILES, _FEW_ROWS = 10_000, 10_000  # with so few rows a file, opening that many files takes most of the time
 
 
 @dataclass(slots=True)
@@ -50,3 +59,53 @@ class Findings:
             )
         else:
             self.notes.append(text)
+
+
+def type_notes(dataset: Dataset, used: Sequence[str], kept: Sequence[str]) -> list[str]:
+    """Return notes about columns whose Parquet type Arrow reads as a simpler one."""
+    types = special_types(dataset.schema, dataset.footer) if dataset.footer is not None else {}
+    times = [name for name in used if types.get(name) == "INT96"]
+    plain = [f"{name!r} ({types[name]})" for name in kept if name in types and name not in times]
+    notes = [f"times of type INT96 are read in microseconds, and nanoseconds are cut off: {quoted_list(times)}"]
+    more = f" and {len(plain) - 3} more" if len(plain) > 3 else ""  # noqa: PLR2004 - enough for a note
+    names = ", ".join(plain[:3]) + more
+    other = f"kept columns lose their Parquet type, because Arrow does not know it; their bytes stay the same: {names}"
+    return (notes if times else []) + ([other] if plain else [])
+
+
+def dataset_notes(dataset: Dataset, conditions: tuple[Condition, ...]) -> list[str]:
+    """Return notes about an input that can be scored: files left out or skipped, no rows, many small files."""
+    left_out = keys.left_out_note(len(dataset.left_out), conditions, dataset.hive.names)
+    notes = [left_out] if left_out else []
+    if dataset.table is not None:
+        counts = f"{plural(len(dataset.files), 'file')}, {plural(dataset.rows, 'row')}"
+        deleted = sum(file.deleted for file in dataset.files)
+        notes.append(f"{dataset.table.name}: {counts}" + (f", and {deleted:,} deleted ones" if deleted else ""))
+    if dataset.skipped:
+        files = plural(dataset.skipped, "file")
+        notes.append(f"skipped {files} in the input: not Parquet, hidden, or with a name that starts with _")
+    if dataset.unused_keys:
+        unused = quoted_list(dataset.unused_keys)
+        notes.append(f"keys in the path that are no columns, because not all files have the same ones: {unused}")
+    if dataset.rows == 0:
+        notes.append("the input has no rows; the output will have none")
+    if len(dataset.files) >= _MANY_FILES and dataset.rows / len(dataset.files) < _FEW_ROWS:
+        notes.append(f"{len(dataset.files):,} small files: opening them will take most of the time; compact them first")
+    return notes
+
+
+def ambiguous_paths(dataset: Dataset, binding: Binding) -> list[ScorerError]:
+    """Return a problem if image paths could be relative to several input folders."""
+    pictures = [(f, fields.find(dataset.columns, f.columns[0])) for f in binding.feeds if f.kind == "image"]
+    paths = [f for f, field in pictures if field is not None and not is_encoded(field.type)]
+    if not paths or len(dataset.folders) <= 1:
+        return []
+    return [
+        BindingError(
+            f"the image paths in {paths[0].columns[0]!r} could be relative to several folders",
+            where=f"tensor {paths[0].tensor!r}",
+            expected="one folder",
+            found=quoted_list(sorted(dataset.folders)),
+            hint="score each folder in a run of its own",
+        )
+    ]

@@ -22,6 +22,7 @@ from scorer.host.versions import versions
 from scorer.locations import is_url
 from scorer.options.fields import FIELDS, PART_BYTES
 from scorer.plan.frozen import FORMAT, FrozenPlan, _hash
+from scorer.plan.parts import PlannedFile
 from scorer.plan.prepared import as_json_value, cluster_of
 from scorer.preflight import encodings, trial, tuning
 from scorer.preflight import forecast as forecast_
@@ -43,9 +44,9 @@ if TYPE_CHECKING:
     from scorer.model.resident import Engine
     from scorer.model.spec import ModelSpec, SessionSpec
     from scorer.options.fields import Options
-    from scorer.plan.parts import PlannedFile
     from scorer.plan.prepared import Forecast
     from scorer.storage.encoding import Storage
+    from scorer.tables.snapshot import Snapshot
 
 
 _LEFT_OUT = {
@@ -56,9 +57,18 @@ _LEFT_OUT = {
 
 def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict[str, str]) -> dict[str, Any]:
     """Return what identifies a request: input, model, other files by digest, options that change scores or output."""
+    inputs = [*map(as_input, dataset.files), *dataset.left_out]
+    return request_for(options, inputs, dataset.table, model, files)
+
+
+def request_for(
+    options: Options, inputs: Sequence[Any], table: Snapshot | None, model: ModelSpec, files: dict[str, str]
+) -> dict[str, Any]:
+    """Return what identifies a request.
+
+    `inputs` are what `as_input` returns for each file, and the paths of the files that --where rules out.
+    """
     values = options.to_dict()
-    inputs = [[f.path, f.folder, f.id.size, f.id.version, _hash(f.row_groups), *_by_log(f)] for f in dataset.files]
-    table = dataset.table
     values["device"] = devices.parse(options.session.device).name  # which GPU of several does not change scores
     chosen = {
         name: as_json_value(values[name])
@@ -67,12 +77,26 @@ def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict
     }
     return {
         "format": FORMAT,
-        "input": _hash([*inputs, *dataset.left_out]),
+        "input": digest_of_input(inputs),
         **({} if table is None else {"table": [table.kind, table.table_id, table.version]}),
         "model": model.digest,
         "files": files,
         **chosen,
     }
+
+
+def as_input(file: File | PlannedFile) -> list[Any]:
+    """Return what identifies a file in a request."""
+    groups = file.row_groups
+    if isinstance(file, PlannedFile):
+        groups = tuple(rows for rows, times in file.row_groups for _ in range(times))
+    more = [] if isinstance(file, PlannedFile) else _by_log(file)
+    return [file.path, file.folder, file.id.size, file.id.version, _hash(groups), *more]
+
+
+def digest_of_input(inputs: Sequence[Any]) -> str:
+    """Return the hash of the input for a request."""
+    return _hash(inputs)
 
 
 def _by_log(file: File) -> list[Any]:
@@ -90,7 +114,7 @@ def deleted_rows(files: Sequence[PlannedFile], dataset: Dataset) -> bytes:
 _INSPECTED_PARTS = 4  # the first files, or those of the first parts: their row groups must be worth copying
 _MIN_COPIED_SHARE = 0.5
 """Copied bytes per encoded byte: with fewer it costs more to pass the encoded columns through memory once more."""
-_MOST_STORE_BYTES = (1 << 30) // 2
+MOST_STORE_BYTES = (1 << 30) // 2
 """Encoded bytes of a file on a store, as estimated: a file of whole row groups may be half as large again, and stays
 below 1 GiB."""
 _SAMPLE_BYTES = 32 << 20  # of decoded rows: pictures are large
@@ -204,20 +228,20 @@ def freeze(
     reads = set(spec_.reads(bound.transform, binding))
     chosen = encodings.choose(dataset, options.out, kept, scores)
     file_rows = _file_rows(options, out, chosen, 0.0)
-    size = _part_size(options, dataset, bound, probe, frozenset(), file_rows)
+    size = part_size(options, dataset, bound, probe, frozenset(), file_rows)
     chosen, copied = _copied(options, dataset, bound, sample, chosen, reads, size)
     unread = frozenset(set(chosen.copied) - reads)
     if chosen.copied:
         file_rows = _file_rows(options, out, chosen, copied)
-        size = _part_size(options, dataset, bound, probe, unread, file_rows)
+        size = part_size(options, dataset, bound, probe, unread, file_rows)
     if on_store:
         size = size.at_most(_store_rows(out, chosen, copied))
     chosen = replace(chosen, stretch_rows=size.target if chosen.copied else 0)
-    planned = _planned_files(options, dataset, size)
+    planned = planned_files(options, dataset, size)
     frozen = FrozenPlan(
         request=request,
         files=planned,
-        table=_table_state(planned, dataset),
+        table=table_state(planned, dataset),
         left_out=dataset.left_out,
         conditions=tuple(options.rows.where),
         binding=binding,
@@ -232,6 +256,7 @@ def freeze(
         trials=probe.trials,
         together=probe.together,
         own_names=on_store,
+        generation=int(options.out.new_only),
         versions=versions(),
     )
     notes = [] if file_rows is None else _file_notes(options, file_rows, size, frozen)
@@ -254,12 +279,14 @@ def freeze(
     return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs, part_s), notes
 
 
-def _planned_files(options: Options, dataset: Dataset, size: Size) -> tuple[PlannedFile, ...]:
+def planned_files(options: Options, dataset: Dataset, size: Size) -> tuple[PlannedFile, ...]:
+    """Return every file with its parts."""
     limit, unlike = dataset.stored_limit(options.rows.limit), dict(dataset.variants)
     return plan_files(dataset.files, size, limit, unlike, dataset.deleted_rows)
 
 
-def _table_state(files: Sequence[PlannedFile], dataset: Dataset) -> TableState | None:
+def table_state(files: Sequence[PlannedFile], dataset: Dataset) -> TableState | None:
+    """Return what a plan has of the table of these files; None if they are plain files."""
     if dataset.table is None:
         return None
     data = deleted_rows(files, dataset)
@@ -360,7 +387,7 @@ def _copied(
     return (replace(chosen, copied=tuple(columns)), copied) if worth else (chosen, 0.0)
 
 
-def _part_size(
+def part_size(
     options: Options, dataset: Dataset, bound: Bound, probe: Probe, unread: frozenset[str], file_rows: int | None
 ) -> Size:
     """Return how large parts are; a part of whole row groups may have more rows if `unread` columns are copied.
@@ -390,7 +417,7 @@ def _store_rows(out: pa.Table, storage: Storage, copied: float) -> int:
     """Return the most rows of a file on a store: it is encoded in memory, and written with one request."""
     encoded = out.select([name for name in out.column_names if name not in storage.copied])
     row_bytes = encoding.encoded_growth(encoded, storage)[0] + copied
-    return max(1, int(_MOST_STORE_BYTES / max(row_bytes, 1e-9)))
+    return max(1, int(MOST_STORE_BYTES / max(row_bytes, 1e-9)))
 
 
 def _file_rows(options: Options, out: pa.Table, storage: Storage, copied: float) -> int | None:

@@ -73,6 +73,8 @@ class Report:
     """Options that differ from their default."""
     versions: dict[str, str]
     forecast: dict[str, Any] | None
+    generation: int = 0
+    """Which generation of the output this run added; 0 if the output has none."""
     files: int = 0
     """Files of the output; parts without rows have none if there is a --where."""
     files_left_out: int = 0
@@ -182,8 +184,9 @@ class Report:
             memory_forecast = f"; forecast {size(low)} to {size(high)}"
         batch = f"{self.batch_tokens} tokens" if self.batch_tokens is not None else f"{self.batch_rows:,}"
         device = devices.described(self.device, self.nodes)
+        added = f"generation {self.generation}: " if self.generation else ""
         found = [
-            ("output", f"{self.output} ({self._parts_and_files}, {size(self.output_bytes)})"),
+            ("output", f"{self.output} ({added}{self._parts_and_files}, {size(self.output_bytes)})"),
             ("resumed", f"{plural(self.parts_resumed, 'part')} from an earlier run" if self.parts_resumed else ""),
             ("time", f"{self.speed}{time_forecast}"),
             ("model", f"{device}, batches of {batch}, {plural(self.calls, 'call')}"),

@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from scorer.display import html
 from scorer.display.words import cut
 from scorer.errors import CommitError
 from scorer.output.ledger import FILES, LEDGER, TIMES, rows_of
 from scorer.output.place import nobody_wrote, refuse_another_format
+from scorer.plan.generations import KEY
 from scorer.report.outcome import Report
 from scorer.report.sections import Sources, sections, tiles
 from scorer.storage.files import write_atomically
@@ -44,7 +46,9 @@ def of_proof(plan: FrozenPlan, proof: AnyPath, parts: AnyPath) -> Sources:
     """Read the proof of an output that is published or about to be."""
     report, manifest = (json.loads((proof / name).read_text("utf-8")) for name in ("report.json", "manifest.json"))
     with open_parquet(str(proof / "ledger.parquet")) as parquet:
-        ledger = parquet.read([name for name in (*LEDGER.names, FILES.name) if name != "digests"])
+        ledger = parquet.read([name for name in (*LEDGER.names, FILES.name, KEY) if name != "digests"])
+    if plan.generation:
+        ledger = ledger.filter(pc.field(KEY) == plan.generation)
     for name in TIMES:
         if name not in ledger.column_names:
             ledger = ledger.append_column(name, pa.nulls(ledger.num_rows, pa.float64()))

@@ -79,6 +79,9 @@ class Progress:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._reset()
+
+    def _reset(self) -> None:
         self._ready: PlanReady | None = None
         self._began = 0.0
         self._pace = Pace(0.0)
@@ -98,6 +101,8 @@ class Progress:
             case Tick():
                 self._tick, self._in_parts = event, dict(event.in_parts)
             case PlanReady():
+                if self._ready is not None:  # the next run of one command
+                    self._reset()
                 self._ready, self._began = event, self._clock()
                 self._pace = Pace(self._began)
             case PartFailed():

@@ -87,7 +87,7 @@ def tiles(sources: Sources) -> list[tuple[str, str, str]]:
         (
             "rows scored",
             f"{counts.scored:,}",
-            f"of {sources.plan.rows:,} in the {'files read' if sources.plan.left_out else 'input'}",
+            f"of {sources.plan.rows:,} in the {_what_was_read(sources.plan)}",
         ),
         ("time", duration(report.seconds), f"{duration(report.scoring_s)} of it for scoring"),
         ("rows per second", f"{report.rows_per_s:,.0f}", f"on {plural(report.threads, 'thread')}"),
@@ -98,6 +98,10 @@ def tiles(sources: Sources) -> list[tuple[str, str, str]]:
         share = counts.quarantined / max(counts.rows, 1)
         found.insert(1, ("quarantined", f"{counts.quarantined:,}", f"{share:.2%} of the rows read"))
     return found
+
+
+def _what_was_read(plan: FrozenPlan) -> str:
+    return "new files" if plan.previous else "files read" if plan.left_out else "input"
 
 
 def _whose_peak(report: Report) -> str:
@@ -140,6 +144,7 @@ def _plan(plan: FrozenPlan) -> list[tuple[str, str]]:
     files = plural(len(plan.files), "file")
     return [
         ("input", f"{plural(plan.rows, 'row')} in {files}, split into {plural(plan.n_parts, 'part')}"),
+        *((("generation", f"{plan.generation} of the output"),) if plan.generation else ()),
         *((("table", f"{plan.table.location}: {plan.table.name}"),) if plan.table is not None else ()),
         *(("feed", f"{feed.tensor} ({feed.dtype}) = {feed_words(feed)}, {feed.rule}") for feed in binding.feeds),
         *((("unused", plan.unused),) if plan.unused else ()),

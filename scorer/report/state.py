@@ -24,7 +24,7 @@ _MANIFEST = ("parts", "rows", "scored", "quarantined", "filtered", "deleted", "s
 _FIELDS = {
     "running": ("age_s", "host", "pid"),
     "unfinished": ("parts", "done", "hint", "page"),
-    "done": _MANIFEST,
+    "done": (*_MANIFEST, "generations"),
 }
 """What `to_dict` contains in each state, besides `state`, `output` and the progress."""
 
@@ -56,6 +56,8 @@ class Status:
     deleted: int = 0
     size: int = 0
     """In bytes."""
+    generations: int = 0
+    """How often --new-only has added to it, the first run included; 0 if the output has no generations."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `scorer status --json` prints."""
@@ -142,7 +144,9 @@ def _done(place: Place) -> Status:
     """Return the status of a published output."""
     try:
         manifest = {"deleted": 0, **json.loads((place.folder / "manifest.json").read_text())}
-        return Status(state="done", output=str(place.output), **{name: manifest[name] for name in _MANIFEST})
+        known = {name: manifest[name] for name in _MANIFEST}
+        generations = len(manifest.get("generations", ()))
+        return Status(state="done", output=str(place.output), generations=generations, **known)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise_if_unknown(place.folder, error)
         raise _damaged(place) from error

@@ -208,7 +208,7 @@ def _files(
         values.append(key_texts(column.cast(schema.field(key).type), where, key))
     rows = actions.column("num_records").to_pylist() if "num_records" in actions.column_names else []
     for i, (path, size) in enumerate(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)):
-        place = _resolved(path, location)
+        place = resolved(path, location)
         yield TableFile(
             id=FileId(place, size, 0),
             rows=rows[i] if rows else None,
@@ -217,7 +217,7 @@ def _files(
         )
 
 
-def _resolved(path: str, location: str) -> str:
+def resolved(path: str, location: str) -> str:
     """Return where a file of the log is: its path is encoded as in a URL, and relative to the table or absolute."""
     if urlsplit(path).scheme == "file":
         return _local(path)

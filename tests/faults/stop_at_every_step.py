@@ -1,11 +1,13 @@
 """End the process before and after every step of the commit protocol on disk, then resume the run.
 
     python tests/faults/stop_at_every_step.py          # every step; with a number n, every n-th step
+    python tests/faults/stop_at_every_step.py 1 generation conversion
 
 First the steps of a run with two parts and a quarantine are recorded: each mkdir, open for writing, fsync, link, rename
-and removal. Then each step is interrupted twice: once the process ends just before it, once just after it. The script
-checks what is on disk, repeats the request, and requires an exact result. It prints a line for each step: the step,
-what was on disk, and the result.
+and removal. It is a first run, one that replaces another output, and one with --new-only that adds a generation to an
+output with or without generations. Then each step is interrupted twice: once the process ends just before it, once just
+after it. The script checks what is on disk, repeats the request, and requires an exact result. It prints a line for
+each step: the step, what was on disk, and the result.
 """
 
 from __future__ import annotations
@@ -32,8 +34,17 @@ from scorer.output.place import Place
 from scorer.storage import files
 
 MODEL = Path(__file__).parent.parent / "models" / "sum3.onnx"
-ROWS, BAD = 40, 7
+ROWS, BAD, OLD = 40, 7, 3
 ENDED = 9
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where syncing costs nothing
+MODES = {
+    "fresh": "without an older output",
+    "overwrite": "replacing another output",
+    "generation": "adding a generation",
+    "conversion": "adding a generation to an output that has none",
+}
+NOT_REACHED = "not interrupted"
+GROWING = ("generation", "conversion")
 
 
 @dataclass
@@ -113,20 +124,19 @@ def _steady(name: str) -> str:
     return f"{head}.ATTEMPT.{tail}" if dot and len(attempt) == 12 else name
 
 
-def make_input(folder: Path) -> Path:
+def make_input(path: Path) -> Path:
     """Write an input of two parts, with one bad row in the second."""
     columns = {"id": np.arange(ROWS), **{c: np.arange(ROWS, dtype=np.float64) for c in "abc"}}
     columns["a"][BAD + 20] = 1e300  # no float32 holds it
-    path = folder / "in.parquet"
     pq.write_table(pa.table(columns), path, row_group_size=20)
     return path
 
 
-def score(source: Path, output: Path, *, overwrite: bool) -> None:
+def score(source: Path, output: Path, mode: str) -> None:
     """Run once; the same call is interrupted and then repeated."""
     scorer.run(
-        source, MODEL, output, cluster="synchronous", feed="x=a,b,c", max_bad_rows=1, part_bytes=4096, tune=False,
-        batch_rows=8, overwrite=overwrite,
+        source, MODEL, output, cluster="synchronous", feed="x=a,b,c", max_bad_rows=1, part_bytes=4096, file_rows=20,
+        tune=False, batch_rows=8, overwrite=mode == "overwrite", new_only=mode in GROWING,
     )  # fmt: skip
 
 
@@ -154,10 +164,10 @@ def describe(output: Path) -> str:
     """Describe the files that the ended process left."""
     place = Place.of(str(output), None)
     work = list(place.folder.glob("work-*")) if place.folder.exists() else []
-    staged = sum(1 for _ in place.folder.glob("work-*/parts/*.parquet"))
+    staged = sum(1 for _ in place.folder.glob("work-*/parts/**/*.parquet"))
     there = "no OUT"
     if output.exists():
-        rows = sum(pq.read_metadata(path).num_rows for path in output.glob("*.parquet"))
+        rows = rows_in(output)
         there = f"OUT with {rows} rows"
     temps = sum(1 for _ in place.folder.glob("work-*/tmp/*"))
     doing = (
@@ -166,12 +176,21 @@ def describe(output: Path) -> str:
     return f"{there}, {doing}, {staged} parts, {temps} temps"
 
 
-def faults_of(output: Path) -> str:
+def rows_in(output: Path) -> int:
+    """Return the number of rows of an output."""
+    return sum(pq.read_metadata(path).num_rows for path in output.rglob("*.parquet"))
+
+
+def faults_of(output: Path, mode: str) -> str:
     """Return the faults of a finished output; empty if it is exact."""
-    table = pa.concat_tables([pq.ParquetFile(path).read() for path in sorted(output.glob("*.parquet"))])
+    table = pa.concat_tables([pq.ParquetFile(path).read() for path in sorted(output.rglob("*.parquet"))])
     good = [row for row in range(ROWS) if row != BAD + 20]
+    old = range(OLD) if mode in GROWING else ()
     wrong = []
-    if table["id"].to_pylist() != good or table["total"].to_pylist() != [3.0 * row for row in good]:
+    if table["id"].to_pylist() != [*old, *good] or table["total"].to_pylist() != [
+        *(3.0 for _ in old),
+        *(3.0 * row for row in good),
+    ]:
         wrong.append("other rows or scores")
     verdict = verify(Place.of(str(output), None), deep=True)
     wrong += verdict.faults
@@ -179,34 +198,41 @@ def faults_of(output: Path) -> str:
     if bad["id"].to_pylist() != [BAD + 20]:
         wrong.append("another quarantine")
     left = sorted(os.listdir(f"{output}.scorer"))
-    if left != sorted(["events.jsonl", *publish.PROOF_FILES]):
+    generations = ["generation=0001", "generation=0002"] if mode in GROWING else []
+    if left != sorted(["events.jsonl", *publish.PROOF_FILES, *generations]):
         wrong.append(f"left behind: {left}")
-    beside = sorted(name for name in os.listdir(output.parent) if name not in {"in.parquet", "old.parquet"})
+    beside = sorted(name for name in os.listdir(output.parent) if name not in {"in", "old"})
     if beside != [output.name, f"{output.name}.scorer"]:
         wrong.append(f"left beside: {beside}")
     return "; ".join(wrong)
 
 
-def prepare(folder: Path, *, overwrite: bool) -> tuple[Path, Path]:
-    """Write an input, and with `overwrite` an older output; return both paths."""
-    source, output = make_input(folder), folder / "out"
-    if overwrite:
-        old = folder / "old.parquet"
-        pq.write_table(pa.table({"id": np.arange(3), **{c: np.ones(3) for c in "abc"}}), old)
-        code, text = in_a_child(lambda: score(old, output, overwrite=False))
+def prepare(folder: Path, mode: str) -> tuple[Path, Path]:
+    """Write an input and, except for a first run, an older output; return both paths."""
+    source, output = folder / "in", folder / "out"
+    source.mkdir()
+    if mode != "fresh":
+        older = folder / "old" if mode == "overwrite" else source
+        older.mkdir(exist_ok=True)
+        pq.write_table(
+            pa.table({"id": np.arange(OLD), **{c: np.ones(OLD) for c in "abc"}}), older / "a.parquet", row_group_size=20
+        )
+        first = "generation" if mode == "generation" else "fresh"
+        code, text = in_a_child(lambda: score(older, output, first))
         assert code == 0, text
+    make_input(source / "b.parquet")
     return source, output
 
 
-def record_steps(*, overwrite: bool) -> list[str]:
+def record_steps(mode: str) -> list[str]:
     """Return the steps of an uninterrupted run."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, output = prepare(Path(folder), overwrite=overwrite)
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        source, output = prepare(Path(folder), mode)
 
         def run() -> str:
             steps = Steps(top=folder)
             steps.watch()
-            score(source, output, overwrite=overwrite)
+            score(source, output, mode)
             return "\n".join(steps.taken)
 
         code, text = in_a_child(run)
@@ -214,35 +240,39 @@ def record_steps(*, overwrite: bool) -> list[str]:
         return text.splitlines()
 
 
-def interrupt(at: int, *, after: bool, overwrite: bool) -> tuple[str, str]:
+def interrupt(at: int, mode: str, *, after: bool) -> tuple[str, str]:
     """Interrupt at one step and repeat; return (the state after the interruption, the faults at the end)."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, output = prepare(Path(folder), overwrite=overwrite)
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        source, output = prepare(Path(folder), mode)
 
         def run() -> None:
             Steps(top=folder, at=at, after=after).watch()
-            score(source, output, overwrite=overwrite)
+            score(source, output, mode)
 
         code, text = in_a_child(run)
+        if code == 0:  # of a slow run, the lock's heartbeats were recorded too
+            return NOT_REACHED, faults_of(output, mode)
         assert code == ENDED, (at, code, text)
         state = describe(output)
         if output.exists():
-            rows = sum(pq.read_metadata(path).num_rows for path in output.glob("*.parquet"))
-            assert rows in ({3, ROWS - 1} if overwrite else {ROWS - 1}), f"half an output: {state}"
-        code, text = in_a_child(lambda: score(source, output, overwrite=overwrite))
-        return state, f"exit {code}: {text.splitlines()[-1]}" if code else faults_of(output)
+            before, new = 0 if mode == "fresh" else OLD, ROWS - 1
+            whole = {before + new} if mode in GROWING else {new}
+            assert rows_in(output) in whole | {before} - {0}, f"half an output: {state}"
+        code, text = in_a_child(lambda: score(source, output, mode))
+        return state, f"exit {code}: {text.splitlines()[-1]}" if code else faults_of(output, mode)
 
 
 def main() -> None:
     """Print the table; exit with 1 if a line is not exact."""
     every = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    modes = sys.argv[2:] or list(MODES)
     wrong = total = 0
-    for overwrite in (False, True):
-        print("\nreplacing another output" if overwrite else "without an older output")
-        for at, step in list(enumerate(record_steps(overwrite=overwrite)))[int(overwrite) % every :: every]:
+    for number, mode in enumerate(modes):
+        print(f"\n{MODES[mode]}")
+        for at, step in list(enumerate(record_steps(mode)))[number % every :: every]:
             for after in (False, True):
-                state, fault = interrupt(at, after=after, overwrite=overwrite)
-                total, wrong = total + 1, wrong + bool(fault)
+                state, fault = interrupt(at, mode, after=after)
+                total, wrong = total + (state != NOT_REACHED), wrong + bool(fault)
                 print(f"{'after' if after else 'before':6} {step:62} -> {state:52} -> {fault or 'exact'}")
     print(f"\n{total} interruptions, {wrong} not exact after the same command")
     sys.exit(bool(wrong))

@@ -176,6 +176,7 @@ def test_a_keep_that_parses_only_in_part_is_refused(text):
         ({"ahead": 2, "scheduler": "tcp://h:1"}, "--ahead needs workers"),
         ({"workers": 2, "adapt": "0:2", "cluster": "processes"}, "cannot be combined"),
         ({"file_rows": 5, "file_bytes": "1MiB"}, "cannot be combined"),
+        ({"limit": 5, "new_only": True}, "cannot be combined"),
         ({"queue": "x", "walltime": "01:00:00"}, "'queue', 'walltime' can only be used with a job queue"),
     ],
 )

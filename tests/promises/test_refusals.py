@@ -598,6 +598,7 @@ OPTIONS = [
         for number, value in enumerate(values, 1)
     ),
     Case("many-bad-values", RUN + " --batch-rows 0 --cluster spark --max-bad-rows 200%", "options " * 3, exit_code=2),
+    Case("limit-and-new-only", RUN + " --limit 5 --new-only", "options", exit_code=2),
     Case("file-rows-and-file-bytes", RUN + " --file-rows 5 --file-bytes 1MiB", "options", exit_code=2),
     Case("workers-without-processes", RUN + " --workers 2", "options", exit_code=2),
     Case("workers-with-scheduler", RUN + " --workers 2 --scheduler tcp://127.0.0.1:1", "options", exit_code=2),
