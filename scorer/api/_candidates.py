@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scorer.preflight import independence
+from scorer.preflight.trial import try_rows
 from scorer.scoring import batches
 from scorer.scoring.compare import Difference, difference
 
@@ -97,7 +97,7 @@ def _is_pooled(fetch: Fetch) -> bool:
 
 def couples_rows(engine: Engine, binding: Binding, table: pa.Table) -> str:
     """Return in what way a row's score depends on the other rows in its batch; '' if it does not."""
-    verdict = independence.try_rows(engine, binding, table, table.num_rows)
+    verdict = try_rows(engine, binding, table, table.num_rows)
     return "" if verdict is None or verdict.independent else str(verdict)
 
 
