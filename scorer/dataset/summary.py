@@ -282,18 +282,16 @@ def _footers(listed: Sequence[Listed], table: Snapshot | None) -> list[_Footer]:
     remote = any(is_url(file.path) for file in listed)
     with ThreadPoolExecutor(min(_REQUESTS if remote else _FOOTER_THREADS, len(listed))) as pool:
         rest = pool.map(lambda file: _footer(file, table, first_schema), listed[1:])
-        footers = [
-            first,
-            *(footer if i < _SAMPLED_FILES else _without_metadata(footer) for i, footer in enumerate(rest, 1)),
-        ]
+        others = (footer if i < _SAMPLED_FILES else _without_metadata(footer) for i, footer in enumerate(rest, 1))
+        footers = [first, *others]
     problems = [footer for footer in footers if isinstance(footer, ScorerError)]
     if problems:
         more = len(problems) - 1
-        others = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
+        too = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
         from scorer.dataset.to_parquet import named  # noqa: PLC0415 - only for an error
 
         one = named(problems)
-        raise type(one)(one.what + others, one.where, one.expected, one.found, one.hint)
+        raise type(one)(one.what + too, one.where, one.expected, one.found, one.hint)
     return [footer for footer in footers if not isinstance(footer, ScorerError)]
 
 

@@ -221,8 +221,6 @@ def freeze(
     If the output is `on_store`, its files have names of their own and a limited size.
     """
     binding = bound.binding
-    total = rows_ahead(options, dataset)
-    threads = planned_threads(options.cluster)
     out = _first_output(loaded, bound, sample, probe)
     kept, scores = sample.rows.select(list(binding.kept)), out.select(list(binding.outputs))
     reads = set(spec_.reads(bound.transform, binding))
@@ -275,7 +273,8 @@ def freeze(
         remote=_remote(options, dataset, bound, measured),
     )  # fmt: skip
     files = 1 + sum(file.joined for file in frozen.files) / max(1, frozen.n_parts)
-    part_s, threads = part_seconds(dataset.open_s, files), min(threads, max(1, frozen.n_parts))
+    part_s = part_seconds(dataset.open_s, files)
+    total, threads = rows_ahead(options, dataset), min(planned_threads(options.cluster), max(1, frozen.n_parts))
     return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs, part_s), notes
 
 
