@@ -392,16 +392,16 @@ def _cast_to_plan(column: pa.ChunkedArray, field: pa.Field, source: Source) -> p
 
 def _excluded(parquet: AnyParquet, group: int, conditions: Sequence[conditions_.Condition], own: Sequence[str]) -> bool:
     """Return whether the footer's statistics prove that no row of the row group meets the conditions."""
-    if not conditions or isinstance(parquet, TableColumns):  # its statistics are those of other columns
+    if not conditions:
         return False
-    schema = parquet.schema_arrow
-    leaves = flat_leaves(schema, parquet.metadata)
+    schema, of_table = parquet.schema_arrow, isinstance(parquet, TableColumns)
+    leaves = parquet.flat_leaves() if of_table else flat_leaves(schema, parquet.metadata)
     for condition in conditions:
         name = condition.column
         field = fields.find(schema, name) if name in own else None
         inner = field is not None and name not in schema.names
         if (
-            inner and condition.op not in conditions_.NULLS
+            inner and not of_table and condition.op not in conditions_.NULLS
         ):  # writers may not count the nulls of a struct as its field's
             leaf = only_leaf(parquet.metadata, ".".join(fields.path_of(name)))
         else:

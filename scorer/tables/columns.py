@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from scorer.arrow import common_type
 from scorer.display.words import quoted_list
 from scorer.errors import InputError
+from scorer.storage.footers import flat_leaves
 from scorer.tables.snapshot import DEFAULT, FIELD_ID, IN_FILES, STORED, value_of
 
 if TYPE_CHECKING:
@@ -95,6 +96,13 @@ class TableColumns:
     def stored(self, names: Iterable[str]) -> list[str]:
         """Return the columns of the file that are read for these columns and fields of the table."""
         return list(dict.fromkeys(self._stored[name] for name in self._whole(names) if name in self._stored))
+
+    def flat_leaves(self) -> dict[str, int]:
+        """Return the column index in a row group of each flat column that is read as it is stored."""
+        leaves = flat_leaves(self._parquet.schema_arrow, self.metadata)
+        as_stored = {name: own for name, own in self._stored.items() if self._convert[name] is None and own in leaves}
+        flat = {field.name for field in self.schema_arrow if not pa.types.is_nested(field.type)}
+        return {name: leaves[own] for name, own in as_stored.items() if name in flat}
 
     def read_row_groups(
         self, groups: Sequence[int], columns: Sequence[str] | None = None, *, use_threads: bool = True

@@ -50,7 +50,7 @@ def request(schema, numbers, texts):
         if pa.types.is_decimal(kind) or pa.types.is_boolean(kind):
             return numbers, {"feed": {"x": [field.name]}}
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-            return numbers, {"feed": {"x": f"epoch({field.name})"}}
+            return numbers, {"feed": {"x": f"{field.name}|epoch(ms)"}}
         if pa.types.is_string(kind):
             return texts, {"feed": {"x": [field.name]}, "on_null": "x=none"}
     return None

@@ -52,6 +52,15 @@ def test_columns_are_renamed_reordered_added_and_left_out(tmp_path):
     assert stored_names(table, ["id", "new"]) == ["c1"]
 
 
+def test_statistics_are_those_of_the_columns_that_are_read_as_they_are_stored(tmp_path):
+    stored = pa.table({"s": [{"x": 1}], "c1": pa.array([1], pa.int32()), "b": [2.0], "c": ["x"]})
+    columns = [named("c", pa.string()), named("id", pa.int32(), "c1"), named("c1", pa.float64(), "b")]
+    table = opened(tmp_path, stored, [*columns, named("s", stored.schema.field("s").type), named("new", pa.int8())])
+    assert table.flat_leaves() == {"c": 3, "id": 1, "c1": 2}
+    wider = opened(tmp_path, stored, [named("c1", pa.int64()), named("b", pa.float64())])
+    assert wider.flat_leaves() == {"b": 2}
+
+
 def test_ids_come_before_names_and_a_file_without_ids_is_read_by_names(tmp_path):
     ids = pa.schema([named("x", pa.int64(), field_id=2), named("y", pa.int64(), field_id=1)])
     columns = [named("x", pa.int64(), "a", field_id=1), named("b", pa.int64(), "b", "old", field_id=3)]
