@@ -21,7 +21,7 @@ from scorer.arrow import common_type
 from scorer.display.words import quoted_list
 from scorer.errors import InputError
 from scorer.storage.footers import flat_leaves
-from scorer.tables.snapshot import DEFAULT, FIELD_ID, IN_FILES, STORED, value_of
+from scorer.tables.snapshot import DEFAULT, FIELD_ID, IN_FILES, NO_NAMES, STORED, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -189,7 +189,7 @@ def _find(field: pa.Field, stored: Iterable[pa.Field], *, by_id: bool) -> pa.Fie
     if by_id and FIELD_ID in metadata:
         wanted = metadata[FIELD_ID]
         return next((one for one in stored if (one.metadata or {}).get(FIELD_ID) == wanted), None)
-    names = json.loads(metadata[STORED]) if STORED in metadata else [field.name]
+    names = json.loads(metadata[STORED]) or [] if STORED in metadata else [field.name]
     return next((one for name in names for one in stored if one.name == name), None)
 
 
@@ -326,7 +326,7 @@ def _bare_type(kind: pa.DataType) -> pa.DataType:
 def _absent(field: pa.Field, stored: Iterable[pa.Field], path: str) -> pa.Scalar:
     """Return the value of a column that a file does not have; raise InputError if there is none."""
     metadata = field.metadata or {}
-    if not _has_ids(stored) and metadata.get(STORED) == b"[]":
+    if not _has_ids(stored) and metadata.get(STORED) == NO_NAMES:
         raise InputError(
             "a file of the table has no field ids, by which its columns are found",
             where=path,

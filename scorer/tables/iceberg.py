@@ -215,7 +215,7 @@ def _arrow_schema(schema: Schema, metadata: TableMetadata, in_files: Collection[
 
     def field(one: pa.Field) -> pa.Field:
         number = int(one.metadata[FIELD_ID])
-        kept = {FIELD_ID: str(number).encode()} | stored_as(names.get(number, ()))
+        kept = {FIELD_ID: str(number).encode()} | stored_as(names.get(number, ()) if mapping else None)
         kind, default = plain(one.type), schema.find_field(number).initial_default
         if default is not None:
             kept |= default_of(pa.scalar(default, kind))

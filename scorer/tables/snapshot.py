@@ -29,6 +29,8 @@ FIELD_ID = b"PARQUET:field_id"
 """Metadata of a field of `Snapshot.schema`: the id under which the files have it."""
 STORED = b"scorer:stored"
 """Metadata of a field: its names in files without ids, a JSON list; without it, its own name."""
+NO_NAMES = b"null"
+"""The value of `STORED` if the table does not say the names of its columns in files without ids: those are refused."""
 IN_FILES = b"scorer:in-files"
 """Metadata of a field that every file must have: its value in files without it is not read, and not null."""
 DEFAULT = b"scorer:default"
@@ -141,9 +143,9 @@ def identity_of(deleted: np.ndarray) -> str:
     return hashlib.sha256(deleted.astype("<i8").tobytes()).hexdigest()[:16] if len(deleted) else ""
 
 
-def stored_as(names: Sequence[str]) -> dict[bytes, bytes]:
-    """Return the metadata of a field that files without ids have under one of these names."""
-    return {STORED: json.dumps(list(names)).encode()}
+def stored_as(names: Sequence[str] | None) -> dict[bytes, bytes]:
+    """Return the metadata of a field that files without ids have under one of these names; None if it is unknown."""
+    return {STORED: NO_NAMES if names is None else json.dumps(list(names)).encode()}
 
 
 def default_of(value: pa.Scalar) -> dict[bytes, bytes]:

@@ -42,6 +42,7 @@ REFUSED = {
     "big_query_error": "cannot be read",
     "iceberg_v1_deprecated/default/legacy_v1": "cannot be read",
     "partition_binary": "whose value in the table's partitions is not read",
+    "hive_partitioned_table": "whose value in the table's partitions is not read",
     "partition_time/default.db/partition_time": "whose value in the table's partitions is not read",
     # the files are not where the metadata says
     "map_stats/default.db/map_stats": "does not exist",
