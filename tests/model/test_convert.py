@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pandas as pd
 import pyarrow as pa
 import pytest
-from support import convertible
+from support import convertible, random_boosters
 from support.runs import cli, command, read, write
 
 from scorer.errors import ConversionRefused, InputError, ModelError
@@ -35,7 +35,7 @@ WRONG = {
     "sklearn, random forest, missing values": 500, "sklearn, random forest, a number": 500,
     "sklearn, decision tree": 200,
 }  # fmt: skip
-"""Models of which a plain converter scores at least so many of 3,000 rows wrongly, without a warning."""
+"""Models of which a plain converter scores at least so many of 3,000 rows differently from their library."""
 NOT_PLAIN = {
     "lightgbm, cross_entropy", "lightgbm, cross_entropy_lambda",
     "xgboost, dart", "xgboost, linear", "xgboost, categories",
@@ -153,6 +153,18 @@ def plain_differences(original, plain, request):
         apart = np.abs(got - expected).max(axis=1) / max(1, np.abs(expected).max())
         counts.append(int((~(apart <= 1e-5)).sum()))
     return counts
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_random_models_are_converted_exactly(tmp_path, library):
+    train = getattr(random_boosters, f"{library}_model")
+    for seed in range(20):
+        model, rows = train(seed)
+        path = tmp_path / f"{seed}.{convertible.SUFFIXES[library]}"
+        model.save_model(path)
+        assert conversion.convert(request_of(path, rows)).record["largest_difference"] < 1e-5, seed
 
 
 @pytest.mark.parametrize("name", [name for name, case in convertible.CASES.items() if case.refused])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 8
 NAMES = [f"f{i}" for i in range(COLUMNS)]
-_SUFFIXES = {"lightgbm": "txt", "xgboost": "json", "catboost": "cbm"}
+SUFFIXES = {"lightgbm": "txt", "xgboost": "json", "catboost": "cbm"}
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def targets(frame):
 
 def write(model, case, folder):
     """Write a model as its library does, and return the path."""
-    path = folder / f"model.{_SUFFIXES.get(case.library, 'pkl')}"
+    path = folder / f"model.{SUFFIXES.get(case.library, 'pkl')}"
     if case.library == "lightgbm":
         getattr(model, "booster_", model).save_model(path)
-    elif case.library in _SUFFIXES:
+    elif case.library in SUFFIXES:
         model.save_model(path)
     else:
         path.write_bytes(pickle.dumps(model))
