@@ -7,10 +7,10 @@
     optimisation.py    optimise: a faster form of a model, measured and compared before it is written
     inspection.py      inspect: what a model needs, beside some data
     verification.py    verify: check a published output against its proof
+    rescoring.py       verify --rescore and replay: score rows again and compare
     cleaning.py        clean: remove what unfinished runs left
     _kinds.py          the kinds of frames that score takes: pandas, polars and Arrow
     _candidates.py     optimise: time the candidates, and compare their scores
-    _rescoring.py      verify --rescore: score some rows again and compare
     _failures.py       the errors of a run that cannot be published
 
 Knows every package below; the command line is its first user.

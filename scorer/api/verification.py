@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from scorer.api._rescoring import Rescored
+    from scorer.api.rescoring import Rescored
     from scorer.output.writer import Source
     from scorer.plan.frozen import FrozenPlan
 
@@ -238,7 +238,7 @@ def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]], str
 def _rescoring(
     files: Files, place: Place, plans: list[FrozenPlan], ledger: list[dict[str, Any]], rows: int
 ) -> Rescored:
-    from scorer.api._rescoring import rescore  # noqa: PLC0415 - start-up: only this needs the runtime
+    from scorer.api.rescoring import rescore  # noqa: PLC0415 - start-up: only this needs the runtime
 
     return rescore(files, place, plans, ledger, rows)
 

@@ -1,6 +1,7 @@
 """The command line: flags in, text or JSON out, an exit code.
 
     main.py        the commands: parse the flags, call the API, print, exit
+    replay.py      scorer replay: one row of an output, from the input to its scores
     command.py     what commands share: help by topic, usage errors, results, exit codes
     flags.py       the fields of the options as click flags, and values from a job file
     text.py        plans, reports and errors as text, as wide as the terminal

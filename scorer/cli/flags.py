@@ -42,6 +42,13 @@ def complete_folders(ctx: click.Context, param: click.Parameter, incomplete: str
     return _item(incomplete, "dir")
 
 
+WORK_DIR = click.option(
+    "--work-dir", metavar="DIR", shell_complete=complete_folders,
+    help="Folder of the proof, if the run used --work-dir. Default: OUT.scorer.",
+)  # fmt: skip
+OUT = click.argument("output", metavar="OUT", shell_complete=complete_folders)
+
+
 def _item(incomplete: str, kind: str) -> list[CompletionItem[Any]]:
     from click.shell_completion import CompletionItem  # noqa: PLC0415 - only completion needs it
 

@@ -14,24 +14,21 @@ import click
 from scorer.cli.command import Command, Group, fail, print_text, reports_errors, show, store_flags
 from scorer.cli.flags import (
     JSON,
+    OUT,
+    WORK_DIR,
     bind_flags,
     cluster_flags,
     cluster_of,
     complete_files,
-    complete_folders,
     options_of,
     request_flags,
 )
+from scorer.cli.replay import replay
 from scorer.cli.startup import fast_imports
 from scorer.errors import CommitError, OptionsError, PreflightError
 from scorer.host import streams
 from scorer.options.values import QUEUES
 
-_WORK_DIR = click.option(
-    "--work-dir", metavar="DIR", shell_complete=complete_folders,
-    help="Folder of the proof, if the run used --work-dir. Default: OUT.scorer.",
-)  # fmt: skip
-_OUT = click.argument("output", metavar="OUT", shell_complete=complete_folders)
 _WATCH_S = 2.0
 
 
@@ -313,14 +310,14 @@ def optimise(  # noqa: PLR0913 - click's values
 
 
 @main.command(cls=Command)
-@_OUT
+@OUT
 @store_flags
 @click.option("--deep", is_flag=True, help="Read every page and value instead of the footers only.")
 @click.option(
     "--rescore", type=click.IntRange(min=0), default=0, metavar="N",
     help="Score N random rows again and compare the scores. Needs the input and the model.",
 )  # fmt: skip
-@_WORK_DIR
+@WORK_DIR
 @JSON
 @reports_errors
 def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
@@ -344,10 +341,10 @@ def verify(output: str, deep: bool, rescore: int, work_dir: str | None, as_json:
 
 
 @main.command(cls=Command)
-@_OUT
+@OUT
 @store_flags
 @click.option("--watch", is_flag=True, help="Refresh every two seconds until the run ends.")
-@_WORK_DIR
+@WORK_DIR
 @JSON
 @reports_errors
 def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
@@ -381,13 +378,13 @@ def status(output: str, watch: bool, work_dir: str | None, as_json: bool) -> Non
 
 
 @main.command(cls=Command)
-@_OUT
+@OUT
 @click.option(
     "--to", metavar="FILE", shell_complete=complete_files,
     help="Where to write the page. Default: report.html in OUT.scorer.",
 )  # fmt: skip
 @store_flags
-@_WORK_DIR
+@WORK_DIR
 @JSON
 @reports_errors
 def report(output: str, to: str | None, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's value
@@ -409,10 +406,10 @@ def report(output: str, to: str | None, work_dir: str | None, as_json: bool) -> 
 
 
 @main.command(cls=Command)
-@_OUT
+@OUT
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 @store_flags
-@_WORK_DIR
+@WORK_DIR
 @JSON
 @reports_errors
 def clean(output: str, dry_run: bool, work_dir: str | None, as_json: bool) -> None:  # noqa: FBT001 - click's values
@@ -477,3 +474,6 @@ def cluster_script(**given: Any) -> None:  # noqa: ANN401 - click's values
     from scorer.cluster.queues import script  # noqa: PLC0415 - start-up
 
     print_text(script(options))
+
+
+main.add_command(replay)

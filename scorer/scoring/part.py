@@ -190,7 +190,7 @@ def score(job: Job, attempt: Attempt, rows: Rows) -> Scored:
         raise worker_unfit(job, str(error)) from error
     began = time.perf_counter()
     fed = rows.table.select(job.reads)
-    fed, bad = (fed, {}) if frozen.transform is None else _transformed(fed, job)
+    fed, bad = (fed, {}) if frozen.transform is None else transformed(fed, job)
     attempt.stages += Stages(pack=time.perf_counter() - began)
     count = job.row_counter(attempt.part.index, rows.filtered)
     scored = batches.score(fed, rows.edges, frozen.binding, session, bad, frozen.batch_tokens, count)
@@ -204,7 +204,7 @@ def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
     spec, part = job.spec, attempt.part
     quarantine = _quarantine(job, attempt, rows, scored)
     good = scored.good()
-    scores = _scores(job, attempt, rows, scored, good)
+    scores = output_rows(job, attempt, rows, scored, good)
     kept = rows.table.select(job.kept(rows.groups))
     made = content.of_part(job, part, kept, scores, good, rows.groups, attempt.fetched)
     counts = Counts(
@@ -279,7 +279,7 @@ def rescored(key: str, part: Part) -> pa.Table:
     fetch(job, attempt)
     rows = read(job, attempt)
     scored = score(job, attempt, rows)
-    return _scores(job, attempt, rows, scored, scored.good())
+    return output_rows(job, attempt, rows, scored, scored.good())
 
 
 def _score_isolated(job: Job, attempt: Attempt) -> None:
@@ -325,7 +325,7 @@ def _quarantine(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> str:
     return write_quarantine(job.staging, attempt.part.name, attempt.id, table, whys)
 
 
-def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
+def transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
     """Apply the user's function: return its columns in the planned types, and the rows that it could not transform."""
     transform = job.spec.frozen.transform
     if transform is None or not table.num_rows:
@@ -336,7 +336,7 @@ def _transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
     return transform_.realign(good, bad, table.num_rows), bad
 
 
-def _scores(job: Job, attempt: Attempt, rows: Rows, scored: Scored, good: pa.ChunkedArray | None) -> pa.Table:
+def output_rows(job: Job, attempt: Attempt, rows: Rows, scored: Scored, good: pa.ChunkedArray | None) -> pa.Table:
     """Return the output columns that are not kept from the input, for good rows, in the planned types."""
     binding = job.spec.frozen.binding
     table = pa.Table.from_arrays(scored.columns, names=list(binding.outputs))
