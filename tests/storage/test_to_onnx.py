@@ -120,13 +120,10 @@ def test_a_pickle_is_never_loaded(tmp_path):
 
 
 KERAS = """python -c 'import keras; keras.saving.load_model("{path}").export("{out}", format="onnx")'"""
-CATBOOST = (
-    "python -c 'import catboost; m = catboost.CatBoost(); "
-    """m.load_model("{path}"); m.save_model("{out}", format="onnx")'"""
-)
+CATBOOST = "scorer convert {path} --output {out} --check DATA.parquet"
 PMML = (
-    "export the model again from the program that trained it: skl2onnx converts scikit-learn models, "
-    "onnxmltools those of XGBoost, LightGBM and Spark"
+    "export the model again from the program that trained it: "
+    "`scorer convert` reads files of LightGBM, XGBoost, CatBoost and scikit-learn"
 )
 TFLITE = "with tf2onnx installed: python -m tf2onnx.convert --tflite {path} --output {out}"
 LFS = "run `git lfs pull`: the file is a Git LFS pointer"
