@@ -29,12 +29,9 @@ from scorer.preflight.freeze import Bound
 from scorer.preflight.tuning import Probe
 from scorer.storage.stores import changes as changed_files
 from scorer.storage.stores import for_arrow
-from scorer.tables.snapshot import At
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-    import numpy as np
 
     from scorer.binding.spec import Transform
     from scorer.dataset.conditions import Condition
@@ -46,7 +43,7 @@ if TYPE_CHECKING:
     from scorer.preflight.findings import Findings
     from scorer.storage.files import FileId
     from scorer.tables.changes import Changes
-    from scorer.tables.snapshot import Snapshot, TableFile, TableState
+    from scorer.tables.snapshot import Snapshot, TableState
 
 
 _SHOWN = 3  # names of files in a message
@@ -151,26 +148,25 @@ class Search:
         unfinished = self._unfinished((), published.plan_hash)
         if unfinished is not None:
             return unfinished
-        if int(table.version) < int(scored.version):
-            return self._refuse(published, _older(table, scored))
-        from scorer.tables.changes import changes  # noqa: PLC0415 - only for tables
+        from scorer.tables.changes import as_added, changes  # noqa: PLC0415 - only for tables
 
-        found = changes(table.location, int(scored.version), int(table.version))
+        found = changes(table, scored.version)
         if found.rewritten:
             return self._refuse(published, _rewritten(table, scored, found))
         if found.removed:
             files, names = plural(len(found.removed), "file"), quoted_list(found.removed, _SHOWN)
             self.found.notes.append(f"{files} of the table were deleted; their rows stay in the output: {names}")
-        new = restored(table, found)
+        new = as_added(table, found)
         listed = replace(self.listed, files=tuple(tables.listed(new, trees())), table=new)
-        matching = _matching(listed, self.conditions, decode_schema(published.read_schema)) if listed.files else set()
+        every = replace(listed, files=(*self.listed.files, *listed.files))
+        matching = _matching(every, self.conditions, decode_schema(published.read_schema))
         chosen = tuple(file for file in listed.files if file.path in matching)
         if not chosen:
             return Increment(plan=published, done=True)
         dataset = summarise_files(replace(listed, files=chosen))
         self.found.problems += _problems(self.place, dataset, published)
         self.found.notes.append(
-            f"--new-only adds {plural(len(chosen), 'new file')} of the versions from {int(scored.version) + 1}"
+            f"--new-only adds {plural(len(chosen), 'file')} that are new since {scored.name.partition(', ')[2]}"
         )
         inputs = [published.request["input"], *map(freeze.as_input, dataset.files)]
         request = {**self.request, "input": freeze.digest_of_input(inputs)}
@@ -213,8 +209,6 @@ def _other_recipe(place: Place, published: FrozenPlan, request: dict[str, Any]) 
         found = f"only the first {published.request['limit']:,} rows of its input, by --limit"
     if not found and (published.request.get("table") or [])[:2] != (request.get("table") or [])[:2]:
         found = f"another input: {published.table.name if published.table else 'plain Parquet files'}"
-    if not found and (request.get("table") or [""])[0] == "iceberg":
-        found = "an Iceberg table, of which --new-only cannot tell yet what is new"
     if not found and published.own_names != isinstance(place, StorePlace):
         found = "file names of an output on an object store" if published.own_names else "file names of one on a disk"
     if not found:
@@ -228,41 +222,15 @@ def _other_recipe(place: Place, published: FrozenPlan, request: dict[str, Any]) 
     )
 
 
-def _older(table: Snapshot, scored: TableState) -> ScorerError:
-    return InputChanged(
-        "the requested version of the table is older than the one that was scored",
-        where=table.location,
-        expected=f"version {scored.version} or a later one",
-        found=f"version {table.version}",
-        hint="leave out --input-version, or choose another --output",
-    )
-
-
 def _rewritten(table: Snapshot, scored: TableState, found: Changes) -> ScorerError:
     return InputChanged(
         "rows of the table were updated or deleted since they were scored",
         where=table.location,
-        expected=f"rows that were added since version {scored.version}, and no other changes",
-        found=f"{plural(len(found.rewritten), 'file')} with other rows in version {table.version}: "
+        expected=f"rows that were added since {scored.name.partition(', ')[2]}, and no other changes",
+        found=f"{plural(len(found.rewritten), 'file')} with other rows in {table.name.partition(', ')[2]}: "
         f"{quoted_list(found.rewritten, _SHOWN)}",
         hint="score everything again with --overwrite",
     )
-
-
-def restored(table: Snapshot, found: Changes) -> Snapshot:
-    """Return the table with only the files that have new rows; those that were compacted since, as they were added."""
-    from scorer.tables.delta import snapshot  # noqa: PLC0415 - only for tables
-
-    live = {file.id.path for file in table.files}
-    files: list[TableFile] = []
-    deleted: dict[str, np.ndarray] = {}
-    for path, version in found.added.items():
-        source = table
-        if path not in live:
-            source = snapshot(table.location, At(version=str(version)))
-        files += [file for file in source.files if file.id.path == path]
-        deleted |= {path: source.deleted[path]} if path in source.deleted else {}
-    return replace(table, files=tuple(files), deleted=deleted)
 
 
 def _changed(options: Options, published: FrozenPlan, differs: Difference) -> ScorerError | None:

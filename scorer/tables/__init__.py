@@ -5,7 +5,7 @@
     deleted.py             the numbers of deleted rows: one file beside the plan, of which a part reads what it needs
     clients.py             the options and credentials of stores, in the words of the libraries
     delta.py               the snapshot of a Delta table
-    changes.py             what changed in a Delta table between two versions
+    changes.py             what changed in a table between two versions
     iceberg.py             the snapshot of an Iceberg table
     iceberg_metadata.py    the metadata of an Iceberg table, found by catalog, folder or file
     _iceberg_files.py      the files of that metadata, read through scorer's own stores

@@ -1,4 +1,4 @@
-"""--new-only on Delta tables: what the commits of the log say is new, and only that, is added."""
+"""--new-only on Delta and Iceberg tables: what commits and snapshots say is new, and only that, is added."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.iceberg_tables import Warehouse, local
 from support.runs import MODELS, read
 
 import scorer
@@ -136,6 +137,53 @@ def test_an_unfinished_generation_is_finished_after_a_compaction_and_then_newer_
     entries = json.loads((first / "out.scorer" / "manifest.json").read_text())["generations"]
     assert [one["rows"] for one in entries] == [60, 60, 30]
     is_as_scored_at_once(first)
+
+
+@pytest.fixture
+def ice(tmp_path):
+    """An Iceberg table with two appends, scored as the first generation."""
+    warehouse = Warehouse(tmp_path / "ice")
+    table = warehouse.create(night_of(1).schema, night_of(1))
+    table.append(night_of(2))
+    grow_ice(tmp_path, table)
+    yield tmp_path, table
+    warehouse.close()
+
+
+def night_of(number, rows=30):
+    rng = np.random.default_rng(number)
+    columns = {"id": np.arange(rows) + 1000 * number} | {c: rng.standard_normal(rows) for c in "abc"}
+    return pa.table(columns)
+
+
+def grow_ice(top, table, **options):
+    return scorer.run(local(table.location()), SUM, top / "out", new_only=True, **FEED, **options)
+
+
+def test_appends_of_an_iceberg_table_are_added_and_deleted_rows_are_refused(ice):
+    top, table = ice
+    assert grow_ice(top, table).already_done
+    for number in (3, 4):
+        table.append(night_of(number))
+    report = grow_ice(top, table)
+    assert (report.generation, report.counts.rows) == (2, 60)
+    assert any("2 files that are new since snapshot" in note for note in report.notes)
+    assert sorted(read(top / "out")["id"].to_pylist()) == sorted(table.scan().to_arrow()["id"].to_pylist())
+    assert scorer.verify(top / "out", deep=True, rescore=50).whole
+    table.delete("id = 2005")
+    table.append(night_of(5))
+    with pytest.raises(scorer.PreflightError, match="rows of the table were updated or deleted"):
+        grow_ice(top, table)
+    assert grow_ice(top, table, overwrite=True).counts.rows == 149
+
+
+def test_an_iceberg_table_whose_scored_snapshot_expired_is_refused(ice):
+    top, table = ice
+    scored = table.current_snapshot().snapshot_id
+    table.append(night_of(3))
+    table.maintenance.expire_snapshots().by_id(scored).commit()
+    with pytest.raises(scorer.PreflightError, match=f"since snapshot {scored} of the table can no longer be told"):
+        grow_ice(top, table)
 
 
 ACTIONS = st.lists(st.sampled_from(["append", "append", "compact", "run", "cut", "delete new"]), min_size=2, max_size=8)
