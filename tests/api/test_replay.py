@@ -142,3 +142,19 @@ def test_a_changed_input_is_refused(made, tmp_path):
     code, out, err = cli("replay", tmp_path / "own", "--row", 5)
     assert (code, out) == (3, "")
     assert "in.parquet" in err
+
+
+def test_rows_of_each_generation_are_shown_with_their_own_file(tmp_path):
+    for i in range(2):
+        rows = {"id": np.arange(4) + 4 * i, "x": np.arange(12, dtype=np.float32).reshape(4, 3) + i}
+        columns = {"id": rows["id"], **{name: rows["x"][:, j] for j, name in enumerate("abc")}}
+        write(tmp_path / "input" / f"day-{i}.parquet", columns)
+        scorer.run(
+            tmp_path / "input", MODELS / "sum3.onnx", tmp_path / "own", feed="x=a,b,c", keep="id", new_only=True,
+            cluster="synchronous",
+        )  # fmt: skip
+    for number in (1, 6):
+        found = replayed(tmp_path / "own", "--where", f"id == {number}")
+        assert found["file"] == str(tmp_path / "input" / f"day-{number // 4}.parquet")
+        assert (found["row"], found["row_of_file"], found["faults"]) == (number, number % 4, [])
+        assert [one["equal"] for one in found["scores"].values()] == [True]
