@@ -118,6 +118,7 @@ def test_the_dashboard_is_served_and_its_link_reported_once(source, tmp_path, cl
     assert report.counts.rows == 2000
 
 
+@pytest.mark.slow
 def test_status_shows_the_dashboards_url_and_everything_listens_on_loopback(floats28, tmp_path):
     run = subprocess.Popen(
         [sys.executable, "-m", "scorer", "run", str(floats28), "--model", str(DENSE), "--output", str(tmp_path / "out"),

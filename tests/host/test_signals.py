@@ -96,6 +96,7 @@ def workers_of(process):
     return found
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_worker_processes_start_is_not_lost(fewer28, tmp_path):
     out = tmp_path / "out"
     seen = PseudoTerminal("run", fewer28, "--model", MODELS / "dense28.onnx", "--output", out, "--cluster", "processes")

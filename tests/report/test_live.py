@@ -170,7 +170,7 @@ def test_a_log_gets_a_line_every_few_seconds_and_fewer_after_hours():
     assert len(stream.getvalue().splitlines()) - before <= 11
 
 
-@pytest.mark.parametrize("columns", [60, pytest.param(80, marks=pytest.mark.slow), 160])
+@pytest.mark.parametrize("columns", [*(pytest.param(n, marks=pytest.mark.slow) for n in (60, 80)), 160])
 def test_a_run_on_a_terminal_shows_its_lines_and_leaves_a_summary(fewer28, tmp_path, columns):
     seen = PseudoTerminal(
         "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, columns=columns, rows=40
@@ -188,6 +188,7 @@ def test_a_run_on_a_terminal_shows_its_lines_and_leaves_a_summary(fewer28, tmp_p
     assert not seen.screen.hidden
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_clean_terminal(fewer28, tmp_path):
     arguments = ("run", fewer28, "--model", DENSE, "--output", tmp_path / "out", *SLOW)
     seen = PseudoTerminal(*arguments)
