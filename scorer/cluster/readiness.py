@@ -18,9 +18,8 @@ from scorer.host.versions import MUST_AGREE, versions
 from scorer.locations import is_url
 from scorer.model import copies
 from scorer.model.resident import SESSIONS
-from scorer.output import rights
 from scorer.scoring.job import JOBS
-from scorer.storage import stores
+from scorer.storage import refusals, stores
 from scorer.storage.files import map_write_errors
 from scorer.storage.stores import path_of
 
@@ -295,8 +294,8 @@ def _refusals(question: Question) -> list[ScorerError]:
     if conflict is not None:
         return [conflict]
     first, folder = question.inputs[0].path if question.inputs else "", question.marker.rpartition("/")[0]
-    found = [rights.read_problem(first)] if rights.asks(first) else []
-    found += [rights.write_problem(folder)] if rights.asks(folder) else []
+    found = [refusals.read_problem(first)] if refusals.asks(first) else []
+    found += [refusals.write_problem(folder)] if refusals.asks(folder) else []
     return [problem for problem in found if problem is not None]
 
 

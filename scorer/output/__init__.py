@@ -1,7 +1,6 @@
 """The output and its proof on disk or on a store: locked, staged, committed, published.
 
     place.py            the folders of an output and of its proof, and the plan stored there
-    rights.py           what a process may do on an object store: read the input, write the output
     existing.py         which files of an output a run published, and which no run may replace
     lock.py             one driver per output: the lock, its heartbeat, and when it may be taken over
     lease.py            the lock of an output on an object store, and when its holder stops

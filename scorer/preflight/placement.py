@@ -13,9 +13,9 @@ from scorer.dataset.tables import METADATA, METADATA_FILE
 from scorer.display.words import is_utf8, quoted_list
 from scorer.errors import CommitError, InputError, OptionsError, OutputExists, OutputInsideInput, PlanError, ScorerError
 from scorer.locations import is_url, scheme, split
-from scorer.output import lock, rights
+from scorer.output import lock
 from scorer.output.existing import work_dir_problem
-from scorer.storage.refusals import explaining, reason
+from scorer.storage.refusals import asks, explaining, read_problem, reason, write_problem
 from scorer.storage.stores import WRITABLE, ObjectPath, is_folder, path_of
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ _KEY_BYTES = 1024 - 200  # stores allow 1,024 of a key, and the names of parts a
 def refusals(place: Place, inputs: Sequence[str], model: str) -> dict[str, list[ScorerError]]:
     """Return what stores refuse to this process, by "input", "model" and "output"; local paths are not looked at."""
     asked = {
-        "input": [rights.read_problem(one) for one in inputs if rights.asks(one)],
-        "model": [rights.read_problem(model, "model")] if rights.asks(model) else [],
-        "output": [rights.write_problem(str(place.folder))] if rights.asks(str(place.folder)) else [],
+        "input": [read_problem(one) for one in inputs if asks(one)],
+        "model": [read_problem(model, "model")] if asks(model) else [],
+        "output": [write_problem(str(place.folder))] if asks(str(place.folder)) else [],
     }
     return {name: [one for one in problems if one is not None] for name, problems in asked.items()}
 

@@ -4,7 +4,7 @@
     footers.py       opens Parquet files, and reads column facts from their footers
     stores.py        what is behind a location: the store, its options and credentials; paths on stores
     objects.py       an object store: reads, conditional writes, copies, listings, with retries
-    refusals.py      what a store refuses, as errors
+    refusals.py      what a store refuses, as errors; asks for rights before a run
     fetched.py       reads column chunks ahead from a store, over several connections
     filesystems.py   stores that scorer only reads from: web servers, Hadoop, protocols of fsspec
     encoding.py      what the Parquet writer is configured with, and how large a table becomes

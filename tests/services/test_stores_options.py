@@ -12,7 +12,7 @@ from support.runs import FLIGHTS, cli, command
 import scorer
 from scorer.cluster import waves
 from scorer.errors import PreflightError
-from scorer.output import rights
+from scorer.storage import refusals
 from scorer.output.place import Place
 from scorer.scoring.job import Spec
 from scorer.storage import stores
@@ -79,14 +79,14 @@ def test_a_reader_cannot_be_the_one_who_writes(lake, become):
 
 def test_a_right_to_get_is_enough_for_one_file(lake, become):
     become("writer")
-    assert rights.read_problem(f"{lake}/in/flights.parquet") is None
+    assert refusals.read_problem(f"{lake}/in/flights.parquet") is None
 
 
 def test_a_pattern_needs_the_right_to_list_the_folder_above(lake, become):
     become("reader")
-    assert rights.read_problem(f"{lake}/in/*.parquet") is None
+    assert refusals.read_problem(f"{lake}/in/*.parquet") is None
     become("writer")
-    assert rights.read_problem(f"{lake}/in/*.parquet").expected == "permission to list"
+    assert refusals.read_problem(f"{lake}/in/*.parquet").expected == "permission to list"
 
 
 def test_bucket_key_and_server_are_told_apart(lake, become):
@@ -111,10 +111,10 @@ def test_a_public_bucket_needs_the_option_and_no_credentials(s3, become):
     bucket = s3.bucket("public")
     stores.of(bucket).put(f"{bucket}/in/flights.parquet", (FLIGHTS / "flights.parquet").read_bytes())
     become(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="", AWS_EC2_METADATA_DISABLED="true")
-    assert rights.read_problem(f"{bucket}/in").what == "no credentials were found"
+    assert refusals.read_problem(f"{bucket}/in").what == "no credentials were found"
     stores.configure(("skip_signature=true",))
-    assert rights.read_problem(f"{bucket}/in") is None
-    assert rights.write_problem(f"{bucket}/out.scorer").what == "no right to write the output without credentials"
+    assert refusals.read_problem(f"{bucket}/in") is None
+    assert refusals.write_problem(f"{bucket}/out.scorer").what == "no right to write the output without credentials"
 
 
 class Watched:

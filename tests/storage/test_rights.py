@@ -11,7 +11,6 @@ import pytest
 from scorer.errors import InputError, PlanError
 from scorer.host import credentials
 from scorer.locations import cloud
-from scorer.output import rights
 from scorer.storage import refusals, stores
 
 KEY, SECRET = "AKIAEXAMPLE", "wJalrXUtnFEMI/K7MDENG"
@@ -63,7 +62,7 @@ def keys_(monkeypatch, tmp_path):
 
 def asked(address, *options):
     stores.configure((f"endpoint={address}", *options))
-    return rights.read_problem("s3://lake/orders"), rights.write_problem("s3://lake/scores.scorer")
+    return refusals.read_problem("s3://lake/orders"), refusals.write_problem("s3://lake/scores.scorer")
 
 
 @pytest.mark.parametrize(
