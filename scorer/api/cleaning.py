@@ -7,10 +7,11 @@ import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorer.errors import CommitError, ScorerError
-from scorer.output import lock, publish
+from scorer.output import lock, publish, publish_table
 from scorer.output.place import INTENT, nobody_wrote
 from scorer.storage.refusals import explaining
 from scorer.storage.stores import AnyPath, ObjectPath, exists, is_folder, size_of
@@ -69,6 +70,7 @@ def clean(place: Place, notify: Callable[[str], None], *, dry_run: bool = False)
             cleaned = _counted(place, found, dead, dry_run=False)
             for path in found:
                 _remove(path)
+            _remove_empty_folders(place, found)
         return cleaned
 
 
@@ -91,6 +93,7 @@ def _refuse_half_published(place: Place) -> None:
 def _leftovers(place: Place) -> list[AnyPath]:
     """Return the folders and files that no published run needs."""
     found = [*place.work_folders(), *place.markers()]
+    found += [path for plan in place.unfinished() for path in publish_table.unlisted_parts(place, plan)]
     children = {path.name: path for path in place.folder.iterdir()} if is_folder(place.folder) else {}
     found += [path for name, path in children.items() if _LEFT.fullmatch(name)]
     if found and _LOG in children and "manifest.json" not in children:
@@ -128,6 +131,18 @@ def _remove(path: AnyPath) -> None:
                 path.unlink()
     except OSError as error:
         raise _not_removed(path, error) from error
+
+
+def _remove_empty_folders(place: Place, removed: list[AnyPath]) -> None:
+    """Remove the folders in a table's own folder that have become empty, and its own if it has."""
+    output = place.output
+    if not isinstance(output, Path):
+        return
+    below = [path for path in removed if isinstance(path, Path) and path.is_relative_to(output)]
+    folders = {folder for path in below for folder in path.parents if folder.is_relative_to(output)}
+    for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _not_removed(path: AnyPath, error: OSError) -> ScorerError:

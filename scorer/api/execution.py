@@ -100,7 +100,7 @@ class Run:
             if not queued and len(staging_.committed(self.staging, self.frozen)) < self.n_parts:
                 workers = stack.enter_context(self.connect_workers(client))  # before anything is written
             held = stack.enter_context(self.publishing.hold(self.place, self.emit_notice))
-            self.publishing.finish_half_published(self.place, held)
+            publish.finish_half_published(self.place, held)
             if self.already_published():
                 return self.report(already_done=True)
             self.publishing.probe(self.place, held)
@@ -117,18 +117,18 @@ class Run:
                 raise
             crash.note_publishing(str(self.place.output))
             refuse_loss(held)
-            staging_.sweep(self.staging, self.receipts)
+            staging_.sweep(self.staging, self.frozen, self.receipts)
             self.receipts = ledger.as_published(self.frozen, self.receipts)
             finished = self.report(already_done=False)
             ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict(), self.earlier)
             self.write_page()
             self.log.save()
             out = self.options.out
-            self.publishing.publish(
+            note = publish.publish_plan(
                 self.place, self.frozen, held, overwrite=out.overwrite, success_file=out.success_file
             )
         self.emit(Published(output=str(self.place.output)))
-        return finished
+        return replace(finished, notes=(*finished.notes, note)) if note else finished
 
     @property
     def name(self) -> str:
@@ -138,7 +138,7 @@ class Run:
     @property
     def staging(self) -> Staging:
         """The staging folders of this plan."""
-        return self.place.staging(self.frozen.plan_hash)
+        return self.place.staging(self.frozen.plan_hash, in_table=self.frozen.target is not None)
 
     def already_published(self) -> bool:
         """Check the output again under the lock; return whether this request's output is published already.
@@ -151,19 +151,19 @@ class Run:
         if shared is not None:
             raise shared
         published = self.place.published()
-        if published is not None and published.request == request and not place.missing_parts(self.place, published):
+        if published is not None and published.request == request and not self.missing_parts(published):
             self.use_plan(published)
             return True
         if self.frozen.previous:
             self.follow(published)
-        elif self.place.occupied:
+        elif self.place.occupied and self.frozen.target is None:
             problem = existing_problem(self.place, published, request, overwrite=overwrite)
             if problem is not None:
                 raise problem
         for other in self.place.unfinished():
             if (other.request, other.previous) == (request, self.frozen.previous):
                 self.use_plan(other)
-            elif not overwrite and not self.frozen.previous:
+            elif (not overwrite or other.target is not None) and not self.frozen.previous:
                 raise refuse_different(str(self.place.folder), other, request)
         return False
 
@@ -178,6 +178,14 @@ class Run:
                 hint="repeat the command; it looks for new files again",
             )
         self.earlier = ledger.read_earlier(self.place, self.frozen, published)
+
+    def missing_parts(self, published: FrozenPlan) -> list[str]:
+        """List what is missing of a published plan, in the output or in the table."""
+        if published.target is None:
+            return place.missing_parts(self.place, published)
+        from scorer.output import publish_table  # noqa: PLC0415 - only for tables
+
+        return publish_table.missing(self.place, published)
 
     def use_plan(self, plan: FrozenPlan) -> None:
         """Continue with a plan that another run froze for the same request."""
@@ -213,7 +221,7 @@ class Run:
         staging_.discard_others(self.place, self.frozen.plan_hash)
         staging = staging_.prepare(self.place, self.frozen, self.plan.deleted)
         self.emit_run_started()
-        staging_.sweep(staging, self.receipts)
+        staging_.sweep(staging, self.frozen, self.receipts)
         crash.note_scoring(str(staging.started))
         # without a client the driver's only thread scores, and it cannot watch itself
         limit = None if workers.client is None else self.options.scoring.batch_timeout
@@ -306,7 +314,7 @@ class Run:
         if self.failed:
             raise failures.parts_failed(self.failed, self.n_parts)
         counts = ledger.totals(self.receipts.values())
-        staged = self.place.staging(self.frozen.plan_hash)
+        staged = self.staging
         budget = self.options.scoring.max_bad_rows
         left = self.n_parts - len(self.receipts)
         if left or not within_budget(budget, counts.quarantined, self.rows):

@@ -25,6 +25,8 @@ from scorer.host.limits import limits_as_errors
 from scorer.output.existing import Files
 from scorer.output.ledger import DELETED, LEDGER, TIMES, counts_of
 from scorer.output.place import Place, load_plan, nobody_wrote, refuse_another_format
+from scorer.output.publish_table import Check
+from scorer.output.publish_table import check as check_table
 from scorer.output.writer import open_part, read_footer
 from scorer.plan.generations import KEY, generation_in
 from scorer.storage.files import file_digest
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 
 _PLAN, _LEDGER, _MANIFEST = "plan.json", "ledger.parquet", "manifest.json"
+_GONE = "the part is gone"
 _UNBALANCED = "rows are not the sum of scored, quarantined and filtered"
 _BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 """The exceptions that a damaged footer causes."""
@@ -140,9 +143,15 @@ def _check(place: Place, *, deep: bool, rescore: int) -> Verdict:
     faults += [fault for one in plans for fault in _deleted_faults(place, one)]
     files = Files(place.output)
     check_part = _PartCheck(place, plans, files, any(row["quarantine"] for row in ledger), deep=deep)
+    table = Check() if plan.target is None else check_table(place, plan, manifest)
+    removed = 0
     for row, part_faults in zip(ledger, files.each(check_part, ledger, whole=deep), strict=True):
-        faults += [f"{row['name']}: {fault}" for fault in part_faults]
-    faults += _strays(files, {row["name"] for row in ledger if row["size"]})
+        if _GONE in part_faults and table.excuses(row["name"]):
+            removed += 1
+        else:
+            faults += [f"{row['name']}: {fault}" for fault in part_faults]
+    faults += _strays(files, {row["name"] for row in ledger if row["size"]}) if plan.target is None else table.faults
+    gone = f"{plural(removed, 'part')}, which the newest version of the table has no more, and whose files were removed"
     if faults and place.pending() is not None:
         raise _half_published(place)
     again = _rescoring(files, place, plans, ledger, rescore) if rescore and not faults else None
@@ -153,6 +162,7 @@ def _check(place: Place, *, deep: bool, rescore: int) -> Verdict:
         counts=total,
         deep=deep,
         faults=(*faults, *(again.faults if again else ())),
+        unchecked=(*table.unchecked, gone) if removed else table.unchecked,
         rescored=str(again) if again else "",
         left_out=plan.left_out_note,
     )
@@ -375,7 +385,7 @@ class _PartCheck:
             return faults + self._quarantine_faults(row, counts)
         size = self._files.size(row["name"])
         if size < 0:
-            return ["the part is gone"]
+            return [_GONE]
         note_verifying(str(self._files.top / row["name"]))
         try:
             source = self._files.source(row["name"], whole=self._deep)

@@ -31,6 +31,8 @@ def contradictions(options: Mapping[str, Any]) -> list[ScorerError]:
         _jobs_without_queue(options),
         _two_sizes_of_files(options),
         _limited_and_new_only(options),
+        *_for_tables(options),
+        *_not_for_tables(options),
     )
     return [problem for problem in found if problem is not None]
 
@@ -154,6 +156,55 @@ def _limited_and_new_only(options: Mapping[str, Any]) -> OptionsError | None:
         found=f"--limit {options['limit']}",
         hint="leave out --limit, or give it an --output of its own without --new-only",
     )
+
+
+def _for_tables(options: Mapping[str, Any]) -> list[OptionsError]:
+    if options.get("format", "parquet") != "parquet":
+        return []
+    return [
+        OptionsError(
+            f"{_flag(name)} is for tables",
+            where=_flag(name),
+            expected="--format delta or iceberg",
+            found="a folder of Parquet files",
+            hint=f"add --format delta, or leave {_flag(name)} out",
+        )
+        for name in ("mode", "partition_by")
+        if options.get(name)
+    ]
+
+
+def _not_for_tables(options: Mapping[str, Any]) -> list[OptionsError]:
+    kind, output = options.get("format", "parquet"), str(options.get("output") or "")
+    if output.startswith("iceberg://") != (kind == "iceberg"):
+        wanted = "--format iceberg" if kind != "iceberg" else "--output iceberg://CATALOG/NAMESPACE.TABLE"
+        return [
+            OptionsError(
+                "an Iceberg table is named by its catalog",
+                where="--output, --format",
+                expected="--format iceberg with --output iceberg://CATALOG/NAMESPACE.TABLE",
+                found=f"--format {kind} with {f'--output {output}' if output else 'no --output'}",
+                hint=f"add {wanted}",
+            )
+        ]
+    if kind == "parquet":
+        return []
+    instead = {
+        "overwrite": "use --mode overwrite; `scorer clean OUT` discards an unfinished run",
+        "success_file": "leave it out: the rows of a table appear all at once",
+        "new_only": "leave it out, and add the rows of new files with --mode append",
+    }
+    return [
+        OptionsError(
+            f"{_flag(name)} cannot be used with a table",
+            where=_flag(name),
+            expected=f"an output without {_flag(name)}",
+            found=f"--format {kind}",
+            hint=hint,
+        )
+        for name, hint in instead.items()
+        if options.get(name)
+    ]
 
 
 def _cluster(options: Mapping[str, Any]) -> str:

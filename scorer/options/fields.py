@@ -228,6 +228,21 @@ class OutputOptions:
         "all files. Files that changed since they were scored are refused.",
         rule=rules.SWITCH,
     )
+    format: str = option(
+        "parquet", "What the output is: parquet (a folder of files), delta (a Delta table) or iceberg (an Iceberg "
+        "table; its output is iceberg://CATALOG/NAMESPACE.TABLE). A table shows all rows of a run at once, or none. "
+        "Default: parquet.", rule=rules.one_of(*rules.FORMATS),
+        metavar="FORMAT", scores=True,
+    )  # fmt: skip
+    mode: str | None = option(
+        None, "What the rows do to a table that exists: append adds them, overwrite replaces all rows, and "
+        '"replace day = \'2026-01-31\'" replaces whole partitions. Default: the table must not exist.', rule=rules.MODE,
+        metavar="MODE", scores=True,
+    )  # fmt: skip
+    partition_by: tuple[str, ...] = option(
+        (), "Partition columns of a new table, in this order; they are the keys in the input's folder names "
+        "(key=value). Default: all of these keys.", rule=rules.NAMES, metavar="COLUMNS", scores=True,
+    )  # fmt: skip
     compression: str = option(
         "source", "Parquet codec: source (the input's; kept columns are copied), none, snappy, zstd, lz4, gzip or "
         "brotli. Default: source.", rule=rules.one_of(*rules.COMPRESSIONS),
@@ -429,6 +444,9 @@ class RequestArguments(TypedDict, total=False):
     tls: bool | None
     dashboard: bool
     store_option: Mapping[str, Any] | Sequence[str] | str
+    format: str
+    mode: str | None
+    partition_by: Sequence[str] | str
     compression: str
     row_group_rows: int | None
     file_rows: int | None

@@ -115,7 +115,7 @@ def _flag_text(name: str, value: Any) -> str:  # noqa: ANN401 - JSON values
         tensor, columns = value
         piped = len(columns) == 1 and len(split_pipe(columns[0])) > 1
         return f"{tensor}={columns[0] if piped else listed(columns)}"
-    return quoted(value) if name == "keep" and _SPLITTING & set(value) else str(value)
+    return quoted(value) if name in {"keep", "partition_by"} and _SPLITTING & set(value) else str(value)
 
 
 def build_cluster(values: Mapping[str, Any], where: Mapping[str, str] | None = None) -> ClusterOptions:

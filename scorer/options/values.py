@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 QUEUES = ("slurm", "pbs", "sge", "lsf", "htcondor", "oar")
 """Job queues that can start workers."""
 CLUSTERS = ("embedded", "processes", "synchronous", *QUEUES)
+FORMATS = ("parquet", "delta", "iceberg")
 COMPRESSIONS = ("source", "none", "snappy", "zstd", "lz4", "gzip", "brotli")
 MIN_PART_BYTES = 4096
 _WALLTIME = re.compile(r"^(?:(\d+)-)?(\d{1,3}):([0-5]\d):([0-5]\d)$")
@@ -219,6 +220,14 @@ def _snapshot(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
 
 
+def _mode(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
+    text = _text(value).strip()
+    word, _, condition = text.partition(" ")
+    if (word in {"append", "overwrite"} and condition) or (word == "replace" and not condition.strip()):
+        raise ValueError(value)
+    return ("append", "overwrite", "replace")[("append", "overwrite", "replace").index(word)] + text[len(word) :]
+
+
 class Rule(NamedTuple):
     """What a value may be, in words, and the function that parses it or raises ValueError or TypeError."""
 
@@ -265,11 +274,13 @@ BUDGET = Rule("a number of rows, or a share from 0% to 100%", _budget)
 SECONDS = Rule("a number of seconds above 0", _seconds)
 VERSION = Rule("the number of a version, or a time such as 2026-11-30T18:00:00Z", _version)
 SNAPSHOT = Rule("the id of a snapshot, or the name of a branch or tag", _snapshot)
+MODE = Rule("append, overwrite, or replace with a condition, such as \"replace day = '2026-01-31'\"", _mode)
 PART_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 64MiB", _size)
 MEMORY_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 16GiB", _size)
 FEEDS = Rule("TENSOR=COLUMNS, a list of them, or a table", _feeds)
 LABELS = Rule("names, a file, or a table of them by tensor", _labels)
 AXES = Rule("TENSOR=AXIS, a list of them, or a table of whole numbers by tensor", _axes)
+NAMES = Rule("column names", lambda value: _keep(value) if value else ())
 KEEP = Rule("all, none, or column names", _keep)
 SPAN = Rule("MIN:MAX, such as 0:20", _span)
 WALLTIME = Rule("[DAYS-]HOURS:MINUTES:SECONDS, such as 01:30:00", _walltime)

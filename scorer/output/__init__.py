@@ -11,6 +11,7 @@
     ledger.py           the ledger (one row per part) and the manifest
     publish.py          makes the output appear, complete or not at all; chooses how, by where it is
     publish_objects.py  the same on an object store: copies, and the manifest last
+    publish_table.py    the same for a table: one commit to its log
 
 Knows no model runtime and no Dask.
 State: lock._HELD_TOKENS.

@@ -20,13 +20,14 @@ from scorer.dataset.listing import PROOF
 from scorer.display.words import nearest
 from scorer.errors import CommitError, OptionsError, ScorerError
 from scorer.host.private import private_folder
-from scorer.locations import is_url
+from scorer.locations import is_url, scheme
 from scorer.options.values import PATH
 from scorer.options.wrong_types import wrong_type
 from scorer.plan.frozen import FORMAT, FrozenPlan
 from scorer.plan.generations import KEY, folder_of
 from scorer.storage.stores import AnyPath, ObjectPath, for_arrow, is_folder, path_of, raise_if_unknown, size_of
 from scorer.tables import deleted
+from scorer.tables.target import SCHEME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -123,9 +124,9 @@ class Place:
         """Return the markers, and the files that workers wrote beside them; left if a driver or worker was killed."""
         return [*self.folder.glob(f"{_MARKER}*")]
 
-    def staging(self, plan_hash: str) -> Staging:
-        """Return the staging folders of a plan."""
-        return Staging(root=self.folder / f"work-{plan_hash[:8]}")
+    def staging(self, plan_hash: str, *, in_table: bool = False) -> Staging:
+        """Return the staging folders of a plan; the parts of a table are written to its own folder."""
+        return Staging(root=self.folder / f"work-{plan_hash[:8]}", table=self.output if in_table else None)
 
     def work_folders(self) -> list[AnyPath]:
         """Return the staging folders of all plans, also of those that are half removed; no folder of another origin."""
@@ -202,9 +203,9 @@ class DiskPlace(Place):
         """The path of the lock file."""
         return self.folder / "lock"
 
-    def staging(self, plan_hash: str) -> DiskStaging:
-        """Return the staging folders of a plan."""
-        return DiskStaging(root=self.folder / f"work-{plan_hash[:8]}")
+    def staging(self, plan_hash: str, *, in_table: bool = False) -> DiskStaging:
+        """Return the staging folders of a plan; the parts of a table are written to its own folder."""
+        return DiskStaging(root=self.folder / f"work-{plan_hash[:8]}", table=self.output if in_table else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,13 +220,17 @@ class StorePlace(Place):
         """The path of the lease."""
         return self.folder / "lock"
 
-    def staging(self, plan_hash: str) -> StoreStaging:
-        """Return the staging folders of a plan."""
-        return StoreStaging(root=self.folder / f"work-{plan_hash[:8]}")
+    def staging(self, plan_hash: str, *, in_table: bool = False) -> StoreStaging:
+        """Return the staging folders of a plan; the parts of a table are written to its own folder."""
+        return StoreStaging(root=self.folder / f"work-{plan_hash[:8]}", table=self.output if in_table else None)
 
 
 def _resolved(location: str) -> AnyPath:
-    """Return the path of a location; the links of a local one are resolved."""
+    """Return the path of a location; the links of a local one are resolved, and the table of a catalog is asked for."""
+    if scheme(location) == SCHEME:
+        from scorer.tables import iceberg_commit  # noqa: PLC0415 - only for catalogs
+
+        location = iceberg_commit.folder_of(location)
     return path_of(location if is_url(location) else os.path.realpath(location))
 
 
@@ -319,6 +324,8 @@ class Staging:
     """The folders in which the parts of one plan are written before they are published."""
 
     root: AnyPath
+    table: AnyPath | None = None
+    """The folder of the table whose files the parts become; nobody sees them there before its log names them."""
 
     @property
     def tmp(self) -> AnyPath:
@@ -328,7 +335,7 @@ class Staging:
     @property
     def parts(self) -> AnyPath:
         """Committed parts; becomes the output in one rename, or is copied to the output on a store."""
-        return self.root / "parts"
+        return self.table or self.root / "parts"
 
     @property
     def started(self) -> Path:
@@ -354,11 +361,12 @@ class DiskStaging(Staging):
     """Staging folders on a disk."""
 
     root: Path
+    table: Path | None = None
 
     @property
     def parts(self) -> Path:
         """Committed parts; becomes the output in one rename."""
-        return self.root / "parts"
+        return self.table or self.root / "parts"
 
     @property
     def quarantine(self) -> Path:
@@ -371,11 +379,12 @@ class StoreStaging(Staging):
     """Staging folders on an object store."""
 
     root: ObjectPath
+    table: ObjectPath | None = None
 
     @property
     def parts(self) -> ObjectPath:
         """Committed parts; copied to the output."""
-        return self.root / "parts"
+        return self.table or self.root / "parts"
 
     @property
     def quarantine(self) -> ObjectPath:

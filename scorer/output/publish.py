@@ -19,7 +19,7 @@ from scorer.host.crash import note_publishing
 from scorer.output import lock
 from scorer.output.existing import PROOF_FILES, PROOF_OF_GENERATION, foreign_files
 from scorer.output.place import INTENT, StorePlace, load_plan
-from scorer.output.staging import discard_markers, remove_folder
+from scorer.output.staging import discard_markers, remove_folder, remove_parts_without_rows, sweep_quarantine
 from scorer.output.writer import NO_LINKS, read_proof
 from scorer.plan.generations import folder_of
 from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_atomically, write_json
@@ -51,20 +51,40 @@ class Publishing(Protocol):
     ) -> None:  # fmt: skip
         """Make the staged parts the output. After an interruption at any point, it is safe to repeat."""
 
-    def finish_half_published(self, place: Any, held: Any) -> None:  # noqa: ANN401
-        """Complete a publish that was interrupted, if any."""
-
     def tidy(self, place: Any, notify: Callable[[str], None]) -> None:  # noqa: ANN401
         """Remove what processes that died left beside a finished run."""
 
 
 def protocol(place: Place) -> Publishing:
-    """Return how this output is published."""
+    """Return how a folder of Parquet files is published here."""
     if isinstance(place, StorePlace):
         from scorer.output import publish_objects  # noqa: PLC0415 - only for object stores
 
         return publish_objects
     return sys.modules[__name__]
+
+
+def publish_plan(
+    place: Place, plan: FrozenPlan, held: Lock | Lease, *, overwrite: bool = False, success_file: bool = False
+) -> str:
+    """Make the staged parts of a plan the output, or a part of the table that is the output; return a note, or ''."""
+    if plan.target is not None:
+        from scorer.output import publish_table  # noqa: PLC0415 - only for tables
+
+        return publish_table.publish(place, plan, held)
+    protocol(place).publish(place, plan, held, overwrite=overwrite, success_file=success_file)
+    return ""
+
+
+def finish_half_published(place: Place, held: Lock | Lease) -> None:
+    """Complete a publish that was interrupted, if any."""
+    plan = place.pending()
+    if plan is not None:
+        note_publishing(str(place.output))
+        with map_write_errors(place.folder):
+            intent = json.loads((place.staging(plan.plan_hash).root / INTENT).read_text())
+        overwrite, success_file = bool(intent.get("overwrite")), bool(intent.get("success_file"))
+        publish_plan(place, plan, held, overwrite=overwrite, success_file=success_file)
 
 
 def hold(place: DiskPlace, notify: Callable[[str], None]) -> AbstractContextManager[Lock | Lease]:
@@ -100,10 +120,10 @@ def publish(
     """Make the staged parts the output. After an interruption at any point, it is safe to repeat."""
     staging = place.staging(plan.plan_hash)
     with map_write_errors(place.output):
-        _sweep_quarantine(staging)
+        sweep_quarantine(staging)
         write_json(staging.root / INTENT, {"plan": plan.plan_hash, "overwrite": overwrite})
         if not _is_published(place, plan):
-            _remove_parts_without_rows(staging)
+            remove_parts_without_rows(staging)
             convert = plan.generation > 1 and _is_flat(place)
             if convert:
                 _link_first_generation(place, staging)
@@ -120,15 +140,6 @@ def publish(
         shutil.rmtree(place.folder / "old", ignore_errors=True)
         shutil.rmtree(staging.root)
         sync(place.folder)
-
-
-def finish_half_published(place: DiskPlace, held: object) -> None:
-    """Complete a publish that was interrupted, if any."""
-    plan = place.pending()
-    if plan is not None:
-        note_publishing(str(place.output))
-        intent = json.loads((place.staging(plan.plan_hash).root / INTENT).read_text())
-        publish(place, plan, held, overwrite=bool(intent.get("overwrite")))
 
 
 def tidy(place: DiskPlace, notify: Callable[[str], None]) -> None:
@@ -230,22 +241,6 @@ def _replace_output(place: DiskPlace, staging: DiskStaging, *, overwrite: bool) 
         os.rename(staging.parts, place.output)
 
 
-def _remove_parts_without_rows(staging: DiskStaging) -> None:
-    """Remove the files that the ledger lists with size 0, and then empty folders.
-
-    If publishing fails, these parts are known from the journal.
-    """
-    ledger = pq.read_table(staging.root / "ledger.parquet", columns=["name", "size"])
-    names = [
-        name for name, size in zip(*(ledger[one].to_pylist() for one in ("name", "size")), strict=True) if not size
-    ]
-    for name in names:
-        (staging.parts / name).unlink(missing_ok=True)
-    for folder in sorted({parent for name in names for parent in (staging.parts / name).parents}, reverse=True):
-        if staging.parts in folder.parents and os.path.isdir(folder) and not os.listdir(folder):
-            folder.rmdir()
-
-
 def _move_proof(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> None:
     """Move the new proof over the old one. plan.json is last, because a repeated publish starts from it."""
     _keep_proofs_of_generations(place, staging, plan)
@@ -289,16 +284,3 @@ def _copy_proof(source: Path, target: Path) -> None:
         if (source / name).exists():
             write_atomically(target / name, (source / name).read_bytes(), durable=True)
     sync(target)
-
-
-def _sweep_quarantine(staging: DiskStaging) -> None:
-    """Remove the quarantine files that the ledger does not name: attempts that were not committed left them."""
-    ledger = staging.root / "ledger.parquet"
-    if not ledger.exists() or not staging.quarantine.exists():
-        return
-    named = set(pq.read_table(ledger, columns=["quarantine"])["quarantine"].to_pylist())
-    for path in staging.quarantine.iterdir():
-        if path.name not in named:
-            path.unlink()
-    if not any(staging.quarantine.iterdir()):
-        staging.quarantine.rmdir()

@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 
 from scorer.display.words import plural, quoted_list
 from scorer.errors import CommitError, ScorerError
-from scorer.host.crash import note_publishing
 from scorer.output import lease, lock
 from scorer.output.existing import PROOF_OF_GENERATION
 from scorer.output.place import INTENT, SUCCESS, load_plan, sizes_below
@@ -122,17 +121,6 @@ def publish(place: StorePlace, plan: FrozenPlan, held: Lease, *, overwrite: bool
             _remove_staging(store, staging)
     except ScorerError as error:
         held.notify(f"the output is complete, but {staging.root} could not be removed: {error.found}")
-
-
-def finish_half_published(place: StorePlace, held: Lease) -> None:
-    """Complete a publish that was interrupted, if any."""
-    plan = place.pending()
-    if plan is not None:
-        note_publishing(str(place.output))
-        with map_write_errors(place.folder):
-            intent = json.loads((place.staging(plan.plan_hash).root / INTENT).read_text())
-        overwrite, success_file = bool(intent.get("overwrite")), bool(intent.get("success_file"))
-        publish(place, plan, held, overwrite=overwrite, success_file=success_file)
 
 
 def tidy(place: StorePlace, notify: Callable[[str], None]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from scorer.errors import CommitError, InputChanged, ScorerError
 from scorer.events import Receipt
@@ -26,7 +27,7 @@ from scorer.tables.deleted import digest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from scorer.output.place import Place, Staging
+    from scorer.output.place import DiskStaging, Place, Staging
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
     from scorer.storage.stores import ObjectPath
@@ -42,7 +43,7 @@ def prepare(place: Place, plan: FrozenPlan, deleted: bytes = b"") -> Staging:
 
     `deleted` are the contents of the file with the numbers of deleted rows, if the input has some.
     """
-    staging = place.staging(plan.plan_hash)
+    staging = place.staging(plan.plan_hash, in_table=plan.target is not None)
     if not isinstance(staging.root, Path):
         _write_deleted(staging, plan, deleted)
         _prepare_objects(staging, staging.root, plan)
@@ -209,9 +210,14 @@ def _journal_lines(root: Path | ObjectPath) -> Iterator[str]:
             yield from text.splitlines()
 
 
-def n_staged(staging: Staging) -> int:
+def staged_names(staging: Staging, plan: FrozenPlan) -> Iterator[str]:
+    """Yield the names of the staged files; in a table's folder, these are the files that have the plan's name."""
+    return (name for name in files_in(staging.parts) if plan.target is None or name.endswith(plan.suffix))
+
+
+def n_staged(staging: Staging, plan: FrozenPlan) -> int:
     """Count the staged files, from a listing only."""
-    return sum(1 for _ in files_in(staging.parts))
+    return sum(1 for _ in staged_names(staging, plan))
 
 
 def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
@@ -223,7 +229,7 @@ def committed(staging: Staging, plan: FrozenPlan) -> dict[int, Receipt]:
     if not isinstance(staging.parts, Path):
         return _committed_objects(staging, staging.parts, plan)
     journalled = _journalled(staging)
-    existing = set(files_in(staging.parts))
+    existing = set(staged_names(staging, plan))
     receipts: dict[int, Receipt] = {}
     for part in plan.parts() if existing or journalled else ():
         receipt: Receipt | None = journalled.get(part.name)
@@ -262,13 +268,42 @@ def _receipt_in_footer(staging: Staging, part: Part) -> Receipt | None:
         return None
 
 
-def sweep(staging: Staging, receipts: Mapping[int, Receipt]) -> None:
+def sweep(staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> None:
     """Remove the staged files that have no receipt."""
     known = {receipt.name for receipt in receipts.values()}
-    others = (staging.parts / name for name in files_in(staging.parts) if name not in known)
+    others = (staging.parts / name for name in staged_names(staging, plan) if name not in known)
     if not isinstance(staging.parts, Path):
         with map_write_errors(staging.parts):
             staging.parts.store.remove(map(str, others))
         return
     for path in others:
         path.unlink(missing_ok=True)
+
+
+def remove_parts_without_rows(staging: DiskStaging) -> None:
+    """Remove the files that the ledger lists with size 0, and then empty folders.
+
+    If publishing fails, these parts are known from the journal.
+    """
+    ledger = pq.read_table(staging.root / "ledger.parquet", columns=["name", "size"])
+    names = [
+        name for name, size in zip(*(ledger[one].to_pylist() for one in ("name", "size")), strict=True) if not size
+    ]
+    for name in names:
+        (staging.parts / name).unlink(missing_ok=True)
+    for folder in sorted({parent for name in names for parent in (staging.parts / name).parents}, reverse=True):
+        if staging.parts in folder.parents and os.path.isdir(folder) and not os.listdir(folder):
+            folder.rmdir()
+
+
+def sweep_quarantine(staging: DiskStaging) -> None:
+    """Remove the quarantine files that the ledger does not name: attempts that were not committed left them."""
+    ledger = staging.root / "ledger.parquet"
+    if not ledger.exists() or not staging.quarantine.exists():
+        return
+    named = set(pq.read_table(ledger, columns=["quarantine"])["quarantine"].to_pylist())
+    for path in staging.quarantine.iterdir():
+        if path.name not in named:
+            path.unlink()
+    if not any(staging.quarantine.iterdir()):
+        staging.quarantine.rmdir()

@@ -22,6 +22,7 @@ from scorer.plan.parts import Part, PlannedFile
 from scorer.storage.encoding import Storage
 from scorer.storage.stores import changes
 from scorer.tables.snapshot import TableState
+from scorer.tables.target import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -64,7 +65,10 @@ class FrozenPlan:
     table: TableState | None = None
     """The table that is read, at its version; None if the input are plain files."""
     own_names: bool = False
-    """Whether the files' names have the plan's hash: on a store, an output replaces another one file by file."""
+    """Whether the files' names have the plan's hash: on a store, an output replaces another one file by file; and a
+    table has the files of other runs."""
+    target: Target | None = None
+    """The table that the output is; None for plain Parquet files."""
     generation: int = 0
     """Which generation of its output this is, from 1; 0 if the output has none."""
     first_part: int = 0
@@ -85,7 +89,7 @@ class FrozenPlan:
 
     def _hash_without(self, *names: str) -> str:
         data = self.to_dict()
-        return _hash({name: value for name, value in data.items() if name not in {"plan_hash", *names}})
+        return hash_of({name: value for name, value in data.items() if name not in {"plan_hash", *names}})
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -106,7 +110,7 @@ class FrozenPlan:
     @property
     def request_hash(self) -> str:
         """A hash of the request: equal for equal options and equal inputs."""
-        return _hash(self.request)
+        return hash_of(self.request)
 
     @property
     def n_parts(self) -> int:
@@ -148,11 +152,16 @@ class FrozenPlan:
             return file.folder
         return "/".join(filter(None, (folder_of(self.generation), without_generation(file.folder))))
 
+    @property
+    def suffix(self) -> str:
+        """What the name of every file ends with."""
+        return f"-{self.plan_hash[:8]}.parquet" if self.own_names else ".parquet"
+
     def parts(self) -> Iterator[Part]:
         """Yield every part, in the order of the input."""
         width = max(5, len(str(max(self.first_part + self.n_parts - 1, 0))))
         index = self.first_part
-        suffix = f"-{self.plan_hash[:8]}.parquet" if self.own_names else ".parquet"
+        suffix = self.suffix
         held: list[Source] = []
         for file, following in zip_longest(self.files, self.files[1:]):
             start = 0
@@ -188,6 +197,10 @@ class FrozenPlan:
         plain["table"] = None if self.table is None else dataclasses.asdict(self.table)
         if self.table is None:
             del plain["table"]
+        if self.target is None:
+            del plain["target"]
+        else:
+            plain["target"] = self.target.to_dict()
         if not self.binding.batch_axes:
             del plain["binding"]["batch_axes"]
         for fetch in plain["binding"]["fetches"]:
@@ -214,6 +227,7 @@ class FrozenPlan:
             **{name: tuple(data[name]) for name in ("conditions", "trials")},
             "left_out": tuple(data.get("left_out", ())),
             "table": TableState(**data["table"]) if "table" in data else None,
+            "target": Target.from_dict(data["target"]) if "target" in data else None,
         }
         plan = cls(**data | changed)
         if plan.plan_hash not in {plan._hash_without("versions", *_MEASURED), plan._hash_without("versions")}:
@@ -264,12 +278,13 @@ def _changed_files(plan: FrozenPlan) -> str:
 
 def refuse_different(path: str, plan: FrozenPlan, now: dict[str, Any]) -> DifferentPlan:
     """Return the error for an unfinished run of another request, with the differences."""
+    discard = "with --overwrite" if "output_format" not in now else "with `scorer clean OUT`"
     return DifferentPlan(
         "an unfinished run of another request is here",
         where=path,
         expected="this request",
         found=f"another request: {explain_differences(plan, now)}",
-        hint="repeat that command to finish it, or discard it with --overwrite",
+        hint=f"repeat that command to finish it, or discard it {discard}",
     )
 
 
@@ -284,6 +299,7 @@ def _frozen(value: Any) -> Any:  # noqa: ANN401 - JSON
     return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
 
 
-def _hash(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
+def hash_of(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
+    """Return the hash of a value."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -89,6 +89,7 @@ class Plan:
             "input": None if frozen is None else _input_facts(frozen),
             "feed": None if frozen is None else [dataclasses.asdict(feed) for feed in frozen.binding.feeds],
             "fetch": None if frozen is None else [dataclasses.asdict(fetch) for fetch in frozen.binding.fetches],
+            **({} if frozen is None or frozen.target is None else {"target": frozen.target.facts()}),
             "keep": None if frozen is None else list(frozen.binding.kept),
             "copied": None if frozen is None else list(frozen.storage.copied),
             "batch_rows": None if frozen is None else frozen.batch_rows,
@@ -120,6 +121,7 @@ class Plan:
             facts += [("keep", _kept(frozen))]
             facts += [("where", text) for text in frozen.conditions]
             facts += [("batch rows", _batch_rows(frozen)), ("cluster", where), ("plan", frozen.plan_hash[:16])]
+            facts += [("output table", str(frozen.target))] if frozen.target is not None else []
             bindings = _binding_tables(frozen)
         if self.forecast is not None:
             bindings.append(_forecast_table(self.forecast))

@@ -59,8 +59,8 @@ from scorer.output.place import Place, StorePlace
 from scorer.output.quarantine import in_words
 from scorer.plan.prepared import Plan
 from scorer.preflight import axes, freeze, increment, placement, trial
-from scorer.preflight.earlier import check_versions, earlier_table, find_earlier, wanted_table, with_requested_code
-from scorer.preflight.findings import Findings, ambiguous_paths, dataset_notes, type_notes
+from scorer.preflight.earlier import check_versions, earlier_run, earlier_table, wanted_table, with_requested_code
+from scorer.preflight.findings import Findings, ambiguous_paths, dataset_notes, known_nulls, type_notes
 from scorer.preflight.forecast import Loading
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_for, request_of
 from scorer.scoring.job import JOBS
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from scorer.plan.prepared import Forecast
     from scorer.preflight.trial import Independence
     from scorer.tables.snapshot import TableState
+    from scorer.tables.target import Destination
 
 
 _COMPILED_FROM = 20_000  # rows: for fewer, compiling trees takes longer than it saves
@@ -92,6 +93,8 @@ class _Named:
     transform: Transform | None
     files: dict[str, str]
     """Digest of each file."""
+    destination: Destination | None = None
+    """The table that the output is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +150,7 @@ def _resume_or_decide(
 ) -> tuple[Loaded | None, _Decided]:  # fmt: skip
     """Return what an earlier run of this request decided; without one, load the model and decide now."""
     request = request_of(options, dataset, model, named.files)
-    earlier = None
-    with found.collecting(options), explaining(CommitError):
-        earlier = find_earlier(found, options, place, request, [file.id for file in dataset.files])
+    earlier, destination = earlier_run(found, options, place, dataset, request)
     if earlier is not None:
         frozen, done = earlier
         if not done:
@@ -158,6 +159,7 @@ def _resume_or_decide(
         return None, _Decided(frozen=frozen, done=done, resumes=not done)
     loaded = _load(found, options, spec)
     on_store = isinstance(place, StorePlace)
+    named = replace(named, destination=destination)
     decided = _decide(found, options, dataset, model, named, loaded, request, on_store=on_store)
     found.problems += placement.room_problems(place, decided.forecast)
     if options.out.new_only and decided.frozen is not None:
@@ -319,6 +321,10 @@ def _decide(
         sample = _sample(options, dataset, bound, rows, fed)
         with measuring() as growth:
             bound, problems = _try_outputs(options, dataset, model, loaded, bound, wanted, sample)
+            if named.destination is not None:
+                schema, target, unfit, changed = named.destination.fitted(bound.output_schema)
+                bound = replace(bound, output_schema=schema, target=target)
+                problems, found.notes = [*problems, *unfit], [*found.notes, *changed]
         sample = replace(sample, first_row_bytes=growth.most / trial.first_rows(bound.binding))
         found.problems += problems
         if not found.problems:
@@ -400,7 +406,7 @@ def _bind(
     found.problems += [
         *ambiguous_paths(dataset, binding), *problems, *more,
         *problems_of(dataset, list(dict.fromkeys([*binding.fed, *used] if named.transform is None else used))),
-        *_known_nulls(options, dataset, binding),
+        *known_nulls(options, dataset, binding),
     ]  # fmt: skip
     found.notes += type_notes(dataset, list(used), kept)
     schema = pa.schema(fields.schema_of(columns, used), metadata=dataset.schema.metadata)
@@ -474,26 +480,3 @@ def _without_keys(dataset: Dataset, kept: Sequence[str]) -> tuple[tuple[str, ...
         else []
     )
     return tuple(name for name in kept if name not in in_path), notes
-
-
-def _known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[ScorerError]:
-    """Return a problem for each feed whose nulls, counted in the footers, already exceed --max-bad-rows."""
-    if options.rows.where or options.rows.limit is not None or options.binding.transform is not None:
-        return []
-    problems: list[ScorerError] = []
-    for feed in binding.feeds:
-        nulls = {n: dataset.nulls.get(n, 0) for n in feed.columns} if feed.on_null == "error" else {}
-        worst = max(nulls, key=lambda name: nulls[name], default="")
-        if worst and not within_budget(options.scoring.max_bad_rows, nulls[worst], dataset.rows):
-            value = "unknown" if feed.dtype == "string" else "0"
-            constant, filtered = f"--on-null '{feed.tensor}={value}'", f'--where "{worst} is not null"'
-            problems.append(
-                BindingError(
-                    f"column {worst!r} has nulls, but input {feed.tensor!r} does not accept them",
-                    where=f"tensor {feed.tensor!r}",
-                    expected=f"at most {options.scoring.max_bad_rows} bad rows",
-                    found=f"{nulls[worst]:,} of {dataset.rows:,} rows",
-                    hint=f"{constant} (or another constant), {filtered}, or --max-bad-rows {nulls[worst]}",
-                )
-            )
-    return problems

@@ -6,38 +6,66 @@ import os
 import shlex
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from scorer.dataset.tables import Wanted
 from scorer.display.words import quoted_list
-from scorer.errors import CommitError, ScorerError
+from scorer.errors import CommitError, OutputExists, ScorerError
 from scorer.host.versions import versions
 from scorer.locations import is_url, normal
 from scorer.output import place as place_
+from scorer.output import publish_table
 from scorer.output.existing import existing_problem, foreign_files
-from scorer.plan.frozen import FrozenPlan, refuse_different
+from scorer.plan.frozen import FrozenPlan, hash_of, refuse_different
+from scorer.preflight.placement import table_of
+from scorer.storage.files import files_in
+from scorer.storage.refusals import explaining
+from scorer.storage.stores import is_folder
 from scorer.tables.snapshot import At
+from scorer.tables.target import problems_with
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from scorer.binding.spec import Transform
+    from scorer.dataset.summary import Dataset
     from scorer.model.spec import SessionSpec
     from scorer.options.fields import Options
     from scorer.output.place import Place
     from scorer.preflight.findings import Findings
     from scorer.storage.files import FileId
     from scorer.tables.snapshot import TableState
+    from scorer.tables.target import Destination
+
+
+def earlier_run(
+    found: Findings, options: Options, place: Place, dataset: Dataset, request: dict[str, Any]
+) -> tuple[tuple[FrozenPlan, bool] | None, Destination | None]:
+    """Return the plan of an earlier run and whether it is done, if there is one; and the table that is the output."""
+    table = None
+    with found.collecting(options), explaining(CommitError):
+        table, unfit = table_of(options, place, dataset, hash_of(request))
+        files = [file.id for file in dataset.files]
+        earlier = find_earlier(found, options, place, request, files, table) if table or not unfit else None
+        found.problems += [] if earlier else unfit  # what was planned before is finished, or refused at its commit
+        return earlier, table
+    return None, table
 
 
 def find_earlier(
-    found: Findings, options: Options, place: Place, request: dict[str, Any], files: Sequence[FileId]
+    found: Findings,
+    options: Options,
+    place: Place,
+    request: dict[str, Any],
+    files: Sequence[FileId],
+    table: Destination | None = None,
 ) -> tuple[FrozenPlan, bool] | None:
     """Return the plan of an earlier run of this request for these files, and whether its output is complete.
 
     None if there was no such run. Another output or another unfinished run in the same place is a problem.
     """
-    earlier = _find(found, options, place, request, files)
+    earlier = _find(found, options, place, request, files) if table is None else _find_in(table, found, place, request)
     if earlier is not None:
         frozen, done = earlier
         check_versions(found, options, place, frozen)
@@ -134,6 +162,53 @@ def changed_output(place: Place, gone: list[str]) -> CommitError:
         found=f"missing or changed: {quoted_list(gone)}",
         hint=f"run `{verify}` for details, or score again with --overwrite",
     )
+
+
+def _find_in(
+    table: Destination, found: Findings, place: Place, request: dict[str, Any]
+) -> tuple[FrozenPlan, bool] | None:
+    """Return the same for a table, which may have the rows of this request without their proof."""
+    published = place.published()
+    if published is not None and published.request == request:
+        if place.pending() is not None:
+            return published, False
+        if not publish_table.missing(place, published):
+            return published, True
+    problems: list[ScorerError] = []
+    for unfinished in place.unfinished():
+        if unfinished.request == request:
+            return unfinished, False
+        problems.append(refuse_different(str(place.folder), unfinished, request))
+    found.problems += problems or problems_with(table.existing, table.target.kind, table.target.mode, table.where)
+    if table.existing is None and not problems:
+        found.problems += _others_in_folder(place)
+    elif table.existing is not None and table.existing.commits and table.target.mode == "append":
+        found.problems.append(
+            OutputExists(
+                "the table has the rows of this request already",
+                where=table.where,
+                expected="rows that were not added before",
+                found=f"a commit of this request in the log of version {table.existing.version}",
+                hint="nothing is left to do; to add them again on purpose, use another --prefix, --keep or table",
+            )
+        )
+    return None
+
+
+def _others_in_folder(place: Place) -> list[ScorerError]:
+    """Return a problem if the folder of a new table holds files."""
+    names = sorted(islice(files_in(place.output), 10)) if is_folder(place.output) else []
+    if not names:
+        return []
+    return [
+        OutputExists(
+            "the folder of the new table holds files",
+            where=str(place.output),
+            expected="no folder, an empty one, or a Delta table",
+            found=quoted_list(names, 3),
+            hint="choose another --output, or move these files away",
+        )
+    ]
 
 
 def check_versions(found: Findings, options: Options, place: Place, frozen: FrozenPlan) -> None:

@@ -12,6 +12,7 @@ from scorer.arrow import is_encoded
 from scorer.dataset import fields, keys
 from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, PlanError, PreflightError, ScorerError
+from scorer.options.values import within_budget
 from scorer.storage.footers import special_types, unreadable
 
 if TYPE_CHECKING:
@@ -109,3 +110,26 @@ def ambiguous_paths(dataset: Dataset, binding: Binding) -> list[ScorerError]:
             hint="score each folder in a run of its own",
         )
     ]
+
+
+def known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[ScorerError]:
+    """Return a problem for each feed whose nulls, counted in the footers, already exceed --max-bad-rows."""
+    if options.rows.where or options.rows.limit is not None or options.binding.transform is not None:
+        return []
+    problems: list[ScorerError] = []
+    for feed in binding.feeds:
+        nulls = {n: dataset.nulls.get(n, 0) for n in feed.columns} if feed.on_null == "error" else {}
+        worst = max(nulls, key=lambda name: nulls[name], default="")
+        if worst and not within_budget(options.scoring.max_bad_rows, nulls[worst], dataset.rows):
+            value = "unknown" if feed.dtype == "string" else "0"
+            constant, filtered = f"--on-null '{feed.tensor}={value}'", f'--where "{worst} is not null"'
+            problems.append(
+                BindingError(
+                    f"column {worst!r} has nulls, but input {feed.tensor!r} does not accept them",
+                    where=f"tensor {feed.tensor!r}",
+                    expected=f"at most {options.scoring.max_bad_rows} bad rows",
+                    found=f"{nulls[worst]:,} of {dataset.rows:,} rows",
+                    hint=f"{constant} (or another constant), {filtered}, or --max-bad-rows {nulls[worst]}",
+                )
+            )
+    return problems

@@ -21,7 +21,7 @@ from scorer.host import cache, devices
 from scorer.host.versions import versions
 from scorer.locations import is_url
 from scorer.options.fields import FIELDS, PART_BYTES
-from scorer.plan.frozen import FORMAT, FrozenPlan, _hash
+from scorer.plan.frozen import FORMAT, FrozenPlan, hash_of
 from scorer.plan.parts import PlannedFile
 from scorer.plan.prepared import as_json_value, cluster_of
 from scorer.preflight import encodings, trial, tuning
@@ -47,12 +47,16 @@ if TYPE_CHECKING:
     from scorer.plan.prepared import Forecast
     from scorer.storage.encoding import Storage
     from scorer.tables.snapshot import Snapshot
+    from scorer.tables.target import Target
 
 
 _LEFT_OUT = {
     "by_position": False, "labels": (), "batch_axis": (), "base": None, "file_rows": None, "file_bytes": None,
+    "format": "parquet", "mode": None, "partition_by": (),
 }  # fmt: skip
 """Values of newer options that are no part of a request, so that requests without them keep their hash."""
+_RENAMED = {"format": "output_format"}
+"""Options whose name means something else in a request."""
 
 
 def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict[str, str]) -> dict[str, Any]:
@@ -71,7 +75,7 @@ def request_for(
     values = options.to_dict()
     values["device"] = devices.parse(options.session.device).name  # which GPU of several does not change scores
     chosen = {
-        name: as_json_value(values[name])
+        _RENAMED.get(name, name): as_json_value(values[name])
         for name, field in FIELDS.items()
         if field.metadata["scores"] and (name not in _LEFT_OUT or values[name] != _LEFT_OUT[name])
     }
@@ -91,12 +95,12 @@ def as_input(file: File | PlannedFile) -> list[Any]:
     if isinstance(file, PlannedFile):
         groups = tuple(rows for rows, times in file.row_groups for _ in range(times))
     more = [] if isinstance(file, PlannedFile) else _by_log(file)
-    return [file.path, file.folder, file.id.size, file.id.version, _hash(groups), *more]
+    return [file.path, file.folder, file.id.size, file.id.version, hash_of(groups), *more]
 
 
 def digest_of_input(inputs: Sequence[Any]) -> str:
     """Return the hash of the input for a request."""
-    return _hash(inputs)
+    return hash_of(inputs)
 
 
 def _by_log(file: File) -> list[Any]:
@@ -139,6 +143,8 @@ class Bound:
     read_schema: pa.Schema
     output_schema: pa.Schema
     """Empty until the first rows have been scored."""
+    target: Target | None = None
+    """The table that the output is; None for plain Parquet files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,8 +226,7 @@ def freeze(
 
     If the output is `on_store`, its files have names of their own and a limited size.
     """
-    binding = bound.binding
-    out = _first_output(loaded, bound, sample, probe)
+    binding, out = bound.binding, _first_output(loaded, bound, sample, probe)
     kept, scores = sample.rows.select(list(binding.kept)), out.select(list(binding.outputs))
     reads = set(spec_.reads(bound.transform, binding))
     chosen = encodings.choose(dataset, options.out, kept, scores)
@@ -253,8 +258,9 @@ def freeze(
         fed_schema=encode_schema(sample.fed.schema) if bound.transform is not None else "",
         trials=probe.trials,
         together=probe.together,
-        own_names=on_store,
         generation=int(options.out.new_only),
+        own_names=on_store or bound.target is not None,
+        target=bound.target,
         versions=versions(),
     )
     notes = [] if file_rows is None else _file_notes(options, file_rows, size, frozen)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from scorer.dataset import conditions
 from scorer.dataset.listing import PROOF, is_glob
 from scorer.dataset.tables import METADATA, METADATA_FILE
 from scorer.display.words import is_utf8, quoted_list
@@ -17,14 +19,18 @@ from scorer.output import lock
 from scorer.output.existing import work_dir_problem
 from scorer.storage.refusals import asks, explaining, read_problem, reason, write_problem
 from scorer.storage.stores import WRITABLE, ObjectPath, is_folder, path_of
+from scorer.tables import delta_commit, iceberg_commit
+from scorer.tables.target import Destination, Replaced, Rows, Target, partition_columns, problems_of_replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from scorer.dataset.summary import Dataset
     from scorer.options.fields import Options
     from scorer.output.place import Place
     from scorer.plan.prepared import Forecast
     from scorer.storage.stores import AnyPath
+    from scorer.tables.target import Kind, Mode
 
 
 def room_problems(place: Place, forecast: Forecast | None) -> list[ScorerError]:
@@ -48,6 +54,10 @@ def room_problems(place: Place, forecast: Forecast | None) -> list[ScorerError]:
     return [problem]
 
 
+_AND = re.compile(r"\s+and\s+(?=(?:[^']*'[^']*')*[^']*$)", re.IGNORECASE)
+"""The word between two conditions, outside of quotes."""
+_MISREAD = "%?#"
+"""Letters of URLs; deltalake does not find its own files again in a folder whose path has one."""
 _KEY_BYTES = 1024 - 200  # stores allow 1,024 of a key, and the names of parts and of the proof follow
 
 
@@ -210,6 +220,69 @@ def problems_on_a_disk(options: Options, place: Place) -> list[ScorerError]:
         for flag, given in requested.items()
         if given and not isinstance(place.output, ObjectPath)
     ]
+
+
+def table_of(
+    options: Options, place: Place, dataset: Dataset, request_hash: str
+) -> tuple[Destination | None, list[ScorerError]]:
+    """Return the table that is requested as the output, and what keeps the run from writing it; None for plain files.
+
+    Its columns are not known yet; `Destination.fitted` compares them.
+    """
+    if options.out.format == "parquet":
+        return None, []
+    kind = cast("Kind", options.out.format)
+    library = {"delta": delta_commit, "iceberg": iceberg_commit}[kind]
+    package = library.missing_package()
+    if package is not None:
+        return None, [package]
+    catalog = str(options.out.output) if kind == "iceberg" else ""
+    where, mode = catalog or str(place.output), options.out.mode
+    odd = next((letter for letter in where if letter in _MISREAD), "") if kind == "delta" else ""
+    if odd:
+        problem = PlanError(
+            "the path of the table has letters that its library reads as another path",
+            where=where,
+            expected=f"a path without any of {' '.join(_MISREAD)}",
+            found=odd,
+            hint="choose another --output",
+        )
+        return None, [problem]
+    existing = library.look(where, request_hash)
+    replaced, problems = _replaced(mode) if mode and mode.startswith("replace") else ((), [])
+    word = cast("Mode", mode.split()[0]) if mode else "new"
+    rows = Rows(keys=dataset.hive, values=tuple(dict.fromkeys(tuple(file.hive.items()) for file in dataset.files)))
+    partition_by, others = partition_columns(options.out.partition_by, rows, existing, where)
+    problems += others
+    if replaced and not others:
+        problems += problems_of_replaced(replaced, partition_by, rows)
+    target = Target(
+        kind=kind, mode=word, catalog=catalog, commit=1 + (existing.commits if existing else 0),
+        version=-1 if existing is None else existing.version, partition_by=partition_by, replaced=replaced,
+    )  # fmt: skip
+    identified = iceberg_commit.with_ids if kind == "iceberg" else None
+    return Destination(where=where, target=target, existing=existing, rows=rows, identified=identified), problems
+
+
+def _replaced(mode: str) -> tuple[tuple[Replaced, ...], list[ScorerError]]:
+    """Return the partitions that --mode replace names."""
+    found = []
+    for text in _AND.split(mode.partition(" ")[2]):
+        try:
+            condition = conditions.parse(text.strip())
+        except ScorerError:
+            condition = None
+        if condition is None or condition.op not in {"==", "in"}:
+            problem = OptionsError(
+                "the condition of --mode replace cannot be used",
+                where="--mode",
+                expected="PARTITION = VALUE or PARTITION in (VALUE, ...), several of them joined by and",
+                found=repr(text.strip()),
+                hint="for example --mode \"replace day = '2026-01-31'\"",
+            )
+            return (), [problem]
+        found.append(Replaced(column=condition.column, values=tuple(map(str, condition.literals))))
+    return tuple(found), []
 
 
 def _path_problems(path: AnyPath, flag: str) -> Iterator[ScorerError]:

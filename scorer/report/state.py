@@ -118,10 +118,10 @@ def _status_of(place: Place) -> Status:
     plan, unfinished = place.published(), place.unfinished()
     if unfinished:
         first = unfinished[0]
-        staging = place.staging(first.plan_hash)
+        staging = place.staging(first.plan_hash, in_table=first.target is not None)
         page = staging.root / "report.html"
         return Status(
-            state="unfinished", output=output, parts=first.n_parts, done=n_staged(staging),
+            state="unfinished", output=output, parts=first.n_parts, done=n_staged(staging, first),
             hint="repeat the command to continue the run", page=str(page) if page.exists() else "",
         )  # fmt: skip
     if plan is not None:

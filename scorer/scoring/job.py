@@ -56,6 +56,8 @@ class Spec:
     staging: str
     stop_file: str
     """Once this file exists, workers start no further parts; they are left for the next run."""
+    table: str = ""
+    """The folder of the table in which the parts are written; '' if the output is no table."""
     driver: str = ""
     """Name of the driver's process, which plans and publishes."""
     mounts: str = ""
@@ -89,6 +91,7 @@ class Spec:
             frozen=replace(frozen, files=(), left_out=(), request={}),
             staging=str(staging.root),
             stop_file=str(staging.root / f"stop-{key}"),
+            table=str(staging.table or ""),
             driver=name_of_process(),
             mounts=mounts(),
             batch_timeout=batch_timeout,
@@ -244,7 +247,7 @@ class Job:
     @classmethod
     def of(cls, spec: Spec) -> Job:
         """Unpack a spec: decode the schemas, parse the conditions."""
-        staging = Staging(root=path_of(spec.staging))
+        staging = Staging(root=path_of(spec.staging), table=path_of(spec.table) if spec.table else None)
         read, written = decode_schema(spec.frozen.read_schema), decode_schema(spec.frozen.output_schema)
         copied = spec.frozen.storage.copied
         return cls(

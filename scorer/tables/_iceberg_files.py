@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pyiceberg.io import FileIO, InputFile
+from pyiceberg.io import FileIO, InputFile, OutputFile
 
 from scorer.locations import is_url, normal
 from scorer.storage import stores
+from scorer.storage.files import write_atomically
 
 if TYPE_CHECKING:
-    from pyiceberg.io import InputStream, OutputFile
+    from pyiceberg.io import InputStream, OutputStream
 
 
 IMPLEMENTATION = {"py-io-impl": f"{__name__}.StoreFiles"}
@@ -73,3 +75,58 @@ class StoreFile(InputFile):
 def _refuse(place: str) -> NoReturn:
     msg = f"an input is only read: {place}"
     raise PermissionError(msg)
+
+
+class TableFiles(StoreFiles):
+    """The files that pyiceberg reads and writes."""
+
+    def new_output(self, location: str) -> OutputFile:
+        """Return a file to write at a location of the metadata."""
+        return NewStoreFile(location)
+
+    def delete(self, location: str | InputFile | OutputFile) -> None:
+        """Remove a file, if it is there."""
+        _place(location if isinstance(location, str) else location.location).unlink(missing_ok=True)
+
+
+class NewStoreFile(OutputFile):
+    """A file that appears complete when its stream is closed."""
+
+    def __len__(self) -> int:
+        """Return the size in bytes."""
+        return len(StoreFile(self.location))
+
+    def exists(self) -> bool:
+        """Return whether the file is there."""
+        return StoreFile(self.location).exists()
+
+    def to_input_file(self) -> InputFile:
+        """Return the file to read it."""
+        return StoreFile(self.location)
+
+    def create(self, overwrite: bool = False) -> OutputStream:  # noqa: FBT001, FBT002 - pyiceberg's signature
+        """Return a stream to which the file is written."""
+        if not overwrite and self.exists():
+            msg = f"the file is there already: {self.location}"
+            raise FileExistsError(msg)
+        return _Written(_place(self.location))
+
+
+def _place(text: str) -> stores.AnyPath:
+    return stores.path_of(location(text))
+
+
+class _Written(io.BytesIO):
+    """Bytes that are written to a file when this is closed without an error."""
+
+    def __init__(self, place: stores.AnyPath) -> None:
+        super().__init__()
+        self._place = place
+
+    def close(self) -> None:
+        """Write the file."""
+        if not self.closed:
+            if isinstance(self._place, Path):
+                self._place.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._place, self.getvalue(), durable=True)
+        super().close()

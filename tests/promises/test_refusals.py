@@ -19,6 +19,7 @@ import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable, write_deltalake
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
 from pyarrow.parquet import encryption
 from support.damage import end_of_pages, flip
@@ -82,6 +83,23 @@ def without(name, start, stop):
         (at / name).write_bytes(whole[: int(len(whole) * start)] + whole[int(len(whole) * stop) :])
 
     return put
+
+
+def delta_table(at):
+    """Arrange: a Delta table with other columns."""
+    write_deltalake(at / "t", pa.table({"id": [1]}))
+
+
+def constrained_table(at):
+    """Arrange: a Delta table with a constraint."""
+    delta_table(at)
+    DeltaTable(at / "t").alter.add_constraint({"positive": "id >= 0"})
+
+
+def unsigned(at):
+    """Arrange: in.parquet with columns that tables do not have."""
+    more = {"u": np.arange(10, dtype=np.uint64), "clock": pa.array(range(10), pa.time64("us"))}
+    write(at / "in.parquet", floats(**more))
 
 
 def folder(name):
@@ -566,6 +584,20 @@ OPTIONS = [
     Case("flag-twice-with-a-job-file", "run --config a.toml --config b.toml", "options", exit_code=2),
     Case("success-file-on-disk", RUN + " --output out --success-file", "options", exit_code=2),
     Case("sole-writer-on-disk", RUN + " --output out --sole-writer", "options", exit_code=2),
+    Case("mode-without-table", RUN + " --mode append", "options", exit_code=2),
+    Case("partition-by-without-table", RUN + " --partition-by day", "options", exit_code=2),
+    Case("overwrite-of-table", RUN + " --format delta --overwrite", "options", exit_code=2),
+    Case("success-file-in-table", RUN + " --format delta --success-file", "options", exit_code=2),
+    Case("table-exists", RUN + " --format delta -o t", "output-exists", delta_table),
+    Case("table-with-other-columns", RUN + " --format delta -o t --mode append", "plan", delta_table),
+    Case(
+        "table-without-partitions", RUN + " --format delta -o t --partition-by day", "output-exists plan", delta_table
+    ),
+    Case("table-beside-files", RUN + " --format delta -o t", "output-exists", text("t/notes.txt")),
+    Case("table-with-constraint", RUN + " --format delta -o t --mode append --keep id", "plan", constrained_table),
+    Case("table-replaced-by-column", RUN + " --format delta -o t --mode 'replace id = 3'", "plan"),
+    Case("table-replaced-by-range", RUN + " --format delta -o t --mode 'replace day > 3'", "options", exit_code=2),
+    Case("types-not-in-table", RUN + " --format delta -o t", "plan", unsigned),
     Case("flag-with-value", RUN + " --overwrite=yes", "options", exit_code=2),
     Case("unknown-command", "rnu in.parquet --model m.onnx", "options", exit_code=2),
     Case("forgotten-command", "in.parquet --model m.onnx", "options", exit_code=2),
@@ -583,6 +615,8 @@ OPTIONS = [
             "max-nan-rows": ["101%"],
             "on-lossy": ["ignore"],
             "compression": ["lzma"],
+            "format": ["orc"],
+            "mode": ["merge", "append all", "replace"],
             "file-rows": ["0"],
             "file-bytes": ["1KB"],
             "device": ["gpu", "cuda:x", ""],

@@ -12,10 +12,9 @@ from support.runs import FLIGHTS, cli, command
 import scorer
 from scorer.cluster import waves
 from scorer.errors import PreflightError
-from scorer.storage import refusals
 from scorer.output.place import Place
 from scorer.scoring.job import Spec
-from scorer.storage import stores
+from scorer.storage import refusals, stores
 from services.stores import KEY, SECRET
 
 pytestmark = pytest.mark.service

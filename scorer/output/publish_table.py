@@ -1,0 +1,309 @@
+"""Publishing as a table: the parts lie in the table's folder, unseen, until one commit to its log names them all.
+
+    work-…/publish.json       from here on, the next run of this output finishes the publish first
+    the table's log           looked at for this run's commit; if it is not there, the commit is made
+    manifest.json             written last, with the version of the table
+
+Every step may be repeated: the commit has an id that is looked for before each try, see `scorer.tables.delta_commit`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.parquet as pq
+
+from scorer.arrow import decode_schema
+from scorer.display.words import quoted_list
+from scorer.errors import CommitError, ScorerError
+from scorer.output.existing import PROOF_FILES
+from scorer.output.place import INTENT, DiskPlace, StorePlace, load_plan, sizes_in
+from scorer.output.staging import remove_parts_without_rows, staged_names, sweep_quarantine
+from scorer.output.writer import open_part
+from scorer.storage.files import as_json, map_write_errors, sync, write_json
+from scorer.storage.stores import for_arrow
+from scorer.tables import delta_commit, iceberg_commit
+from scorer.tables.deleted import NAME as DELETED
+from scorer.tables.delta_commit import Identity, NewFile, statistics_of
+from scorer.tables.target import ANOTHER_RUN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from scorer.output.lease import Lease
+    from scorer.output.place import DiskStaging, Place, Staging
+    from scorer.plan.frozen import FrozenPlan
+    from scorer.storage.stores import AnyPath
+    from scorer.tables.target import Target
+
+_MANIFEST, _LEDGER = "manifest.json", "ledger.parquet"
+_FOOTERS = 32  # read at once
+
+
+def publish(place: Place, plan: FrozenPlan, held: Any) -> str:  # noqa: ANN401 - of the place's kind
+    """Add the staged parts to the table in one commit; return in words which version has them.
+
+    After an interruption at any point, it is safe to repeat.
+    """
+    if isinstance(place, DiskPlace):
+        version = _publish_on_disk(place, plan)
+    elif isinstance(place, StorePlace):
+        version = _publish_on_store(place, plan, held)
+    word = "snapshot" if _target(plan).kind == "iceberg" else "version"
+    return "" if version is None else f"the rows are in {word} {version} of the table"
+
+
+def _publish_on_disk(place: DiskPlace, plan: FrozenPlan) -> int | None:
+    staging, version = place.staging(plan.plan_hash, in_table=True), None
+    with map_write_errors(place.output):
+        sweep_quarantine(staging)
+        write_json(staging.root / INTENT, {"plan": plan.plan_hash})
+        if (staging.root / _LEDGER).exists():  # else the commit was made, and the proof was being moved
+            remove_parts_without_rows(staging)
+            _sync_folders(place, staging, plan)
+            version = _commit(place, plan, staging.root / _LEDGER, lambda: None)
+            _sync_log(place)
+            manifest = staging.root / _MANIFEST
+            write_json(manifest, {**json.loads(manifest.read_text()), "table": _described(place, plan, version)})
+        _move_proof(place, staging)
+        shutil.rmtree(staging.root)
+        sync(place.folder)
+    return version
+
+
+def _move_proof(place: DiskPlace, staging: DiskStaging) -> None:
+    """Move the new proof over the old one. plan.json is last, because a repeated publish starts from it."""
+    for name in (*PROOF_FILES[1:], PROOF_FILES[0]):
+        source, target = staging.root / name, place.folder / name
+        if target.is_dir() and source.exists():
+            shutil.rmtree(target)
+        if source.exists():
+            os.rename(source, target)
+    ledger = pq.read_table(place.folder / _LEDGER, columns=["quarantine"])
+    if not any(ledger["quarantine"].to_pylist()):
+        shutil.rmtree(place.folder / "quarantine", ignore_errors=True)
+    plan = load_plan(place.folder / "plan.json")
+    if plan is not None and (plan.table is None or not plan.table.deleted):
+        (place.folder / DELETED).unlink(missing_ok=True)
+
+
+def _publish_on_store(place: StorePlace, plan: FrozenPlan, held: Lease) -> int | None:
+    from scorer.output import publish_objects as objects  # noqa: PLC0415 - only for object stores
+
+    staging, gate = place.staging(plan.plan_hash, in_table=True), objects._Gate()  # noqa: SLF001 - of this package
+    store, version = held.store(gate.slow), None
+    with map_write_errors(place.output):
+        new = objects._read(store, staging.root / _MANIFEST)  # noqa: SLF001
+        if new is not None:
+            store.put_new(str(staging.root / INTENT), as_json({"plan": plan.plan_hash}))
+            _remove_objects_without_rows(place, staging)
+            version = _commit(place, plan, staging.root / _LEDGER, held.check)
+            store.remove([str(place.folder / _MANIFEST)])  # the proof of another run
+            objects._copy_proof(store, gate, place, staging)  # noqa: SLF001
+            digest = objects._sha256(objects._read(store, place.folder / _LEDGER))  # noqa: SLF001
+            manifest = {**json.loads(new), "ledger": digest, "table": _described(place, plan, version)}
+            objects._put_manifest(store, place.folder / _MANIFEST, as_json(manifest))  # noqa: SLF001
+        elif not objects._is_manifest_of(objects._read(store, place.folder / _MANIFEST), plan):  # noqa: SLF001
+            store.remove([str(staging.root / INTENT)])  # somebody removed staged files: the run publishes later
+            return None
+    try:
+        with map_write_errors(place.output):
+            objects._remove_staging(store, staging)  # noqa: SLF001
+    except ScorerError as error:
+        held.notify(f"the output is complete, but {staging.root} could not be removed: {error.found}")
+    return version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What the log of a table says of a plan that was published."""
+
+    faults: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+    """What could not be checked."""
+    removed: frozenset[str] = frozenset()
+    """Parts that the newest version has no more; their files may have been removed."""
+
+    def excuses(self, name: str) -> bool:
+        """Return whether a part may be gone, because the table has other files by now."""
+        return name in self.removed
+
+
+def check(place: Place, plan: FrozenPlan, manifest: dict[str, Any]) -> Check:
+    """Compare the version that the manifest names with the ledger."""
+    target, sizes = _target(plan), _published_sizes(place)
+    library, location, version = library_of(target), name_of(place, target), manifest.get("table", {}).get("version")
+    package = library.missing_package()
+    if package is not None:
+        return Check(unchecked=(f"whether the table names these files: {package.expected} is {package.found}",))
+    newest = library.files_at(location, None)
+    if newest is None or not isinstance(version, int):
+        return Check(faults=("there is no table, or the manifest names no version of it",))
+    removed = frozenset(sizes.keys() - newest.keys())
+    live = None
+    with suppress(CommitError):
+        live = library.files_at(location, version)
+    if live is None:
+        what = f"whether version {version} of the table has exactly these files: its log was cleaned up"
+        return Check(unchecked=(what,), removed=removed)
+    faults = [f"{name}: not in version {version} of the table" for name in sorted(sizes.keys() - live.keys())]
+    faults += [f"{name}: {live[name]} bytes in version {version} of the table, expected {size}"
+               for name, size in sizes.items() if name in live and live[name] != size]  # fmt: skip
+    if target.mode in {"new", "overwrite"}:
+        faults += [
+            f"{name}: in version {version} of the table, but not in the ledger"
+            for name in sorted(live.keys() - sizes.keys())
+        ]
+    return Check(faults=tuple(faults), removed=removed)
+
+
+def missing(place: Place, plan: FrozenPlan) -> list[str]:
+    """List what the table lacks of a plan that was published; nothing if a run of the plan has nothing to do.
+
+    Rows that were added once are not added again, whatever happened to the table since. Rows that replaced others are
+    looked for: if the table has other files now, the plan may be carried out again.
+    """
+    target = _target(plan)
+    library = library_of(target)
+    now = library.look(name_of(place, target), plan.request_hash)
+    said = json.loads((place.folder / _MANIFEST).read_text()).get("table", {})
+    if now is None or now.table_id != said.get("id") or _is_older(target, now.version, said):
+        return [f"version {said.get('version')} of the table {said.get('id')}"]
+    if target.mode not in {"overwrite", "replace"}:
+        return []
+    live = library.files_at(name_of(place, target), None) or {}
+    return [name for name, size in _published_sizes(place).items() if live.get(name) != size]
+
+
+def _is_older(target: Target, version: int, said: dict[str, Any]) -> bool:
+    """Return whether a table is older than a commit to it; the ids of Iceberg's snapshots have no order."""
+    return target.kind == "delta" and version < int(said.get("version", -1))
+
+
+def unlisted_parts(place: Place, plan: FrozenPlan) -> list[AnyPath]:
+    """Return the parts of an unfinished plan that lie in the table's folder and that no commit names."""
+    target = plan.target
+    if target is None:
+        return []
+    library = library_of(target)
+    package = library.missing_package()
+    if package is not None:  # without the log, nobody knows whether the parts are in the table
+        raise package
+    try:
+        if library.committed(name_of(place, target), target, identity_of(plan)) is not None:
+            return []
+    except CommitError as error:
+        if error.what != ANOTHER_RUN:
+            raise
+    staging = place.staging(plan.plan_hash, in_table=True)
+    return [staging.parts / name for name in sorted(staged_names(staging, plan))]
+
+
+def identity_of(plan: FrozenPlan) -> Identity:
+    """Return what identifies the commit of a plan."""
+    return Identity(request=plan.request_hash, number=_target(plan).commit, plan=plan.plan_hash)
+
+
+def library_of(target: Target) -> ModuleType:
+    """Return the module that commits to tables of this kind."""
+    return {"delta": delta_commit, "iceberg": iceberg_commit}[target.kind]
+
+
+def name_of(place: Place, target: Target) -> str:
+    """Return the name under which the library knows the table: its URL in a catalog, or its folder."""
+    return target.catalog or str(place.output)
+
+
+def _commit(place: Place, plan: FrozenPlan, ledger: AnyPath, check: Callable[[], object]) -> int:
+    target = _target(plan)
+    files = _new_files(place, plan, ledger)
+    notes = {
+        "scorer.model": plan.session.digest, "scorer.rows": str(sum(rows for _, rows in files)),
+        "scorer.version": plan.versions.get("scorer", ""),
+    }  # fmt: skip
+    version: int = library_of(target).commit(
+        name_of(place, target), target, identity_of(plan), [file for file, _ in files], notes, check
+    )
+    return version
+
+
+def _new_files(place: Place, plan: FrozenPlan, ledger: AnyPath) -> list[tuple[NewFile, int]]:
+    """Return each part that has a file, with its rows and with the statistics of its footer."""
+    table = pq.read_table(for_arrow(ledger), columns=["name", "size", "scored", "nan"])
+    rows = {row["name"]: row for row in table.to_pylist() if row["size"]}
+    size_of = sizes_in(place.output)
+    gone = [name for name, row in rows.items() if size_of(name) != row["size"]]
+    if gone:
+        raise CommitError(
+            "parts in the table's folder are missing or changed; nothing was added to the table",
+            where=str(place.output),
+            expected="files of the recorded sizes",
+            found=quoted_list(gone),
+            hint="remove what this run staged with `scorer clean OUT`, then start again",
+        )
+    schema, scores = decode_schema(plan.output_schema), set(plan.binding.outputs)
+    keys = _target(plan).partition_by
+
+    def one(name: str, values: dict[str, str | None]) -> tuple[NewFile, int]:
+        row, path = rows[name], place.output / name
+        with open_part(path if isinstance(place, DiskPlace) else path.stat()) as parquet:
+            statistics = statistics_of(parquet.metadata, schema, set() if row["nan"] else scores)
+        own = {key: values[key] for key in keys}
+        return NewFile(path=name, size=row["size"], keys=own, statistics=statistics), row["scored"]
+
+    wanted = [(part.name, dict(part.sources[0].hive)) for part in plan.parts() if part.name in rows]
+    with ThreadPoolExecutor(min(_FOOTERS, max(1, len(wanted))), "scorer-footers") as pool:
+        return list(pool.map(one, *zip(*wanted, strict=True))) if wanted else []
+
+
+def _published_sizes(place: Place) -> dict[str, int]:
+    table = pq.read_table(for_arrow(place.folder / _LEDGER), columns=["name", "size"])
+    sizes = zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True)
+    return {name: size for name, size in sizes if size}
+
+
+def _sync_folders(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> None:
+    """Flush the folders that hold the parts to disk: the log may name a file only if it survives a power failure."""
+    folders = {staging.parts / file.folder for file in plan.files if (staging.parts / file.folder).is_dir()}
+    above = {one for folder in folders for one in folder.parents if one.is_relative_to(place.output)}
+    for folder in sorted({*folders, *above, place.output, place.output.parent}):
+        if os.path.isdir(folder):
+            sync(folder)
+
+
+def _sync_log(place: DiskPlace) -> None:
+    """Flush the log of a Delta table to disk, which its library does not do."""
+    log = place.output / "_delta_log"
+    if log.is_dir():
+        newest = max(log.glob("*.json"), default=None)
+        for path in (newest, log, place.output):
+            if path is not None:
+                sync(path)
+
+
+def _remove_objects_without_rows(place: StorePlace, staging: Staging) -> None:
+    table = pq.read_table(for_arrow(staging.root / _LEDGER), columns=["name", "size"])
+    names = [name for name, size in zip(*(table[one].to_pylist() for one in ("name", "size")), strict=True) if not size]
+    place.output.store.remove(str(place.output / name) for name in names)
+
+
+def _described(place: Place, plan: FrozenPlan, version: int) -> dict[str, Any]:
+    """Return what the manifest says of the table."""
+    target = _target(plan)
+    now = library_of(target).look(name_of(place, target), plan.request_hash)
+    own = {"id": now.table_id if now else "", "version": version, "commit": target.commit}
+    return {"kind": target.kind, "mode": target.mode, **own}
+
+
+def _target(plan: FrozenPlan) -> Target:
+    if plan.target is None:
+        msg = f"a plan without a table: {plan.plan_hash}"
+        raise AssertionError(msg)
+    return plan.target
