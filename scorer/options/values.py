@@ -68,9 +68,11 @@ def parse_budget(text: str) -> tuple[float, bool]:
 
 
 def within_budget(budget: str, count: int, total: int) -> bool:
-    """Return whether `count` of `total` rows are within N or P%."""
+    """Return whether `count` of `total` rows are within N or P%; exactly, so that 57% of 100 rows are 57."""
+    from fractions import Fraction  # noqa: PLC0415 - start-up
+
     amount, share = parse_budget(budget)
-    return count <= (amount * total if share else amount)
+    return count * 100 <= Fraction(str(float(budget[:-1]))) * total if share else count <= amount
 
 
 def _texts(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values

@@ -36,6 +36,7 @@ def published(fewer28, tmp_path):
     "how",
     [">/dev/full", "2>/dev/full", ">&- 2>&- <&-", "--json | head -0", "2>&1 | head -0"],
 )
+@pytest.mark.slow
 def test_a_run_publishes_and_exits_with_0_whatever_its_standard_streams_are(how, fewer28, tmp_path):
     job = f"run {shlex.quote(str(fewer28))} --model {shlex.quote(str(MODELS / 'dense28.onnx'))} --output out"
     code, err = shell(f"{SCORER} {job} {how}", tmp_path)

@@ -310,6 +310,7 @@ MUTATIONS = {
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.slow
 def test_a_wrong_kernel_is_found_by_the_random_ensembles(name, compiler, tmp_path, monkeypatch):
     text = _compile.SOURCE.read_text("utf-8")
     before, after = MUTATIONS[name]

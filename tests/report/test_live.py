@@ -141,6 +141,7 @@ def test_a_signal_handler_can_announce_stopping_while_lines_are_drawn(window):
     assert any(one.endswith("stopping") for one in window.screen.lines)
 
 
+@pytest.mark.slow
 def test_synchronous_mode_for_debuggers_draws_nothing_in_place(tmp_path):
     write(tmp_path / "in.parquet", {f"f{i}": np.ones(10, np.float32) for i in range(28)})
     seen = PseudoTerminal("run", tmp_path / "in.parquet", "--model", DENSE, "--cluster", "synchronous")
@@ -220,6 +221,7 @@ def test_a_window_made_narrow_during_a_run_keeps_no_old_lines(floats28, tmp_path
     assert "━" not in seen.screen.text
 
 
+@pytest.mark.slow
 def test_no_color_removes_the_colours_and_keeps_the_lines(fewer28, tmp_path):
     seen = PseudoTerminal("run", fewer28, "--model", DENSE, "--output", tmp_path / "out", *SLOW, NO_COLOR="1")
     seen.until("committed")
@@ -235,6 +237,7 @@ def test_a_dumb_terminal_gets_lines_only(tmp_path):
     assert "\x1b" not in seen.output
 
 
+@pytest.mark.slow
 def test_quiet_shows_the_summary_only(tmp_path):
     write(tmp_path / "in.parquet", {f"f{i}": np.ones(10, np.float32) for i in range(28)})
     seen = PseudoTerminal("run", tmp_path / "in.parquet", "--model", DENSE, "--quiet")
