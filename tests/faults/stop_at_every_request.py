@@ -188,7 +188,7 @@ def interrupt(bucket: str, folder: Path, at: int, *, after: bool, overwrite: boo
 
 def prepare(folder: Path) -> None:
     """Write the input, and that of the older output."""
-    make_input(folder)
+    make_input(folder / "in.parquet")
     old = pa.table({"id": np.arange(OLD_ROWS), **{c: np.ones(OLD_ROWS) for c in "abc"}})
     pq.write_table(old, folder / "old.parquet")
 
