@@ -177,7 +177,8 @@ def _show(store: ObjectStore, gate: _Gate, place: StorePlace, plan: FrozenPlan, 
     old = _named(store, place.folder / _LEDGER, intent.ledger)
     _refuse_others(place, sizes, old)
     store.remove([str(place.folder / _MANIFEST), str(place.output / SUCCESS)])  # from here on, OUT claims nothing
-    _copy_parts(store, gate, place, staging, sizes, again=old.keys() & sizes.keys())
+    again = () if plan.previous else old.keys() & sizes.keys()  # parts of earlier generations are not staged
+    _copy_parts(store, gate, place, staging, sizes, again=again)
     store.remove(str(place.output / name) for name in old.keys() - sizes.keys())
     _keep_proofs_of_generations(store, place, plan)
     _copy_proof(store, gate, place, staging)

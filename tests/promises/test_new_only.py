@@ -439,15 +439,16 @@ def test_a_limit_cannot_be_combined_with_it(tmp_path):
         grow(tmp_path, limit=5)
 
 
+@pytest.mark.parametrize("overwrite", [False, True], ids=["", "overwrite"])
 @pytest.mark.parametrize("flat", [False, True], ids=["from the beginning", "later"])
-def test_an_output_on_a_store_grows_by_copies_and_its_manifest_is_last(flat, tmp_path):
+def test_an_output_on_a_store_grows_by_copies_and_its_manifest_is_last(flat, overwrite, tmp_path):
     with bucket() as store:
         output, night = f"{ROOT}/top/scores", add(tmp_path / "in", 1)
         add(tmp_path / "in", 2)
         scorer.run(tmp_path / "in", SUM, output, new_only=not flat, **FEED)
         before = {file.path: file.version for file in store.objects(output)}
         add(tmp_path / "in", 3)
-        report = scorer.run(tmp_path / "in", SUM, output, new_only=True, **FEED)
+        report = scorer.run(tmp_path / "in", SUM, output, new_only=True, overwrite=overwrite, **FEED)
         assert (report.generation, report.counts.rows) == (2, 30)
         after = {file.path: file.version for file in store.objects(output)}
         assert before.items() < after.items()
