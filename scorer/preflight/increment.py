@@ -191,7 +191,7 @@ class Search:
         self.found.problems += _problems(self.place, dataset, published)
         self.found.notes += folder_notes(self.place, dataset)
         self.found.notes.append(
-            f"--new-only adds {plural(len(new), 'new file')} to {plural(len(known), 'file')} that are scored already"
+            f"--new-only adds {plural(len(new), 'new file')} to {plural(len(known), 'file')} scored already"
         )
         opened = {file.path: file for file in dataset.files}
         scored = [opened.get(file.path) or known[file.path] for file in now if file.path in {*new, *known}]

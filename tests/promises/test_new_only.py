@@ -180,7 +180,7 @@ def test_a_new_night_becomes_one_folder_and_part_numbers_go_on(first):
     add(first / "in", 3)
     report = grow(first)
     assert (report.generation, report.counts.rows) == (2, 30)
-    assert report.notes == ("--new-only adds 1 new file to 2 files that are scored already",)
+    assert report.notes == ("--new-only adds 1 new file to 2 files scored already",)
     names = sorted(str(path.relative_to(first / "out")) for path in (first / "out").rglob("*.parquet"))
     assert names == ["generation=0001/part-00000.parquet", "generation=0002/part-00001.parquet"]
     is_as_scored_at_once(first)
