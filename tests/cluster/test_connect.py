@@ -66,7 +66,10 @@ def test_a_script_without_a_guard_gets_one_error_with_the_line_to_add(option, fe
     request = f"{str(fewer28)!r}, {str(DENSE)!r}, 'out', feed='input=f0..f27', {option}, workers=2, threads=1"
     script = tmp_path / "script.py"
     script.write_text(f"import features\nimport scorer\n\nscorer.run({request})\n")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONSAFEPATH"}  # Dask leaves it set
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+    )
     assert 'Hint: in a script, call scorer under `if __name__ == "__main__":`' in done.stderr
     assert done.stderr.count("the worker processes did not start") == done.stderr.count("Traceback") == 1
     assert "distributed" not in done.stderr
