@@ -4,14 +4,17 @@
     the table's log           looked at for this run's commit; if it is not there, the commit is made
     manifest.json             written last, with the version of the table
 
-Every step may be repeated: the commit has an id that is looked for before each try, see `scorer.tables.delta_commit`.
+Every step may be repeated: the commit has an id that is looked for before each try. Whatever the answer to a try is,
+the next look decides.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from scorer.arrow import decode_schema
-from scorer.display.words import quoted_list
+from scorer.display.words import cut, quoted_list
 from scorer.errors import CommitError, ScorerError
 from scorer.output.existing import PROOF_FILES
 from scorer.output.place import INTENT, DiskPlace, StorePlace, load_plan, sizes_in
@@ -28,23 +31,23 @@ from scorer.output.staging import remove_parts_without_rows, staged_names, sweep
 from scorer.output.writer import open_part
 from scorer.storage.files import as_json, map_write_errors, sync, write_json
 from scorer.storage.stores import for_arrow
-from scorer.tables import delta_commit, iceberg_commit
 from scorer.tables.deleted import NAME as DELETED
-from scorer.tables.delta_commit import Identity, NewFile, statistics_of
-from scorer.tables.target import ANOTHER_RUN
+from scorer.tables.target import ANOTHER_RUN, Identity, NewFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
 
     from scorer.output.lease import Lease
     from scorer.output.place import DiskStaging, Place, Staging
     from scorer.plan.frozen import FrozenPlan
     from scorer.storage.stores import AnyPath
-    from scorer.tables.target import Target
+    from scorer.tables.target import Kind, Target
 
 _MANIFEST, _LEDGER = "manifest.json", "ledger.parquet"
 _FOOTERS = 32  # read at once
+_TRIES = 5
+_WAIT_S = 0.2
 
 
 def publish(place: Place, plan: FrozenPlan, held: Any) -> str:  # noqa: ANN401 - of the place's kind
@@ -139,7 +142,8 @@ class Check:
 def check(place: Place, plan: FrozenPlan, manifest: dict[str, Any]) -> Check:
     """Compare the version that the manifest names with the ledger."""
     target, sizes = _target(plan), _published_sizes(place)
-    library, location, version = library_of(target), name_of(place, target), manifest.get("table", {}).get("version")
+    library, location = library_of(target.kind), name_of(place, target)
+    version = manifest.get("table", {}).get("version")
     package = library.missing_package()
     if package is not None:
         return Check(unchecked=(f"whether the table names these files: {package.expected} is {package.found}",))
@@ -171,7 +175,7 @@ def missing(place: Place, plan: FrozenPlan) -> list[str]:
     looked for: if the table has other files now, the plan may be carried out again.
     """
     target = _target(plan)
-    library = library_of(target)
+    library = library_of(target.kind)
     now = library.look(name_of(place, target), plan.request_hash)
     said = json.loads((place.folder / _MANIFEST).read_text()).get("table", {})
     if now is None or now.table_id != said.get("id") or _is_older(target, now.version, said):
@@ -192,7 +196,7 @@ def unlisted_parts(place: Place, plan: FrozenPlan) -> list[AnyPath]:
     target = plan.target
     if target is None:
         return []
-    library = library_of(target)
+    library = library_of(target.kind)
     package = library.missing_package()
     if package is not None:  # without the log, nobody knows whether the parts are in the table
         raise package
@@ -211,9 +215,15 @@ def identity_of(plan: FrozenPlan) -> Identity:
     return Identity(request=plan.request_hash, number=_target(plan).commit, plan=plan.plan_hash)
 
 
-def library_of(target: Target) -> ModuleType:
-    """Return the module that commits to tables of this kind."""
-    return {"delta": delta_commit, "iceberg": iceberg_commit}[target.kind]
+def library_of(kind: Kind) -> ModuleType:
+    """Return the module that writes tables of a kind; imported here, because most outputs are no tables."""
+    if kind == "iceberg":
+        from scorer.tables import iceberg_commit  # noqa: PLC0415 - only for tables
+
+        return iceberg_commit
+    from scorer.tables import delta_commit  # noqa: PLC0415 - only for tables
+
+    return delta_commit
 
 
 def name_of(place: Place, target: Target) -> str:
@@ -228,10 +238,36 @@ def _commit(place: Place, plan: FrozenPlan, ledger: AnyPath, check: Callable[[],
         "scorer.model": plan.session.digest, "scorer.rows": str(sum(rows for _, rows in files)),
         "scorer.version": plan.versions.get("scorer", ""),
     }  # fmt: skip
-    version: int = library_of(target).commit(
-        name_of(place, target), target, identity_of(plan), [file for file, _ in files], notes, check
-    )
-    return version
+    return _commit_once(name_of(place, target), target, identity_of(plan), [file for file, _ in files], notes, check)
+
+
+def _commit_once(
+    name: str, target: Target, identity: Identity, files: Sequence[NewFile], notes: Mapping[str, str],
+    check: Callable[[], object],
+) -> int:  # fmt: skip
+    """Add the files in one commit, unless that was done; return the version of the table that has them.
+
+    `check` is called before each try; it may raise.
+    """
+    library, problem = library_of(target.kind), None
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_WAIT_S * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - writers must not retry in step
+        check()
+        version: int | None = library.committed(name, target, identity)
+        if version is not None:
+            return version
+        problem = library.try_commit(name, target, identity, files, notes)
+    version = library.committed(name, target, identity)
+    if version is not None:
+        return version
+    raise CommitError(
+        "the table did not take the commit",
+        where=name,
+        expected=f"one of {_TRIES} tries to succeed",
+        found=cut(" ".join(str(problem).split()), 300) or type(problem).__name__,
+        hint="repeat the command: committed parts are kept, and no row is added twice",
+    ) from problem
 
 
 def _new_files(place: Place, plan: FrozenPlan, ledger: AnyPath) -> list[tuple[NewFile, int]]:
@@ -249,12 +285,15 @@ def _new_files(place: Place, plan: FrozenPlan, ledger: AnyPath) -> list[tuple[Ne
             hint="remove what this run staged with `scorer clean OUT`, then start again",
         )
     schema, scores = decode_schema(plan.output_schema), set(plan.binding.outputs)
-    keys = _target(plan).partition_by
+    target = _target(plan)
+    keys, library = target.partition_by, library_of(target.kind)
 
     def one(name: str, values: dict[str, str | None]) -> tuple[NewFile, int]:
         row, path = rows[name], place.output / name
-        with open_part(path if isinstance(place, DiskPlace) else path.stat()) as parquet:
-            statistics = statistics_of(parquet.metadata, schema, set() if row["nan"] else scores)
+        statistics = ""
+        if target.kind == "delta":
+            with open_part(path if isinstance(place, DiskPlace) else path.stat()) as parquet:
+                statistics = library.statistics_of(parquet.metadata, schema, set() if row["nan"] else scores)
         own = {key: values[key] for key in keys}
         return NewFile(path=name, size=row["size"], keys=own, statistics=statistics), row["scored"]
 
@@ -297,7 +336,7 @@ def _remove_objects_without_rows(place: StorePlace, staging: Staging) -> None:
 def _described(place: Place, plan: FrozenPlan, version: int) -> dict[str, Any]:
     """Return what the manifest says of the table."""
     target = _target(plan)
-    now = library_of(target).look(name_of(place, target), plan.request_hash)
+    now = library_of(target.kind).look(name_of(place, target), plan.request_hash)
     own = {"id": now.table_id if now else "", "version": version, "commit": target.commit}
     return {"kind": target.kind, "mode": target.mode, **own}
 

@@ -15,7 +15,6 @@ from scorer.errors import CommitError, OutputExists, ScorerError
 from scorer.host.versions import versions
 from scorer.locations import is_url, normal
 from scorer.output import place as place_
-from scorer.output import publish_table
 from scorer.output.existing import existing_problem, foreign_files
 from scorer.plan.frozen import FrozenPlan, hash_of, refuse_different
 from scorer.preflight.placement import table_of
@@ -168,6 +167,8 @@ def _find_in(
     table: Destination, found: Findings, place: Place, request: dict[str, Any]
 ) -> tuple[FrozenPlan, bool] | None:
     """Return the same for a table, which may have the rows of this request without their proof."""
+    from scorer.output import publish_table  # noqa: PLC0415 - only for tables
+
     published = place.published()
     if published is not None and published.request == request:
         if place.pending() is not None:

@@ -19,7 +19,6 @@ from scorer.output import lock
 from scorer.output.existing import work_dir_problem
 from scorer.storage.refusals import asks, explaining, read_problem, reason, write_problem
 from scorer.storage.stores import WRITABLE, ObjectPath, is_folder, path_of
-from scorer.tables import delta_commit, iceberg_commit
 from scorer.tables.target import Destination, Replaced, Rows, Target, partition_columns, problems_of_replaced
 
 if TYPE_CHECKING:
@@ -231,8 +230,10 @@ def table_of(
     """
     if options.out.format == "parquet":
         return None, []
+    from scorer.output.publish_table import library_of  # noqa: PLC0415 - only for tables
+
     kind = cast("Kind", options.out.format)
-    library = {"delta": delta_commit, "iceberg": iceberg_commit}[kind]
+    library = library_of(kind)
     package = library.missing_package()
     if package is not None:
         return None, [package]
@@ -260,7 +261,7 @@ def table_of(
         kind=kind, mode=word, catalog=catalog, commit=1 + (existing.commits if existing else 0),
         version=-1 if existing is None else existing.version, partition_by=partition_by, replaced=replaced,
     )  # fmt: skip
-    identified = iceberg_commit.with_ids if kind == "iceberg" else None
+    identified = library.with_ids if kind == "iceberg" else None
     return Destination(where=where, target=target, existing=existing, rows=rows, identified=identified), problems
 
 

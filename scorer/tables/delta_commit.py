@@ -1,7 +1,7 @@
-"""Add files to a Delta table in one commit that is made once, however often it is tried.
+"""Add files to a Delta table in one commit, and look for it: see `scorer.output.publish_table`.
 
-The commit has an id, the request of the run, and a number. Both are looked for before each try, because the library
-refuses only commits with one id that are made at the same time. Whatever the answer to a try is, the next look decides.
+The commit has an id, the request of the run, and a number. The library refuses only commits with one id that are made
+at the same time.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-import random
 import time
-from dataclasses import dataclass
 from decimal import Decimal
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -21,52 +19,24 @@ import pyarrow as pa
 from scorer.display.words import cut
 from scorer.errors import CommitError, OptionsError, ScorerError
 from scorer.tables import clients
-from scorer.tables.target import ANOTHER_RUN, Existing, refuse_changed
+from scorer.tables.target import Existing, another_run, refuse_changed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import pyarrow.parquet as pq
     from deltalake import DeltaTable
 
-    from scorer.tables.target import Target
+    from scorer.tables.target import Identity, NewFile, Target
 
-_TRIES = 5
 _MOST_COLUMNS = 32  # as other writers: a log with the ranges of a thousand columns is slow to read
 _LONGEST = 32  # characters of a text; readers expect that longer ones are cut off
 _MS = 1000  # microseconds: ranges of times are in milliseconds
-_WAIT_S = 0.2
 _WRITTEN_WITHOUT = {
     "appendOnly", "changeDataFeed", "checkConstraints", "columnMapping", "deletionVectors", "generatedColumns",
     "identityColumns", "invariants", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck",
 }  # fmt: skip
 """Features that ask nothing of a writer that adds files, unless the table uses them; `_obstacles` looks."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewFile:
-    """A file to add: it is in the table's folder already."""
-
-    path: str
-    """Inside the table's folder."""
-    size: int
-    keys: Mapping[str, str | None]
-    """The values of the partition columns."""
-    statistics: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """What identifies a commit: the request, how often it has been committed with it, and whose files it adds."""
-
-    request: str
-    number: int
-    plan: str
-
-    @property
-    def app(self) -> str:
-        """The id of the request in the table's log."""
-        return f"scorer:{self.request}"
 
 
 def missing_package() -> ScorerError | None:
@@ -113,35 +83,6 @@ def files_at(location: str, version: int | None) -> dict[str, int] | None:
     return {unquote(path): size for path, size in pairs}
 
 
-def commit(
-    location: str, target: Target, identity: Identity, files: Sequence[NewFile], notes: Mapping[str, str],
-    check: Callable[[], object] = lambda: None,
-) -> int:  # fmt: skip
-    """Add the files in one commit, unless that was done; return the version of the table that has them.
-
-    `check` is called before each try; it may raise.
-    """
-    problem: Exception | None = None
-    for attempt in range(_TRIES):
-        if attempt:
-            time.sleep(_WAIT_S * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - writers must not retry in step
-        check()
-        version = committed(location, target, identity)
-        if version is not None:
-            return version
-        problem = _try(location, target, identity, files, notes)
-    version = committed(location, target, identity)
-    if version is not None:
-        return version
-    raise CommitError(
-        "the table did not take the commit",
-        where=location,
-        expected=f"one of {_TRIES} tries to succeed",
-        found=cut(" ".join(str(problem).split()), 300) or type(problem).__name__,
-        hint="repeat the command: committed parts are kept, and no row is added twice",
-    ) from problem
-
-
 def committed(location: str, target: Target, identity: Identity) -> int | None:
     """Return the version with which the table got the files of a plan; None if it has not got them."""
     table = _open(location)
@@ -151,16 +92,10 @@ def committed(location: str, target: Target, identity: Identity) -> int | None:
     for entry in history:
         if entry.get("scorer.request") == identity.request and entry.get("scorer.plan") == identity.plan:
             return int(entry["version"])
-    raise CommitError(
-        ANOTHER_RUN,
-        where=location,
-        expected="one run of this request",
-        found=f"a commit of the request {identity.request[:12]} with the files of another plan",
-        hint="nothing is left to do; remove what this run staged with `scorer clean OUT`",
-    )
+    raise another_run(location, identity)
 
 
-def _try(
+def try_commit(
     location: str, target: Target, identity: Identity, files: Sequence[NewFile], notes: Mapping[str, str]
 ) -> Exception | None:
     """Try to commit; return the error, which may also mean that only the answer was lost."""

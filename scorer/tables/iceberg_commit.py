@@ -1,15 +1,13 @@
-"""Add files to an Iceberg table in one commit that is made once, however often it is tried.
+"""Add files to an Iceberg table in one commit, and look for it: see `scorer.output.publish_table`.
 
-A snapshot names the request of its run and a number. Both are looked for before each try, because the library commits
-again after a conflict without a look. Whatever the answer to a try is, the next look decides.
+A snapshot names the request of its run and a number. The library's own retries are off, because they commit again after
+a conflict without a look.
 
 A table is iceberg://CATALOG/NAMESPACE.TABLE, with a catalog of pyiceberg's configuration.
 """
 
 from __future__ import annotations
 
-import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -22,10 +20,10 @@ from scorer.errors import CommitError, OptionsError, ScorerError
 from scorer.locations import is_url, join
 from scorer.storage import stores
 from scorer.storage.footers import open_parquet
-from scorer.tables.target import ANOTHER_RUN, SCHEME, Existing, refuse_changed
+from scorer.tables.target import SCHEME, Existing, another_run, refuse_changed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pyiceberg.catalog import Catalog
     from pyiceberg.manifest import DataFile
@@ -35,11 +33,8 @@ if TYPE_CHECKING:
     from pyiceberg.table.metadata import TableMetadata
     from pyiceberg.table.snapshots import Snapshot
 
-    from scorer.tables.delta_commit import Identity, NewFile
-    from scorer.tables.target import Target
+    from scorer.tables.target import Identity, NewFile, Target
 
-_TRIES = 5
-_WAIT_S = 0.2
 _FOOTERS = 32  # read at once
 _ID = b"PARQUET:field_id"
 _OWN_RETRIES = "commit.retry.num-retries"
@@ -100,35 +95,6 @@ def with_ids(schema: pa.Schema, columns: pa.Schema, name: str) -> pa.Schema:
         return _identified(schema, _new_schema(columns) if found is None else found.schema())
 
 
-def commit(
-    name: str, target: Target, identity: Identity, files: Sequence[NewFile], notes: Mapping[str, str],
-    check: Callable[[], object] = lambda: None,
-) -> int:  # fmt: skip
-    """Add the files in one commit, unless that was done; return the id of the snapshot that has them.
-
-    `check` is called before each try; it may raise.
-    """
-    problem: Exception | None = None
-    for attempt in range(_TRIES):
-        if attempt:
-            time.sleep(_WAIT_S * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - writers must not retry in step
-        check()
-        found = committed(name, target, identity)
-        if found is not None:
-            return found
-        problem = _try(name, target, identity, files, notes)
-    found = committed(name, target, identity)
-    if found is not None:
-        return found
-    raise CommitError(
-        "the table did not take the commit",
-        where=name,
-        expected=f"one of {_TRIES} tries to succeed",
-        found=_words(problem),
-        hint="repeat the command: committed parts are kept, and no row is added twice",
-    ) from problem
-
-
 def committed(name: str, target: Target, identity: Identity) -> int | None:  # noqa: ARG001 - as that of Delta tables
     """Return the snapshot with which the table got the files of a plan; None if it has not got them."""
     with _opened(name) as (catalog, table):
@@ -139,17 +105,11 @@ def committed(name: str, target: Target, identity: Identity) -> int | None:  # n
                 continue
             if said.get("scorer.plan") == identity.plan:
                 return snapshot.snapshot_id
-            raise CommitError(
-                ANOTHER_RUN,
-                where=name,
-                expected="one run of this request",
-                found=f"a commit of the request {identity.request[:12]} with the files of another plan",
-                hint="nothing is left to do; remove what this run staged with `scorer clean OUT`",
-            )
+            raise another_run(name, identity)
     return None
 
 
-def _try(
+def try_commit(
     name: str, target: Target, identity: Identity, files: Sequence[NewFile], notes: Mapping[str, str]
 ) -> Exception | None:
     """Try to commit; return the error, which may also mean that only the answer was lost."""
@@ -414,5 +374,5 @@ def _unusable(name: str, catalog: str, error: Exception) -> CommitError:
     )
 
 
-def _words(error: Exception | None) -> str:
+def _words(error: Exception) -> str:
     return cut(" ".join(str(error).split()), 300) or type(error).__name__

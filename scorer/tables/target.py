@@ -116,6 +116,44 @@ class Target:
         return f"{name}, {'snapshot' if self.kind == 'iceberg' else 'version'} {self.version}: {doing}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFile:
+    """A file to add: it is in the table's folder already."""
+
+    path: str
+    """Inside the table's folder."""
+    size: int
+    keys: Mapping[str, str | None]
+    """The values of the partition columns."""
+    statistics: str
+    """For the log of a Delta table, see `delta_commit.statistics_of`; those of an Iceberg table are read later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What identifies a commit: the request, how often it has been committed with it, and whose files it adds."""
+
+    request: str
+    number: int
+    plan: str
+
+    @property
+    def app(self) -> str:
+        """The id of the request in the table's log."""
+        return f"scorer:{self.request}"
+
+
+def another_run(where: str, identity: Identity) -> CommitError:
+    """Return the error for a commit with the id of this run that names the files of another plan."""
+    return CommitError(
+        ANOTHER_RUN,
+        where=where,
+        expected="one run of this request",
+        found=f"a commit of the request {identity.request[:12]} with the files of another plan",
+        hint="nothing is left to do; remove what this run staged with `scorer clean OUT`",
+    )
+
+
 def str_of(one: Replaced) -> str:
     """Return which partitions are replaced, as a condition."""
     return f"{one.column} = {one.values[0]}" if len(one.values) == 1 else f"{one.column} in ({', '.join(one.values)})"

@@ -27,6 +27,7 @@ from support.runs import MODELS, cli, write
 import scorer
 from scorer.api.verification import check as verify
 from scorer.errors import CommitError, PreflightError
+from scorer.output import publish_table
 from scorer.output.place import Place
 from scorer.tables import iceberg_commit
 
@@ -197,7 +198,7 @@ def test_a_catalog_a_namespace_and_flags_that_do_not_fit_are_named(tmp_path):
 
 
 def test_a_run_that_ends_at_its_commit_is_finished_by_the_same_command(tmp_path, prod, monkeypatch):
-    given, real = source(tmp_path / "in"), iceberg_commit._try
+    given, real = source(tmp_path / "in"), iceberg_commit.try_commit
     for when, count in (("before", 0), ("after", 1)):
 
         def ended(*arguments, when=when):
@@ -206,7 +207,7 @@ def test_a_run_that_ends_at_its_commit_is_finished_by_the_same_command(tmp_path,
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(iceberg_commit, "_try", ended)
+            patch.setattr(iceberg_commit, "try_commit", ended)
             with pytest.raises(KeyboardInterrupt):
                 score(given, mode="append", prefix=f"{when}_") if count else score(given, mode="append")
         if not count:
@@ -232,9 +233,9 @@ def test_a_lost_answer_and_commits_of_others_do_not_double_the_rows(tmp_path, pr
             prod.load_table("ml.scores").append(table.scan(limit=1).to_arrow())
 
     monkeypatch.setattr(iceberg_commit, "refuse_changed", overtaken)
-    monkeypatch.setattr(iceberg_commit, "_WAIT_S", 0.0)
-    taken = iceberg_commit._try
-    monkeypatch.setattr(iceberg_commit, "_try", lambda *given: taken(*given) or OSError("connection reset"))
+    monkeypatch.setattr(publish_table, "_WAIT_S", 0.0)
+    taken = iceberg_commit.try_commit
+    monkeypatch.setattr(iceberg_commit, "try_commit", lambda *given: taken(*given) or OSError("connection reset"))
     score(source(tmp_path / "more", count=7), mode="append")
     assert len(tries) == 3
     assert len(ids(prod)) == 80 + 14 + 2
@@ -268,7 +269,7 @@ def test_a_table_that_another_program_created_meanwhile_is_left_alone(tmp_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(iceberg_commit, "commit", ended)
+        patch.setattr(publish_table, "_commit_once", ended)
         with pytest.raises(KeyboardInterrupt):
             score(given)
     prod.create_table("ml.scores", pa.schema({"other": pa.int64()}))

@@ -22,6 +22,7 @@ import scorer
 from scorer.api.cleaning import clean
 from scorer.api.verification import check as verify
 from scorer.errors import CommitError, PreflightError
+from scorer.output import publish_table
 from scorer.output.place import Place
 from scorer.plan.frozen import FrozenPlan
 from scorer.tables import delta_commit
@@ -424,7 +425,7 @@ def test_options_that_contradict_a_table_are_refused(tmp_path, options, what):
 def staged(given, output, monkeypatch, **options):
     """Run until everything is staged, and stop before the commit."""
     with monkeypatch.context() as patch:
-        patch.setattr(delta_commit, "commit", _stopped)
+        patch.setattr(publish_table, "_commit_once", _stopped)
         with pytest.raises(KeyboardInterrupt):
             score(given, output, **options)
 
@@ -446,13 +447,13 @@ def test_nothing_is_seen_before_the_commit_and_the_same_command_makes_it(tmp_pat
 
 def test_a_lost_answer_does_not_double_the_rows(tmp_path, monkeypatch):
     given, output = source(tmp_path / "in"), tmp_path / "out"
-    tried, real = [], delta_commit._try
+    tried, real = [], delta_commit.try_commit
 
     def lost(*arguments):
         tried.append(real(*arguments))
         return OSError("connection reset")
 
-    monkeypatch.setattr(delta_commit, "_try", lost)
+    monkeypatch.setattr(delta_commit, "try_commit", lost)
     score(given, output, mode="append")
     assert tried == [None]
     assert ids(output) == expected()
@@ -470,7 +471,7 @@ def test_commits_of_others_are_passed_over_and_five_of_them_end_the_run(tmp_path
             others.append(write_deltalake(location, theirs, mode="append"))
 
     monkeypatch.setattr(delta_commit, "refuse_changed", overtaken)
-    monkeypatch.setattr(delta_commit, "_WAIT_S", 0.0)
+    monkeypatch.setattr(publish_table, "_WAIT_S", 0.0)
     limit = 2
     score(given, output, mode="append")
     assert ids(output) == [*expected(), 9000, 9000, 9000]

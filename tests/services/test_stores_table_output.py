@@ -83,7 +83,7 @@ def test_a_table_on_a_store_is_created_added_to_replaced_and_proven(tmp_path, ou
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_run_that_ends_at_its_commit_is_finished_by_the_same_command(tmp_path, output, monkeypatch, when):
     given = source(tmp_path / "in")
-    real = delta_commit._try
+    real = delta_commit.try_commit
 
     def ended(*arguments):
         if when == "after":
@@ -91,7 +91,7 @@ def test_a_run_that_ends_at_its_commit_is_finished_by_the_same_command(tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(delta_commit, "_try", ended)
+        patch.setattr(delta_commit, "try_commit", ended)
         with pytest.raises(KeyboardInterrupt):
             score(given, output, mode="append")
     score(given, output, mode="append")
