@@ -22,6 +22,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.transforms import DayTransform
 from pyiceberg.types import FloatType, LongType, NestedField, StringType, TimestampType
 from pyiceberg.utils.config import Config
+from support.drivers import run_at_once
 from support.runs import MODELS, cli, write
 
 import scorer
@@ -311,11 +312,9 @@ def test_a_killed_run_is_seen_as_a_whole_or_not_at_all_and_the_same_command_fini
 @pytest.mark.slow
 def test_drivers_with_work_folders_of_their_own_add_their_rows_once(tmp_path, prod):
     first, second = source(tmp_path / "first"), source(tmp_path / "second", count=7)
-    runs = [
-        subprocess.Popen(command(given, "--work-dir", tmp_path / f"work-{n}"), stderr=subprocess.PIPE, text=True)
-        for n, given in enumerate([first, second, second])
-    ]
-    said = [run.communicate()[1] for run in runs]
-    assert runs[0].returncode == 0, said[0]
-    assert 0 in {run.returncode for run in runs[1:]}, said
+    codes, said = run_at_once(
+        [command(given, "--work-dir", tmp_path / f"work-{n}") for n, given in enumerate([first, second, second])]
+    )
+    assert codes[0] == 0, said[0]
+    assert 0 in codes[1:], said
     assert ids(prod) == sorted(expected() + expected(count=7))

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from support.drivers import run_at_once
 from support.runs import MODELS, ROOT, cli, write
 
 import scorer
@@ -589,18 +590,13 @@ def test_a_killed_run_is_seen_as_a_whole_or_not_at_all_and_the_same_command_fini
 
 def together(given, output, tmp_path):
     """Run a driver for each input at once, with a work folder each; return their exit codes and what they wrote."""
-    drivers = [
-        subprocess.Popen(
-            [
-                sys.executable, "-m", "scorer", "run", source, "--model", SUM, "--feed", "x=a,b,c", "-o", output,
-                "--format", "delta", "--mode", "append", "--work-dir", tmp_path / f"work-{n}", "--quiet",
-            ],
-            stderr=subprocess.PIPE, text=True,
-        )
+    return run_at_once(
+        [
+            sys.executable, "-m", "scorer", "run", source, "--model", SUM, "--feed", "x=a,b,c", "-o", output,
+            "--format", "delta", "--mode", "append", "--work-dir", tmp_path / f"work-{n}", "--quiet",
+        ]
         for n, source in enumerate(given)
-    ]  # fmt: skip
-    said = [driver.communicate()[1] for driver in drivers]
-    return [driver.returncode for driver in drivers], said
+    )  # fmt: skip
 
 
 @pytest.mark.slow

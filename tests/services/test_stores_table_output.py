@@ -13,6 +13,7 @@ import uuid
 import numpy as np
 import pytest
 from deltalake import DeltaTable
+from support.drivers import run_at_once
 from support.runs import MODELS, cli, write
 
 import scorer
@@ -124,13 +125,11 @@ def test_a_killed_run_is_seen_as_a_whole_or_not_at_all(tmp_path, output):
 
 def test_drivers_with_work_folders_of_their_own_add_their_rows_once(tmp_path, output):
     first, second = source(tmp_path / "first"), source(tmp_path / "second", 7)
-    runs = [
-        subprocess.Popen(command(given, output, "--work-dir", f"{output}-{n}"), stderr=subprocess.PIPE, text=True)
-        for n, given in enumerate([first, second, second])
-    ]
-    said = [run.communicate()[1] for run in runs]
-    assert runs[0].returncode == 0, said[0]
-    assert 0 in {run.returncode for run in runs[1:]}, said
+    codes, said = run_at_once(
+        [command(given, output, "--work-dir", f"{output}-{n}") for n, given in enumerate([first, second, second])]
+    )
+    assert codes[0] == 0, said[0]
+    assert 0 in codes[1:], said
     assert ids(output) == sorted(expected() + expected(7))
 
 
