@@ -20,7 +20,7 @@ from scorer.errors import InputError, ScorerError
 from scorer.locations import natural
 from scorer.storage import stores
 from scorer.storage.files import Changed, FileId
-from scorer.tables.iceberg_metadata import SCHEME, chosen, load, reading
+from scorer.tables.iceberg_metadata import chosen, load, reading
 from scorer.tables.snapshot import (
     FIELD_ID,
     IN_FILES,
@@ -31,6 +31,7 @@ from scorer.tables.snapshot import (
     key_texts,
     stored_as,
 )
+from scorer.tables.target import SCHEME
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -20,6 +20,7 @@ from scorer.errors import CommitError, OptionsError, ScorerError
 from scorer.locations import is_url, join
 from scorer.storage import stores
 from scorer.storage.footers import open_parquet
+from scorer.tables.iceberg_metadata import names_in
 from scorer.tables.target import SCHEME, Existing, another_run, refuse_changed
 
 if TYPE_CHECKING:
@@ -309,15 +310,7 @@ def _opened(name: str) -> Iterator[tuple[Catalog, str]]:
 
     from scorer.tables import _iceberg_files  # noqa: PLC0415 - needs pyiceberg
 
-    named, _, table = name.partition("://")[2].partition("/")
-    if not named or "." not in table or "/" in table:
-        raise OptionsError(
-            "this URL names no Iceberg table",
-            where=name,
-            expected=f"{SCHEME}://CATALOG/NAMESPACE.TABLE",
-            found=f"catalog {named!r}, table {table!r}",
-            hint="name the catalog as in pyiceberg's configuration, then the table with its namespace",
-        )
+    named, table = names_in(name, OptionsError)
     try:
         catalog = load_catalog(named, **{"py-io-impl": f"{_iceberg_files.__name__}.TableFiles"})
     except Exception as error:  # what a catalog raises is its own

@@ -16,6 +16,7 @@ from scorer.display.words import plural, quoted_list
 from scorer.errors import InputChanged, InputError, InputNotFound, ScorerError, UnreadableFile
 from scorer.locations import is_url, join, scheme
 from scorer.storage import refusals, stores
+from scorer.tables.target import SCHEME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from scorer.tables.snapshot import At
 
-SCHEME = "iceberg"
 SUFFIX = ".metadata.json"
 _SUFFIXES = (SUFFIX, f"{SUFFIX}.gz")
 _HINT_FILE = "version-hint.text"
@@ -62,21 +62,27 @@ def load(location: str) -> TableMetadata:
         return FromInputFile.table_metadata(StoreFile(path))
 
 
+def names_in(url: str, error: type[ScorerError]) -> tuple[str, str]:
+    """Return the catalog and the table that a URL names; raise this error if it does not name both."""
+    catalog, _, table = url.partition("://")[2].partition("/")
+    if not catalog or "." not in table or "/" in table:
+        raise error(
+            "this URL names no Iceberg table",
+            where=url,
+            expected=f"{SCHEME}://CATALOG/NAMESPACE.TABLE",
+            found=f"catalog {catalog!r}, table {table!r}",
+            hint="name the catalog as in pyiceberg's configuration, then the table with its namespace",
+        )
+    return catalog, table
+
+
 def _from_catalog(location: str) -> TableMetadata:
     from pyiceberg.catalog import load_catalog  # noqa: PLC0415 - an extra
     from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError  # noqa: PLC0415 - an extra
 
     from scorer.tables._iceberg_files import IMPLEMENTATION  # noqa: PLC0415 - needs pyiceberg
 
-    catalog, _, table = location.partition("://")[2].partition("/")
-    if not catalog or "." not in table or "/" in table:
-        raise InputError(
-            "this URL names no Iceberg table",
-            where=location,
-            expected=f"{SCHEME}://CATALOG/NAMESPACE.TABLE",
-            found=f"catalog {catalog!r}, table {table!r}",
-            hint="name the catalog as in pyiceberg's configuration, then the table with its namespace",
-        )
+    catalog, table = names_in(location, InputError)
     try:
         with load_catalog(catalog, **IMPLEMENTATION) as opened:
             return opened.load_table(table).metadata
