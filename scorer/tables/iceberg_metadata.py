@@ -36,11 +36,6 @@ _LATEST = 3  # snapshots that an error names
 _LINES = 3  # of the text of an error of pyiceberg
 
 
-def is_table(location: str) -> bool:
-    """Return whether this text names a table: a catalog's, or a metadata file's."""
-    return scheme(location) == SCHEME or location.endswith(_SUFFIXES)
-
-
 def load(location: str) -> TableMetadata:
     """Return the metadata of a table: from its catalog, its metadata file, or the newest one in its folder."""
     if find_spec("pyiceberg") is None:

@@ -5,11 +5,11 @@ This runs in a process of its own, because a pickle runs code and the libraries 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import pickle
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
@@ -22,6 +22,7 @@ from scorer.model.converting.graphs import FEATURES, describe
 from scorer.model.converting.original import BOOSTERS, imported, refused, wrapped
 from scorer.model.converting.request import Converted
 from scorer.model.spec import CONVERSION
+from scorer.storage.files import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +56,8 @@ def convert(request: Request) -> Converted:
         real, edge, rounding = _compared(original, model, rows, request)
     record = {
         "model": os.path.basename(request.source.path.rstrip("/")), "format": request.source.words,
-        "library": original.library, "digest": _digest(request.source.file), "data": without_secrets(request.data),
+        "library": original.library, "digest": file_digest(Path(request.source.file)),
+        "data": without_secrets(request.data),
         "rows": real.rows, "threshold_rows": edge.rows, "largest_difference": max(real.largest, edge.largest),
         "tolerance": request.tolerance, "onnxruntime": ort.__version__,
     }  # fmt: skip
@@ -258,8 +260,3 @@ def _failure(score: Callable[[pd.DataFrame], dict[str, np.ndarray]], rows: pd.Da
 def _error_words(error: Exception) -> str:
     """Return an exception of another library on one line."""
     return f"{type(error).__name__}: {cut(' '.join(str(error).split()))}"
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
