@@ -22,13 +22,15 @@ def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="write the golden files again")
 
 
-def pytest_configure():
+def pytest_configure(config):
     """Let commands of tests receive Ctrl-C, even if a shell ignores it because it runs the tests in the background.
 
-    Hypothesis has no time limit for an example, which a busy machine would exceed.
+    Hypothesis makes the same examples every time, so that a change fails or passes for its own sake; new ones come with
+    `--hypothesis-profile random`. An example has no time limit, which a busy machine would exceed.
     """
-    settings.register_profile("no deadline", deadline=None)
-    settings.load_profile("no deadline")
+    settings.register_profile("repeatable", deadline=None, derandomize=True)
+    settings.register_profile("random", deadline=None)
+    settings.load_profile(config.getoption("--hypothesis-profile") or "repeatable")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
