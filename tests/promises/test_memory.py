@@ -86,10 +86,7 @@ def test_memory_does_not_grow_with_parts_of_the_default_size(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.xfail(strict=False, reason="forecast 0.75 of the peak: one huge list"))
-    if name == "one list" else name for name in JOBS
-])  # fmt: skip
+@pytest.mark.parametrize("name", JOBS)
 def test_the_forecast_is_within_a_quarter_of_the_peak_of_the_process_that_needs_most(name, tmp_path):
     found = measure(name, tmp_path / "job", 0.25)
     assert 0.8 <= found.ratio <= 1.25, found
