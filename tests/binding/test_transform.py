@@ -147,6 +147,7 @@ def test_a_text_that_is_not_utf8_is_the_only_bad_row(place, function, kind):
     assert np.array_equal(got.column(1).to_numpy(), expected(good).reshape(-1), equal_nan=True)
 
 
+@pytest.mark.slow
 def test_it_runs_in_worker_processes_by_default(place):
     assert run(place, "features", "--json")[0] == 0
     report = json.loads((place / "out.scorer" / "report.json").read_text())

@@ -116,6 +116,7 @@ def test_tuning_creates_one_session_more_than_the_trials_in_the_plan(fewer28, tm
     assert list(report["sessions"].values()) == [1 + plan["trial_sessions"]]
 
 
+@pytest.mark.slow
 def test_one_session_in_each_of_two_processes(fewer28, tmp_path):
     done = command(
         "run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--cluster", "processes",
@@ -242,6 +243,7 @@ def test_a_killed_run_is_resumed_with_another_number_of_threads(fewer28, tmp_pat
     assert not list((tmp_path / "out.scorer").glob("work-*"))
 
 
+@pytest.mark.slow
 def test_a_second_driver_is_refused_while_the_first_runs(floats28, tmp_path):
     arguments = (
         "run", floats28, "--model", DENSE, "--output", tmp_path / "out", "--batch-rows", 1, "--part-bytes", "256KiB",

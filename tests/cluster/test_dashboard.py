@@ -304,6 +304,7 @@ def test_the_run_is_a_span_with_its_name_and_logs_a_few_events(source, tmp_path)
     assert (stages, ended) == (pytest.approx(expected, abs=0.001), report.parts)
 
 
+@pytest.mark.slow
 def test_a_given_cluster_reports_its_own_dashboard(source, tmp_path):
     seen = []
     with LocalCluster(n_workers=1, threads_per_worker=1, **LOOPBACK) as cluster, Client(cluster) as client:

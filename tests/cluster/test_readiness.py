@@ -64,6 +64,7 @@ def wait_for(client, many):
     client.wait_for_workers(many, timeout=40)
 
 
+@pytest.mark.slow
 def test_a_worker_with_other_versions_is_refused_and_every_version_is_reported(fewer28, tmp_path, empty_cluster):
     cluster, client = empty_cluster
     path = path_with_versions(tmp_path, onnxruntime="1.0.1", pyarrow="1.0.2")

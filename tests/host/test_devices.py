@@ -95,6 +95,7 @@ def test_several_devices_in_one_process_are_refused(kind):
         build({"input": "x", "model": "m", "device": "cuda:0,1", "cluster": kind})
 
 
+@pytest.mark.slow
 def test_each_process_sees_one_device_and_its_replacement_the_same(tmp_path):
     each = [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}]
     options = build_cluster({"cluster": "processes", "workers": 3, "threads": 1})

@@ -48,6 +48,7 @@ def default_handler():
     signal.signal(signal.SIGINT, replaced)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_handler")
 def test_processes_started_inside_ignore_interrupts_and_others_do_not():
     started = []

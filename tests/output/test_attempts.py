@@ -87,6 +87,7 @@ def all_but_one_part(folder):
     assert not (folder / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_part_that_ends_the_process_is_named_and_the_rest_is_scored(dividing):
     folder, _ = dividing
     first = run(dividing)
@@ -135,6 +136,7 @@ def crashing(folder, call):
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 
+@pytest.mark.slow
 def test_a_crash_while_publishing_has_the_exit_code_of_a_failed_publish(tmp_path):
     write(tmp_path / "in.parquet", {"a": [1.0, 2.0], "b": [1.0, 2.0], "c": [1.0, 2.0]})
     asked = ("run", tmp_path / "in.parquet", "--model", MODELS / "sum3.onnx", "--feed", "x=a,b,c", "--output")

@@ -118,6 +118,7 @@ def test_four_readers_see_the_same_values(tmp_path, prod):
     assert ids_ == [str(field.field_id).encode() for field in table.schema().fields]
 
 
+@pytest.mark.slow
 def test_rows_are_added_once_and_replace_others(tmp_path, prod):
     given = source(tmp_path / "in")
     report = score(given)

@@ -218,6 +218,7 @@ def test_the_second_commit_leaves_the_first_in_place(staging, monkeypatch, code)
     assert [p.name for p in staging.parts.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.EIO, errno.EXDEV, errno.ESTALE])
 def test_another_failure_of_link_is_a_commit_error(staging, monkeypatch, code):
     monkeypatch.setattr(os, "link", no_links(code))

@@ -50,7 +50,7 @@ def verify(groups, parts, target, grid, limit):
         assert stop - start <= max(1.5 * target, target + grid)
 
 
-@settings(max_examples=3_000)
+@settings(max_examples=1_000)
 @given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS)
 def test_parts_cover_every_row_once_and_in_order(groups, target, grid, limit):
     verify(groups, cut_parts(groups, Size(target, grid), limit), target, grid, limit)
@@ -117,7 +117,7 @@ def test_parts_are_worth_their_overhead_when_memory_allows():
     assert part_rows(10**7, 8, 2**30, 8, rows_per_s=1e6) <= 10**7 / (8 * 4) + 1
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=400)
 @given(groups=strategies.row_groups(), target=TARGETS, grid=GRIDS, limit=LIMITS, threads=st.integers(1, 64))
 def test_parts_that_shrink_towards_the_end_cover_every_row_too(groups, target, grid, limit, threads):
     least = max(1, target // 4)
@@ -154,7 +154,7 @@ def test_a_limit_takes_the_first_rows_of_the_input(files, target, grid, limit):
         assert len(planned) == len(inputs)
 
 
-@settings(max_examples=1_000)
+@settings(max_examples=400)
 @given(
     files=st.lists(strategies.row_groups(500), min_size=1, max_size=12), folders=st.data(), target=st.integers(1, 600),
     grid=GRIDS, joined=st.integers(1, 600), threads=st.integers(0, 3), most=st.none() | st.integers(1, 5),

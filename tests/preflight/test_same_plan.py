@@ -55,6 +55,7 @@ def test_five_plans_on_a_busy_machine_have_the_same_parts_and_batch_rows(planned
     assert len({planned(empty_cache=i < 3, threads=2) for i in range(5)}) == 1
 
 
+@pytest.mark.slow
 def test_plans_that_are_tuned_have_the_same_parts(planned, busy, monkeypatch):
     monkeypatch.setattr(tuning, "_LONG_ENOUGH_S", 0.0)
     found = [planned(empty_cache=i < 3, threads=2) for i in range(5)]

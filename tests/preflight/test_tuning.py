@@ -99,6 +99,7 @@ def bound():
     return Binding(feeds=(feed,), fetches=(Fetch(tensor="y", kind="flat", columns=("y",), type="float"),))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("holds", [True, False])
 def test_threads_that_wait_for_the_interpreters_lock_are_noticed(holds):
     table = pa.table({name: np.zeros(4096, np.float32) for name in "ab"})

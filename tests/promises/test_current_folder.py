@@ -48,6 +48,7 @@ def test_a_file_named_like_a_module_in_the_current_folder_is_not_imported(backen
     assert not (folder.parent / "mark").exists()
 
 
+@pytest.mark.slow
 def test_python_dash_m_does_not_import_from_the_current_folder_once_scorer_has_started(fewer28, folder):
     for name in ("types", "signal"):  # Python itself imports these before scorer
         (folder / f"{name}.py").unlink()
@@ -56,6 +57,7 @@ def test_python_dash_m_does_not_import_from_the_current_folder_once_scorer_has_s
     assert not (folder.parent / "mark").exists()
 
 
+@pytest.mark.slow
 def test_a_transform_is_found_in_the_current_folder_and_the_other_files_there_are_not(fewer28, folder):
     flags = ("--transform", "own:one_more", "--workers", "1", "--keep", "none", "--feed", "input=f0..f27")
     done = run_in(folder, folder.parent / "bin" / "scorer", *job(fewer28, folder, *flags))
@@ -72,6 +74,7 @@ def test_an_isolated_process_imports_nothing_from_the_current_folder(folder):
     assert not (folder.parent / "mark").exists()
 
 
+@pytest.mark.slow
 def test_the_environment_is_as_before_after_a_run_on_processes(fewer28, folder):
     script = folder.parent / "bin" / "program.py"
     script.write_text(

@@ -102,6 +102,7 @@ def test_one_more_file_makes_another_request_although_it_is_left_out(year):
     assert "another request: the input's files" in run(year, where, code=3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_finished_with_the_files_it_left_out(year):
     where = f"day >= '{DAYS[179]}' "
     for day in DAYS[179:]:

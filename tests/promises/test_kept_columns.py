@@ -611,6 +611,7 @@ def test_two_columns_of_one_name_are_allowed_if_neither_is_used(feed, name, tmp_
     assert read(tmp_path / "out")["total"].to_pylist() == scores(table)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(15)
 def test_two_thousand_columns_are_kept(tmp_path):
     rows = 400

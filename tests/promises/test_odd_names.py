@@ -54,6 +54,7 @@ def test_a_command_about_an_output_refuses_the_root_folder(name, folder):
     assert refused(folder, name, "/") == (2, "Error: the root folder cannot be an output")
 
 
+@pytest.mark.slow
 def test_a_current_folder_whose_name_is_not_utf8_is_refused_unless_all_paths_are_elsewhere(folder):
     assert refused(folder / ODD, "run", "in.parquet", "--model", "m.onnx")[0] == 3
     away = ("--output", folder / "out")

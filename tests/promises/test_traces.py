@@ -69,6 +69,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["synchronous", "processes"])
 def test_the_next_run_removes_what_a_death_left_while_workers_were_checked(source, tmp_path, backend):
     output, names = tmp_path / "out", ",".join(f"f{i}" for i in range(28))

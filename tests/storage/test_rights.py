@@ -164,6 +164,7 @@ def test_keys_of_a_profile_are_used_and_its_region(keys, tmp_path):
         credentials.of("s3", "s3://lake", {})
 
 
+@pytest.mark.slow
 def test_the_bucket_is_asked_for_its_region_if_none_is_set(keys):
     for status in (200, 301, 403):
         with answering(status, headers=[("x-amz-bucket-region", "eu-south-1")]) as address:
