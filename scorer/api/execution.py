@@ -212,6 +212,10 @@ class Run:
         frozen = with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
         if self.options.session.trees == "runtime":
             frozen = replace(frozen, session=replace(frozen.session, trees=False))
+        if frozen.joins and (workers.remote or self.plan.cluster == "processes"):
+            from scorer.dataset.joins import lookup  # noqa: PLC0415 - only for joined tables
+
+            lookup.forget(map(lookup.id_of, frozen.joins))  # the checks read them, and workers have their own
         refuse_loss(held)  # connecting to workers may have taken long
         staging_.discard_markers(self.place)
         if workers.client is not None and workers.remote and workers.client.nthreads():

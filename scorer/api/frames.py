@@ -308,8 +308,9 @@ def _tried(function: Callable[..., Any], sample: Frame, nonempty: pd.DataFrame |
 def _score(frame: Frame, job: _Job) -> _Result:
     """Score all rows of a frame."""
     table, failed = _fed(frame, job)
+    lost = {row: ("transform", why) for row, why in failed.items()}
     edges, session = batches.grid(frame.rows, job.batch_rows), SESSIONS.session(job.session)
-    scored = batches.score(table, edges, job.binding, session, failed, tokens=job.batch_tokens)
+    scored = batches.score(table, edges, job.binding, session, lost, tokens=job.batch_tokens)
     values = dict(zip(job.binding.outputs, scored.columns, strict=True))
     good = np.ones(frame.rows, bool)
     good[list(scored.bad)] = False

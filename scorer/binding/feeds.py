@@ -16,7 +16,7 @@ from scorer.binding.features import codes, constant, image, text
 from scorer.binding.features.numeric import cast_keeps, null_constant, numpy_type
 from scorer.binding.request import matching_column
 from scorer.binding.spec import MAX_LISTED, Feed
-from scorer.dataset.fields import fields_of, find
+from scorer.dataset.fields import fields_of, find, known_names
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ScorerError, ShapeMismatch, TypeMismatch
 from scorer.model.copies import readable
@@ -206,9 +206,10 @@ def _column_for(name: str, tensor: TensorSpec, columns: pa.Schema) -> list[str]:
     """Return the column of a converter that names none: one of the tensor's name, or the only one that fits."""
     if name == "const":
         return []
-    by_name = matching_column(tensor.name, columns.names)
+    known = known_names(columns)
+    by_name = matching_column(tensor.name, list(known))
     if by_name and name in {"vocab", "epoch"}:
-        return [by_name]
+        return [known[by_name]]
     fits = {"text": is_text, "image": _is_picture}.get(name)
     found = [field.name for field in columns if fits is not None and fits(values_type(field.type))]
     if len(found) == 1:

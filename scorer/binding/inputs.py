@@ -28,7 +28,7 @@ from scorer.binding.order import by_numbers, of_glob
 from scorer.binding.outputs import kept_columns, kept_of_quarantine
 from scorer.binding.request import FeedRequest, expand, matching_column, null_policies, requested_feeds, with_fields
 from scorer.binding.spec import ASKED, BY_FEATURES, BY_GLOB, BY_LIST, BY_NAME, BY_POSITION, UNCONFIRMED, Binding, Feed
-from scorer.dataset.fields import fields_of
+from scorer.dataset.fields import fields_of, known_names
 from scorer.display.words import did_you_mean, plural, quoted_list
 from scorer.errors import BindingError, MissingColumns, ScorerError, ShapeMismatch, UnsupportedTensor
 from scorer.options.grammar import feed_line
@@ -334,7 +334,9 @@ def _automatic(tensor: TensorSpec, model: ModelSpec, context: Context) -> tuple[
     deep = row is not None and len(row) >= _MATRIX
     if len(model.inputs) == 1 and model.feature_names and not deep:
         return _columns_of_features(tensor, model, columns), BY_FEATURES
-    by_name = matching_column(tensor.name, columns.names)
+    known = known_names(columns)
+    by_name = matching_column(tensor.name, list(known))
+    by_name = None if by_name is None else known[by_name]
     if by_name and (len(model.inputs) > 1 or _width(tensor) == 1 or is_list(columns.field(by_name).type)):
         return [by_name], BY_NAME
     if len(model.inputs) > 1:
@@ -433,14 +435,15 @@ def _suited(tensor: TensorSpec, floats: list[str], columns: pa.Schema) -> tuple[
 
 
 def _columns_of_features(tensor: TensorSpec, model: ModelSpec, columns: pa.Schema) -> list[str]:
-    missing = [name for name in model.feature_names if name not in columns.names]
+    known = known_names(columns)
+    missing = [name for name in model.feature_names if name not in known]
     if missing:
         needed = counted_columns(len(model.feature_names))
         hint = f"rename the columns, or --feed '{tensor.name}=COLUMN,...' with {needed} in the model's order"
         never = {model.feature_names[at] for at in model.unused.get(tensor.name, ()) if at < len(model.feature_names)}
-        other = next((name for name in model.feature_names if name in columns.names), "")
+        other = next((name for name in model.feature_names if name in known), "")
         if other and never.issuperset(missing):
-            filled = [name if name in columns.names else other for name in model.feature_names]
+            filled = [name if name in known else other for name in model.feature_names]
             hint = f"the model never looks at them; feed any column instead: {feed_line(tensor.name, filled)}"
         raise MissingColumns(
             f"the model names features that are not columns of the input: {quoted_list(missing)}",
@@ -449,7 +452,7 @@ def _columns_of_features(tensor: TensorSpec, model: ModelSpec, columns: pa.Schem
             found=quoted_list(columns.names),
             hint=hint,
         )
-    return list(model.feature_names)
+    return [known[name] for name in model.feature_names]
 
 
 def _width(tensor: TensorSpec) -> int | None:

@@ -81,16 +81,18 @@ class FeedRequest:
 
 
 def with_fields(request: FeedRequest, columns: pa.Schema) -> tuple[FeedRequest, pa.Schema]:
-    """Return the request, and the columns with the fields of structs that it names by path.
+    """Return the request with columns by their full names, and the columns with the fields of structs that it names.
 
     A name, range or glob that columns match means only columns.
     """
-    names = columns.names
+    names, aliases = columns.names, fields.known_names(columns)
     inner = [field for field in columns if pa.types.is_struct(field.type)]
     added: dict[str, pa.Field] = {}
 
     def plainest(token: str) -> str:
-        """Return the token; for the path of a field, its plainest spelling."""
+        """Return the token; for a column of a joined table its full name, for the path of a field the plainest one."""
+        if token in aliases:
+            return aliases[token]
         if "." not in token or expand([token], names)[0]:
             return token
         field = fields.find(columns, token)
@@ -101,7 +103,7 @@ def with_fields(request: FeedRequest, columns: pa.Schema) -> tuple[FeedRequest, 
         added.update((name, known[name]) for name in expand([token], list(known))[0])
         return token
 
-    if not inner:
+    if not inner and len(aliases) == len(names):
         return request, columns
     tokens = tuple(map(plainest, request.tokens))
     items = tuple(replace(item, tokens=tuple(map(plainest, item.tokens))) for item in request.items)

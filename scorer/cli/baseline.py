@@ -126,14 +126,15 @@ def _part(
 
 
 def refuse_unsupported(plan: FrozenPlan) -> None:
-    """Raise for a plan that the loop cannot run: a transform, a fixed batch, outputs of varying length, a table."""
+    """Raise for a plan that the loop cannot run: a transform, a fixed batch, outputs of varying length, tables."""
     unsupported = plan.transform is not None or plan.binding.fixed_batch is not None or plan.table is not None
+    unsupported = unsupported or bool(plan.joins)
     if unsupported or any(fetch.kind == "ragged" for fetch in plan.binding.fetches):
         raise OptionsError(
             "the hand-written loop cannot run this job",
             where="scorer bench",
             expected="columns in, columns out",
-            found="a transform, a fixed batch, outputs of varying length or a table",
+            found="a transform, a fixed batch, outputs of varying length, a table or a joined table",
             hint="run bench on a job without it",
         )
 

@@ -10,9 +10,9 @@ import click
 
 from scorer.locations import is_url
 from scorer.options.fields import FIELDS, GROUPS, ClusterOptions
-from scorer.options.grammar import labels_file
+from scorer.options.grammar import labels_file, parse_join
 from scorer.options.request import build, build_cluster, read_toml
-from scorer.options.values import FEEDS, LABELS
+from scorer.options.values import FEEDS, JOINS, LABELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -133,6 +133,8 @@ def options_of(config: str | None, given: dict[str, Any]) -> Options:
         toml["feed"] = _feeds_beside(folder, toml["feed"])
     if "labels" in toml:
         toml["labels"] = _labels_beside(folder, toml["labels"])
+    if "join" in toml:
+        toml["join"] = _joins_beside(folder, toml["join"])
     places = {name: f"{name} in {config}" for name in toml} | {n: _FLAGS.get(n, n) for n in typed}
     return build({**toml, **typed}, places)
 
@@ -155,6 +157,15 @@ def _feeds_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values
         return [feed.beside(folder) for feed in FEEDS.read(value)]
     except (TypeError, ValueError):
         return value
+
+
+def _joins_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
+    """Resolve the locations of joined tables relative to the job file's folder."""
+    try:
+        joins = [parse_join(text) for text in JOINS.read(value)]
+    except (TypeError, ValueError):
+        return value
+    return tuple(one.at(_beside(folder, one.location)) for one in joins if one is not None)
 
 
 def _labels_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them

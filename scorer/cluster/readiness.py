@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from scorer.dataset.joins.spec import Join
     from scorer.model.copies import Planned
     from scorer.model.spec import SessionSpec
     from scorer.output.place import Place
@@ -99,10 +100,11 @@ def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> int:
         }
         _deliver_to(client, planned, lacking)
         load_errors = _load_errors(client, plan.session, answers)
+        join_errors = _join_errors(client, plan, answers)
     finally:
         with suppress(OSError):
             marker.unlink()
-    problems += _problems(answers, load_errors, plan, place.folder)
+    problems += [*_problems(answers, load_errors, plan, place.folder), *join_errors]
     if problems:
         raise PreflightError(problems)
     return sum(digest == plan.session.digest for digest, _ in lacking)
@@ -199,6 +201,27 @@ def _load_errors(client: Client, spec: SessionSpec, answers: dict[str, Answer]) 
         return {}
     replies = client.run(_load, spec, workers=list(answers), on_error="return")
     return {worker: str(error) for worker, error in replies.items() if error}
+
+
+def _join_errors(client: Client, plan: FrozenPlan, answers: dict[str, Answer]) -> list[ScorerError]:
+    """Load the joined tables on every worker that answered; return each error once, with the workers that have it."""
+    if not answers or not plan.joins:
+        return []
+    replies = client.run(_load_joins, plan.joins, workers=list(answers), on_error="return")
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for worker, (location, error) in _answers(replies):
+        if error:
+            groups[location, error].append(answers[worker].process)
+    return [
+        ClusterError(
+            "workers cannot read a joined table",
+            where=_listed(workers),
+            expected=f"the planned contents of {location}",
+            found=error,
+            hint="put the table on a file system that every worker mounts at the same path, or on a store",
+        )
+        for (location, error), workers in groups.items()
+    ]
 
 
 def _problems(
@@ -328,6 +351,18 @@ async def _load(spec: SessionSpec) -> str:
     except ScorerError as error:
         return f"{error.what}: {error.found}"
     return ""
+
+
+async def _load_joins(joins: tuple[Join, ...]) -> tuple[str, str]:
+    """Load joined tables on a worker; return the location of one that does not load, and why; '' if all do."""
+    from scorer.dataset.joins import lookup  # noqa: PLC0415 - only for joined tables
+
+    for join in joins:
+        try:
+            await asyncio.to_thread(lookup.table, join, shared=True)
+        except ScorerError as error:
+            return join.location, f"{error.what}: {error.found}"
+    return "", ""
 
 
 async def _lacks(planned: tuple[Planned, ...]) -> tuple[str, tuple[str, ...]]:

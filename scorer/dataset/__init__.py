@@ -12,6 +12,7 @@
     cursors.py       what the parts of a process share: parsed footers, open row groups
     conditions.py    the row filter of --where: parsed, checked, applied, used to skip row groups
     quarantine.py    the rows that go to quarantine, and the columns that quarantine adds
+    joins/           tables whose columns are added to the rows of the input by key
 
 Knows no model.
 """

@@ -113,6 +113,17 @@ def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerErro
             )
             problems.append(missing)
             continue
+        if _is_inside_joined(schema, str(field.name)):
+            problems.append(
+                TypeMismatch(
+                    f"--where compares a field of a struct of a joined table: {condition.column!r}",
+                    where=condition.text,
+                    expected="a column of the input or of a joined table",
+                    found="a field inside one",
+                    hint="write the field as a column of the joined table",
+                )
+            )
+            continue
         kind = field.type
         try:
             _scalars(condition, kind)
@@ -126,6 +137,11 @@ def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerErro
             )
             problems.append(mismatch)
     return problems
+
+
+def _is_inside_joined(schema: pa.Schema, name: str) -> bool:
+    path = fields.path_of(name) if name not in schema.names else ()
+    return bool(path) and fields.JOIN in (schema.field(path[0]).metadata or {})
 
 
 def excludes(condition: Condition, group: pq.RowGroupMetaData, kind: pa.DataType, leaf: int) -> bool:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _SEGMENT = re.compile(r"(?:'((?:[^']|'')+)'|([^.']+))(?:\.(?=.)|$)", re.DOTALL)
 _LEAST = 2  # names in a path: a column and a field
+JOIN = b"join"
+"""In the metadata of a column: the joined table that it belongs to."""
 
 
 def path_of(name: str) -> tuple[str, ...]:
@@ -34,12 +36,30 @@ def path_of(name: str) -> tuple[str, ...]:
     return tuple(path) if len(path) >= _LEAST else ()
 
 
+def known_names(columns: pa.Schema) -> dict[str, str]:
+    """Return the column for each name by which it can be called.
+
+    A column of a joined table, such as customers.age, has a second name, age, if nothing else has that name.
+    """
+    names = {name: name for name in columns.names}
+    plain: dict[str, list[str]] = {}
+    for field in columns:
+        table = (field.metadata or {}).get(JOIN)
+        if table is not None:
+            plain.setdefault(field.name[len(table.decode()) + 1 :], []).append(field.name)
+    return {name: own[0] for name, own in plain.items() if len(own) == 1} | names
+
+
 def find(columns: pa.Schema, name: str) -> pa.Field | None:
     """Return the column of this name, or else the field of this path under its plainest name; None without either."""
-    at = columns.get_field_index(name)
+    known = known_names(columns)
+    at = columns.get_field_index(known.get(name, name))
     if at >= 0:
         return columns.field(at)
     path = path_of(name) if "." in name else ()
+    if path and path[0] not in known and f"{path[0]}.{path[1]}" in known:  # a struct of a joined table
+        path = (f"{path[0]}.{path[1]}", *path[2:])
+    path = (known.get(path[0], path[0]), *path[1:]) if path else ()
     at = columns.get_field_index(path[0]) if path else -1
     if at < 0:
         return None

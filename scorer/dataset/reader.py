@@ -92,6 +92,8 @@ class Rows:
     """The row groups that make up each source, if only the `lean` columns were read; otherwise empty."""
     deleted: int = 0
     """How many rows of the sources are deleted in the table; they are not among the filtered ones."""
+    bad: Mapping[int, str] | None = None
+    """Why rows are bad whose keys a joined table does not have, by their numbers in the table."""
 
 
 def read_all(
@@ -124,6 +126,25 @@ def read_all(
         tuple(piece.table.num_rows for piece in pieces),
         tuple(chain.from_iterable(piece.groups for piece in pieces)),
         sum(piece.deleted for piece in pieces),
+    )
+
+
+def filtered(rows: Rows, keep: np.ndarray) -> Rows:
+    """Return only some of the rows."""
+    left = np.concatenate(([0], np.cumsum(keep)))
+    mask = keep
+    if rows.places.mask is not None:
+        mask = rows.places.mask.copy()
+        mask[mask] = keep
+    ends = left[np.cumsum(rows.counts)]
+    return replace(
+        rows,
+        table=rows.table.filter(pa.array(keep)),
+        places=replace(rows.places, mask=mask),
+        edges=np.unique(left[rows.edges]),
+        filtered=rows.filtered + len(keep) - int(left[-1]),
+        counts=tuple(np.diff(ends, prepend=0).tolist()),
+        bad={int(left[row]): why for row, why in (rows.bad or {}).items() if keep[row]},
     )
 
 

@@ -129,6 +129,8 @@ class Dataset:
     """Mean seconds in which a footer was read, several at a time; 0 if there are too few files to tell."""
     table: Snapshot | None = None
     """The table that the files belong to."""
+    joined: tuple[pa.Field, ...] = ()
+    """Columns of tables that --join adds, such as customers.age; `JOIN` in their metadata is the name of the table."""
 
     @property
     def folder(self) -> str:
@@ -168,10 +170,11 @@ class Dataset:
 
     @property
     def columns(self) -> pa.Schema:
-        """Columns that a feed or a filter may name: those of the files, then the Hive keys."""
+        """Columns that a feed or a filter may name: those of the files, then the Hive keys, then the joined ones."""
         names, duplicates = set(self.schema.names), self.duplicates
         keys = [field for field in self.hive if field.name not in names]
-        return pa.schema([*(f for f in self.schema if f.name not in duplicates), *keys], metadata=self.schema.metadata)
+        own = [f for f in self.schema if f.name not in duplicates]
+        return pa.schema([*own, *keys, *self.joined], metadata=self.schema.metadata)
 
     @property
     def duplicates(self) -> set[str]:
@@ -366,21 +369,6 @@ def _ignoring(file: File, key: str) -> str:
     """Return how to ignore a key that is not inside the input, but in the path above it."""
     inside = keys_.keys_of(os.path.relpath(os.path.dirname(file.path), file.top))
     return "or " if key in inside else f"pass --base {shlex.quote(file.top)} to ignore the folder name, or "
-
-
-def shared_name(dataset: Dataset, requested: Sequence[str]) -> list[ScorerError]:
-    """Return a problem if the request names columns that share their name with another; `requested` are these."""
-    if not requested:
-        return []
-    return [
-        InputError(
-            f"columns share one name: {quoted_list(requested)}",
-            where=dataset.files[0].path,
-            expected="different names",
-            found="the same name more than once",
-            hint="rename them, or leave them out with --keep",
-        )
-    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,15 @@ def peak() -> int:
     return max(_before_reset[0], _recorded_peak())
 
 
+def memory_limit() -> int:
+    """Return the memory that this process may use: that of the machine, or less in a container or a job."""
+    least = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+            least = min(least, int(file.read()))
+    return least
+
+
 @dataclass(slots=True)
 class Growth:
     """How much the resident memory of this process grew."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from scorer.display.words import quoted_list
 from scorer.errors import OptionsError, ScorerError
 from scorer.host import devices
+from scorer.options.grammar import parse_join
 from scorer.options.values import QUEUES
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def contradictions(options: Mapping[str, Any]) -> list[ScorerError]:
         _jobs_without_queue(options),
         _two_sizes_of_files(options),
         _limited_and_new_only(options),
+        _joins_of_one_name(options),
         *_for_tables(options),
         *_not_for_tables(options),
     )
@@ -205,6 +207,20 @@ def _not_for_tables(options: Mapping[str, Any]) -> list[OptionsError]:
         for name, hint in instead.items()
         if options.get(name)
     ]
+
+
+def _joins_of_one_name(options: Mapping[str, Any]) -> OptionsError | None:
+    names = [join.name for join in map(parse_join, options.get("join") or ()) if join is not None]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not twice:
+        return None
+    return OptionsError(
+        f"two joined tables have one name: {quoted_list(twice)}",
+        where="--join",
+        expected="a name for each table",
+        found=quoted_list(names),
+        hint=f"give one of them another name, such as {twice[0]}_2=TABLE on KEYS",
+    )
 
 
 def _cluster(options: Mapping[str, Any]) -> str:

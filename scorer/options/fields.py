@@ -55,6 +55,12 @@ class InputOptions:
         (), "Score only rows that match: 'COLUMN op LITERAL', 'COLUMN in (...)' or 'COLUMN is [not] null'. "
         "Repeatable; a row must match all conditions.", rule=rules.TEXTS, metavar="CONDITION", scores=True,
     )  # fmt: skip
+    join: tuple[str, ...] = option(
+        (), "Add the columns of a table to rows of the same key, as NAME.COLUMN. TABLE is Parquet files, a Delta or an "
+        "Iceberg table, and fits into memory; KEYS are columns, or COLUMN = COLUMN_OF_TABLE. A key that the table "
+        "does not have gives nulls, with 'or error' a bad row. Repeatable.",
+        rule=rules.JOINS, metavar="'NAME=TABLE on KEYS'", scores=True,
+    )  # fmt: skip
     base: str | None = option(
         None,
         "Folder below which key=value folder names are columns. Default: those in the input and directly above it.",
@@ -409,6 +415,7 @@ class RequestArguments(TypedDict, total=False):
     batch_axis: Sequence[str] | Mapping[str, int] | str
     keep: Sequence[str] | str
     where: Sequence[str] | str
+    join: Sequence[str] | Mapping[str, str] | str
     base: str | Path | None
     input_version: int | str | datetime | None
     input_snapshot: int | str | None

@@ -1,4 +1,4 @@
-"""The syntax of --feed, --fetch, --keep and --labels: names, lists, ranges, globs, quotes, pipes and calls.
+"""The syntax of --feed, --fetch, --keep, --labels and --join: names, lists, ranges, globs, quotes, pipes and calls.
 
 x=f0..f27                          a range of columns for the tensor x
 x='a, b',c*                        a column with a comma in its name, and a glob
@@ -7,6 +7,7 @@ x=age,day|epoch(d),kind|vocab(a, b)    columns side by side, each through its ow
 x=(first,last)|epoch(d),age        two columns through one converter, and one beside them
 y=const(1)                         a converter that needs no column
 logits|softmax['late']=p           one element of an output, after a step, under a name
+shops=shops.parquet on shop = id, day    a joined table: its name, where it is, and the keys
 
 A converter belongs to the column before it, or to the columns in brackets before it. A single converter at the end
 of a list, as in x=first,last|epoch(d), may belong to the whole list: the types of the columns decide.
@@ -336,6 +337,55 @@ def _token_beside(token: str, folder: str) -> str:
     item = _listed_item(token)
     call = None if item.call is None else _call_beside(item.call, folder)
     return token if call is None else f"{token[: _split(token, '|')[-1][0]]}{call}"
+
+
+_JOIN = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*(\S.*)", re.DOTALL | re.ASCII)
+_ON = re.compile(r"\s+on\s+")
+_MISSING = re.compile(r"(.*\S)\s+or\s+(null|error)\s*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinText:
+    """One --join, parsed."""
+
+    name: str
+    location: str
+    left: tuple[str, ...]
+    """The keys among the columns of the input."""
+    right: tuple[str, ...]
+    """The keys among the columns of the table."""
+    missing: str
+    """What happens to a row whose key the table does not have: null or error."""
+    on: str
+    """The text of the keys, and of what happens without one."""
+
+    def at(self, location: str) -> str:
+        """Return the text of the same --join with the table at another location."""
+        return f"{self.name}={location} on {self.on}"
+
+
+def parse_join(text: str) -> JoinText | None:
+    """Return a --join; None if it cannot be parsed. The keys follow the last ' on ' that keys can follow."""
+    match = _JOIN.fullmatch(text)
+    if match is None:
+        return None
+    for on in reversed([*_ON.finditer(match[2])]):
+        location, rest = match[2][: on.start()], match[2][on.end() :]
+        policy = _MISSING.fullmatch(rest)
+        pairs = [_key(piece) for _, piece in _split(policy[1] if policy else rest, ",")]
+        known = [pair for pair in pairs if pair is not None]
+        if location.strip() and known and len(known) == len(pairs):
+            left, right = zip(*known, strict=True)
+            return JoinText(match[1], location.strip(), left, right, policy[2] if policy else "null", rest.strip())
+    return None
+
+
+def _key(text: str) -> tuple[str, str] | None:
+    """Return the column of the input and that of the table; None if the text is no key."""
+    sides = [split_names(side.strip()) or [] for _, side in _split(text, "=")]
+    if len(sides) > 2 or any(len(names) != 1 for names in sides):  # noqa: PLR2004 - two sides
+        return None
+    return sides[0][0], sides[-1][0]
 
 
 _NUMBERED = re.compile(r"^(.*?)(\d+)$", re.ASCII)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scorer.options import store_options
-from scorer.options.grammar import FeedText, quoted, split_names
+from scorer.options.grammar import FeedText, parse_join, quoted, split_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,6 +117,14 @@ def _axes(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python valu
     if any(type(axis) is not int for axis in value.values()):
         raise TypeError(value)
     return tuple(f"{name}={axis}" for name, axis in value.items())
+
+
+def _joins(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
+    """Return the texts of --join; a table holds by name where a table is and its keys."""
+    texts = tuple(f"{name}={text}" for name, text in value.items()) if isinstance(value, dict) else _texts(value)
+    if not all(parse_join(text) for text in texts):
+        raise ValueError(value)
+    return texts
 
 
 def _names(names: tuple[str, ...]) -> str:
@@ -282,6 +290,7 @@ MEMORY_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 16GiB", 
 FEEDS = Rule("TENSOR=COLUMNS, a list of them, or a table", _feeds)
 LABELS = Rule("names, a file, or a table of them by tensor", _labels)
 AXES = Rule("TENSOR=AXIS, a list of them, or a table of whole numbers by tensor", _axes)
+JOINS = Rule("NAME=TABLE on COLUMN, ..., a list of them, or a table of them by name", _joins)
 NAMES = Rule("column names", lambda value: _keep(value) if value else ())
 KEEP = Rule("all, none, or column names", _keep)
 SPAN = Rule("MIN:MAX, such as 0:20", _span)

@@ -13,6 +13,7 @@ from scorer.arrow import decode_schema
 from scorer.binding.spec import Binding, Feed, Fetch, Transform, reads, unused_words
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import keys as keys_
+from scorer.dataset.joins.spec import Join
 from scorer.dataset.reader import Source
 from scorer.display.words import plural, quoted_list
 from scorer.errors import DifferentPlan
@@ -53,6 +54,8 @@ class FrozenPlan:
     """The columns that are read, because they are fed, kept or filtered on (Arrow's own form, in base64)."""
     output_schema: str
     storage: Storage
+    joins: tuple[Join, ...] = ()
+    """The tables whose columns are added to the rows that are read, before the transform."""
     transform: Transform | None = None
     fed_schema: str = ""
     """The columns that the transform returns and that are fed; '' without a transform."""
@@ -105,7 +108,7 @@ class FrozenPlan:
     @property
     def unread(self) -> set[str]:
         """The kept columns that are copied with whole row groups and not decoded."""
-        return set(self.storage.copied) - set(self.reads)
+        return set(self.storage.copied) - set(self.reads) - {name for join in self.joins for name in join.left}
 
     @property
     def request_hash(self) -> str:
@@ -189,6 +192,9 @@ class FrozenPlan:
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "files"}
         plain |= {name: dataclasses.asdict(getattr(self, name)) for name in ("binding", "session", "storage")}
         del plain["session"]["gpu"], plain["session"]["trees"]  # each process chooses its own
+        plain["joins"] = [dataclasses.asdict(join) for join in self.joins]
+        if not self.joins:
+            del plain["joins"]
         if not self.left_out:  # so that other plans keep their hash
             del plain["left_out"]
         for name in ("own_names", "generation", "first_part", "previous"):
@@ -226,6 +232,7 @@ class FrozenPlan:
             "files": tuple(PlannedFile.from_row(row) for row in data["files"]),
             **{name: tuple(data[name]) for name in ("conditions", "trials")},
             "left_out": tuple(data.get("left_out", ())),
+            "joins": tuple(Join(**_frozen(join)) for join in data.get("joins", ())),
             "table": TableState(**data["table"]) if "table" in data else None,
             "target": Target.from_dict(data["target"]) if "target" in data else None,
         }
@@ -251,13 +258,20 @@ def explain_differences(plan: FrozenPlan, now: dict[str, Any], files: Difference
         "input": (str(files or "") or _changed_files(plan)) if other else "",
         "model": "the model's contents",
         "table": _changed_table(before.get("table"), now.get("table")),
-        "files": "the contents of a file that a flag names, such as --transform or a tokenizer",
+        "files": _changed_named(before.get("files"), now.get("files")),
     }
     texts = (
         descriptions.get(name) or f"{name} = {_shown(before.get(name))}, now {_shown(now.get(name))}"
         for name in differences(before, now)
     )
     return "; ".join(texts)
+
+
+def _changed_named(before: dict[str, str] | None, now: dict[str, str] | None) -> str:
+    """Describe which files and joined tables, which flags name, differ between two requests."""
+    both = {**(before or {}), **(now or {})}
+    names = [name for name in both if (before or {}).get(name) != (now or {}).get(name)]
+    return f"the contents of {quoted_list(names, 3)}" if names else ""
 
 
 def _changed_table(before: list[str] | None, now: list[str] | None) -> str:

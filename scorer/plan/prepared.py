@@ -90,6 +90,7 @@ class Plan:
             "feed": None if frozen is None else [dataclasses.asdict(feed) for feed in frozen.binding.feeds],
             "fetch": None if frozen is None else [dataclasses.asdict(fetch) for fetch in frozen.binding.fetches],
             **({} if frozen is None or frozen.target is None else {"target": frozen.target.facts()}),
+            **({} if frozen is None or not frozen.joins else {"join": [join.facts() for join in frozen.joins]}),
             "keep": None if frozen is None else list(frozen.binding.kept),
             "copied": None if frozen is None else list(frozen.storage.copied),
             "batch_rows": None if frozen is None else frozen.batch_rows,
@@ -119,6 +120,7 @@ class Plan:
             facts = [("input", rows), *table, ("model", f"{self.model.path if self.model else ''} on {device}"), *facts]
             facts += [(name, text) for name, text in (("trees", self.trees), ("unused", frozen.unused)) if text]
             facts += [("keep", _kept(frozen))]
+            facts += [("join", f"{join.name} = {join.words}") for join in frozen.joins]
             facts += [("where", text) for text in frozen.conditions]
             facts += [("batch rows", _batch_rows(frozen)), ("cluster", where), ("plan", frozen.plan_hash[:16])]
             facts += [("output table", str(frozen.target))] if frozen.target is not None else []

@@ -35,14 +35,8 @@ from scorer.cluster import dashboard
 from scorer.cluster.scripts import can_spawn
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields, reader
-from scorer.dataset.summary import (
-    keys_with_other_values,
-    list_input,
-    problems_of,
-    ranges,
-    shared_name,
-    summarise,
-)
+from scorer.dataset.joins import requests as joins_
+from scorer.dataset.summary import keys_with_other_values, list_input, problems_of, ranges, summarise
 from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, CommitError, ScorerError
 from scorer.host import devices
@@ -60,7 +54,7 @@ from scorer.output.quarantine import in_words
 from scorer.plan.prepared import Plan
 from scorer.preflight import axes, freeze, increment, placement, trial
 from scorer.preflight.earlier import check_versions, earlier_run, earlier_table, wanted_table, with_requested_code
-from scorer.preflight.findings import Findings, ambiguous_paths, dataset_notes, known_nulls, type_notes
+from scorer.preflight.findings import Findings, ambiguous_paths, dataset_notes, known_nulls, shared_name, type_notes
 from scorer.preflight.forecast import Loading
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_for, request_of
 from scorer.scoring.job import JOBS
@@ -72,6 +66,8 @@ if TYPE_CHECKING:
     from scorer.binding.outputs import FetchRequest
     from scorer.binding.spec import Binding, Feed, Transform
     from scorer.dataset.conditions import Condition
+    from scorer.dataset.joins.requests import JoinRequest
+    from scorer.dataset.joins.spec import Join
     from scorer.dataset.summary import Dataset
     from scorer.model.spec import ModelSpec
     from scorer.options.fields import Options
@@ -92,7 +88,8 @@ class _Named:
     conditions: tuple[Condition, ...]
     transform: Transform | None
     files: dict[str, str]
-    """Digest of each file."""
+    """Digest of each file, and of each joined table."""
+    joins: tuple[JoinRequest, ...] = ()
     destination: Destination | None = None
     """The table that the output is."""
 
@@ -131,13 +128,16 @@ def prepare(options: Options) -> Plan:
     found.problems += unparsed
     named = _read_named(found, options, conditions)
     spec = _session_spec(found, options, model, 0 if dataset is None else freeze.rows_ahead(options, dataset))
+    unjoined = len(named.joins) < len(options.rows.join)
     if dataset is not None:
-        found.problems += conditions_.check(named.conditions, dataset.columns)
+        dataset, unfit = joins_.beside(dataset, named.joins)
+        unjoined = unjoined or bool(unfit)
+        found.problems += unfit or ([] if unjoined else conditions_.check(named.conditions, dataset.columns))
         found.notes += dataset_notes(dataset, conditions)
     misplaced = [] if refused["output"] else placement.problems_of(place, options.input)
     found.problems += misplaced + placement.problems_on_a_disk(options, place)
     decided = _Decided()
-    if misplaced or refused["output"] or dataset is None or model is None:
+    if misplaced or refused["output"] or dataset is None or model is None or unjoined:
         loaded = _load(found, options, spec)
     else:
         loaded, decided = _resume_or_decide(found, options, place, dataset, model, named, spec)
@@ -261,7 +261,9 @@ def _read_named(found: Findings, options: Options, conditions: tuple[Condition, 
             files[transform.name] = transform.digest
         if options.session.ort_library is not None and os.path.isfile(options.session.ort_library):
             files[options.session.ort_library] = digest_of(options.session.ort_library, ())
-    return _Named(conditions=conditions, transform=transform, files=files)
+    joins, digests, unread = joins_.open_all(options.rows.join)
+    found.problems += unread
+    return _Named(conditions=conditions, transform=transform, files=files | digests, joins=joins)
 
 
 def _session_spec(found: Findings, options: Options, model: ModelSpec | None, rows: int) -> SessionSpec | None:
@@ -319,6 +321,7 @@ def _decide(
         note_step(f"sending the first rows of {first} through the model")
         bound = replace(bound, read_schema=plain_schema(bound.read_schema))
         sample = _sample(options, dataset, bound, rows, fed)
+        found.notes += joins_.notes(named.joins, bound.joins, sample.rows)
         with measuring() as growth:
             bound, problems = _try_outputs(options, dataset, model, loaded, bound, wanted, sample)
             if named.destination is not None:
@@ -367,7 +370,8 @@ def _transformed(options: Options, dataset: Dataset, named: _Named) -> tuple[_Na
     schema = plain_schema(dataset.columns)
     transform = replace(named.transform, reads=tuple(schema.names))
     named = replace(named, transform=transform)
-    rows = reader.first_rows(dataset, schema, freeze.sample_rows(options, dataset, schema))
+    joins, schema = joins_.planned(named.joins, dataset, schema.names, options.cluster.memory)
+    rows = _first_rows(options, dataset, plain_schema(schema), joins)
     fed, bad = transform_.apply(transform, rows)
     if bad and not fed.num_rows:
         raise BindingError(
@@ -409,17 +413,26 @@ def _bind(
         *known_nulls(options, dataset, binding),
     ]  # fmt: skip
     found.notes += type_notes(dataset, list(used), kept)
-    schema = pa.schema(fields.schema_of(columns, used), metadata=dataset.schema.metadata)
-    bound = Bound(binding=binding, transform=named.transform, read_schema=schema, output_schema=pa.schema([]))
+    joins: tuple[Join, ...] = ()
+    schema = pa.schema([])
+    with found.collecting(options):
+        joins, schema = joins_.planned([] if found.problems else named.joins, dataset, used, options.cluster.memory)
+    bound = Bound(
+        binding=binding, transform=named.transform, read_schema=schema, output_schema=pa.schema([]), joins=joins
+    )
     return bound, wanted
 
 
 def _sample(options: Options, dataset: Dataset, bound: Bound, rows: pa.Table | None, fed: pa.Table | None) -> Sample:
     """Return the first rows with the columns in use; the rows are read here unless a transform was given them."""
-    schema = bound.read_schema
     if rows is None or fed is None:
-        rows = fed = reader.first_rows(dataset, schema, freeze.sample_rows(options, dataset, schema))
-    return Sample(rows=fields.select(rows, schema.names), fed=fields.select(fed, bound.binding.read))
+        rows = fed = _first_rows(options, dataset, bound.read_schema, bound.joins)
+    return Sample(rows=fields.select(rows, bound.names), fed=fields.select(fed, bound.binding.read))
+
+
+def _first_rows(options: Options, dataset: Dataset, schema: pa.Schema, joins: Sequence[Join]) -> pa.Table:
+    """Return the first rows of the input with the columns of joined tables."""
+    return joins_.joined(reader.first_rows(dataset, schema, freeze.sample_rows(options, dataset, schema)), joins)
 
 
 def _try_outputs(

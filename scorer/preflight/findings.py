@@ -11,7 +11,7 @@ import pyarrow as pa
 from scorer.arrow import is_encoded
 from scorer.dataset import fields, keys
 from scorer.display.words import plural, quoted_list
-from scorer.errors import BindingError, PlanError, PreflightError, ScorerError
+from scorer.errors import BindingError, InputError, PlanError, PreflightError, ScorerError
 from scorer.options.values import within_budget
 from scorer.storage.footers import special_types, unreadable
 
@@ -133,3 +133,18 @@ def known_nulls(options: Options, dataset: Dataset, binding: Binding) -> list[Sc
                 )
             )
     return problems
+
+
+def shared_name(dataset: Dataset, requested: Sequence[str]) -> list[ScorerError]:
+    """Return a problem if the request names columns that share their name with another; `requested` are these."""
+    if not requested:
+        return []
+    return [
+        InputError(
+            f"columns share one name: {quoted_list(requested)}",
+            where=dataset.files[0].path,
+            expected="different names",
+            found="the same name more than once",
+            hint="rename them, or leave them out with --keep",
+        )
+    ]

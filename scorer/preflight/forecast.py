@@ -92,6 +92,8 @@ class Loading:
     """What the model holds."""
     peak: int
     """What loading it needed at most."""
+    joined: int = 0
+    """What tables of --join take, which are loaded after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +167,8 @@ class Footprint:
     """The largest value, if it is far larger than others."""
     remote: float = 0.0
     """Stored bytes of all parts that are on their way from or to a store."""
+    joined: int = 0
+    """Tables of --join."""
     reached: int = 0
     """What a process needed at least: for the checks in this process, or to load the model."""
 
@@ -172,7 +176,7 @@ class Footprint:
     def total(self) -> float:
         """The bytes of the process that needs most."""
         each = _ALLOCATED * self.rows + self.held + 2 * self.scores + self.encoded + self.batch
-        shared = self.slices + _VALUE_COPIES * self.value + self.remote
+        shared = self.slices + _VALUE_COPIES * self.value + self.remote + self.joined
         return float(max(self.base + _RUN_BYTES + self.workers.parts * each + shared, self.reached))
 
     def explained(self) -> str:
@@ -183,6 +187,7 @@ class Footprint:
         terms = [f"{_mb(self.base)} MB with the model", f"{_mb(_RUN_BYTES)} for the run"]
         terms += [f"{self.workers.parts} x ({' + '.join(parts)})"]
         terms += [f"{_mb(self.remote)} from and to stores"] if self.remote else []
+        terms += [f"{_mb(self.joined)} for joined tables"] if self.joined >= 1e6 else []  # noqa: PLR2004 - shown in MB
         terms += [f"{_mb(self.slices)} for slices of row groups"] if self.slices else []
         terms += [f"{_VALUE_COPIES:g} x {_mb(self.value)} for the largest value"] if self.value else []
         where = "each worker: " if self.workers.separate else ""
@@ -214,6 +219,7 @@ def footprint(
         batch=sample.batch,
         slices=_slices(sample.decoded, group_rows) if group_rows > part and not value else 0.0,
         value=value,
+        joined=loading.joined,
         remote=0.0 if remote is None else _on_the_way(remote, part, group_rows, workers),
         reached=max(own, _WORKER_BYTES + loading.peak) if workers.separate else own,
     )

@@ -16,6 +16,7 @@ from scorer.cluster.connect import (
     uses_other_machines,
 )
 from scorer.cluster.scripts import can_spawn
+from scorer.dataset.joins.requests import held_bytes
 from scorer.display.words import plural
 from scorer.host import cache, devices
 from scorer.host.versions import versions
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from scorer.binding.spec import Binding, Transform
+    from scorer.dataset.joins.spec import Join
     from scorer.dataset.summary import Dataset, File
     from scorer.model.resident import Engine
     from scorer.model.spec import ModelSpec, SessionSpec
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 
 _LEFT_OUT = {
     "by_position": False, "labels": (), "batch_axis": (), "base": None, "file_rows": None, "file_bytes": None,
-    "format": "parquet", "mode": None, "partition_by": (),
+    "format": "parquet", "mode": None, "partition_by": (), "join": (),
 }  # fmt: skip
 """Values of newer options that are no part of a request, so that requests without them keep their hash."""
 _RENAMED = {"format": "output_format"}
@@ -145,6 +147,17 @@ class Bound:
     """Empty until the first rows have been scored."""
     target: Target | None = None
     """The table that the output is; None for plain Parquet files."""
+    joins: tuple[Join, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that are read, and those of joined tables."""
+        return [*self.read_schema.names, *(field.name for join in self.joins for field in join.added)]
+
+    @property
+    def reads(self) -> set[str]:
+        """The columns that are decoded in any case: fed, or keys of joined tables."""
+        return {*spec_.reads(self.transform, self.binding), *(name for join in self.joins for name in join.left)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +165,7 @@ class Sample:
     """The first rows of the input."""
 
     rows: pa.Table
-    """As they are read: columns that are fed, kept or filtered on."""
+    """As they are read: columns that are fed, kept or filtered on, those of joined tables included."""
     fed: pa.Table
     """As they are fed: after the transform, if any."""
     scores: tuple[pa.Array, ...] = ()
@@ -228,12 +241,11 @@ def freeze(
     """
     binding, out = bound.binding, _first_output(loaded, bound, sample, probe)
     kept, scores = sample.rows.select(list(binding.kept)), out.select(list(binding.outputs))
-    reads = set(spec_.reads(bound.transform, binding))
     chosen = encodings.choose(dataset, options.out, kept, scores)
     file_rows = _file_rows(options, out, chosen, 0.0)
     size = part_size(options, dataset, bound, probe, frozenset(), file_rows)
-    chosen, copied = _copied(options, dataset, bound, sample, chosen, reads, size)
-    unread = frozenset(set(chosen.copied) - reads)
+    chosen, copied = _copied(options, dataset, bound, sample, chosen, size)
+    unread = frozenset(set(chosen.copied) - bound.reads)
     if chosen.copied:
         file_rows = _file_rows(options, out, chosen, copied)
         size = part_size(options, dataset, bound, probe, unread, file_rows)
@@ -254,6 +266,7 @@ def freeze(
         read_schema=encode_schema(bound.read_schema),
         output_schema=encode_schema(bound.output_schema),
         storage=chosen,
+        joins=bound.joins,
         transform=bound.transform,
         fed_schema=encode_schema(sample.fed.schema) if bound.transform is not None else "",
         trials=probe.trials,
@@ -274,9 +287,9 @@ def freeze(
         largest_group=_largest_group_bytes(dataset, bound.read_schema.names, unread),
     )  # fmt: skip
     needs = forecast_.footprint(
-        frozen.most_rows, size.target, dataset.row_group_rows, measured, loaded.memory,
-        _workers(options, probe, frozen.n_parts), filtered=bool(options.rows.where),
-        remote=_remote(options, dataset, bound, measured),
+        frozen.most_rows, size.target, dataset.row_group_rows, measured,
+        replace(loaded.memory, joined=held_bytes(bound.joins)), _workers(options, probe, frozen.n_parts),
+        filtered=bool(options.rows.where), remote=_remote(options, dataset, bound, measured),
     )  # fmt: skip
     files = 1 + sum(file.joined for file in frozen.files) / max(1, frozen.n_parts)
     part_s = part_seconds(dataset.open_s, files)
@@ -358,7 +371,7 @@ def _largest_group_bytes(dataset: Dataset, names: Iterable[str], unread: frozens
 
 
 def _copied(
-    options: Options, dataset: Dataset, bound: Bound, sample: Sample, chosen: Storage, reads: set[str], size: Size
+    options: Options, dataset: Dataset, bound: Bound, sample: Sample, chosen: Storage, size: Size
 ) -> tuple[Storage, float]:
     """Choose the kept columns that are copied as they are stored; return their compressed bytes per row, too.
 
@@ -366,7 +379,7 @@ def _copied(
     row groups of a part are so small that they are better merged. A column that is decoded anyway is encoded again if
     that makes it clearly smaller than in the input. If most bytes would be encoded, all columns are.
     """
-    out, kept = options.out, bound.binding.kept
+    out, kept, reads = options.out, bound.binding.kept, bound.reads
     limit = dataset.stored_limit(options.rows.limit)
     parts = islice(together(dataset.files, size, limit, dict(dataset.variants)), _INSPECTED_PARTS)
     tiny = not all(
@@ -401,7 +414,7 @@ def part_size(
     """
     total, threads = rows_ahead(options, dataset), planned_threads(options.cluster)
     most, speed = options.rows.part_bytes or PART_BYTES, probe.nominal_rows_per_s
-    names = bound.read_schema.names
+    names = bound.names
     row_bytes = _decoded_row_bytes(dataset, names)
     decoded_bytes = _decoded_row_bytes(dataset, [name for name in names if name not in unread])
     if file_rows is not None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from scorer.arrow import common_type, decode_schema, is_encoded
 from scorer.dataset import fields, keys, tables
 from scorer.dataset.listing import trees
-from scorer.dataset.summary import keys_with_other_values, shared_name, summarise_files
+from scorer.dataset.summary import keys_with_other_values, summarise_files
 from scorer.display.words import cut, plural, quoted_list
 from scorer.errors import CommitError, InputChanged, InputError, OutputExists, PlanError, ScorerError
 from scorer.host.versions import versions
@@ -25,6 +25,7 @@ from scorer.plan.frozen import FrozenPlan, explain_differences
 from scorer.plan.generations import KEY, Difference, difference, recipe, without_generation
 from scorer.preflight import freeze
 from scorer.preflight.earlier import changed_output
+from scorer.preflight.findings import shared_name
 from scorer.preflight.freeze import Bound
 from scorer.preflight.tuning import Probe
 from scorer.storage.stores import changes as changed_files
@@ -367,7 +368,7 @@ def next_plan(
         raise TypeError(grown)
     bound = Bound(
         binding=last.binding, transform=last.transform, read_schema=decode_schema(last.read_schema),
-        output_schema=decode_schema(last.output_schema),
+        output_schema=decode_schema(last.output_schema), joins=last.joins,
     )  # fmt: skip
     speed, row_bytes = _measured(place)
     probe = Probe(

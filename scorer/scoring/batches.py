@@ -174,14 +174,15 @@ def apply_steps(fetch: Fetch, results: Mapping[str, Any], feeds: Mapping[str, np
 
 
 def score(
-    table: pa.Table, edges: np.ndarray, binding: Binding, session: Engine, failed: Mapping[int, str] | None = None,
+    table: pa.Table, edges: np.ndarray, binding: Binding, session: Engine,
+    failed: Mapping[int, tuple[str, str]] | None = None,
     tokens: int | None = None, count: Callable[[int], None] | None = None,
 ) -> Scored:  # fmt: skip
     """Score every row of `table`, in batches cut at `edges`.
 
     Rows of different lengths are sorted by length first. If `tokens` is given, their batches have at most that many
-    tokens instead. `failed` are the rows that the transform failed for, with the reason. `count` gets the number of
-    rows of each batch that is finished.
+    tokens instead. `failed` are rows that are bad already, with stage and reason. `count` gets the number of rows of
+    each batch that is finished.
     """
     failed = failed or {}
     started = time.perf_counter()
@@ -222,7 +223,7 @@ def score(
     columns = [c for fetch, batches in zip(binding.fetches, results, strict=True) for c in unpack(fetch, batches)]
     nan = _nan_rows(columns)
     whys = {row: ("feed", reason) for row, reason in bad.items()}
-    whys |= {row: ("transform", reason) for row, reason in failed.items()}
+    whys |= failed
     whys |= {row: ("infer", reason) for row, reason in runner.failed.items()}
     return Scored(
         columns=_realign(columns, done, table.num_rows) if whys or order is not None else columns,

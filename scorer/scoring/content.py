@@ -16,7 +16,10 @@ import pyarrow as pa
 
 from scorer.arrow import conform
 from scorer.dataset import reader
+from scorer.errors import ScorerError
+from scorer.host.process import name_of_process
 from scorer.output.writer import Encoded
+from scorer.scoring.job import worker_unfit
 from scorer.storage import copying
 from scorer.storage.copying import NotCopyable
 from scorer.tables.columns import TableColumns
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scorer.dataset.cursors import InputCache
+    from scorer.dataset.joins.spec import Join
     from scorer.dataset.reader import Source
     from scorer.output.writer import Content
     from scorer.plan.parts import Part
@@ -114,15 +118,32 @@ def _stretches(
 ) -> Iterator[pa.Table]:
     """Yield the part a few rows at a time, and read the kept columns of each."""
     step = max(1, job.spec.frozen.storage.stretch_rows)
-    schema = pa.schema([field for field in job.read_schema if field.name in job.output_schema.names])
+    frozen = job.spec.frozen
+    joins = frozen.joins if set(frozen.binding.kept) - set(job.read_schema.names) else ()
+    names = {*job.output_schema.names, *(name for join in joins for name in join.left)}
+    schema = pa.schema([field for field in job.read_schema if field.name in names])
     read = done = 0
     for low in range(0, part.rows, step):
         some = _some_rows(part, low, low + step)
-        kept = reader.read_all(some, schema, (), step, job.inputs, fetched=fetched).table
+        kept = with_joined(job, reader.read_all(some, schema, (), step, job.inputs, fetched=fetched).table, joins)[0]
         if good is not None:
             read, kept = read + kept.num_rows, kept.filter(good.slice(read, kept.num_rows))
         yield conform(_beside(kept, scores.slice(done, kept.num_rows)), job.output_schema)
         done += kept.num_rows
+
+
+def with_joined(job: Job, rows: pa.Table, joins: Sequence[Join]) -> tuple[pa.Table, dict[int, str]]:
+    """Return the rows with the columns of joined tables, and why rows are bad whose keys a table does not have."""
+    if not joins:
+        return rows, {}
+    from scorer.dataset.joins import lookup  # noqa: PLC0415 - only for joined tables
+
+    try:
+        return lookup.add_columns(rows, joins, shared=name_of_process() != job.spec.driver)
+    except ScorerError as error:
+        if not job.spec.remote:
+            raise
+        raise worker_unfit(job, str(error)) from error
 
 
 def _some_rows(part: Part, low: int, high: int) -> list[Source]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from scorer.arrow import decode_schema
 from scorer.dataset import conditions as conditions_
 from scorer.dataset.cursors import InputCache
+from scorer.dataset.joins.spec import joined_name
 from scorer.errors import BatchStalled, ClusterError, ModelNotResident, ScorerError, WorkerUnfit
 from scorer.host.isolation import STALLED
 from scorer.host.process import mounts, name_of_process
@@ -159,6 +160,9 @@ class Job:
     form: copying.FileForm | None
     """The form of the parts' files; None if no columns are copied."""
     conditions: tuple[conditions_.Condition, ...]
+    """Those on columns that are read."""
+    joined_conditions: tuple[conditions_.Condition, ...]
+    """Those on columns of joined tables."""
     inputs: InputCache
     staging: Staging
     crash_file: CrashFile
@@ -250,13 +254,16 @@ class Job:
         staging = Staging(root=path_of(spec.staging), table=path_of(spec.table) if spec.table else None)
         read, written = decode_schema(spec.frozen.read_schema), decode_schema(spec.frozen.output_schema)
         copied = spec.frozen.storage.copied
+        conditions = [conditions_.parse(text) for text in spec.frozen.conditions]
+        joined = [joined_name(one.column, read, spec.frozen.joins) for one in conditions]
         return cls(
             spec,
             read,
             written,
             pa.schema([one for one in read if one.name not in spec.frozen.unread], read.metadata) if copied else None,
             copying.FileForm.of(written, spec.frozen.storage) if copied else None,
-            tuple(conditions_.parse(text) for text in spec.frozen.conditions),
+            tuple(one for one, name in zip(conditions, joined, strict=True) if not name),
+            tuple(replace(one, column=name) for one, name in zip(conditions, joined, strict=True) if name),
             InputCache(
                 same_mounts=spec.mounts == mounts(),
                 table=spec.frozen.table,
@@ -336,6 +343,12 @@ class Jobs:
             if job is None:
                 return
             job.close()
+            joins = job.spec.frozen.joins
+            if joins:
+                from scorer.dataset.joins import lookup  # noqa: PLC0415 - only for joined tables
+
+                others = {lookup.id_of(one) for other in self._jobs.values() for one in other.spec.frozen.joins}
+                lookup.forget({lookup.id_of(one) for one in joins} - others)
             own = job.spec.frozen.session.key
             if all(other.spec.frozen.session.key != own for other in self._jobs.values()):
                 SESSIONS.forget(own)

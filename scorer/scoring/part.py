@@ -28,8 +28,9 @@ import pyarrow as pa
 
 from scorer.arrow import conform, decode_schema, digest, join_tables
 from scorer.binding import transform as transform_
+from scorer.dataset import conditions as conditions_
+from scorer.dataset import fields, reader
 from scorer.dataset import quarantine as quarantine_
-from scorer.dataset import reader
 from scorer.display.words import quoted_list
 from scorer.errors import PartError, ScorerError
 from scorer.events import Counts, Proof, Receipt, Stages
@@ -164,7 +165,7 @@ def _is_committed(job: Job, attempt: Attempt) -> bool:
 
 
 def read(job: Job, attempt: Attempt) -> Rows:
-    """Return the part's rows with the columns that are fed or kept."""
+    """Return the part's rows with the columns that are fed or kept, those of joined tables included."""
     attempt.started = attempt.started or time.time()
     started, busy = time.perf_counter(), time.thread_time()
     batch_rows = job.spec.frozen.batch_rows
@@ -174,9 +175,21 @@ def read(job: Job, attempt: Attempt) -> Rows:
     )  # fmt: skip
     if not rows.groups:  # else its kept columns are copied later
         attempt.fetched = {}
+    if job.spec.frozen.joins:
+        rows = _joined(job, rows)
     decode = time.thread_time() - busy
     attempt.stages += Stages(read=max(0.0, time.perf_counter() - started - decode), decode=decode)
     return rows
+
+
+def _joined(job: Job, rows: Rows) -> Rows:
+    """Return the rows with the columns of joined tables, filtered by them. A row without a key is bad, not filtered."""
+    table, bad = content.with_joined(job, rows.table, job.spec.frozen.joins)
+    rows = replace(rows, table=table, bad=bad)
+    if not job.joined_conditions:
+        return rows
+    keep = conditions_.mask(job.joined_conditions, table).to_numpy()
+    return reader.filtered(rows, keep | np.isin(np.arange(len(keep)), list(bad)))
 
 
 def score(job: Job, attempt: Attempt, rows: Rows) -> Scored:
@@ -189,8 +202,10 @@ def score(job: Job, attempt: Attempt, rows: Rows) -> Scored:
             raise
         raise worker_unfit(job, str(error)) from error
     began = time.perf_counter()
-    fed = rows.table.select(job.reads)
-    fed, bad = (fed, {}) if frozen.transform is None else transformed(fed, job)
+    fed = fields.select(rows.table, job.reads)
+    fed, failed = (fed, {}) if frozen.transform is None else transformed(fed, job)
+    bad = {row: ("transform", why) for row, why in failed.items()}
+    bad |= {row: ("join", why) for row, why in (rows.bad or {}).items()}
     attempt.stages += Stages(pack=time.perf_counter() - began)
     count = job.row_counter(attempt.part.index, rows.filtered)
     scored = batches.score(fed, rows.edges, frozen.binding, session, bad, frozen.batch_tokens, count)

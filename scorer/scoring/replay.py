@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scorer.dataset import fields
 from scorer.model.resident import SESSIONS
 from scorer.scoring import batches
 from scorer.scoring.job import JOBS
@@ -47,7 +48,7 @@ def replay(key: str, part: Part, at: int) -> Row:
     good = np.array([row for row in range(scored.rows) if row not in scored.bad])
     place = int(good[at])
     source = part.sources[int(np.searchsorted(np.cumsum(rows.counts), place, side="right"))]
-    values = rows.table.select(job.reads).slice(place, 1)
+    values = fields.select(rows.table, job.reads).slice(place, 1)
     frozen = job.spec.frozen
     given = values if frozen.transform is None else transformed(values, job)[0]
     watched = _Watched(SESSIONS.session(frozen.session))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from dask.distributed import Client, LocalCluster
-from support.runs import MODELS, cli, command, read
+from support.runs import MODELS, cli, command, read, write
 
 import scorer
 from scorer.errors import PreflightError
@@ -215,3 +215,31 @@ def wait_for_listener(run):
             return f"127.0.0.1:{listening[0].laddr.port}"
         time.sleep(0.2)
     raise AssertionError(run.returncode)
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_read_a_joined_table_are_refused_before_the_run(fewer28, tmp_path, empty_cluster):
+    cluster, client = empty_cluster
+    table = tmp_path / "only-here" / "t.parquet"
+    write(table, {"id": [1, 2], "v": [1.0, 2.0]})
+    flags = ("run", fewer28, "--model", DENSE, "--output", tmp_path / "out", "--feed", "input=f0..f26,t.v")
+    flags += ("--join", f"t={table} on id", "--scheduler", cluster.scheduler_address)
+    code = (  # the module that Python imports first: on this worker, the folder does not exist
+        "import os\n_stat = os.stat\n"
+        f"def stat(path, *a, **k):\n    if {str(table.parent)!r} in str(path):\n"
+        "        raise FileNotFoundError(2, 'No such file or directory', str(path))\n    return _stat(path, *a, **k)\n"
+        "os.stat = stat\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(code)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with worker(cluster.scheduler_address, tmp_path, PYTHONPATH=path):
+        wait_for(client, 1)
+        done = command(*flags)
+    assert done.returncode == 4, done.stderr
+    assert "workers cannot read a joined table" in done.stderr
+    assert str(table) in done.stderr
+    assert not list(tmp_path.glob("out*"))
+    with worker(cluster.scheduler_address, tmp_path):
+        wait_for(client, 1)
+        assert command(*flags).returncode == 0
+    assert read(tmp_path / "out").num_rows

@@ -193,7 +193,7 @@ def test_a_changed_tokenizer_file_is_another_request(change, echo, tmp_path, mon
     tokenizer(file, side="left")
     code, _, error = cli(*flags)
     assert code == 3
-    assert "the contents of a file that a flag names" in error, error
+    assert f"the contents of {str(file)!r}" in error, error
 
 
 def test_a_vocabulary_in_a_job_file_may_be_words_or_a_file_beside_the_job_file(tmp_path):

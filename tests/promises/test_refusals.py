@@ -713,7 +713,43 @@ OTHER = [
     Case("scheduler-silent", RUN + " --scheduler tcp://127.0.0.1:1", "cluster", exit_code=4, foreign=True),
 ]
 
-CASES = [*INPUT, *MODEL, *BINDING, *WHERE, *PLACE, *OPTIONS, *JOB, *OTHER]
+
+def joined(**columns):
+    """Put a table for --join beside the input."""
+    return lambda at: write(at / "t.parquet", columns)
+
+
+TO_JOIN = RUN + " --join 't=t.parquet on id'"
+JOIN = [
+    Case("join-without-keys", RUN + " --join t=t.parquet", "options", exit_code=2),
+    Case("join-name-with-a-dot", RUN + " --join 'a.t=t.parquet on id'", "options", exit_code=2),
+    Case("join-twice-the-same-name", TO_JOIN + " --join 't=u.parquet on id'", "options", exit_code=2),
+    Case("join-missing-table", TO_JOIN, "input-not-found", exit_code=3),
+    Case("join-name-of-a-column", RUN + " --join 'id=t.parquet on id'", "options", joined(id=[1]), exit_code=2),
+    Case(
+        "join-unknown-keys",
+        RUN + " --join 't=t.parquet on idd = od'",
+        "missing-columns missing-columns",
+        joined(id=[1]),
+    ),
+    Case("join-types-of-keys", TO_JOIN, "type-mismatch", joined(id=["1"])),
+    Case("join-keys-twice", TO_JOIN + " --keep t.v", "input", joined(id=[7, 3, 7, 3], v=[1, 2, 3, 4])),
+    Case("join-unknown-column", TO_JOIN + " --feed input=f0..f26,t.w", "missing-columns", joined(id=[1], v=[1.0])),
+    Case(
+        "join-field-of-a-struct-in-where",
+        TO_JOIN + " --where 't.s.a > 1'",
+        "type-mismatch",
+        joined(id=[1], s=pa.array([{"a": 1}])),
+    ),
+    Case(
+        "join-too-large",
+        TO_JOIN + " --keep t.v --cluster slurm --memory 4096",
+        "input",
+        joined(id=np.arange(1000), v=np.arange(1000)),
+    ),
+]
+
+CASES = [*JOIN, *INPUT, *MODEL, *BINDING, *WHERE, *PLACE, *OPTIONS, *JOB, *OTHER]
 IN_A_PROCESS = {
     "input-missing", "input-truncated", "model-unknown-operator", "unknown-flag", "unknown-command",
     "everything-at-once", "verify-nothing", "model-refuses-the-rows", "input-columns-encrypted",
