@@ -15,7 +15,7 @@ from scorer.binding.features.unpack import arrow_name, column_types
 from scorer.binding.labels import requested_labels, unused_texts
 from scorer.binding.request import expand
 from scorer.binding.spec import Fetch
-from scorer.dataset.fields import JOIN, find, known_names, path_of
+from scorer.dataset.fields import find, is_joined, known_names, path_of
 from scorer.dataset.quarantine import PLACE, WHY, from_quarantine
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import BindingError, MissingColumns, OptionsError, ScorerError, ShapeMismatch, UnsupportedTensor
@@ -202,7 +202,8 @@ def output_schema(
 
     `keys` are those of the output's folder names (key=value), which readers turn into columns.
     """
-    fields = [_without_mark(columns.field(name)) for name in binding.kept]
+    fields = [columns.field(name) for name in binding.kept]
+    fields = [field.remove_metadata() if is_joined(columns, field.name) else field for field in fields]
     for fetch in binding.fetches:
         fields += [pa.field(name, kind) for name, kind in zip(fetch.columns, column_types(fetch), strict=True)]
     if binding.row_id:
@@ -241,11 +242,6 @@ def output_schema(
     return pa.schema(fields, metadata=columns.metadata), problems
 
 
-def _without_mark(field: pa.Field) -> pa.Field:
-    """Return a column without the mark of a joined table."""
-    return field.remove_metadata() if JOIN in (field.metadata or {}) else field
-
-
 def _fetch_of_maps(
     request: FetchRequest, base: str, values: list[object], rows: int, model: ModelSpec, prefix: str
 ) -> Fetch:
@@ -271,8 +267,8 @@ def kept_columns(tokens: Sequence[str], columns: pa.Schema) -> tuple[tuple[str, 
     names, known = list(dict.fromkeys(columns.names)), known_names(columns)
     if tuple(tokens) == ("all",) or (tuple(tokens) == ("none",) and "none" not in names):
         # `all` is the default, so it keeps all columns even if one has this name
-        own = (field.name for field in columns if JOIN not in (field.metadata or {}))
-        return (tuple(dict.fromkeys(own)) if tokens[0] == "all" else ()), problems
+        own = (name for name in names if "." not in name or not is_joined(columns, name))
+        return (tuple(own) if tokens[0] == "all" else ()), problems
     found, unknown = expand([known.get(token, token) for token in tokens], names)
     if unknown:
         problems.append(

@@ -141,7 +141,7 @@ def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerErro
 
 def _is_inside_joined(schema: pa.Schema, name: str) -> bool:
     path = fields.path_of(name) if name not in schema.names else ()
-    return bool(path) and fields.JOIN in (schema.field(path[0]).metadata or {})
+    return bool(path) and fields.is_joined(schema, path[0])
 
 
 def excludes(condition: Condition, group: pq.RowGroupMetaData, kind: pa.DataType, leaf: int) -> bool:

@@ -43,24 +43,33 @@ def known_names(columns: pa.Schema) -> dict[str, str]:
     """
     names = {name: name for name in columns.names}
     plain: dict[str, list[str]] = {}
-    for field in columns:
-        table = (field.metadata or {}).get(JOIN)
-        if table is not None:
-            plain.setdefault(field.name[len(table.decode()) + 1 :], []).append(field.name)
+    for name in names:
+        if "." in name and is_joined(columns, name):  # few names have a dot, and metadata is slow
+            plain.setdefault(name.partition(".")[2], []).append(name)
     return {name: own[0] for name, own in plain.items() if len(own) == 1} | names
+
+
+def is_joined(columns: pa.Schema, name: str) -> bool:
+    """Return whether a column belongs to a joined table."""
+    at = columns.get_field_index(name)
+    return at >= 0 and JOIN in (columns.field(at).metadata or {})
 
 
 def find(columns: pa.Schema, name: str) -> pa.Field | None:
     """Return the column of this name, or else the field of this path under its plainest name; None without either."""
-    known = known_names(columns)
-    at = columns.get_field_index(known.get(name, name))
+    at = columns.get_field_index(name)
     if at >= 0:
         return columns.field(at)
     path = path_of(name) if "." in name else ()
-    if path and path[0] not in known and f"{path[0]}.{path[1]}" in known:  # a struct of a joined table
-        path = (f"{path[0]}.{path[1]}", *path[2:])
-    path = (known.get(path[0], path[0]), *path[1:]) if path else ()
     at = columns.get_field_index(path[0]) if path else -1
+    if at < 0:
+        known = known_names(columns)
+        if name in known:
+            return columns.field(known[name])
+        if path and is_joined(columns, f"{path[0]}.{path[1]}"):
+            path = (f"{path[0]}.{path[1]}", *path[2:])
+        at = columns.get_field_index(known.get(path[0], "")) if path else -1
+        path = (columns.names[at], *path[1:]) if at >= 0 else path
     if at < 0:
         return None
     kind = columns.field(at).type

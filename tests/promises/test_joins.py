@@ -226,6 +226,15 @@ def test_a_key_may_come_from_a_table_before_and_a_transform_gets_all_columns(at,
     np.testing.assert_array_equal(read("out")["total"], oracle(SUM3, {"x": x}, 256)["total"])
 
 
+def test_a_field_of_a_struct_of_a_joined_table_is_fed(at):
+    shops = pd.read_parquet("shops.parquet")
+    struct = pa.StructArray.from_arrays([pa.array(shops["size"]), pa.array(shops["kind"].astype(str))], ["size", "kind"])
+    write(at / "structs.parquet", {"shop": pa.array(shops["shop"]), "of": struct})
+    run(join="shops=structs.parquet on shop", feed="x=a,shops.of.size,of.kind|vocab(old, new)")
+    np.testing.assert_array_equal(read("out")["total"], totals(merged()))
+    assert cli("verify", "out", "--rescore", "5")[0] == 0
+
+
 def test_the_live_rows_of_a_delta_table_are_joined(at):
     shops = pd.read_parquet("shops.parquet").astype({"kind": str})
     write_deltalake("lake", pa.Table.from_pandas(pd.concat([shops, shops.assign(size=9.0)]), preserve_index=False))

@@ -186,8 +186,7 @@ def _column_of(columns: pa.Schema, name: str) -> str:
     """Return a name, or the column of a joined table that it means: by its plain name, or by the path of a field."""
     full = str(_found(columns, name).name)
     path = fields.path_of(full) if full not in columns.names else ()
-    marked = path and path[0] in columns.names and fields.JOIN in (columns.field(path[0]).metadata or {})
-    return path[0] if marked else full
+    return path[0] if path and fields.is_joined(columns, path[0]) else full
 
 
 def _found(columns: pa.Schema, name: str) -> pa.Field:
