@@ -66,7 +66,7 @@ class Stages:
     decode: float = 0.0
     """Decoding Parquet into columns."""
     pack: float = 0.0
-    """Converting columns to input tensors, the transform included."""
+    """Converting columns to input tensors, joined tables and the transform included."""
     infer: float = 0.0
     """Running the model."""
     unpack: float = 0.0

@@ -175,10 +175,12 @@ def read(job: Job, attempt: Attempt) -> Rows:
     )  # fmt: skip
     if not rows.groups:  # else its kept columns are copied later
         attempt.fetched = {}
-    if job.spec.frozen.joins:
-        rows = _joined(job, rows)
     decode = time.thread_time() - busy
     attempt.stages += Stages(read=max(0.0, time.perf_counter() - started - decode), decode=decode)
+    if job.spec.frozen.joins:
+        started = time.perf_counter()
+        rows = _joined(job, rows)
+        attempt.stages += Stages(pack=time.perf_counter() - started)
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -11,9 +12,12 @@ import numpy as np
 import onnx
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from support.buckets import ROOT, bucket
+from support.iceberg_tables import Warehouse
 from support.runs import MODELS, cli, oracle, read, write
 
 import scorer
@@ -228,20 +232,51 @@ def test_a_key_may_come_from_a_table_before_and_a_transform_gets_all_columns(at,
 
 def test_a_field_of_a_struct_of_a_joined_table_is_fed(at):
     shops = pd.read_parquet("shops.parquet")
-    struct = pa.StructArray.from_arrays([pa.array(shops["size"]), pa.array(shops["kind"].astype(str))], ["size", "kind"])
+    struct = pa.StructArray.from_arrays(
+        [pa.array(shops["size"]), pa.array(shops["kind"].astype(str))], ["size", "kind"]
+    )
     write(at / "structs.parquet", {"shop": pa.array(shops["shop"]), "of": struct})
     run(join="shops=structs.parquet on shop", feed="x=a,shops.of.size,of.kind|vocab(old, new)")
     np.testing.assert_array_equal(read("out")["total"], totals(merged()))
     assert cli("verify", "out", "--rescore", "5")[0] == 0
 
 
-def test_the_live_rows_of_a_delta_table_are_joined(at):
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_the_live_rows_of_a_table_are_joined(kind, at, monkeypatch):
     shops = pd.read_parquet("shops.parquet").astype({"kind": str})
-    write_deltalake("lake", pa.Table.from_pandas(pd.concat([shops, shops.assign(size=9.0)]), preserve_index=False))
-    DeltaTable("lake").delete("size = 9.0")
-    run(join="shops=lake on shop")
+    rows = pa.Table.from_pandas(pd.concat([shops, shops.assign(size=9.0)]), preserve_index=False)
+    if kind == "delta":
+        location = "lake"
+        write_deltalake(location, rows)
+        table = DeltaTable(location)
+    else:
+        warehouse = Warehouse(at / "lake")
+        warehouse.configure(monkeypatch)
+        table, location = warehouse.create(rows.schema, rows, name="shops"), "iceberg://lake/ns.shops"
+    table.delete("size = 9.0")
+    run(join=f"shops={location} on shop")
     np.testing.assert_array_equal(read("out")["total"], totals(merged()))
-    assert json.loads((at / "out.scorer" / "plan.json").read_text())["joins"][0]["version"] == "1"
+    assert json.loads((at / "out.scorer" / "plan.json").read_text())["joins"][0]["kind"] == kind
+    assert cli("verify", "out", "--rescore", "5")[0] == 0
+    (write_deltalake("lake", rows, mode="append") if kind == "delta" else table.append(rows))
+    assert cli("verify", "out", "--rescore", "5")[0] == 0, "it reads the version that was planned"
+    assert "the contents of" in run(join=f"shops={location} on shop", code=3)
+    if kind == "iceberg":
+        warehouse.close()
+
+
+def test_a_table_on_a_store_is_joined_and_another_object_in_its_place_is_noticed(at):
+    with bucket() as store:
+        for part in (0, 1):
+            shops = pq.read_table("shops.parquet").slice(part * 200, 200)
+            data = io.BytesIO()
+            pq.write_table(shops, data, row_group_size=70)
+            store.put(f"{ROOT}/shops/{part}.parquet", data.getvalue())
+        run(join=f"shops={ROOT}/shops on shop")
+        np.testing.assert_array_equal(read("out")["total"], totals(merged()))
+        assert cli("verify", "out", "--rescore", "5")[0] == 0
+        store.put(f"{ROOT}/shops/1.parquet", data.getvalue() + b"PAR1")
+        assert cli("verify", "out", "--rescore", "5")[0] == 5
 
 
 def test_a_job_file_names_tables_beside_it(at, monkeypatch):
