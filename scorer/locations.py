@@ -23,6 +23,11 @@ def is_url(location: str) -> bool:
     return bool(scheme(location))
 
 
+def is_tracked(model: str) -> bool:
+    """Return whether this names a model of an MLflow tracking store, and not a place: models:/... or runs:/..."""
+    return model.startswith(("models:/", "runs:/")) and not is_url(model)
+
+
 def normal(location: str) -> str:
     """Return a URL with the usual name of its scheme, and without a slash at the end or two in a row."""
     root, key = split(location)

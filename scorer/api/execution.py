@@ -376,6 +376,7 @@ class Run:
             batch_tokens=self.frozen.batch_tokens,
             halved=totals.halved,
             model=self.frozen.session.digest,
+            model_name=self.frozen.model_name,
             plan=self.frozen.plan_hash,
             asked=self.plan.to_dict()["asked"],
             versions=versions.versions(),

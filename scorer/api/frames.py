@@ -13,6 +13,7 @@ from scorer.api._kinds import PandasFrame, frame_of, owners
 from scorer.binding import transform as transform_
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
+from scorer.binding.request import with_folder_flags
 from scorer.dataset.fields import select
 from scorer.display.words import plural, quoted_list
 from scorer.errors import (
@@ -240,8 +241,9 @@ def _prepare_job(
     columns = frame.schema()
     sample = frame.first(trial.SAMPLE_ROWS)
     given = None if function is None else _tried(function, sample, nonempty)
-    binding, problems = bind(options.binding, spec, columns, given=None if given is None else given.schema)
-    wanted, more = requested_fetches(options.binding, spec)
+    own, _ = with_folder_flags(options.binding, spec)
+    binding, problems = bind(own, spec, columns, given=None if given is None else given.schema)
+    wanted, more = requested_fetches(own, spec)
     problems += more
     device, gpu = settle_device(options.session.device), devices.parse(options.session.device).first
     library = library_for(options.session.ort_library, spec.opsets)

@@ -69,14 +69,18 @@ def inspect(
     by_position: bool = False,
     labels: Sequence[str] = (),
     batch_axis: Sequence[str] = (),
+    given: str = "",
 ) -> Inspection:
-    """Inspect a model; with inputs, also score some of their rows. Nothing is written."""
+    """Inspect a model; with inputs, also score some of their rows. Nothing is written.
+
+    `given` is what --model would be, if that is not the model's file.
+    """
     if not inputs:
         return Inspection(model=model)
     with tempfile.TemporaryDirectory() as folder:  # an output path that certainly does not exist
         output = str(Path(folder) / "out")
         plan = checks.prepare(build({
-            "input": tuple(inputs), "model": model.path, "output": output, "feed": tuple(feed),
+            "input": tuple(inputs), "model": given or model.path, "output": output, "feed": tuple(feed),
             "by_position": by_position, "fetch": tuple(fetch), "labels": tuple(labels),
             "batch_axis": tuple(batch_axis), "store_option": stores.options(),
             "keep": "none", "tune": False, "max_bad_rows": "100%",

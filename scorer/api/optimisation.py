@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from scorer.api._candidates import Batch, Speed
     from scorer.model.optimising.recipes import Source
     from scorer.model.resident import Engine
-    from scorer.model.spec import SessionSpec
+    from scorer.model.spec import ModelSpec, SessionSpec
     from scorer.plan.frozen import FrozenPlan
     from scorer.scoring.compare import Difference
 
@@ -151,14 +151,14 @@ def optimise(
 
     target = Path(output)
     check_output(target, "optimised", overwrite=overwrite)
-    frozen, shown = _plan(model, check, request)
+    frozen, shown, own = _plan(model, check, request)
     local = local_spec(frozen.session)
     if local is None:
         raise missing(frozen.session)
     source = recipes.read(local.path, shown.path, dynamic=dynamic)
     result = Optimisation(
         model=shown.path, output=output, bytes=shown.bytes, check=tuple(check), reason=source.reason,
-        flags=_flags(request),
+        flags=(*_flags(request), *own),
     )  # fmt: skip
     if source.reason:
         return result
@@ -263,8 +263,10 @@ class _Trial:
         return load(replace(self._local, path=path, digest="", files=()))
 
 
-def _plan(model: str, check: Sequence[str], request: Mapping[str, Any]) -> tuple[FrozenPlan, Any]:
-    """Return the plan of a run with this model and data, and what the model's file says; raise all problems."""
+def _plan(
+    model: str, check: Sequence[str], request: Mapping[str, Any]
+) -> tuple[FrozenPlan, ModelSpec, tuple[str, ...]]:
+    """Return the plan of a run with this model and data, the model, and what its folder says; raise all problems."""
     with tempfile.TemporaryDirectory() as folder:  # an output path that certainly does not exist
         plan = checks.prepare(build({
             "input": tuple(check), "model": model, "output": os.path.join(folder, "out"), "keep": "none",
@@ -273,7 +275,7 @@ def _plan(model: str, check: Sequence[str], request: Mapping[str, Any]) -> tuple
         }))  # fmt: skip
     if plan.problems or plan.frozen is None or plan.model is None:
         raise PreflightError(plan.problems)
-    return plan.frozen, plan.model
+    return plan.frozen, plan.model, plan.folder_flags
 
 
 def _flags(request: Mapping[str, Any]) -> tuple[str, ...]:

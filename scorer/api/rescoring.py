@@ -161,6 +161,9 @@ class Replay:
     file: str
     row_of_file: int
     model: str
+    """Where the model is."""
+    model_name: str
+    """Its name in a tracking store, with the version; '' for other models."""
     digest: str
     engine: str
     planned: dict[str, str]
@@ -189,7 +192,7 @@ class Replay:
         facts = [
             ("row", f"{self.row:,} of {self.output}: row {self.row_of_part:,} of {self.part}"),
             ("from", f"row {self.row_of_file:,} of {self.file}"),
-            ("model", f"{self.model} ({self.digest[:16]})"),
+            ("model", f"{self.model_name + ' at ' if self.model_name else ''}{self.model} ({self.digest[:16]})"),
             ("engine", self.engine),
             ("versions", f"changed since: {', '.join(changes)}" if changes else "those of the run"),
             *(("fault", fault) for fault in self.faults),
@@ -322,7 +325,7 @@ def _place(
     """Return the number of the row in a part: `row` itself, or the first one that meets the conditions."""
     if row is not None:
         return row if row < len(table) else None
-    problems += conditions.check(parsed, table.schema)
+    problems += conditions.check(parsed, table.schema, "output")
     if problems:
         return None
     met = np.flatnonzero(conditions.mask(parsed, table).to_numpy())
@@ -342,10 +345,11 @@ def _replay(
             "equal": digest(old) == digest(new),
         }  # fmt: skip
     session = plan.session
+    batch = f"{plan.batch_rows:,} rows" if plan.batch_tokens is None else f"{plan.batch_tokens:,} tokens"
     return Replay(
         output=str(place.output), row=row, part=part, row_of_part=at, file=found.file,
-        row_of_file=found.number, model=session.path, digest=session.digest,
-        engine=f"ONNX Runtime on {session.device}, {session.intra_op} thread, batches of {plan.batch_rows:,} rows",
+        row_of_file=found.number, model=session.path, model_name=plan.model_name, digest=session.digest,
+        engine=f"ONNX Runtime on {session.device}, {session.intra_op} thread, batches of {batch}",
         planned=dict(plan.versions), here=versions(),
         values={name: _plain(python_values(found.values[name])[0]) for name in found.values.column_names},
         fed={name: _tensor(value) for name, value in found.fed.items()},

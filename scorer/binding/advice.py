@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from scorer.binding.features import text
 from scorer.binding.feeds import looks_like_pictures, row_shape
 from scorer.binding.spec import MAX_LISTED
+from scorer.options.grammar import split_known
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -22,18 +23,23 @@ def feed_lines(model: ModelSpec, fed: Container[str] = ()) -> list[str]:
 
     Token tensors of one text share a line.
     """
-    roles = text.roles([tensor.name for tensor in model.inputs])
+    names = [tensor.name for tensor in model.inputs]
+    roles, of_folder = text.roles(names), {split_known(one, names)[0]: one for one in model.feeds}
     lines = []
     for tensor in model.inputs:
         role = roles.get(tensor.name) if tensor.type.startswith("int") else None
-        if tensor.name not in fed and role in {None, "ids"}:
+        if tensor.name not in fed and tensor.name in of_folder:
+            lines.append(_line("--feed", of_folder[tensor.name]))
+        elif tensor.name not in fed and role in {None, "ids"}:
             source = "COLUMN|text(tokenizer.json)" if role else _source(tensor)
             lines.append(_line("--feed", f"{tensor.name}={source}") + _remark(source))
     return lines
 
 
 def fetch_lines(model: ModelSpec) -> list[str]:
-    """Return a --fetch for each output, with steps if its shape suggests them."""
+    """Return what the model's folder says, else a --fetch for each output, with steps if its shape suggests them."""
+    if model.fetches:
+        return [_line("--fetch", text) for text in model.fetches]
     masks = [name for name, role in text.roles([tensor.name for tensor in model.inputs]).items() if role == "mask"]
     lines = []
     for tensor in model.outputs:
@@ -67,4 +73,4 @@ def _remark(source: str) -> str:
 
 
 def _line(flag: str, value: str) -> str:
-    return f"{flag} '{value}'"
+    return f"{flag} '" + value.replace("'", "'\"'\"'") + "'"

@@ -20,7 +20,7 @@ from scorer.dataset.fields import fields_of, find, known_names
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import MissingColumns, OptionsError, ScorerError, ShapeMismatch, TypeMismatch
 from scorer.model.copies import readable
-from scorer.options.grammar import CONVERTERS, feed_flag, labels_file, quoted
+from scorer.options.grammar import CONVERTERS, call_text, feed_flag, labels_file, quoted
 from scorer.storage.stores import may_be_file
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def converted_feed(tensor: TensorSpec, call: Call, names: Sequence[str], context
             found=call.name,
             hint=did_you_mean(call.name, CONVERTERS),
         )
-    names = names or _column_for(call.name, tensor, context.columns)
+    names = names or _column_for(call, tensor, context.columns)
     types = {name: values_type(context.columns.field(name).type) for name in names}
     check_converted(call.name, types, tensor, where)
     row = row_shape(tensor) or ()
@@ -202,8 +202,9 @@ def converter_settings(
     return constant.settings(call, tensor.name, tensor.type, size, shared=shared)
 
 
-def _column_for(name: str, tensor: TensorSpec, columns: pa.Schema) -> list[str]:
+def _column_for(call: Call, tensor: TensorSpec, columns: pa.Schema) -> list[str]:
     """Return the column of a converter that names none: one of the tensor's name, or the only one that fits."""
+    name = call.name
     if name == "const":
         return []
     known = known_names(columns)
@@ -219,7 +220,9 @@ def _column_for(name: str, tensor: TensorSpec, columns: pa.Schema) -> list[str]:
         where=f"tensor {tensor.name!r}, {tensor}",
         expected="one column that fits",
         found=quoted_list(found) if found else "none",
-        hint=f"--feed '{tensor.name}=COLUMN|{name}(...)'",
+        hint=feed_flag(
+            tensor.name, f"{quoted(found[0]) if found else 'COLUMN'}|{call_text(name, call.args, dict(call.named))}"
+        ),
     )
 
 

@@ -76,7 +76,7 @@ def bind(
         free_batch=free,
         fixed_batches=tuple(fixed),
     )
-    feeds = []
+    feeds, failed = [], dict[FeedRequest, ScorerError]()  # tensors of one text fail for one reason
     for tensor in model.inputs:
         if tensor.name in unclear:
             continue
@@ -85,7 +85,8 @@ def bind(
             _check_tensor(tensor, request)
             feeds.append(_feed(tensor, request, model, context, nulls.get(tensor.name)))
         except ScorerError as error:
-            _add_once(problems, error)
+            first = failed.setdefault(request, error) if request is not None and request.call else error
+            _add_once(problems, type(error)(error.what, error.where, error.expected, error.found, first.hint))
     kept, keep_problems = kept_columns(options.keep, columns)
     kept, row_id = kept_of_quarantine(options, columns, kept)
     problems += [*keep_problems, *_model_problems(model, requests, fixed, context.columns)]

@@ -13,13 +13,15 @@ from scorer.binding.features import text as text_
 from scorer.dataset import fields
 from scorer.display.words import did_you_mean, quoted_list
 from scorer.errors import OptionsError, ScorerError
-from scorer.options.grammar import CONVERTERS, split_known, split_pipe
+from scorer.model.spec import flags_of
+from scorer.options.grammar import CONVERTERS, FeedText, split_known, split_pipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from scorer.model.spec import ModelSpec
-    from scorer.options.grammar import Call, FeedText, Item
+    from scorer.options.fields import BindingOptions
+    from scorer.options.grammar import Call, Item
 
 _RANGE = re.compile(r"^(.*?)(\d+)\.\.(.*?)(\d+)$")
 
@@ -109,6 +111,22 @@ def with_fields(request: FeedRequest, columns: pa.Schema) -> tuple[FeedRequest, 
     items = tuple(replace(item, tokens=tuple(map(plainest, item.tokens))) for item in request.items)
     extended = pa.schema([*columns, *added.values()], metadata=columns.metadata)
     return replace(request, tokens=tokens, items=items), extended
+
+
+def with_folder_flags(options: BindingOptions, model: ModelSpec) -> tuple[BindingOptions, tuple[str, ...]]:
+    """Return the options with what the model's folder says, where they do not say it; and that as flags."""
+    names = [tensor.name for tensor in model.inputs]
+    fed = {feed.split(names, CONVERTERS)[0] for feed in options.feed}
+    feeds = [text for text in model.feeds if split_known(text, names)[0] not in fed]
+    fetches = () if options.fetch else model.fetches
+    labels = () if options.labels else model.labels
+    completed = replace(
+        options,
+        feed=(*options.feed, *map(FeedText.parse, feeds)),
+        fetch=(*options.fetch, *fetches),
+        labels=(*options.labels, *labels),
+    )
+    return completed, flags_of(feed=feeds, fetch=fetches, labels=labels)
 
 
 def requested_feeds(

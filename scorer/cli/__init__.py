@@ -2,6 +2,7 @@
 
     main.py        the commands: parse the flags, call the API, print, exit
     replay.py      scorer replay: one row of an output, from the input to its scores
+    lineage.py     scorer lineage: which plan, model and input a file of an output is from
     command.py     what commands share: help by topic, usage errors, results, exit codes
     flags.py       the fields of the options as click flags, and values from a job file
     text.py        plans, reports and errors as text, as wide as the terminal

@@ -93,7 +93,11 @@ def request_flags(command: Callable[..., None]) -> Callable[..., None]:
         help="Read options from a job.toml; its keys are the flags' names. Flags override it.",
     )(command)
     command = click.option(
-        "-m", "--model", metavar="FILE", shell_complete=complete_files, help="The ONNX model: a file, or a URL."
+        "-m",
+        "--model",
+        metavar="FILE",
+        shell_complete=complete_files,
+        help="The ONNX model: a file, a folder of Hugging Face or MLflow, a URL, or models:/NAME@ALIAS.",
     )(command)
     command = JSON(command)
     command = click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")(command)

@@ -23,6 +23,7 @@ from scorer.cli.flags import (
     options_of,
     request_flags,
 )
+from scorer.cli.lineage import lineage
 from scorer.cli.replay import replay
 from scorer.cli.startup import fast_imports
 from scorer.errors import CommitError, OptionsError, PreflightError
@@ -179,7 +180,9 @@ def inspect(
     spec = inspect_model(model)
     from scorer.api import inspection  # noqa: PLC0415 - start-up
 
-    found = inspection.inspect(spec, input_, feed, fetch, by_position=by_position, labels=labels, batch_axis=batch_axis)
+    found = inspection.inspect(
+        spec, input_, feed, fetch, by_position=by_position, labels=labels, batch_axis=batch_axis, given=model
+    )
     show(found.to_dict(), partial(inspection_text, found), as_json=as_json)
     if found.problems:
         fail(PreflightError(found.problems))
@@ -477,3 +480,4 @@ def cluster_script(**given: Any) -> None:  # noqa: ANN401 - click's values
 
 
 main.add_command(replay)
+main.add_command(lineage)

@@ -97,17 +97,17 @@ def parse_all(texts: Sequence[str]) -> tuple[tuple[Condition, ...], list[ScorerE
     return tuple(conditions), problems
 
 
-def check(conditions: Sequence[Condition], schema: pa.Schema) -> list[ScorerError]:
-    """Return the problems of the conditions for a table of this schema."""
+def check(conditions: Sequence[Condition], schema: pa.Schema, noun: str = "input") -> list[ScorerError]:
+    """Return the problems of the conditions for a table of this schema; `noun` says which table it is."""
     problems: list[ScorerError] = []
     for condition in conditions:
         field = fields.find(schema, condition.column)
         if field is None:
             hint = did_you_mean(condition.column, [*schema.names, *(field.name for field in fields.fields_of(schema))])
             missing = MissingColumns(
-                f"--where names a column that the input does not have: {condition.column!r}",
+                f"--where names a column that the {noun} does not have: {condition.column!r}",
                 where=condition.text,
-                expected="a column of the input",
+                expected=f"a column of the {noun}",
                 found=quoted_list(schema.names),
                 hint=hint if hint.startswith("did") else _HINT,
             )

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 _FOOTER_THREADS = 8
 _REQUESTS = 64  # footers of objects that are asked for at once
-_OF_ONE_FILE = frozenset({b"pandas", b"ARROW:schema", b"scorer"})
+_OF_ONE_FILE = frozenset({b"pandas", b"ARROW:schema", b"scorer", b"_scorer_model", b"_scorer_lineage"})
 """Keys of a footer's metadata that hold only for that file."""
 _SAMPLED_FILES = 4
 _MOST_CHUNKS, _MOST_FOOTERS = 50_000, 500  # that are read again for the ranges of columns: well under a second

@@ -7,10 +7,12 @@ packages of these clouds. A metadata service is asked only on a machine of that 
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from scorer.errors import InputError
 
@@ -41,6 +43,19 @@ def of(kind: str, where: str, options: Mapping[str, str]) -> Credentials:
     if kind in {"http", "https"} or is_true(options.get("skip_signature", "")):
         return Credentials()
     return {"s3": _aws, "gs": _google, "az": _azure}[kind](where, options)
+
+
+def tracking_headers(location: str) -> dict[str, str]:
+    """Return the headers that log in to the tracking server of MLflow, for a URL on that server; {} for others."""
+    servers = (os.environ.get(name, "") for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"))
+    own = {urlsplit(server)[:2] for server in servers if server.startswith(("http://", "https://"))}
+    user, token = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_TOKEN")
+    if urlsplit(location)[:2] not in own or not (user or token):
+        return {}
+    if not user:
+        return {"Authorization": f"Bearer {token}"}
+    pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+    return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
 
 
 def source(kind: str, options: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.display.words import cut, is_utf8
 from scorer.errors import InputError, ModelError, ModelLoadError, ModelNotFound
-from scorer.locations import is_url, normal
+from scorer.locations import is_tracked, is_url, normal
 from scorer.model._columns import unused_columns
 from scorer.model.copies import Copy, digest_of, fetch, root
 from scorer.model.spec import ModelSpec, TensorSpec
@@ -46,6 +46,7 @@ def inspect_model(path: str | Path) -> ModelSpec:
     ----------
     path
         An ``.onnx`` file: a path as text or as a ``Path``, or a URL. External data must be in the same folder.
+        Or a folder of Hugging Face or MLflow with such a file, or the name of a model in a tracking store of MLflow.
 
     Examples
     --------
@@ -56,9 +57,20 @@ def inspect_model(path: str | Path) -> ModelSpec:
     """
     if not isinstance(path, str | Path):
         raise wrong_type("model", path, PATH)
-    if is_url(str(path)):
-        return _inspect_fetched(normal(str(path)))
-    path = Path(path).absolute()
+    text = str(path)
+    if is_tracked(text) or os.path.isdir(text) or (is_url(text) and not text.endswith(".onnx")):
+        from scorer.model.locating.located import locate  # noqa: PLC0415 - only for models that are no file
+
+        found = locate(text)
+        return found.completed(_inspect_file(found.path))
+    return _inspect_file(text)
+
+
+def _inspect_file(location: str) -> ModelSpec:
+    """Return the properties of the model in a file."""
+    if is_url(location):
+        return _inspect_fetched(normal(location))
+    path = Path(location).absolute()
     if not is_utf8(str(path)):
         raise ModelLoadError(
             "the path of the model is not valid UTF-8",

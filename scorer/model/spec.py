@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scorer.display import html
 from scorer.display.blocks import Facts, Table
 from scorer.display.words import cut, name_list, plural, size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CONVERSION = "scorer_conversion"
 """The key of the metadata in which `scorer convert` says what it compared, as JSON."""
@@ -65,6 +69,31 @@ class ModelSpec:
     """Operators that make a row's score depend on its batch, with the reason."""
     unused: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Numbers of the columns that the model's trees never look at, by input; inputs without any are left out."""
+    name: str = ""
+    """The name in a tracking store of MLflow, with the version, such as models:/churn/3; '' for other models."""
+    feeds: tuple[str, ...] = ()
+    """What the model's folder says of its inputs, as --feed takes it."""
+    fetches: tuple[str, ...] = ()
+    """What it says of the outputs, as --fetch takes it."""
+    labels: tuple[str, ...] = ()
+    """What it says of the classes, as --labels takes it."""
+    notes: tuple[str, ...] = ()
+    """What it says, and scorer cannot do in the same way."""
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Where the model is, its digest, and its name if a tracking store has one."""
+        return {"path": self.path, "digest": self.digest} | ({"name": self.name} if self.name else {})
+
+    @property
+    def words(self) -> str:
+        """The model's name, if a tracking store has one, and where it is."""
+        return f"{self.name} ({self.path})" if self.name else self.path
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags of a run that the model's folder stands for."""
+        return flags_of(feed=self.feeds, fetch=self.fetches, labels=self.labels)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain data."""
@@ -74,6 +103,7 @@ class ModelSpec:
         """Return the spec as blocks for text and HTML."""
         facts = [
             ("model", f"{self.path} ({size(self.bytes)})"),
+            ("name", self.name),
             ("digest", self.digest[:16]),
             ("features", name_list(self.feature_names)),
             ("classes", name_list(self.class_labels)),
@@ -84,6 +114,8 @@ class ModelSpec:
             ("opsets", ", ".join(f"{name} {version}" for name, version in self.opsets.items())),
             ("operators", ", ".join(f"{name} {times}" for name, times in self.operators.items())),
             ("caution", "; ".join(self.coupled)),
+            ("from folder", shlex.join(self.flags)),
+            *(("note", note) for note in self.notes),
         ]
         classes = ("name", "", "")
         return [
@@ -94,6 +126,11 @@ class ModelSpec:
 
     def _repr_html_(self) -> str:
         return html.card("Model", self.blocks())
+
+
+def flags_of(**options: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts of repeatable options as words of a command."""
+    return tuple(word for name, texts in options.items() for text in texts for word in (f"--{name}", text))
 
 
 def conversion_words(text: str) -> str:

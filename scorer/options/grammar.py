@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _NAME = re.compile(r"\s*(?:'((?:[^']|'')*)'|([^,'\s](?:[^,']*[^,'\s])?))\s*(?:,(?=.)|$)", re.DOTALL)
 _ELEMENT = re.compile(r"""\[\s*(?:'((?:[^']|'')+)'|"([^"]+)"|([^][,'"][^]['"]*?))\s*\]""", re.DOTALL)
@@ -328,9 +328,17 @@ def _call_beside(call: Call, folder: str) -> str | None:
     path = os.path.join(folder, call.args[0])
     if not os.path.isfile(path):
         return None
-    quoted_path = path.replace("'", "''")
-    inside = ", ".join([f"'{quoted_path}'", *(f"{name}={value}" for name, value in call.named)])
-    return f"{call.name}({inside})"
+    return call_text(call.name, [path], dict(call.named), plain=False)
+
+
+def call_text(name: str, args: Sequence[str], named: Mapping[str, object], *, plain: bool = True) -> str:
+    """Return a converter as --feed reads it; arguments are quoted if necessary, or always if not `plain`."""
+
+    def written(one: str) -> str:
+        safe = plain and one.replace("/", "").replace(".", "").replace("-", "").replace("_", "").isalnum()
+        return one if safe else "'" + one.replace("'", "''") + "'"
+
+    return f"{name}({', '.join([*map(written, args), *(f'{key}={value}' for key, value in named.items())])})"
 
 
 def _token_beside(token: str, folder: str) -> str:

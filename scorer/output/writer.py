@@ -24,7 +24,7 @@ from scorer.storage.footers import open_parquet
 from scorer.storage.stores import ObjectPath
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from scorer.output.place import Staging
@@ -76,15 +76,16 @@ class Encoded:
 
 def write_part(
     staging: Staging, name: str, attempt: str, content: Content, proof: Proof,
-    encoded: Callable[[], None] | None = None,
+    encoded: Callable[[], None] | None = None, notes: Mapping[bytes, bytes] | None = None,
 ) -> Receipt:  # fmt: skip
     """Write and commit one part; the first attempt wins. Return the receipt of the attempt that was committed.
 
-    `encoded` is called once the file is encoded and only the sync to disk is left.
+    `notes` are entries of the file's metadata besides the proof. `encoded` is called once the file is encoded and only
+    the sync to disk is left.
     """
     final = staging.parts / name
     tmp = staging.tmp / f"{final.stem}.{attempt}.parquet"
-    size = write_file(tmp, final, content, {PROOF_KEY: proof.to_json().encode()}, encoded)
+    size = write_file(tmp, final, content, {PROOF_KEY: proof.to_json().encode(), **(notes or {})}, encoded)
     return receipt_of(staging, name) if size is None else Receipt(proof=proof, name=name, size=size)
 
 

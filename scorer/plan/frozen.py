@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 
 FORMAT = 3
+_FILE = "in a file"
 _MEASURED = ("trials", "together")
 """Fields that a probe measured, for the report; two runs of one request may differ in them."""
 
@@ -114,6 +115,11 @@ class FrozenPlan:
     def request_hash(self) -> str:
         """A hash of the request: equal for equal options and equal inputs."""
         return hash_of(self.request)
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in a tracking store, with the version; '' for other models."""
+        return str(self.request.get("model_name", ""))
 
     @property
     def n_parts(self) -> int:
@@ -257,12 +263,15 @@ def explain_differences(plan: FrozenPlan, now: dict[str, Any], files: Difference
     descriptions = {
         "input": (str(files or "") or _changed_files(plan)) if other else "",
         "model": "the model's contents",
+        "model_name": f"the model {before.get('model_name', _FILE)}, now {now.get('model_name', _FILE)}",
         "table": _changed_table(before.get("table"), now.get("table")),
         "files": _changed_named(before.get("files"), now.get("files")),
     }
+    names = differences(before, now)
+    if "model_name" in names:
+        names = [name for name in names if name != "model"]  # each version has its contents
     texts = (
-        descriptions.get(name) or f"{name} = {_shown(before.get(name))}, now {_shown(now.get(name))}"
-        for name in differences(before, now)
+        descriptions.get(name) or f"{name} = {_shown(before.get(name))}, now {_shown(now.get(name))}" for name in names
     )
     return "; ".join(texts)
 

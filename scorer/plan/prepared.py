@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,8 @@ class Plan:
     """Whether scorer may start worker processes on its own: they import the calling script again."""
     matched: tuple[Feed, ...] = ()
     """If there are problems: the inputs of the model for which columns were found."""
+    folder_flags: tuple[str, ...] = ()
+    """The flags that the model's folder stands for, as words of a command."""
 
     @property
     def cluster(self) -> str:
@@ -102,7 +105,8 @@ class Plan:
             "trees": self.trees,
             "unused": "" if frozen is None else frozen.unused,
             "cluster": self.cluster,
-            "model": None if self.model is None else {"path": self.model.path, "digest": self.model.digest},
+            "model": None if self.model is None else self.model.identity,
+            "folder_flags": list(self.folder_flags),
             "plan": None if frozen is None else frozen.plan_hash,
             "forecast": None if self.forecast is None else dataclasses.asdict(self.forecast),
             "requests": None if self.requests is None else dataclasses.asdict(self.requests),
@@ -117,7 +121,9 @@ class Plan:
             rows = f"{frozen.rows:,} rows in {plural(len(frozen.files), 'file')}, {plural(frozen.n_parts, 'part')}"
             device = devices.described(frozen.session.device, self.nodes)
             table = [] if frozen.table is None else [("table", frozen.table.name)]
-            facts = [("input", rows), *table, ("model", f"{self.model.path if self.model else ''} on {device}"), *facts]
+            model = "" if self.model is None else self.model.words
+            facts = [("input", rows), *table, ("model", f"{model} on {device}"), *facts]
+            facts += [("from folder", shlex.join(self.folder_flags))] if self.folder_flags else []
             facts += [(name, text) for name, text in (("trees", self.trees), ("unused", frozen.unused)) if text]
             facts += [("keep", _kept(frozen))]
             facts += [("join", f"{join.name} = {join.words}") for join in frozen.joins]

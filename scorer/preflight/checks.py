@@ -29,7 +29,7 @@ from scorer.binding.axes import doubt_advice
 from scorer.binding.feeds import named_files, without_unused
 from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
-from scorer.binding.request import expand, requested_feeds
+from scorer.binding.request import expand, requested_feeds, with_folder_flags
 from scorer.binding.spec import UNCONFIRMED
 from scorer.cluster import dashboard
 from scorer.cluster.scripts import can_spawn
@@ -118,6 +118,16 @@ def prepare(options: Options) -> Plan:
     refused = placement.refusals(place, options.input, options.model)
     found.problems += placement.reasons(refused)
     model = None if refused["model"] else _read_model(found, options)
+    binding, flags = (options.binding, ()) if model is None else with_folder_flags(options.binding, model)
+    found.notes += () if model is None else model.notes
+    plan = _checked(found, replace(options, binding=binding), place, refused, model)
+    return replace(plan, options=options, folder_flags=flags)
+
+
+def _checked(
+    found: Findings, options: Options, place: Place, refused: dict[str, list[ScorerError]], model: ModelSpec | None
+) -> Plan:
+    """Return the plan of a request whose model was read."""
     conditions, unparsed = conditions_.parse_all(options.rows.where)
     if options.out.new_only and model is not None and not (found.problems or unparsed):
         grown = _grow(found, options, place, model, conditions)

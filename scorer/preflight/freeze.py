@@ -86,6 +86,7 @@ def request_for(
         "input": digest_of_input(inputs),
         **({} if table is None else {"table": [table.kind, table.table_id, table.version]}),
         "model": model.digest,
+        **({"model_name": model.name} if model.name else {}),
         "files": files,
         **chosen,
     }

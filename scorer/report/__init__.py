@@ -6,6 +6,7 @@
     eventlog.py          events.jsonl: every event as a line of JSON
     outcome.py           Report: counts, times and the bottleneck, from the receipts
     state.py             scorer status: how far a run is, from its files
+    lineage.py           scorer lineage: where one file of an output is from
     page.py              report.html: reads the proof and writes the page
     sections.py          puts the sections of report.html together
     _distributions.py    draws the histograms and counts of the scores, from a bounded sample

@@ -68,6 +68,9 @@ class Report:
     halved: tuple[int, ...]
     """Parts in which a batch was split: their scores may differ in the last bits."""
     model: str
+    """Digest of the model."""
+    model_name: str = ""
+    """Its name in a tracking store, with the version; '' for other models."""
     plan: str
     asked: dict[str, Any]
     """Options that differ from their default."""
@@ -184,6 +187,7 @@ class Report:
             memory_forecast = f"; forecast {size(low)} to {size(high)}"
         batch = f"{self.batch_tokens} tokens" if self.batch_tokens is not None else f"{self.batch_rows:,}"
         device = devices.described(self.device, self.nodes)
+        device = f"{self.model_name}, on {device}" if self.model_name else device
         added = f"generation {self.generation}: " if self.generation else ""
         found = [
             ("output", f"{self.output} ({added}{self._parts_and_files}, {size(self.output_bytes)})"),

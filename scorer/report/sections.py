@@ -377,6 +377,7 @@ def _reproduce(sources: Sources) -> list[Block]:
     facts = [
         ("plan hash", plan.plan_hash),
         ("request hash", plan.request_hash),
+        ("model", f"{plan.model_name} at {plan.session.path}" if plan.model_name else plan.session.path),
         ("SHA-256 of the model", plan.session.digest),
     ]
     return [

@@ -27,6 +27,7 @@ from scorer.locations import is_url
 from scorer.model.resident import SESSIONS
 from scorer.output.attempts import CrashFile
 from scorer.output.place import Staging
+from scorer.plan.lineage import Lineage
 from scorer.storage import copying, stores
 from scorer.storage.stores import path_of
 from scorer.tables.deleted import DeletedRows
@@ -54,6 +55,8 @@ class Spec:
     """Identifies one execution of a plan."""
     frozen: FrozenPlan
     """The plan without its lists of files; its hash is unchanged."""
+    lineage: Lineage
+    """What the files' metadata says of the plan, the model and the input."""
     staging: str
     stop_file: str
     """Once this file exists, workers start no further parts; they are left for the next run."""
@@ -90,6 +93,7 @@ class Spec:
         return cls(
             key=key,
             frozen=replace(frozen, files=(), left_out=(), request={}),
+            lineage=Lineage.of(frozen),
             staging=str(staging.root),
             stop_file=str(staging.root / f"stop-{key}"),
             table=str(staging.table or ""),

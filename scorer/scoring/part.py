@@ -245,7 +245,8 @@ def commit(job: Job, attempt: Attempt, prepared: Prepared) -> Receipt:
     """Write the part's file and commit it; return the receipt of the attempt that was committed first."""
     started = time.perf_counter()
     made, proof = prepared.content, prepared.proof
-    receipt = write_part(job.staging, attempt.part.name, attempt.id, made, proof, attempt.release_slot)
+    notes = job.spec.lineage.of_part(attempt.part).entries
+    receipt = write_part(job.staging, attempt.part.name, attempt.id, made, proof, attempt.release_slot, notes)
     attempt.stages += Stages(write=time.perf_counter() - started)
     return replace(
         receipt,

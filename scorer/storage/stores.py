@@ -422,6 +422,8 @@ def _open(root: str, *, hasty: bool, within_s: float) -> ObjectStore:
         )
     if "project" in chosen:
         client["default_headers"] = {"x-goog-user-project": chosen["project"]}
+    if named in _WEB and (login := credentials.tracking_headers(root)):
+        client["default_headers"] = login
     config: dict[str, Any] = {name: value for name, value in chosen.items() if name not in _OF_CLIENT}
     if cloud(root) == "gs" and "endpoint" in config:
         config["base_url"] = config.pop("endpoint")

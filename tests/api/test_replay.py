@@ -87,7 +87,7 @@ def test_the_text_has_the_way_of_the_row(made):
         (("--row", 1, "--where", "id == 1"), 2, "replay needs one row"),
         (("--row", 100_000), 2, "the output has no such row"),
         (("--where", "id == 3"), 2, "the output has no such row"),
-        (("--where", "gone == 3"), 3, "--where names a column that the input does not have"),
+        (("--where", "gone == 3"), 3, "--where names a column that the output does not have"),
         (("--where", "id ~ 3"), 2, "the condition cannot be parsed"),
     ],
     ids=str,

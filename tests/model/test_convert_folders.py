@@ -11,9 +11,8 @@ import onnx
 import pandas as pd
 import pyarrow as pa
 import pytest
-import yaml
-from onnx import TensorProto, helper
 from support import convertible, real_models
+from support.model_folders import encoder, hugging_face, mlflow
 from support.runs import cli, read, write
 
 from scorer.errors import ModelError, ModelLoadError, ModelNotFound, ScorerError
@@ -26,17 +25,6 @@ NAMES = convertible.NAMES
 def request_of(folder, frame, **options):
     table = pa.Table.from_pandas(frame, preserve_index=False)
     return Request(source=sources.find(str(folder)), table=table, data="rows.parquet", tolerance=1e-5, **options)
-
-
-def mlflow(folder, flavours, columns=None):
-    """Write the file MLmodel as MLflow does."""
-    folder.mkdir(exist_ok=True)
-    described = {"flavors": flavours, "mlflow_version": "3.17.2"}
-    if columns is not None:
-        listed = [{"type": "double", "name": name, "required": True} for name in columns]
-        described["signature"] = {"inputs": json.dumps(listed), "outputs": None, "params": None}
-    (folder / "MLmodel").write_text(yaml.safe_dump(described))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -100,36 +88,6 @@ def test_a_run_with_such_a_folder_names_the_command(unnamed, tmp_path):
     assert f"scorer convert {unnamed[0]} --output {unnamed[0]}.onnx --check DATA.parquet" in errors
 
 
-def encoder(outputs, hidden=4):
-    """Return a small model of texts with these outputs: ids and mask in."""
-    table = np.random.default_rng(0).normal(size=(100, hidden)).astype(np.float32)
-    weights = [onnx.numpy_helper.from_array(table, "table")]
-    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])]
-    shapes = {"last_hidden_state": ["N", "T", hidden], "logits": ["N", hidden]}
-    if "logits" in outputs:
-        nodes.append(helper.make_node("ReduceSum", ["last_hidden_state", "axis"], ["logits"], keepdims=0))
-        weights.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
-    inputs = [
-        helper.make_tensor_value_info(name, TensorProto.INT64, ["N", "T"]) for name in ("input_ids", "attention_mask")
-    ]
-    nodes.append(helper.make_node("Identity", ["attention_mask"], ["unused"]))
-    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in outputs]
-    graph = helper.make_graph(nodes, "texts", inputs, given, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-
-
-def hugging_face(folder, model, **files):
-    """Write a Hugging Face folder with an ONNX model."""
-    (folder / "onnx").mkdir(parents=True)
-    onnx.save(model, folder / "onnx" / "model.onnx")
-    (folder / "tokenizer.json").write_text("{}")
-    for name, content in ({"config": {"max_position_embeddings": 512}} | files).items():
-        path = folder / f"{name.replace('__', '/')}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content))
-    return folder
-
-
 TEXTS = pd.DataFrame({"id": [1], "review": ["good"]})
 
 
@@ -141,7 +99,7 @@ def test_the_pooling_of_a_hugging_face_folder_becomes_flags(tmp_path):
     )  # fmt: skip
     converted = conversion.convert(request_of(folder, TEXTS))
     assert converted.flags == (
-        "--feed", f"input_ids=review|text({folder}/tokenizer.json, max_length=256)",
+        "--feed", f"input_ids=text({folder}/tokenizer.json, max_length=256)",
         "--fetch", "last_hidden_state|mean_pool(attention_mask)|normalize=embedding",
     )  # fmt: skip
     assert converted.record["rows"] == 0
@@ -152,10 +110,9 @@ def test_the_classes_of_a_hugging_face_folder_become_labels(tmp_path):
     folder = hugging_face(tmp_path / "a b", encoder(["logits"]), config={"id2label": names})
     converted = conversion.convert(request_of(folder, TEXTS.assign(other="x")))
     assert converted.flags == (
-        "--feed", f"input_ids=COLUMN|text('{folder}/tokenizer.json')",
+        "--feed", f"input_ids=text('{folder}/tokenizer.json')",
         "--fetch", "logits|softmax=probabilities", "--fetch", "logits|label=label",
     )  # fmt: skip
-    assert converted.notes == ("replace COLUMN by the column of texts",)
     (tmp_path / "m.onnx").write_bytes(converted.model)
     shown = cli("inspect", tmp_path / "m.onnx")[1]
     assert "classes    bad, fair, good, best" in shown
