@@ -116,6 +116,7 @@ def test_each_kind_of_model_gives_the_scores_of_its_library(tmp_path, name):
     converts(name, tmp_path, ROWS)
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", [name for name, case in convertible.CASES.items() if case.plain and not case.refused])

@@ -171,6 +171,7 @@ def test_a_plan_without_joined_files_is_stored_as_before():
     assert PlannedFile.from_row(planned([1], joined=True).as_row()).joined
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 def test_a_hundred_thousand_joined_files_are_planned_in_seconds():
     inputs = [file(100, folder=f"k={i // 25_000}", name=str(i)) for i in range(100_000)]
@@ -194,6 +195,7 @@ def test_part_names_are_unique_deterministic_and_sorted(many):
     assert bases[0] == f"part-{'0' * len(str(max(many - 1, 10**4)))}.parquet"
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 def test_a_million_parts_are_planned_in_seconds_and_stay_small():
     """Two million row groups of a thousand files, cut into a million parts."""

@@ -34,6 +34,7 @@ def asked(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("tls", ["--tls", "--no-tls"])

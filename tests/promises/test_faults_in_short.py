@@ -15,7 +15,7 @@ import pytest
 from faults import kill_runs, kill_workers
 from support.runs import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("cluster", ["embedded", "processes"])

@@ -68,6 +68,7 @@ def test_memory_does_not_grow_beyond_eight_full_parts(tmp_path):
     assert max(ratios(tmp_path, (1, 5), "--part-bytes", "8MiB")) <= 1.1
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_memory_does_not_grow_up_to_fifty_times_the_rows(tmp_path):
@@ -76,6 +77,7 @@ def test_memory_does_not_grow_up_to_fifty_times_the_rows(tmp_path):
     assert max(found) <= 1.1
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_memory_does_not_grow_with_parts_of_the_default_size(tmp_path):
@@ -86,7 +88,9 @@ def test_memory_does_not_grow_with_parts_of_the_default_size(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.minutes) if name == "large model" else name for name in JOBS]
+)
 def test_the_forecast_is_within_a_quarter_of_the_peak_of_the_process_that_needs_most(name, tmp_path):
     found = measure(name, tmp_path / "job", 0.25)
     assert 0.8 <= found.ratio <= 1.25, found

@@ -168,6 +168,7 @@ def test_after_any_nights_and_interruptions_the_output_is_as_scored_at_once(acti
     any_order_of_nights(actions, flat)
 
 
+@pytest.mark.minutes
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @settings(max_examples=80, deadline=None)

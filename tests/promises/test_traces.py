@@ -49,6 +49,7 @@ def test_overlapping_runs_leave_the_process_as_it_was(source, tmp_path, backend)
     assert "distributed" not in messages  # a run that ends must not let Dask's messages of the others through
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(("backend", "runs"), [("synchronous", 20), ("embedded", 40), ("processes", 3)])
 @pytest.mark.slow
 def test_memory_does_not_grow_from_run_to_run(source, tmp_path, backend, runs):
