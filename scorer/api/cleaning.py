@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from scorer.output.place import Place
 
-_LEFT = re.compile(r"old|probe|probe-[12]|lock\.[0-9a-f]{32}|keys-\w{8}")
+_LEFT = re.compile(r"old|probe|lock\.[0-9a-f]{32}|keys-\w{8}")
 """Names of other files and folders that a killed process leaves; a run removes them, too."""
 _LOG = "events.jsonl"
 """Removed with the work folders, unless a run is published: then it is about that run."""

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scorer.api import _failures as failures
@@ -32,6 +33,7 @@ from scorer.report.eventlog import EVENTS, EventLog
 from scorer.report.outcome import Report, time_before, total
 from scorer.report.progress import Progress
 from scorer.scoring.job import JOBS, Spec, prometheus_counters
+from scorer.storage.files import AtOnce
 from scorer.storage.stores import path_of
 
 if TYPE_CHECKING:
@@ -97,14 +99,19 @@ class Run:
             workers = None
             # jobs of a queue are requested only once it is certain that parts are left
             queued = self.options.cluster.cluster in QUEUES and client is None
-            if not queued and len(staging_.committed(self.staging, self.frozen)) < self.n_parts:
+            fresh = not self.plan.resumes and is_url(
+                str(self.place.folder)
+            )  # a store is not asked for what is not there
+            if not queued and (fresh or len(staging_.committed(self.staging, self.frozen)) < self.n_parts):
                 workers = stack.enter_context(self.connect_workers(client))  # before anything is written
             held = stack.enter_context(self.publishing.hold(self.place, self.emit_notice))
             publish.finish_half_published(self.place, held)
-            if self.already_published():
-                return self.report(already_done=True)
-            self.publishing.probe(self.place, held)
-            self.receipts = staging_.committed(self.staging, self.frozen)
+            with AtOnce(self.place.folder) as ask:
+                tried = ask(lambda: self.publishing.probe(self.place, held))
+                if self.already_published():
+                    return self.report(already_done=True)
+                self.receipts = staging_.committed(self.staging, self.frozen)
+                tried()
             try:
                 if len(self.receipts) < self.n_parts:
                     self.score(workers or stack.enter_context(self.connect_workers(client)), held)
@@ -113,22 +120,31 @@ class Run:
                 self.check_results()
             except ScorerError as error:
                 if not self.may_not_write(error):
-                    self.write_page(str(error))
+                    self.write_page(self.report(already_done=False), error=str(error))
                 raise
             crash.note_publishing(str(self.place.output))
             refuse_loss(held)
-            staging_.sweep(self.staging, self.frozen, self.receipts)
-            self.receipts = ledger.as_published(self.frozen, self.receipts)
-            finished = self.report(already_done=False)
-            ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict(), self.earlier)
-            self.write_page()
-            self.log.save()
+            finished = self.prove()
             out = self.options.out
             note = publish.publish_plan(
                 self.place, self.frozen, held, overwrite=out.overwrite, success_file=out.success_file
             )
         self.emit(Published(output=str(self.place.output)))
         return replace(finished, notes=(*finished.notes, note)) if note else finished
+
+    def prove(self) -> Report:
+        """Write the proof and the page beside the staged parts; return the report."""
+        published = ledger.as_published(self.frozen, self.receipts)
+        with AtOnce(self.place.folder) as ask:
+            swept = ask(partial(staging_.sweep, self.staging, self.frozen, self.receipts))
+            self.receipts = published
+            finished = self.report(already_done=False)
+            digest = ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict(), self.earlier)
+            swept()
+            saved = ask(self.log.save)
+            self.write_page(finished, digest=digest)
+            saved()
+        return finished
 
     @property
     def name(self) -> str:
@@ -150,21 +166,23 @@ class Run:
         shared = other_output(self.place)
         if shared is not None:
             raise shared
-        published = self.place.published()
-        if published is not None and published.request == request and not self.missing_parts(published):
-            self.use_plan(published)
-            return True
-        if self.frozen.previous:
-            self.follow(published)
-        elif self.place.occupied and self.frozen.target is None:
-            problem = existing_problem(self.place, published, request, overwrite=overwrite)
-            if problem is not None:
-                raise problem
-        for other in self.place.unfinished():
-            if (other.request, other.previous) == (request, self.frozen.previous):
-                self.use_plan(other)
-            elif (not overwrite or other.target is not None) and not self.frozen.previous:
-                raise refuse_different(str(self.place.folder), other, request)
+        with AtOnce(self.place.folder) as ask:
+            occupied, unfinished = ask(lambda: self.place.occupied), ask(self.place.unfinished)
+            published = self.place.published()
+            if published is not None and published.request == request and not self.missing_parts(published):
+                self.use_plan(published)
+                return True
+            if self.frozen.previous:
+                self.follow(published)
+            elif self.frozen.target is None and occupied():
+                problem = existing_problem(self.place, published, request, overwrite=overwrite)
+                if problem is not None:
+                    raise problem
+            for other in unfinished():
+                if (other.request, other.previous) == (request, self.frozen.previous):
+                    self.use_plan(other)
+                elif (not overwrite or other.target is not None) and not self.frozen.previous:
+                    raise refuse_different(str(self.place.folder), other, request)
         return False
 
     def follow(self, published: FrozenPlan | None) -> None:
@@ -217,15 +235,20 @@ class Run:
 
             lookup.forget(map(lookup.id_of, frozen.joins))  # the checks read them, and workers have their own
         refuse_loss(held)  # connecting to workers may have taken long
-        staging_.discard_markers(self.place)
         if workers.client is not None and workers.remote and workers.client.nthreads():
             hosts = readiness.refuse_unfit(workers.client, frozen, self.place)
             if hosts:
                 self.emit_notice(f"the model was copied to {plural(hosts, 'host')} that cannot read its file")
-        staging_.discard_others(self.place, self.frozen.plan_hash)
-        staging = staging_.prepare(self.place, self.frozen, self.plan.deleted)
-        self.emit_run_started()
-        staging_.sweep(staging, self.frozen, self.receipts)
+        with AtOnce(self.place.folder) as ask:
+            swept = [
+                ask(partial(staging_.discard_markers, self.place)),
+                ask(partial(staging_.discard_others, self.place, self.frozen.plan_hash)),
+                ask(partial(staging_.sweep, self.staging, self.frozen, self.receipts)),
+            ]
+            staging = staging_.prepare(self.place, self.frozen, self.plan.deleted)
+            self.emit_run_started()
+            for one in swept:
+                one()
         crash.note_scoring(str(staging.started))
         # without a client the driver's only thread scores, and it cannot watch itself
         limit = None if workers.client is None else self.options.scoring.batch_timeout
@@ -393,19 +416,16 @@ class Run:
         """Return whether the work folder is another driver's now, or is on a store that does not take writes."""
         return isinstance(error, OutputLocked) or (isinstance(error, CommitError) and is_url(str(self.place.folder)))
 
-    def write_page(self, error: str = "") -> None:
+    def write_page(self, report: Report, *, error: str = "", digest: str = "") -> None:
         """Write report.html. If that fails, the run continues with a notice."""
         if error and not self.receipts and not self.failed:
             return
         try:
             from scorer.report import page  # noqa: PLC0415 - start-up
 
+            path = page.of_run(self.staging, self.frozen, self.receipts, report, error=error, digest=digest)
             if error:
-                so_far = self.report(already_done=False)
-                path = page.unpublished(self.staging, self.frozen, self.receipts, so_far, error)
                 self.emit_notice(f"the report of the run so far is {path}")
-            else:
-                page.write(page.of_proof(self.frozen, self.staging.root, self.staging.parts))
         except Exception as problem:  # noqa: BLE001 - a failed report must not lose scores
             self.emit_notice(f"report.html could not be written: {problem!r}")
             with suppress(OSError):  # otherwise the page of an earlier run would stay

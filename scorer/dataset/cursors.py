@@ -291,17 +291,18 @@ class InputCache:
 
 
 def opened_at_first_rows(
-    file: FileId, columns: Sequence[str], rows: int, table: pa.Schema | None = None
+    file: FileId, columns: Sequence[str], rows: int, table: pa.Schema | None = None,
+    footer: pq.FileMetaData | None = None,
 ) -> AnyParquet:  # fmt: skip
     """Open a file to read the first rows of some columns, which are requested all at once if it is on a store.
 
-    `table` are the columns of the table that the file belongs to.
+    `table` are the columns of the table that the file belongs to; `footer` is the file's, if it was read before.
     """
 
     def as_table(parquet: pq.ParquetFile) -> AnyParquet:
         return parquet if table is None else open_as_table(parquet, table, file.path)
 
-    opened = as_table(open_parquet(file, columns=len(columns)))
+    opened = as_table(open_parquet(file, footer, columns=len(columns)))
     if not is_url(file.path):
         return opened
     from scorer.storage.fetched import Window  # noqa: PLC0415 - only for stores

@@ -447,10 +447,11 @@ def first_rows(dataset: Dataset, schema: pa.Schema, rows: int) -> pa.Table:
         own = own_columns(schema.names, dataset.schema, there, file.hive)
         stored = fields.stored(own, there)
         deleted = dataset.deleted_rows(file)
+        footer = dataset.footer if file is dataset.files[0] and is_url(file.path) else None
         wanted = first_live(deleted, min(left, file.rows - len(deleted)))
         try:
             with (
-                opened_at_first_rows(file.id, stored, wanted, columns_) as parquet,
+                opened_at_first_rows(file.id, stored, wanted, columns_, footer) as parquet,
                 naming_damage(file.path, parquet, range(parquet.num_row_groups), stored),
             ):
                 batch = next(parquet.iter_batches(batch_size=max(wanted, 1), columns=stored, use_threads=True), None)

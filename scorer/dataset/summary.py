@@ -42,6 +42,7 @@ from scorer.tables.deleted import NONE, first_live
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     import numpy as np
 
@@ -280,11 +281,11 @@ def _footers_of_matching(
 
 def _footers(listed: Sequence[Listed], table: Snapshot | None) -> list[_Footer]:
     """Return the footer of every file, or raise the first error."""
-    first = _footer(listed[0], table)
-    first_schema = None if isinstance(first, ScorerError) else first.schema
     remote = any(is_url(file.path) for file in listed)
     with ThreadPoolExecutor(min(_REQUESTS if remote else _FOOTER_THREADS, len(listed))) as pool:
-        rest = pool.map(lambda file: _footer(file, table, first_schema), listed[1:])
+        asked = pool.submit(_footer, listed[0], table)
+        rest = pool.map(lambda file: _footer(file, table, asked), listed[1:])
+        first = asked.result()
         others = (footer if i < _SAMPLED_FILES else _without_metadata(footer) for i, footer in enumerate(rest, 1))
         footers = [first, *others]
     problems = [footer for footer in footers if isinstance(footer, ScorerError)]
@@ -387,7 +388,9 @@ def _without_metadata(footer: _Footer | ScorerError) -> _Footer | ScorerError:
     return footer if isinstance(footer, ScorerError) else replace(footer, metadata=None)
 
 
-def _footer(listed: Listed, table: Snapshot | None, known: pa.Schema | None = None) -> _Footer | ScorerError:
+def _footer(
+    listed: Listed, table: Snapshot | None, first: Future[_Footer | ScorerError] | None = None
+) -> _Footer | ScorerError:
     path = listed.path
     note_step(f"reading the footer of {path}")
     columns = None if table is None else table.columns
@@ -416,6 +419,8 @@ def _footer(listed: Listed, table: Snapshot | None, known: pa.Schema | None = No
         return unreadable(path, ValueError(f"row {deleted[-1]} is deleted, and the file has {file.rows} rows"))
     if table is None and "=" in file.folder and not file.hive.keys().isdisjoint(schema.names):
         file = replace(file, unlike_path=_unlike_path(file, schema, metadata))
+    one = None if first is None else first.result()
+    known = one.schema if isinstance(one, _Footer) else None
     same = known is not None and schema.equals(known, check_metadata=False)
     return _Footer(file, None if same else schema, metadata, plain=not isinstance(seen, TableColumns))
 

@@ -123,8 +123,12 @@ class Lease:
         patient = self._renewals.guarded(lambda: None, _WAITS_S)
         watched: FileId | None = None
         until = 0.0
+        look = (
+            not patient.conditional
+        )  # otherwise the write itself says whether there is a lease; usually there is none
         while True:
-            found = _read(patient, self._path)
+            found = _read(patient, self._path) if look else None
+            look = True
             if found is None:
                 self._renewed = _Moment.now()
                 self._seen = patient.put_new(str(self._path), self._body())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from scorer.errors import CommitError
 from scorer.events import Counts, Proof, Receipt
 from scorer.output.place import sizes_below
 from scorer.plan.generations import KEY, folder_of
-from scorer.storage.files import file_digest, map_write_errors, sync, write_json
+from scorer.storage.files import AtOnce, map_write_errors, write_atomically, write_json
 from scorer.storage.stores import for_arrow
 
 if TYPE_CHECKING:
@@ -113,8 +114,10 @@ def read_earlier(place: Place, plan: FrozenPlan, published: FrozenPlan) -> Earli
 def write_proof(
     staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any],
     earlier: Earlier = NOTHING_EARLIER,
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
     """Write the ledger, the manifest and the report; refuse a ledger that is incomplete or does not add up.
+
+    Returns the digest of the ledger.
 
     The receipts are those of `as_published`. Ledger and manifest contain the earlier generations, too.
     """
@@ -142,9 +145,9 @@ def write_proof(
         )
     own = rows_of(plan, receipts)
     every = _joined(earlier.ledger, own)
-    with map_write_errors(staging.root):
-        ledger = staging.root / "ledger.parquet"
-        _write_ledger(every, ledger)
+    data = _encoded(every)
+    ledger, digest = staging.root / "ledger.parquet", hashlib.sha256(data).hexdigest()
+    with map_write_errors(staging.root), AtOnce(staging.root) as ask:
         manifest = {
             "scorer": plan.versions.get("scorer", ""),
             "plan": plan.plan_hash,
@@ -153,10 +156,16 @@ def write_proof(
             **_sums(every),
             **({"files_left_out": len(plan.left_out)} if plan.left_out else {}),
             **({"generations": [*earlier.generations, _entry(plan, own)]} if plan.generation else {}),
-            "ledger": file_digest(ledger),
+            "ledger": digest,
         }
-        write_json(staging.root / "manifest.json", manifest)
-        write_json(staging.root / "report.json", report)
+        steps = [
+            ask(lambda: write_atomically(ledger, data, durable=True)),
+            ask(lambda: write_json(staging.root / "manifest.json", manifest)),
+            ask(lambda: write_json(staging.root / "report.json", report)),
+        ]
+        for step in steps:
+            step()
+    return digest
 
 
 def _sums(ledger: pa.Table) -> dict[str, int]:
@@ -208,14 +217,10 @@ def rows_of(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([*LEDGER, *more]))
 
 
-def _write_ledger(rows: pa.Table, path: Path | ObjectPath) -> None:
-    if isinstance(path, Path):
-        pq.write_table(rows, path, compression="zstd")
-        sync(path)
-        return
+def _encoded(rows: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink, compression="zstd")
-    path.write_bytes(sink.getvalue().to_pybytes())
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _changed(staging: Staging, receipts: Iterable[Receipt]) -> list[str]:

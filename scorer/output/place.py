@@ -25,6 +25,7 @@ from scorer.options.values import PATH
 from scorer.options.wrong_types import wrong_type
 from scorer.plan.frozen import FORMAT, FrozenPlan
 from scorer.plan.generations import KEY, folder_of
+from scorer.storage.files import AtOnce
 from scorer.storage.stores import AnyPath, ObjectPath, for_arrow, is_folder, path_of, raise_if_unknown, size_of
 from scorer.tables import deleted
 from scorer.tables.target import SCHEME
@@ -104,7 +105,8 @@ class Place:
     @property
     def occupied(self) -> bool:
         """Whether there is a file in the output."""
-        return is_folder(self.output) and any(True for _ in self.output.iterdir())
+        there = is_folder(self.output)
+        return there if isinstance(self.output, ObjectPath) else there and any(True for _ in self.output.iterdir())
 
     @property
     def local_folder(self) -> Path:
@@ -145,7 +147,7 @@ class Place:
 
     def pending(self) -> FrozenPlan | None:
         """Return the plan whose publishing was interrupted, or None."""
-        for intent in self.folder.glob(f"work-*/{INTENT}") if is_folder(self.folder) else ():
+        for intent in self.folder.glob(f"work-*/{INTENT}"):
             plan = load_plan(intent.parent / "plan.json") or load_plan(self.folder / "plan.json")
             if plan is not None and intent.parent == self.staging(plan.plan_hash).root:
                 return plan
@@ -153,17 +155,20 @@ class Place:
 
     def published(self) -> FrozenPlan | None:
         """Return the plan of the published output, or of one whose publishing was interrupted; None without either."""
-        pending = self.pending()
-        if pending is not None:
-            return pending
-        try:
-            manifest = json.loads((self.folder / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
-            raise_if_unknown(self.folder, error)
-            return None
-        plan = load_plan(self.folder / "plan.json")
-        fits = plan is not None and isinstance(manifest, dict) and manifest.get("plan") == plan.plan_hash
-        return plan if fits and is_folder(self.output) else None
+        with AtOnce(self.folder) as ask:
+            pending, manifest = ask(self.pending), ask((self.folder / "manifest.json").read_text)
+            found = pending()
+            if found is not None:
+                return found
+            try:
+                named = json.loads(manifest())
+            except (OSError, ValueError) as error:
+                raise_if_unknown(self.folder, error)
+                return None
+            plan, there = ask(lambda: load_plan(self.folder / "plan.json")), ask(lambda: is_folder(self.output))
+            found = plan()
+            fits = found is not None and isinstance(named, dict) and named.get("plan") == found.plan_hash
+            return found if fits and there() else None
 
     def generations(self, last: FrozenPlan) -> list[FrozenPlan]:
         """Return the plans of all generations of the published output, whose last one is given.
@@ -186,7 +191,7 @@ class Place:
 
     def unfinished(self) -> list[FrozenPlan]:
         """Return the plans of runs that were started here and not published."""
-        found: Iterable[AnyPath] = self.folder.glob("work-*/plan.json") if is_folder(self.folder) else ()
+        found: Iterable[AnyPath] = self.folder.glob("work-*/plan.json")
         plans = [load_plan(path) for path in sorted(found, key=str)]
         return [plan for plan in plans if plan is not None]
 

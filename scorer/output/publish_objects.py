@@ -16,7 +16,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +29,7 @@ from scorer.output.existing import PROOF_OF_GENERATION
 from scorer.output.place import INTENT, SUCCESS, load_plan, sizes_below
 from scorer.output.staging import discard_markers, remove_folder
 from scorer.plan.generations import folder_of
-from scorer.storage.files import as_json, map_write_errors
+from scorer.storage.files import AtOnce, as_json, map_write_errors
 from scorer.storage.stores import ObjectPath
 from scorer.tables.deleted import NAME as DELETED
 
@@ -42,9 +43,8 @@ if TYPE_CHECKING:
     from scorer.storage.objects import ObjectStore
 
 _MANIFEST, _LEDGER = "manifest.json", "ledger.parquet"
-_PROOF = ("plan.json", DELETED, "report.json", "report.html", _LEDGER)
-"""What is copied from the staging folder before the manifest. The ledger is last: it names what a repeat removes."""
-_PROBES = ("probe-1", "probe-2")
+_PROOF = ("plan.json", DELETED, "report.json", "report.html")
+"""What is copied from the staging folder before ledger and manifest."""
 _RACERS = 8  # writers of one name, at once, when a store is tried
 _FEWEST_COPIES, _MOST_COPIES = 8, 64  # at once: the first number is doubled while the store is not slowed
 _ROUNDS = 4  # of listing and copying what is missing, before a store is given up
@@ -58,9 +58,8 @@ def hold(place: StorePlace, notify: Callable[[str], None]) -> AbstractContextMan
 def probe(place: StorePlace, held: Lease) -> None:
     """Try the conditional writes that the commit protocol needs, before any row is scored."""
     store = held.store()
-    names = [str(place.folder / name) for name in _PROBES]
+    names = [str(place.marker()) for _ in range(2)]  # markers, so that those of a driver that died are removed
     with map_write_errors(place.folder):
-        store.remove(names)  # of a driver that died meanwhile
         try:
             problem = _broken_promise(store, *names)
         finally:
@@ -80,21 +79,64 @@ def probe(place: StorePlace, held: Lease) -> None:
 def _broken_promise(store: ObjectStore, first: str, second: str) -> tuple[str, str] | None:
     """Return what was expected and found if a conditional write does not do what it should; None if all do.
 
-    The first write is known to be this one even if its answer is lost, because the holder of the lease is alone.
+    The first write is known to be this one even if its answer is lost, because nobody else has its name.
     """
     if not store.conditional:
         return None
-    store.put_new(first, b"1")
-    seen = store.identity(first)
-    if store.put_new(first, b"2") is not None:
-        return 'a second "create" of one name to be refused', "both were accepted"
-    store.put_over(first, b"33", seen)
-    if store.put_over(first, b"444", seen) is not None:
-        return "a write over an older ETag to be refused", "it was accepted"
-    with ThreadPoolExecutor(_RACERS) as pool:
-        written = list(pool.map(lambda n: store.put_new(second, b"%d" % n), range(_RACERS)))
-    winners = sum(one is not None for one in written)
+    with AtOnce(first) as ask:
+        race = [ask(partial(store.put_new, second, b"%d" % n)) for n in range(_RACERS)]
+        seen = store.put_new(first, b"1") or store.identity(first)
+        store.put_over(first, b"33", seen)
+        late, again = ask(lambda: store.put_over(first, b"444", seen)), ask(lambda: store.put_new(first, b"2"))
+        if again() is not None:
+            return 'a second "create" of one name to be refused', "both were accepted"
+        if late() is not None:
+            return "a write over an older ETag to be refused", "it was accepted"
+        winners = sum(one() is not None for one in race)
     return None if winners <= 1 else ("one winner among writers of one name", f"{winners} of {_RACERS}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What is there when publishing begins; None for an object that is not."""
+
+    manifest: bytes | None
+    """That of the output, which is replaced or complete already."""
+    ledger: bytes | None
+    staged_manifest: bytes | None
+    staged_ledger: bytes | None
+    intent: bytes | None
+    """The intention that an earlier run recorded."""
+    output: dict[str, int]
+    """The sizes of the output's objects, by name."""
+
+    @classmethod
+    def of(cls, store: ObjectStore, place: StorePlace, staging: StoreStaging) -> _Seen:
+        """Ask for everything at once."""
+        with AtOnce(place.folder) as ask:
+            paths = [folder / name for folder in (place.folder, staging.root) for name in (_MANIFEST, _LEDGER)]
+            read = [ask(partial(_read, store, path)) for path in (*paths, staging.root / INTENT)]
+            output = ask(lambda: sizes_below(place.output))
+            manifest, ledger, staged_manifest, staged_ledger, intent = (answer() for answer in read)
+            return cls(
+                manifest=manifest, ledger=ledger, staged_manifest=staged_manifest, staged_ledger=staged_ledger,
+                intent=intent, output=output(),
+            )  # fmt: skip
+
+    def intention(self, plan: str, *, overwrite: bool, success_file: bool) -> dict[str, Any]:
+        """Return the recorded intention; without one, that of this run, with the digests of what it replaces."""
+        if self.intent is not None:
+            return dict(json.loads(self.intent))
+        replaced = {
+            "manifest": _sha256(self.manifest) if overwrite else "",
+            "ledger": _sha256(self.ledger) if overwrite and self.manifest is not None else "",
+        }
+        return {"plan": plan, "overwrite": overwrite, "success_file": success_file, **replaced}
+
+    def replaced(self, intent: dict[str, Any]) -> dict[str, int]:
+        """Return the files of the replaced output with their sizes, as long as its ledger is there."""
+        is_there = self.ledger is not None and intent["ledger"] == _sha256(self.ledger)
+        return _named(self.ledger) if is_there else {}
 
 
 def publish(place: StorePlace, plan: FrozenPlan, held: Lease, *, overwrite: bool, success_file: bool = False) -> None:
@@ -102,16 +144,12 @@ def publish(place: StorePlace, plan: FrozenPlan, held: Lease, *, overwrite: bool
     staging, gate = place.staging(plan.plan_hash), _Gate()
     store = held.store(gate.slow)
     with map_write_errors(place.output):
-        old = _read(store, place.folder / _MANIFEST)
-        new = _read(store, staging.root / _MANIFEST)
-        if new is not None:
-            intent = _intend(store, place, staging, plan.plan_hash, overwrite=overwrite, success_file=success_file)
-            if old != new or intent.manifest == _sha256(old):
-                _show(store, gate, place, plan, intent)
-                # the digest of the ledger that is there: a driver without its lease may have staged another one
-                digest = _sha256(_read(store, place.folder / _LEDGER))
-                _put_manifest(store, place.folder / _MANIFEST, as_json({**json.loads(new), "ledger": digest}))
-        elif not _is_manifest_of(old, plan):  # somebody removed staged files: the run goes on, and publishes later
+        seen = _Seen.of(store, place, staging)
+        if seen.staged_manifest is not None:
+            intent = seen.intention(plan.plan_hash, overwrite=overwrite, success_file=success_file)
+            if seen.manifest != seen.staged_manifest or intent["manifest"] == _sha256(seen.manifest):
+                _show(store, gate, place, plan, seen, intent)
+        elif not _is_manifest_of(seen.manifest, plan):  # somebody removed staged files: the run publishes later
             store.remove([str(staging.root / INTENT)])
             return
     try:
@@ -124,83 +162,77 @@ def publish(place: StorePlace, plan: FrozenPlan, held: Lease, *, overwrite: bool
 
 
 def tidy(place: StorePlace, notify: Callable[[str], None]) -> None:
-    """Remove what processes that died left beside a finished run: a lease, work folders, probes and markers."""
+    """Remove what processes that died left beside a finished run: a lease, work folders and markers."""
     with suppress(ScorerError, OSError):  # the output is complete without it
         owner = lock.read(place.lock)
         left = [folder for folder in place.work_folders() if not (folder / "plan.json").is_file()]
-        left += [path for path in place.folder.iterdir() if path.name in _PROBES]
         alive = owner is not None and lock.is_alive(owner) is not False
         if alive or (owner is None and not left and not place.markers()):
             return
         with hold(place, notify):
             for path in left:
                 remove_folder(path)
-                path.unlink()
             discard_markers(place)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Intent:
-    """Digests of what the output replaces, which publish.json has; '' for nothing."""
-
-    manifest: str
-    ledger: str
-
-
-def _intend(
-    store: ObjectStore, place: StorePlace, staging: StoreStaging, plan: str, *, overwrite: bool, success_file: bool
-) -> _Intent:
-    """Record that this plan is published now, unless that is recorded; refuse an output with files of others."""
-    path = staging.root / INTENT
-    recorded = _read(store, path)
-    if recorded is None:
-        manifest, ledger = (_sha256(_read(store, place.folder / name)) for name in (_MANIFEST, _LEDGER))
-        replaced = {"manifest": manifest if overwrite else "", "ledger": ledger if overwrite and manifest else ""}
-        old = _named(store, place.folder / _LEDGER, replaced["ledger"])
-        _refuse_others(place, _named(store, staging.root / _LEDGER), old)
-        intent = {"plan": plan, "overwrite": overwrite, "success_file": success_file, **replaced}
-        if store.put_new(str(path), as_json(intent)) is None:
-            recorded = _read(store, path)  # by this run, whose request was repeated because its answer was lost
-            if recorded is None:
-                raise OSError(errno.EREMOTEIO, "the store says that the object is there, and then that it is not")
-    data = intent if recorded is None else json.loads(recorded)
-    return _Intent(manifest=str(data["manifest"]), ledger=str(data["ledger"]))
-
-
-def _show(store: ObjectStore, gate: _Gate, place: StorePlace, plan: FrozenPlan, intent: _Intent) -> None:
-    """Copy the parts to the output, remove those that they replace, and copy the proof, all but the manifest.
+def _show(
+    store: ObjectStore, gate: _Gate, place: StorePlace, plan: FrozenPlan, seen: _Seen, intent: dict[str, Any]
+) -> None:
+    """Record the intention, copy parts and proof to the output, remove what they replace, and put the manifest.
 
     The ledger has the parts of earlier generations, too, which are in the output already.
     """
     staging = place.staging(plan.plan_hash)
-    sizes = _named(store, staging.root / _LEDGER)
-    old = _named(store, place.folder / _LEDGER, intent.ledger)
-    _refuse_others(place, sizes, old)
-    store.remove([str(place.folder / _MANIFEST), str(place.output / SUCCESS)])  # from here on, OUT claims nothing
+    if seen.staged_ledger is None or seen.staged_manifest is None:
+        raise FileNotFoundError(errno.ENOENT, "the staged ledger is gone", str(staging.root / _LEDGER))
+    sizes, old = _named(seen.staged_ledger), seen.replaced(intent)
+    _refuse_others(place, seen.output, sizes, old)
+    if seen.intent is None:  # if it is there nevertheless, the answer to this request was lost
+        store.put_new(str(staging.root / INTENT), as_json(intent))
+    if seen.manifest is not None or SUCCESS in seen.output:
+        store.remove([str(place.folder / _MANIFEST), str(place.output / SUCCESS)])  # from here on, OUT claims nothing
     again = () if plan.previous else old.keys() & sizes.keys()  # parts of earlier generations are not staged
-    _copy_parts(store, gate, place, staging, sizes, again=again)
-    store.remove(str(place.output / name) for name in old.keys() - sizes.keys())
-    _keep_proofs_of_generations(store, place, plan)
-    _copy_proof(store, gate, place, staging)
-    _compare(place, _named(store, place.folder / _LEDGER))
+
+    def prove() -> None:
+        _keep_proofs_of_generations(store, place, plan)
+        _copy_proof(store, gate, place, staging, seen.staged_ledger)
+
+    with AtOnce(place.folder) as ask:
+        proof = ask(prove)
+        found = _copy_parts(store, gate, place, staging, sizes, found=seen.output, again=again)
+        proof()
+    gone = [str(place.output / name) for name in old.keys() - sizes.keys()]
+    if gone:
+        store.remove(gone)
+        found = sizes_below(place.output)
+    # not copied: a driver without its lease may have staged another one. It is last, because it names what a repeat
+    # removes
+    store.put(str(place.folder / _LEDGER), seen.staged_ledger)
+    _compare(place, found, sizes)
+    manifest = {**json.loads(seen.staged_manifest), "ledger": _sha256(seen.staged_ledger)}
+    _put_manifest(store, place.folder / _MANIFEST, as_json(manifest))
 
 
 def _copy_parts(
-    store: ObjectStore, gate: _Gate, place: StorePlace, staging: StoreStaging, sizes: Mapping[str, int],
-    again: Iterable[str],
-) -> None:  # fmt: skip
-    """Copy the parts that the output lacks or has with another size, and those to copy `again`."""
+    store: ObjectStore, gate: _Gate, place: StorePlace, staging: StoreStaging, sizes: Mapping[str, int], *,
+    found: Mapping[str, int], again: Iterable[str],
+) -> Mapping[str, int]:  # fmt: skip
+    """Copy the parts that the output lacks or has with another size, and those to copy `again`.
+
+    `found` is what the output has before; returns what it has afterwards.
+    """
     anew = set(again)
     failures: list[OSError] = []
     for _ in range(_ROUNDS):
-        found = sizes_below(place.output)
         missing = [name for name, size in sizes.items() if name in anew or found.get(name) != size]
         if not missing:
-            return
+            return found
         anew.clear()
         failures = _copy_all(store, gate, [(staging.parts / name, place.output / name) for name in missing])
+        found = sizes_below(place.output)
     if failures:
         raise failures[-1]
+    return found
 
 
 def _copy_all(store: ObjectStore, gate: _Gate, pairs: list[tuple[ObjectPath, ObjectPath]]) -> list[OSError]:
@@ -226,18 +258,25 @@ def _copy_all(store: ObjectStore, gate: _Gate, pairs: list[tuple[ObjectPath, Obj
     return failures
 
 
-def _copy_proof(store: ObjectStore, gate: _Gate, place: StorePlace, staging: StoreStaging) -> None:
-    """Copy plan, report, ledger and quarantine beside the output, over those of an older run."""
-    ledger = pq.read_table(pa.BufferReader(store.read(str(staging.root / _LEDGER))), columns=["quarantine"])
-    bad = {name for name in ledger["quarantine"].to_pylist() if name}
-    own = bad & staging.quarantine.files().keys()  # the others are there already, from earlier generations
-    pairs = [(staging.quarantine / name, place.folder / "quarantine" / name) for name in sorted(own)]
-    failures = _copy_all(store, gate, pairs)
-    if failures:
-        raise failures[0]
-    found = (place.folder / "quarantine").files()
-    store.remove(file.path for name, file in found.items() if name not in bad)
-    _copy_files(store, staging.root, place.folder, _PROOF)
+def _copy_proof(
+    store: ObjectStore, gate: _Gate, place: StorePlace, staging: StoreStaging, ledger: bytes | None
+) -> None:
+    """Copy plan, report and quarantine beside the output, over those of an older run; not the ledger."""
+    named = pq.read_table(pa.BufferReader(ledger), columns=["quarantine"])["quarantine"].to_pylist()
+    bad = {name for name in named if name}
+    with AtOnce(place.folder) as ask:
+        copied = [ask(partial(_copy_files, store, staging.root, place.folder, [name])) for name in _PROOF]
+        found = ask((place.folder / "quarantine").files)
+        staged = staging.quarantine.files() if bad else {}  # the others are there already, from earlier generations
+        pairs = [
+            (staging.quarantine / name, place.folder / "quarantine" / name) for name in sorted(bad & staged.keys())
+        ]
+        failures = _copy_all(store, gate, pairs)
+        if failures:
+            raise failures[0]
+        store.remove(file.path for name, file in found().items() if name not in bad)
+        for one in copied:
+            one()
 
 
 def _copy_files(store: ObjectStore, source: ObjectPath, target: ObjectPath, names: Iterable[str]) -> None:
@@ -282,19 +321,19 @@ def _put_manifest(store: ObjectStore, path: ObjectPath, data: bytes) -> None:
 
 def _remove_staging(store: ObjectStore, staging: StoreStaging) -> None:
     """Remove what was staged. The manifest is first and the intention last, so that a repeat knows what is left."""
-    last = [str(staging.root / name) for name in ("plan.json", INTENT)]
-    store.remove([str(staging.root / _MANIFEST)])
-    store.remove(file.path for file in staging.root.files().values() if file.path not in last)
-    for name in last:
-        store.remove([name])
+    last = str(staging.root / INTENT)
+    with AtOnce(staging.root) as ask:
+        found = ask(staging.root.files)
+        store.remove([str(staging.root / _MANIFEST)])
+        store.remove(file.path for file in found().values() if file.path != last)
+    store.remove([last])
     remove_folder(staging.started)
 
 
-def _refuse_others(place: StorePlace, new: Mapping[str, int], old: Mapping[str, int]) -> None:
+def _refuse_others(place: StorePlace, found: Mapping[str, int], new: Mapping[str, int], old: Mapping[str, int]) -> None:
     """Raise if the output holds files that are neither of this plan nor, with the same size, of the replaced one."""
-    found = sizes_below(place.output)
-    found.pop(SUCCESS, None)
-    others = sorted(name for name, size in found.items() if name not in new and old.get(name) != size)
+    there = {name: size for name, size in found.items() if name != SUCCESS}
+    others = sorted(name for name, size in there.items() if name not in new and old.get(name) != size)
     if others:
         raise CommitError(
             "other files appeared in the output folder during the run; nothing was published",
@@ -305,9 +344,8 @@ def _refuse_others(place: StorePlace, new: Mapping[str, int], old: Mapping[str, 
         )
 
 
-def _compare(place: StorePlace, sizes: Mapping[str, int]) -> None:
+def _compare(place: StorePlace, found: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     """Raise if the output is not what the ledger says."""
-    found = sizes_below(place.output)
     wrong = sorted(name for name in {*found, *sizes} if found.get(name) != sizes.get(name))
     if wrong:
         raise CommitError(
@@ -319,14 +357,9 @@ def _compare(place: StorePlace, sizes: Mapping[str, int]) -> None:
         )
 
 
-def _named(store: ObjectStore, path: ObjectPath, digest: str | None = None) -> dict[str, int]:
-    """Return the files of a ledger with their sizes; none if it does not have this digest (None: any)."""
-    if digest == "":
-        return {}
-    data = store.read(str(path))
-    if digest not in {None, _sha256(data)}:
-        return {}
-    table = pq.read_table(pa.BufferReader(data), columns=["name", "size"])
+def _named(ledger: bytes | None) -> dict[str, int]:
+    """Return the files of a ledger with their sizes."""
+    table = pq.read_table(pa.BufferReader(ledger), columns=["name", "size"])
     sizes = zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True)
     return {name: size for name, size in sizes if size}
 

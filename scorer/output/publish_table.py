@@ -109,8 +109,10 @@ def _publish_on_store(place: StorePlace, plan: FrozenPlan, held: Lease) -> int |
             _remove_objects_without_rows(place, staging)
             version = _commit(place, plan, staging.root / _LEDGER, held.check)
             store.remove([str(place.folder / _MANIFEST)])  # the proof of another run
-            objects._copy_proof(store, gate, place, staging)  # noqa: SLF001
-            digest = objects._sha256(objects._read(store, place.folder / _LEDGER))  # noqa: SLF001
+            ledger = store.read(str(staging.root / _LEDGER))
+            objects._copy_proof(store, gate, place, staging, ledger)  # noqa: SLF001
+            store.put(str(place.folder / _LEDGER), ledger)
+            digest = objects._sha256(ledger)  # noqa: SLF001
             manifest = {**json.loads(new), "ledger": digest, "table": _described(place, plan, version)}
             objects._put_manifest(store, place.folder / _MANIFEST, as_json(manifest))  # noqa: SLF001
         elif not objects._is_manifest_of(objects._read(store, place.folder / _MANIFEST), plan):  # noqa: SLF001

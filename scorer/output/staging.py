@@ -1,7 +1,7 @@
 """The staged parts: their folders, the journal of their receipts, and what an earlier run left.
 
 on a disk      one journal, to which each receipt is appended
-on a store     journal/00001.jsonl and so on: a segment for a thousand receipts or half a minute, never changed
+on a store     journal/TOKEN-00001.jsonl and so on: a segment for a thousand receipts or half a minute, never changed
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from scorer.errors import CommitError, InputChanged, ScorerError
 from scorer.events import Receipt
 from scorer.output.place import load_plan, sizes_below
 from scorer.output.writer import receipt_of
-from scorer.storage.files import as_json, files_in, map_write_errors, write_atomically, write_json
+from scorer.storage.files import AtOnce, as_json, files_in, map_write_errors, write_atomically, write_json
 from scorer.tables.deleted import digest
 
 if TYPE_CHECKING:
@@ -81,10 +82,12 @@ def _write_deleted(staging: Staging, plan: FrozenPlan, data: bytes) -> None:
 def _prepare_objects(staging: Staging, root: ObjectPath, plan: FrozenPlan) -> None:
     """Put the plan, unless it is there; remove the stop files of earlier runs."""
     staging.started.mkdir(parents=True, exist_ok=True)
-    with map_write_errors(root):
-        root.store.remove(str(path) for path in root.glob("stop-*"))
-        path = root / "plan.json"
-        if root.store.put_new(str(path), as_json(plan.to_dict())) is not None:
+    path = root / "plan.json"
+    with map_write_errors(root), AtOnce(root) as ask:
+        swept = ask(lambda: root.store.remove(str(old) for old in root.glob("stop-*")))
+        first = root.store.put_new(str(path), as_json(plan.to_dict())) is not None
+        swept()
+        if first:
             return
         found = load_plan(path)
     if found is None or found.plan_hash != plan.plan_hash:
@@ -148,7 +151,7 @@ class Segments:
     """
 
     def __init__(self, root: ObjectPath) -> None:
-        self._folder = root / _SEGMENTS
+        self._folder, self._token = root / _SEGMENTS, uuid.uuid4().hex[:8]
         self._number = 0
         self._lines: list[str] = []
         self._since = time.monotonic()
@@ -169,25 +172,17 @@ class Segments:
     def _flush(self) -> None:
         data = "".join(f"{line}\n" for line in self._lines).encode()
         self._lines, self._since = [], time.monotonic()
-        self._writer.submit(self._put, data)
+        self._number += 1
+        self._writer.submit(self._put, self._folder / f"{self._token}-{self._number:05d}.jsonl", data)
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, path: ObjectPath, data: bytes) -> None:
         with suppress(OSError):
-            if not self._number:
-                self._number = max((_number(path) for path in self._folder.iterdir()), default=0)
-            written = None
-            while written is None:  # if a segment is there, another driver or a lost answer was first
-                self._number += 1
-                written = self._folder.store.put_new(str(self._folder / f"{self._number:05d}.jsonl"), data)
+            path.write_bytes(data)
 
 
 def open_journal(staging: Staging) -> Journal | Segments:
     """Return the journal of a staging folder, to write to it."""
     return Journal(staging.root) if isinstance(staging.root, Path) else Segments(staging.root)
-
-
-def _number(path: ObjectPath) -> int:
-    return int(path.stem) if path.stem.isdigit() else 0
 
 
 def _journalled(staging: Staging) -> dict[str, Receipt]:

@@ -58,6 +58,7 @@ from scorer.preflight.findings import Findings, ambiguous_paths, dataset_notes, 
 from scorer.preflight.forecast import Loading
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_for, request_of
 from scorer.scoring.job import JOBS
+from scorer.storage.files import AtOnce
 from scorer.storage.refusals import explaining
 
 if TYPE_CHECKING:
@@ -133,8 +134,11 @@ def _checked(
         grown = _grow(found, options, place, model, conditions)
         if grown is not None:
             return grown
-    pinned = None if refused["output"] else earlier_table(options, place)
-    dataset = None if refused["input"] else _read_footers(found, options, place, conditions, pinned)
+    with AtOnce(place.folder) as ask:
+        placed = ask(lambda: [] if refused["output"] else placement.problems_of(place, options.input))
+        pinned = None if refused["output"] else earlier_table(options, place)
+        dataset = None if refused["input"] else _read_footers(found, options, place, conditions, pinned)
+        misplaced = placed()
     found.problems += unparsed
     named = _read_named(found, options, conditions)
     spec = _session_spec(found, options, model, 0 if dataset is None else freeze.rows_ahead(options, dataset))
@@ -144,7 +148,6 @@ def _checked(
         unjoined = unjoined or bool(unfit)
         found.problems += unfit or ([] if unjoined else conditions_.check(named.conditions, dataset.columns))
         found.notes += dataset_notes(dataset, conditions)
-    misplaced = [] if refused["output"] else placement.problems_of(place, options.input)
     found.problems += misplaced + placement.problems_on_a_disk(options, place)
     decided = _Decided()
     if misplaced or refused["output"] or dataset is None or model is None or unjoined:

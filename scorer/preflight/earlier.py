@@ -18,7 +18,7 @@ from scorer.output import place as place_
 from scorer.output.existing import existing_problem, foreign_files
 from scorer.plan.frozen import FrozenPlan, hash_of, refuse_different
 from scorer.preflight.placement import table_of
-from scorer.storage.files import files_in
+from scorer.storage.files import AtOnce, files_in
 from scorer.storage.refusals import explaining
 from scorer.storage.stores import is_folder
 from scorer.tables.snapshot import At
@@ -80,8 +80,9 @@ def earlier_table(options: Options, place: Place) -> TableState | None:
     if options.out.overwrite:
         return None
     with suppress(ScorerError, OSError):  # what is wrong with the output is reported by the checks of the output
-        pending = place.pending()
-        plans = [pending] if pending is not None else place.unfinished()
+        with AtOnce(place.folder) as ask:
+            unfinished, pending = ask(place.unfinished), place.pending()
+            plans = [pending] if pending is not None else unfinished()
         return next((plan.table for plan in plans if plan.table is not None), None)
     return None
 
@@ -127,27 +128,30 @@ def with_requested_code(
 def _find(
     found: Findings, options: Options, place: Place, request: dict[str, Any], files: Sequence[FileId]
 ) -> tuple[FrozenPlan, bool] | None:
-    overwrite, published = options.out.overwrite, place.published()
-    if published is not None and published.request == request:
-        if place.pending() is not None:
-            return published, False
-        gone = place_.missing_parts(place, published)
-        if not gone:
-            return published, True
-        if not overwrite and not foreign_files(place):
-            found.problems.append(changed_output(place, gone))
-            return None
-    if place.output.is_dir() and any(place.output.iterdir()):
-        problem = existing_problem(place, published, request, overwrite=overwrite, files=files)
-        if problem is not None:
-            found.problems.append(problem)
-            return None
-    for unfinished in place.unfinished():
-        if unfinished.request == request:
-            return unfinished, False
-        if not overwrite and published is None:
-            found.problems.append(refuse_different(str(place.folder), unfinished, request))
-            return None
+    overwrite = options.out.overwrite
+    with AtOnce(place.folder) as ask:
+        occupied, unfinished = ask(lambda: place.occupied), ask(place.unfinished)
+        published = place.published()
+        if published is not None and published.request == request:
+            if place.pending() is not None:
+                return published, False
+            gone = place_.missing_parts(place, published)
+            if not gone:
+                return published, True
+            if not overwrite and not foreign_files(place):
+                found.problems.append(changed_output(place, gone))
+                return None
+        if occupied():
+            problem = existing_problem(place, published, request, overwrite=overwrite, files=files)
+            if problem is not None:
+                found.problems.append(problem)
+                return None
+        for plan in unfinished():
+            if plan.request == request:
+                return plan, False
+            if not overwrite and published is None:
+                found.problems.append(refuse_different(str(place.folder), plan, request))
+                return None
     return None
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +18,7 @@ from scorer.errors import CommitError, InputError, OptionsError, OutputExists, O
 from scorer.locations import is_url, scheme, split
 from scorer.output import lock
 from scorer.output.existing import work_dir_problem
+from scorer.storage.files import AtOnce
 from scorer.storage.refusals import asks, explaining, read_problem, reason, write_problem
 from scorer.storage.stores import WRITABLE, ObjectPath, is_folder, path_of
 from scorer.tables.target import Destination, Replaced, Rows, Target, partition_columns, problems_of_replaced
@@ -62,12 +64,14 @@ _KEY_BYTES = 1024 - 200  # stores allow 1,024 of a key, and the names of parts a
 
 def refusals(place: Place, inputs: Sequence[str], model: str) -> dict[str, list[ScorerError]]:
     """Return what stores refuse to this process, by "input", "model" and "output"; local paths are not looked at."""
-    asked = {
-        "input": [read_problem(one) for one in inputs if asks(one)],
-        "model": [read_problem(model, "model")] if asks(model) else [],
-        "output": [write_problem(str(place.folder))] if asks(str(place.folder)) else [],
-    }
-    return {name: [one for one in problems if one is not None] for name, problems in asked.items()}
+    folder = str(place.folder)
+    with AtOnce(*inputs, model, folder) as ask:
+        asked = {
+            "input": [ask(partial(read_problem, one)) for one in inputs if asks(one)],
+            "model": [ask(partial(read_problem, model, "model"))] if asks(model) else [],
+            "output": [ask(partial(write_problem, folder))] if asks(folder) else [],
+        }
+        return {name: [one for each in answers if (one := each()) is not None] for name, answers in asked.items()}
 
 
 def reasons(refused: dict[str, list[ScorerError]]) -> list[ScorerError]:
@@ -154,17 +158,19 @@ def _problems_of(place: Place, inputs: Sequence[str]) -> list[ScorerError]:
     problems = [_not_utf8(path) for path in (output, folder) if not is_utf8(str(path))]
     if problems:
         return problems[:1] if all(is_utf8(os.path.abspath(text)) for text in inputs) else []  # else the input's error
-    owner = lock.read(place.lock)
-    if owner is not None and lock.is_alive(owner):
-        problems.append(lock.refused(place.lock, owner))
     places = (
         [(output, "--output")]
         if folder == output.with_name(output.name + PROOF)
         else [(output, "--output"), (folder, "--work-dir")]
     )
-    if len(places) > 1:
-        problems += [problem for problem in [work_dir_problem(place)] if problem is not None]
-    return problems + [problem for path, flag in places for problem in _path_problems(path, flag)]
+    with AtOnce(folder) as ask:
+        others = [ask(partial(list[ScorerError], _path_problems(path, flag))) for path, flag in places]
+        owner = lock.read(place.lock)
+        if owner is not None and lock.is_alive(owner):
+            problems.append(lock.refused(place.lock, owner))
+        if len(places) > 1:
+            problems += [problem for problem in [work_dir_problem(place)] if problem is not None]
+        return problems + [problem for one in others for problem in one()]
 
 
 def _resolved(text: str) -> AnyPath:

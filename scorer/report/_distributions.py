@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,11 +19,10 @@ from scorer.arrow import is_list
 from scorer.display.blocks import Meter
 from scorer.display.plots import Plot, bars, number_ticks
 from scorer.display.words import plural, short_number
+from scorer.storage.files import AtOnce, FileId
 from scorer.storage.footers import open_parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from scorer.plan.frozen import FrozenPlan
     from scorer.storage.stores import AnyPath
 
@@ -68,14 +69,13 @@ class Distribution:
     meters: tuple[Meter, ...] = ()
 
 
-def sample_scores(
-    folder: AnyPath, plan: FrozenPlan, names: Sequence[str], scored: np.ndarray, seconds: float
-) -> ScoreSample | None:
+def sample_scores(folder: AnyPath, plan: FrozenPlan, ledger: pa.Table, seconds: float) -> ScoreSample | None:
     """Return a sample of the score columns; None if there are no scores.
 
-    `names` are the files of the parts, and `scored` their numbers of scored rows. `seconds` is how long scoring took:
-    the sample of a short run is smaller.
+    `seconds` is how long scoring took: the sample of a short run is smaller.
     """
+    names, sizes, scored = (ledger[name].to_pylist() for name in ("name", "size", "scored"))
+    scored = np.array(scored)
     fetches = plan.binding.fetches
     columns = [name for fetch in fetches for name in fetch.columns][:_COLUMNS]
     if not columns or not scored.sum():
@@ -85,13 +85,20 @@ def sample_scores(
     until = time.perf_counter() + min(_MAX_S, max(_MIN_S, _SHARE * seconds))
     picks = _pick_groups(scored, plan.storage.row_group_rows)
     rows = max(1, int(values / max(width, 1) / len(picks)))
-    tables = []
-    for part, group in picks:
-        with open_parquet(str(folder / names[part]), columns=len(columns)) as parquet:
+    tables: list[pa.Table] = []
+
+    def read(part: int, group: int) -> list[pa.Table]:
+        path = folder / names[part]
+        file = str(path) if isinstance(path, Path) else FileId(str(path), sizes[part], "")
+        with open_parquet(file, columns=len(columns)) as parquet:
             groups = [min(group, parquet.num_row_groups - 1)]
-            tables += _first_batch(parquet.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False))
-        if time.perf_counter() > until:
-            break
+            return _first_batch(parquet.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False))
+
+    with AtOnce(folder) as ask:
+        for one in [ask(partial(read, part, group)) for part, group in picks]:
+            tables += one()
+            if time.perf_counter() > until:
+                break
     return ScoreSample(table=pa.concat_tables(tables), groups=len(tables), rows=int(scored.sum())) if tables else None
 
 

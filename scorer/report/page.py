@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -17,13 +18,13 @@ from scorer.display.words import cut
 from scorer.errors import CommitError
 from scorer.output.ledger import FILES, LEDGER, TIMES, rows_of
 from scorer.output.place import nobody_wrote, refuse_another_format
+from scorer.output.writer import open_part
 from scorer.plan.generations import KEY
 from scorer.report.outcome import Report
 from scorer.report.sections import Sources, sections, tiles
-from scorer.storage.files import write_atomically
-from scorer.storage.footers import open_parquet
+from scorer.storage.files import AtOnce, write_atomically
 from scorer.storage.refusals import explaining
-from scorer.storage.stores import ObjectPath, exists, path_of, raise_if_unknown
+from scorer.storage.stores import ObjectPath, exists, for_arrow, path_of, raise_if_unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,9 +44,13 @@ def load_template() -> None:
 
 
 def of_proof(plan: FrozenPlan, proof: AnyPath, parts: AnyPath) -> Sources:
-    """Read the proof of an output that is published or about to be."""
-    report, manifest = (json.loads((proof / name).read_text("utf-8")) for name in ("report.json", "manifest.json"))
-    with open_parquet(str(proof / "ledger.parquet")) as parquet:
+    """Read the proof of an output that is published."""
+    with AtOnce(proof) as ask:
+        texts = [ask(partial((proof / name).read_text, "utf-8")) for name in ("report.json", "manifest.json")]
+        data = ask(lambda: for_arrow(proof / "ledger.parquet"))
+        report, manifest = (json.loads(text()) for text in texts)
+        there = data()
+    with open_part(there) as parquet:
         ledger = parquet.read([name for name in (*LEDGER.names, FILES.name, KEY) if name != "digests"])
     if plan.generation:
         ledger = ledger.filter(pc.field(KEY) == plan.generation)
@@ -62,12 +67,21 @@ def of_proof(plan: FrozenPlan, proof: AnyPath, parts: AnyPath) -> Sources:
     )
 
 
-def unpublished(
-    staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: Report, error: str
-) -> AnyPath:
-    """Write the page of a run that ended with an error; return its path in the staging folder."""
-    ledger = rows_of(plan, receipts)
-    return write(Sources(plan=plan, report=report, ledger=ledger, parts=staging.parts, proof=staging.root, error=error))
+def of_run(
+    staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: Report, *, error: str = "",
+    digest: str = "",
+) -> AnyPath:  # fmt: skip
+    """Write the page of a run that is about to be published, or that ended with an error; return its path."""
+    sources = Sources(
+        plan=plan,
+        report=Report.from_dict(report.to_dict()),  # as report.json has it
+        ledger=rows_of(plan, receipts),
+        parts=staging.parts,
+        proof=staging.root,
+        digest=digest,
+        error=error,
+    )
+    return write(sources)
 
 
 def write(sources: Sources, to: AnyPath | None = None) -> AnyPath:

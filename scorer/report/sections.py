@@ -292,8 +292,7 @@ def _stages(report: Report) -> list[Block]:
 
 def _scores(sources: Sources) -> list[Block]:
     """A histogram or value counts for each score column."""
-    names, scored = sources.ledger["name"].to_pylist(), sources.ledger["scored"].to_numpy()
-    sample = distributions.sample_scores(sources.parts, sources.plan, names, scored, sources.report.scoring_s)
+    sample = distributions.sample_scores(sources.parts, sources.plan, sources.ledger, sources.report.scoring_s)
     if sample is None:
         return []
     cards = []

@@ -168,8 +168,9 @@ def _get(file: FileId, start: int, stop: int) -> memoryview:
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Return the result for each item, in their order; each may ask a store, on one of this process's connections."""
-    return list(_threads().map(work, items))
+    """Return the result for each item, in their order. Each may wait for the threads that read ranges."""
+    with ThreadPoolExecutor(_CONNECTIONS, "scorer-side") as threads:
+        return list(threads.map(work, items))
 
 
 _pool: ThreadPoolExecutor | None = None

@@ -22,10 +22,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from scorer.errors import CommitError, OutputFull
 from scorer.host.limits import MORE_FILES, OUT_OF_FILES
+from scorer.locations import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import ThreadPoolExecutor
     from pathlib import Path
+    from typing import Self
 
 
 T = TypeVar("T")
@@ -67,6 +70,37 @@ def retry(attempt: Callable[[], T], reset: Callable[[], None] | None = None) -> 
         if reset is not None:
             reset()
     return attempt()
+
+
+_ASKED_AT_ONCE = 32
+
+
+class AtOnce:
+    """Asks several questions at once if one of the locations is on a store, where each is a request.
+
+    On a disk, a question is asked when its answer is wanted. The threads are not those that read ranges, because a
+    thread must not wait for another one of its own pool.
+    """
+
+    def __init__(self, *locations: object) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+        if any(is_url(str(location)) for location in locations):
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - only for stores
+
+            self._threads = ThreadPoolExecutor(_ASKED_AT_ONCE, "scorer-store")
+
+    def __enter__(self) -> Self:
+        """Return a function that asks a question, and returns a function that waits for the answer."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the questions that were asked; drop those that were not."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+
+    def __call__(self, question: Callable[[], T]) -> Callable[[], T]:
+        """Ask a question; return a function that waits for the answer, or raises what the question raised."""
+        return question if self._threads is None else self._threads.submit(question).result
 
 
 class Changed(OSError):

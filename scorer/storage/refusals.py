@@ -17,7 +17,7 @@ from scorer.errors import InputError, PlanError, ScorerError
 from scorer.host import credentials
 from scorer.locations import cloud, is_url, join, split
 from scorer.storage import stores
-from scorer.storage.files import FileId
+from scorer.storage.files import AtOnce, FileId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,13 +193,15 @@ def read_problem(location: str, noun: str = "input") -> ScorerError | None:
         parts = key.split("/")
         at = next((i for i, part in enumerate(parts) if _GLOB.search(part)), None)
         store = stores.of(root, hasty=True)
-        if at is None and key:
-            question.right = "get"
-            with suppress(FileNotFoundError, PermissionError):  # a folder; without the right to list, a store says 403
-                store.read_range(FileId(location, 1, ""), 0, 1)
-                return None
-        question.right = "list"
-        first = next(store.objects(join(root, *parts[:at]) if parts[:at] else root), None)
+        with AtOnce(root) as ask:
+            listed = ask(lambda: next(store.objects(join(root, *parts[:at]) if parts[:at] else root), None))
+            if at is None and key:
+                question.right = "get"
+                with suppress(FileNotFoundError, PermissionError):  # a folder; without the right to list, it is 403
+                    store.read_range(FileId(location, 1, ""), 0, 1)
+                    return None
+            question.right = "list"
+            first = listed()
         if first is not None and first.size:
             question.right = "get"
             store.read_range(first, 0, 1)
@@ -210,11 +212,13 @@ def write_problem(folder: str) -> ScorerError | None:
     """Return what keeps this process from writing below a location; None if nothing does."""
     with _asking(folder, "write the output", PlanError) as question:
         store, probe = stores.of(folder, hasty=True), join(folder, "rights")
-        question.right = "list"
-        next(store.objects(folder), None)
-        question.right = "put"
-        if store.put_over(probe, b"", _NOTHING) is not None:  # this server ignores conditions
-            store.remove([probe])
+        with AtOnce(folder) as ask:
+            written = ask(lambda: store.put_over(probe, b"", _NOTHING))
+            question.right = "list"
+            next(store.objects(folder), None)
+            question.right = "put"
+            if written() is not None:  # this server ignores conditions
+                store.remove([probe])
     return question.problem
 
 
