@@ -12,6 +12,7 @@ they find before the first row as one `PreflightError`, even if it is only one. 
       InputError            3   the input cannot be used as it is
         InputNotFound       3   no such file or folder, or no Parquet file in it
         UnreadableFile      3   a file is not Parquet, is damaged, or may not be read
+          StoreUnavailable  3   an object store does not answer, or only with errors
         InputChanged        3   a file, or the transform's code, has changed since the plan was made
       ModelError            3   the model cannot be used as it is
         ModelNotFound       3   the model or its external data does not exist, or may not be read
@@ -141,6 +142,12 @@ class UnreadableFile(InputError):
     """A file exists, but is not readable Parquet."""
 
     code = "unreadable-file"
+
+
+class StoreUnavailable(UnreadableFile):
+    """An object store did not answer for three minutes, or only with errors."""
+
+    code = "store-unavailable"
 
 
 class InputChanged(InputError):

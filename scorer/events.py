@@ -154,6 +154,10 @@ class Receipt:
     """Attempts at the part, this one included; the earlier ones were interrupted."""
     peak_bytes: int = 0
     """Peak memory so far of the process that scored the part; 0 if unknown."""
+    throttled: int = 0
+    """How often that process has repeated a request so far, because a store did not answer or had no capacity."""
+    throttled_s: float = 0.0
+    """The seconds that passed until those requests were repeated."""
 
     def to_json(self) -> str:
         """Return one line of the journal."""
@@ -323,6 +327,7 @@ def to_dict(event: Event) -> dict[str, Any]:
         **{name: getattr(receipt, name) for name in ("name", "worker", "size", "bytes_read", "calls", "tries")},
         **{name: getattr(counts, name) for name in ("rows", "scored", "quarantined", "filtered", "nan")},
         **({"deleted": counts.deleted} if counts.deleted else {}),
+        **({name: getattr(receipt, name) for name in ("throttled", "throttled_s")} if receipt.throttled else {}),
         **{f"{name}_s": round(getattr(receipt.stages, name), 4) for name in Stages.__slots__},
         "started": round(receipt.started, 3),
         "ended": round(receipt.ended, 3),

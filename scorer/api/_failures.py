@@ -5,17 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scorer.display.words import cut
-from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, PartError, RunFailed, ScorerError
+from scorer.errors import (
+    ClusterError,
+    CommitError,
+    Interrupted,
+    ModelError,
+    PartError,
+    RunFailed,
+    ScorerError,
+    StoreUnavailable,
+)
 
 if TYPE_CHECKING:
     from scorer.events import Counts
     from scorer.plan.parts import Part
 
 
+FATAL = (ModelError, ClusterError, CommitError, StoreUnavailable)
+"""Errors of a part that end the run, because the other parts would fail, too."""
+
+
 def as_part_error(error: BaseException, part: Part) -> ScorerError:
     """Return the exception that ended a part as one of scorer's errors, with the part's place."""
     if isinstance(error, ScorerError):
-        if not isinstance(error, (ModelError, ClusterError, CommitError)):
+        if not isinstance(error, FATAL):
             return PartError(
                 error.what,
                 where=part.place,

@@ -15,7 +15,7 @@ from scorer.cluster import readiness, waves
 from scorer.cluster.connect import ahead_of, connect, has_current_client
 from scorer.cluster.dashboard import Topic
 from scorer.display.words import plural
-from scorer.errors import ClusterError, CommitError, Interrupted, ModelError, OutputLocked, RunFailed, ScorerError
+from scorer.errors import CommitError, Interrupted, OutputLocked, RunFailed, ScorerError
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, RunEnded, RunStarted, Stopping
 from scorer.host import crash, devices, process, signals, versions
 from scorer.host.limits import limits_as_errors
@@ -23,7 +23,7 @@ from scorer.host.process import name_of_process
 from scorer.locations import is_url
 from scorer.model.resident import SESSIONS
 from scorer.options.values import QUEUES, within_budget
-from scorer.output import ledger, lock, place, publish, quarantine
+from scorer.output import ledger, lock, publish, quarantine
 from scorer.output import staging as staging_
 from scorer.output.attempts import crash_seen
 from scorer.output.existing import existing_problem, other_output
@@ -33,7 +33,7 @@ from scorer.report.eventlog import EVENTS, EventLog
 from scorer.report.outcome import Report, time_before, total
 from scorer.report.progress import Progress
 from scorer.scoring.job import JOBS, Spec, prometheus_counters
-from scorer.storage.files import AtOnce
+from scorer.storage.files import THROTTLED, AtOnce
 from scorer.storage.stores import path_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Run:
         self.progress = Progress()
         self.log = EventLog(self.place.folder / EVENTS, self.progress, self.emit_notice)
         self.observers: list[Observer] = [self.progress, self.log, *observers]
-        self.started = time.monotonic()
+        self.started, self.throttled_before = time.monotonic(), THROTTLED.so_far
         self.receipts: dict[int, Receipt] = {}
         self.own_receipts: dict[int, Receipt] = {}  # of the parts that this execution scored
         self.failed: dict[int, ScorerError] = {}
@@ -169,7 +169,11 @@ class Run:
         with AtOnce(self.place.folder) as ask:
             occupied, unfinished = ask(lambda: self.place.occupied), ask(self.place.unfinished)
             published = self.place.published()
-            if published is not None and published.request == request and not self.missing_parts(published):
+            if (
+                published is not None
+                and published.request == request
+                and not publish.missing_parts(self.place, published)
+            ):
                 self.use_plan(published)
                 return True
             if self.frozen.previous:
@@ -197,14 +201,6 @@ class Run:
             )
         self.earlier = ledger.read_earlier(self.place, self.frozen, published)
 
-    def missing_parts(self, published: FrozenPlan) -> list[str]:
-        """List what is missing of a published plan, in the output or in the table."""
-        if published.target is None:
-            return place.missing_parts(self.place, published)
-        from scorer.output import publish_table  # noqa: PLC0415 - only for tables
-
-        return publish_table.missing(self.place, published)
-
     def use_plan(self, plan: FrozenPlan) -> None:
         """Continue with a plan that another run froze for the same request."""
         self.frozen = plan.with_inodes(file.id for file in self.frozen.files)
@@ -222,7 +218,9 @@ class Run:
             requested = replace(requested, cluster="processes")
         requested_device = devices.parse(self.options.session.device)
         each = devices.device_environments(replace(requested_device, name=self.frozen.session.device))
-        requested = replace(requested, ahead=ahead_of(requested, (*self.options.input, str(self.place.output))))
+        fits = None if self.plan.forecast is None else self.plan.forecast.ahead
+        usual = ahead_of(requested, (*self.options.input, str(self.place.output)))
+        requested = replace(requested, ahead=fits or usual)
         return connect(requested, self.place.local_folder, client, self.emit_notice, each)
 
     def score(self, workers: Workers, held: lock.Lock | Lease) -> None:
@@ -317,7 +315,7 @@ class Run:
         if isinstance(outcome, BaseException):
             error = failures.as_part_error(outcome, part)
             self.failed[part.index] = error
-            if isinstance(error, (ModelError, ClusterError, CommitError)):
+            if isinstance(error, failures.FATAL):
                 self.fatal = self.fatal or error
             self.emit(PartFailed(part=part.index, error=str(error)))
         else:
@@ -367,7 +365,8 @@ class Run:
             with suppress(OSError, ValueError):
                 self.receipts = ledger.read_receipts(self.place.folder / "ledger.parquet")
         made = {name_of_process(): SESSIONS.made} if SESSIONS.made else {}
-        totals = total(self.receipts.values(), self.own_receipts, made, self.frozen.batch_rows)
+        slowed = {name_of_process(): THROTTLED.since(self.throttled_before)}
+        totals = total(self.receipts.values(), self.own_receipts, made, self.frozen.batch_rows, slowed)
         seconds = time.monotonic() - self.started
         return Report(
             output=str(self.place.output),
@@ -390,6 +389,8 @@ class Run:
             output_bytes=totals.output_bytes,
             input_bytes=totals.input_bytes,
             on_store=any(map(is_url, self.options.input)),
+            throttled=totals.throttled,
+            throttled_s=round(totals.throttled_s, 3),
             peak_memory_bytes=process.peak(),
             worker_peak_bytes={name: peak for name, peak in totals.peaks.items() if name != name_of_process()},
             sessions=totals.sessions,

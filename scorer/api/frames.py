@@ -34,6 +34,7 @@ from scorer.options.request import build
 from scorer.options.wrong_types import described
 from scorer.preflight import trial, tuning
 from scorer.scoring import batches
+from scorer.scoring.job import JOBS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from scorer.api._kinds import Frame
     from scorer.binding.spec import Binding
     from scorer.options.fields import Options
+    from scorer.options.store_options import StoreOption
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,8 @@ class _Job:
     transform: Callable[[pd.DataFrame], Any] | None = None
     fed_schema: pa.Schema | None = None
     """The columns that the transform returns and that are fed, or have fields that are fed."""
+    store_options: tuple[str, ...] = ()
+    """How object stores are reached, if the model or its files are on one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +108,7 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
     batch_rows: int | None = None,
     device: str = "auto",
     errors: str = "raise",
+    store_option: StoreOption = (),
 ) -> Any:  # noqa: ANN401 - as the frame
     """Add a model's scores to a frame.
 
@@ -123,6 +128,8 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
     errors
         ``"raise"`` raises an error if rows cannot be scored. ``"return"`` returns ``(scored, bad)`` for a
         frame in memory; ``bad`` has the columns ``_error`` and ``_stage``.
+    store_option
+        How object stores are reached for the model and its files, as for `run`.
 
     Examples
     --------
@@ -145,8 +152,9 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
     options = build({
         "input": "frame", "model": model, "feed": feed, "by_position": by_position, "fetch": fetch, "labels": labels,
         "batch_axis": batch_axis, "keep": keep, "prefix": prefix, "on_null": on_null, "on_lossy": on_lossy,
-        "batch_rows": batch_rows, "device": device,
+        "batch_rows": batch_rows, "device": device, "store_option": store_option,
     })  # fmt: skip
+    _reach_stores(options.stores.settings)
     lazy = hasattr(frame, "map_partitions") and isinstance(getattr(frame, "_meta", None), pd.DataFrame)
     _check_arguments(frame, errors, lazy=lazy)
     function = transform_.function_of(transform)
@@ -267,8 +275,15 @@ def _prepare_job(
     fed_schema = None if given is None else given.select(owners(binding.fed, given.column_names)).schema
     return _Job(
         binding=binding, session=session_spec, batch_rows=batch.batch_rows, batch_tokens=batch.batch_tokens,
-        transform=function, fed_schema=fed_schema,
+        transform=function, fed_schema=fed_schema, store_options=options.stores.settings,
     )  # fmt: skip
+
+
+def _reach_stores(options: tuple[str, ...]) -> None:
+    """Set the options of the object stores of this process, if some are given; raise if a run here uses others."""
+    conflict = JOBS.configure_stores(options) if options else None
+    if conflict is not None:
+        raise conflict
 
 
 def _check_widths(binding: Binding) -> None:
@@ -337,5 +352,6 @@ def _fed(frame: Frame, job: _Job) -> tuple[pa.Table, dict[int, str]]:
 
 def _score_or_raise(frame: pd.DataFrame, job: _Job) -> pd.DataFrame:
     """Score one partition of a Dask frame; raise an error if rows cannot be scored."""
+    _reach_stores(job.store_options)
     scored: pd.DataFrame = _score(PandasFrame(frame), job).checked()
     return scored

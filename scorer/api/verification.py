@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scorer.api.rescoring import Rescored
+    from scorer.options.store_options import StoreOption
     from scorer.output.writer import Source
     from scorer.plan.frozen import FrozenPlan
 
@@ -87,7 +88,10 @@ def _joined(value: object) -> str:
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def verify(output: str | Path, *, deep: bool = False, rescore: int = 0, work_dir: str | Path | None = None) -> Verdict:
+def verify(
+    output: str | Path, *, deep: bool = False, rescore: int = 0, work_dir: str | Path | None = None,
+    store_option: StoreOption = (),
+) -> Verdict:  # fmt: skip
     """Check a finished output against its proof: what ``scorer verify`` does.
 
     Parameters
@@ -100,6 +104,8 @@ def verify(output: str | Path, *, deep: bool = False, rescore: int = 0, work_dir
         Score this many random rows again and compare the scores. Needs the input and the model.
     work_dir
         Folder of the proof, if the run used ``work_dir``.
+    store_option
+        How object stores are reached, as for `run`.
 
     Returns
     -------
@@ -121,7 +127,7 @@ def verify(output: str | Path, *, deep: bool = False, rescore: int = 0, work_dir
     (True, 1000, ())
 
     """
-    return check(Place.at(output, work_dir), deep=deep, rescore=rescore)
+    return check(Place.at(output, work_dir, store_option), deep=deep, rescore=rescore)
 
 
 @limits_as_errors()

@@ -7,6 +7,7 @@ packages of these clouds. A metadata service is asked only on a machine of that 
 from __future__ import annotations
 
 import os
+import re
 from base64 import b64encode
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -29,6 +30,8 @@ class Credentials:
     """A function that returns credentials, of obstore's kind."""
 
 
+EXPIRED = re.compile("ExpiredToken|TokenRefreshRequired|RequestExpired|token.{0,20}expired", re.IGNORECASE)
+"""What a store says of credentials that were valid before."""
 _AWS = (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("AWS_WEB_IDENTITY_TOKEN_FILE",),
         ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",), ("AWS_CONTAINER_CREDENTIALS_FULL_URI",))  # fmt: skip
 _GOOGLE = ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH",

@@ -15,7 +15,10 @@ from scorer.display.words import did_you_mean, without_secrets
 from scorer.errors import OptionsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    StoreOption = Mapping[str, Any] | Sequence[str] | str
+    """How options are given in Python."""
 
 SWITCHES = ("request_payer", "skip_signature", "allow_http", "virtual_hosted_style_request")
 """Options that are true or false."""

@@ -18,7 +18,7 @@ from scorer.output.place import SUCCESS, Place, another_format, missing_parts
 from scorer.output.writer import read_proof
 from scorer.plan.frozen import explain_differences
 from scorer.plan.generations import difference, recipe
-from scorer.storage.files import files_in
+from scorer.storage.files import AtOnce, files_in
 from scorer.storage.stores import (
     ObjectPath,
     digest_of,
@@ -113,9 +113,13 @@ def existing_problem(
 
     `files` are those of the input now, if they are known.
     """
-    if _published_files(place) is None and place.pending() is None:
-        return _without_proof(place, overwrite=overwrite)
-    foreign = foreign_files(place) if place.pending() is None else []  # a half-published output is finished first
+    with AtOnce(place.folder) as ask:
+        half, others = ask(place.pending), ask(lambda: Files(place.output))
+        recorded = _published_files(place)
+        is_half = half() is not None
+        if recorded is None and not is_half:
+            return _without_proof(place, overwrite=overwrite)
+        foreign = [] if is_half else _foreign(recorded, others())  # a half-published output is finished first
     if overwrite and not foreign:
         return None
     if overwrite:
@@ -160,11 +164,15 @@ def foreign_files(place: Place) -> list[str]:
     A file of the ledger is foreign if somebody wrote it again: it has another size, and its footer is not this plan's.
     The first file's footer is always read, because another output may have been put in this one's place.
     """
-    published = _published_files(place)
+    with AtOnce(place.folder) as ask:
+        files = ask(lambda: Files(place.output))
+        return _foreign(_published_files(place), files())
+
+
+def _foreign(published: tuple[set[str], dict[str, int]] | None, files: Files) -> list[str]:
     if published is None:
-        return sorted(_all_names(Files(place.output)))
+        return sorted(_all_names(files))
     plans, sizes = published
-    files = Files(place.output)
     foreign: list[str] = []
     doubtful: list[str] = []
     for name in sorted(_all_names(files)):
@@ -266,9 +274,11 @@ def _published_files(place: Place) -> tuple[set[str], dict[str, int]] | None:
     The plan may have the format of another version.
     """
     try:
-        plan = json.loads((place.folder / "plan.json").read_text())["plan_hash"]
-        manifest = json.loads((place.folder / "manifest.json").read_text())
-        ledger = for_arrow(place.folder / "ledger.parquet")
+        with AtOnce(place.folder) as ask:
+            texts = [ask((place.folder / name).read_text) for name in ("plan.json", "manifest.json")]
+            there = ask(lambda: for_arrow(place.folder / "ledger.parquet"))
+            plan, manifest = json.loads(texts[0]())["plan_hash"], json.loads(texts[1]())
+            ledger = there()
         if (manifest["plan"], manifest["ledger"]) != (plan, digest_of(ledger)):
             return None
         table = pq.read_table(ledger, columns=["name", "size"])

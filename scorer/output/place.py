@@ -21,10 +21,12 @@ from scorer.display.words import nearest
 from scorer.errors import CommitError, OptionsError, ScorerError
 from scorer.host.private import private_folder
 from scorer.locations import is_url, scheme
-from scorer.options.values import PATH
-from scorer.options.wrong_types import wrong_type
+from scorer.options import store_options
+from scorer.options.values import PATH, STORE_OPTIONS
+from scorer.options.wrong_types import described, wrong_type
 from scorer.plan.frozen import FORMAT, FrozenPlan
 from scorer.plan.generations import KEY, folder_of
+from scorer.storage import stores
 from scorer.storage.files import AtOnce
 from scorer.storage.stores import AnyPath, ObjectPath, for_arrow, is_folder, path_of, raise_if_unknown, size_of
 from scorer.tables import deleted
@@ -32,6 +34,8 @@ from scorer.tables.target import SCHEME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from scorer.options.store_options import StoreOption
 
 INTENT = "publish.json"
 SUCCESS = "_SUCCESS"
@@ -58,8 +62,24 @@ class Place:
     """OUT.scorer, or --work-dir: the proof of a finished run, the lock and the staged parts of a running one."""
 
     @classmethod
-    def at(cls, output: str | AnyPath, work_dir: str | AnyPath | None) -> Place:
-        """Return the place of an output that is given in Python; raise `OptionsError` if it is no path."""
+    def at(
+        cls, output: str | AnyPath, work_dir: str | AnyPath | None, store_option: StoreOption = ()
+    ) -> Place:  # fmt: skip
+        """Return the place of an output that is given in Python; raise `OptionsError` if it is no path.
+
+        Options of stores apply to this process from here on, as those of a run do.
+        """
+        if store_option:
+            try:
+                stores.configure(store_options.parse(store_option))
+            except TypeError as error:
+                raise OptionsError(
+                    "the value of 'store_option' is not valid",
+                    where="store_option",
+                    expected=STORE_OPTIONS.types,
+                    found=described(store_option),
+                    hint='pass a mapping, such as {"region": "eu-west-1"}',
+                ) from error
         for name, value in (("output", output), ("work_dir", work_dir)):
             if not isinstance(value, str | AnyPath) and (name == "output" or value is not None):
                 raise wrong_type(name, value, PATH)
@@ -284,12 +304,14 @@ def refuse_another_format(place: Place) -> None:
 
 def missing_parts(place: Place, plan: FrozenPlan) -> list[str]:
     """List the published parts that are missing or have another size, from the ledger and the files' sizes."""
-    try:
-        ledger = pq.read_table(for_arrow(place.folder / "ledger.parquet"), columns=["name", "size"])
-    except (OSError, pa.ArrowException) as error:
-        raise_if_unknown(place.folder, error)
-        return [f"the ledger of {plan.n_parts} parts"]
-    there = sizes_in(place.output)
+    with AtOnce(place.folder) as ask:
+        listed = ask(lambda: sizes_in(place.output))
+        try:
+            ledger = pq.read_table(for_arrow(place.folder / "ledger.parquet"), columns=["name", "size"])
+        except (OSError, pa.ArrowException) as error:
+            raise_if_unknown(place.folder, error)
+            return [f"the ledger of {plan.n_parts} parts"]
+        there = listed()
     sizes = zip(ledger["name"].to_pylist(), ledger["size"].to_pylist(), strict=True)
     return [name for name, size in sizes if size and there(name) != size]  # a part without rows has no file
 

@@ -17,6 +17,7 @@ from scorer.display.words import quoted_list
 from scorer.errors import CommitError, ScorerError
 from scorer.host.crash import note_publishing
 from scorer.output import lock
+from scorer.output import place as place_
 from scorer.output.existing import PROOF_FILES, PROOF_OF_GENERATION, foreign_files
 from scorer.output.place import INTENT, StorePlace, load_plan
 from scorer.output.staging import discard_markers, remove_folder, remove_parts_without_rows, sweep_quarantine
@@ -74,6 +75,15 @@ def publish_plan(
         return publish_table.publish(place, plan, held)
     protocol(place).publish(place, plan, held, overwrite=overwrite, success_file=success_file)
     return ""
+
+
+def missing_parts(place: Place, published: FrozenPlan) -> list[str]:
+    """List what is missing of a published plan, in the output or in the table."""
+    if published.target is None:
+        return place_.missing_parts(place, published)
+    from scorer.output import publish_table  # noqa: PLC0415 - only for tables
+
+    return publish_table.missing(place, published)
 
 
 def finish_half_published(place: Place, held: Lock | Lease) -> None:

@@ -164,11 +164,13 @@ def publish(place: StorePlace, plan: FrozenPlan, held: Lease, *, overwrite: bool
 def tidy(place: StorePlace, notify: Callable[[str], None]) -> None:
     """Remove what processes that died left beside a finished run: a lease, work folders and markers."""
     with suppress(ScorerError, OSError):  # the output is complete without it
-        owner = lock.read(place.lock)
-        left = [folder for folder in place.work_folders() if not (folder / "plan.json").is_file()]
-        alive = owner is not None and lock.is_alive(owner) is not False
-        if alive or (owner is None and not left and not place.markers()):
-            return
+        with AtOnce(place.folder) as ask:
+            held, markers = ask(partial(lock.read, place.lock)), ask(place.markers)
+            left = [folder for folder in place.work_folders() if not (folder / "plan.json").is_file()]
+            owner = held()
+            alive = owner is not None and lock.is_alive(owner) is not False
+            if alive or (owner is None and not left and not markers()):
+                return
         with hold(place, notify):
             for path in left:
                 remove_folder(path)

@@ -22,6 +22,7 @@ from scorer.errors import CommitError, InputChanged, ScorerError
 from scorer.events import Receipt
 from scorer.output.place import load_plan, sizes_below
 from scorer.output.writer import receipt_of
+from scorer.storage import stores
 from scorer.storage.files import AtOnce, as_json, files_in, map_write_errors, write_atomically, write_json
 from scorer.tables.deleted import digest
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _JOURNAL, _SEGMENTS = "journal.jsonl", "journal"
 _SEGMENT_RECEIPTS, _SEGMENT_S = 1000, 30.0  # a segment of the journal has so many receipts, or those of so many seconds
+_PUT_WITHIN_S, _AGAIN_S = 30.0, (0.2, 0.5, 1.0)  # how long one attempt may take; waits before further ones
 _AT_ONCE = 32  # requests, when segments and footers are read
 _BROKEN = (ScorerError, OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 
@@ -176,8 +178,9 @@ class Segments:
         self._writer.submit(self._put, self._folder / f"{self._token}-{self._number:05d}.jsonl", data)
 
     def _put(self, path: ObjectPath, data: bytes) -> None:
-        with suppress(OSError):
-            path.write_bytes(data)
+        with suppress(OSError):  # the driver waits for this at its end
+            store = stores.of(str(path), within_s=_PUT_WITHIN_S).guarded(lambda: None, _AGAIN_S)
+            store.put(str(path), data)
 
 
 def open_journal(staging: Staging) -> Journal | Segments:

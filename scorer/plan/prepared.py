@@ -268,3 +268,5 @@ class Forecast:
     """Speed of scoring alone, in one thread."""
     memory: str
     """How the memory was estimated, in words."""
+    ahead: int | None = None
+    """Parts that a worker reads or writes beside those that it scores, if --memory has no room for the usual number."""

@@ -75,7 +75,7 @@ def forecast(
     memory = needs.total
     return Forecast(
         seconds=(seconds * low, seconds * high),
-        memory_bytes=(int(memory * _MEMORY_RANGE[0]), int(memory * _MEMORY_RANGE[1])),
+        memory_bytes=(int(memory * _MEMORY_RANGE[0]), int(most(needs))),
         output_bytes=(int(out_bytes * less), int(out_bytes * more)),
         rows_per_s=rows_per_s,
         memory=needs.explained(),
@@ -192,6 +192,11 @@ class Footprint:
         terms += [f"{_VALUE_COPIES:g} x {_mb(self.value)} for the largest value"] if self.value else []
         where = "each worker: " if self.workers.separate else ""
         return f"{where}{' + '.join(terms)}; at least {_mb(self.reached)}, as before the first part"
+
+
+def most(needs: Footprint) -> float:
+    """Return the high end of the memory that is forecast."""
+    return needs.total * _MEMORY_RANGE[1]
 
 
 def footprint(

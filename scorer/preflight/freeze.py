@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ from scorer.tables import deleted as deleted_
 from scorer.tables.snapshot import TableState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import pyarrow as pa
 
@@ -287,15 +288,24 @@ def freeze(
         batch=_batch_bytes(loaded, binding, sample, probe),
         largest_group=_largest_group_bytes(dataset, bound.read_schema.names, unread),
     )  # fmt: skip
-    needs = forecast_.footprint(
-        frozen.most_rows, size.target, dataset.row_group_rows, measured,
-        replace(loaded.memory, joined=held_bytes(bound.joins)), _workers(options, probe, frozen.n_parts),
+    memory = replace(loaded.memory, joined=held_bytes(bound.joins))
+    footprint = partial(
+        forecast_.footprint, frozen.most_rows, size.target, dataset.row_group_rows, measured, memory,
         filtered=bool(options.rows.where), remote=_remote(options, dataset, bound, measured),
     )  # fmt: skip
-    files = 1 + sum(file.joined for file in frozen.files) / max(1, frozen.n_parts)
-    part_s = part_seconds(dataset.open_s, files)
-    total, threads = rows_ahead(options, dataset), min(planned_threads(options.cluster), max(1, frozen.n_parts))
-    return frozen, forecast(total, frozen.n_parts, measured, probe.rows_per_s, threads, needs, part_s), notes
+    ahead, needs, lowered = _fitting(options, lambda ahead: footprint(_workers(options, probe, frozen.n_parts, ahead)))
+    estimated = _forecast(options, dataset, frozen, measured, needs, probe.rows_per_s)
+    return frozen, replace(estimated, ahead=ahead), [*notes, *lowered]
+
+
+def _forecast(
+    options: Options, dataset: Dataset, frozen: FrozenPlan, measured: Measured, needs: forecast_.Footprint,
+    rows_per_s: float,
+) -> Forecast:  # fmt: skip
+    n_parts = max(1, frozen.n_parts)
+    part_s = part_seconds(dataset.open_s, 1 + sum(file.joined for file in frozen.files) / n_parts)
+    total, threads = rows_ahead(options, dataset), min(planned_threads(options.cluster), n_parts)
+    return forecast(total, frozen.n_parts, measured, rows_per_s, threads, needs, part_s)
 
 
 def planned_files(options: Options, dataset: Dataset, size: Size) -> tuple[PlannedFile, ...]:
@@ -332,11 +342,31 @@ def _batch_bytes(loaded: Loaded, binding: Binding, sample: Sample, probe: Probe)
     return max(int(first), full)
 
 
-def _workers(options: Options, probe: Probe, n_parts: int) -> forecast_.Workers:
-    """Return how the run's threads will be divided into processes."""
+def _fitting(
+    options: Options, footprint: Callable[[int | None], forecast_.Footprint]
+) -> tuple[int | None, forecast_.Footprint, list[str]]:
+    """Return how many parts ahead fit into --memory, if not as many as usual, with the footprint and a note.
+
+    Without --memory, with --ahead, and if not even one part fits, the number stays as it is.
+    """
+    needs, memory = footprint(None), options.cluster.memory
+    if memory is None or options.cluster.ahead is not None or not needs.remote or forecast_.most(needs) <= memory:
+        return None, needs, []
+    usual = ahead_of(options.cluster, _locations(options))
+    for ahead in range(usual - 1, 0, -1):
+        less = footprint(ahead)
+        if forecast_.most(less) <= memory:
+            return ahead, less, [f"--memory leaves room for {plural(ahead, 'part')} ahead, instead of {usual}"]
+    return None, needs, []
+
+
+def _workers(options: Options, probe: Probe, n_parts: int, ahead: int | None) -> forecast_.Workers:
+    """Return how the run's threads will be divided into processes, with so many parts ahead; None: as usual."""
     cluster = cluster_of(options, probe.together, spawns=can_spawn())
     separate = cluster not in {"embedded", "synchronous"} or uses_other_machines(options.cluster)
     requested = replace(options.cluster, cluster=cluster)
+    if ahead is not None:
+        requested = replace(requested, ahead=ahead)
     alone = options.cluster.cluster is None and cluster == "processes"
     threads = (1 if alone else process_threads(requested)) + separate
     waiting = process_threads(requested) + ahead_of(requested, _locations(options))

@@ -55,6 +55,10 @@ class Report:
     input_bytes: int
     on_store: bool = False
     """Whether the input is on a store; then `input_bytes` came over the network, while other parts were scored."""
+    throttled: int = 0
+    """How often requests to stores were repeated, because a store did not answer or had no capacity."""
+    throttled_s: float = 0.0
+    """The seconds that passed until they were repeated, added up over all requests."""
     peak_memory_bytes: int
     """Of the driver's process only, without worker processes."""
     worker_peak_bytes: dict[str, int] = field(default_factory=dict)
@@ -200,6 +204,10 @@ class Report:
         ]
         if self.on_store and self.scoring_s:
             found.append(("network", f"{size(self.input_bytes)} read, {size(self.input_bytes / self.scoring_s)}/s"))
+        if self.throttled:
+            found.append(
+                ("throttled", f"{plural(self.throttled, 'request')} repeated, after {duration(self.throttled_s)}")
+            )
         if self.bottleneck and self.seconds >= _SHORT_S:
             shares = sorted(self.bottleneck.shares.items(), key=lambda pair: -pair[1])
             found.append(
@@ -247,6 +255,8 @@ class Totals:
     calls: int
     stages: Stages
     sessions: dict[str, int]
+    throttled: int
+    throttled_s: float
     peaks: dict[str, int]
     """Peak memory of each process that scored parts of this run."""
     first_started: dict[str, float]
@@ -260,19 +270,23 @@ class Totals:
 
 
 def total(
-    receipts: Collection[Receipt], own: Mapping[int, Receipt], sessions: Mapping[str, int], batch_rows: int
-) -> Totals:
+    receipts: Collection[Receipt], own: Mapping[int, Receipt], sessions: Mapping[str, int], batch_rows: int,
+    throttled: Mapping[str, tuple[int, float]],
+) -> Totals:  # fmt: skip
     """Add up all receipts, and those of the parts that this run scored.
 
-    `own` holds the receipts of this run by part, `sessions` the sessions that the driver created, by process.
+    `own` holds the receipts of this run by part, `sessions` the sessions that the driver created, by process, and
+    `throttled` how often and how long it was throttled.
     """
     counts, stages, created, peaks, first = Counts(), Stages(), dict(sessions), dict[str, int](), dict[str, float]()
+    slowed = dict(throttled)
     for receipt in receipts:
         counts += receipt.proof.counts
     for receipt in own.values():
         stages += receipt.stages
         if receipt.worker:
             created[receipt.worker] = max(created.get(receipt.worker, 0), receipt.sessions)
+            slowed[receipt.worker] = max(slowed.get(receipt.worker, (0, 0.0)), (receipt.throttled, receipt.throttled_s))
             peaks[receipt.worker] = max(peaks.get(receipt.worker, 0), receipt.peak_bytes)
             if receipt.started:
                 first[receipt.worker] = min(first.get(receipt.worker, receipt.started), receipt.started)
@@ -286,6 +300,8 @@ def total(
         calls=sum(receipt.calls for receipt in own.values()),
         stages=stages,
         sessions=created,
+        throttled=sum(times for times, _ in slowed.values()),
+        throttled_s=sum(seconds for _, seconds in slowed.values()),
         peaks={worker: peak for worker, peak in peaks.items() if peak},
         first_started=first,
         halved=tuple(i for i, receipt in own.items() if 0 < receipt.batch_rows < batch_rows),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Literal
 
+    from scorer.options.store_options import StoreOption
+
 
 _MANIFEST = ("parts", "rows", "scored", "quarantined", "filtered", "deleted", "size")
 _FIELDS = {
@@ -65,7 +67,7 @@ class Status:
         return {name: getattr(self, name) for name in names} | (self.progress.to_dict() if self.progress else {})
 
 
-def status(output: str | Path, *, work_dir: str | Path | None = None) -> Status:
+def status(output: str | Path, *, work_dir: str | Path | None = None, store_option: StoreOption = ()) -> Status:
     """Return how far the run is that writes an output: what ``scorer status`` shows.
 
     Only files are read, so that it works in another process, and on any host that sees them.
@@ -76,6 +78,8 @@ def status(output: str | Path, *, work_dir: str | Path | None = None) -> Status:
         The folder of the output, as text or as a ``Path``.
     work_dir
         Folder of the proof, if the run uses ``work_dir``.
+    store_option
+        How object stores are reached, as for `run`.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def status(output: str | Path, *, work_dir: str | Path | None = None) -> Status:
     ('done', 1000)
 
     """
-    return status_of(Place.at(output, work_dir))
+    return status_of(Place.at(output, work_dir, store_option))
 
 
 def status_of(place: Place) -> Status:

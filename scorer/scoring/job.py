@@ -29,6 +29,7 @@ from scorer.output.attempts import CrashFile
 from scorer.output.place import Staging
 from scorer.plan.lineage import Lineage
 from scorer.storage import copying, stores
+from scorer.storage.files import THROTTLED
 from scorer.storage.stores import path_of
 from scorer.tables.deleted import DeletedRows
 
@@ -181,6 +182,8 @@ class Job:
     parts_done: int = 0
     longest_s: float = 0.0
     """Time of the slowest part in this process."""
+    throttled_before: tuple[int, float] = field(default_factory=lambda: THROTTLED.so_far)
+    """How often and how long stores had throttled this process before this run."""
     address: str = ""
     """The address of this Dask worker, for error messages."""
     differs: str = ""

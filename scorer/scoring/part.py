@@ -43,6 +43,7 @@ from scorer.output.quarantine import write_quarantine
 from scorer.output.writer import receipt_of, write_part
 from scorer.scoring import batches, content
 from scorer.scoring.job import JOBS, worker_unfit
+from scorer.storage.files import THROTTLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -248,13 +249,14 @@ def commit(job: Job, attempt: Attempt, prepared: Prepared) -> Receipt:
     notes = job.spec.lineage.of_part(attempt.part).entries
     receipt = write_part(job.staging, attempt.part.name, attempt.id, made, proof, attempt.release_slot, notes)
     attempt.stages += Stages(write=time.perf_counter() - started)
+    throttled, throttled_s = THROTTLED.since(job.throttled_before)
     return replace(
         receipt,
         bytes_read=prepared.bytes_read, calls=prepared.calls, batch_rows=prepared.batch_rows, stages=attempt.stages,
         attempt=attempt.id, tries=attempt.mark.tries if attempt.mark else 1, worker=name_of_process(),
         sessions=SESSIONS.made, device=job.spec.frozen.session.device,
         started=round(attempt.started, 4), ended=round(time.time(), 4),
-        peak_bytes=peak(),
+        peak_bytes=peak(), throttled=throttled, throttled_s=throttled_s,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import random
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,6 +73,30 @@ def retry(attempt: Callable[[], T], reset: Callable[[], None] | None = None) -> 
     return attempt()
 
 
+class Throttled:
+    """How often a store did not do what it was asked for, and how many seconds passed until it was asked again."""
+
+    def __init__(self) -> None:
+        self.so_far = (0, 0.0)
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._unlock)
+
+    def add(self, seconds: float) -> None:
+        """Count one attempt that was repeated."""
+        with self._lock:
+            self.so_far = (self.so_far[0] + 1, self.so_far[1] + seconds)
+
+    def since(self, before: tuple[int, float]) -> tuple[int, float]:
+        """Return how often and how many seconds since `so_far` was this."""
+        times, seconds = self.so_far
+        return times - before[0], round(seconds - before[1], 3)
+
+    def _unlock(self) -> None:
+        self._lock = threading.Lock()
+
+
+THROTTLED = Throttled()
+"""Those of this process."""
 _ASKED_AT_ONCE = 32
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.display.words import cut, quoted_list
-from scorer.errors import UnreadableFile
+from scorer.errors import StoreUnavailable, UnreadableFile
 from scorer.host.limits import MORE_FILES
 from scorer.locations import is_url
 from scorer.storage import _thrift as thrift
@@ -156,7 +156,8 @@ def unreadable(path: str, error: Exception, place: str = "") -> UnreadableFile:
         remote = is_url(path)
         reason = cut(str(getattr(error, "strerror", ""))) if remote else os.strerror(number)
         where = "store" if remote else "file system"
-        return UnreadableFile(
+        kind = StoreUnavailable if remote and number == errno.EREMOTEIO else UnreadableFile
+        return kind(
             "a file cannot be read",
             where=path,
             expected="a file that can be read",

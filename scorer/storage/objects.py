@@ -4,7 +4,8 @@ A store has names and bytes, and no folders: a folder exists while an object lie
 not there. All writes here may be repeated, because they say what they expect, or write the same bytes again. So an
 error that passes is tried again, beyond what the client tries itself.
 
-Errors are OSErrors with the store's words: FileNotFoundError, PermissionError, and EREMOTEIO for the rest.
+Errors are OSErrors with the store's words: FileNotFoundError, PermissionError, and EREMOTEIO for the rest. A store is
+given up after three minutes. Credentials that have expired are waited for once, because the environment may renew them.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scorer.display.words import without_secrets
+from scorer.host import credentials
 from scorer.locations import scheme, split
+from scorer.storage.files import THROTTLED, FileId
 from scorer.storage.files import Changed as Changed  # noqa: PLC0414 - raised here
-from scorer.storage.files import FileId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +33,11 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 T = TypeVar("T")
-_WAITS_S = (0.1, 0.4, 1.6, 4.0)
+_WAITS_S = tuple(min(0.1 * 2**n, 15.0) for n in range(24))  # more than `_PATIENCE_S` allows
+_PATIENCE_S = 180.0
+"""How long one call may take in all; its last attempt is not begun if it would end later."""
+_RENEWAL_S = 30.0  # for whoever renews credentials that have expired
+_CONTRADICTIONS = 4  # answers that an object is there and that it is not, before a store is given up
 _CUT, _AFTER_CUT_S = "body error", (0.1, 0.2, 0.4)
 """What the client says of an answer that was cut short, which it does not repeat itself, and how often that is done."""
 _DELETED_AT_ONCE = _LISTED_AT_ONCE = 1000
@@ -62,12 +68,17 @@ class ObjectStore:
     _failed: Callable[[], object] = staticmethod(_nothing)
 
     def __init__(
-        self, root: str, client: Client, *, waits: Sequence[float] = _WAITS_S, conditional: bool = True
-    ) -> None:
-        """Wrap a client of obstore; `waits` are the seconds between further attempts."""
+        self, root: str, client: Client, *, waits: Sequence[float] = _WAITS_S, conditional: bool = True,
+        renewed: Callable[[], Client] | None = None,
+    ) -> None:  # fmt: skip
+        """Wrap a client of obstore; `waits` are the seconds between further attempts.
+
+        `renewed` makes another client, with the credentials that this process has then.
+        """
         self.root = root
         self._client = client
         self._waits = waits
+        self._renewed = renewed
         self.conditional = conditional
 
     def guarded(
@@ -85,10 +96,15 @@ class ObjectStore:
         """
         import obstore  # noqa: PLC0415 - an extra
 
-        prefix = self._key(location)
+        prefix, last = self._key(location), ""
         below = f"{prefix}/" if prefix else None
-        for page in self._stream(lambda: obstore.list(self._client, below, chunk_size=_LISTED_AT_ONCE), location):
-            yield from (self._file_id(meta) for meta in page if meta["path"] != prefix)
+
+        def pages() -> Iterator[Any]:
+            return obstore.list(self._client, below, offset=last or None, chunk_size=_LISTED_AT_ONCE)
+
+        for page in self._stream(pages, location):
+            given, last = last, max(last, *(meta["path"] for meta in page)) if page else last
+            yield from (self._file_id(meta) for meta in page if given < meta["path"] != prefix)
 
     def folder(self, location: str) -> tuple[list[FileId], list[str]]:
         """Return the objects directly below a location, and the locations of the folders there."""
@@ -150,7 +166,7 @@ class ObjectStore:
 
         It may be this one: if the answer to a write is lost, the next attempt finds it.
         """
-        for wait in (0, *self._waits):
+        for wait in (0, *self._waits[:_CONTRADICTIONS]):
             time.sleep(wait)
             written = self._put(location, data, "create" if self.conditional else "overwrite")
             if written is not None or self.has(location):
@@ -221,12 +237,21 @@ class ObjectStore:
 
     def _put(self, location: str, data: bytes | memoryview, mode: Any) -> FileId | None:  # noqa: ANN401
         import obstore  # noqa: PLC0415 - an extra
-        from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError  # noqa: PLC0415 - an extra
+        from obstore.exceptions import (  # noqa: PLC0415 - an extra
+            AlreadyExistsError,
+            GenericError,
+            NotFoundError,
+            PreconditionError,
+        )
 
         def attempt() -> FileId | None:
             try:
                 done = obstore.put(self._client, self._key(location), data, mode=mode, use_multipart=False)
-            except (AlreadyExistsError, PreconditionError):
+            except AlreadyExistsError as error:
+                if mode != "create":  # S3 says this while another write is under way
+                    raise GenericError(str(error)) from error
+                return None
+            except PreconditionError:
                 return None
             except (NotFoundError, FileNotFoundError):
                 if mode in {"create", "overwrite"}:
@@ -237,46 +262,54 @@ class ObjectStore:
         return self._try(attempt, location)
 
     def _stream(self, start: Callable[[], Iterable[T]], location: str) -> Iterator[T]:
-        """Yield the pages of a listing; begin again after an error, without those that were given."""
-        given = 0
-
-        def pages() -> Iterator[T]:
-            for at, page in enumerate(start()):
-                if at >= given:
-                    yield page
-
-        stream = pages()
+        """Yield the pages of a listing; `start` begins it behind those that were given, also after an error."""
+        stream = iter(start())
         end = object()
 
         def again() -> None:
             nonlocal stream
-            stream = pages()
+            stream = iter(start())
 
         while True:
             page = self._try(lambda: next(stream, end), location, again)
             if page is end:
                 return
-            given += 1
             yield page  # type: ignore[misc]
 
     def _try(self, attempt: Callable[[], T], location: str, reset: Callable[[], None] | None = None) -> T:
         """Return the result of `attempt`; try again with backoff after errors that may pass."""
-        from obstore.exceptions import GenericError  # noqa: PLC0415 - an extra
+        from obstore.exceptions import BaseError  # noqa: PLC0415 - an extra
 
+        waits, renew = iter(self._waits or _AFTER_CUT_S), self._renewed
+        until = time.monotonic() + _PATIENCE_S
         with _as_os_errors(location):
-            for wait in self._waits or _AFTER_CUT_S:
+            while True:
                 self._before()
+                began = time.monotonic()
                 try:
                     return attempt()
-                except GenericError as error:
-                    if _is_final(str(error)) or (not self._waits and _CUT not in str(error)):
+                except BaseError as error:
+                    expired = renew is not None and _has_expired(error)
+                    wait = _RENEWAL_S if expired else next(waits, None) if self._may_pass(error) else None
+                    took = time.monotonic() - began
+                    if wait is None or time.monotonic() + wait + took > until:
                         raise
-                    self._failed()
-                    time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+                self._failed()
+                time.sleep(wait * random.uniform(0.5, 1.5) if not expired else wait)  # noqa: S311 - jitter
+                if expired and renew is not None:
+                    self._client, renew = renew(), None
+                else:
+                    THROTTLED.add(time.monotonic() - began)
                 if reset is not None:
                     reset()
-            self._before()
-            return attempt()
+
+    def _may_pass(self, error: Exception) -> bool:
+        """Return whether another attempt may succeed; a store that was asked in haste is asked again only if cut."""
+        from obstore.exceptions import GenericError  # noqa: PLC0415 - an extra
+
+        return (
+            isinstance(error, GenericError) and not _is_final(str(error)) and (bool(self._waits) or _CUT in str(error))
+        )
 
     def _key(self, location: str) -> str:
         root, key = split(location)
@@ -382,6 +415,13 @@ def _status(text: str) -> int:
     if found:
         return int(found[1])
     return 403 if "(code: AccessDenied)" in text else 0  # for one object of a removal of many
+
+
+def _has_expired(error: Exception) -> bool:
+    """Return whether a store has refused credentials that it would accept if they were renewed."""
+    from obstore.exceptions import UnauthenticatedError  # noqa: PLC0415 - an extra
+
+    return isinstance(error, UnauthenticatedError) or credentials.EXPIRED.search(str(error)) is not None
 
 
 def _is_final(text: str) -> bool:

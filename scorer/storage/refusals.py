@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound|bucket does not exist|container does not exist")
-_EXPIRED = re.compile("ExpiredToken|TokenRefreshRequired|RequestExpired|token.{0,20}expired", re.IGNORECASE)
 _WRONG_KEY = re.compile(
     "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|InvalidClientTokenId|AuthenticationFailed|InvalidSecurity"
 )
@@ -159,7 +158,7 @@ def _silent(root: str, code: str) -> tuple[str, str, str, str]:
 
 _EXPLANATIONS = (
     (_NO_BUCKET, _no_bucket),
-    (_EXPIRED, _expired),
+    (credentials.EXPIRED, _expired),
     (_WRONG_KEY, _wrong_key),
     (_SKEWED, _skewed),
     (_ELSEWHERE, _elsewhere),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
     from obstore.store import ClientConfig
+    from obstore.store import ObjectStore as Client
 
     from scorer.storage.objects import ObjectStore
 
@@ -34,15 +35,11 @@ if TYPE_CHECKING:
 WRITABLE = ("s3", "gs", "az", "abfss")
 """Schemes of stores that scorer writes to; the names of `scorer.locations.normal`."""
 _WEB = ("http", "https")
-_TIMEOUT, _CONNECT_TIMEOUT = timedelta(seconds=120), timedelta(seconds=5)
+_TIMEOUT, _CONNECT_TIMEOUT = timedelta(seconds=85), timedelta(seconds=5)  # twice in the patience with a store
 _HASTY_TIMEOUT = timedelta(seconds=10)
-_RETRY = {
-    "max_retries": 10,
-    "retry_timeout": timedelta(seconds=180),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
-}
-_ONCE = _RETRY | {"max_retries": 0}
-_HASTY = _RETRY | {"max_retries": 5, "retry_timeout": timedelta(seconds=10)}
+_BACKOFF = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2}
+_ONCE = {"max_retries": 0, "retry_timeout": timedelta(seconds=10), "backoff": _BACKOFF}  # `ObjectStore` repeats
+_HASTY = _ONCE | {"max_retries": 5}
 _LISTS = 32  # folders that are listed at once
 _KEYS = {
     "s3": ("endpoint", "region", "profile", "request_payer", "skip_signature", "virtual_hosted_style_request"),
@@ -404,9 +401,22 @@ def _open(root: str, *, hasty: bool, within_s: float) -> ObjectStore:
             found="not installed",
             hint="pip install 'dask-scorer[store]'",
         )
+    patience: dict[str, Any] = {"waits": ()} if hasty or within_s else {"renewed": lambda: _client(root, hasty=False)}
+    client = _client(root, hasty=hasty, within_s=within_s)
+    if named in _WEB:
+        from scorer.storage.filesystems import WebStore  # noqa: PLC0415 - only for these protocols
+
+        return WebStore(root, client, **patience)
+    from scorer.storage.objects import ObjectStore  # noqa: PLC0415 - an extra
+
+    return ObjectStore(root, client, conditional=SOLE_WRITER not in _options, **patience)
+
+
+def _client(root: str, *, hasty: bool, within_s: float = 0.0) -> Client:
+    """Return a client of a store, with the credentials that this process has now."""
     from obstore.store import from_url  # noqa: PLC0415 - an extra
 
-    chosen = options_of(root)
+    chosen, named = options_of(root), scheme(root)
     timeout = timedelta(seconds=within_s) if within_s else _HASTY_TIMEOUT if hasty else _TIMEOUT
     client: ClientConfig = {"timeout": timeout, "connect_timeout": min(_CONNECT_TIMEOUT, timeout)}
     allowed = chosen.get("allow_http") or os.environ.get(_ALLOW_HTTP.get(cloud(root), ""), "")
@@ -430,18 +440,10 @@ def _open(root: str, *, hasty: bool, within_s: float) -> ObjectStore:
     found = credentials.of(cloud(root), root, chosen)
     if cloud(root) == "s3" and not endpoint(root) and not _region(chosen, found):
         config["region"] = _region_of(split(root)[0].partition("://")[2])
-    store = from_url(
+    return from_url(  # type: ignore[no-any-return]
         root, config=(found.config | config) or None, client_options=client,
-        retry_config=_ONCE if within_s else _HASTY if hasty else _RETRY, credential_provider=found.provider,
+        retry_config=_HASTY if hasty else _ONCE, credential_provider=found.provider,
     )  # type: ignore[call-overload]  # fmt: skip
-    patience: dict[str, Any] = {"waits": ()} if hasty or within_s else {}
-    if named in _WEB:
-        from scorer.storage.filesystems import WebStore  # noqa: PLC0415 - only for these protocols
-
-        return WebStore(root, store, **patience)
-    from scorer.storage.objects import ObjectStore  # noqa: PLC0415 - an extra
-
-    return ObjectStore(root, store, conditional=SOLE_WRITER not in _options, **patience)
 
 
 def region_of(location: str, found: credentials.Credentials) -> str:

@@ -103,7 +103,6 @@ def test_a_download_that_breaks_off_once_goes_on(web):
 
 @pytest.mark.slow
 def test_half_a_download_is_an_error_and_leaves_nothing(web, monkeypatch):
-    monkeypatch.setattr("scorer.storage.stores._RETRY", {"max_retries": 0})
     monkeypatch.setattr("scorer.storage.objects._WAITS_S", ())
     web.cut = 1000
     url = web.put("m.onnx", DENSE)

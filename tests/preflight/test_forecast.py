@@ -12,6 +12,8 @@ from onnx.numpy_helper import from_array
 from support.runs import write
 
 import scorer
+from scorer.options.request import build
+from scorer.preflight import forecast, freeze
 
 WIDE = 1800
 
@@ -53,3 +55,27 @@ def test_the_forecast_of_disk_space_is_near_the_output(fetch, classes, rows, lay
     scorer.execute(plan, progress=False)
     written = sum(Path(file).stat().st_size for file in (tmp_path / "out").rglob("*.parquet"))
     assert 0.8 < sum(plan.forecast.output_bytes) / 2 / written < 1.25
+
+
+@pytest.mark.parametrize(("memory", "ahead"), [("4GiB", None), ("1400MB", 7), ("1GB", 2), ("500MB", None)])
+def test_fewer_parts_are_read_ahead_if_the_memory_of_a_job_has_no_room(memory, ahead):
+    options = build({
+        "input": "s3://lake/in", "model": "m.onnx", "output": "s3://lake/out", "cluster": "slurm", "threads": 4,
+        "memory": memory,
+    })  # fmt: skip
+
+    def footprint(parts):
+        """Return one of 600 MB, and 80 MB for each part that is on its way."""
+        n = 8 if parts is None else parts
+        workers = forecast.Workers(parts=4, separate=True, waiting=4 + n)
+        base = 600_000_000 - forecast._RUN_BYTES
+        return forecast.Footprint(
+            workers=workers, base=base, rows=0.0, held=0.0, scores=0.0, encoded=0.0, batch=0.0, remote=80e6 * n
+        )
+
+    chosen, needs, notes = freeze._fitting(options, footprint)
+    assert chosen == ahead
+    assert needs == footprint(ahead)
+    assert [note.partition(" leaves")[0] for note in notes] == ([] if ahead is None else ["--memory"])
+    if ahead is not None:
+        assert forecast.most(needs) <= options.cluster.memory < forecast.most(footprint(ahead + 1))

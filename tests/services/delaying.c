@@ -4,6 +4,7 @@
 
    Every byte arrives ONE_WAY_S after it was sent, or later: as soon as the rate of its connection, and that of all
    connections together in its direction, allow. A new connection waits one round trip longer, for its handshake.
+   CHAIN counts the requests of the longest chain in which each was sent after the one before it was answered.
    Prints the port on which it listens. One thread, so that it takes little from a machine that is measured. */
 
 #define _GNU_SOURCE
@@ -24,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { GET, HEAD, PUT, POST, DELETE, OTHER, CONNECTIONS, MOST_CONNECTIONS, DOWN_BYTES, UP_BYTES, COUNTERS };
+enum { GET, HEAD, PUT, POST, DELETE, OTHER, CONNECTIONS, MOST_CONNECTIONS, DOWN_BYTES, UP_BYTES, CHAIN, COUNTERS };
 enum { UP, DOWN };                     /* client to server, server to client */
 enum { CHUNK = 32768, QUEUED = 256, PAIRS = 512, HEADER = 16384 };
 static const double SLACK = 0.005;     /* a late wake-up may be made up for, but not more */
@@ -41,6 +42,7 @@ struct pair {
   struct flow flow[2];
   long body;                           /* bytes of a request's body that follow; -1: unknown */
   int header;                          /* bytes of a request's header so far */
+  double asked;                        /* when the request came that is not answered yet; 0: none */
   char text[HEADER];
 };
 
@@ -49,6 +51,7 @@ static struct chunk *spare[4096];
 static int spares;
 static volatile uint64_t *counts;
 static double one_way, connection_rate, total_rate, total_free_at[2];
+static double chain_end;               /* when the last request of the chain was answered */
 
 static double now(void) {
   struct timespec t;
@@ -80,6 +83,7 @@ static void count_requests(struct pair *p, const char *data, int size) {
     if (p->header < 4 || memcmp(p->text + p->header - 4, "\r\n\r\n", 4)) continue;
     p->text[p->header - 2] = 0;
     counts[verb(p->text, p->header)]++;
+    p->asked = now();
     char *length = strcasestr(p->text, "\r\ncontent-length:");
     p->body = length ? atol(length + 17) : strcasestr(p->text, "\r\ntransfer-encoding:") ? -1 : 0;
     p->header = 0;
@@ -127,8 +131,13 @@ static double later(double free_at, double seconds, double t) {
   return (free_at < t - SLACK ? t - SLACK : free_at) + seconds;
 }
 
-static int give(struct flow *f, int direction) {
+static int give(struct pair *p, int direction) {
+  struct flow *f = &p->flow[direction];
   struct chunk *c = f->queue[f->head];
+  if (direction == DOWN && p->asked > 0) {
+    if (p->asked >= chain_end) counts[CHAIN]++, chain_end = now();
+    p->asked = 0;
+  }
   if (!c->paid) {
     double t = now();
     c->paid = 1;
@@ -198,7 +207,7 @@ int main(int n, char **argv) {
           if (at < least) least = at, found = p, direction = d;
         }
       if (!found || least > t) { wake = found ? least : wake; break; }
-      if (give(&found->flow[direction], direction)) drop(found);
+      if (give(found, direction)) drop(found);
     }
     int many = 1;
     polled[0] = (struct pollfd){listener, POLLIN, 0};

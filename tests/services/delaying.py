@@ -17,6 +17,7 @@ ROUND_TRIP_S, CONNECTION_RATE, TOTAL_RATE = 0.030, 25e6, 60e6
 _SOURCE = Path(__file__).with_suffix(".c")
 _NAMES = (
     "get", "head", "put", "post", "delete", "other", "connections", "most_connections", "down_bytes", "up_bytes",
+    "chain",
 )  # fmt: skip
 
 
@@ -29,7 +30,7 @@ class Link:
 
     @property
     def counts(self):
-        """Requests by verb, connections and bytes so far."""
+        """Requests by verb, connections and bytes so far; `chain` is the most requests that followed one another."""
         return dict(zip(_NAMES, struct.unpack(f"{len(_NAMES)}Q", self._memory[: 8 * len(_NAMES)]), strict=True))
 
     def since(self, before):

@@ -24,13 +24,15 @@ from dataclasses import dataclass, replace
 
 FAULTS = ("503", "500", "reset before", "reset after", "cut")
 """Faults of a rate. `reset after`, `cut` and `stall` come after the server has carried out the request."""
-OTHERS = ("stall", "429", "409", "400", "403")
+OTHERS = ("stall", "429", "409", "400", "403", "401", "expired")
 """Faults to ask for by name: no answer until the client gives up, throttled, a conflict of two writers, a timeout that
-the server reports, and no right, which does not pass."""
+the server reports, no right, which does not pass, and two answers to a token that has expired."""
 _ANSWERS = {
     "503": ("503 Slow Down", "SlowDown", "Please reduce your request rate."),
     "500": ("500 Internal Server Error", "InternalError", "We encountered an internal error. Please try again."),
     "403": ("403 Forbidden", "AccessDenied", "Access Denied"),
+    "401": ("401 Unauthorized", "InvalidToken", "The token is not valid any more."),
+    "expired": ("400 Bad Request", "ExpiredToken", "The provided token has expired."),
     "429": ("429 Too Many Requests", "TooManyRequests", "Please reduce your request rate."),
     "409": ("409 Conflict", "ConditionalRequestConflict", "A conflicting operation occurred. Please try again."),
     "400": ("400 Bad Request", "RequestTimeout", "Your socket connection to the server was not read from in time."),

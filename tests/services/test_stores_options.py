@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import pickle
 
+import dask.dataframe as dd
+import pyarrow.parquet as pq
 import pytest
 from distributed import Client, LocalCluster
+from pyarrow.fs import FileSelector
 from support.runs import FLIGHTS, cli, command
 
 import scorer
 from scorer.cluster import waves
-from scorer.errors import PreflightError
+from scorer.errors import OptionsError, PreflightError
 from scorer.output.place import Place
 from scorer.scoring.job import Spec
-from scorer.storage import refusals, stores
+from scorer.storage import objects, refusals, stores
 from services.stores import KEY, SECRET
 
 pytestmark = pytest.mark.service
@@ -140,21 +143,30 @@ def graph_of(monkeypatch):
     return sent
 
 
-def test_no_secret_is_in_the_graph_the_plan_the_events_the_report_or_a_message(lake, become, s3, tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["a disk", "a store"])
+def test_no_secret_is_in_the_graph_the_plan_the_events_the_report_or_a_message(
+    lake, become, s3, tmp_path, monkeypatch, where
+):
     become()
+    top = f"{lake}/results" if where == "a store" else str(tmp_path)
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     options = (f"endpoint={s3.endpoint}", "region=us-east-1")
     graphs, events = graph_of(monkeypatch), Watched()
-    plan = scorer.prepare(f"{lake}/in", MODEL, tmp_path / "out", store_option=options, cluster="synchronous")
+    plan = scorer.prepare(f"{lake}/in", MODEL, f"{top}/out", store_option=options, cluster="synchronous")
     report = scorer.execute(plan, observers=[events])
     spec = Spec.of(plan.frozen, Place.of(plan.output, None).staging(plan.frozen.plan_hash))
     assert spec.store_options == options
     code, out, err = cli(
-        "run", f"{lake}/in", "--model", MODEL, "--output", tmp_path / "again", "--verbose",
+        "run", f"{lake}/in", "--model", MODEL, "--output", f"{top}/again", "--verbose",
         *(word for one in options for word in ("--store-option", one)),
     )  # fmt: skip
     assert code == 0
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    found = s3.files().get_file_info(FileSelector(lake.removeprefix("s3://"), recursive=True))
+    stored = [one.path for one in found if one.is_file and "/results/" in one.path]
+    written += [s3.files().open_input_stream(path).read() for path in stored]
+    proof = {"events.jsonl", "ledger.parquet", "manifest.json", "plan.json", "report.html", "report.json"}
+    assert proof.intersection(path.rpartition("/")[2] for path in stored) == (proof if where == "a store" else set())
     shown = [
         out,
         err,
@@ -165,12 +177,45 @@ def test_no_secret_is_in_the_graph_the_plan_the_events_the_report_or_a_message(l
         json.dumps(report.to_dict()),
     ]
     parts = [pickle.dumps(part) for part in plan.frozen.parts()]
+    verdict, status = scorer.verify(f"{top}/out", store_option=options), scorer.status(f"{top}/out")
+    shown += [json.dumps(verdict.to_dict()), json.dumps(status.to_dict())]
+    assert verdict.whole
     everything = [*graphs, *events.sent, *written, *parts, *map(pickle.dumps, (spec, plan))]
     everything += [text.encode() for text in shown]
     assert len(graphs) > 0
     assert any(s3.endpoint.encode() in one for one in everything)
     for secret in (KEY, SECRET):
         assert not any(secret.encode() in one for one in everything), secret
+
+
+def test_score_verify_and_status_take_options_as_a_run_does(lake, become, s3, monkeypatch):
+    become()
+    options = {"endpoint": s3.endpoint}
+    stores.of(lake).put(f"{lake}/late.onnx", (FLIGHTS / "late.onnx").read_bytes())
+    scorer.run(f"{lake}/in", MODEL, f"{lake}/out", limit=1000, cluster="synchronous")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # where nobody answers
+    monkeypatch.setattr(stores, "_HASTY", stores._HASTY | {"max_retries": 0})
+    monkeypatch.setattr(objects, "_PATIENCE_S", 0.1)
+    flights = pq.read_table(FLIGHTS / "flights.parquet").slice(0, 100).to_pandas()
+    for call in (
+        lambda **more: scorer.verify(f"{lake}/out", **more).whole,
+        lambda **more: scorer.status(f"{lake}/out", **more).state == "done",
+        lambda **more: len(scorer.score(flights, f"{lake}/late.onnx", **more)) == 100,
+        lambda **more: len(scorer.score(dd.from_pandas(flights, 2), f"{lake}/late.onnx", **more).compute()) == 100,
+    ):
+        stores.configure(())
+        stores._stores.clear()
+        scorer.release()
+        with pytest.raises(scorer.ScorerError, match=r"does not answer|cannot be read|cannot be downloaded"):
+            call()
+        assert call(store_option=options)
+    for value, text in (({"secret_access_key": "x"}, "a secret does not belong"), (5, "the value of 'store_option'")):
+        with pytest.raises(OptionsError, match=text):
+            scorer.verify(f"{lake}/out", store_option=value)
+    stores.configure(())
+    for verb in ("verify", "status"):
+        assert cli(verb, f"{lake}/out", "--store-option", f"endpoint={s3.endpoint}")[0] == 0
+        stores.configure(())
 
 
 def test_an_option_reaches_worker_processes(lake, become, s3, tmp_path):

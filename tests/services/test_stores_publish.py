@@ -13,9 +13,13 @@ import uuid
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-from faults.kill_runs import ROWS, command, make_input
+from faults.kill_runs import MODEL, ROWS, command, make_input
 from support.runs import ROOT
 
+import scorer
+from scorer.errors import StoreUnavailable
+from scorer.events import PartFinished, to_dict
+from scorer.storage import objects, stores
 from services.spoiling import spoiling
 
 pytestmark = pytest.mark.service
@@ -101,7 +105,7 @@ def test_a_store_that_fails_ends_the_run_with_its_words_and_keeps_the_parts(s3, 
         if how == "refuses to write":
             proxy.verbs, proxy.fault_kinds, proxy.rate = {"PUT"}, ("403",), 1.0
             run.wait(200)
-    _, said = run.communicate(timeout=200)
+    _, said = run.communicate(timeout=250)  # it waits three minutes
     assert run.returncode in {3, 5}, said
     assert "committed parts are kept" in said
     assert "Traceback" not in said
@@ -109,6 +113,45 @@ def test_a_store_that_fails_ends_the_run_with_its_words_and_keeps_the_parts(s3, 
     done = subprocess.run([*asked, "--json"], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["parts_resumed"] >= 5
     assert_exact(s3, output, expected)
+
+
+def test_an_input_whose_store_fails_for_ever_ends_the_run_and_keeps_the_parts(s3, tmp_path, monkeypatch):
+    source, bucket = tmp_path / "input", s3.bucket()
+    expected = make_input(source, 1)
+    for path in source.iterdir():
+        with s3.files().open_output_stream(f"{bucket.removeprefix('s3://')}/in/{path.name}") as file:
+            file.write(path.read_bytes())
+    options = {"feed": "x=a,b,c", "keep": "id", "part_bytes": "10000", "batch_rows": 4, "threads": 1, "ahead": 1}
+    events = []
+    with spoiling(s3) as proxy:
+        for name, value in proxy.environment.items():
+            monkeypatch.setenv(name, value)
+        stores._stores.clear()
+        monkeypatch.setattr(objects, "_PATIENCE_S", 3.0)
+
+        def fail(event):
+            if isinstance(event, PartFinished):
+                proxy.fault_kinds, proxy.rate = ("500",), 1.0
+
+        with pytest.raises(StoreUnavailable, match="InternalError"):
+            scorer.run(f"{bucket}/in", MODEL, tmp_path / "out", observers=[fail], cluster="embedded", **options)
+        assert not (tmp_path / "out").exists()
+        proxy.fault_kinds, proxy.rate = ("503",), 0.3
+        monkeypatch.setattr(objects, "_PATIENCE_S", 60.0)
+        proxy.faults.clear()
+        report = scorer.run(
+            f"{bucket}/in", MODEL, tmp_path / "out", observers=[events.append], cluster="embedded", **options
+        )
+    assert report.parts_resumed > 0
+    assert 0 < report.throttled <= proxy.faults.total()
+    assert report.throttled_s > 0
+    last = [to_dict(event) for event in events if isinstance(event, PartFinished)][-1]
+    assert 0 < last["throttled"] <= report.throttled
+    assert json.loads((tmp_path / "out.scorer" / "report.json").read_text())["throttled"] == report.throttled
+    assert "repeated" in str(report)
+    table = pq.read_table(tmp_path / "out")
+    assert table["id"].to_pylist() == list(range(ROWS))
+    assert table["total"].to_pylist() == expected.tolist()
 
 
 def test_two_drivers_at_once_publish_one_output(s3, tmp_path):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 
+from scorer.storage import objects as objects_
 from scorer.storage import stores
+from scorer.storage.files import THROTTLED
 from scorer.storage.objects import Changed
 from services.spoiling import FAULTS, OTHERS, spoiling
 
@@ -55,7 +59,7 @@ def remove(store, top):
     return not list(store.objects(top))
 
 
-PASSING = [fault for fault in FAULTS + OTHERS if fault != "403"]
+PASSING = [fault for fault in FAULTS + OTHERS if fault not in {"403", "401", "expired"}]
 READS = {"LIST": (objects, folder), "HEAD": (identity,), "GET": (read, read_range)}
 WRITES = {"PUT": (put,), "COPY": (copy,), "DELETE": (remove,)}
 
@@ -130,6 +134,45 @@ def test_a_missing_right_is_reported_at_once(spoiled, verb, call):
     with pytest.raises(PermissionError, match="Forbidden" if verb == "HEAD" else "AccessDenied|Access Denied"):
         call(store, top)
     assert proxy.faults == {(verb, "403"): 1}
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "stall"])
+def test_a_store_that_fails_for_ever_is_given_up_in_time_and_each_attempt_is_counted(spoiled, fault, monkeypatch):
+    proxy, store, top = spoiled
+    monkeypatch.setattr(objects_, "_PATIENCE_S", 3.5)
+    monkeypatch.setattr(proxy, "rate", 1.0)
+    monkeypatch.setattr(proxy, "fault_kinds", (fault,))
+    before, began = THROTTLED.so_far, time.monotonic()
+    with pytest.raises(OSError, match=r"error sending request|Error performing GET|InternalError|SlowDown") as refused:
+        store.read(f"{top}/a")
+    took = time.monotonic() - began
+    times, seconds = THROTTLED.since(before)
+    assert refused.value.errno == errno.EREMOTEIO
+    assert took < 3.5 + 1  # an attempt takes a second at most
+    assert times == proxy.faults["GET", fault] - 1 > 0
+    assert 0 < seconds <= took
+
+
+@pytest.mark.parametrize("fault", ["401", "expired"])
+def test_credentials_that_expired_are_waited_for_once_and_taken_anew(spoiled, s3, fault, monkeypatch):
+    proxy, _, top = spoiled
+    monkeypatch.setattr(objects_, "_RENEWAL_S", 0.3)
+    for name, value in (s3.user("reader") | {"AWS_ENDPOINT_URL": proxy.endpoint}).items():
+        monkeypatch.setenv(name, value)
+    stores._stores.clear()
+    store = stores.of(top)
+    with pytest.raises(PermissionError):
+        store.put(f"{top}/a", b"1")
+    for name, value in proxy.environment.items():  # meanwhile, the environment gets credentials that may write
+        monkeypatch.setenv(name, value)
+    proxy.spoil("PUT", fault)
+    began = time.monotonic()
+    store.put(f"{top}/a", b"1")
+    assert time.monotonic() - began >= 0.3
+    proxy.spoil("GET", fault, times=2)
+    with pytest.raises(OSError, match=r"ExpiredToken|InvalidToken|Unauthorized"):
+        store.read(f"{top}/a")
+    assert store.read(f"{top}/a") == b"1"
 
 
 @pytest.mark.parametrize("fault", ["400", "cut"])
