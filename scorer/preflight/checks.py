@@ -52,7 +52,7 @@ from scorer.options.values import within_budget
 from scorer.output.place import Place, StorePlace
 from scorer.output.quarantine import in_words
 from scorer.plan.prepared import Plan
-from scorer.preflight import axes, freeze, increment, placement, trial
+from scorer.preflight import axes, findings, freeze, increment, placement, trial
 from scorer.preflight.earlier import check_versions, earlier_run, earlier_table, wanted_table, with_requested_code
 from scorer.preflight.findings import Findings, ambiguous_paths, dataset_notes, known_nulls, shared_name, type_notes
 from scorer.preflight.forecast import Loading
@@ -409,7 +409,7 @@ def _bind(
     found.problems += keys_with_other_values(
         dataset, named_columns if named.transform else [*named_columns, *binding.fed]
     )
-    kept, notes = _without_keys(dataset, binding.kept)
+    kept, notes = findings.without_keys(dataset, binding.kept)
     binding = replace(binding, kept=kept)
     found.notes += notes
     if named.transform is None:
@@ -494,15 +494,3 @@ def _doubt_independence(
         cause = f" ({quoted_list(model.coupled)})" if model.coupled else ""
         advice = doubt_advice(model, dict(binding.batch_axes))
         found.doubt(options, f"{verdict}{cause}{advice}", model.path)
-
-
-def _without_keys(dataset: Dataset, kept: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Return the kept columns that are no keys of folder names (key=value), and a note if files hold such keys too."""
-    in_path = set(dataset.hive.names)
-    doubled = [name for name in kept if name in in_path and name in dataset.schema.names]
-    notes = (
-        [f"left out of the output's files, because the folder names hold them: {quoted_list(doubled)}"]
-        if doubled
-        else []
-    )
-    return tuple(name for name in kept if name not in in_path), notes

@@ -148,3 +148,15 @@ def shared_name(dataset: Dataset, requested: Sequence[str]) -> list[ScorerError]
             hint="rename them, or leave them out with --keep",
         )
     ]
+
+
+def without_keys(dataset: Dataset, kept: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the kept columns that are no keys of folder names (key=value), and a note if files hold such keys too."""
+    in_path = set(dataset.hive.names)
+    doubled = [name for name in kept if name in in_path and name in dataset.schema.names]
+    notes = (
+        [f"left out of the output's files, because the folder names hold them: {quoted_list(doubled)}"]
+        if doubled
+        else []
+    )
+    return tuple(name for name in kept if name not in in_path), notes
