@@ -241,7 +241,7 @@ def test_a_field_of_a_struct_of_a_joined_table_is_fed(at):
     assert cli("verify", "out", "--rescore", "5")[0] == 0
 
 
-@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+@pytest.mark.parametrize("kind", ["delta", pytest.param("iceberg", marks=pytest.mark.slow)])
 def test_the_live_rows_of_a_table_are_joined(kind, at, monkeypatch):
     shops = pd.read_parquet("shops.parquet").astype({"kind": str})
     rows = pa.Table.from_pandas(pd.concat([shops, shops.assign(size=9.0)]), preserve_index=False)
