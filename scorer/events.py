@@ -37,6 +37,8 @@ class Counts:
     """Rows with a text that was cut at max_length."""
     deleted: int = 0
     """Rows in the files of a table that are deleted there; they are not in `rows`."""
+    unmatched: int = 0
+    """Scored rows with a key that a joined table does not have."""
 
     def __add__(self, other: Counts) -> Counts:
         """Add field by field."""
@@ -55,6 +57,10 @@ class Counts:
     def to_dict(self) -> dict[str, int]:
         """Return the fields as a dict."""
         return dataclasses.asdict(self)
+
+
+RARE_COUNTS = ("deleted", "unmatched")
+"""Counts that only some runs can have; elsewhere they are left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +110,9 @@ class Proof:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
         counts = _shallow(self.counts)
-        if not self.counts.deleted:  # so that the files of other runs keep their bytes
-            del counts["deleted"]
+        for name in RARE_COUNTS:
+            if not counts[name]:  # so that the files of other runs keep their bytes
+                del counts[name]
         data = _shallow(self) | {"counts": counts}
         if not self.where:  # so that the files of other runs keep their bytes
             del data["where"]
@@ -326,7 +333,7 @@ def to_dict(event: Event) -> dict[str, Any]:
         "part": receipt.proof.part,
         **{name: getattr(receipt, name) for name in ("name", "worker", "size", "bytes_read", "calls", "tries")},
         **{name: getattr(counts, name) for name in ("rows", "scored", "quarantined", "filtered", "nan")},
-        **({"deleted": counts.deleted} if counts.deleted else {}),
+        **{name: getattr(counts, name) for name in RARE_COUNTS if getattr(counts, name)},
         **({name: getattr(receipt, name) for name in ("throttled", "throttled_s")} if receipt.throttled else {}),
         **{f"{name}_s": round(getattr(receipt.stages, name), 4) for name in Stages.__slots__},
         "started": round(receipt.started, 3),

@@ -23,7 +23,7 @@ from scorer.events import Counts, Proof
 from scorer.host.crash import note_verifying
 from scorer.host.limits import limits_as_errors
 from scorer.output.existing import Files
-from scorer.output.ledger import DELETED, LEDGER, TIMES, counts_of
+from scorer.output.ledger import DELETED, LEDGER, TIMES, UNMATCHED, counts_of
 from scorer.output.place import Place, load_plan, nobody_wrote, refuse_another_format
 from scorer.output.publish_table import Check
 from scorer.output.publish_table import check as check_table
@@ -227,7 +227,7 @@ def _read_proof(place: Place) -> tuple[dict[str, Any], list[dict[str, Any]], str
         manifest = json.loads((place.folder / _MANIFEST).read_text())
         source = for_arrow(place.folder / _LEDGER)
         ledger_digest = digest_of(source)
-        more = [DELETED] if DELETED.name in pq.read_schema(source).names else []
+        more = [field for field in (DELETED, UNMATCHED) if field.name in pq.read_schema(source).names]
         table = pq.read_table(source, schema=pa.schema([*LEDGER, *more]))
         ledger = table.to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -335,7 +335,7 @@ def _manifest_faults(
     """Check the manifest against the ledger, and the ledger against the plans of all generations."""
     plan = plans[-1]
     sums = {name: sum(row.get(name, 0) for row in ledger) for name in Counts().to_dict()}
-    manifest = {DELETED.name: 0, **manifest}
+    manifest = {DELETED.name: 0, UNMATCHED.name: 0, **manifest}
     expected = {
         "ledger": ledger_digest, "plan": plan.plan_hash, "request": plan.request_hash,
         "model": plan.session.digest, "parts": len(ledger), "size": sum(row["size"] for row in ledger), **sums,

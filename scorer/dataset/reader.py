@@ -92,6 +92,8 @@ class Rows:
     """The row groups that make up each source, if only the `lean` columns were read; otherwise empty."""
     deleted: int = 0
     """How many rows of the sources are deleted in the table; they are not among the filtered ones."""
+    unmatched: np.ndarray | None = None
+    """Which rows of the table have a key that a joined table does not have; None if no table is joined."""
     bad: Mapping[int, str] | None = None
     """Why rows are bad whose keys a joined table does not have, by their numbers in the table."""
 
@@ -144,6 +146,7 @@ def filtered(rows: Rows, keep: np.ndarray) -> Rows:
         edges=np.unique(left[rows.edges]),
         filtered=rows.filtered + len(keep) - int(left[-1]),
         counts=tuple(np.diff(ends, prepend=0).tolist()),
+        unmatched=None if rows.unmatched is None else rows.unmatched[keep],
         bad={int(left[row]): why for row, why in (rows.bad or {}).items() if keep[row]},
     )
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from scorer.display.words import cut, quoted_list
 from scorer.errors import CommitError
-from scorer.events import Counts, Proof, Receipt
+from scorer.events import RARE_COUNTS, Counts, Proof, Receipt
 from scorer.output.place import sizes_below
 from scorer.plan.generations import KEY, folder_of
 from scorer.storage.files import AtOnce, map_write_errors, write_atomically, write_json
@@ -48,6 +48,8 @@ GENERATION = pa.field(KEY, pa.int64())
 """One more column, if the output has generations: which of them the part belongs to."""
 DELETED = pa.field("deleted", pa.int64())
 """One more column, if rows of a table are deleted: how many of the part's rows."""
+UNMATCHED = pa.field("unmatched", pa.int64())
+"""One more column, if tables are joined: how many of the scored rows have a key that one of them does not have."""
 TIMES = ("started", "ended")
 """Columns that may be null: a part known only from its footer has no times, and older ledgers have none."""
 
@@ -172,7 +174,10 @@ def _sums(ledger: pa.Table) -> dict[str, int]:
     """Return the number of parts, their size and the counts of their rows, as a manifest has them."""
     names = [name for name in ("size", *Counts().to_dict()) if name in ledger.column_names]
     sums = {name: pc.sum(ledger[name]).as_py() or 0 for name in names}
-    return {"parts": ledger.num_rows, **{name: value for name, value in sums.items() if name != DELETED.name or value}}
+    return {
+        "parts": ledger.num_rows,
+        **{name: value for name, value in sums.items() if value or name not in RARE_COUNTS},
+    }
 
 
 def _entry(plan: FrozenPlan, ledger: pa.Table) -> dict[str, Any]:
@@ -214,6 +219,7 @@ def rows_of(plan: FrozenPlan, receipts: Mapping[int, Receipt]) -> pa.Table:
     more = [FILES] if any(file.joined for file in plan.files) else []
     more += [GENERATION] if plan.generation else []
     more += [DELETED] if plan.deleted else []
+    more += [UNMATCHED] if plan.joins else []
     return pa.Table.from_pylist(rows, pa.schema([*LEDGER, *more]))
 
 

@@ -216,12 +216,13 @@ class Report:
             found.append(("bottleneck", str(self.bottleneck)))
         if self.quarantine:
             found.append(("quarantine", quarantined))
-        if counts.nan:
-            found.append(("nan", f"{plural(counts.nan, 'scored row')} with a NaN score; --max-nan-rows sets a limit"))
-        if counts.truncated:
-            found.append(("cut", f"{plural(counts.truncated, 'text')} longer than max_length"))
-        if counts.lossy:
-            found.append(("lossy", f"{plural(counts.lossy, 'value')} changed by a cast (--on-lossy warn)"))
+        counted = (
+            ("nan", counts.nan, "scored row", "with a NaN score; --max-nan-rows sets a limit"),
+            ("unmatched", counts.unmatched, "scored row", "with a key that a joined table lacks"),
+            ("cut", counts.truncated, "text", "longer than max_length"),
+            ("lossy", counts.lossy, "value", "changed by a cast (--on-lossy warn)"),
+        )
+        found += [(name, f"{plural(number, noun)} {words}") for name, number, noun, words in counted if number]
         if counts.rows and not counts.scored:
             found.append(("note", "no row was scored"))
         return [(name, text) for name, text in found if text] + [("note", note) for note in self.notes]

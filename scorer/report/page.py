@@ -151,7 +151,11 @@ def text(sources: Sources) -> str:
     report, counts = sources.report, sources.report.counts
     state = {"text": "not published", "tone": "bad"} if sources.error else {"text": "published", "tone": ""}
     sums = " + ".join(f"{getattr(counts, name):,} {name}" for name in ("scored", "quarantined", "filtered"))
-    more = ((counts.truncated, "texts cut at max_length"), (counts.lossy, "values changed by a cast"))
+    more = (
+        (counts.unmatched, "scored rows with a key that a joined table lacks"),
+        (counts.truncated, "texts cut at max_length"),
+        (counts.lossy, "values changed by a cast"),
+    )
     notes = [sources.plan.left_out_note] if sources.plan.left_out else []
     notes += [f"{n:,} {words}" for n, words in more if n]
     return html.page(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
+
     from scorer.dataset.cursors import InputCache
     from scorer.dataset.joins.spec import Join
     from scorer.dataset.reader import Source
@@ -132,10 +134,10 @@ def _stretches(
         done += kept.num_rows
 
 
-def with_joined(job: Job, rows: pa.Table, joins: Sequence[Join]) -> tuple[pa.Table, dict[int, str]]:
-    """Return the rows with the columns of joined tables, and why rows are bad whose keys a table does not have."""
+def with_joined(job: Job, rows: pa.Table, joins: Sequence[Join]) -> tuple[pa.Table, np.ndarray | None, dict[int, str]]:
+    """Return the rows with the columns of joined tables, which rows lack a key in one of them, and why some are bad."""
     if not joins:
-        return rows, {}
+        return rows, None, {}
     from scorer.dataset.joins import lookup  # noqa: PLC0415 - only for joined tables
 
     try:

@@ -187,8 +187,8 @@ def read(job: Job, attempt: Attempt) -> Rows:
 
 def _joined(job: Job, rows: Rows) -> Rows:
     """Return the rows with the columns of joined tables, filtered by them. A row without a key is bad, not filtered."""
-    table, bad = content.with_joined(job, rows.table, job.spec.frozen.joins)
-    rows = replace(rows, table=table, bad=bad)
+    table, unmatched, bad = content.with_joined(job, rows.table, job.spec.frozen.joins)
+    rows = replace(rows, table=table, unmatched=unmatched, bad=bad)
     if not job.joined_conditions:
         return rows
     keep = conditions_.mask(job.joined_conditions, table).to_numpy()
@@ -228,6 +228,7 @@ def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
     counts = Counts(
         rows=part.rows - rows.deleted, scored=scores.num_rows, quarantined=len(scored.bad), filtered=rows.filtered,
         lossy=scored.lossy, nan=scored.nan, truncated=scored.truncated, deleted=rows.deleted,
+        unmatched=_unmatched(rows, good),
     )  # fmt: skip
     proof = Proof(
         part=part.index,
@@ -240,6 +241,13 @@ def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
     )
     attempt.stages += Stages(write=time.perf_counter() - started)
     return Prepared(made, proof, rows.bytes_read, scored.calls, scored.smallest_batch or spec.frozen.batch_rows)
+
+
+def _unmatched(rows: Rows, good: pa.ChunkedArray | None) -> int:
+    """Return how many of the good rows have a key that a joined table does not have."""
+    if rows.unmatched is None:
+        return 0
+    return int(np.count_nonzero(rows.unmatched if good is None else rows.unmatched & good.to_numpy()))
 
 
 def commit(job: Job, attempt: Attempt, prepared: Prepared) -> Receipt:

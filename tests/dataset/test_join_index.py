@@ -131,13 +131,13 @@ def shared_files(folder):
 def test_rows_get_the_columns_of_their_keys_and_a_shared_file_is_removed_after_use(table, shared):
     join = join_of(table)
     rows = pa.table({"id": pa.array([1, 2, None, 3], pa.int64())})
-    found, bad = lookup.add_columns(rows, [join], shared=shared)
+    found, unmatched, bad = lookup.add_columns(rows, [join], shared=shared)
     assert found.to_pydict() == {"id": [1, 2, None, 3], "t.name": [None, None, None, "c"]}
-    assert bad == {}
+    assert (unmatched.tolist(), bad) == ([False, True, True, False], {})
     assert shared_files(table.parent) == (["arrow", "arrow.lock"] if shared else [])
     lookup.forget([lookup.id_of(join)])
     assert shared_files(table.parent) == []
-    assert lookup.add_columns(rows, [join_of(table, missing="error")])[1] == {
+    assert lookup.add_columns(rows, [join_of(table, missing="error")])[2] == {
         1: "t has no row with id = 2", 2: "t has no row with id = None"
     }  # fmt: skip
 

@@ -37,7 +37,7 @@ def same_bits(left, right):
 def test_scores_equal_the_bare_runtime_bit_for_bit(backend, floats28, tmp_path):
     report = scorer.run(floats28, DENSE, tmp_path / "out", batch_rows=4096, **backend)
     table = read(tmp_path / "out")
-    others = ("quarantined", "filtered", "deleted", "lossy", "nan", "truncated")
+    others = ("quarantined", "filtered", "deleted", "unmatched", "lossy", "nan", "truncated")
     assert report.counts.to_dict() == {"rows": 200_000, "scored": 200_000, **dict.fromkeys(others, 0)}
     assert table["id"].to_pylist() == list(range(200_000))
     assert same_bits(table["score"].to_numpy(), dense_scores(floats28, 4096))

@@ -83,6 +83,8 @@ def test_scores_are_those_of_rows_that_pandas_merged(at, flags):
     assert rows["size"].isna().sum() > ROWS / 5
     np.testing.assert_array_equal(read("out")["total"], totals(rows))
     assert report["counts"]["scored"] == ROWS
+    assert report["counts"]["unmatched"] == rows["region"].isna().sum()
+    assert pq.read_table("out.scorer/ledger.parquet")["unmatched"].to_pylist()
     assert read("out").column_names == ["sale", "shop", "a", "total"] if "none" not in flags else ["total"]
     assert cli("verify", "out", "--deep", "--rescore", "50")[0] == 0
 
@@ -129,6 +131,7 @@ def test_columns_are_kept_and_filtered_on_by_both_names(at):
     np.testing.assert_array_equal(out["sale"], rows["sale"])
     np.testing.assert_array_equal(out["shops.size"], rows["size"])
     np.testing.assert_array_equal(out["total"], totals(rows))
+    assert "unmatched" not in json.loads((at / "out.scorer" / "manifest.json").read_text())
     assert cli("verify", "out", "--deep", "--rescore", "50")[0] == 0
 
 
@@ -153,7 +156,7 @@ def test_a_missing_key_is_a_bad_row_if_that_is_requested(at):
     report = run("--max-bad-rows", "50%", join=f"{JOIN} or error")
     rows = merged()
     lost = rows["region"].isna()
-    assert report["counts"]["quarantined"] == lost.sum()
+    assert (report["counts"]["quarantined"], report["counts"]["unmatched"]) == (lost.sum(), 0)
     np.testing.assert_array_equal(read("out")["total"], totals(rows[~lost]))
     bad = pd.concat(map(pd.read_parquet, sorted((at / "out.scorer" / "quarantine").rglob("*.parquet"))))
     assert set(bad["_stage"]) == {"join"}

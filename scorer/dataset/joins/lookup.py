@@ -118,14 +118,18 @@ def id_of(join: Join) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def add_columns(rows: pa.Table, joins: Sequence[Join], *, shared: bool = False) -> tuple[pa.Table, dict[int, str]]:
-    """Return the rows with the columns of the joined tables, and why rows are bad whose keys a table does not have."""
+def add_columns(
+    rows: pa.Table, joins: Sequence[Join], *, shared: bool = False
+) -> tuple[pa.Table, np.ndarray, dict[int, str]]:
+    """Return the rows with the columns of the joined tables, which rows lack a key in a table, and why some are bad."""
     bad: dict[int, str] = {}
+    unmatched = np.zeros(rows.num_rows, bool)
     for join in joins:
         found = table(join, shared=shared)
         keys = _keys(rows, join)
         at = found.index.find(keys)
         gone = at < 0
+        unmatched |= gone
         if join.fields:
             picked = found.rows.take(pa.array(at, mask=gone) if gone.any() else pa.array(at))
             schema = pa.schema([*rows.schema, *join.added], metadata=rows.schema.metadata)
@@ -136,7 +140,7 @@ def add_columns(rows: pa.Table, joins: Sequence[Join], *, shared: bool = False) 
                 row: f"{join.name} has no row with {words}"
                 for row, words in zip(lost.tolist(), key_words(join.right, keys, lost), strict=True)
             } | bad
-    return rows, bad
+    return rows, unmatched, bad
 
 
 def missing_rows(rows: pa.Table, join: Join) -> int:
