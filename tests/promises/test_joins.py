@@ -179,6 +179,7 @@ def test_a_stopped_run_is_resumed_and_one_row_is_replayed(at):
             raise KeyboardInterrupt
 
     options = {"output": "out", "join": [JOIN], "feed": [FEED], "on_null": "nan", "part_bytes": 8192, "keep": "sale"}
+    options["cluster"] = "synchronous"
     with pytest.raises((Interrupted, KeyboardInterrupt)):
         scorer.run("sales.parquet", SUM3, **options, observers=[stop])
     done = sum(1 for _ in (at / "out.scorer").rglob("part-*.parquet"))
