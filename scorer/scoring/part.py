@@ -32,7 +32,7 @@ from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields, reader
 from scorer.dataset import quarantine as quarantine_
 from scorer.display.words import quoted_list
-from scorer.errors import PartError, ScorerError
+from scorer.errors import CommitError, PartError, ScorerError, StoreUnavailable
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.host import isolation
 from scorer.host.process import name_of_process, peak
@@ -108,7 +108,9 @@ def in_flight(job: Job, attempt: Attempt) -> Iterator[None]:
     job.scoring[thread] = attempt.part
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, (CommitError, StoreUnavailable)):
+            job.stopped = True  # the run ends; the next part would wait for the same store or disk
         attempt.release_slot()
         attempt.fetched = {}
         job.rows_done.pop(attempt.part.index, None)
