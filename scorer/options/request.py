@@ -171,6 +171,7 @@ def _refuse_other_bytes(name: str, value: Any, place: str) -> None:  # noqa: ANN
 
 def _refuse_secrets(value: Any, place: str) -> None:  # noqa: ANN401 - TOML and Python values
     """Raise `OptionsError` if a URL in the value holds a password, a token or a signature."""
+    value = list(value.values()) if isinstance(value, dict) else value
     texts = value if isinstance(value, list | tuple) else [value]
     for text in map(str, (one for one in texts if isinstance(one, str | Path))):
         if without_secrets(text) != text:

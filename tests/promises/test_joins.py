@@ -292,6 +292,13 @@ def test_a_job_file_names_tables_beside_it(at, monkeypatch):
         assert (code, "Done already" in text) == (0, i > 0), error
 
 
+@pytest.mark.parametrize("join", ["t=https://me:pw@h/x.parquet on a", {"t": "https://me:pw@h/x.parquet on a"}])
+def test_a_password_in_the_url_of_a_table_is_refused(join):
+    with pytest.raises(PreflightError, match="a secret does not belong in a URL") as caught:
+        scorer.prepare("sales.parquet", SUM3, join=join)
+    assert "pw" not in str(caught.value)
+
+
 def test_a_table_without_rows_and_one_that_nothing_uses_do_no_harm(at):
     write(at / "none.parquet", {"shop": pa.array([], pa.int64()), "n": pa.array([], pa.float32())})
     more = ("--join", "none=none.parquet on shop", "--join", "idle=none.parquet on shop")
