@@ -11,8 +11,9 @@ import pytest
 from support.runs import write
 
 from scorer.arrow import common_type
-from scorer.dataset.summary import File, problems_of, shared_name, summarise
+from scorer.dataset.summary import File, problems_of, summarise
 from scorer.errors import InputError, UnreadableFile
+from scorer.preflight.findings import shared_name
 from scorer.storage.files import FileId
 
 ONE = {"a": [1]}

@@ -151,7 +151,7 @@ def test_a_tokenizer_a_vocabulary_and_class_names_may_be_urls(web, tmp_path):
     assert scored("run", source, "--model", two, "--output", tmp_path / "3", *feed)[0] == 0
     assert [name for name in read(tmp_path / "3").column_names if "dog" in name]
     web.put("words.txt", b"green\nred\n")
-    assert "the contents of a file" in scored(*common, tmp_path / "2", "--feed", f"x=color|vocab({words})")[1]
+    assert f"the contents of {str(words)!r}" in scored(*common, tmp_path / "2", "--feed", f"x=color|vocab({words})")[1]
 
 
 def test_a_file_that_a_flag_names_and_that_no_url_gives_is_refused(web, tmp_path):
