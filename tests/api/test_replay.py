@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.runs import MODELS, cli, oracle, read, write
+from support.runs import MODELS, ROOT, cli, oracle, read, write
 
 import scorer
+from scorer.api.rescoring import replay
+from scorer.output.place import Place
 
 FILES, ROWS = 3, 300
 
@@ -158,3 +162,41 @@ def test_rows_of_each_generation_are_shown_with_their_own_file(tmp_path):
         assert found["file"] == str(tmp_path / "input" / f"day-{number // 4}.parquet")
         assert (found["row"], found["row_of_file"], found["faults"]) == (number, number % 4, [])
         assert [one["equal"] for one in found["scores"].values()] == [True]
+
+
+SHORT = "input_ids=text|text('FOLDER/tokenizer.json', max_length=24)"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("example", "package", "flags"),
+    [
+        ("flights", "onnxruntime", ("--limit", 20_000, "--file-rows", 2_048)),
+        ("reviews", "tokenizers", ("--limit", 64, "--file-rows", 8, "--feed", SHORT)),
+        ("pictures", "PIL", ("--file-rows", 16)),
+    ],
+)
+def test_random_rows_of_the_examples_are_equal(tmp_path, example, package, flags):
+    pytest.importorskip(package)
+    folder = shutil.copytree(ROOT / "examples" / example, tmp_path / example)
+    if (folder / "prepare.py").exists():
+        made = subprocess.run([sys.executable, "prepare.py"], cwd=folder, capture_output=True, text=True, check=False)
+        if "No module named" in made.stderr:
+            pytest.skip(made.stderr)
+        assert made.returncode == 0, made.stderr
+    flags = [flag.replace("FOLDER", str(folder)) if isinstance(flag, str) else flag for flag in flags]
+    out = tmp_path / "out"
+    code, _, err = cli("run", "--config", folder / "job.toml", "--output", out, *flags)
+    assert code == 0, err
+    stored, place = read(out), Place.of(str(out), None)
+    for row in np.random.default_rng(2).integers(len(stored), size=100).tolist():
+        found = replay(place, row)
+        assert found.faults == ()
+        assert all(one["equal"] for one in found.scores.values()), (row, found.scores)
+        for name, one in found.scores.items():
+            assert one["stored"] == stored[name][row].as_py()
+        source = pq.read_table(found.file).slice(found.row_of_file, 1)
+        kept = [name for name in source.column_names if name in stored.column_names]
+        assert kept
+        assert stored.select(kept).slice(row, 1).to_pylist() == source.select(kept).to_pylist()
