@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scorer.locations import is_url
+from scorer.locations import is_tracked, is_url
 from scorer.options.fields import FIELDS, GROUPS, ClusterOptions
 from scorer.options.grammar import labels_file, parse_join
 from scorer.options.request import build, build_cluster, read_toml
@@ -151,7 +151,7 @@ def cluster_of(given: dict[str, Any]) -> ClusterOptions:
 def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
     """Resolve paths of a job file relative to its folder."""
     if isinstance(value, str):
-        return value if is_url(value) else os.path.join(folder, value)
+        return value if is_url(value) or is_tracked(value) else os.path.join(folder, value)
     return [_beside(folder, one) for one in value] if isinstance(value, list) else value
 
 

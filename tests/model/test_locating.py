@@ -324,6 +324,14 @@ def test_the_version_is_in_the_proof_and_another_one_is_refused(store, rows, tmp
     assert cli("verify", tmp_path / "out", "--rescore", 5)[0] == 0
 
 
+def test_a_job_file_may_name_a_model_of_a_tracking_store(store, rows, tmp_path):
+    job = tmp_path / "job.toml"
+    job.write_text(f'input = ["{rows[0].name}"]\nmodel = "models:/sums@champion"\n')
+    code, text, errors = cli("plan", "--config", job, "--json")
+    assert code == 0, errors
+    assert json.loads(text)["model"]["name"] == "models:/sums/2"
+
+
 def test_an_unfinished_run_of_another_version_is_refused(store, rows, tmp_path):
     store(1)
     options = {"keep": "none", "cluster": "synchronous"}
