@@ -116,6 +116,9 @@ class Run:
                 if len(self.receipts) < self.n_parts:
                     self.score(workers or stack.enter_context(self.connect_workers(client)), held)
                 else:
+                    if not self.n_parts:  # it only removes rows of earlier generations
+                        publish.discard_others(self.place, self.frozen)
+                        staging_.prepare(self.place, self.frozen, self.plan.deleted)
                     self.emit_run_started()
                 self.check_results()
             except ScorerError as error:
@@ -169,11 +172,8 @@ class Run:
         with AtOnce(self.place.folder) as ask:
             occupied, unfinished = ask(lambda: self.place.occupied), ask(self.place.unfinished)
             published = self.place.published()
-            if (
-                published is not None
-                and published.request == request
-                and not publish.missing_parts(self.place, published)
-            ):
+            same = published is not None and published.request == request
+            if published is not None and same and not publish.unprovable(self.place, published, overwrite=overwrite):
                 self.use_plan(published)
                 return True
             if self.frozen.previous:
@@ -185,7 +185,7 @@ class Run:
             for other in unfinished():
                 if (other.request, other.previous) == (request, self.frozen.previous):
                     self.use_plan(other)
-                elif (not overwrite or other.target is not None) and not self.frozen.previous:
+                elif not overwrite and not self.frozen.previous:
                     raise refuse_different(str(self.place.folder), other, request)
         return False
 
@@ -240,7 +240,7 @@ class Run:
         with AtOnce(self.place.folder) as ask:
             swept = [
                 ask(partial(staging_.discard_markers, self.place)),
-                ask(partial(staging_.discard_others, self.place, self.frozen.plan_hash)),
+                ask(partial(publish.discard_others, self.place, self.frozen)),
                 ask(partial(staging_.sweep, self.staging, self.frozen, self.receipts)),
             ]
             staging = staging_.prepare(self.place, self.frozen, self.plan.deleted)

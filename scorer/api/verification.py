@@ -29,6 +29,7 @@ from scorer.output.publish_table import Check
 from scorer.output.publish_table import check as check_table
 from scorer.output.writer import open_part, read_footer
 from scorer.plan.generations import KEY, generation_in
+from scorer.plan.history import live_parts
 from scorer.storage.files import file_digest
 from scorer.storage.refusals import explaining
 from scorer.storage.stores import digest_of, exists, for_arrow, raise_if_unknown
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _PLAN, _LEDGER, _MANIFEST = "plan.json", "ledger.parquet", "manifest.json"
 _GONE = "the part is gone"
+_WITHOUT_PART = ("--where left it without rows", "--where left it without rows or a later generation replaced it")
 _UNBALANCED = "rows are not the sum of scored, quarantined and filtered"
 _BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
 """The exceptions that a damaged footer causes."""
@@ -276,10 +278,13 @@ def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
     if not proofs:
         return None
     numbering = _numbering_faults(proofs)
-    doubtful = [fault for fault in numbering if fault.endswith("is missing") and any(p.where for p in proofs.values())]
+    later = len({proof.plan for proof in proofs.values()}) > 1 or min(proof.part for proof in proofs.values()) > 0
+    grown = any(generation_in(name) > 1 for name in proofs) or (later and _has_own_names(proofs))
+    excused = grown or any(proof.where for proof in proofs.values())
+    doubtful = [fault for fault in numbering if fault.endswith("is missing") and excused]
     faults += [fault for fault in numbering if fault not in doubtful]
     unchecked = (
-        *(f"whether {fault}, or --where left it without rows" for fault in doubtful),
+        *(f"whether {fault}, or {_WITHOUT_PART[grown]}" for fault in doubtful),
         f"whether these {len(proofs)} parts are all: the plan and the ledger are not in {place.folder}",
         "the size of each file, and its row of the ledger",
         *(["the quarantined rows"] if total.quarantined else []),
@@ -289,15 +294,18 @@ def _verify_parts(place: Place, *, deep: bool) -> Verdict | None:
     )
 
 
+def _has_own_names(proofs: dict[str, Proof]) -> bool:
+    return all(name.endswith(f"-{proof.plan[:8]}.parquet") for name, proof in proofs.items())
+
+
 def _numbering_faults(proofs: dict[str, Proof]) -> list[str]:
     """List the parts of another run, and the part numbers that are missing or repeated.
 
     The parts of a generation are those of one run, with numbers after those of the one before. On a store, the names
     of parts have the hash of their run.
     """
-    own_names = all(name.endswith(f"-{proof.plan[:8]}.parquet") for name, proof in proofs.items())
-    if own_names and not _faults_of_numbers(proofs.values()) and len({proof.model for proof in proofs.values()}) == 1:
-        return []
+    if _has_own_names(proofs) and len({proof.model for proof in proofs.values()}) == 1:
+        return _faults_of_numbers(proofs.values())
     runs: dict[int, Counter[tuple[str, str]]] = defaultdict(Counter)
     for name, proof in proofs.items():
         runs[generation_in(name)][proof.plan, proof.model] += 1
@@ -350,7 +358,7 @@ def _manifest_faults(
     listed_plans = [one.get("plan") for one in manifest.get(KEY + "s", [])]
     if plan.generation and listed_plans != [one.plan_hash for one in plans]:
         faults.append(f"manifest: it does not list the {plural(len(plans), 'generation')} whose plans are there")
-    planned = {part.name: part.rows for one in plans for part in one.parts()}
+    planned = {part.name: part.rows for part in live_parts(plans)}
     listed = {row["name"]: row["rows"] + row.get(DELETED.name, 0) for row in ledger}
     faults += [f"ledger: {name} is not listed" for name in sorted(planned.keys() - listed.keys())]
     faults += [f"ledger: {name} was not planned" for name in sorted(listed.keys() - planned.keys())]

@@ -40,6 +40,8 @@ class Wanted:
 
     kind: str = "auto"
     at: At = field(default_factory=At)
+    empty: bool = False
+    """Whether the table may have no file."""
 
 
 def snapshot_of(inputs: Sequence[str], both: tuple[Tree, Tree], wanted: Wanted, base: str | None) -> Snapshot | None:
@@ -60,7 +62,7 @@ def snapshot_of(inputs: Sequence[str], both: tuple[Tree, Tree], wanted: Wanted, 
         )
     location = tables[0] if scheme(tables[0]) == CATALOG else both[is_url(tables[0])].absolute(tables[0])
     snapshot = _opened(kinds[0] if wanted.kind == "auto" else wanted.kind, location, wanted.at)
-    if not snapshot.files:
+    if not snapshot.files and not wanted.empty:
         raise InputNotFound(
             "the table is empty",
             where=location,

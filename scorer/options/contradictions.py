@@ -33,6 +33,7 @@ def contradictions(options: Mapping[str, Any]) -> list[ScorerError]:
         _two_sizes_of_files(options),
         _limited_and_new_only(options),
         _joins_of_one_name(options),
+        *_only_with_new_only(options),
         *_for_tables(options),
         *_not_for_tables(options),
     )
@@ -160,6 +161,20 @@ def _limited_and_new_only(options: Mapping[str, Any]) -> OptionsError | None:
     )
 
 
+def _only_with_new_only(options: Mapping[str, Any]) -> list[OptionsError]:
+    return [
+        OptionsError(
+            f"{_flag(name)} needs --new-only",
+            where=_flag(name),
+            expected="--new-only, which compares the input with what was scored before",
+            found="a run that scores all of its input",
+            hint=f"add --new-only, or leave {_flag(name)} out",
+        )
+        for name, default in (("on_changed", "error"), ("on_gone", "keep"), ("since", None))
+        if options.get(name, default) != default and not options.get("new_only")
+    ]
+
+
 def _for_tables(options: Mapping[str, Any]) -> list[OptionsError]:
     if options.get("format", "parquet") != "parquet":
         return []
@@ -191,17 +206,17 @@ def _not_for_tables(options: Mapping[str, Any]) -> list[OptionsError]:
         ]
     if kind == "parquet":
         return []
-    instead = {
-        "overwrite": "use --mode overwrite; `scorer clean OUT` discards an unfinished run",
-        "success_file": "leave it out: the rows of a table appear all at once",
-        "new_only": "leave it out, and add the rows of new files with --mode append",
-    }
+    instead = {"success_file": "leave it out: the rows of a table appear all at once"}
+    if not options.get("new_only"):
+        instead["overwrite"] = "use --mode overwrite; `scorer clean OUT` discards an unfinished run"
+    elif options.get("mode") not in {None, "append"}:
+        instead["mode"] = "leave it out: --new-only adds rows, and --overwrite scores everything again"
     return [
         OptionsError(
-            f"{_flag(name)} cannot be used with a table",
+            f"{_flag(name)} cannot be used with a table" + (" and --new-only" if name == "mode" else ""),
             where=_flag(name),
             expected=f"an output without {_flag(name)}",
-            found=f"--format {kind}",
+            found=f"--format {kind}" + (f" --mode {options['mode']}" if name == "mode" else ""),
             hint=hint,
         )
         for name, hint in instead.items()

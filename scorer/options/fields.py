@@ -231,9 +231,24 @@ class OutputOptions:
     new_only: bool = option(
         default=False,
         help_="Score only the input files that the output does not have yet, and add them to it. The first run scores "
-        "all files. Files that changed since they were scored are refused.",
+        "all files. --on-changed and --on-gone say what happens to rows that were scored before.",
         rule=rules.SWITCH,
     )
+    on_changed: str = option(
+        "error", "With --new-only, what happens if files or rows changed since they were scored: error refuses the "
+        "run; rescore scores them again and replaces their earlier rows. Default: error.",
+        rule=rules.one_of("error", "rescore"), metavar="ACTION",
+    )  # fmt: skip
+    on_gone: str = option(
+        "keep", "With --new-only, what happens if files were removed from the input since they were scored: keep "
+        "keeps their rows in the output; remove removes them; error refuses the run. Default: keep.",
+        rule=rules.one_of("keep", "remove", "error"), metavar="ACTION",
+    )  # fmt: skip
+    since: str | None = option(
+        None, "With --new-only and a table as the input, score only what was added after this version or time (Delta) "
+        "or snapshot (Iceberg): older rows count as scored. Default: the version that was scored last.",
+        rule=rules.SINCE, metavar="N|TIME|ID",
+    )  # fmt: skip
     format: str = option(
         "parquet", "What the output is: parquet (a folder of files), delta (a Delta table) or iceberg (an Iceberg "
         "table; its output is iceberg://CATALOG/NAMESPACE.TABLE). A table shows all rows of a run at once, or none. "
@@ -462,6 +477,9 @@ class RequestArguments(TypedDict, total=False):
     tune: bool
     overwrite: bool
     new_only: bool
+    on_changed: str
+    on_gone: str
+    since: int | str | datetime | None
     sole_writer: bool
     success_file: bool
 

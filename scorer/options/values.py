@@ -216,6 +216,13 @@ def _budget(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
     return str(value)
 
 
+def _since(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
+    """Return a version, a time, or an id or a name of a snapshot, as text; the table says which of them it is."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(_int64(value))
+    return value.isoformat() if isinstance(value, date) else _text(value)
+
+
 def _version(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
     """Return the number of a version, or a time, as text."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
@@ -283,6 +290,7 @@ VARIABLES = Rule("names of environment variables", store_options.parse_variables
 BUDGET = Rule("a number of rows, or a share from 0% to 100%", _budget)
 SECONDS = Rule("a number of seconds above 0", _seconds)
 VERSION = Rule("the number of a version, or a time such as 2026-11-30T18:00:00Z", _version)
+SINCE = Rule("a version, a time, a snapshot, a branch or a tag", _since)
 SNAPSHOT = Rule("the id of a snapshot, or the name of a branch or tag", _snapshot)
 MODE = Rule("append, overwrite, or replace with a condition, such as \"replace day = '2026-01-31'\"", _mode)
 PART_SIZE = Rule(f"a size of at least {MIN_PART_BYTES} bytes, such as 64MiB", _size)

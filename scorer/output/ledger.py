@@ -18,6 +18,7 @@ from scorer.errors import CommitError
 from scorer.events import RARE_COUNTS, Counts, Proof, Receipt
 from scorer.output.place import sizes_below
 from scorer.plan.generations import KEY, folder_of
+from scorer.plan.history import known_files, live_parts
 from scorer.storage.files import AtOnce, map_write_errors, write_atomically, write_json
 from scorer.storage.stores import for_arrow
 
@@ -96,8 +97,7 @@ def read_earlier(place: Place, plan: FrozenPlan, published: FrozenPlan) -> Earli
     try:
         ledger = pq.read_table(for_arrow(place.folder / "ledger.parquet"))
         manifest = json.loads((place.folder / "manifest.json").read_text())
-        if published.generation:
-            return Earlier(ledger=ledger, generations=tuple(manifest["generations"]))
+        entries = tuple(manifest["generations"]) if published.generation else ()
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise CommitError(
             "the proof beside the output cannot be read",
@@ -106,11 +106,32 @@ def read_earlier(place: Place, plan: FrozenPlan, published: FrozenPlan) -> Earli
             found=cut(str(error)),
             hint="restore it, or score everything again with --overwrite",
         ) from error
+    if published.generation:
+        return _without_replaced(place, plan, published, Earlier(ledger=ledger, generations=entries))
     if not plan.own_names:
         names = [f"{folder_of(1)}/{name}" for name in ledger["name"].to_pylist()]
         ledger = ledger.set_column(ledger.column_names.index("name"), LEDGER.field("name"), pa.array(names))
     ledger = ledger.append_column(GENERATION, pa.array([1] * ledger.num_rows, pa.int64()))
-    return Earlier(ledger=ledger, generations=(_entry(replace(published, generation=1), ledger),))
+    first = replace(published, generation=1)
+    return _without_replaced(
+        place, plan, published, Earlier(ledger=ledger, generations=(_entry(first, len(first.files), ledger),))
+    )
+
+
+def _without_replaced(place: Place, plan: FrozenPlan, published: FrozenPlan, earlier: Earlier) -> Earlier:
+    """Return the proof of earlier generations without the parts that a plan removes."""
+    if not plan.replaced:
+        return earlier
+    plans = [*place.generations(published), replace(plan, files=())]
+    known = known_files(plans)
+    kept = pa.array([part.index for part in live_parts(plans)], pa.int64())
+    ledger = earlier.ledger.filter(pc.is_in(earlier.ledger["part"], value_set=kept))
+    entries = [
+        {**entry, "files": sum(known.get(file.path) is file for file in one.files),
+         **_sums(ledger.filter(pc.equal(ledger[KEY], entry[KEY])))}
+        for entry, one in zip(earlier.generations, plans, strict=False)
+    ]  # fmt: skip
+    return Earlier(ledger=ledger, generations=tuple(entries))
 
 
 def write_proof(
@@ -157,7 +178,7 @@ def write_proof(
             "model": plan.session.digest,
             **_sums(every),
             **({"files_left_out": len(plan.left_out)} if plan.left_out else {}),
-            **({"generations": [*earlier.generations, _entry(plan, own)]} if plan.generation else {}),
+            **({"generations": [*earlier.generations, _entry(plan, len(plan.files), own)]} if plan.generation else {}),
             "ledger": digest,
         }
         steps = [
@@ -180,14 +201,14 @@ def _sums(ledger: pa.Table) -> dict[str, int]:
     }
 
 
-def _entry(plan: FrozenPlan, ledger: pa.Table) -> dict[str, Any]:
-    """Return what a manifest says of one generation."""
+def _entry(plan: FrozenPlan, files: int, ledger: pa.Table) -> dict[str, Any]:
+    """Return what a manifest says of one generation: its files and parts that the output has."""
     return {
         KEY: plan.generation,
         "scorer": plan.versions.get("scorer", ""),
         "plan": plan.plan_hash,
         "request": plan.request_hash,
-        "files": len(plan.files),
+        "files": files,
         **_sums(ledger),
     }
 

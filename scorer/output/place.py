@@ -205,9 +205,17 @@ class Place:
                     where=str(path),
                     expected="the plan that this generation was scored by",
                     found="no plan, or another one",
-                    hint="restore it, or score everything to another --output",
+                    hint="restore it, or score everything again with --overwrite",
                 )
         return [*(replace(plan, generation=n) for n, plan in enumerate(found, 1) if plan is not None), last]
+
+    def lost_generation(self, last: FrozenPlan) -> ScorerError | None:
+        """Return the error of `generations` if an earlier plan is lost, or None."""
+        try:
+            self.generations(last)
+        except CommitError as error:
+            return error
+        return None
 
     def unfinished(self) -> list[FrozenPlan]:
         """Return the plans of runs that were started here and not published."""

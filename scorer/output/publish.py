@@ -11,25 +11,31 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scorer.display.words import quoted_list
 from scorer.errors import CommitError, ScorerError
 from scorer.host.crash import note_publishing
 from scorer.output import lock
 from scorer.output import place as place_
-from scorer.output.existing import PROOF_FILES, PROOF_OF_GENERATION, foreign_files
-from scorer.output.place import INTENT, StorePlace, load_plan
-from scorer.output.staging import discard_markers, remove_folder, remove_parts_without_rows, sweep_quarantine
+from scorer.output import staging as staging_
+from scorer.output.existing import foreign_files
+from scorer.output.place import INTENT, StorePlace
+from scorer.output.staging import (
+    discard_markers,
+    is_flat,
+    move_proof,
+    named_files,
+    remove_folder,
+    remove_parts_without_rows,
+    sweep_quarantine,
+)
 from scorer.output.writer import NO_LINKS, read_proof
 from scorer.plan.generations import folder_of
-from scorer.storage.files import EXCHANGE, map_write_errors, rename, sync, write_atomically, write_json
-from scorer.tables.deleted import NAME as DELETED
+from scorer.storage.files import EXCHANGE, files_in, map_write_errors, rename, sync, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from scorer.output.lease import Lease
     from scorer.output.lock import Lock
@@ -86,6 +92,22 @@ def missing_parts(place: Place, published: FrozenPlan) -> list[str]:
     return publish_table.missing(place, published)
 
 
+def discard_others(place: Place, plan: FrozenPlan) -> None:
+    """Remove the staging of other plans, and the parts that they left in a table's folder."""
+    for other in place.unfinished() if plan.target is not None else ():
+        if other.plan_hash != plan.plan_hash:
+            from scorer.output import publish_table  # noqa: PLC0415 - only for tables
+
+            for path in publish_table.unlisted_parts(place, other):
+                path.unlink()
+    staging_.discard_others(place, plan.plan_hash)
+
+
+def unprovable(place: Place, published: FrozenPlan, *, overwrite: bool) -> bool:
+    """Return whether parts of a published plan are missing; if it may be replaced, also whether its proof is."""
+    return bool(missing_parts(place, published) or (overwrite and place.lost_generation(published)))
+
+
 def finish_half_published(place: Place, held: Lock | Lease) -> None:
     """Complete a publish that was interrupted, if any."""
     plan = place.pending()
@@ -132,21 +154,19 @@ def publish(
     with map_write_errors(place.output):
         sweep_quarantine(staging)
         write_json(staging.root / INTENT, {"plan": plan.plan_hash, "overwrite": overwrite})
-        if not _is_published(place, plan):
+        if not _is_published(place, staging, plan):
             remove_parts_without_rows(staging)
-            convert = plan.generation > 1 and _is_flat(place)
-            if convert:
-                _link_first_generation(place, staging)
+            exchange = plan.generation > 1 and (bool(plan.replaced) or is_flat(place))
+            if exchange:
+                _link_earlier_parts(place, staging, plan)
             for folder, _, _ in os.walk(staging.parts):
                 sync(folder)
-            if plan.generation > 1 and not convert:
+            if plan.generation > 1 and not exchange:
                 _add_generation(place, staging, folder_of(plan.generation))
             else:
-                _replace_output(place, staging, overwrite=overwrite or convert)
+                _replace_output(place, staging, overwrite=overwrite or exchange)
             sync(place.output.parent)
-        _move_proof(place, staging, plan)
-        if plan.table is None or not plan.table.deleted:
-            (place.folder / DELETED).unlink(missing_ok=True)
+        move_proof(place, staging, plan)
         shutil.rmtree(place.folder / "old", ignore_errors=True)
         shutil.rmtree(staging.root)
         sync(place.folder)
@@ -166,9 +186,18 @@ def tidy(place: DiskPlace, notify: Callable[[str], None]) -> None:
         discard_markers(place)
 
 
-def _is_published(place: DiskPlace, plan: FrozenPlan) -> bool:
-    """Return whether the output is this plan's, according to the footer of its first file."""
+def _is_published(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> bool:
+    """Return whether the output is this plan's, according to the footer of its first file.
+
+    If the plan removes parts, it may have none of its own: then the names of all files decide.
+    """
     there = os.path.isdir(place.output)
+    if plan.replaced:
+        ledger = staging.root / "ledger.parquet"
+        if not ledger.exists():
+            return True
+        new, files = named_files(ledger), set(files_in(place.output))
+        return new <= files and files.isdisjoint(named_files(place.folder / "ledger.parquet") - new)
     first = next((part for part in plan.parts() if os.path.exists(place.output / part.name)), None) if there else None
     if first is None:
         return False
@@ -179,30 +208,28 @@ def _is_published(place: DiskPlace, plan: FrozenPlan) -> bool:
     return proof is not None and proof.plan == plan.plan_hash
 
 
-def _is_flat(place: DiskPlace) -> bool:
-    """Return whether the published output has no generations yet."""
-    published = load_plan(place.folder / "plan.json")
-    return published is not None and not published.generation
-
-
-def _link_first_generation(place: DiskPlace, staging: DiskStaging) -> None:
-    """Link the parts of an output without generations beside the new ones, so that one rename replaces it by both.
+def _link_earlier_parts(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> None:
+    """Link the parts that stay beside the new ones, so that one rename replaces the output by both.
 
     They are copied on a file system without hard links.
     """
-    top = staging.parts / folder_of(1)
-    shutil.rmtree(top, ignore_errors=True)
-    table = pq.read_table(place.folder / "ledger.parquet", columns=["name", "size"])
-    for name, size in zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True):
-        if size:
-            (top / name).parent.mkdir(parents=True, exist_ok=True)
+    own, flat = folder_of(plan.generation), is_flat(place)
+    if not place.output.exists() and (place.folder / "old").exists():  # two renames were interrupted
+        os.rename(place.folder / "old", place.output)
+    for folder in staging.parts.iterdir() if staging.parts.is_dir() else ():  # of an earlier attempt
+        if folder.name != own:
+            shutil.rmtree(folder, ignore_errors=True)
+    for name in sorted(named_files(staging.root / "ledger.parquet")):
+        if not name.startswith(f"{own}/"):
+            source, target = place.output / (name.partition("/")[2] if flat else name), staging.parts / name
+            target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.link(place.output / name, top / name)
+                os.link(source, target)
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
-                shutil.copy2(place.output / name, top / name)
-                sync(top / name)
+                shutil.copy2(source, target)
+                sync(target)
 
 
 def _add_generation(place: DiskPlace, staging: DiskStaging, name: str) -> None:
@@ -249,48 +276,3 @@ def _replace_output(place: DiskPlace, staging: DiskStaging, *, overwrite: bool) 
             raise
         os.rename(place.output, old)
         os.rename(staging.parts, place.output)
-
-
-def _move_proof(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> None:
-    """Move the new proof over the old one. plan.json is last, because a repeated publish starts from it."""
-    _keep_proofs_of_generations(place, staging, plan)
-    for name in (*PROOF_FILES[1:], PROOF_FILES[0]):
-        source, target = staging.root / name, place.folder / name
-        if not source.exists():
-            continue
-        if target.is_dir() and plan.generation > 1:  # quarantine, to which each generation adds files
-            for path in source.iterdir():
-                os.rename(path, target / path.name)
-            continue
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.rename(source, target)
-    named = pq.read_table(place.folder / "ledger.parquet", columns=["quarantine"])["quarantine"]
-    if not any(named.to_pylist()):
-        shutil.rmtree(place.folder / "quarantine", ignore_errors=True)
-
-
-def _keep_proofs_of_generations(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> None:
-    """Copy what later generations replace into folders of their own; remove those of an output that was replaced.
-
-    In each folder, plan.json is copied last: if it is there, the folder is complete.
-    """
-    if plan.generation > 1 and _is_flat(place):
-        _copy_proof(place.folder, place.folder / folder_of(1))
-    if plan.generation and (staging.root / "plan.json").exists():
-        _copy_proof(staging.root, place.folder / folder_of(plan.generation))
-    if plan.generation <= 1:
-        for folder in place.generation_folders():
-            if folder.name != folder_of(1) or not plan.generation:
-                remove_folder(folder)
-
-
-def _copy_proof(source: Path, target: Path) -> None:
-    if (target / "plan.json").exists() and load_plan(target / "plan.json") == load_plan(source / "plan.json"):
-        return
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    for name in (*PROOF_OF_GENERATION[1:], PROOF_OF_GENERATION[0]):
-        if (source / name).exists():
-            write_atomically(target / name, (source / name).read_bytes(), durable=True)
-    sync(target)

@@ -146,7 +146,8 @@ def publish(place: StorePlace, plan: FrozenPlan, held: Lease, *, overwrite: bool
     with map_write_errors(place.output):
         seen = _Seen.of(store, place, staging)
         if seen.staged_manifest is not None:
-            intent = seen.intention(plan.plan_hash, overwrite=overwrite, success_file=success_file)
+            replaces = overwrite or bool(plan.replaced)
+            intent = seen.intention(plan.plan_hash, overwrite=replaces, success_file=success_file)
             if seen.manifest != seen.staged_manifest or intent["manifest"] == _sha256(seen.manifest):
                 _show(store, gate, place, plan, seen, intent)
         elif not _is_manifest_of(seen.manifest, plan):  # somebody removed staged files: the run publishes later

@@ -25,24 +25,28 @@ import pyarrow.parquet as pq
 from scorer.arrow import decode_schema
 from scorer.display.words import cut, quoted_list
 from scorer.errors import CommitError, ScorerError
-from scorer.output.existing import PROOF_FILES
-from scorer.output.place import INTENT, DiskPlace, StorePlace, load_plan, sizes_in
-from scorer.output.staging import remove_parts_without_rows, staged_names, sweep_quarantine
+from scorer.output.place import INTENT, DiskPlace, StorePlace, sizes_in
+from scorer.output.staging import (
+    move_proof,
+    named_files,
+    remove_parts_without_rows,
+    staged_names,
+    sweep_quarantine,
+)
 from scorer.output.writer import open_part
 from scorer.storage.files import as_json, map_write_errors, sync, write_json
-from scorer.storage.stores import for_arrow
-from scorer.tables.deleted import NAME as DELETED
-from scorer.tables.target import ANOTHER_RUN, Identity, NewFile
+from scorer.storage.stores import exists, for_arrow
+from scorer.tables.target import ANOTHER_RUN, Contents, Identity, NewFile, stored_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection
     from types import ModuleType
 
     from scorer.output.lease import Lease
     from scorer.output.place import DiskStaging, Place, Staging
     from scorer.plan.frozen import FrozenPlan
     from scorer.storage.stores import AnyPath
-    from scorer.tables.target import Kind, Target
+    from scorer.tables.target import Existing, Kind, Target
 
 _MANIFEST, _LEDGER = "manifest.json", "ledger.parquet"
 _FOOTERS = 32  # read at once
@@ -75,26 +79,10 @@ def _publish_on_disk(place: DiskPlace, plan: FrozenPlan) -> int | None:
             _sync_log(place)
             manifest = staging.root / _MANIFEST
             write_json(manifest, {**json.loads(manifest.read_text()), "table": _described(place, plan, version)})
-        _move_proof(place, staging)
+        move_proof(place, staging, plan)
         shutil.rmtree(staging.root)
         sync(place.folder)
     return version
-
-
-def _move_proof(place: DiskPlace, staging: DiskStaging) -> None:
-    """Move the new proof over the old one. plan.json is last, because a repeated publish starts from it."""
-    for name in (*PROOF_FILES[1:], PROOF_FILES[0]):
-        source, target = staging.root / name, place.folder / name
-        if target.is_dir() and source.exists():
-            shutil.rmtree(target)
-        if source.exists():
-            os.rename(source, target)
-    ledger = pq.read_table(place.folder / _LEDGER, columns=["quarantine"])
-    if not any(ledger["quarantine"].to_pylist()):
-        shutil.rmtree(place.folder / "quarantine", ignore_errors=True)
-    plan = load_plan(place.folder / "plan.json")
-    if plan is not None and (plan.table is None or not plan.table.deleted):
-        (place.folder / DELETED).unlink(missing_ok=True)
 
 
 def _publish_on_store(place: StorePlace, plan: FrozenPlan, held: Lease) -> int | None:
@@ -110,6 +98,7 @@ def _publish_on_store(place: StorePlace, plan: FrozenPlan, held: Lease) -> int |
             version = _commit(place, plan, staging.root / _LEDGER, held.check)
             store.remove([str(place.folder / _MANIFEST)])  # the proof of another run
             ledger = store.read(str(staging.root / _LEDGER))
+            objects._keep_proofs_of_generations(store, place, plan)  # noqa: SLF001
             objects._copy_proof(store, gate, place, staging, ledger)  # noqa: SLF001
             store.put(str(place.folder / _LEDGER), ledger)
             digest = objects._sha256(ledger)  # noqa: SLF001
@@ -159,7 +148,9 @@ def check(place: Place, plan: FrozenPlan, manifest: dict[str, Any]) -> Check:
     if live is None:
         what = f"whether version {version} of the table has exactly these files: its log was cleaned up"
         return Check(unchecked=(what,), removed=removed)
-    faults = [f"{name}: not in version {version} of the table" for name in sorted(sizes.keys() - live.keys())]
+    own = {part.name for part in plan.parts()}  # those of earlier generations may have been stored again since
+    lost = sorted(name for name in sizes.keys() - live.keys() if name in own or name in newest)
+    faults = [f"{name}: not in version {version} of the table" for name in lost]
     faults += [f"{name}: {live[name]} bytes in version {version} of the table, expected {size}"
                for name, size in sizes.items() if name in live and live[name] != size]  # fmt: skip
     if target.mode in {"new", "overwrite"}:
@@ -240,14 +231,40 @@ def _commit(place: Place, plan: FrozenPlan, ledger: AnyPath, check: Callable[[],
         "scorer.model": plan.session.digest, "scorer.rows": str(sum(rows for _, rows in files)),
         "scorer.version": plan.versions.get("scorer", ""),
     }  # fmt: skip
-    return _commit_once(name_of(place, target), target, identity_of(plan), [file for file, _ in files], notes, check)
+    contents = Contents(files=tuple(file for file, _ in files), removed=_removed(place, plan, ledger), notes=notes)
+    return _commit_once(name_of(place, target), target, identity_of(plan), contents, check)
 
 
-def _commit_once(
-    name: str, target: Target, identity: Identity, files: Sequence[NewFile], notes: Mapping[str, str],
-    check: Callable[[], object],
-) -> int:  # fmt: skip
-    """Add the files in one commit, unless that was done; return the version of the table that has them.
+def _removed(place: Place, plan: FrozenPlan, ledger: AnyPath) -> tuple[str, ...]:
+    """Return the files of the last run with --new-only that this one replaces: those that its ledger does not name."""
+    if not plan.generation or not exists(place.folder / _LEDGER):
+        return ()
+    gone = tuple(sorted(named_files(place.folder / _LEDGER) - named_files(ledger)))
+    target = _target(plan)
+    now = library_of(target.kind).look(name_of(place, target), plan.request_hash) if gone else None
+    return gone if now is not None and now.table_id == _id_of_last_run(place) else ()
+
+
+def _id_of_last_run(place: Place) -> str:
+    """Return the id of the table that the last run wrote; '' without a manifest, which is removed after the commit."""
+    try:
+        said = json.loads((place.folder / _MANIFEST).read_text()).get("table", {})
+    except FileNotFoundError:
+        return ""
+    return str(said.get("id", ""))
+
+
+def not_removable(place: Place, target: Target, existing: Existing, left: Collection[str] = ()) -> list[ScorerError]:
+    """Return a problem if the table does not have the files any more that are to be removed: all but those `left`."""
+    if existing.table_id != _id_of_last_run(place):
+        return []
+    live = library_of(target.kind).files_at(name_of(place, target), None) or {}
+    gone = sorted(named_files(place.folder / _LEDGER) - set(left) - live.keys())
+    return [stored_elsewhere(name_of(place, target), gone)] if gone else []
+
+
+def _commit_once(name: str, target: Target, identity: Identity, contents: Contents, check: Callable[[], object]) -> int:
+    """Commit once, unless that was done; return the version of the table that has the files.
 
     `check` is called before each try; it may raise.
     """
@@ -259,7 +276,7 @@ def _commit_once(
         version: int | None = library.committed(name, target, identity)
         if version is not None:
             return version
-        problem = library.try_commit(name, target, identity, files, notes)
+        problem = library.try_commit(name, target, identity, contents)
     version = library.committed(name, target, identity)
     if version is not None:
         return version
@@ -275,7 +292,8 @@ def _commit_once(
 def _new_files(place: Place, plan: FrozenPlan, ledger: AnyPath) -> list[tuple[NewFile, int]]:
     """Return each part that has a file, with its rows and with the statistics of its footer."""
     table = pq.read_table(for_arrow(ledger), columns=["name", "size", "scored", "nan"])
-    rows = {row["name"]: row for row in table.to_pylist() if row["size"]}
+    own = {part.name: dict(part.sources[0].hive) for part in plan.parts()}
+    rows = {row["name"]: row for row in table.to_pylist() if row["size"] and row["name"] in own}
     size_of = sizes_in(place.output)
     gone = [name for name, row in rows.items() if size_of(name) != row["size"]]
     if gone:
@@ -290,18 +308,17 @@ def _new_files(place: Place, plan: FrozenPlan, ledger: AnyPath) -> list[tuple[Ne
     target = _target(plan)
     keys, library = target.partition_by, library_of(target.kind)
 
-    def one(name: str, values: dict[str, str | None]) -> tuple[NewFile, int]:
+    def one(name: str) -> tuple[NewFile, int]:
         row, path = rows[name], place.output / name
         statistics = ""
         if target.kind == "delta":
             with open_part(path if isinstance(place, DiskPlace) else path.stat()) as parquet:
                 statistics = library.statistics_of(parquet.metadata, schema, set() if row["nan"] else scores)
-        own = {key: values[key] for key in keys}
-        return NewFile(path=name, size=row["size"], keys=own, statistics=statistics), row["scored"]
+        values = {key: own[name][key] for key in keys}
+        return NewFile(path=name, size=row["size"], keys=values, statistics=statistics), row["scored"]
 
-    wanted = [(part.name, dict(part.sources[0].hive)) for part in plan.parts() if part.name in rows]
-    with ThreadPoolExecutor(min(_FOOTERS, max(1, len(wanted))), "scorer-footers") as pool:
-        return list(pool.map(one, *zip(*wanted, strict=True))) if wanted else []
+    with ThreadPoolExecutor(min(_FOOTERS, max(1, len(rows))), "scorer-footers") as pool:
+        return list(pool.map(one, [name for name in own if name in rows]))
 
 
 def _published_sizes(place: Place) -> dict[str, int]:

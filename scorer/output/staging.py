@@ -20,19 +20,22 @@ import pyarrow.parquet as pq
 
 from scorer.errors import CommitError, InputChanged, ScorerError
 from scorer.events import Receipt
+from scorer.output.existing import PROOF_FILES, PROOF_OF_GENERATION
 from scorer.output.place import load_plan, sizes_below
 from scorer.output.writer import receipt_of
+from scorer.plan.generations import folder_of
 from scorer.storage import stores
-from scorer.storage.files import AtOnce, as_json, files_in, map_write_errors, write_atomically, write_json
-from scorer.tables.deleted import digest
+from scorer.storage.files import AtOnce, as_json, files_in, map_write_errors, sync, write_atomically, write_json
+from scorer.storage.stores import exists, for_arrow
+from scorer.tables.deleted import NAME, digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from scorer.output.place import DiskStaging, Place, Staging
+    from scorer.output.place import DiskPlace, DiskStaging, Place, Staging
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
-    from scorer.storage.stores import ObjectPath
+    from scorer.storage.stores import AnyPath, ObjectPath
 
 _JOURNAL, _SEGMENTS = "journal.jsonl", "journal"
 _SEGMENT_RECEIPTS, _SEGMENT_S = 1000, 30.0  # a segment of the journal has so many receipts, or those of so many seconds
@@ -68,6 +71,8 @@ def prepare(place: Place, plan: FrozenPlan, deleted: bytes = b"") -> Staging:
 def _write_deleted(staging: Staging, plan: FrozenPlan, data: bytes) -> None:
     """Write the numbers of deleted rows before the plan, which has their digest; refuse others than the planned."""
     wanted = "" if plan.table is None else plan.table.deleted
+    if wanted and not data and exists(staging.deleted):  # of a plan that is resumed
+        data = staging.deleted.read_bytes()
     if (digest(data) if data else "") != wanted:
         raise InputChanged(
             "the deleted rows of the table are not the planned ones",
@@ -297,11 +302,74 @@ def remove_parts_without_rows(staging: DiskStaging) -> None:
 def sweep_quarantine(staging: DiskStaging) -> None:
     """Remove the quarantine files that the ledger does not name: attempts that were not committed left them."""
     ledger = staging.root / "ledger.parquet"
-    if not ledger.exists() or not staging.quarantine.exists():
+    if ledger.exists():
+        _remove_quarantine_of_others(ledger, staging.quarantine)
+
+
+def _remove_quarantine_of_others(ledger: Path, quarantine: Path) -> None:
+    """Remove the files of a quarantine that the ledger does not name, and the folder if none is left."""
+    if not quarantine.exists():
         return
     named = set(pq.read_table(ledger, columns=["quarantine"])["quarantine"].to_pylist())
-    for path in staging.quarantine.iterdir():
+    for path in quarantine.iterdir():
         if path.name not in named:
             path.unlink()
-    if not any(staging.quarantine.iterdir()):
-        staging.quarantine.rmdir()
+    if not any(quarantine.iterdir()):
+        quarantine.rmdir()
+
+
+def named_files(ledger: AnyPath) -> set[str]:
+    """Return the names of the published files of a ledger; a part without rows has none."""
+    table = pq.read_table(for_arrow(ledger), columns=["name", "size"])
+    return {name for name, size in zip(*(table[one].to_pylist() for one in ("name", "size")), strict=True) if size}
+
+
+def is_flat(place: Place) -> bool:
+    """Return whether the published output has no generations yet."""
+    published = load_plan(place.folder / "plan.json")
+    return published is not None and not published.generation
+
+
+def move_proof(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> None:
+    """Move the new proof over the old one. plan.json is last, because a repeated publish starts from it."""
+    _keep_proofs_of_generations(place, staging, plan)
+    for name in (*PROOF_FILES[1:], PROOF_FILES[0]):
+        source, target = staging.root / name, place.folder / name
+        if not source.exists():
+            continue
+        if target.is_dir() and plan.generation > 1:  # quarantine, to which each generation adds files
+            for path in source.iterdir():
+                os.rename(path, target / path.name)
+            continue
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.rename(source, target)
+    _remove_quarantine_of_others(place.folder / "ledger.parquet", place.folder / "quarantine")
+    if plan.table is None or not plan.table.deleted:
+        (place.folder / NAME).unlink(missing_ok=True)
+
+
+def _keep_proofs_of_generations(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> None:
+    """Copy what later generations replace into folders of their own; remove those of an output that was replaced.
+
+    In each folder, plan.json is copied last: if it is there, the folder is complete.
+    """
+    if plan.generation > 1 and is_flat(place):
+        _copy_proof(place.folder, place.folder / folder_of(1))
+    if plan.generation and (staging.root / "plan.json").exists():
+        _copy_proof(staging.root, place.folder / folder_of(plan.generation))
+    if plan.generation <= 1:
+        for folder in place.generation_folders():
+            if folder.name != folder_of(1) or not plan.generation:
+                remove_folder(folder)
+
+
+def _copy_proof(source: Path, target: Path) -> None:
+    if (target / "plan.json").exists() and load_plan(target / "plan.json") == load_plan(source / "plan.json"):
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name in (*PROOF_OF_GENERATION[1:], PROOF_OF_GENERATION[0]):
+        if (source / name).exists():
+            write_atomically(target / name, (source / name).read_bytes(), durable=True)
+    sync(target)

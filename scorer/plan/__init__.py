@@ -2,6 +2,7 @@
 
     frozen.py       FrozenPlan: what decides the scores and the output; its hashes; the parts and their file names
     generations.py  what each generation of a growing output has scored, and what is new since then
+    history.py      the plans of all generations together: which files and parts an output has now
     lineage.py      where a file of the output is from, as entries of its Parquet metadata
     parts.py        Part and PlannedFile: which rows are read from where
     prepared.py     Plan: the result of `prepare`, with problems, notes and the forecast

@@ -79,6 +79,10 @@ class FrozenPlan:
     """The number of the first part: those of earlier generations come before it."""
     previous: str = ""
     """The plan hash of the generation before; '' if there is none."""
+    replaced: tuple[str, ...] = ()
+    """Input files whose rows this generation removes from those before it; some of them are among `files`, too."""
+    gone: tuple[str, ...] = ()
+    """Scored files that the input table does not have any more, and whose rows stay in the output."""
     trial_sessions: int = 0
     """Sessions that tuning created besides the resident one."""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -150,7 +154,8 @@ class FrozenPlan:
     def left_out_note(self) -> str:
         """How many files --where ruled out by their keys, and which keys; '' if none."""
         conditions = [conditions_.parse(text) for text in self.conditions]
-        return keys_.left_out_note(len(self.left_out), conditions, dict(self.files[0].hive))
+        keys = dict(self.files[0].hive) if self.files else {}
+        return keys_.left_out_note(len(self.left_out), conditions, keys)
 
     def folder_of(self, file: PlannedFile) -> str:
         """Return the folder of a file's parts inside the output; '' for the output itself.
@@ -203,7 +208,7 @@ class FrozenPlan:
             del plain["joins"]
         if not self.left_out:  # so that other plans keep their hash
             del plain["left_out"]
-        for name in ("own_names", "generation", "first_part", "previous"):
+        for name in ("own_names", "generation", "first_part", "previous", "replaced", "gone"):
             if not plain[name]:
                 del plain[name]
         plain["table"] = None if self.table is None else dataclasses.asdict(self.table)
@@ -237,8 +242,8 @@ class FrozenPlan:
             "session": SessionSpec(**data["session"] | {"files": tuple(data["session"]["files"])}),
             "files": tuple(PlannedFile.from_row(row) for row in data["files"]),
             **{name: tuple(data[name]) for name in ("conditions", "trials")},
-            "left_out": tuple(data.get("left_out", ())),
             "joins": tuple(Join(**_frozen(join)) for join in data.get("joins", ())),
+            **{name: tuple(data.get(name, ())) for name in ("left_out", "replaced", "gone")},
             "table": TableState(**data["table"]) if "table" in data else None,
             "target": Target.from_dict(data["target"]) if "target" in data else None,
         }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KEY = "generation"
 """The key of the folders, and the column of the ledger."""
-_OUTSIDE_RECIPE = frozenset({"input", "table", "limit", "device"})
+_OUTSIDE_RECIPE = frozenset({"input", "table", "limit", "device", "mode"})
 _SHOWN = 3  # names of files in a message
 _FOLDER = re.compile(rf"{KEY}=[0-9]{{4,}}")
 

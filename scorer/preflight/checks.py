@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from scorer.arrow import decode_schema, plain_schema
+from scorer.arrow import plain_schema
 from scorer.binding import spec
 from scorer.binding import transform as transform_
 from scorer.binding.axes import doubt_advice
@@ -176,8 +176,7 @@ def _resume_or_decide(
     decided = _decide(found, options, dataset, model, named, loaded, request, on_store=on_store)
     found.problems += placement.room_problems(place, decided.forecast)
     if options.out.new_only and decided.frozen is not None:
-        found.problems += increment.column_problems(place, decode_schema(decided.frozen.output_schema).names, dataset)
-        found.notes += increment.folder_notes(place, dataset)
+        increment.check_first(found, decided.frozen, dataset)
     return loaded, decided
 
 
@@ -194,7 +193,7 @@ def _grow(
     listed = None
     with first.collecting(options):
         named = _read_named(first, options, conditions)
-        ignore, wanted = [str(place.output), str(place.folder)], wanted_table(options, None)
+        ignore, wanted = [str(place.output), str(place.folder)], replace(wanted_table(options, None), empty=True)
         listed = list_input(options.input, ignore, options.rows.base, wanted)
     if first.problems or listed is None:
         return None
@@ -208,8 +207,8 @@ def _grow(
             return None
         frozen = grown.plan
         spec = _session_spec(found, options, model, (grown.dataset or frozen).rows)
-        if grown.dataset is not None and spec is not None:
-            found.notes += dataset_notes(grown.dataset, conditions)
+        if grown.grows and spec is not None:
+            found.notes += [] if grown.dataset is None else dataset_notes(grown.dataset, conditions)
             frozen = increment.next_plan(options, place, grown, spec, named.transform)
         elif grown.resumes:
             frozen = with_requested_code(found, place, frozen, spec, named.transform)

@@ -64,7 +64,10 @@ def find_earlier(
 
     None if there was no such run. Another output or another unfinished run in the same place is a problem.
     """
-    earlier = _find(found, options, place, request, files) if table is None else _find_in(table, found, place, request)
+    if table is None:
+        earlier = _find(found, options, place, request, files)
+    else:
+        earlier = _find_in(table, found, place, request, overwrite=options.out.overwrite)
     if earlier is not None:
         frozen, done = earlier
         check_versions(found, options, place, frozen)
@@ -136,7 +139,7 @@ def _find(
             if place.pending() is not None:
                 return published, False
             gone = place_.missing_parts(place, published)
-            if not gone:
+            if not gone and not (overwrite and place.lost_generation(published)):
                 return published, True
             if not overwrite and not foreign_files(place):
                 found.problems.append(changed_output(place, gone))
@@ -168,26 +171,30 @@ def changed_output(place: Place, gone: list[str]) -> CommitError:
 
 
 def _find_in(
-    table: Destination, found: Findings, place: Place, request: dict[str, Any]
+    table: Destination, found: Findings, place: Place, request: dict[str, Any], *, overwrite: bool
 ) -> tuple[FrozenPlan, bool] | None:
-    """Return the same for a table, which may have the rows of this request without their proof."""
+    """Return the same for a table, which may have the rows of this request without their proof.
+
+    With `overwrite`, which --new-only allows, the rows of earlier runs are replaced by those of this one.
+    """
     from scorer.output import publish_table  # noqa: PLC0415 - only for tables
 
     published = place.published()
     if published is not None and published.request == request:
         if place.pending() is not None:
             return published, False
-        if not publish_table.missing(place, published):
+        if not publish_table.missing(place, published) and not (overwrite and place.lost_generation(published)):
             return published, True
     problems: list[ScorerError] = []
     for unfinished in place.unfinished():
         if unfinished.request == request:
             return unfinished, False
-        problems.append(refuse_different(str(place.folder), unfinished, request))
+        if not overwrite:
+            problems.append(refuse_different(str(place.folder), unfinished, request))
     found.problems += problems or problems_with(table.existing, table.target.kind, table.target.mode, table.where)
     if table.existing is None and not problems:
         found.problems += _others_in_folder(place)
-    elif table.existing is not None and table.existing.commits and table.target.mode == "append":
+    elif table.existing is not None and table.existing.commits and table.target.mode == "append" and not overwrite:
         found.problems.append(
             OutputExists(
                 "the table has the rows of this request already",

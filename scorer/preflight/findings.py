@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from scorer.arrow import is_encoded
+from scorer.arrow import common_type, decode_schema, is_encoded
 from scorer.dataset import fields, keys
+from scorer.dataset.summary import keys_with_other_values
 from scorer.display.words import plural, quoted_list
-from scorer.errors import BindingError, InputError, PlanError, PreflightError, ScorerError
+from scorer.errors import BindingError, InputChanged, InputError, OptionsError, PlanError, PreflightError, ScorerError
 from scorer.options.values import within_budget
+from scorer.plan.generations import KEY, without_generation
 from scorer.storage.footers import special_types, unreadable
 
 if TYPE_CHECKING:
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from scorer.dataset.conditions import Condition
     from scorer.dataset.summary import Dataset
     from scorer.options.fields import Options
+    from scorer.plan.frozen import FrozenPlan
 
 
+_SHOWN = 3  # columns in a message
 _MANY_FILES, _FEW_ROWS = 10_000, 10_000  # with so few rows a file, opening that many files takes most of the time
 
 
@@ -160,3 +164,140 @@ def without_keys(dataset: Dataset, kept: Sequence[str]) -> tuple[tuple[str, ...]
         else []
     )
     return tuple(name for name in kept if name not in in_path), notes
+
+
+def misfits(dataset: Dataset, published: FrozenPlan) -> list[ScorerError]:
+    """Return why the new files cannot be scored as the others were."""
+    planned = decode_schema(published.read_schema)
+    duplicates = [name for name in sorted(dataset.duplicates) if name in planned.names]
+    return [
+        *_other_columns(dataset, planned),
+        *shared_name(dataset, duplicates),
+        *keys_with_other_values(dataset, planned.names),
+        *_other_folder(dataset, published),
+        *column_problems(decode_schema(published.output_schema).names, dataset, own_names=published.own_names),
+    ]
+
+
+def _other_columns(dataset: Dataset, planned: pa.Schema) -> list[ScorerError]:
+    """Return the error for the first new file in which a column is missing or has another type."""
+    first = [] if dataset.footer is None else [(dataset.files[0].path, dataset.footer.schema.to_arrow_schema())]
+    problems: list[ScorerError] = []
+    for path, schema in (*first, *dataset.variants):
+        columns = pa.schema([*schema, *(key for key in dataset.hive if key.name not in schema.names)])
+        actual = {field.name: fields.find(columns, field.name) for field in planned}
+        odd = [field for field in planned if not _fits(field, actual[field.name])]
+        if odd:
+            shown = odd[:_SHOWN]
+            problems.append(
+                InputError(
+                    f"columns are not as in the files that are scored already: {quoted_list([f.name for f in odd])}",
+                    where=path,
+                    expected=", ".join(map(_in_words, shown)),
+                    found=", ".join(f"{f.name}: no such column" if (own := actual[f.name]) is None else _in_words(own)
+                                    for f in shown),
+                    hint="make the file agree with the others, or score it separately",
+                )
+            )  # fmt: skip
+    return problems[:1]
+
+
+def _fits(planned: pa.Field, actual: pa.Field | None) -> bool:
+    nulls = actual is not None and actual.nullable and not planned.nullable
+    return actual is not None and not nulls and common_type(planned.type, actual.type) is not None
+
+
+def _in_words(column: pa.Field) -> str:
+    return f"{column.name}: {column.type}" + ("" if column.nullable else " without nulls")
+
+
+def _other_folder(dataset: Dataset, published: FrozenPlan) -> list[ScorerError]:
+    """Return the error for paths of pictures that would be relative to another folder than before."""
+    columns = decode_schema(published.read_schema)
+    tops = sorted({file.top for file in dataset.files})
+    for feed in published.binding.feeds:
+        column = fields.find(columns, feed.columns[0]) if feed.kind == "image" else None
+        if column is not None and not is_encoded(column.type) and tops != [feed.setting("folder")]:
+            return [
+                InputError(
+                    f"the paths of pictures in {feed.columns[0]!r} would be relative to another folder than before",
+                    where=f"tensor {feed.tensor!r}",
+                    expected=str(feed.setting("folder")),
+                    found=quoted_list(tops),
+                    hint="name the same input folder again, or choose another --output",
+                )
+            ]
+    return []
+
+
+def column_problems(columns: Sequence[str], dataset: Dataset, *, own_names: bool) -> list[ScorerError]:
+    """Return the error for a column or key whose name is that of the folders of generations.
+
+    There are no such folders if the files have names of their own.
+    """
+    if own_names:
+        return []
+    by_path = [file.path for file in dataset.files if KEY in keys.keys_of(without_generation(file.folder))]
+    if KEY not in columns and not by_path:
+        return []
+    return [
+        PlanError(
+            f"the output would have two columns named {KEY!r}",
+            where=by_path[0] if by_path else f"column {KEY!r}",
+            expected=f"no such column, because --new-only writes folders named {KEY}=0001",
+            found="a key=value folder of that name" if by_path else "a column of that name",
+            hint=f"rename it{'' if by_path else ', or leave it out with --keep'}",
+        )
+    ]
+
+
+def folder_notes(dataset: Dataset, *, own_names: bool) -> list[str]:
+    """Return a note if the folders of generations of the input are not repeated in the output."""
+    dropped = any(without_generation(file.folder) != file.folder for file in dataset.files)
+    if not dropped or own_names:
+        return []
+    return [f"folders named {KEY}=… of the input are not repeated; the output has its own"]
+
+
+def gone_error(where: str, files: Sequence[str]) -> ScorerError:
+    """Return the error for files that were removed from the input, if that is not allowed."""
+    return InputChanged(
+        "input files were removed since they were scored",
+        where=where,
+        expected="all files that were scored (--on-gone error)",
+        found=f"{plural(len(files), 'file')} gone: {quoted_list(files, _SHOWN)}",
+        hint="restore them, keep their rows with --on-gone keep, or remove their rows with --on-gone remove",
+    )
+
+
+def kept_with_replaced(options: Options, files: set[str]) -> ScorerError:
+    """Return the error for rows that must stay in a file of the output that is replaced."""
+    return InputChanged(
+        "rows that are kept are in one file of the output with rows that are replaced",
+        where=quoted_list(options.input),
+        expected=f"all files whose rows are in that file, because --on-gone is {options.out.on_gone}",
+        found=f"{plural(len(files), 'file')} gone: {quoted_list(sorted(files), _SHOWN)}",
+        hint="restore them, or remove their rows with --on-gone remove",
+    )
+
+
+def nothing_left(where: str, files: Sequence[str]) -> ScorerError:
+    """Return the error for an output that would have no file any more."""
+    return InputChanged(
+        "no file would be left in the output",
+        where=where,
+        expected="an input with at least one file that is scored, or --on-gone keep",
+        found=f"all {plural(len(files), 'file')} that were scored are gone",
+        hint="keep their rows with --on-gone keep, or remove the output by hand",
+    )
+
+
+def no_version(where: str, since: str) -> ScorerError:
+    """Return the error for --since without an output of a table."""
+    return OptionsError(
+        "--since needs an output to which rows of a table are added",
+        where="--since",
+        expected=f"an output of rows of a table at {where}",
+        found="no such output",
+        hint=f"leave out --since {since}: the first run scores all rows",
+    )

@@ -13,38 +13,51 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from scorer.arrow import common_type, decode_schema, is_encoded
-from scorer.dataset import fields, keys, tables
+from scorer.arrow import decode_schema
+from scorer.dataset import keys, tables
 from scorer.dataset.listing import trees
-from scorer.dataset.summary import keys_with_other_values, summarise_files
+from scorer.dataset.summary import summarise_files
 from scorer.display.words import cut, plural, quoted_list
-from scorer.errors import CommitError, InputChanged, InputError, OutputExists, PlanError, ScorerError
+from scorer.errors import CommitError, InputChanged, OutputExists, ScorerError
 from scorer.host.versions import versions
 from scorer.output.place import StorePlace, missing_parts
-from scorer.plan.frozen import FrozenPlan, explain_differences
-from scorer.plan.generations import KEY, Difference, difference, recipe, without_generation
+from scorer.plan.frozen import FrozenPlan, explain_differences, hash_of
+from scorer.plan.generations import Difference, difference, recipe
+from scorer.plan.history import gone_files, known_files, live_parts, with_shared_parts
 from scorer.preflight import freeze
 from scorer.preflight.earlier import changed_output
-from scorer.preflight.findings import shared_name
+from scorer.preflight.findings import (
+    column_problems,
+    folder_notes,
+    gone_error,
+    kept_with_replaced,
+    misfits,
+    no_version,
+    nothing_left,
+)
 from scorer.preflight.freeze import Bound
 from scorer.preflight.tuning import Probe
 from scorer.storage.stores import changes as changed_files
 from scorer.storage.stores import for_arrow
+from scorer.tables.snapshot import TableState
+from scorer.tables.target import Rows, partition_columns, problems_of_schema, problems_with
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from scorer.binding.spec import Transform
     from scorer.dataset.conditions import Condition
+    from scorer.dataset.listing import Listed
     from scorer.dataset.summary import Dataset, Input
     from scorer.model.spec import SessionSpec
-    from scorer.options.fields import Options
+    from scorer.options.fields import Options, OutputOptions
     from scorer.output.place import Place
     from scorer.plan.parts import PlannedFile
+    from scorer.preflight.cutting import Size
     from scorer.preflight.findings import Findings
     from scorer.storage.files import FileId
-    from scorer.tables.changes import Changes
-    from scorer.tables.snapshot import Snapshot, TableState
+    from scorer.tables.snapshot import Snapshot
+    from scorer.tables.target import Target
 
 
 _SHOWN = 3  # names of files in a message
@@ -61,11 +74,24 @@ class Increment:
     resumes: bool = False
     """Whether `plan` is unfinished."""
     dataset: Dataset | None = None
-    """The new files; None if there are none, or if `plan` is to be finished first."""
+    """The files to score; None if there are none, or if `plan` is to be finished first."""
     request: dict[str, Any] = field(default_factory=dict)
-    """The request of the next generation; its input are the files of all generations."""
+    """The request of the next generation, whose input are the files of all generations; empty if there is none."""
+    table: Snapshot | None = None
+    """The table that is read."""
+    target: Target | None = None
+    """The table that is written."""
     left_out: tuple[str, ...] = ()
     """Files that --where rules out by their keys."""
+    replaced: tuple[str, ...] = ()
+    """Files whose earlier rows are removed; some of them are scored again."""
+    gone: tuple[str, ...] = ()
+    """Files that the table does not have any more, and whose rows stay."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether there is a next generation."""
+        return bool(self.request)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,28 +120,30 @@ class Search:
 
     def _increment(self) -> Increment | None:
         place, published = self.place, self.place.published()
+        if self.options.out.since and (published is None or published.table is None):
+            self.found.problems.append(no_version(str(place.output), self.options.out.since))
+            return None
         if published is None:
             return self._unfinished(self.listed.identities(), "") if place.unfinished() else None
         problem = _other_recipe(place, published, self.request)
         if problem is None and place.pending() is not None:
             return Increment(plan=published, resumes=True)
         if problem is None:
-            missing = missing_parts(place, published)
+            missing = missing_of(place, published)
             problem = changed_output(place, missing) if missing else None
         if problem is not None:
             return self._refuse(published, problem)
-        if self.listed.table is not None and published.table is not None:
-            return self._of_table(self.listed.table, published.table, published)
+        of_table = self.listed.table is not None and published.table is not None
         now = self.listed.identities()
-        unfinished = self._unfinished(now, published.plan_hash)
+        unfinished = self._unfinished(() if of_table else now, published.plan_hash)
         if unfinished is not None:
             return unfinished
-        known = {file.path: file for plan in place.generations(published) for file in plan.files}
-        differs = difference((file.id for file in known.values()), now)
-        problem = _changed(self.options, published, differs)
-        if problem is not None:
-            return self._refuse(published, problem)
-        return self._next(now, published, known, differs)
+        plans = place.generations(published)
+        grown = self._of_table(published, plans) if of_table else self._of_files(now, published, plans)
+        if isinstance(grown, Increment) and grown.replaced and grown.dataset is None and published.target is None:
+            lost = not known_files(plans).keys() - set(grown.replaced)
+            grown = nothing_left(str(place.output), grown.replaced) if lost else grown
+        return self._refuse(published, grown) if isinstance(grown, ScorerError) else self._with_target(grown, plans)
 
     def _refuse(self, published: FrozenPlan, problem: ScorerError) -> Increment | None:
         """Add the problem, unless the output is to be replaced."""
@@ -127,9 +155,11 @@ class Search:
     def _unfinished(self, now: Iterable[FileId], previous: str) -> Increment | None:
         """Return the unfinished generation after a plan ('': the first one), if its files are still the same."""
         files = {file.path: file for file in now}
+        out = self.options.out
         for plan in self.place.unfinished():
             same = recipe(plan.request) == recipe(self.request)
             same = same and plan.request.get("device") == self.request.get("device")
+            same = same and (not plan.replaced or "rescore" in out.on_changed or "remove" in out.on_gone)
             if not plan.generation or plan.previous != previous or not same:
                 continue
             changed = [file.path for file in plan.files if files.get(file.path) != file.id]
@@ -144,62 +174,133 @@ class Search:
                 )
         return None
 
-    def _of_table(self, table: Snapshot, scored: TableState, published: FrozenPlan) -> Increment | None:
-        """Return what is to be added from a table: the files with rows that are new since the scored version."""
-        unfinished = self._unfinished((), published.plan_hash)
-        if unfinished is not None:
-            return unfinished
-        from scorer.tables.changes import as_added, changes  # noqa: PLC0415 - only for tables
-
-        found = changes(table, scored.version)
-        if found.rewritten:
-            return self._refuse(published, _rewritten(table, scored, found))
-        if found.removed:
-            files, names = plural(len(found.removed), "file"), quoted_list(found.removed, _SHOWN)
-            self.found.notes.append(f"{files} of the table were deleted; their rows stay in the output: {names}")
-        new = as_added(table, found)
-        listed = replace(self.listed, files=tuple(tables.listed(new, trees())), table=new)
-        every = replace(listed, files=(*self.listed.files, *listed.files))
-        matching = _matching(every, self.conditions, decode_schema(published.read_schema))
-        chosen = tuple(file for file in listed.files if file.path in matching)
-        if not chosen:
-            return Increment(plan=published, done=True)
-        dataset = summarise_files(replace(listed, files=chosen))
-        self.found.problems += _problems(self.place, dataset, published)
-        self.found.notes.append(
-            f"--new-only adds {plural(len(chosen), 'file')} that are new since {scored.name.partition(', ')[2]}"
-        )
-        inputs = [published.request["input"], *map(freeze.as_input, dataset.files)]
-        request = {**self.request, "input": freeze.digest_of_input(inputs)}
-        return Increment(plan=published, dataset=dataset, request=request)
-
-    def _next(
-        self, now: Sequence[FileId], published: FrozenPlan, known: Mapping[str, PlannedFile], differs: Difference
-    ) -> Increment:
-        """Return the next generation, with the summary of its files; what makes it impossible becomes a problem."""
-        if differs.gone:
-            gone, names = plural(len(differs.gone), "file"), [file.path for file in differs.gone]
-            self.found.notes.append(
-                f"{gone} of the input cannot be found any more; their rows stay in the output: "
-                f"{quoted_list(names, _SHOWN)}"
-            )
+    def _of_files(
+        self, now: Sequence[FileId], published: FrozenPlan, plans: Sequence[FrozenPlan]
+    ) -> Increment | ScorerError:
+        """Return the next generation from plain files, or why there is none."""
+        known, out = known_files(plans), self.options.out
+        differs = difference((file.id for file in known.values()), now)
+        problem = _changed(self.options, published, differs)
+        if problem is not None:
+            return problem
+        gone = {file.path for file in differs.gone}
+        changed = {file.path for file in differs.changed}
+        replaced = with_shared_parts(plans, changed | (gone if out.on_gone == "remove" else set()))
+        if out.on_gone != "remove" and replaced & gone:
+            return kept_with_replaced(self.options, replaced & gone)
         matching = _matching(self.listed, self.conditions, decode_schema(published.read_schema))
-        new = {file.path for file in differs.new} & matching
-        if not new:
+        new = ({file.path for file in differs.new} & matching) | (replaced - gone)
+        self.found.notes += _gone_notes(out, sorted(gone), "the input") + _again_notes(changed, replaced - gone)
+        if not new and not replaced:
             return Increment(plan=published, done=True)
-        chosen = tuple(file for file in self.listed.files if file.path in new)
-        dataset = summarise_files(replace(self.listed, files=chosen))
-        self.found.problems += _problems(self.place, dataset, published)
-        self.found.notes += folder_notes(self.place, dataset)
-        self.found.notes.append(
-            f"--new-only adds {plural(len(new), 'new file')} to {plural(len(known), 'file')} scored already"
-        )
-        opened = {file.path: file for file in dataset.files}
+        dataset = self._summary([file for file in self.listed.files if file.path in new], published)
+        added, left = len(new) - len(replaced - gone), len(known.keys() - replaced)
+        if added:
+            already = f"{plural(left, 'file')} scored already"
+            self.found.notes.append(f"--new-only adds {plural(added, 'new file')} to {already}")
+        opened = {} if dataset is None else {file.path: file for file in dataset.files}
         scored = [opened.get(file.path) or known[file.path] for file in now if file.path in {*new, *known}]
         left_out = tuple(file.path for file in now if file.path not in {*new, *known})
-        inputs = [*map(freeze.as_input, scored), *left_out, *(["gone", file.path] for file in differs.gone)]
+        lost = [["gone", path] for path in known if path in gone - replaced]
+        inputs = [*map(freeze.as_input, scored), *left_out, *lost]
         request = {**self.request, "input": freeze.digest_of_input(inputs)}
-        return Increment(plan=published, dataset=dataset, left_out=left_out, request=request)
+        return Increment(
+            plan=published, dataset=dataset, left_out=left_out, request=request, replaced=tuple(sorted(replaced))
+        )
+
+    def _of_table(self, published: FrozenPlan, plans: Sequence[FrozenPlan]) -> Increment | ScorerError:
+        """Return the next generation from a table, or why there is none."""
+        table, before, out = self.listed.table, published.table, self.options.out
+        if table is None or before is None:
+            raise TypeError(published)
+        from scorer.tables.changes import at_versions, changes, partition_of, version_at  # noqa: PLC0415 - only here
+
+        known, kept = known_files(plans), gone_files(plans)
+        before = replace(before, version=version_at(table, out.since, before.version) if out.since else before.version)
+        found = changes(table, before.version, {path: partition_of(file.hive) for path, file in known.items()}, kept)
+        if found.changed and out.on_changed == "error":
+            return _rewritten(table, before, found.rewritten)
+        gone = (found.removed | kept) if out.on_gone == "remove" else found.removed
+        if gone and out.on_gone == "error":
+            return gone_error(table.location, sorted(gone))
+        replaced: set[str] = set()
+        more = found.changed | (gone if out.on_gone == "remove" else set())
+        while more - replaced:
+            replaced |= found.score_again(with_shared_parts(plans, more))
+            more = with_shared_parts(plans, replaced)
+        if out.on_gone != "remove" and replaced & (gone | kept) - found.changed:
+            return kept_with_replaced(self.options, replaced & (gone | kept))
+        self.found.notes += _gone_notes(out, sorted(gone), "the table") + _again_notes(found.changed, replaced - gone)
+        new = at_versions(table, found.to_score(table.version))
+        listed = tuple(tables.listed(new, trees()))
+        every = replace(self.listed, files=(*self.listed.files, *listed), table=new)
+        matching = _matching(every, self.conditions, decode_schema(published.read_schema))
+        chosen = [file for file in listed if file.path in matching]
+        if not chosen and not replaced:
+            return Increment(plan=published, done=True)
+        dataset = self._summary(chosen, published, new)
+        if chosen:
+            since = before.name.partition(", ")[2]
+            self.found.notes.append(f"--new-only adds {plural(len(chosen), 'file')} that are new since {since}")
+        inputs = [published.request["input"], *map(freeze.as_input, () if dataset is None else dataset.files)]
+        inputs += [["replaced", path] for path in sorted(replaced)]
+        request = {**self.request, "input": freeze.digest_of_input(inputs)}
+        lost = () if out.on_gone == "remove" else tuple(sorted(gone))
+        return Increment(
+            plan=published, dataset=dataset, request=request, table=table, replaced=tuple(sorted(replaced)), gone=lost
+        )
+
+    def _summary(self, files: Sequence[Listed], published: FrozenPlan, table: Snapshot | None = None) -> Dataset | None:
+        """Return the summary of the files to score; what does not fit the earlier ones becomes a problem."""
+        if not files:
+            return None
+        dataset = summarise_files(replace(self.listed, files=tuple(files), table=table))
+        self.found.problems += misfits(dataset, published)
+        self.found.notes += folder_notes(dataset, own_names=published.own_names)
+        return dataset
+
+    def _with_target(self, grown: Increment, plans: Sequence[FrozenPlan]) -> Increment:
+        """Return the increment with the table that is written, as it is now; what prevents it becomes a problem."""
+        target = grown.plan.target
+        if target is None or not grown.grows:
+            return grown
+        target, problems = next_target(self.place, grown, target, plans)
+        self.found.problems += problems
+        return replace(grown, target=target)
+
+
+def missing_of(place: Place, published: FrozenPlan) -> list[str]:
+    """List what is missing of a published output; a table may have other files with the same rows by now."""
+    if published.target is None:
+        return missing_parts(place, published)
+    from scorer.output import publish_table  # noqa: PLC0415 - only for tables
+
+    return publish_table.missing(place, replace(published, target=replace(published.target, mode="append")))
+
+
+def next_target(
+    place: Place, grown: Increment, target: Target, plans: Sequence[FrozenPlan]
+) -> tuple[Target, list[ScorerError]]:
+    """Return the target of the next generation of a table, and what keeps its rows from being added."""
+    from scorer.output import publish_table  # noqa: PLC0415 - only for tables
+
+    library, where = publish_table.library_of(target.kind), publish_table.name_of(place, target)
+    existing = library.look(where, hash_of(grown.request))
+    dataset = grown.dataset
+    values = () if dataset is None else tuple(dict.fromkeys(tuple(file.hive.items()) for file in dataset.files))
+    rows = Rows(keys=pa.schema([]) if dataset is None else dataset.hive, values=values)
+    problems = problems_with(existing, target.kind, "overwrite" if grown.replaced else "append", where)
+    columns = target.columns
+    if dataset is not None:
+        problems += partition_columns(target.partition_by, rows, existing, where)[1]
+        keys = rows.keys if existing is None else rows.keys_as_in(existing.schema)
+        columns = pa.schema([*decode_schema(grown.plan.output_schema), *keys]).remove_metadata()
+    problems += problems_of_schema(columns, existing, where)
+    if grown.replaced and existing is not None:
+        left = {part.name for part in live_parts([*plans, replace(grown.plan, files=(), replaced=grown.replaced)])}
+        problems += publish_table.not_removable(place, target, existing, left)
+    version, commits = (-1, 0) if existing is None else (existing.version, existing.commits)
+    return replace(target, mode="append", version=version, commit=1 + commits, replaced=()), problems
 
 
 def _other_recipe(place: Place, published: FrozenPlan, request: dict[str, Any]) -> ScorerError | None:
@@ -210,7 +311,7 @@ def _other_recipe(place: Place, published: FrozenPlan, request: dict[str, Any]) 
         found = f"only the first {published.request['limit']:,} rows of its input, by --limit"
     if not found and (published.request.get("table") or [])[:2] != (request.get("table") or [])[:2]:
         found = f"another input: {published.table.name if published.table else 'plain Parquet files'}"
-    if not found and published.own_names != isinstance(place, StorePlace):
+    if not found and published.own_names != (isinstance(place, StorePlace) or published.target is not None):
         found = "file names of an output on an object store" if published.own_names else "file names of one on a disk"
     if not found:
         return None
@@ -223,39 +324,65 @@ def _other_recipe(place: Place, published: FrozenPlan, request: dict[str, Any]) 
     )
 
 
-def _rewritten(table: Snapshot, scored: TableState, found: Changes) -> ScorerError:
+def _rewritten(table: Snapshot, scored: TableState, files: Sequence[str]) -> ScorerError:
     return InputChanged(
         "rows of the table were updated or deleted since they were scored",
         where=table.location,
         expected=f"rows that were added since {scored.name.partition(', ')[2]}, and no other changes",
-        found=f"{plural(len(found.rewritten), 'file')} with other rows in {table.name.partition(', ')[2]}: "
-        f"{quoted_list(found.rewritten, _SHOWN)}",
-        hint="score everything again with --overwrite",
+        found=f"{plural(len(files), 'file')} with other rows in {table.name.partition(', ')[2]}: "
+        f"{quoted_list(files, _SHOWN)}",
+        hint="replace their rows with --on-changed rescore, or score everything again with --overwrite",
     )
 
 
+def _gone_notes(out: OutputOptions, gone: Sequence[str], where: str) -> list[str]:
+    """Return a note on the files that were removed from the input."""
+    if not gone:
+        return []
+    rows = "their rows stay in the output" if out.on_gone == "keep" else "their rows are removed from the output"
+    return [f"{plural(len(gone), 'file')} of {where} cannot be found any more; {rows}: {quoted_list(gone, _SHOWN)}"]
+
+
+def _again_notes(changed: set[str], again: set[str]) -> list[str]:
+    """Return notes on the files whose rows are scored again."""
+    notes, others = [], sorted(again - changed)
+    if changed:
+        notes.append(
+            f"the rows of {plural(len(changed), 'changed file')} are replaced: {quoted_list(sorted(changed), _SHOWN)}"
+        )
+    if others:
+        notes.append(
+            f"{plural(len(others), 'other file')} scored again, because the output has their rows in one file with "
+            f"rows that are replaced: {quoted_list(others, _SHOWN)}"
+        )
+    return notes
+
+
 def _changed(options: Options, published: FrozenPlan, differs: Difference) -> ScorerError | None:
-    """Return the error for files that changed or were moved since they were scored."""
-    if differs.changed:
+    """Return the error for files that changed, were removed or moved, unless the request says what to do with them."""
+    out, where = options.out, quoted_list(options.input)
+    if differs.changed and out.on_changed == "error":
         changed = [file.path for file in differs.changed]
         generation = f"generation {published.generation}" if published.generation else "the output"
         return InputChanged(
             "input files changed since they were scored",
-            where=quoted_list(options.input),
+            where=where,
             expected=f"the files of {generation}, unchanged",
             found=f"{len(changed):,} changed: {quoted_list(changed)}",
-            hint="restore them, or score everything again with --overwrite",
+            hint="restore them, replace their rows with --on-changed rescore, or score all again with --overwrite",
         )
-    if differs.moved:
+    if differs.moved and out.on_gone != "remove":
         old, new = differs.moved[0]
         return InputChanged(
             "input files were moved since they were scored, so their rows would be scored twice",
-            where=quoted_list(options.input),
+            where=where,
             expected="files in the places where they were scored",
             found=f"{plural(len(differs.moved), 'file')} with the same name, size and time elsewhere: "
             f"{old.path!r} is now {new.path!r}",
-            hint="move them back, or score everything again with --overwrite",
+            hint="move them back, or replace their rows with --on-gone remove",
         )
+    if differs.gone and out.on_gone == "error":
+        return gone_error(where, [file.path for file in differs.gone])
     return None
 
 
@@ -269,94 +396,11 @@ def _matching(listed: Input, conditions: Sequence[Condition], planned: pa.Schema
     return {file.path for file in wanted}
 
 
-def _problems(place: Place, dataset: Dataset, published: FrozenPlan) -> list[ScorerError]:
-    """Return why the new files cannot be scored as the others were."""
-    planned = decode_schema(published.read_schema)
-    duplicates = [name for name in sorted(dataset.duplicates) if name in planned.names]
-    return [
-        *_other_columns(dataset, planned),
-        *shared_name(dataset, duplicates),
-        *keys_with_other_values(dataset, planned.names),
-        *_other_folder(dataset, published),
-        *column_problems(place, decode_schema(published.output_schema).names, dataset),
-    ]
-
-
-def _other_columns(dataset: Dataset, planned: pa.Schema) -> list[ScorerError]:
-    """Return the error for the first new file in which a column is missing or has another type."""
-    first = [] if dataset.footer is None else [(dataset.files[0].path, dataset.footer.schema.to_arrow_schema())]
-    problems: list[ScorerError] = []
-    for path, schema in (*first, *dataset.variants):
-        columns = pa.schema([*schema, *(key for key in dataset.hive if key.name not in schema.names)])
-        actual = {field.name: fields.find(columns, field.name) for field in planned}
-        odd = [field for field in planned if not _fits(field, actual[field.name])]
-        if odd:
-            shown = odd[:_SHOWN]
-            problems.append(
-                InputError(
-                    f"columns are not as in the files that are scored already: {quoted_list([f.name for f in odd])}",
-                    where=path,
-                    expected=", ".join(map(_in_words, shown)),
-                    found=", ".join(f"{f.name}: no such column" if (own := actual[f.name]) is None else _in_words(own)
-                                    for f in shown),
-                    hint="make the file agree with the others, or score it separately",
-                )
-            )  # fmt: skip
-    return problems[:1]
-
-
-def _fits(planned: pa.Field, actual: pa.Field | None) -> bool:
-    nulls = actual is not None and actual.nullable and not planned.nullable
-    return actual is not None and not nulls and common_type(planned.type, actual.type) is not None
-
-
-def _in_words(column: pa.Field) -> str:
-    return f"{column.name}: {column.type}" + ("" if column.nullable else " without nulls")
-
-
-def _other_folder(dataset: Dataset, published: FrozenPlan) -> list[ScorerError]:
-    """Return the error for paths of pictures that would be relative to another folder than before."""
-    columns = decode_schema(published.read_schema)
-    tops = sorted({file.top for file in dataset.files})
-    for feed in published.binding.feeds:
-        column = fields.find(columns, feed.columns[0]) if feed.kind == "image" else None
-        if column is not None and not is_encoded(column.type) and tops != [feed.setting("folder")]:
-            return [
-                InputError(
-                    f"the paths of pictures in {feed.columns[0]!r} would be relative to another folder than before",
-                    where=f"tensor {feed.tensor!r}",
-                    expected=str(feed.setting("folder")),
-                    found=quoted_list(tops),
-                    hint="name the same input folder again, or choose another --output",
-                )
-            ]
-    return []
-
-
-def column_problems(place: Place, columns: Sequence[str], dataset: Dataset) -> list[ScorerError]:
-    """Return the error for a column or key whose name is that of the folders of generations."""
-    if isinstance(place, StorePlace):
-        return []
-    by_path = [file.path for file in dataset.files if KEY in keys.keys_of(without_generation(file.folder))]
-    if KEY not in columns and not by_path:
-        return []
-    return [
-        PlanError(
-            f"the output would have two columns named {KEY!r}",
-            where=by_path[0] if by_path else f"column {KEY!r}",
-            expected=f"no such column, because --new-only writes folders named {KEY}=0001",
-            found="a key=value folder of that name" if by_path else "a column of that name",
-            hint=f"rename it{'' if by_path else ', or leave it out with --keep'}",
-        )
-    ]
-
-
-def folder_notes(place: Place, dataset: Dataset) -> list[str]:
-    """Return a note if the folders of generations of the input are not repeated in the output."""
-    dropped = any(without_generation(file.folder) != file.folder for file in dataset.files)
-    if not dropped or isinstance(place, StorePlace):
-        return []
-    return [f"folders named {KEY}=… of the input are not repeated; the output has its own"]
+def check_first(found: Findings, frozen: FrozenPlan, dataset: Dataset) -> None:
+    """Add what keeps the first generation from having folders of its own, and notes on them."""
+    columns, own_names = decode_schema(frozen.output_schema).names, frozen.own_names
+    found.problems += column_problems(columns, dataset, own_names=own_names)
+    found.notes += folder_notes(dataset, own_names=own_names)
 
 
 def next_plan(
@@ -364,8 +408,40 @@ def next_plan(
 ) -> FrozenPlan:
     """Return the plan of the next generation: as the last one, with other files and the numbers after its parts."""
     last, dataset = grown.plan, grown.dataset
-    if dataset is None:
-        raise TypeError(grown)
+    files: tuple[PlannedFile, ...] = ()
+    table = None if grown.table is None else TableState.of(grown.table, "")
+    stretch_rows = last.storage.stretch_rows
+    if dataset is not None:
+        size = _size(options, place, last, dataset)
+        files = freeze.planned_files(options, dataset, size)
+        table = freeze.table_state(files, dataset)
+        stretch_rows = size.target if last.storage.copied else 0
+    mine = last.transform
+    if mine is not None and transform is not None:
+        mine = replace(mine, folder=transform.folder)
+    return replace(
+        last,
+        request=grown.request,
+        files=files,
+        table=table,
+        target=grown.target,
+        left_out=grown.left_out,
+        session=spec,
+        transform=mine,
+        storage=replace(last.storage, stretch_rows=stretch_rows),
+        generation=max(1, last.generation) + 1,
+        first_part=last.first_part + last.n_parts,
+        previous=last.plan_hash,
+        replaced=grown.replaced,
+        gone=grown.gone,
+        trial_sessions=0,
+        versions=versions(),
+        plan_hash="",
+    )
+
+
+def _size(options: Options, place: Place, last: FrozenPlan, dataset: Dataset) -> Size:
+    """Return how large the parts of the next generation are."""
     bound = Bound(
         binding=last.binding, transform=last.transform, read_schema=decode_schema(last.read_schema),
         output_schema=decode_schema(last.output_schema), joins=last.joins,
@@ -378,28 +454,7 @@ def next_plan(
     if options.out.file_bytes is not None:
         file_rows = max(1, int(options.out.file_bytes / row_bytes))
     size = freeze.part_size(options, dataset, bound, probe, frozenset(last.unread), file_rows)
-    if last.own_names:
-        size = size.at_most(max(1, int(freeze.MOST_STORE_BYTES / row_bytes)))
-    files = freeze.planned_files(options, dataset, size)
-    mine = last.transform
-    if mine is not None and transform is not None:
-        mine = replace(mine, folder=transform.folder)
-    return replace(
-        last,
-        request=grown.request,
-        files=files,
-        table=freeze.table_state(files, dataset),
-        left_out=grown.left_out,
-        session=spec,
-        transform=mine,
-        storage=replace(last.storage, stretch_rows=size.target if last.storage.copied else 0),
-        generation=max(1, last.generation) + 1,
-        first_part=last.first_part + last.n_parts,
-        previous=last.plan_hash,
-        trial_sessions=0,
-        versions=versions(),
-        plan_hash="",
-    )
+    return size.at_most(max(1, int(freeze.MOST_STORE_BYTES / row_bytes))) if last.own_names else size
 
 
 def _measured(place: Place) -> tuple[float | None, float]:

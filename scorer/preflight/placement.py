@@ -236,7 +236,7 @@ def table_of(
     """
     if options.out.format == "parquet":
         return None, []
-    from scorer.output.publish_table import library_of  # noqa: PLC0415 - only for tables
+    from scorer.output.publish_table import library_of, not_removable  # noqa: PLC0415 - only for tables
 
     kind = cast("Kind", options.out.format)
     library = library_of(kind)
@@ -257,7 +257,9 @@ def table_of(
         return None, [problem]
     existing = library.look(where, request_hash)
     replaced, problems = _replaced(mode) if mode and mode.startswith("replace") else ((), [])
-    word = cast("Mode", mode.split()[0]) if mode else "new"
+    # what was scored before is replaced by its names, so that rows of others stay
+    again = options.out.overwrite and place.published() is not None
+    word = cast("Mode", mode.split()[0]) if mode else "append" if again else "new"
     rows = Rows(keys=dataset.hive, values=tuple(dict.fromkeys(tuple(file.hive.items()) for file in dataset.files)))
     partition_by, others = partition_columns(options.out.partition_by, rows, existing, where)
     problems += others
@@ -267,6 +269,7 @@ def table_of(
         kind=kind, mode=word, catalog=catalog, commit=1 + (existing.commits if existing else 0),
         version=-1 if existing is None else existing.version, partition_by=partition_by, replaced=replaced,
     )  # fmt: skip
+    problems += not_removable(place, target, existing) if again and existing is not None else []
     identified = library.with_ids if kind == "iceberg" else None
     return Destination(where=where, target=target, existing=existing, rows=rows, identified=identified), problems
 

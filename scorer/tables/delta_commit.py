@@ -13,21 +13,22 @@ import time
 from decimal import Decimal
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
 from scorer.display.words import cut
 from scorer.errors import CommitError, OptionsError, ScorerError
 from scorer.tables import clients
-from scorer.tables.target import Existing, another_run, refuse_changed
+from scorer.tables.target import Existing, another_run, refuse_changed, stored_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     import pyarrow.parquet as pq
     from deltalake import DeltaTable
 
-    from scorer.tables.target import Identity, NewFile, Target
+    from scorer.tables.target import Contents, Identity, Target
 
 _MOST_COLUMNS = 32  # as other writers: a log with the ranges of a thousand columns is slow to read
 _LONGEST = 32  # characters of a text; readers expect that longer ones are cut off
@@ -76,11 +77,14 @@ def files_at(location: str, version: int | None) -> dict[str, int] | None:
     table = _open(location, version)
     if table is None:
         return None
-    from urllib.parse import unquote  # noqa: PLC0415 - only here
-
     actions = pa.table(table.get_add_actions())
     pairs = zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)
     return {unquote(path): size for path, size in pairs}
+
+
+def _paths(table: DeltaTable) -> dict[str, str]:
+    """Return the paths of the live files as the log has them, by their names in the table's folder."""
+    return {unquote(path): path for path in pa.table(table.get_add_actions())["path"].to_pylist()}
 
 
 def committed(location: str, target: Target, identity: Identity) -> int | None:
@@ -95,18 +99,19 @@ def committed(location: str, target: Target, identity: Identity) -> int | None:
     raise another_run(location, identity)
 
 
-def try_commit(
-    location: str, target: Target, identity: Identity, files: Sequence[NewFile], notes: Mapping[str, str]
-) -> Exception | None:
+def try_commit(location: str, target: Target, identity: Identity, contents: Contents) -> Exception | None:
     """Try to commit; return the error, which may also mean that only the answer was lost."""
     from deltalake import CommitProperties, Schema, Transaction  # noqa: PLC0415 - an extra
     from deltalake.exceptions import DeltaError  # noqa: PLC0415 - an extra
-    from deltalake.transaction import AddAction, create_table_with_add_actions  # noqa: PLC0415 - an extra
+    from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions  # noqa: PLC0415 - an extra
 
     now = int(time.time() * 1000)
-    actions = [AddAction(one.path, one.size, dict(one.keys), now, True, one.statistics) for one in files]  # noqa: FBT003
+    actions = [
+        AddAction(one.path, one.size, dict(one.keys), now, True, one.statistics)  # noqa: FBT003
+        for one in contents.files
+    ]
     properties = CommitProperties(
-        custom_metadata={"scorer.request": identity.request, "scorer.plan": identity.plan, **notes},
+        custom_metadata={"scorer.request": identity.request, "scorer.plan": identity.plan, **contents.notes},
         max_commit_retries=0,  # the next try looks first whether this one was made
         app_transactions=[Transaction(identity.app, identity.number)],
     )
@@ -120,10 +125,15 @@ def try_commit(
             )  # fmt: skip
             return None
         refuse_changed(location, target, _existing(table, identity.request))
+        paths = _paths(table) if contents.removed else {}
+        lost = [name for name in contents.removed if name not in paths]
+        if lost:
+            raise stored_elsewhere(location, lost)
+        removed = [RemoveAction(paths[name], True, now) for name in contents.removed]  # noqa: FBT003
         filters = [(one.column, "in", list(one.values)) for one in target.replaced] or None
         table.create_write_transaction(
-            [*actions], "append" if target.mode == "append" else "overwrite", table.schema(), partition_by=keys,
-            partition_filters=filters, commit_properties=properties,
+            [*actions, *removed], "append" if target.mode == "append" else "overwrite", table.schema(),
+            partition_by=keys, partition_filters=filters, commit_properties=properties,
         )  # fmt: skip
     except (DeltaError, OSError) as error:
         return error

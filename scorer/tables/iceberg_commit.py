@@ -21,7 +21,7 @@ from scorer.locations import is_url, join
 from scorer.storage import stores
 from scorer.storage.footers import open_parquet
 from scorer.tables.iceberg_metadata import names_in
-from scorer.tables.target import SCHEME, Existing, another_run, refuse_changed
+from scorer.tables.target import SCHEME, Existing, another_run, refuse_changed, stored_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pyiceberg.table.metadata import TableMetadata
     from pyiceberg.table.snapshots import Snapshot
 
-    from scorer.tables.target import Identity, NewFile, Target
+    from scorer.tables.target import Contents, Identity, NewFile, Target
 
 _FOOTERS = 32  # read at once
 _ID = b"PARQUET:field_id"
@@ -110,12 +110,11 @@ def committed(name: str, target: Target, identity: Identity) -> int | None:  # n
     return None
 
 
-def try_commit(
-    name: str, target: Target, identity: Identity, files: Sequence[NewFile], notes: Mapping[str, str]
-) -> Exception | None:
+def try_commit(name: str, target: Target, identity: Identity, contents: Contents) -> Exception | None:
     """Try to commit; return the error, which may also mean that only the answer was lost."""
     said = {
-        "scorer.request": identity.request, "scorer.plan": identity.plan, "scorer.commit": str(identity.number), **notes
+        "scorer.request": identity.request, "scorer.plan": identity.plan, "scorer.commit": str(identity.number),
+        **contents.notes,
     }  # fmt: skip
     with _opened(name) as (catalog, table):
         found = _load(catalog, table)
@@ -128,9 +127,9 @@ def try_commit(
         else:
             refuse_changed(name, target, _existing(found.metadata, identity.request))
             found.metadata.properties[_OWN_RETRIES] = "0"  # in memory: the next try looks first if this one was made
-            transaction, old = found.transaction(), _replaced(found, target)
+            transaction, old = found.transaction(), _replaced(found, target, contents.removed, name)
         metadata = transaction.table_metadata
-        new = _data_files_of(files, metadata)
+        new = _data_files_of(contents.files, metadata)
         try:
             producer = transaction.update_snapshot(snapshot_properties=said)
             with producer.overwrite() if old else producer.fast_append() as changes:
@@ -146,9 +145,20 @@ def try_commit(
     return None
 
 
-def _replaced(table: Table, target: Target) -> list[DataFile]:
-    """Return the files whose rows the commit replaces."""
+def _replaced(table: Table, target: Target, removed: Sequence[str], name: str) -> list[DataFile]:
+    """Return the files whose rows the commit replaces: those to remove by name, or by the mode."""
     snapshot = table.current_snapshot()
+    if removed:
+        top = f"{table.location()}/"
+        live = (
+            {}
+            if snapshot is None
+            else {file.file_path.removeprefix(top): file for file in _data_files(table, snapshot)}
+        )
+        lost = [one for one in removed if one not in live]
+        if lost:
+            raise stored_elsewhere(name, lost)
+        return [live[one] for one in removed]
     if snapshot is None or target.mode not in {"overwrite", "replace"}:
         return []
     found = list(_data_files(table, snapshot))

@@ -130,6 +130,17 @@ class NewFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a commit does."""
+
+    files: tuple[NewFile, ...]
+    removed: tuple[str, ...]
+    """Files of earlier runs that it removes, inside the table's folder."""
+    notes: Mapping[str, str]
+    """What it says of itself, besides its identity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """What identifies a commit: the request, how often it has been committed with it, and whose files it adds."""
 
@@ -151,6 +162,17 @@ def another_run(where: str, identity: Identity) -> CommitError:
         expected="one run of this request",
         found=f"a commit of the request {identity.request[:12]} with the files of another plan",
         hint="nothing is left to do; remove what this run staged with `scorer clean OUT`",
+    )
+
+
+def stored_elsewhere(where: str, files: Sequence[str]) -> CommitError:
+    """Return the error for files to remove that the table does not have any more, though it may have their rows."""
+    return CommitError(
+        "rows that are to be replaced cannot be found in the table any more",
+        where=where,
+        expected="the files of earlier runs, as they were added",
+        found=f"{plural(len(files), 'file')} that another program removed or stored again: {quoted_list(files, 3)}",
+        hint="score everything again into another table, or without --new-only with --mode overwrite",
     )
 
 

@@ -3,8 +3,9 @@
     python tests/faults/kill_table_runs.py 40 --seed 1
 
 Every trial starts the command line, in one mode after the other: a new table, rows added, all rows replaced, one
-partition replaced. It waits for a random moment, kills all processes of the run with SIGKILL, and runs the same command
-again. A thread reads the table all the time. Prints JSON at the end.
+partition replaced, and --new-only, which replaces the rows of a changed file and adds those of a new one. It waits for
+a random moment, kills all processes of the run with SIGKILL, and runs the same command again. A thread reads the table
+all the time. Prints JSON at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from scorer.output.place import Place
 
 MODEL = Path(__file__).parent.parent / "models" / "sum3.onnx"
 ROWS = 6_000
-MODES = ("new", "append", "overwrite", "replace")
+MODES = ("new", "append", "overwrite", "replace", "new only")
 DAYS = ("2026-01-01", "2026-01-02")
 
 
@@ -54,6 +55,14 @@ def make(folder: Path, mode: str) -> tuple[list[int], list[int]]:
     new = list(range(len(days) * ROWS))
     if mode == "new":
         return [], new
+    if mode == "new only":
+        kept = folder / "in" / f"day={DAYS[1]}"
+        kept.rename(folder / "kept")
+        pq.write_table(table(500_000, 200), folder / "in" / f"day={DAYS[0]}" / "q.parquet")
+        subprocess.run(command(folder, mode), check=True)
+        (folder / "kept").rename(kept)
+        pq.write_table(table(600_000, 300), folder / "in" / f"day={DAYS[0]}" / "q.parquet")
+        return [*range(ROWS), *range(500_000, 500_200)], [*new, *range(600_000, 600_300)]
     old = {day: table(1_000_000 + n * 100, 100, scored=True) for n, day in enumerate(DAYS)}
     every = [one.append_column("day", pa.array([day] * one.num_rows)) for day, one in old.items()]
     write_deltalake(folder / "out", pa.concat_tables(every), partition_by=["day"])
@@ -64,7 +73,10 @@ def make(folder: Path, mode: str) -> tuple[list[int], list[int]]:
 
 def command(folder: Path, mode: str, *more: str) -> list[str]:
     """Return a command with small parts, so that there is time to interrupt it."""
-    said = [] if mode == "new" else ["--mode", f"replace day = '{DAYS[0]}'" if mode == "replace" else mode]
+    more = ("--new-only", "--on-changed", "rescore", *more) if mode == "new only" else more
+    said = (
+        [] if mode in {"new", "new only"} else ["--mode", f"replace day = '{DAYS[0]}'" if mode == "replace" else mode]
+    )
     return [
         sys.executable, "-m", "scorer", "run", str(folder / "in"), "--model", str(MODEL), "--feed", "x=a,b,c",
         "--output", str(folder / "out"), "--format", "delta", *said, "--batch-rows", "4", "--part-bytes", "10000",

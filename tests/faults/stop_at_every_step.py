@@ -5,9 +5,9 @@
 
 First the steps of a run with two parts and a quarantine are recorded: each mkdir, open for writing, fsync, link, rename
 and removal. It is a first run, one that replaces another output, and one with --new-only that adds a generation to an
-output with or without generations. Then each step is interrupted twice: once the process ends just before it, once just
-after it. The script checks what is on disk, repeats the request, and requires an exact result. It prints a line for
-each step: the step, what was on disk, and the result.
+output with or without generations, or that replaces or removes rows of earlier ones. Then each step is interrupted
+twice: once the process ends just before it, once just after it. The script checks what is on disk, repeats the request,
+and requires an exact result. It prints a line for each step: the step, what was on disk, and the result.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import scorer
 import scorer.api.pipeline  # imported before the forks, so that no child has to import it
 from scorer.api.verification import check as verify
-from scorer.output import publish, staging
+from scorer.output import existing, staging
 from scorer.output.place import Place
 from scorer.storage import files
 
@@ -42,9 +42,13 @@ MODES = {
     "overwrite": "replacing another output",
     "generation": "adding a generation",
     "conversion": "adding a generation to an output that has none",
+    "replacing": "replacing the rows of changed files in an output with generations",
+    "replacing flat": "replacing the rows of changed files in an output without generations",
+    "removing": "removing the rows of files that are gone, without new ones",
 }
 NOT_REACHED = "not interrupted"
 GROWING = ("generation", "conversion")
+REPLACING = ("replacing", "replacing flat", "removing")
 
 
 @dataclass
@@ -136,7 +140,8 @@ def score(source: Path, output: Path, mode: str) -> None:
     """Run once; the same call is interrupted and then repeated."""
     scorer.run(
         source, MODEL, output, cluster="synchronous", feed="x=a,b,c", max_bad_rows=1, part_bytes=4096, file_rows=20,
-        tune=False, batch_rows=8, overwrite=mode == "overwrite", new_only=mode in GROWING,
+        tune=False, batch_rows=8, overwrite=mode == "overwrite", new_only=mode in GROWING + REPLACING,
+        **({"on_changed": "rescore", "on_gone": "remove"} if mode in REPLACING else {}),
     )  # fmt: skip
 
 
@@ -198,8 +203,8 @@ def faults_of(output: Path, mode: str) -> str:
     if bad["id"].to_pylist() != [BAD + 20]:
         wrong.append("another quarantine")
     left = sorted(os.listdir(f"{output}.scorer"))
-    generations = ["generation=0001", "generation=0002"] if mode in GROWING else []
-    proof = set(publish.PROOF_FILES) - {publish.DELETED}  # which only tables with deleted rows have
+    generations = ["generation=0001", "generation=0002"] if mode in GROWING + REPLACING else []
+    proof = set(existing.PROOF_FILES) - {existing.NAME}  # which only tables with deleted rows have
     if left != sorted(["events.jsonl", *proof, *generations]):
         wrong.append(f"left behind: {left}")
     beside = sorted(name for name in os.listdir(output.parent) if name not in {"in", "old"})
@@ -212,17 +217,33 @@ def prepare(folder: Path, mode: str) -> tuple[Path, Path]:
     """Write an input and, except for a first run, an older output; return both paths."""
     source, output = folder / "in", folder / "out"
     source.mkdir()
+    if mode == "removing":
+        make_input(source / "b.parquet")
     if mode != "fresh":
         older = folder / "old" if mode == "overwrite" else source
         older.mkdir(exist_ok=True)
-        pq.write_table(
-            pa.table({"id": np.arange(OLD), **{c: np.ones(OLD) for c in "abc"}}), older / "a.parquet", row_group_size=20
-        )
-        first = "generation" if mode == "generation" else "fresh"
+        write_old(older / "a.parquet")
+        if mode in {"replacing", "replacing flat"}:
+            write_old(older / "b.parquet")
+        first = "fresh" if mode in {"overwrite", "conversion", "replacing flat"} else "generation"
         code, text = in_a_child(lambda: score(older, output, first))
         assert code == 0, text
-    make_input(source / "b.parquet")
+    if mode in REPLACING:
+        (source / "a.parquet").unlink()
+    if mode != "removing":
+        make_input(source / "b.parquet")
     return source, output
+
+
+def write_old(path: Path) -> None:
+    """Write an input whose rows are in an older output."""
+    columns = {"id": np.arange(OLD), **{c: np.ones(OLD) for c in "abc"}}
+    pq.write_table(pa.table(columns), path, row_group_size=20)
+
+
+def rows_before(mode: str) -> int:
+    """Return the rows of the older output."""
+    return {"fresh": 0, "removing": OLD + ROWS - 1}.get(mode, OLD * (1 + mode.startswith("replacing")))
 
 
 def record_steps(mode: str) -> list[str]:
@@ -256,7 +277,7 @@ def interrupt(at: int, mode: str, *, after: bool) -> tuple[str, str]:
         assert code == ENDED, (at, code, text)
         state = describe(output)
         if output.exists():
-            before, new = 0 if mode == "fresh" else OLD, ROWS - 1
+            before, new = rows_before(mode), ROWS - 1
             whole = {before + new} if mode in GROWING else {new}
             assert rows_in(output) in whole | {before} - {0}, f"half an output: {state}"
         code, text = in_a_child(lambda: score(source, output, mode))

@@ -143,6 +143,33 @@ def test_rows_are_added_once_and_replace_others(tmp_path, prod):
     assert problems(few, mode="append")[0].what == "the table has the rows of this request already"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [f"replace day = '{DAYS[0]}'", "overwrite"])
+def test_a_reader_that_stays_at_a_snapshot_sees_its_rows_while_they_are_replaced(tmp_path, prod, mode):
+    score(source(tmp_path / "in"))
+    table = prod.load_table("ml.scores")
+    pinned = table.current_snapshot().snapshot_id
+    scan = table.scan(snapshot_id=pinned)
+    planned = list(scan.plan_files())
+    where = {"where": f"day = '{DAYS[0]}'"} if mode.startswith("replace") else {}
+    score(source(tmp_path / "few", count=3), mode=mode, **where)
+    assert sorted(scan.to_arrow()["id"].to_pylist()) == expected()
+    assert (
+        sorted(
+            i
+            for task in planned
+            for i in pq.ParquetFile(task.file.file_path.removeprefix("file://")).read(["id"])["id"].to_pylist()
+        )
+        == expected()
+    )
+    assert ids(prod, pinned) == expected()
+    new = expected(count=3) if mode == "overwrite" else [*range(3), *range(1000, 1040)]
+    assert ids(prod) == new
+    metadata = prod.load_table("ml.scores").metadata_location.removeprefix("file://")
+    again = {"keep": "id", "feed": "x=a,b,c", "fetch": "total=t", "cluster": "synchronous", "tune": False}
+    assert scorer.run(metadata, SUM, tmp_path / "again", input_snapshot=str(pinned), **again).counts.rows == 80
+
+
 def test_partitions_with_odd_values_come_back(tmp_path, prod):
     values = {"São Paulo/%": "S%C3%A3o Paulo%2F%25", None: "__HIVE_DEFAULT_PARTITION__"}
     for n, folder in enumerate(values.values()):

@@ -13,7 +13,7 @@ from support.runs import MODELS, cli, oracle, read, write
 
 import scorer
 from scorer.errors import CommitError, OutputExists, RunFailed
-from scorer.output import publish
+from scorer.output import existing, publish
 
 SUM, NAMED = MODELS / "sum3.onnx", MODELS / "named3.onnx"
 FEED = {"feed": "x=a,b,c", "keep": "id", "threads": 2, "part_bytes": 4096, "batch_rows": 64}
@@ -258,7 +258,7 @@ def test_an_overwrite_interrupted_while_publishing_is_finished_by_the_next_run(s
 
     def cut_after(source_, target):
         nonlocal calls
-        if Path(target).parent == tmp_path / "out.scorer" and Path(target).name in publish.PROOF_FILES:
+        if Path(target).parent == tmp_path / "out.scorer" and Path(target).name in existing.PROOF_FILES:
             if calls == moved:
                 raise Cut
             calls += 1

@@ -173,7 +173,7 @@ def test_a_half_done_publish_is_finished_by_the_next_run(floats28, tmp_path, mon
     def cut_off(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(publish, "_move_proof", cut_off)
+    monkeypatch.setattr(publish, "move_proof", cut_off)
     with pytest.raises(KeyboardInterrupt):
         scorer.run(floats28, DENSE, tmp_path / "out", limit=20_000)
     monkeypatch.undo()

@@ -21,7 +21,7 @@ from support.runs import MODELS, cli, read, write
 
 import scorer
 from scorer.errors import CommitError
-from scorer.output import publish, publish_objects
+from scorer.output import publish, publish_objects, staging
 
 SUM = MODELS / "sum3.onnx"
 FEED = {"feed": "x=a,b,c", "cluster": "synchronous", "tune": False, "batch_rows": 8}
@@ -93,9 +93,9 @@ def cut_after(steps):
 
         return changed
 
-    names = ("write_json", "write_atomically", "rename")
     with (
-        mock.patch.multiple(publish, **{name: counted(getattr(publish, name)) for name in names}),
+        mock.patch.multiple(publish, **{name: counted(getattr(publish, name)) for name in ("write_json", "rename")}),
+        mock.patch.object(staging, "write_atomically", counted(staging.write_atomically)),
         mock.patch.object(publish.os, "rename", counted(os.rename)),
         mock.patch.object(publish.os, "link", counted(os.link)),
         mock.patch.object(publish.shutil, "rmtree", counted(shutil.rmtree)),
@@ -127,11 +127,13 @@ def cut_in(module, names, steps):
         yield
 
 
+REPLACING = {"on_changed": "rescore", "on_gone": "remove"}
 ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 40)),
         st.tuples(st.just("run"), st.just(0)),
         st.tuples(st.just("cut"), st.integers(0, 24)),
+        st.tuples(st.sampled_from(["change", "remove"]), st.integers(0, 40)),
     ),
     min_size=2,
     max_size=9,
@@ -146,18 +148,24 @@ def any_order_of_nights(actions, flat):
         if flat:
             scorer.run(top / "in", SUM, top / "out", **FEED)
         for action, number in actions:
+            there = sorted(int(path.stem.partition("-")[2]) for path in (top / "in").iterdir())
             if action == "add":
                 night += 1
                 add(top / "in", night, number)
+            elif action == "change":
+                add(top / "in", there[number % len(there)], number)
+            elif action == "remove":
+                if len(there) > 1:
+                    (top / "in" / f"night-{there[number % len(there)]}.parquet").unlink()
             elif action == "run":
-                grow(top)
+                grow(top, **REPLACING)
             else:
                 with cut_after(number), suppress(Cut):
-                    grow(top)
-        grow(top)
+                    grow(top, **REPLACING)
+        grow(top, **REPLACING)
         is_as_scored_at_once(top)
         before = files_of(top)
-        assert grow(top).already_done
+        assert grow(top, **REPLACING).already_done
         assert files_of(top) == before
         assert not list((top / "out.scorer").glob("work-*"))
 
@@ -290,6 +298,81 @@ def test_a_column_of_the_name_of_the_folders_is_refused(tmp_path):
     grow(tmp_path, keep="id")
 
 
+def test_rows_of_changed_files_are_replaced_and_each_row_can_be_scored_again(first):
+    add(first / "in", 2, 31)
+    add(first / "in", 3)
+    report = grow(first, on_changed="rescore")
+    assert (report.generation, report.counts.rows) == (2, 91)  # night 1 was in one part with night 2
+    assert [note.partition(":")[0] for note in report.notes] == [
+        "the rows of 1 changed file are replaced",
+        "1 other file scored again, because the output has their rows in one file with rows that are replaced",
+        "--new-only adds 1 new file to 0 files scored already",
+    ]
+    is_as_scored_at_once(first)
+    assert [(one["files"], one["rows"], one["parts"]) for one in manifest(first)["generations"]] == [
+        (0, 0, 0),
+        (3, 91, 1),
+    ]
+    add(first / "in", 4)
+    assert grow(first).counts.rows == 30
+    assert [one["rows"] for one in manifest(first)["generations"]] == [0, 91, 30]
+    assert scorer.verify(first / "out", rescore=121).rescored.startswith("121 rows of 2 parts: all have the same bits")
+    assert scorer.status(first / "out").rows == 121
+    code, out, _ = cli("replay", first / "out", "--row", 95)
+    assert code == 0
+    assert "row 4 of generation=0003/part-00002.parquet" in out
+    assert cli("report", first / "out")[0] == 0
+
+
+def test_rows_of_files_that_are_gone_are_removed_without_a_new_file(first):
+    add(first / "in", 3)
+    grow(first)
+    (first / "in" / "night-3.parquet").unlink()
+    with pytest.raises(scorer.PreflightError, match="input files were removed since they were scored"):
+        grow(first, on_gone="error")
+    report = grow(first, on_gone="remove")
+    assert (report.generation, report.counts.rows, report.parts) == (3, 0, 0)
+    assert "their rows are removed from the output" in report.notes[0]
+    is_as_scored_at_once(first)
+    assert manifest(first)["rows"] == 60
+    assert grow(first, on_gone="remove").already_done
+    assert scorer.run(first / "in", SUM, first / "out", **FEED).already_done
+    assert cli("report", first / "out")[0] == 0
+    for night in (1, 2):
+        (first / "in" / f"night-{night}.parquet").unlink()
+    write(first / "in" / "other.parquet", {"id": np.arange(0), **dict.fromkeys("abc", np.ones(0))})
+    assert grow(first, on_gone="remove").counts.rows == 0
+    assert read(first / "out").num_rows == 0
+
+
+def test_rows_are_not_kept_in_a_file_of_the_output_that_is_replaced(first):
+    (first / "in" / "night-1.parquet").unlink()
+    add(first / "in", 2, 31)
+    with pytest.raises(scorer.PreflightError, match="rows that are kept are in one file of the output") as caught:
+        grow(first, on_changed="rescore")
+    assert "--on-gone remove" in caught.value.problems[0].hint
+    grow(first, on_changed="rescore", on_gone="remove")
+    is_as_scored_at_once(first)
+
+
+def test_moved_files_are_scored_again_if_their_earlier_rows_are_removed(first):
+    (first / "in").rename(first / "elsewhere")
+    add(first / "in", 3)
+    shutil.move(first / "elsewhere" / "night-1.parquet", first / "in" / "old-1.parquet")
+    grow(first, on_gone="remove")
+    is_as_scored_at_once(first)
+
+
+def test_quarantined_rows_of_replaced_files_leave_the_quarantine(tmp_path):
+    for night in (1, 2):
+        add(tmp_path / "in", night, a=np.where(np.arange(30) == night, 1e300, 1.0))
+        grow(tmp_path, max_bad_rows=1)
+    add(tmp_path / "in", 2, 20)
+    assert grow(tmp_path, max_bad_rows=1, on_changed="rescore").counts.quarantined == 0
+    is_as_scored_at_once(tmp_path, max_bad_rows=1)
+    assert pq.read_table(tmp_path / "out.scorer" / "quarantine")["id"].to_pylist() == [1001]
+
+
 def test_an_output_that_grows_is_an_input_that_grows(first):
     second = {**FEED, "feed": "x=a,b,total", "keep": "id"}
     for night in (3, 4):
@@ -376,8 +459,24 @@ def test_verify_finds_a_generation_that_was_removed_and_a_plan_that_was_lost(fir
     (first / "out.scorer" / "generation=0001" / "plan.json").unlink()
     with pytest.raises(CommitError, match="the proof of an earlier generation is lost"):
         scorer.verify(first / "out")
-    with pytest.raises(scorer.PreflightError, match="the proof of an earlier generation is lost"):
+    with pytest.raises(scorer.PreflightError, match="the proof of an earlier generation is lost") as caught:
         grow(first)
+    assert caught.value.problems[0].hint == "restore it, or score everything again with --overwrite"
+    assert grow(first, overwrite=True).counts.rows == 90
+    is_as_scored_at_once(first)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]"])
+def test_a_damaged_plan_of_an_earlier_generation_is_named_and_overwrite_scores_all_again(first, content):
+    add(first / "in", 3)
+    grow(first)
+    path = first / "out.scorer" / "generation=0001" / "plan.json"
+    path.write_text(content)
+    with pytest.raises(scorer.PreflightError, match="the proof of an earlier generation is lost") as caught:
+        grow(first)
+    assert caught.value.problems[0].where == str(path)
+    assert grow(first, overwrite=True).generation == 1
+    is_as_scored_at_once(first)
 
 
 def test_a_grown_output_without_its_proof_is_checked_by_its_parts(first):
@@ -388,7 +487,11 @@ def test_a_grown_output_without_its_proof_is_checked_by_its_parts(first):
     assert verdict.faults == ()
     assert verdict.counts.rows == 90
     (first / "alone" / "generation=0001" / "part-00000.parquet").unlink()
-    assert scorer.verify(first / "alone").faults == ("part number 0 is missing",)
+    verdict = scorer.verify(first / "alone")
+    assert verdict.unchecked[0].startswith(
+        "whether part number 0 is missing, or --where left it without rows or a later"
+    )
+    assert not verdict.whole
 
 
 def test_overwrite_without_the_flag_removes_all_generations(first):
@@ -444,7 +547,7 @@ def test_a_limit_cannot_be_combined_with_it(tmp_path):
 @pytest.mark.parametrize("flat", [False, True], ids=["from the beginning", "later"])
 def test_an_output_on_a_store_grows_by_copies_and_its_manifest_is_last(flat, overwrite, tmp_path):
     with bucket() as store:
-        output, night = f"{ROOT}/top/scores", add(tmp_path / "in", 1)
+        output, _ = f"{ROOT}/top/scores", add(tmp_path / "in", 1)
         add(tmp_path / "in", 2)
         scorer.run(tmp_path / "in", SUM, output, new_only=not flat, **FEED)
         before = {file.path: file.version for file in store.objects(output)}
@@ -456,12 +559,17 @@ def test_an_output_on_a_store_grows_by_copies_and_its_manifest_is_last(flat, ove
         assert len(after) == len(before) + 1
         assert scorer.verify(output, deep=True, rescore=20).whole
         assert scorer.run(tmp_path / "in", SUM, output, new_only=True, **FEED).already_done
-        night.write_bytes(night.read_bytes() + b"x")
+        add(tmp_path / "in", 1, 31)
         with pytest.raises(scorer.PreflightError, match="input files changed"):
             scorer.run(tmp_path / "in", SUM, output, new_only=True, **FEED)
+        (tmp_path / "in" / "night-3.parquet").unlink()
+        assert scorer.run(tmp_path / "in", SUM, output, new_only=True, **REPLACING, **FEED).generation == 3
+        assert scorer.verify(output, deep=True, rescore=61).counts.rows == 61
         for file in list(store.objects(f"{output}.scorer")):
             store.remove([file.path])
-        assert scorer.verify(output).faults == ()
+        verdict = scorer.verify(output)
+        assert verdict.faults == ()
+        assert verdict.unchecked[0].startswith("whether part number 0 is missing, or ")
 
 
 STEPS_ON_A_STORE = (
@@ -471,24 +579,31 @@ STEPS_ON_A_STORE = (
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("replaces", [False, True], ids=["adds", "replaces"])
 @pytest.mark.parametrize("flat", [False, True], ids=["from the beginning", "later"])
-def test_a_run_that_ends_at_any_step_while_it_adds_to_an_output_on_a_store_is_finished_by_the_next(flat, tmp_path):
+def test_a_run_that_ends_at_any_step_while_it_adds_to_an_output_on_a_store_is_finished_by_the_next(
+    flat, replaces, tmp_path
+):
+    more = {"max_bad_rows": 1, "new_only": True} | (REPLACING if replaces else {}) | FEED
     for steps in range(60):
         shutil.rmtree(tmp_path / "in", ignore_errors=True)
         add(tmp_path / "in", 1)
         with bucket() as store:
             output, ended = f"{ROOT}/top/scores", True
-            scorer.run(tmp_path / "in", SUM, output, new_only=not flat, max_bad_rows=1, **FEED)
+            scorer.run(tmp_path / "in", SUM, output, max_bad_rows=1, new_only=not flat, **FEED)
             add(tmp_path / "in", 2, a=np.where(np.arange(30) == 7, 1e300, 1.0))
+            if replaces:
+                add(tmp_path / "in", 1, 30)
             with cut_in(publish_objects, STEPS_ON_A_STORE, steps), suppress(Cut):
-                scorer.run(tmp_path / "in", SUM, output, new_only=True, max_bad_rows=1, **FEED)
+                scorer.run(tmp_path / "in", SUM, output, **more)
                 ended = False
             if f"{output}.scorer/manifest.json" in {file.path for file in store.objects(f"{output}.scorer")}:
                 assert scorer.verify(output, deep=True).whole
-            scorer.run(tmp_path / "in", SUM, output, new_only=True, max_bad_rows=1, **FEED)
+            scorer.run(tmp_path / "in", SUM, output, **more)
             verdict = scorer.verify(output, deep=True)
             assert verdict.whole
             assert (verdict.counts.rows, verdict.counts.quarantined) == (60, 1)
+            assert len(list(store.objects(output))) == 1 + (not replaces)
             assert not [file.path for file in store.objects(f"{output}.scorer") if "/work-" in file.path]
         if not ended:
             break

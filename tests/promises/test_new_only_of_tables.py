@@ -20,7 +20,7 @@ from support.iceberg_tables import Warehouse, local
 from support.runs import MODELS, read
 
 import scorer
-from scorer.output import publish
+from scorer.output import publish, publish_table
 
 SUM = MODELS / "sum3.onnx"
 FEED = {"feed": "x=a,b,c", "cluster": "synchronous", "tune": False, "batch_rows": 8}
@@ -37,16 +37,17 @@ def append(top, number, rows=30):
     write_deltalake(top / "table", table, mode="append", partition_by=["night"])
 
 
-def grow(top, **options):
-    return scorer.run(top / "table", SUM, top / "out", new_only=True, **FEED, **options)
+def grow(top, output=None, **options):
+    return scorer.run(top / "table", SUM, output or top / "out", new_only=True, **FEED, **options)
 
 
 def is_as_scored_at_once(top):
     for name in ("whole", "whole.scorer"):
         shutil.rmtree(top / name, ignore_errors=True)
     scorer.run(top / "table", SUM, top / "whole", **FEED)
-    columns = ["id", "a", "b", "c", "total"]
-    assert read(top / "out").sort_by("id").select(columns).equals(read(top / "whole").sort_by("id").select(columns))
+    columns, is_table = ["id", "a", "b", "c", "total"], (top / "out" / "_delta_log").exists()
+    out = DeltaTable(top / "out").to_pyarrow_table() if is_table else read(top / "out")
+    assert out.sort_by("id").select(columns).equals(read(top / "whole").sort_by("id").select(columns))
     verdict = scorer.verify(top / "out", deep=True)
     assert verdict.faults == ()
     assert verdict.whole
@@ -92,8 +93,39 @@ def test_updated_and_deleted_rows_are_refused(compacted, first):
 def test_a_deleted_partition_is_noted_and_its_rows_stay(first):
     DeltaTable(first / "table").delete("night = 1")
     append(first, 3)
-    assert "1 file of the table were deleted; their rows stay in the output" in grow(first).notes[0]
+    assert "1 file of the table cannot be found any more; their rows stay in the output" in grow(first).notes[0]
     assert sorted(set(read(first / "out")["id"].to_numpy() // 1000)) == [1, 2, 3]
+
+
+def test_rows_of_deleted_files_are_removed_but_not_the_last_ones_of_a_folder(first):
+    options = {"where": "night = 1", "on_gone": "remove"}
+    whole = scorer.run(first / "table", SUM, first / "one", new_only=True, where="night = 1", **FEED)
+    DeltaTable(first / "table").delete("night = 1")
+    with pytest.raises(scorer.PreflightError, match="no file would be left in the output"):
+        scorer.run(first / "table", SUM, first / "one", new_only=True, **FEED, **options)
+    append(first, 4)
+    assert scorer.run(first / "table", SUM, first / "one", new_only=True, **FEED, **options).counts.rows == 30
+    assert whole.counts.rows == 30
+    assert read(first / "one")["id"].to_pylist() == list(range(4000, 4030))
+    assert scorer.verify(first / "one", rescore=30).whole
+
+
+def test_a_table_from_which_all_rows_were_deleted_leaves_the_output_as_it_is_or_empties_a_table(first):
+    grow(first, output=first / "copy", format="delta")
+    DeltaTable(first / "table").delete()
+    assert grow(first).already_done
+    with pytest.raises(scorer.PreflightError, match="no file would be left in the output"):
+        grow(first, on_gone="remove")
+    report = grow(first, output=first / "copy", format="delta", on_gone="remove")
+    assert (report.generation, report.counts.rows) == (2, 0)
+    assert DeltaTable(first / "copy").to_pyarrow_table().num_rows == 0
+    assert grow(first, output=first / "copy", format="delta", on_gone="remove").already_done
+    append(first, 3)
+    assert grow(first, output=first / "copy", format="delta", on_gone="remove").counts.rows == 30
+    assert scorer.verify(first / "copy", rescore=30).whole
+    DeltaTable(first / "table").delete()
+    with pytest.raises(scorer.PreflightError, match="the table is empty"):
+        grow(first, output=first / "new")
 
 
 def test_rows_that_are_new_and_deleted_again_are_not_added(first):
@@ -112,7 +144,17 @@ def test_a_log_that_was_cleaned_up_is_refused(first):
     (first / "table" / "_delta_log" / f"{2:020d}.json").unlink()
     with pytest.raises(scorer.PreflightError, match="what changed since version 1 of the table can no longer be told"):
         grow(first)
-    assert grow(first, overwrite=True).counts.rows == 120
+    append(first, 5)
+    report = grow(first, since=3)  # the rows of versions 2 and 3 count as scored
+    assert (report.generation, report.counts.rows) == (2, 30)
+    assert "--new-only adds 1 file that are new since version 3" in report.notes
+    assert sorted(set(read(first / "out")["id"].to_numpy() // 1000)) == [1, 2, 5]
+    assert grow(first).already_done
+    with pytest.raises(scorer.PreflightError, match="rows that were added after --since are scored already"):
+        grow(first, since=3)
+    with pytest.raises(scorer.PreflightError, match="--since needs an output to which rows of a table are added"):
+        scorer.run(first / "table", SUM, first / "new", new_only=True, since=3, **FEED)
+    assert grow(first, overwrite=True, row_id=True).counts.rows == 150
 
 
 def test_an_older_version_and_another_table_are_refused(first):
@@ -184,37 +226,76 @@ def test_an_iceberg_table_whose_scored_snapshot_expired_is_refused(ice):
     table.maintenance.expire_snapshots().by_id(scored).commit()
     with pytest.raises(scorer.PreflightError, match=f"since snapshot {scored} of the table can no longer be told"):
         grow_ice(top, table)
+    since = table.refresh().current_snapshot().snapshot_id
+    table.append(night_of(4))
+    assert grow_ice(top, table, since=since).counts.rows == 30
+    assert sorted(set(read(top / "out")["id"].to_numpy() // 1000)) == [1, 2, 4]
 
 
-ACTIONS = st.lists(st.sampled_from(["append", "append", "compact", "run", "cut", "delete new"]), min_size=2, max_size=8)
+REPLACING = {"on_changed": "rescore", "on_gone": "remove"}
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["append", "append", "compact", "z-order", "delete", "update", "delete a night", "run", "cut"]),
+        st.integers(0, 30),
+    ),
+    min_size=2,
+    max_size=9,
+)
+
+
+def change(top, action, number, night):
+    """Change the table as a program of its own would."""
+    table = DeltaTable(top / "table")
+    chosen = 1000 * (1 + number % night) + number % 30
+    if action == "compact":
+        table.optimize.compact()
+    elif action == "z-order":
+        table.optimize.z_order(["id"])
+    elif action == "delete":
+        table.delete(f"id = {chosen}")
+    elif action == "update":
+        table.update({"a": "a + 1"}, predicate=f"id = {chosen}")
+    elif action == "delete a night" and table.to_pyarrow_table(filters=[("night", "!=", number % 3)]).num_rows:
+        table.delete(f"night = {number % 3}")
+
+
+def any_order_of_changes(actions, **options):
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    module, name = (publish_table, "_commit_once") if options.get("format") else (publish, "publish")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        top, night = Path(folder), 1
+        append(top, night)
+        for action, number in actions:
+            if action == "append":
+                night += 1
+                append(top, night)
+            elif action == "run":
+                grow(top, **REPLACING, **options)
+            elif action == "cut" and number < 20:
+                with mock.patch.object(module, name, side_effect=Cut), suppress(Cut):
+                    grow(top, **REPLACING, **options)
+            elif action == "cut":
+                with mock.patch.object(module, "move_proof", side_effect=Cut), suppress(Cut):
+                    grow(top, **REPLACING, **options)
+            else:
+                change(top, action, number, night)
+        grow(top, **REPLACING, **options)
+        is_as_scored_at_once(top)
+        assert grow(top, **REPLACING, **options).already_done
+        assert not list((top / "out.scorer").glob("work-*"))
+
+
+@pytest.mark.parametrize("options", [{}, {"format": "delta"}], ids=["folder", "table"])
+@settings(max_examples=3, deadline=None)
+@given(actions=ACTIONS)
+def test_after_any_changes_and_interruptions_the_output_is_as_scored_at_once(options, actions):
+    any_order_of_changes(actions, **options)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=30, deadline=None)
-@given(ACTIONS)
-def test_after_any_appends_compactions_and_interruptions_the_output_is_as_scored_at_once(actions):
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        top, night, scored, compacted = Path(folder), 1, 0, False
-        append(top, night)
-        for action in actions:
-            table = DeltaTable(top / "table")
-            if action == "append":
-                night += 1
-                append(top, night)
-            elif action == "compact":
-                table.optimize.compact()
-                compacted = True
-            elif action == "delete new":
-                if scored < night and not compacted:
-                    table.delete(f"id = {1000 * night + 7}")
-            elif action == "run":
-                grow(top)
-                scored, compacted = night, False
-            else:
-                with mock.patch.object(publish, "publish", side_effect=Cut), suppress(Cut):
-                    grow(top)
-                scored, compacted = night, False  # what is planned may not be deleted any more
-        grow(top)
-        is_as_scored_at_once(top)
+@pytest.mark.parametrize("options", [{}, {"format": "delta"}], ids=["folder", "table"])
+@settings(max_examples=60, deadline=None)
+@given(actions=ACTIONS)
+def test_after_many_changes_and_interruptions_the_output_is_as_scored_at_once(options, actions):
+    any_order_of_changes(actions, **options)

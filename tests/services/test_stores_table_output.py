@@ -18,6 +18,7 @@ from support.runs import MODELS, cli, write
 
 import scorer
 from scorer.api.verification import check as verify
+from scorer.output import publish_objects, publish_table
 from scorer.output.place import Place
 from scorer.tables import clients, delta_commit
 
@@ -148,3 +149,49 @@ def test_clean_removes_the_parts_of_an_unfinished_run(tmp_path, output, monkeypa
     assert cli("clean", output)[0] == 0
     assert set(Place.at(output, None).output.files()) == before
     assert ids(output) == expected()
+
+
+REPLACING = {"new_only": True, "on_changed": "rescore", "on_gone": "remove"}
+
+
+def test_a_table_on_a_store_grows_and_rows_are_replaced_in_one_version(tmp_path, output):
+    given = source(tmp_path / "in", days=DAYS[:1])
+    score(given, output, **REPLACING)
+    source(given)
+    assert score(given, output, **REPLACING).generation == 2
+    source(given, 45, DAYS[:1])
+    (given / f"day={DAYS[1]}" / "p.parquet").unlink()
+    assert score(given, output, **REPLACING).notes[-1] == "the rows are in version 2 of the table"
+    assert (ids(output, 1), ids(output)) == (expected(), expected(45, 1))
+    assert score(given, output, **REPLACING).already_done
+    verdict = verify(Place.at(output, None), deep=True, rescore=45)
+    assert verdict.whole, verdict
+
+
+@pytest.mark.parametrize("step", ["_commit_once", "_keep_proofs_of_generations", "_copy_proof", "_put_manifest"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_run_that_ends_while_rows_of_a_table_on_a_store_are_replaced_is_finished(
+    tmp_path, output, monkeypatch, step, after
+):
+    given = source(tmp_path / "in")
+    score(given, output, **REPLACING)
+    source(given, 45, DAYS[:1])
+    (given / f"day={DAYS[1]}" / "p.parquet").unlink()
+    module = publish_table if step == "_commit_once" else publish_objects
+
+    def ended(*args, **options):
+        if after:
+            function(*args, **options)
+        raise KeyboardInterrupt
+
+    function = getattr(module, step)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, step, ended)
+        with pytest.raises(KeyboardInterrupt):
+            score(given, output, **REPLACING)
+    assert ids(output) in (expected(), expected(45, 1))
+    score(given, output, **REPLACING)
+    assert ids(output) == expected(45, 1)
+    verdict = verify(Place.at(output, None), deep=True)
+    assert verdict.whole, verdict
+    assert score(given, output, **REPLACING).already_done
