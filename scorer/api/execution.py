@@ -14,7 +14,6 @@ from scorer.api import _failures as failures
 from scorer.cluster import readiness, waves
 from scorer.cluster.connect import ahead_of, connect, has_current_client
 from scorer.cluster.dashboard import Topic
-from scorer.display.words import plural
 from scorer.errors import CommitError, Interrupted, OutputLocked, RunFailed, ScorerError
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, RunEnded, RunStarted, Stopping
 from scorer.host import crash, devices, process, signals, versions
@@ -76,7 +75,7 @@ class Run:
         self.fatal: ScorerError | None = None
         self.earlier = ledger.NOTHING_EARLIER
         self.announced = self.stopping = False
-        self.threads, self.scoring_s, self.scoring_since = 0, 0.0, 0.0
+        self.threads, self.scoring_s, self.scoring_since, self.weights = 0, 0.0, 0.0, ""
 
     @limits_as_errors()
     def execute(self, client: Client | Cluster | None) -> Report:
@@ -226,17 +225,18 @@ class Run:
     def score(self, workers: Workers, held: lock.Lock | Lease) -> None:
         """Score every part that is not committed yet."""
         frozen = with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
-        if self.options.session.trees == "runtime":
-            frozen = replace(frozen, session=replace(frozen.session, trees=False))
+        trees = frozen.session.trees and self.options.session.trees != "runtime"
+        session = replace(frozen.session, trees=trees, pack=readiness.packs(self.options, self.plan, workers))
+        frozen = replace(frozen, session=session)
         if frozen.joins and (workers.remote or self.plan.cluster == "processes"):
             from scorer.dataset.joins import lookup  # noqa: PLC0415 - only for joined tables
 
             lookup.forget(map(lookup.id_of, frozen.joins))  # the checks read them, and workers have their own
         refuse_loss(held)  # connecting to workers may have taken long
         if workers.client is not None and workers.remote and workers.client.nthreads():
-            hosts = readiness.refuse_unfit(workers.client, frozen, self.place)
-            if hosts:
-                self.emit_notice(f"the model was copied to {plural(hosts, 'host')} that cannot read its file")
+            loaded = readiness.refuse_unfit(workers.client, frozen, self.place)
+            list(map(self.emit_notice, {*loaded.notices} - {*self.plan.notes}))
+            self.weights = loaded.packed and (self.plan.weights or loaded.packed)
         with AtOnce(self.place.folder) as ask:
             swept = [
                 ask(partial(staging_.discard_markers, self.place)),
@@ -407,6 +407,7 @@ class Run:
             forecast=self.plan.to_dict()["forecast"],
             nodes=self.plan.nodes,
             trees=self.plan.trees,
+            weights=self.weights,
             unused=self.frozen.unused,
             notes=self.plan.notes,
             quarantine=str(self.place.folder / "quarantine") if totals.counts.quarantined else "",

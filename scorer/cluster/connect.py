@@ -8,7 +8,7 @@ import json
 import os
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +96,13 @@ class Workers:
         own = self.scoring_threads
         return 1.0 if own is None else (own + self.ahead) / (own + 1)
 
+    def share_hosts(self) -> bool:
+        """Return whether several of the worker processes that are connected now run on one host."""
+        if self.client is None or not self.remote:
+            return False
+        addresses = self.client.nthreads()
+        return len({address.rpartition(":")[0] for address in addresses}) < len(addresses)
+
     def threads(self) -> int:
         """Return the number of scoring threads of the workers that are connected now."""
         if self.client is None:
@@ -128,6 +135,14 @@ def process_threads(options: ClusterOptions) -> int:
     if options.cluster == "processes":
         return _processes_and_threads(options)[1]
     return queues.threads_of(options) if options.cluster in QUEUES else planned_threads(options)
+
+
+def planned_processes(options: ClusterOptions, cluster: str) -> int:
+    """Return how many local worker processes the cluster that was chosen will have; 0 if none of them is local."""
+    if cluster != "processes" or uses_other_machines(options):
+        return 0
+    threads = options.threads if options.cluster == "processes" else 1
+    return _processes_and_threads(replace(options, threads=threads))[0]
 
 
 def uses_other_machines(options: ClusterOptions) -> bool:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
-from scorer.display.words import quoted_list
+from scorer.cluster.connect import planned_processes
+from scorer.display.words import plural, quoted_list
 from scorer.errors import ClusterError, ModelError, PreflightError, ScorerError
 from scorer.host.process import name_of_process
 from scorer.host.versions import MUST_AGREE, versions
 from scorer.locations import is_url
 from scorer.model import copies
-from scorer.model.resident import SESSIONS
+from scorer.model.resident import SESSIONS, unpacked_note
 from scorer.scoring.job import JOBS
 from scorer.storage import refusals, stores
 from scorer.storage.files import map_write_errors
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+    from scorer.cluster.connect import Workers
     from scorer.dataset.joins.spec import Join
     from scorer.model.copies import Planned
     from scorer.model.spec import SessionSpec
+    from scorer.options.fields import Options
     from scorer.output.place import Place
     from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.prepared import Plan
     from scorer.storage.files import FileId
 
 
@@ -58,6 +62,16 @@ class Question:
     """How object stores are reached."""
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """How the workers got the model."""
+
+    notices: tuple[str, ...]
+    """What the user should know."""
+    packed: str
+    """How workers share the weights, in words; '' if they do not."""
+
+
 @dataclass(slots=True)
 class Answer:
     """What a worker found."""
@@ -77,11 +91,8 @@ class Answer:
     """What object stores refuse to its credentials."""
 
 
-def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> int:
-    """Check all workers; raise a `PreflightError` with every reason why they cannot score this plan.
-
-    Returns the number of hosts to which the model was delivered.
-    """
+def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> Loaded:
+    """Check all workers and load the model there; raise a `PreflightError` with every reason why they cannot score."""
     marker = place.marker()
     with map_write_errors(marker):
         marker.write_bytes(b"")
@@ -99,7 +110,7 @@ def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> int:
             if one.digest in answer.lacks
         }
         _deliver_to(client, planned, lacking)
-        load_errors = _load_errors(client, plan.session, answers)
+        load_errors, unpacked = _load_errors(client, plan.session, answers)
         join_errors = _join_errors(client, plan, answers)
     finally:
         with suppress(OSError):
@@ -107,7 +118,18 @@ def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> int:
     problems += [*_problems(answers, load_errors, plan, place.folder), *join_errors]
     if problems:
         raise PreflightError(problems)
-    return sum(digest == plan.session.digest for digest, _ in lacking)
+    hosts = sum(digest == plan.session.digest for digest, _ in lacking)
+    notices = [f"the model was copied to {plural(hosts, 'host')} that cannot read its file"] if hosts else []
+    packed = "packed once for the worker processes of each host" if plan.session.pack and not unpacked else ""
+    return Loaded((*notices, *map(unpacked_note, unpacked)), packed)
+
+
+def packs(options: Options, plan: Plan, workers: Workers) -> bool:
+    """Return whether workers map packed weights: if several processes of a host load a large model."""
+    if plan.model is None or plan.frozen is None or not options.session.pack:
+        return False
+    several = planned_processes(options.cluster, plan.cluster) > 1 or workers.share_hosts()
+    return several and plan.model.can_be_packed(plan.frozen.session)
 
 
 def planned_copies(plan: FrozenPlan) -> tuple[Planned, ...]:
@@ -195,12 +217,20 @@ def _ask(client: Client, question: Question) -> tuple[dict[str, Answer], list[Sc
     return dict(_answers(replies)), problems
 
 
-def _load_errors(client: Client, spec: SessionSpec, answers: dict[str, Answer]) -> dict[str, str]:
-    """Load the model on every worker that answered; return the errors by worker."""
+def _load_errors(
+    client: Client, spec: SessionSpec, answers: dict[str, Answer]
+) -> tuple[dict[str, str], dict[str, None]]:
+    """Load the model on every worker that answered; return the errors by worker, and why weights are not packed."""
+    errors: dict[str, str] = {}
+    unpacked: dict[str, None] = {}
     if not answers:
-        return {}
+        return errors, unpacked
     replies = client.run(_load, spec, workers=list(answers), on_error="return")
-    return {worker: str(error) for worker, error in replies.items() if error}
+    for worker, reply in replies.items():
+        error, why = (str(reply), "") if isinstance(reply, BaseException) else reply
+        errors |= {worker: error} if error else {}
+        unpacked |= {why: None} if why else {}
+    return errors, unpacked
 
 
 def _join_errors(client: Client, plan: FrozenPlan, answers: dict[str, Answer]) -> list[ScorerError]:
@@ -344,13 +374,13 @@ def _write_error(marker: str) -> str:
     return ""
 
 
-async def _load(spec: SessionSpec) -> str:
-    """Load the model on a worker; return why it does not load, or ''."""
+async def _load(spec: SessionSpec) -> tuple[str, str]:
+    """Load the model on a worker; return why it does not load, or '', and why its weights are not packed, or ''."""
     try:
         await asyncio.to_thread(SESSIONS.session, spec)
     except ScorerError as error:
-        return f"{error.what}: {error.found}"
-    return ""
+        return f"{error.what}: {error.found}", ""
+    return "", SESSIONS.why_unpacked(spec)
 
 
 async def _load_joins(joins: tuple[Join, ...]) -> tuple[str, str]:

@@ -13,5 +13,5 @@
     cache.py        the user's cache folder on a local disk: tuning results, compiled engines
     private.py      the user's folder in the temporary directory, closed to other users
 
-State: crash._page, process._before_reset, process._boot_id, versions._version.
+State: crash._page, process._before_reset, process.boot_id, versions._version.
 """

@@ -26,7 +26,7 @@ def private_folder(base: str | None = None) -> str:
     with suppress(FileExistsError):
         os.mkdir(name, 0o700)
     for path in (name, *sorted(glob(f"{escape(name)}-*"))):
-        if _is_private(path):
+        if is_private(path):
             return path
     return tempfile.mkdtemp(prefix=f"{os.path.basename(name)}-", dir=os.path.dirname(name))
 
@@ -48,7 +48,7 @@ def _temporary_folder() -> str:
         ) from error
 
 
-def _is_private(path: str) -> bool:
+def is_private(path: str) -> bool:
     """Return whether this is a folder, not a link to one, that only this user can use."""
     with suppress(FileNotFoundError):
         found = os.lstat(path)

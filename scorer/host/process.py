@@ -28,6 +28,24 @@ def resident() -> int:
         return peak()
 
 
+def private() -> int:
+    """Return the resident bytes that belong to this process alone; 0 on systems without /proc."""
+    return _kilobytes("/proc/self/status", "RssAnon:") << 10
+
+
+def mapped(path: str) -> int:
+    """Return the resident bytes of a file that this process maps; 0 on systems without /proc."""
+    found, inside = 0, False
+    with suppress(OSError), open("/proc/self/smaps", encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            first, *rest = line.split(maxsplit=5)
+            if not first.endswith(":"):
+                inside = rest[-1].rstrip("\n") == path
+            elif inside and first == "Rss:":
+                found += int(rest[0]) << 10
+    return found
+
+
 def release_unused() -> None:
     """Return freed memory to the system, where the C library can do that."""
     with suppress(AttributeError, OSError):
@@ -71,12 +89,20 @@ def measuring() -> Iterator[Growth]:
 
 def _recorded_peak() -> int:
     """Return the peak that the kernel has recorded."""
-    with suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii") as status:
-        for line in status:
-            if line.startswith("VmHWM:"):  # getrusage would include the process that forked this one
-                return int(line.split()[1]) * 1024
+    recorded = _kilobytes("/proc/self/status", "VmHWM:")  # getrusage would include the process that forked this one
+    if recorded:
+        return recorded << 10
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def _kilobytes(path: str, name: str) -> int:
+    """Return a figure of a file in /proc; 0 if it is not there."""
+    with suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+        for line in file:
+            if line.startswith(name):
+                return int(line.split()[1])
+    return 0
 
 
 def myself() -> dict[str, Any]:
@@ -84,19 +110,19 @@ def myself() -> dict[str, Any]:
 
     Containers may share a host name, and each counts process ids of its own.
     """
-    here = {"host": socket.gethostname(), "boot": _boot_id(), "pid_namespace": _pid_namespace()}
+    here = {"host": socket.gethostname(), "boot": boot_id(), "pid_namespace": _pid_namespace()}
     return {**here, "pid": os.getpid(), "born": _start_time(os.getpid())}
 
 
 def shares_process_ids(other: dict[str, Any]) -> bool:
     """Return whether the id of another process, as by its `myself`, means the same process here."""
-    here = {"boot": _boot_id(), "pid_namespace": _pid_namespace()}
+    here = {"boot": boot_id(), "pid_namespace": _pid_namespace()}
     known = all(other.get(name) in {None, here[name]} for name in here)  # older versions of scorer wrote neither
     return known and other.get("host") == socket.gethostname()
 
 
 @cache
-def _boot_id() -> str | None:
+def boot_id() -> str | None:
     """Return a name that this machine got when it started; None if unknown. Machines may share a host name."""
     with suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
@@ -128,7 +154,7 @@ def process_stat(pid: int) -> tuple[str, str] | None:
 
 def mounts() -> str:
     """Return which machine and mounts this process sees: where it is the same, equal inodes mean the same file."""
-    found = [socket.gethostname(), _boot_id() or ""]
+    found = [socket.gethostname(), boot_id() or ""]
     with suppress(OSError):
         found.append(os.readlink("/proc/self/ns/mnt"))  # and containers a machine
     return " ".join(found)

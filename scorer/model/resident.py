@@ -11,7 +11,7 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-from scorer.errors import ModelError, ModelNotResident
+from scorer.errors import ModelError, ModelLoadError, ModelNotResident
 from scorer.host.process import name_of_process
 from scorer.model import copies
 from scorer.model._forest import Unsupported
@@ -19,7 +19,7 @@ from scorer.model.session import Session
 from scorer.model.trees import TreeEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from scorer.model.spec import SessionKey, SessionSpec
 
@@ -69,6 +69,7 @@ class Sessions:
         self._lock = threading.Lock()
         self._sessions: dict[SessionKey, Future[Engine]] = {}
         self._inherited: list[object] = []
+        self._unpacked: dict[SessionKey, str] = {}
         self.made = 0
         """Number of sessions loaded so far."""
         os.register_at_fork(after_in_child=self._start_anew)
@@ -104,9 +105,10 @@ class Sessions:
 
     def _load(self, spec: SessionSpec, future: Future[Engine], delivery_timeout_s: float) -> None:
         try:
-            session = _load_from(spec, _readable_spec(spec, delivery_timeout_s))
+            session, unpacked = _load(spec, lambda: _readable_spec(spec, delivery_timeout_s))
             with self._lock:
                 self.made += 1
+                self._unpacked[spec.key] = unpacked
             future.set_result(session)
         except BaseException as error:  # noqa: BLE001 - the worker boundary: every caller gets the cause
             future.set_exception(error)
@@ -116,6 +118,11 @@ class Sessions:
         with self._lock:
             future = self._sessions.get(spec.key)
         return future.exception() if future is not None and future.done() else None
+
+    def why_unpacked(self, spec: SessionSpec) -> str:
+        """Return why the weights of a loaded model are not packed although they were to be, in words; '' otherwise."""
+        with self._lock:
+            return self._unpacked.get(spec.key, "")
 
     def _start_anew(self) -> None:
         """Use no session of the parent in a forked process, which does not have its threads.
@@ -132,6 +139,26 @@ class Sessions:
 
 
 SESSIONS = Sessions()
+
+
+def unpacked_note(why: str) -> str:
+    """Return the note that the weights are not packed, with the reason."""
+    return f"the weights are not packed, so each process holds a copy of its own: {why}"
+
+
+def _load(spec: SessionSpec, readable: Callable[[], SessionSpec]) -> tuple[Engine, str]:
+    """Load the model, with packed weights if that is wanted and possible; if only wanted, return why not, too."""
+    if not spec.pack:
+        return _load_from(spec, readable()), ""
+    from scorer.model.packing import shared  # noqa: PLC0415 - only if processes share a host
+
+    try:
+        return Session(spec, shared.obtain(spec, readable).path), ""
+    except shared.NotPacked as why:
+        unpacked = str(why)
+    except ModelLoadError as error:  # another process removed it just now
+        unpacked = error.found
+    return _load_from(spec, readable()), unpacked
 
 
 def _load_from(spec: SessionSpec, local: SessionSpec) -> Engine:

@@ -64,7 +64,8 @@ RUNTIME_ERRORS = tuple(
 class Session:
     """A loaded model. `run` may be called from many threads at once."""
 
-    def __init__(self, spec: SessionSpec) -> None:
+    def __init__(self, spec: SessionSpec, packed: str = "") -> None:
+        """Load the model, or its packed form at the path `packed`."""
         self.spec = spec
         self.fits: int | None = None
         """Largest number of rows to try in a batch after memory ran out; None if it never did."""
@@ -75,9 +76,9 @@ class Session:
         if spec.device != "cpu":
             _preload(spec.device)
         with map_load_errors(spec.path):
-            options = session_options(spec)
+            options = packed_options(spec) if packed else session_options(spec)
             providers = _providers(spec.device, spec.gpu, spec.digest)
-            self._session = ort.InferenceSession(spec.path, options, providers=providers, enable_fallback=0)
+            self._session = ort.InferenceSession(packed or spec.path, options, providers=providers, enable_fallback=0)
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
         self._has_bfloat16 = any(tensor.type == "tensor(bfloat16)" for tensor in tensors)
         got = self._session.get_providers()
@@ -142,6 +143,13 @@ def session_options(spec: SessionSpec) -> ort.SessionOptions:
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if spec.library:
         options.register_custom_ops_library(_library(spec.library))
+    return options
+
+
+def packed_options(spec: SessionSpec) -> ort.SessionOptions:
+    """Return the runtime's options for a session with packed weights, whose graph is optimised already."""
+    options = session_options(spec)
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
 

@@ -19,6 +19,7 @@ CONVERSION = "scorer_conversion"
 OPTIMISATION = "scorer_optimisation"
 """The key of the metadata in which `scorer optimise` says what it did and compared, as JSON."""
 _RECORDS = (CONVERSION, OPTIMISATION)
+_LARGE_BYTES = 64_000_000  # smaller models load so fast that packing takes longer
 _METADATA_LETTERS = 60  # shown of one metadata entry
 _SIZE_LETTERS = 40  # shown of the name of a dimension, which may be a long formula
 
@@ -94,6 +95,11 @@ class ModelSpec:
     def flags(self) -> tuple[str, ...]:
         """The flags of a run that the model's folder stands for."""
         return flags_of(feed=self.feeds, fetch=self.fetches, labels=self.labels)
+
+    def can_be_packed(self, spec: SessionSpec) -> bool:
+        """Return whether the processes of a host that load `spec` gain from packed weights. Trees have no weights."""
+        trees = any(name.startswith("TreeEnsemble") for name in self.operators)
+        return spec.device == "cpu" and not spec.library and not trees and self.bytes >= _LARGE_BYTES
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain data."""
@@ -185,10 +191,12 @@ class SessionSpec:
 
     trees: bool = True
     """Whether tree ensembles may run on the compiled kernel; the scores are the same, so it is not part of a plan."""
+    pack: bool = False
+    """Whether to map weights that are packed once for each host; the same scores again, and no part of a plan."""
 
     @property
     def key(self) -> SessionKey:
-        """Key of the session: specs with equal keys share one loaded model."""
+        """Key of the session: specs with equal keys share one loaded model, with packed weights or without."""
         return self.digest, self.device, self.gpu, self.intra_op, self.library, self.trees
 
 

@@ -204,6 +204,10 @@ class SessionOptions:
         "auto", "How tree ensembles are scored: auto (compiled where possible, with the same scores) or runtime "
         "(always by ONNX Runtime). Default: auto.", rule=rules.one_of("auto", "runtime"), metavar="auto|runtime",
     )  # fmt: skip
+    pack: bool = option(
+        default=True, help_="Let the processes of a host share one copy of the weights of a model of at least 64 MB on "
+        "the CPU, in a cache folder, with the same scores.", rule=rules.SWITCH,
+    )  # fmt: skip
     ort_library: str | None = option(
         None, "Shared library with custom operators for ONNX Runtime. Every worker must be able to read it.",
         rule=rules.PLACE, completes="file", metavar="PATH", scores=True,
@@ -449,6 +453,7 @@ class RequestArguments(TypedDict, total=False):
     work_dir: str | Path | None
     device: str
     trees: str
+    pack: bool
     ort_library: str | Path | None
     threads: int | None
     workers: int | None

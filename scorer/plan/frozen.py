@@ -202,7 +202,8 @@ class FrozenPlan:
         """Return the plan as JSON holds it. A file is a short list, because there may be 100,000 files."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "files"}
         plain |= {name: dataclasses.asdict(getattr(self, name)) for name in ("binding", "session", "storage")}
-        del plain["session"]["gpu"], plain["session"]["trees"]  # each process chooses its own
+        for name in ("gpu", "trees", "pack"):  # each process chooses its own
+            del plain["session"][name]
         plain["joins"] = [dataclasses.asdict(join) for join in self.joins]
         if not self.joins:
             del plain["joins"]

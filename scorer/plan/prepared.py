@@ -47,6 +47,8 @@ class Plan:
     """The number of the model's nodes on each device; {} if all run on the CPU."""
     trees: str = ""
     """How the model's tree ensembles are scored, in words; '' if it has none."""
+    weights: str = ""
+    """How worker processes share the model's weights, in words; '' if each holds a copy of its own."""
     done: bool = False
     """Whether the output of this request is published already."""
     resumes: bool = False
@@ -103,6 +105,7 @@ class Plan:
             "device": None if frozen is None else frozen.session.device,
             "nodes": self.nodes,
             "trees": self.trees,
+            "weights": self.weights,
             "unused": "" if frozen is None else frozen.unused,
             "cluster": self.cluster,
             "model": None if self.model is None else self.model.identity,
@@ -124,7 +127,8 @@ class Plan:
             model = "" if self.model is None else self.model.words
             facts = [("input", rows), *table, ("model", f"{model} on {device}"), *facts]
             facts += [("from folder", shlex.join(self.folder_flags))] if self.folder_flags else []
-            facts += [(name, text) for name, text in (("trees", self.trees), ("unused", frozen.unused)) if text]
+            more = (("trees", self.trees), ("weights", self.weights), ("unused", frozen.unused))
+            facts += [(name, text) for name, text in more if text]
             facts += [("keep", _kept(frozen))]
             facts += [("join", f"{join.name} = {join.words}") for join in frozen.joins]
             facts += [("where", text) for text in frozen.conditions]
@@ -133,14 +137,14 @@ class Plan:
             bindings = _binding_tables(frozen)
         if self.forecast is not None:
             bindings.append(_forecast_table(self.forecast))
-        more = [("batches", self.canary)] if self.canary and self.canary not in self.notes else []
-        more += [("requests", str(self.requests))] if self.requests is not None and not self.done else []
-        more += [("note", note) for note in self.notes]
+        last = [("batches", self.canary)] if self.canary and self.canary not in self.notes else []
+        last += [("requests", str(self.requests))] if self.requests is not None and not self.done else []
+        last += [("note", note) for note in self.notes]
         if self.done:
-            more += [("state", "already done: a run would score nothing")]
+            last += [("state", "already done: a run would score nothing")]
         elif self.resumes:
-            more += [("state", "an earlier run is unfinished: a run would score the rest")]
-        return [Facts(facts), *bindings, Facts(more)]
+            last += [("state", "an earlier run is unfinished: a run would score the rest")]
+        return [Facts(facts), *bindings, Facts(last)]
 
     def __str__(self) -> str:
         """Return the plan as the command line prints it, at full width."""

@@ -13,5 +13,5 @@
     forecast.py     estimates time, memory and disk space
     freeze.py       turns everything that was decided into one frozen plan
 
-Writes nothing.
+Writes nothing but caches: batch sizes, and packed weights.
 """

@@ -55,7 +55,7 @@ from scorer.plan.prepared import Plan
 from scorer.preflight import axes, findings, freeze, increment, placement, trial
 from scorer.preflight.earlier import check_versions, earlier_run, earlier_table, wanted_table, with_requested_code
 from scorer.preflight.findings import Findings, ambiguous_paths, dataset_notes, known_nulls, shared_name, type_notes
-from scorer.preflight.forecast import Loading
+from scorer.preflight.forecast import Loading, share_weights
 from scorer.preflight.freeze import Bound, Loaded, Sample, request_for, request_of
 from scorer.scoring.job import JOBS
 from scorer.storage.files import AtOnce
@@ -102,6 +102,7 @@ class _Decided:
     frozen: FrozenPlan | None = None
     independence: Independence | None = None
     forecast: Forecast | None = None
+    weights: str = ""
     done: bool = False
     resumes: bool = False
     matched: tuple[Feed, ...] = ()
@@ -237,6 +238,7 @@ def _plan(
         deleted=b"" if frozen is None or dataset is None else freeze.deleted_rows(frozen.files, dataset),
         nodes={} if loaded is None else devices.counts(loaded.session.nodes),
         trees="" if loaded is None else loaded.session.trees,
+        weights=decided.weights,
         done=decided.done,
         resumes=decided.resumes,
         spawns=can_spawn(),
@@ -327,7 +329,7 @@ def _decide(
     bound, wanted = _bind(found, options, dataset, model, named, None if fed is None else fed.schema)
     if found.problems or loaded is None:
         return _Decided(matched=bound.binding.feeds)
-    verdict, frozen, forecast = None, None, None
+    verdict, frozen, forecast, weights = None, None, None, ""
     with found.collecting(options):
         first = dataset.files[0].path if dataset.files else "nothing"
         note_step(f"sending the first rows of {first} through the model")
@@ -352,13 +354,13 @@ def _decide(
             _doubt_independence(found, options, model, bound.binding, verdict)
             found.notes += devices.notes_on_cpu_nodes(loaded.session.nodes)
         if not found.problems:
-            row_s = None if verdict is None else verdict.row_s
-            probe = freeze.choose_batch(options, dataset, loaded, bound, sample, row_s)
+            probe = freeze.choose_batch(options, dataset, loaded, bound, sample, verdict.row_s if verdict else None)
+            memory, weights = share_weights(found, options, model, loaded.spec, probe.together, loaded.memory)
             frozen, forecast, notes = freeze.freeze(
-                options, request, dataset, loaded, bound, sample, probe, on_store=on_store
+                options, request, dataset, replace(loaded, memory=memory), bound, sample, probe, on_store=on_store
             )
             found.notes += notes
-    return _Decided(frozen=frozen, independence=verdict, forecast=forecast)
+    return _Decided(frozen=frozen, independence=verdict, forecast=forecast, weights=weights)
 
 
 def _shared_names(options: Options, dataset: Dataset, model: ModelSpec, named: _Named) -> list[ScorerError]:

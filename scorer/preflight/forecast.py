@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,9 +17,15 @@ import pyarrow as pa
 
 from scorer.binding import transform as transform_
 from scorer.binding.features.pack import pack
+from scorer.cluster.connect import planned_processes
+from scorer.cluster.scripts import can_spawn
 from scorer.dataset.cursors import DECODE_ROWS
+from scorer.display.words import size
 from scorer.host import process
-from scorer.plan.prepared import Forecast
+from scorer.host.crash import note_step
+from scorer.model import copies
+from scorer.model.resident import unpacked_note
+from scorer.plan.prepared import Forecast, cluster_of
 from scorer.scoring import batches
 from scorer.storage import copying
 from scorer.storage.encoding import encoded_growth
@@ -29,6 +35,9 @@ if TYPE_CHECKING:
 
     from scorer.binding.spec import Binding, Transform
     from scorer.model.resident import Engine
+    from scorer.model.spec import ModelSpec, SessionSpec
+    from scorer.options.fields import Options
+    from scorer.preflight.findings import Findings
     from scorer.storage.encoding import Storage
 
 
@@ -92,8 +101,37 @@ class Loading:
     """What the model holds."""
     peak: int
     """What loading it needed at most."""
+    weights: int = 0
+    """Packed weights that the model uses and all processes of a host share; not part of `model`."""
     joined: int = 0
     """What tables of --join take, which are loaded after it."""
+
+
+def share_weights(
+    found: Findings, options: Options, model: ModelSpec, spec: SessionSpec, together: float | None, memory: Loading
+) -> tuple[Loading, str]:
+    """Pack the weights if several processes of this host will use them.
+
+    Returns the memory that the model then needs in each of them, and that in words. If the weights are not packed, the
+    memory stays as it is, and there are no words.
+    """
+    processes = planned_processes(options.cluster, cluster_of(options, together, spawns=can_spawn()))
+    if processes < 2 or not options.session.pack or not model.can_be_packed(spec):  # noqa: PLR2004 - several
+        return memory, ""
+    from scorer.model.packing import shared  # noqa: PLC0415 - only if processes share a host
+
+    note_step(f"packing the weights of {spec.path}")
+    try:
+        packed = shared.obtain(spec, lambda: copies.local_spec(spec) or spec)
+    except shared.NotPacked as why:
+        found.notes.append(unpacked_note(str(why)))
+        return memory, ""
+    own, mapped = packed.private_bytes, packed.shared_bytes
+    words = (
+        f"{size(model.bytes)}, packed once for {processes} processes ({size(packed.bytes)} in the cache): "
+        f"{size(own)} each and {size(mapped)} shared"
+    )
+    return replace(memory, model=own, weights=mapped, peak=own + mapped), words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +205,8 @@ class Footprint:
     """The largest value, if it is far larger than others."""
     remote: float = 0.0
     """Stored bytes of all parts that are on their way from or to a store."""
+    weights: int = 0
+    """Packed weights, which all workers of a host share."""
     joined: int = 0
     """Tables of --join."""
     reached: int = 0
@@ -177,14 +217,16 @@ class Footprint:
         """The bytes of the process that needs most."""
         each = _ALLOCATED * self.rows + self.held + 2 * self.scores + self.encoded + self.batch
         shared = self.slices + _VALUE_COPIES * self.value + self.remote + self.joined
-        return float(max(self.base + _RUN_BYTES + self.workers.parts * each + shared, self.reached))
+        return float(max(self.base + self.weights + _RUN_BYTES + self.workers.parts * each + shared, self.reached))
 
     def explained(self) -> str:
         """Return the formula with its figures."""
         parts = [f"{_ALLOCATED} x {_mb(self.rows)} of rows", f"2 x {_mb(self.scores)} of scores"]
         parts += [f"{_mb(self.encoded)} encoded", f"{_mb(self.batch)} for a batch"]
         parts += [f"{_mb(self.held)} converted"] if self.held >= 1e6 else []  # noqa: PLR2004 - shown in MB
-        terms = [f"{_mb(self.base)} MB with the model", f"{_mb(_RUN_BYTES)} for the run"]
+        terms = [f"{_mb(self.base)} MB with the model"]
+        terms += [f"{_mb(self.weights)} of weights, which all workers share"] if self.weights else []
+        terms += [f"{_mb(_RUN_BYTES)} for the run"]
         terms += [f"{self.workers.parts} x ({' + '.join(parts)})"]
         terms += [f"{_mb(self.remote)} from and to stores"] if self.remote else []
         terms += [f"{_mb(self.joined)} for joined tables"] if self.joined >= 1e6 else []  # noqa: PLR2004 - shown in MB
@@ -226,6 +268,7 @@ def footprint(
         value=value,
         joined=loading.joined,
         remote=0.0 if remote is None else _on_the_way(remote, part, group_rows, workers),
+        weights=loading.weights,
         reached=max(own, _WORKER_BYTES + loading.peak) if workers.separate else own,
     )
 

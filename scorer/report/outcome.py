@@ -90,6 +90,8 @@ class Report:
     """Number of the model's nodes on each device; {} if all run on the CPU."""
     trees: str = ""
     """How the model's tree ensembles were scored, in words; '' if it has none."""
+    weights: str = ""
+    """How worker processes shared the model's weights, in words; '' if each held a copy of its own."""
     unused: str = ""
     """How many fed columns were not read, because the model never looks at them, in words; '' if none was."""
     notes: tuple[str, ...] = ()
@@ -199,6 +201,7 @@ class Report:
             ("time", f"{self.speed}{time_forecast}"),
             ("model", f"{device}, batches of {batch}, {plural(self.calls, 'call')}"),
             ("trees", self.trees),
+            ("weights", self.weights),
             ("unused", self.unused),
             ("memory", f"{self.memory}{memory_forecast}"),
         ]
