@@ -150,15 +150,19 @@ class Place:
         """Return the staging folders of a plan; the parts of a table are written to its own folder."""
         return Staging(root=self.folder / f"work-{plan_hash[:8]}", table=self.output if in_table else None)
 
+    def _found(self, pattern: str) -> Iterable[AnyPath]:
+        """Return paths below the folder; a disk may not take its name, and a store need not be asked for it first."""
+        there = isinstance(self.folder, ObjectPath) or is_folder(self.folder)
+        return self.folder.glob(pattern) if there else ()
+
     def work_folders(self) -> list[AnyPath]:
         """Return the staging folders of all plans, also of those that are half removed; no folder of another origin."""
-        found: Iterable[AnyPath] = self.folder.glob("work-*")
-        named = [path for path in found if _WORK.fullmatch(path.name) and path.is_dir()]
+        named = [path for path in self._found("work-*") if _WORK.fullmatch(path.name) and path.is_dir()]
         return [path for path in named if _is_staging([child.name for child in path.iterdir()])]
 
     def generation_folders(self) -> list[AnyPath]:
         """Return the folders that hold the plans of generations."""
-        return [*self.folder.glob(f"{KEY}=*")]
+        return [*self._found(f"{KEY}=*")]
 
     def proof_of(self, plan: FrozenPlan) -> AnyPath:
         """Return the folder with what is kept of a plan of the published output."""
@@ -167,7 +171,7 @@ class Place:
 
     def pending(self) -> FrozenPlan | None:
         """Return the plan whose publishing was interrupted, or None."""
-        for intent in self.folder.glob(f"work-*/{INTENT}"):
+        for intent in self._found(f"work-*/{INTENT}"):
             plan = load_plan(intent.parent / "plan.json") or load_plan(self.folder / "plan.json")
             if plan is not None and intent.parent == self.staging(plan.plan_hash).root:
                 return plan
@@ -219,8 +223,7 @@ class Place:
 
     def unfinished(self) -> list[FrozenPlan]:
         """Return the plans of runs that were started here and not published."""
-        found: Iterable[AnyPath] = self.folder.glob("work-*/plan.json")
-        plans = [load_plan(path) for path in sorted(found, key=str)]
+        plans = [load_plan(path) for path in sorted(self._found("work-*/plan.json"), key=str)]
         return [plan for plan in plans if plan is not None]
 
 

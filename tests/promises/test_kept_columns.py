@@ -369,7 +369,8 @@ def test_metadata_that_a_writer_adds_to_the_file_is_kept(tmp_path, store_schema,
         for path in (tmp_path / output).iterdir():
             found = pq.read_metadata(path).metadata
             assert found[b"projjson_1"] == b'{"name": "WGS 84"}'
-            assert set(found) == {b"projjson_1", b"ARROW:schema", b"scorer"} | ({b"of"} if store_schema else set())
+            own = {b"scorer", b"_scorer_model", b"_scorer_lineage"}
+            assert set(found) == {b"projjson_1", b"ARROW:schema"} | own | ({b"of"} if store_schema else set())
     assert cli("verify", tmp_path / "again", "--deep")[0] == 0
 
 
