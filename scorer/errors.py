@@ -40,6 +40,7 @@ they find before the first row as one `PreflightError`, even if it is only one. 
       ConversionRefused     1   a converted model does not give the scores of the original
       OptimisationRefused   1   no candidate of `scorer optimise` is fast and exact enough
       RunFailed             1   more rows or parts failed than allowed, or `score` met a row that it cannot score
+        GateFailed          1   the scores do not meet a --gate, and are not published
       CommitError           5   the output cannot be written, published or verified
         OutputFull          5   the disk or the quota is full, or scorer has no right to write there
       Interrupted         130   stopped by Ctrl-C; 143 by SIGTERM
@@ -314,6 +315,12 @@ class RunFailed(ScorerError):
     """More rows or parts failed than allowed; nothing was published."""
 
     code = "run-failed"
+
+
+class GateFailed(RunFailed):
+    """The scores do not meet a condition of --gate; nothing was published."""
+
+    code = "gate-failed"
 
 
 class CommitError(ScorerError):

@@ -165,12 +165,15 @@ class Receipt:
     """How often that process has repeated a request so far, because a store did not answer or had no capacity."""
     throttled_s: float = 0.0
     """The seconds that passed until those requests were repeated."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What was measured of the part for gates; {} without gates."""
 
     def to_json(self) -> str:
         """Return one line of the journal."""
-        return json.dumps(
-            _shallow(self) | {"proof": self.proof.to_dict(), "stages": _shallow(self.stages)}, separators=(",", ":")
-        )
+        data = _shallow(self) | {"proof": self.proof.to_dict(), "stages": _shallow(self.stages)}
+        if not self.figures:
+            del data["figures"]
+        return json.dumps(data, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Receipt:
@@ -285,6 +288,24 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GateJudged:
+    """All parts are scored, and the figure of a gate was compared with its limit."""
+
+    gate: str
+    """The gate, as it was written."""
+    limit: str
+    """The comparison, such as '<= 0.2'."""
+    figure: float | None
+    """The figure; None if it cannot be computed, or is not finite."""
+    found: str
+    """The figure as text, with its error if it is estimated; or why it cannot be computed."""
+    passed: bool
+    """Whether the figure is within the limit."""
+    warn: bool
+    """Whether a failure is only reported (--gate-warn)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """The output was published, complete."""
 
@@ -305,7 +326,17 @@ class RunEnded:
 
 
 Event = (
-    RunStarted | PlanReady | PartFinished | PartFailed | PartRetried | Tick | Stopping | Notice | Published | RunEnded
+    RunStarted
+    | PlanReady
+    | PartFinished
+    | PartFailed
+    | PartRetried
+    | Tick
+    | Stopping
+    | Notice
+    | GateJudged
+    | Published
+    | RunEnded
 )
 
 

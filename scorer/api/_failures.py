@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scorer.display.words import cut
+from scorer.display.words import as_text, cut, plural
 from scorer.errors import (
     ClusterError,
     CommitError,
+    GateFailed,
     Interrupted,
     ModelError,
     PartError,
@@ -17,8 +18,16 @@ from scorer.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scorer.events import Counts
+    from scorer.output.lease import Lease
+    from scorer.output.lock import Lock
     from scorer.plan.parts import Part
+    from scorer.scoring.gates.judging import Judged
+
+
+_SHOWN = 3  # rows that differ most
 
 
 FATAL = (ModelError, ClusterError, CommitError, StoreUnavailable)
@@ -71,6 +80,45 @@ def too_many_bad_rows(counts: Counts, budget: str, quarantine: str, left: int, w
     if "null in" in why:
         hint = f"use --on-null to give nulls a value, or {hint}"
     return RunFailed(what, where="--max-bad-rows", expected=f"at most {budget}", found=found, hint=hint)
+
+
+def refuse_gates(judged: Sequence[Judged]) -> None:
+    """Raise the error for gates that do not hold, if any; the first of them is described."""
+    failed = [one for one in judged if not (one.passed or one.warn)]
+    if not failed:
+        return
+    first = failed[0]
+    others = [f"also {one.gate}: found {one.found}" for one in failed[1:]]
+    rows = [
+        f"row {one['row']:,} of {one['file'].rpartition('/')[2]} ({' and '.join(map(as_text, one['values']))})"
+        for one in first.rows[:_SHOWN]
+    ]
+    differ = [f"rows that differ most in {' and '.join(first.columns)}: {', '.join(rows)}"] if rows else []
+    raise GateFailed(
+        f"{len(failed)} of {plural(sum(not one.warn for one in judged), 'gate')} failed; nothing was published",
+        where=f"--gate {first.gate!r}",
+        expected=first.limit,
+        found="; ".join([first.found, *differ, *others]),
+        hint="to publish these scores, repeat the command with another --gate or without it; scored parts are kept",
+    )
+
+
+def too_many_nan_rows(counts: Counts, budget: str, parts: str) -> RunFailed:
+    """Return the error for more rows with a NaN score than the budget allows."""
+    return RunFailed(
+        "too many rows have NaN scores",
+        where=parts,
+        expected=f"at most {budget}",
+        found=f"{counts.nan} of {counts.scored} rows",
+        hint="check --feed, or raise --max-nan-rows and repeat the command",
+    )
+
+
+def refuse_loss(held: Lock | Lease) -> None:
+    """Raise the error of a lease that was lost, before anything is written that another driver may use."""
+    loss = held.loss()
+    if loss is not None:
+        raise loss
 
 
 def interrupted(exit_code: int, done: int, parts: int) -> Interrupted:

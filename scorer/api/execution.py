@@ -8,13 +8,13 @@ import time
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scorer.api import _failures as failures
 from scorer.cluster import readiness, waves
 from scorer.cluster.connect import ahead_of, connect, has_current_client
 from scorer.cluster.dashboard import Topic
-from scorer.errors import CommitError, Interrupted, OutputLocked, RunFailed, ScorerError
+from scorer.errors import CommitError, Interrupted, OutputLocked, ScorerError
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, RunEnded, RunStarted, Stopping
 from scorer.host import crash, devices, process, signals, versions
 from scorer.host.limits import limits_as_errors
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import Part
     from scorer.plan.prepared import Plan
+    from scorer.scoring.gates.judging import Judged
 
     Journal = staging_.Journal | staging_.Segments
 
@@ -74,6 +75,8 @@ class Run:
         self.failed: dict[int, ScorerError] = {}
         self.fatal: ScorerError | None = None
         self.earlier = ledger.NOTHING_EARLIER
+        self.judged: tuple[Judged, ...] = ()
+        self.figures: dict[str, Any] = {}  # what was measured of all parts for gates
         self.announced = self.stopping = False
         self.threads, self.scoring_s, self.scoring_since, self.weights = 0, 0.0, 0.0, ""
 
@@ -120,12 +123,13 @@ class Run:
                         staging_.prepare(self.place, self.frozen, self.plan.deleted)
                     self.emit_run_started()
                 self.check_results()
+                self.judge()
             except ScorerError as error:
                 if not self.may_not_write(error):
                     self.write_page(self.report(already_done=False), error=str(error))
                 raise
             crash.note_publishing(str(self.place.output))
-            refuse_loss(held)
+            failures.refuse_loss(held)
             finished = self.prove()
             out = self.options.out
             note = publish.publish_plan(
@@ -141,7 +145,8 @@ class Run:
             swept = ask(partial(staging_.sweep, self.staging, self.frozen, self.receipts))
             self.receipts = published
             finished = self.report(already_done=False)
-            digest = ledger.write_proof(self.staging, self.frozen, self.receipts, finished.to_dict(), self.earlier)
+            data = finished.to_dict()
+            digest = ledger.write_proof(self.staging, self.frozen, published, data, self.earlier, self.figures)
             swept()
             saved = ask(self.log.save)
             self.write_page(finished, digest=digest)
@@ -224,7 +229,7 @@ class Run:
 
     def score(self, workers: Workers, held: lock.Lock | Lease) -> None:
         """Score every part that is not committed yet."""
-        frozen = with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
+        frozen = readiness.with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
         trees = frozen.session.trees and self.options.session.trees != "runtime"
         session = replace(frozen.session, trees=trees, pack=readiness.packs(self.options, self.plan, workers))
         frozen = replace(frozen, session=session)
@@ -232,7 +237,7 @@ class Run:
             from scorer.dataset.joins import lookup  # noqa: PLC0415 - only for joined tables
 
             lookup.forget(map(lookup.id_of, frozen.joins))  # the checks read them, and workers have their own
-        refuse_loss(held)  # connecting to workers may have taken long
+        failures.refuse_loss(held)  # connecting to workers may have taken long
         if workers.client is not None and workers.remote and workers.client.nthreads():
             loaded = readiness.refuse_unfit(workers.client, frozen, self.place)
             list(map(self.emit_notice, {*loaded.notices} - {*self.plan.notes}))
@@ -250,7 +255,9 @@ class Run:
         crash.note_scoring(str(staging.started))
         # without a client the driver's only thread scores, and it cannot watch itself
         limit = None if workers.client is None else self.options.scoring.batch_timeout
-        spec = Spec.of(frozen, staging, limit, workers.scoring_threads, remote=workers.remote, run=self.name)
+        spec = Spec.of(
+            frozen, staging, limit, workers.scoring_threads, remote=workers.remote, run=self.name, gates=self.plan.gates
+        )
         journal = staging_.open_journal(staging)
         try:
             with Topic(workers.client, self.name, self.progress.to_dict) as topic:
@@ -349,15 +356,24 @@ class Run:
             raise failures.too_many_bad_rows(counts, budget, str(staged.quarantine), left, why)
         nans = self.options.scoring.max_nan_rows
         if nans is not None and not within_budget(nans, counts.nan, max(counts.scored, 1)):
-            raise RunFailed(
-                "too many rows have NaN scores",
-                where=str(staged.parts),
-                expected=f"at most {nans}",
-                found=f"{counts.nan} of {counts.scored} rows",
-                hint="check --feed, or raise --max-nan-rows and repeat the command",
-            )
+            raise failures.too_many_nan_rows(counts, nans, str(staged.parts))
         if nans is None and counts.nan > counts.scored / 2:
             self.emit_notice(f"{counts.nan:,} of {counts.scored:,} scored rows have a NaN score")
+
+    def judge(self) -> None:
+        """Compare the figures of the scores with the limits of the gates; raise `GateFailed` if one does not hold."""
+        if self.plan.gates is None:
+            return
+        from scorer.scoring import part  # noqa: PLC0415 - start-up
+        from scorer.scoring.gates import judging  # noqa: PLC0415 - only for runs with gates
+
+        with part.reading(self.frozen, self.staging, self.plan.gates) as read:
+            judged = judging.judge(self.plan.gates, self.frozen, self.staging, self.receipts, read, self.emit_notice)
+        self.judged, self.receipts = judged.gates, judged.receipts
+        for one in self.judged:
+            self.emit(one.event)
+        failures.refuse_gates(self.judged)
+        self.figures = judged.figures(self.earlier.figures)
 
     def report(self, *, already_done: bool) -> Report:
         """Return the report of the run so far."""
@@ -410,6 +426,7 @@ class Run:
             weights=self.weights,
             unused=self.frozen.unused,
             notes=self.plan.notes,
+            gates=tuple(one.to_dict() for one in self.judged),
             quarantine=str(self.place.folder / "quarantine") if totals.counts.quarantined else "",
             proof=str(self.place.folder),
         )
@@ -476,25 +493,9 @@ class Run:
                 print(f"scorer: an observer was dropped: {error!r}", file=sys.stderr)  # noqa: T201 - the dropped one may be what prints
 
 
-def refuse_loss(held: lock.Lock | Lease) -> None:
-    """Raise the error of a lease that was lost, before anything is written that another driver may use."""
-    loss = held.loss()
-    if loss is not None:
-        raise loss
-
-
 def _load_page_template() -> None:
     """Load the template of report.html now, while the driver has time because workers score."""
     with suppress(Exception):  # `write_page` reports what is wrong
         from scorer.report import page  # noqa: PLC0415 - start-up
 
         page.load_template()
-
-
-def with_worker_gpu(frozen: FrozenPlan, device: devices.Device, workers: Workers) -> FrozenPlan:
-    """Return the plan with the GPU index that its workers must use.
-
-    Workers that scorer starts see one GPU each, so theirs is 0. Other workers use the requested index.
-    """
-    gpu = 0 if workers.owned and workers.remote else device.first
-    return replace(frozen, session=replace(frozen.session, gpu=gpu))

@@ -12,7 +12,7 @@ from scorer.locations import is_tracked, is_url
 from scorer.options.fields import FIELDS, GROUPS, ClusterOptions
 from scorer.options.grammar import labels_file, parse_join
 from scorer.options.request import build, build_cluster, read_toml
-from scorer.options.values import FEEDS, JOINS, LABELS
+from scorer.options.values import FEEDS, JOINS, LABELS, TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -139,6 +139,9 @@ def options_of(config: str | None, given: dict[str, Any]) -> Options:
         toml["labels"] = _labels_beside(folder, toml["labels"])
     if "join" in toml:
         toml["join"] = _joins_beside(folder, toml["join"])
+    for name in ("gate", "gate_warn"):
+        if name in toml:
+            toml[name] = _gates_beside(folder, toml[name])
     places = {name: f"{name} in {config}" for name in toml} | {n: _FLAGS.get(n, n) for n in typed}
     return build({**toml, **typed}, places)
 
@@ -170,6 +173,16 @@ def _joins_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values
     except (TypeError, ValueError):
         return value
     return tuple(one.at(_beside(folder, one.location)) for one in joins if one is not None)
+
+
+def _gates_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
+    """Resolve the baselines of gates relative to the job file's folder."""
+    from scorer.options.gates import beside  # noqa: PLC0415 - only for runs with gates
+
+    try:
+        return [beside(text, folder) for text in TEXTS.read(value)]
+    except (TypeError, ValueError):
+        return value
 
 
 def _labels_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them

@@ -7,7 +7,7 @@ import os
 import uuid
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from scorer.cluster.connect import Workers
     from scorer.dataset.joins.spec import Join
+    from scorer.host import devices
     from scorer.model.copies import Planned
     from scorer.model.spec import SessionSpec
     from scorer.options.fields import Options
@@ -414,3 +415,12 @@ def _has(planned: Planned) -> bool:
 async def _complete_delivery(planned: Planned, delivery: str) -> bool:
     """Put what was delivered into the cache of a worker's host."""
     return await asyncio.to_thread(copies.complete, planned, delivery)
+
+
+def with_worker_gpu(frozen: FrozenPlan, device: devices.Device, workers: Workers) -> FrozenPlan:
+    """Return the plan with the GPU index that its workers must use.
+
+    Workers that scorer starts see one GPU each, so theirs is 0. Other workers use the requested index.
+    """
+    gpu = 0 if workers.owned and workers.remote else device.first
+    return replace(frozen, session=replace(frozen.session, gpu=gpu))

@@ -100,6 +100,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
+def as_text(value: object) -> str:
+    """Return a value of a column as text: null for None, true and false."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def name_list(names: Sequence[str], limit: int = 8) -> str:
     """Return the first `limit` names, and the number of the others."""
     rest = len(names) - limit

@@ -6,6 +6,7 @@
     store_options.py    options of object stores and names of variables, without secrets
     wrong_types.py      errors for frames, bytes and other Python values where a path belongs
     contradictions.py   options that cannot be combined
+    gates.py            the grammar of --gate: figures, sums and one comparison; knows no column
     grammar.py          takes the text of --feed, --fetch and --keep apart: names, quotes, pipes, calls; knows no column
 
 Knows no input and no model: only the text of the request.

@@ -182,6 +182,14 @@ class ScoringOptions:
         rule=rules.BUDGET,
         metavar="N|P%",
     )
+    gate: tuple[str, ...] = option(
+        (), "Publish only if this holds for the scores, such as 'mean(p) between 0.05 and 0.2' or 'psi(p, "
+        "baseline=OUT) <= 0.2'. Otherwise the run fails, and keeps the scored parts. Repeatable.",
+        rule=rules.GATES, metavar="CONDITION",
+    )  # fmt: skip
+    gate_warn: tuple[str, ...] = option(
+        (), "As --gate, but only warn if it does not hold. Repeatable.", rule=rules.GATES_WARN, metavar="CONDITION",
+    )  # fmt: skip
     batch_timeout: float | None = option(
         None, "Time limit of one ONNX call. A call that hangs longer ends its worker process, or the run if it "
         "scores in its own process. Default: no limit.", rule=rules.SECONDS, metavar="SECONDS",
@@ -449,6 +457,8 @@ class RequestArguments(TypedDict, total=False):
     on_lossy: str
     max_bad_rows: int | str
     max_nan_rows: int | str | None
+    gate: Sequence[str] | str
+    gate_warn: Sequence[str] | str
     batch_timeout: float | None
     work_dir: str | Path | None
     device: str

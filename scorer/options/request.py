@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _RULES = {"input": rules.PATHS, "model": rules.PATH} | {name: field.metadata["rule"] for name, field in FIELDS.items()}
 _COMPARED = ("input", "model", "output", "work_dir", "keep", "where")
 """Options whose text is compared with what exists; their errors say more than that it is not valid UTF-8."""
-_WITH_FILES = ("feed", "labels", "join")
+_WITH_FILES = ("feed", "labels", "join", "gate", "gate_warn")
 """Options that may name files beside other text."""
 _SPLITTING = set(",'")
 """Letters that would split a column name of --keep; such a name is quoted."""

@@ -84,6 +84,17 @@ def _texts(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python val
     return texts
 
 
+def _gates(value: Any, *, warn: bool = False) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python values
+    """Return the texts of gates; raise `OptionsError` if one cannot be parsed."""
+    texts = _texts(value)
+    if texts:
+        from scorer.options import gates  # noqa: PLC0415 - only for runs with gates
+
+        for text in texts:
+            gates.parse(text, warn=warn)
+    return texts
+
+
 def _feeds(value: Any) -> tuple[FeedText, ...]:  # noqa: ANN401 - TOML and Python values
     if isinstance(value, dict):
         return tuple(
@@ -285,6 +296,8 @@ PLACE = TEXT._replace(types=PATH.types)
 ANY_TEXT = Rule("text", lambda value: "" if value == "" else _text(value))
 SWITCH = Rule("true or false", _switch)
 TEXTS = Rule("text, or a list of texts", _texts)
+GATES = Rule("a condition on the scores, or a list of them", _gates)
+GATES_WARN = GATES._replace(read=lambda value: _gates(value, warn=True))
 STORE_OPTIONS = Rule("KEY=VALUE, a list of them, or a table", store_options.parse)
 VARIABLES = Rule("names of environment variables", store_options.parse_variables)
 BUDGET = Rule("a number of rows, or a share from 0% to 100%", _budget)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,8 @@ class Earlier:
     ledger: pa.Table
     generations: tuple[dict[str, Any], ...]
     """As the manifest lists them."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What was measured of them for gates."""
 
 
 NOTHING_EARLIER = Earlier(ledger=pa.table({}), generations=())
@@ -98,6 +100,7 @@ def read_earlier(place: Place, plan: FrozenPlan, published: FrozenPlan) -> Earli
         ledger = pq.read_table(for_arrow(place.folder / "ledger.parquet"))
         manifest = json.loads((place.folder / "manifest.json").read_text())
         entries = tuple(manifest["generations"]) if published.generation else ()
+        figures = manifest.get("figures", {})
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise CommitError(
             "the proof beside the output cannot be read",
@@ -107,19 +110,21 @@ def read_earlier(place: Place, plan: FrozenPlan, published: FrozenPlan) -> Earli
             hint="restore it, or score everything again with --overwrite",
         ) from error
     if published.generation:
-        return _without_replaced(place, plan, published, Earlier(ledger=ledger, generations=entries))
+        return _without_replaced(place, plan, published, Earlier(ledger=ledger, generations=entries, figures=figures))
     if not plan.own_names:
         names = [f"{folder_of(1)}/{name}" for name in ledger["name"].to_pylist()]
         ledger = ledger.set_column(ledger.column_names.index("name"), LEDGER.field("name"), pa.array(names))
     ledger = ledger.append_column(GENERATION, pa.array([1] * ledger.num_rows, pa.int64()))
     first = replace(published, generation=1)
-    return _without_replaced(
-        place, plan, published, Earlier(ledger=ledger, generations=(_entry(first, len(first.files), ledger),))
-    )
+    entries = (_entry(first, len(first.files), ledger),)
+    return _without_replaced(place, plan, published, Earlier(ledger=ledger, generations=entries, figures=figures))
 
 
 def _without_replaced(place: Place, plan: FrozenPlan, published: FrozenPlan, earlier: Earlier) -> Earlier:
-    """Return the proof of earlier generations without the parts that a plan removes."""
+    """Return the proof of earlier generations without the parts that a plan removes.
+
+    What was measured for gates counts the rows of these parts too, so it is forgotten.
+    """
     if not plan.replaced:
         return earlier
     plans = [*place.generations(published), replace(plan, files=())]
@@ -136,13 +141,14 @@ def _without_replaced(place: Place, plan: FrozenPlan, published: FrozenPlan, ear
 
 def write_proof(
     staging: Staging, plan: FrozenPlan, receipts: Mapping[int, Receipt], report: dict[str, Any],
-    earlier: Earlier = NOTHING_EARLIER,
+    earlier: Earlier = NOTHING_EARLIER, figures: Mapping[str, Any] | None = None,
 ) -> str:  # fmt: skip
     """Write the ledger, the manifest and the report; refuse a ledger that is incomplete or does not add up.
 
     Returns the digest of the ledger.
 
-    The receipts are those of `as_published`. Ledger and manifest contain the earlier generations, too.
+    The receipts are those of `as_published`. Ledger and manifest contain the earlier generations, too; so do
+    `figures`, which were measured for gates.
     """
     parts = list(plan.parts())
     absent = [part.index for part in parts if part.index not in receipts]
@@ -179,6 +185,7 @@ def write_proof(
             **_sums(every),
             **({"files_left_out": len(plan.left_out)} if plan.left_out else {}),
             **({"generations": [*earlier.generations, _entry(plan, len(plan.files), own)]} if plan.generation else {}),
+            **({"figures": figures} if figures else {}),
             "ledger": digest,
         }
         steps = [
@@ -224,12 +231,12 @@ def _joined(earlier: pa.Table, own: pa.Table) -> pa.Table:
 def _with_columns(ledger: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return a ledger with the columns of this schema: those that it lacks are one file, or zero, or no time."""
     columns = []
-    for field in schema:
-        if field.name in ledger.column_names:
-            columns.append(ledger[field.name].cast(field.type))
+    for column in schema:
+        if column.name in ledger.column_names:
+            columns.append(ledger[column.name].cast(column.type))
         else:
-            usual = None if field.name in TIMES else 1 if field.name == FILES.name else 0
-            columns.append(pa.array([usual] * ledger.num_rows, field.type))
+            usual = None if column.name in TIMES else 1 if column.name == FILES.name else 0
+            columns.append(pa.array([usual] * ledger.num_rows, column.type))
     return pa.table(columns, schema=schema)
 
 

@@ -30,7 +30,7 @@ from scorer.storage.stores import exists, for_arrow
 from scorer.tables.deleted import NAME, digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from scorer.output.place import DiskPlace, DiskStaging, Place, Staging
     from scorer.plan.frozen import FrozenPlan
@@ -191,6 +191,18 @@ class Segments:
 def open_journal(staging: Staging) -> Journal | Segments:
     """Return the journal of a staging folder, to write to it."""
     return Journal(staging.root) if isinstance(staging.root, Path) else Segments(staging.root)
+
+
+def record(staging: Staging, receipts: Collection[Receipt]) -> None:
+    """Add receipts to the journal, which replace earlier ones of the same parts."""
+    if not receipts:
+        return
+    journal = open_journal(staging)
+    try:
+        for receipt in receipts:
+            journal.add(receipt)
+    finally:
+        journal.close()
 
 
 def _journalled(staging: Staging) -> dict[str, Receipt]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scorer.model.spec import ModelSpec
     from scorer.options.fields import Options
     from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.gates import Gates
 
 _GIL_LIMITED = 1.3  # two threads that score less than 1.3 times what one does are limited by the GIL
 
@@ -55,6 +56,8 @@ class Plan:
     """Whether an earlier run of this plan is unfinished."""
     spawns: bool = False
     """Whether scorer may start worker processes on its own: they import the calling script again."""
+    gates: Gates | None = None
+    """What is measured of the scores, and what must hold to publish them; None without gates."""
     matched: tuple[Feed, ...] = ()
     """If there are problems: the inputs of the model for which columns were found."""
     folder_flags: tuple[str, ...] = ()
@@ -112,6 +115,7 @@ class Plan:
             "folder_flags": list(self.folder_flags),
             "plan": None if frozen is None else frozen.plan_hash,
             "forecast": None if self.forecast is None else dataclasses.asdict(self.forecast),
+            **({} if self.gates is None else {"gates": self.gates.to_dict()}),
             "requests": None if self.requests is None else dataclasses.asdict(self.requests),
         }
 
@@ -139,6 +143,7 @@ class Plan:
             bindings.append(_forecast_table(self.forecast))
         last = [("batches", self.canary)] if self.canary and self.canary not in self.notes else []
         last += [("requests", str(self.requests))] if self.requests is not None and not self.done else []
+        last += [] if self.gates is None else self.gates.facts()
         last += [("note", note) for note in self.notes]
         if self.done:
             last += [("state", "already done: a run would score nothing")]

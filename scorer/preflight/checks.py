@@ -225,6 +225,7 @@ def _plan(
     dataset: Dataset | None, decided: _Decided,
 ) -> Plan:  # fmt: skip
     frozen = decided.frozen if dataset is not None and not decided.done else None
+    gates = findings.bind_gates(found, options, decided.frozen, dataset, done=decided.done)
     return Plan(
         options=options,
         output=str(place.output),
@@ -242,6 +243,7 @@ def _plan(
         done=decided.done,
         resumes=decided.resumes,
         spawns=can_spawn(),
+        gates=gates,
         matched=decided.matched,
     )
 

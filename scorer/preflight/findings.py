@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from scorer.arrow import common_type, decode_schema, is_encoded
 from scorer.dataset import fields, keys
-from scorer.dataset.summary import keys_with_other_values
+from scorer.dataset.summary import keys_with_other_values, problems_of
 from scorer.display.words import plural, quoted_list
 from scorer.errors import BindingError, InputChanged, InputError, OptionsError, PlanError, PreflightError, ScorerError
 from scorer.options.values import within_budget
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from scorer.dataset.summary import Dataset
     from scorer.options.fields import Options
     from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.gates import Gates
 
 
 _SHOWN = 3  # columns in a message
@@ -64,6 +65,31 @@ class Findings:
             )
         else:
             self.notes.append(text)
+
+
+def bind_gates(
+    found: Findings, options: Options, frozen: FrozenPlan | None, dataset: Dataset | None, *, done: bool
+) -> Gates | None:
+    """Return the gates with their columns; None without gates, without a plan, or if its output is published."""
+    if not (options.scoring.gate or options.scoring.gate_warn):
+        return None
+    if done:
+        found.notes.append("--gate has no effect: the output is published already")
+    if done or frozen is None:
+        return None
+    from scorer.scoring.gates import checks  # noqa: PLC0415 - only for runs with gates
+
+    with found.collecting(options):
+        columns = None
+        if dataset is not None:  # columns of joined tables only if they are kept, because they are not in the files
+            columns = pa.schema([field for field in dataset.columns if field not in dataset.joined])
+        gates, problems = checks.bind_all(options.scoring.gate, options.scoring.gate_warn, frozen, columns)
+        if dataset is not None and gates.read:
+            names = decode_schema(gates.read).names
+            problems += [*problems_of(dataset, names), *keys_with_other_values(dataset, names)]
+        found.problems += problems
+        return None if problems else gates
+    return None
 
 
 def type_notes(dataset: Dataset, used: Sequence[str], kept: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@
     page.py              report.html: reads the proof and writes the page
     sections.py          puts the sections of report.html together
     _distributions.py    draws the histograms and counts of the scores, from a bounded sample
+    _gates.py            the section of report.html about gates: figures, drift, labels, rows that differ most
     _timeline.py         which worker scored which part when; slow parts
     _pace.py             current and average speed, and the remaining time as an interval
 

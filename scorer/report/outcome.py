@@ -95,6 +95,8 @@ class Report:
     unused: str = ""
     """How many fed columns were not read, because the model never looks at them, in words; '' if none was."""
     notes: tuple[str, ...] = ()
+    gates: tuple[dict[str, Any], ...] = ()
+    """Each gate with its figure, its limit and whether it passed."""
     quarantine: str = ""
     proof: str = ""
     """The folder beside the output with plan, ledger, quarantine and report.html."""
@@ -123,6 +125,7 @@ class Report:
             "parts_failed": {int(part): text for part, text in data["parts_failed"].items()},
             "halved": tuple(data["halved"]),
             "notes": tuple(data["notes"]),
+            "gates": tuple(data.get("gates", ())),
         }
         return cls(**known | typed)
 
@@ -226,6 +229,7 @@ class Report:
             ("lossy", counts.lossy, "value", "changed by a cast (--on-lossy warn)"),
         )
         found += [(name, f"{plural(number, noun)} {words}") for name, number, noun, words in counted if number]
+        found += [("gate", _gate_words(gate)) for gate in self.gates]
         if counts.rows and not counts.scored:
             found.append(("note", "no row was scored"))
         return [(name, text) for name, text in found if text] + [("note", note) for note in self.notes]
@@ -310,6 +314,12 @@ def total(
         first_started=first,
         halved=tuple(i for i, receipt in own.items() if 0 < receipt.batch_rows < batch_rows),
     )
+
+
+def _gate_words(gate: Mapping[str, Any]) -> str:
+    """Return one line: the verdict, the gate and the figure."""
+    verdict = "passed" if gate["passed"] else "warning" if gate["warn"] else "failed"
+    return f"{verdict}: {gate['gate']}; found {gate['found']}"
 
 
 def time_before(seconds: float) -> str:

@@ -72,6 +72,7 @@ def sections(sources: Sources) -> list[Section]:
         Section(name="time", title="Timeline", link="Timeline", blocks=_timeline(sources)),
         Section(name="stages", title="Where the time went", link="Stages", blocks=_stages(report)),
         Section(name="scores", title="Score distributions", link="Scores", blocks=_scores(sources)),
+        Section(name="gates", title="Gates", link="Gates", blocks=_gates(report)),
         Section(name="quarantine", title="Quarantined rows", link="Quarantine", blocks=_quarantine(sources)),
         Section(name="failed", title="Failed parts", link="Failures", blocks=_failed(report)),
         Section(name="ledger", title="Ledger", link="Ledger", blocks=_ledger(sources)),
@@ -303,6 +304,15 @@ def _scores(sources: Sources) -> list[Block]:
     more = f" Not shown: {plural(columns - len(cards), 'more column')}." if columns > len(cards) else ""
     nan = f"Scored rows with a NaN: {sources.report.counts.nan:,}."
     return [Words(f"{sample} {nan}{more}", tone="soft"), Cards(cards)]
+
+
+def _gates(report: Report) -> list[Block]:
+    """The gates with their figures; drift, labels and rows are drawn by a module that other runs do not load."""
+    if not report.gates:
+        return []
+    from scorer.report import _gates as gates  # noqa: PLC0415 - only for runs with gates
+
+    return gates.blocks(report.gates)
 
 
 def _quarantine(sources: Sources) -> list[Block]:

@@ -7,6 +7,7 @@
     content.py    what a part's file contains: scores, and kept columns encoded or copied
     compare.py    how much two scorings of the same rows may differ
     metrics.py    Prometheus counters of this process
+    gates/        figures of the scores that decide whether an output is published
 
 Knows no Dask: `cluster/tasks.py` passes tables through Dask as frames.
 State: job.JOBS, metrics.driver, metrics.worker, part._ISOLATED.

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from scorer.events import Receipt
     from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.gates import Gates
     from scorer.plan.parts import Part
 
 _STOP_CHECK_S = 1.0  # how often a waiting part checks that its run has not ended
@@ -78,6 +79,8 @@ class Spec:
     """Where the numbers of deleted rows are; '' if the input has none."""
     store_options: tuple[str, ...] = ()
     """How object stores are reached. Credentials do not travel: each process has its own."""
+    gates: Gates | None = None
+    """What is measured of each part for gates; None without gates."""
 
     @property
     def topic(self) -> str:
@@ -87,7 +90,7 @@ class Spec:
     @classmethod
     def of(
         cls, frozen: FrozenPlan, staging: Staging, batch_timeout: float | None = None,
-        scoring_threads: int | None = None, *, remote: bool = False, run: str = "",
+        scoring_threads: int | None = None, *, remote: bool = False, run: str = "", gates: Gates | None = None,
     ) -> Spec:  # fmt: skip
         """Return the spec of a new execution of a plan."""
         key = f"{frozen.plan_hash[:8]}-{uuid.uuid4().hex[:8]}"
@@ -106,6 +109,7 @@ class Spec:
             run=run,
             deleted="" if frozen.table is None or not frozen.table.deleted else str(staging.deleted),
             store_options=stores.options(),
+            gates=gates,
         )
 
 
@@ -260,14 +264,16 @@ class Job:
         """Unpack a spec: decode the schemas, parse the conditions."""
         staging = Staging(root=path_of(spec.staging), table=path_of(spec.table) if spec.table else None)
         read, written = decode_schema(spec.frozen.read_schema), decode_schema(spec.frozen.output_schema)
-        copied = spec.frozen.storage.copied
         conditions = [conditions_.parse(text) for text in spec.frozen.conditions]
         joined = [joined_name(one.column, read, spec.frozen.joins) for one in conditions]
+        copied, unread = spec.frozen.storage.copied, spec.frozen.unread
+        if spec.gates is not None:
+            read, unread = _with_measured(read, spec.gates), unread - {*spec.gates.kept}
         return cls(
             spec,
             read,
             written,
-            pa.schema([one for one in read if one.name not in spec.frozen.unread], read.metadata) if copied else None,
+            pa.schema([one for one in read if one.name not in unread], read.metadata) if copied else None,
             copying.FileForm.of(written, spec.frozen.storage) if copied else None,
             tuple(one for one, name in zip(conditions, joined, strict=True) if not name),
             tuple(replace(one, column=name) for one, name in zip(conditions, joined, strict=True) if name),
@@ -297,6 +303,12 @@ class Job:
         if self.watchdog is not None:
             self.watchdog.close()
         self.crash_file.close()
+
+
+def _with_measured(read: pa.Schema, gates: Gates) -> pa.Schema:
+    """Return the columns that are read, with those that only gates need."""
+    extra = [field for field in decode_schema(gates.read) if field.name not in read.names] if gates.read else []
+    return pa.schema([*read, *extra], read.metadata)
 
 
 class Jobs:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,19 +42,22 @@ from scorer.output import attempts
 from scorer.output.quarantine import write_quarantine
 from scorer.output.writer import receipt_of, write_part
 from scorer.scoring import batches, content
-from scorer.scoring.job import JOBS, worker_unfit
+from scorer.scoring.job import JOBS, Job, Spec, worker_unfit
 from scorer.storage.files import THROTTLED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from scorer.dataset.reader import Rows
     from scorer.output.attempts import Mark
+    from scorer.output.place import Staging
     from scorer.output.quarantine import BadRow
     from scorer.output.writer import Content
+    from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.gates import Gates
     from scorer.plan.parts import Part
     from scorer.scoring.batches import Scored
-    from scorer.scoring.job import Job, Slots, Spec
+    from scorer.scoring.job import Slots
     from scorer.storage.fetched import Fetched
 
 
@@ -99,6 +102,8 @@ class Prepared:
     calls: int
     batch_rows: int
     """Rows of the smallest batch."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What was measured for gates."""
 
 
 @contextmanager
@@ -242,7 +247,8 @@ def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
         where=bool(spec.frozen.conditions),
     )
     attempt.stages += Stages(write=time.perf_counter() - started)
-    return Prepared(made, proof, rows.bytes_read, scored.calls, scored.smallest_batch or spec.frozen.batch_rows)
+    smallest = scored.smallest_batch or spec.frozen.batch_rows
+    return Prepared(made, proof, rows.bytes_read, scored.calls, smallest, _measured(job, part, rows, scores, good))
 
 
 def _unmatched(rows: Rows, good: pa.ChunkedArray | None) -> int:
@@ -267,6 +273,7 @@ def commit(job: Job, attempt: Attempt, prepared: Prepared) -> Receipt:
         sessions=SESSIONS.made, device=job.spec.frozen.session.device,
         started=round(attempt.started, 4), ended=round(time.time(), 4),
         peak_bytes=peak(), throttled=throttled, throttled_s=throttled_s,
+        figures=prepared.figures if receipt.proof == proof else {},  # else another attempt's file is the part
     )  # fmt: skip
 
 
@@ -303,6 +310,16 @@ def whole_part(spec: Spec, part: Part) -> None:
         JOBS.remove(spec.key)
 
 
+@contextmanager
+def reading(frozen: FrozenPlan, staging: Staging, gates: Gates) -> Iterator[Callable[[Part], Rows]]:
+    """Yield a function that reads the rows of a part again, with the columns that gates need."""
+    job = Job.of(Spec.of(frozen, staging, gates=gates))
+    try:
+        yield lambda part: read(job, Attempt(part))
+    finally:
+        job.close()
+
+
 def rescored(key: str, part: Part) -> pa.Table:
     """Return the scores of a part's good rows, computed again; write nothing."""
     job, attempt = JOBS.job(key), Attempt(part)
@@ -330,6 +347,15 @@ def _score_isolated(job: Job, attempt: Attempt) -> None:
     if attempt.mark is not None:
         attempts.end(attempt.mark)
     attempts.clear_marks(job.staging, part.name)
+
+
+def _measured(job: Job, part: Part, rows: Rows, scores: pa.Table, good: pa.ChunkedArray | None) -> dict[str, Any]:
+    """Return what gates need to know of the part's scored rows."""
+    if job.spec.gates is None:
+        return {}
+    from scorer.scoring.gates import parts  # noqa: PLC0415 - only for runs with gates
+
+    return parts.of_scored(job.spec.gates, part, rows, scores, good)
 
 
 def _quarantine(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> str:

@@ -10,8 +10,8 @@ import pytest
 from support.runs import MODELS, session_spec, write
 
 import scorer
-from scorer.api.execution import with_worker_gpu
 from scorer.cluster import connect
+from scorer.cluster.readiness import with_worker_gpu
 from scorer.errors import OptionsError, PreflightError, ProviderUnavailable
 from scorer.host import devices
 from scorer.host.devices import Device

@@ -613,6 +613,8 @@ OPTIONS = [
             "batch-rows": ["0", "many", "", "100000000000000000000"],
             "max-bad-rows": ["200%", "-1", "few", "nan%"],
             "max-nan-rows": ["101%"],
+            "gate": ["mean(p", "psi(p, out) <= 0.2"],
+            "gate-warn": ["meen(p) < 1"],
             "on-lossy": ["ignore"],
             "compression": ["lzma"],
             "format": ["orc"],
