@@ -87,6 +87,7 @@ def test_each_run_is_one_version_that_is_what_the_input_was(first):
     assert cli("report", first / "out")[0] == 0
 
 
+@pytest.mark.slow
 def test_rows_of_others_stay_and_rows_are_added_to_a_table_that_exists(tmp_path):
     add(tmp_path, 1, 1)
     theirs = {"id": [7], **{c: [1.0] for c in "abc"}, "total": pa.array([3.0], pa.float32()), "day": [1]}
@@ -102,6 +103,7 @@ def test_rows_of_others_stay_and_rows_are_added_to_a_table_that_exists(tmp_path)
     assert rows_of(tmp_path)["id"].to_pylist() == [7, *range(1000, 1022)]
 
 
+@pytest.mark.slow
 def test_a_table_that_was_compacted_grows_and_its_rows_are_not_replaced(first):
     add(first, 1, 3)
     grow(first)
@@ -121,6 +123,7 @@ def test_a_table_that_was_compacted_grows_and_its_rows_are_not_replaced(first):
         grow(first, where="id > 0", overwrite=True)
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_the_rows_of_all_earlier_runs_in_one_version(first):
     add(first, 1, 3)
     grow(first)
@@ -132,6 +135,7 @@ def test_overwrite_replaces_the_rows_of_all_earlier_runs_in_one_version(first):
     assert verdict.whole, verdict
 
 
+@pytest.mark.slow
 def test_a_compaction_during_the_run_keeps_its_rows_from_being_added_twice(first):
     add(first, 1, 3)
     grow(first)

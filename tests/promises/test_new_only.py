@@ -573,7 +573,7 @@ def test_an_output_on_a_store_grows_by_copies_and_its_manifest_is_last(flat, ove
 
 
 STEPS_ON_A_STORE = (
-    "_intend", "_copy_parts", "_keep_proofs_of_generations", "_copy_files", "_copy_proof", "_compare", "_put_manifest",
+    "_show", "_copy_parts", "_keep_proofs_of_generations", "_copy_files", "_copy_proof", "_compare", "_put_manifest",
     "_remove_staging",
 )  # fmt: skip
 

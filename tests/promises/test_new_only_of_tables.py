@@ -110,6 +110,7 @@ def test_rows_of_deleted_files_are_removed_but_not_the_last_ones_of_a_folder(fir
     assert scorer.verify(first / "one", rescore=30).whole
 
 
+@pytest.mark.slow
 def test_a_table_from_which_all_rows_were_deleted_leaves_the_output_as_it_is_or_empties_a_table(first):
     grow(first, output=first / "copy", format="delta")
     DeltaTable(first / "table").delete()
@@ -285,11 +286,10 @@ def any_order_of_changes(actions, **options):
         assert not list((top / "out.scorer").glob("work-*"))
 
 
-@pytest.mark.parametrize("options", [{}, {"format": "delta"}], ids=["folder", "table"])
 @settings(max_examples=3, deadline=None)
-@given(actions=ACTIONS)
-def test_after_any_changes_and_interruptions_the_output_is_as_scored_at_once(options, actions):
-    any_order_of_changes(actions, **options)
+@given(ACTIONS)
+def test_after_any_changes_and_interruptions_the_output_is_as_scored_at_once(actions):
+    any_order_of_changes(actions)
 
 
 @pytest.mark.slow
