@@ -166,8 +166,7 @@ class Run:
     def already_published(self) -> bool:
         """Check the output again under the lock; return whether this request's output is published already.
 
-        Between `prepare` and the lock, another run may have published here or started. If it has an unfinished plan
-        for the same request, this run continues with that plan.
+        Another run may have published or started here since `prepare`. Its unfinished plan of this request goes on.
         """
         overwrite, request = self.options.out.overwrite, self.frozen.request
         shared = other_output(self.place)

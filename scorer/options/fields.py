@@ -70,19 +70,13 @@ class InputOptions:
         scores=True,
     )
     input_version: str | None = option(
-        None,
-        "Read a Delta table as it was at this version or time. Default: the current version, to which a repeated "
-        "command keeps.",
-        rule=rules.VERSION,
-        metavar="N|TIME",
-    )
+        None, "Read a Delta table as it was at this version or time. Default: the current version, to which a repeated "
+        "command keeps.", rule=rules.VERSION, metavar="N|TIME",
+    )  # fmt: skip
     input_snapshot: str | None = option(
-        None,
-        "Read an Iceberg table at this snapshot, branch or tag. Default: the current snapshot, to which a repeated "
-        "command keeps.",
-        rule=rules.SNAPSHOT,
-        metavar="ID|REF",
-    )
+        None, "Read an Iceberg table at this snapshot, branch or tag. Default: the current snapshot, to which a "
+        "repeated command keeps.", rule=rules.SNAPSHOT, metavar="ID|REF",
+    )  # fmt: skip
     input_format: str = option(
         "auto",
         "What the input must be: auto (a table if it has a log), parquet, delta or iceberg. Default: auto.",
@@ -227,25 +221,19 @@ class OutputOptions:
     """Where and how the output is written."""
 
     output: str | None = option(
-        None,
-        "Folder for the result. Default: beside the input, as NAME.scored.",
-        rule=rules.PLACE,
-        completes="dir",
-        metavar="DIR",
-        short="-o",
-    )
+        None, "Folder for the result. Default: beside the input, as NAME.scored.", rule=rules.PLACE, completes="dir",
+        metavar="DIR", short="-o",
+    )  # fmt: skip
     overwrite: bool = option(
-        default=False,
+        default=False, rule=rules.SWITCH,
         help_="Replace the output of another run, in one step at the end. Files that scorer did not publish are never "
         "replaced.",
-        rule=rules.SWITCH,
-    )
+    )  # fmt: skip
     new_only: bool = option(
-        default=False,
+        default=False, rule=rules.SWITCH,
         help_="Score only the input files that the output does not have yet, and add them to it. The first run scores "
         "all files. --on-changed and --on-gone say what happens to rows that were scored before.",
-        rule=rules.SWITCH,
-    )
+    )  # fmt: skip
     on_changed: str = option(
         "error", "With --new-only, what happens if files or rows changed since they were scored: error refuses the "
         "run; rescore scores them again and replaces their earlier rows. Default: error.",
