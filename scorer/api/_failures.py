@@ -18,9 +18,9 @@ from scorer.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from scorer.events import Counts
+    from scorer.events import Counts, Event
     from scorer.output.lease import Lease
     from scorer.output.lock import Lock
     from scorer.plan.parts import Part
@@ -82,8 +82,10 @@ def too_many_bad_rows(counts: Counts, budget: str, quarantine: str, left: int, w
     return RunFailed(what, where="--max-bad-rows", expected=f"at most {budget}", found=found, hint=hint)
 
 
-def refuse_gates(judged: Sequence[Judged]) -> None:
-    """Raise the error for gates that do not hold, if any; the first of them is described."""
+def refuse_gates(judged: Sequence[Judged], emit: Callable[[Event], None]) -> None:
+    """Emit the result of each gate; raise the error for those that do not hold, if any."""
+    for one in judged:
+        emit(one.event)
     failed = [one for one in judged if not (one.passed or one.warn)]
     if not failed:
         return

@@ -361,17 +361,16 @@ class Run:
 
     def judge(self) -> None:
         """Compare the figures of the scores with the limits of the gates; raise `GateFailed` if one does not hold."""
-        if self.plan.gates is None:
+        gates = self.plan.gates
+        if gates is None:
             return
         from scorer.scoring import part  # noqa: PLC0415 - start-up
         from scorer.scoring.gates import judging  # noqa: PLC0415 - only for runs with gates
 
-        with part.reading(self.frozen, self.staging, self.plan.gates) as read:
-            judged = judging.judge(self.plan.gates, self.frozen, self.staging, self.receipts, read, self.emit_notice)
+        with part.reading(self.frozen, self.staging, gates) as read:
+            judged = judging.judge(gates, self.frozen, self.staging, self.receipts, read, self.emit_notice)
         self.judged, self.receipts = judged.gates, judged.receipts
-        for one in self.judged:
-            self.emit(one.event)
-        failures.refuse_gates(self.judged)
+        failures.refuse_gates(self.judged, self.emit)
         self.figures = judged.figures(self.earlier.figures)
 
     def report(self, *, already_done: bool) -> Report:

@@ -176,6 +176,7 @@ def _fed():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_generations_are_judged_alone_and_are_one_baseline(flights, tmp_path):
     first, second = flights.head(3000), flights.tail(3000)
     for at, frame in enumerate((first, second)):
@@ -225,6 +226,7 @@ def test_a_run_without_gates_imports_nothing_for_them(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("cluster", ["embedded", "processes"])
 def test_a_driver_killed_between_gate_and_publish_is_finished_exactly_by_the_same_command(tmp_path, cluster):
     script = tmp_path / "job.py"
