@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.api import _failures as failures
 from scorer.cluster import readiness, waves
-from scorer.cluster.connect import ahead_of, connect, has_current_client
+from scorer.cluster.connect import connect, has_current_client
 from scorer.cluster.dashboard import Topic
+from scorer.cluster.kinds.sizes import ahead_of, uses_jobs
 from scorer.errors import CommitError, Interrupted, OutputLocked, ScorerError
 from scorer.events import Counts, Notice, PartFailed, PartFinished, PlanReady, Published, RunEnded, RunStarted, Stopping
 from scorer.host import crash, devices, process, signals, versions
@@ -21,7 +22,7 @@ from scorer.host.limits import limits_as_errors
 from scorer.host.process import name_of_process
 from scorer.locations import is_url
 from scorer.model.resident import SESSIONS
-from scorer.options.values import QUEUES, within_budget
+from scorer.options.values import within_budget
 from scorer.output import ledger, lock, publish, quarantine
 from scorer.output import staging as staging_
 from scorer.output.attempts import crash_seen
@@ -99,8 +100,8 @@ class Run:
         """Take the lock, score the parts that are not committed yet, and publish the output."""
         with ExitStack() as stack:
             workers = None
-            # jobs of a queue are requested only once it is certain that parts are left
-            queued = self.options.cluster.cluster in QUEUES and client is None
+            # jobs and clusters are requested only once it is certain that parts are left
+            queued = uses_jobs(self.options.cluster) and client is None
             fresh = not self.plan.resumes and is_url(
                 str(self.place.folder)
             )  # a store is not asked for what is not there
@@ -228,10 +229,7 @@ class Run:
 
     def score(self, workers: Workers, held: lock.Lock | Lease) -> None:
         """Score every part that is not committed yet."""
-        frozen = readiness.with_worker_gpu(self.frozen, devices.parse(self.options.session.device), workers)
-        trees = frozen.session.trees and self.options.session.trees != "runtime"
-        session = replace(frozen.session, trees=trees, pack=readiness.packs(self.options, self.plan, workers))
-        frozen = replace(frozen, session=session)
+        frozen = readiness.plan_for(workers, self.frozen, self.plan)
         if frozen.joins and (workers.remote or self.plan.cluster == "processes"):
             from scorer.dataset.joins import lookup  # noqa: PLC0415 - only for joined tables
 
@@ -438,7 +436,7 @@ class Run:
         if error and not self.receipts and not self.failed:
             return
         try:
-            from scorer.report import page  # noqa: PLC0415 - start-up
+            from scorer.report.html import page  # noqa: PLC0415 - start-up
 
             path = page.of_run(self.staging, self.frozen, self.receipts, report, error=error, digest=digest)
             if error:
@@ -494,6 +492,6 @@ class Run:
 def _load_page_template() -> None:
     """Load the template of report.html now, while the driver has time because workers score."""
     with suppress(Exception):  # `write_page` reports what is wrong
-        from scorer.report import page  # noqa: PLC0415 - start-up
+        from scorer.report.html import page  # noqa: PLC0415 - start-up
 
         page.load_template()

@@ -3,23 +3,58 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorer.api.execution import Run
 from scorer.binding import advice
+from scorer.cluster import readiness
+from scorer.cluster.connect import connect
 from scorer.errors import InputError, PreflightError
+from scorer.events import Notice
 from scorer.options.grammar import feed_line
 from scorer.options.request import build
 from scorer.preflight import checks
 from scorer.storage import stores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from scorer.binding.spec import Binding, Feed, Fetch
+    from scorer.cluster.connect import Workers
     from scorer.errors import ScorerError
     from scorer.model.spec import ModelSpec
+    from scorer.options.fields import ClusterOptions, Options
+
+
+def inspect_cluster(options: ClusterOptions, notify: Callable[[str], None]) -> dict[str, str]:
+    """Start or connect to the workers, ask each what it has, and close them; return the answers in words."""
+    with tempfile.TemporaryDirectory() as folder, connect(options, Path(folder), notify=notify) as workers:
+        return _described(workers)
+
+
+def inspect_workers(options: Options, notify: Callable[[str], None]) -> dict[str, str]:
+    """Start the workers of a request, check that each can score it, and close them; return what they have in words.
+
+    Every reason why a worker cannot score is raised as one `PreflightError`. Nothing is left beside the output.
+    """
+    run = Run(checks.prepare(options), [lambda event: notify(event.text) if isinstance(event, Notice) else None])
+    try:
+        with run.connect_workers(None) as workers, run.publishing.hold(run.place, notify) as held:
+            run.publishing.probe(run.place, held)
+            if workers.client is not None and workers.remote and workers.client.nthreads():
+                readiness.refuse_unfit(workers.client, readiness.plan_for(workers, run.frozen, run.plan), run.place)
+            return _described(workers)
+    finally:
+        with suppress(OSError):  # a run that is not finished is there
+            run.place.local_folder.rmdir()
+
+
+def _described(workers: Workers) -> dict[str, str]:
+    remote = workers.client is not None and workers.remote
+    return {"workers": workers.description, **(readiness.describe(workers.client) if remote else {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

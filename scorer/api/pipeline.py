@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from scorer.cluster.connect import Client, Cluster
     from scorer.events import Observer
-    from scorer.options.fields import Options, RequestArguments
+    from scorer.options.fields import Options
+    from scorer.options.keywords import RequestArguments
     from scorer.plan.prepared import Plan
     from scorer.report.outcome import Report
 

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from scorer.api.pipeline import prepare_options
 from scorer.arrow import decode_schema
 from scorer.cli import baseline
-from scorer.cluster.connect import planned_threads
+from scorer.cluster.kinds.sizes import planned_threads
 from scorer.dataset.listing import PROOF
 from scorer.display.words import cut
 from scorer.errors import BatchError, ModelError, PlanError

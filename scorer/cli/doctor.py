@@ -6,8 +6,11 @@ import platform
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
+import click
+
+from scorer.cli.flags import cluster_of, options_of
 from scorer.cluster.connect import CPU_COUNT
-from scorer.cluster.queues import temporary_security
+from scorer.cluster.kinds.queues import temporary_security
 from scorer.errors import OptionsError
 from scorer.host.devices import PROVIDERS, RUNTIMES, cards
 from scorer.host.versions import versions
@@ -54,6 +57,18 @@ def examine() -> dict[str, Any]:
         **({"tls fails": tls.found} if tls else {}),
         "advice": "; ".join(advice) or "nothing is missing",
     }
+
+
+def examine_workers(config: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Start the workers that the flags name and ask them; with an input and a model, check that they can score."""
+    from scorer.api import inspection  # noqa: PLC0415 - only for workers
+
+    def notify(text: str) -> None:
+        click.echo(text, err=True)
+
+    if config or given["input"] or given["model"]:
+        return inspection.inspect_workers(options_of(config, given), notify)
+    return inspection.inspect_cluster(cluster_of(given), notify)
 
 
 def _advice(available: list[str], broken: dict[str, str], installed: list[str]) -> list[str]:

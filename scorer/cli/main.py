@@ -402,7 +402,7 @@ def report(output: str, to: str | None, work_dir: str | None, as_json: bool) -> 
     """
     from scorer.cli.text import facts_text  # noqa: PLC0415 - start-up
     from scorer.output.place import Place  # noqa: PLC0415 - start-up
-    from scorer.report.page import write_again  # noqa: PLC0415 - start-up
+    from scorer.report.html.page import write_again  # noqa: PLC0415 - start-up
 
     value = {"report": str(write_again(Place.of(output, work_dir), to))}
     show(value, partial(facts_text, value), as_json=as_json, acted=True)
@@ -437,21 +437,26 @@ def clean(output: str, dry_run: bool, work_dir: str | None, as_json: bool) -> No
 
 
 @main.command(cls=Command)
-@JSON
+@request_flags
 @reports_errors
-def doctor(as_json: bool) -> None:  # noqa: FBT001 - click's value
-    """Check the installation and the devices.
+def doctor(config: str | None, as_json: bool, debug: bool, **given: Any) -> None:  # noqa: ANN401, ARG001, FBT001 - click's values
+    """Check the installation and the devices, or the workers of a cluster.
 
-    doctor shows the installed versions, the devices that work, and the command that installs what is missing.
+    doctor shows the installed versions, the devices that work, and the command that installs what is missing. With
+    flags, it starts the cluster that they name, asks each worker, and closes the cluster. With the flags of a run, each
+    worker also checks that it can read the model and the input, and write the output.
 
     \b
-    Example:
+    Examples:
       scorer doctor
+      scorer doctor --cluster processes --workers 2
+      scorer doctor flights.parquet --model late.onnx --cluster dask_gateway:GatewayCluster --workers 2
     """
-    from scorer.cli.doctor import examine  # noqa: PLC0415 - start-up
+    from scorer.cli.doctor import examine, examine_workers  # noqa: PLC0415 - start-up
     from scorer.cli.text import facts_text  # noqa: PLC0415 - start-up
 
-    value = examine()
+    flags = config or any(value not in (None, ()) for value in given.values())
+    value = examine_workers(config, given) if flags else examine()
     show(value, partial(facts_text, value), as_json=as_json)
 
 
@@ -474,7 +479,7 @@ def cluster_script(**given: Any) -> None:  # noqa: ANN401 - click's values
             found=str(options.cluster),
             hint=f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ...",
         )
-    from scorer.cluster.queues import script  # noqa: PLC0415 - start-up
+    from scorer.cluster.kinds.queues import script  # noqa: PLC0415 - start-up
 
     print_text(script(options))
 

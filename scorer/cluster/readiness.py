@@ -11,28 +11,29 @@ from dataclasses import dataclass, field, replace
 from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
-from scorer.cluster.connect import planned_processes
+from scorer.cluster.kinds.sizes import planned_processes
 from scorer.display.words import plural, quoted_list
 from scorer.errors import ClusterError, ModelError, PreflightError, ScorerError
+from scorer.host import devices
 from scorer.host.process import name_of_process
 from scorer.host.versions import MUST_AGREE, versions
 from scorer.locations import is_url
 from scorer.model import copies
 from scorer.model.resident import SESSIONS, unpacked_note
+from scorer.model.session import usable_devices
 from scorer.scoring.job import JOBS
 from scorer.storage import refusals, stores
 from scorer.storage.files import map_write_errors
 from scorer.storage.stores import path_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from distributed import Client
 
     from scorer.cluster.connect import Workers
     from scorer.dataset.joins.spec import Join
-    from scorer.host import devices
     from scorer.model.copies import Planned
     from scorer.model.spec import SessionSpec
     from scorer.options.fields import Options
@@ -103,7 +104,7 @@ def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> Loaded:
         planned = planned_copies(plan)
         some = (*files[::step][:_FILES], *files[-1:])
         question = Question(planned, some, str(marker), _extra_files(plan), stores.options())
-        answers, problems = _ask(client, question)
+        answers, problems = _ask(client, _answer, question)
         lacking = {
             (one.digest, answer.host): worker
             for worker, answer in answers.items()
@@ -189,9 +190,9 @@ def _answers(replies: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(worker, answer) for worker, answer in replies.items() if not isinstance(answer, BaseException)]
 
 
-def _ask(client: Client, question: Question) -> tuple[dict[str, Answer], list[ScorerError]]:
-    """Return the answers by worker, and an error that lists the workers that failed to answer."""
-    replies = client.run(_answer, question, on_error="return")
+def _ask(client: Client, function: Any, *arguments: Any) -> tuple[dict[str, Any], list[ScorerError]]:  # noqa: ANN401 - Dask's
+    """Return what a function returns by worker, and an error that lists the workers that failed to answer."""
+    replies = client.run(function, *arguments, on_error="return")
     failed = {worker: reply for worker, reply in replies.items() if isinstance(reply, BaseException)}
     problems: list[ScorerError] = []
     if failed:
@@ -261,13 +262,8 @@ def _problems(
     """Return each problem once, with the workers that have it."""
     groups: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)  # by what, expected, found and hint
     for worker, answer in answers.items():
-        for name in MUST_AGREE:
-            planned, installed = plan.versions.get(name, ""), answer.versions.get(name, "nothing")
-            if planned and installed != planned:
-                package = "dask-scorer" if name == "scorer" else name
-                hint = f"install {package} {planned} where the workers run, then restart them"
-                problem = (f"workers have another version of {name}", f"{name} {planned}", installed, hint)
-                groups[problem].append(answer.process)
+        for problem in _other_versions(answer.versions, plan.versions):
+            groups[problem].append(answer.process)
         if answer.unseen_inputs:
             mounted = (
                 "put it on a file system that every worker mounts at the same path, or start the workers where it is"
@@ -306,10 +302,47 @@ def _problems(
                 "run `scorer doctor` on the hosts of these workers",
             )
             groups[problem].append(answer.process)
+    return _grouped(groups)
+
+
+def _grouped(groups: Mapping[tuple[str, str, str, str], Sequence[str]]) -> list[ScorerError]:
+    """Return an error for each problem, which lists its workers."""
     return [
         ClusterError(what, where=_listed(workers), expected=expected, found=found, hint=hint)
         for (what, expected, found, hint), workers in groups.items()
     ]
+
+
+def _other_versions(installed: dict[str, str], planned: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield a problem for each package whose version on a worker is not that of the plan."""
+    for name in MUST_AGREE:
+        wanted, found = planned.get(name, ""), installed.get(name, "nothing")
+        if wanted and found != wanted:
+            package = "dask-scorer" if name == "scorer" else name
+            hint = f"install {package} {wanted} where the workers run, then restart them"
+            yield f"workers have another version of {name}", f"{name} {wanted}", found, hint
+
+
+def describe(client: Client) -> dict[str, str]:
+    """Return in words what each worker has; raise `PreflightError` if one cannot work with this process."""
+    answers, problems = _ask(client, _described)
+    groups: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
+    for process, installed, _ in answers.values():
+        for problem in _other_versions(installed, versions()):
+            groups[problem].append(process)
+    problems += _grouped(groups)
+    if problems:
+        raise PreflightError(problems)
+    threads = client.nthreads()
+    return {
+        f"worker {process}": f"{plural(threads.get(worker, 0), 'thread')}; devices: {', '.join(found)}"
+        for worker, (process, _, found) in answers.items()
+    }
+
+
+async def _described() -> tuple[str, dict[str, str], list[str]]:
+    """Return a worker's process, its versions, and the devices that work there."""
+    return name_of_process(), versions(), await asyncio.to_thread(usable_devices)
 
 
 def _listed(workers: Sequence[str]) -> str:
@@ -417,10 +450,12 @@ async def _complete_delivery(planned: Planned, delivery: str) -> bool:
     return await asyncio.to_thread(copies.complete, planned, delivery)
 
 
-def with_worker_gpu(frozen: FrozenPlan, device: devices.Device, workers: Workers) -> FrozenPlan:
-    """Return the plan with the GPU index that its workers must use.
+def plan_for(workers: Workers, frozen: FrozenPlan, plan: Plan) -> FrozenPlan:
+    """Return the plan as these workers carry it out: with the index of their GPU, the engine for trees, packed weights.
 
-    Workers that scorer starts see one GPU each, so theirs is 0. Other workers use the requested index.
+    Processes and jobs that scorer starts see one GPU each, so theirs is 0. Other workers use the requested index.
     """
-    gpu = 0 if workers.owned and workers.remote else device.first
-    return replace(frozen, session=replace(frozen.session, gpu=gpu))
+    requested = plan.options.session
+    gpu = 0 if workers.own_scheduler and workers.remote else devices.parse(requested.device).first
+    trees, pack = frozen.session.trees and requested.trees != "runtime", packs(plan.options, plan, workers)
+    return replace(frozen, session=replace(frozen.session, gpu=gpu, trees=trees, pack=pack))

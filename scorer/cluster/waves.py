@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dask
 import dask.dataframe as dd
 import pandas as pd
-from distributed import KilledWorker, futures_of
+from distributed import KilledWorker, Scheduler, futures_of
 
 from scorer.cluster.dashboard import in_span, span_of
 from scorer.cluster.readiness import NewHosts
@@ -360,7 +360,8 @@ class Ticker:
     ) -> None:  # fmt: skip
         self._in_parts = in_parts
         self._client, self._scoring_threads, self._emit = workers.client, workers.scoring_threads, emit
-        self._scheduler = getattr(getattr(workers.client, "cluster", None), "scheduler", None)
+        scheduler = getattr(getattr(workers.client, "cluster", None), "scheduler", None)
+        self._scheduler = scheduler if isinstance(scheduler, Scheduler) else None  # some clusters have one elsewhere
         self._ticked_at = self._counted_at = float("-inf")
         self._counts = (1, 1, 0)
 

@@ -179,6 +179,12 @@ def settle_device(requested: str) -> str:
     return device.name
 
 
+def usable_devices() -> list[str]:
+    """Return the names of the devices that work here."""
+    installed = ort.get_available_providers()
+    return [name for name, provider in PROVIDERS.items() if provider in installed and not why_not(name)]
+
+
 @cache
 def why_not(name: str) -> str:
     """Return why a device does not work although its provider is installed; '' if it works."""

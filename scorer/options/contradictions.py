@@ -9,7 +9,7 @@ from scorer.display.words import quoted_list
 from scorer.errors import OptionsError, ScorerError
 from scorer.host import devices
 from scorer.options.grammar import parse_join
-from scorer.options.values import QUEUES
+from scorer.options.values import QUEUES, is_class
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +30,8 @@ def contradictions(options: Mapping[str, Any]) -> list[ScorerError]:
         _fixed_and_adapted_workers(options),
         _devices_without_processes(options),
         _jobs_without_queue(options),
+        _options_without_class(options),
+        _keys_for_class(options),
         _two_sizes_of_files(options),
         _limited_and_new_only(options),
         _joins_of_one_name(options),
@@ -57,32 +59,34 @@ def _two_clusters(options: Mapping[str, Any]) -> OptionsError | None:
 
 def _workers_without_processes(options: Mapping[str, Any], name: Literal["workers", "adapt"]) -> OptionsError | None:
     kind, number = _cluster(options), options.get(name)
-    if number is None or kind in {"processes", *QUEUES} or (name == "workers" and number == 1):
+    if number is None or kind in {"processes", *QUEUES} or (name == "workers" and number == 1 and not is_class(kind)):
+        return None
+    if is_class(kind) and not options.get("cluster_name"):
         return None
     return OptionsError(
         f"{_flag(name)} needs worker processes",
         where=_flag(name),
-        expected="--cluster processes, or a job queue",
-        found=f"{_flag(name)} {number} with --cluster {kind}",
+        expected="--cluster processes, a job queue, or a class that scorer starts",
+        found=f"{_flag(name)} {number} with {'--cluster-name' if is_class(kind) else f'--cluster {kind}'}",
         hint=(
-            f"leave {_flag(name)} out; the workers of the scheduler are used"
-            if _schedulers(options)
+            f"leave {_flag(name)} out; the workers that it has are used"
+            if _schedulers(options) or is_class(kind)
             else f"add --cluster processes or {QUEUES[0]}, or use --threads"
         ),
     )
 
 
 def _ahead_without_workers(options: Mapping[str, Any]) -> OptionsError | None:
-    schedulers = _schedulers(options)
-    if options.get("ahead") is None or not (schedulers or _cluster(options) == "synchronous"):
+    schedulers, kind = _schedulers(options), _cluster(options)
+    if options.get("ahead") is None or not (schedulers or kind == "synchronous" or is_class(kind)):
         return None
-    found = _flag(schedulers[0]) if schedulers else "--cluster synchronous"
+    found = _flag(schedulers[0]) if schedulers else f"--cluster {kind}"
     return OptionsError(
         "--ahead needs workers that scorer starts",
         where="--ahead",
         expected="--cluster embedded, processes or a job queue",
         found=found,
-        hint="leave --ahead out" + ("; start those workers with more threads" if schedulers else ""),
+        hint="leave --ahead out" + ("; start those workers with more threads" if schedulers or is_class(kind) else ""),
     )
 
 
@@ -133,7 +137,37 @@ def _jobs_without_queue(options: Mapping[str, Any]) -> OptionsError | None:
         where=", ".join(map(_flag, names)),
         expected="a job queue",
         found=f"--cluster {_cluster(options)}",
-        hint=f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ...",
+        hint=(
+            "give the options of the class with --cluster-option"
+            if is_class(_cluster(options))
+            else f"add --cluster {QUEUES[0]}, {QUEUES[1]}, ..."
+        ),
+    )
+
+
+def _options_without_class(options: Mapping[str, Any]) -> OptionsError | None:
+    names = [name for name in ("cluster_option", "cluster_name") if options.get(name)]
+    if not names or is_class(_cluster(options)):
+        return None
+    return OptionsError(
+        f"{_flag(names[0])} needs the class of a cluster",
+        where=", ".join(map(_flag, names)),
+        expected="--cluster MODULE:CLASS",
+        found=f"--cluster {_cluster(options)}",
+        hint="add the class, such as --cluster dask_kubernetes.operator:KubeCluster",
+    )
+
+
+def _keys_for_class(options: Mapping[str, Any]) -> OptionsError | None:
+    if options.get("tls") is None or not is_class(_cluster(options)):
+        return None
+    flag = "--tls" if options["tls"] else "--no-tls"
+    return OptionsError(
+        f"{flag} does not apply to the class of a cluster",
+        where=flag,
+        expected="--cluster processes, or a job queue",
+        found=f"--cluster {_cluster(options)}",
+        hint=f"leave {flag} out; the class has its own options for encryption",
     )
 
 

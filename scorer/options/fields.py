@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from scorer.options import values as rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from datetime import datetime
-    from pathlib import Path
-
     from scorer.options.grammar import FeedText
 
 
@@ -322,9 +318,17 @@ class ClusterOptions:
 
     cluster: str | None = option(
         None, "Where parts are scored: embedded (threads in this process), processes, synchronous (one thread, "
-        "for debugging), or jobs of a queue: slurm, pbs, sge, lsf, htcondor, oar. Default: embedded, or "
-        "processes if a probe shows that threads block each other.",
-        rule=rules.one_of(*rules.CLUSTERS, threads="embedded: threads of this process"), metavar="KIND",
+        "for debugging), jobs of a queue: slurm, pbs, sge, lsf, htcondor, oar, or a cluster of any Dask class, as "
+        "MODULE:CLASS, such as dask_kubernetes.operator:KubeCluster. Default: embedded, or processes if a probe "
+        "shows that threads block each other.", rule=rules.CLUSTER, metavar="KIND",
+    )  # fmt: skip
+    cluster_option: tuple[str, ...] = option(
+        (), "Argument for the class of --cluster, such as n_workers=0; VALUE is JSON, or else text. Repeatable. "
+        "Passwords belong in Dask's configuration.", rule=rules.CLUSTER_OPTIONS, metavar="NAME=VALUE",
+    )  # fmt: skip
+    cluster_name: str | None = option(
+        None, "Name of a running cluster of the class of --cluster, to connect to and leave running.", rule=rules.TEXT,
+        metavar="NAME",
     )  # fmt: skip
     scheduler: str | None = option(
         None, "Address of a running Dask scheduler to use.", rule=rules.TEXT, metavar="ADDRESS"
@@ -338,7 +342,8 @@ class ClusterOptions:
     )
     workers: int | None = option(
         None,
-        "Number of worker processes or jobs. Default: by the number of cores, or one job.",
+        "Number of worker processes, jobs or workers of a class. Default: by the number of cores, one job, or as many "
+        "as the class starts.",
         rule=rules.COUNT,
         metavar="N",
     )
@@ -418,73 +423,6 @@ class Options:
             for name, value in self.to_dict().items()
             if name not in FIELDS or (value != FIELDS[name].default and name not in self.implied)
         }
-
-
-class RequestArguments(TypedDict, total=False):
-    """The keyword arguments of `prepare` and `run`: one for each flag; a test compares them."""
-
-    feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str
-    by_position: bool
-    fetch: Sequence[str] | str
-    labels: Sequence[str] | Mapping[str, str | Sequence[str]] | str | Path
-    batch_axis: Sequence[str] | Mapping[str, int] | str
-    keep: Sequence[str] | str
-    where: Sequence[str] | str
-    join: Sequence[str] | Mapping[str, str] | str
-    base: str | Path | None
-    input_version: int | str | datetime | None
-    input_snapshot: int | str | None
-    input_format: str
-    limit: int | None
-    row_id: bool
-    transform: Callable[..., Any] | str | None
-    prefix: str
-    batch_rows: int | None
-    part_bytes: int | str | None
-    on_null: Sequence[str] | str
-    on_lossy: str
-    max_bad_rows: int | str
-    max_nan_rows: int | str | None
-    gate: Sequence[str] | str
-    gate_warn: Sequence[str] | str
-    batch_timeout: float | None
-    work_dir: str | Path | None
-    device: str
-    trees: str
-    pack: bool
-    ort_library: str | Path | None
-    threads: int | None
-    workers: int | None
-    ahead: int | None
-    cluster: str | None
-    scheduler: str | None
-    scheduler_file: str | Path | None
-    adapt: str | None
-    queue: str | None
-    walltime: str | None
-    memory: int | str | None
-    interface: str | None
-    job_extra: Sequence[str] | str
-    forward_env: Sequence[str] | str
-    tls: bool | None
-    dashboard: bool
-    store_option: Mapping[str, Any] | Sequence[str] | str
-    format: str
-    mode: str | None
-    partition_by: Sequence[str] | str
-    compression: str
-    row_group_rows: int | None
-    file_rows: int | None
-    file_bytes: int | str | None
-    strict: bool
-    tune: bool
-    overwrite: bool
-    new_only: bool
-    on_changed: str
-    on_gone: str
-    since: int | str | datetime | None
-    sole_writer: bool
-    success_file: bool
 
 
 GROUPS: dict[str, type] = {

@@ -68,7 +68,7 @@ def parse_variables(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and P
     for name in names:
         if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
             raise ValueError(name)
-        if _SECRET.search(name) and not name.endswith(("_FILE", "_PATH", "_APPLICATION_CREDENTIALS")):
+        if names_a_secret(name):
             raise OptionsError(
                 "a secret does not belong in a job script",
                 where="--forward-env",
@@ -77,6 +77,11 @@ def parse_variables(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and P
                 hint=f"set {name} where the jobs run, or let the queue pass it on",
             )
     return tuple(dict.fromkeys(names))
+
+
+def names_a_secret(name: str) -> bool:
+    """Return whether a value of this name is a secret, and not the path of a file that holds one."""
+    return bool(_SECRET.search(name)) and not name.upper().endswith(("_FILE", "_PATH", "_APPLICATION_CREDENTIALS"))
 
 
 def _triples(value: Any) -> Iterator[tuple[str, str, Any]]:  # noqa: ANN401 - TOML and Python values

@@ -12,7 +12,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from scorer.options import store_options
+from scorer.options import cluster_options, store_options
 from scorer.options.grammar import FeedText, parse_join, quoted, split_names
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 QUEUES = ("slurm", "pbs", "sge", "lsf", "htcondor", "oar")
 """Job queues that can start workers."""
 CLUSTERS = ("embedded", "processes", "synchronous", *QUEUES)
+"""The kinds of clusters that have a name; every other is given by its class."""
 FORMATS = ("parquet", "delta", "iceberg")
 COMPRESSIONS = ("source", "none", "snappy", "zstd", "lz4", "gzip", "brotli")
 MIN_PART_BYTES = 4096
+_CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _WALLTIME = re.compile(r"^(?:(\d+)-)?(\d{1,3}):([0-5]\d):([0-5]\d)$")
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b?)\s*$", re.IGNORECASE)
 _UNITS = {"": 1, "b": 1} | {
@@ -167,6 +169,18 @@ def _keep(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - TOML and Python valu
     return tuple(name for group in names for name in group or ())
 
 
+def is_class(cluster: str | None) -> bool:
+    """Return whether a value of --cluster names a class, as MODULE:CLASS."""
+    return ":" in (cluster or "")
+
+
+def _cluster(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
+    text = _text(value)
+    if text not in CLUSTERS and not _CLASS.fullmatch(text):
+        raise ValueError(value)
+    return text
+
+
 def _text(value: Any) -> str:  # noqa: ANN401 - TOML and Python values
     if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
         raise TypeError(value)
@@ -298,6 +312,13 @@ SWITCH = Rule("true or false", _switch)
 TEXTS = Rule("text, or a list of texts", _texts)
 GATES = Rule("a condition on the scores, or a list of them", _gates)
 GATES_WARN = GATES._replace(read=lambda value: _gates(value, warn=True))
+CLUSTER = Rule(
+    f"one of {', '.join(CLUSTERS)}, or a class as MODULE:CLASS",
+    _cluster,
+    CLUSTERS,
+    (("threads", "embedded: threads of this process"),),
+)
+CLUSTER_OPTIONS = Rule("NAME=VALUE, a list of them, or a table", cluster_options.parse)
 STORE_OPTIONS = Rule("KEY=VALUE, a list of them, or a table", store_options.parse)
 VARIABLES = Rule("names of environment variables", store_options.parse_variables)
 BUDGET = Rule("a number of rows, or a share from 0% to 100%", _budget)

@@ -31,7 +31,7 @@ from scorer.binding.inputs import bind, shapes
 from scorer.binding.outputs import output_schema, requested_fetches
 from scorer.binding.request import expand, requested_feeds, with_folder_flags
 from scorer.binding.spec import UNCONFIRMED
-from scorer.cluster import dashboard
+from scorer.cluster import connect
 from scorer.cluster.scripts import can_spawn
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import fields, reader
@@ -115,7 +115,7 @@ def prepare(options: Options) -> Plan:
     conflict = JOBS.configure_stores(options.stores.settings)
     found.problems += [] if conflict is None else [conflict]
     output, problem = placement.output_of(options)
-    found.problems += [one for one in (problem, dashboard.problem(options.cluster)) if one is not None]
+    found.problems += [one for one in (problem, *connect.problems(options.cluster)) if one is not None]
     place = Place.of(output, options.out.work_dir)
     refused = placement.refusals(place, options.input, options.model)
     found.problems += placement.reasons(refused)

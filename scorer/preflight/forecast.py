@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from scorer.binding import transform as transform_
 from scorer.binding.features.pack import pack
-from scorer.cluster.connect import planned_processes
+from scorer.cluster.kinds.sizes import planned_processes
 from scorer.cluster.scripts import can_spawn
 from scorer.dataset.cursors import DECODE_ROWS
 from scorer.display.words import size

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.arrow import encode_schema
 from scorer.binding import spec as spec_
-from scorer.cluster.connect import (
+from scorer.cluster.kinds.sizes import (
     ahead_of,
     local_threads,
     planned_threads,

@@ -12,7 +12,7 @@ import dask
 import pytest
 from support.runs import MODELS, cli, write
 
-from scorer.cluster.queues import _queue_cluster, jobs_of, threads_of
+from scorer.cluster.kinds.queues import _queue_cluster, jobs_of, threads_of
 from scorer.options.request import build_cluster
 from scorer.options.values import QUEUES, parse_walltime
 

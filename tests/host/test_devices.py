@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ from support.runs import MODELS, session_spec, write
 
 import scorer
 from scorer.cluster import connect
-from scorer.cluster.readiness import with_worker_gpu
+from scorer.cluster.readiness import plan_for
 from scorer.errors import OptionsError, PreflightError, ProviderUnavailable
 from scorer.host import devices
 from scorer.host.devices import Device
@@ -111,13 +112,14 @@ def test_each_process_sees_one_device_and_its_replacement_the_same(tmp_path):
         assert seen() == first
 
 
-@pytest.mark.parametrize(("owned", "remote", "number"), [(True, True, 0), (True, False, 1), (False, True, 1)])
-def test_worker_processes_of_scorer_use_their_only_gpu_as_number_0(tmp_path, owned, remote, number):
-    plan = scorer.prepare(floats(tmp_path, 10), MODELS / "dense28.onnx", tmp_path / "out").check()
-    workers = connect.Workers(client=None, description="", owned=owned, remote=remote)
-    frozen = with_worker_gpu(plan, devices.parse("cuda:1,3"), workers)
+@pytest.mark.parametrize(("own_scheduler", "remote", "number"), [(True, True, 0), (True, False, 1), (False, True, 1)])
+def test_worker_processes_of_scorer_use_their_only_gpu_as_number_0(tmp_path, own_scheduler, remote, number):
+    plan = scorer.prepare(floats(tmp_path, 10), MODELS / "dense28.onnx", tmp_path / "out")
+    options = replace(plan.options, session=replace(plan.options.session, device="cuda:1,3"))
+    workers = connect.Workers(client=None, description="", own_scheduler=own_scheduler, remote=remote)
+    frozen = plan_for(workers, plan.check(), replace(plan, options=options))
     assert frozen.session.gpu == number
-    assert frozen.plan_hash == plan.plan_hash
+    assert frozen.plan_hash == plan.check().plan_hash
 
 
 def test_the_number_of_the_device_does_not_change_the_plan(tmp_path):

@@ -19,7 +19,7 @@ from support.runs import ROOT
 import scorer
 from scorer import errors
 from scorer.cli.main import main
-from scorer.options import fields
+from scorer.options import fields, keywords
 
 MODULES = sorted((ROOT / "scorer").rglob("*.py"))
 PACKAGES = sorted(path.parent for path in (ROOT / "scorer").rglob("__init__.py"))[1:]
@@ -188,7 +188,7 @@ def test_flags_are_the_fields_and_the_keywords_of_run():
     assert {p.name for p in main.commands["plan"].params} - {"input", "config", "model", "as_json", "debug"} == set(
         fields.FIELDS
     )
-    assert set(fields.RequestArguments.__annotations__) == set(fields.FIELDS) - {"output"}
+    assert set(keywords.RequestArguments.__annotations__) == set(fields.FIELDS) - {"output"}
 
 
 def test_help_groups_the_flags_by_topic():

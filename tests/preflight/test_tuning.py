@@ -68,7 +68,7 @@ def test_nothing_is_cached_if_the_folder_cannot_be_written(floats, tmp_path, mon
 
 
 def test_nothing_is_cached_on_a_shared_file_system(cache, monkeypatch):
-    monkeypatch.setattr(cache_, "_is_remote", lambda _: True)
+    monkeypatch.setattr(cache_, "_file_system", lambda _: "nfs4")
     cache_.store("key", {"batch_rows": 1})
     assert cache_.load("key") is None
     assert not cache.exists()

@@ -154,7 +154,7 @@ def test_gates_that_cannot_be_computed_are_refused_before_the_run(flights, tmp_p
     write(tmp_path / "in.parquet", pa.Table.from_pandas(flights.head(100)))
     (tmp_path / "other").mkdir()
     code, _, text = cli(
-        "run", tmp_path / "in.parquet", "--model", MODEL, "-o", tmp_path / "out", "--gate", "mean(lable) < 1",
+        "run", tmp_path / "in.parquet", "--model", MODEL, "-o", tmp_path / "out", "--gate", "mean(lab_el) < 1",
         "--gate", "mean(carrier) < 1", "--gate", f"psi({P}, baseline={tmp_path / 'other'}) < 1",
     )  # fmt: skip
     assert code == 3

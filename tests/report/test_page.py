@@ -32,9 +32,10 @@ from scorer.errors import RunFailed
 from scorer.events import Counts, Proof, Receipt, Stages
 from scorer.output.ledger import LEDGER, rows_of
 from scorer.plan.parts import PlannedFile
-from scorer.report import _distributions as distributions
-from scorer.report import _timeline as timeline
-from scorer.report import outcome, page, sections
+from scorer.report import outcome
+from scorer.report.html import _distributions as distributions
+from scorer.report.html import _timeline as timeline
+from scorer.report.html import page, sections
 from scorer.storage.files import FileId
 
 DENSE, GATHER = MODELS / "dense28.onnx", MODELS / "gather.onnx"

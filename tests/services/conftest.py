@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from scorer.storage import stores as store_clients
-from services import grid_engine, hosts, mpi, slurm, stores
+from services import gateway, grid_engine, hosts, mpi, slurm, sshd, stores
 from services.processes import Missing, require_modules
 from services.work import Work
 
@@ -59,6 +59,20 @@ def grid_engine_():
     """Grid Engine on four hosts, three of which run one job each."""
     with enter_or_skip(grid_engine.grid_engine(3), "dask_jobqueue") as queue:
         yield queue
+
+
+@pytest.fixture(name="gateway", scope="session")
+def gateway_():
+    """A gateway that starts clusters on this machine for users with a password."""
+    with enter_or_skip(gateway.gateway(), "dask_gateway", "dask_gateway_server") as server:
+        yield server
+
+
+@pytest.fixture(name="sshd", scope="session")
+def sshd_():
+    """An SSH server on this machine."""
+    with enter_or_skip(sshd.sshd(), "asyncssh") as server:
+        yield server
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from scorer.cluster import queues
+from scorer.cluster.kinds import queues
 from services.conftest import start_scheduler, start_worker, wait_for_workers
 from services.work import MODEL, Clock, Work
 

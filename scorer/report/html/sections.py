@@ -19,8 +19,8 @@ from scorer.events import Counts
 from scorer.options.request import as_flags
 from scorer.output.ledger import FILES
 from scorer.output.quarantine import reasons
-from scorer.report import _distributions as distributions
-from scorer.report import _timeline as timeline
+from scorer.report.html import _distributions as distributions
+from scorer.report.html import _timeline as timeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -310,7 +310,7 @@ def _gates(report: Report) -> list[Block]:
     """The gates with their figures; drift, labels and rows are drawn by a module that other runs do not load."""
     if not report.gates:
         return []
-    from scorer.report import _gates as gates  # noqa: PLC0415 - only for runs with gates
+    from scorer.report.html import _gates as gates  # noqa: PLC0415 - only for runs with gates
 
     return gates.blocks(report.gates)
 

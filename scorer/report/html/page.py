@@ -20,8 +20,8 @@ from scorer.output.ledger import FILES, LEDGER, TIMES, rows_of
 from scorer.output.place import nobody_wrote, refuse_another_format
 from scorer.output.writer import open_part
 from scorer.plan.generations import KEY
+from scorer.report.html.sections import Sources, sections, tiles
 from scorer.report.outcome import Report
-from scorer.report.sections import Sources, sections, tiles
 from scorer.storage.files import AtOnce, write_atomically
 from scorer.storage.refusals import explaining
 from scorer.storage.stores import ObjectPath, exists, for_arrow, path_of, raise_if_unknown

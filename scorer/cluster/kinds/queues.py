@@ -23,17 +23,20 @@ from distributed import Security
 from distributed.core import Status
 
 from scorer.cluster._deadline import JOB_ENDS_VARIABLE
-from scorer.cluster._overrides import WARNINGS
-from scorer.cluster._quoting import escape_macros, log_settings, quote, quoting, refuse_control_characters
+from scorer.cluster._overrides import DASK_CONFIG, WARNINGS
 from scorer.cluster._servers import Scheduler
 from scorer.cluster.dashboard import routes
+from scorer.cluster.kinds._quoting import escape_macros, log_settings, quote, quoting, refuse_control_characters
+from scorer.cluster.kinds.workers import Workers, client_of
 from scorer.display.words import cut, without_secrets
 from scorer.errors import ClusterError, NoWorkers, OptionsError
 from scorer.host import signals
 from scorer.options.values import QUEUES, parse_span, parse_walltime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from distributed import Client
 
     from scorer.options.fields import ClusterOptions
 
@@ -80,6 +83,7 @@ _SCRATCH = '"$SCORER_SCRATCH"'
 _ROUTES = "distributed.worker.http.routes"
 _WORKER_MEMORY_SHARE = 0.87  # of the job's memory; the nanny and native memory need the rest
 _FAILED_JOBS_LIMIT = 3  # per requested job: how many may end without a worker before the run fails
+_NO_WORKERS_S = 24 * 3600  # jobs may be queued for hours before they start
 _LOG_BYTES = 2000
 _JOB_ID_TIMEOUT_S = 30.0  # for the queue to return the number of a submitted job
 
@@ -185,7 +189,47 @@ def script(options: ClusterOptions) -> str:
 
 
 @contextmanager
-def start(options: ClusterOptions, folder: Path) -> Iterator[Jobs]:
+def start(
+    options: ClusterOptions, folder: Path, notify: Callable[[str], None], environments: Sequence[Mapping[str, str]],  # noqa: ARG001 - as every kind
+) -> Iterator[Workers]:  # fmt: skip
+    """Yield workers that are jobs of a queue; cancel the jobs and remove their files afterwards."""
+    with DASK_CONFIG.set(SCHEDULER_CONFIG), signals.sigterm_as_interrupt(), _submitted(options, folder) as jobs:
+        threads = threads_of(options)
+        many = f"{jobs.requested} job{'s' if jobs.requested > 1 else ''} x {threads} thread{'s' if threads > 1 else ''}"
+        description = f"{jobs.system}: {'up to ' if jobs.adaptive else ''}{many}"
+        with client_of(jobs.cluster) as client:
+            if not jobs.adaptive:
+                _wait_for_first_worker(client, jobs, notify)
+            yield Workers(
+                client=client, description=description, no_worker_timeout_s=_NO_WORKERS_S, scoring_threads=threads,
+                ahead=options.ahead or 1, remote=True, owned=True, own_scheduler=True, resubmit=jobs.resubmit,
+            )  # fmt: skip
+
+
+def _wait_for_first_worker(client: Client, jobs: Jobs, notify: Callable[[str], None]) -> None:
+    """Wait until the first worker connects; submit jobs again that end before that, a few times."""
+    until, notified = time.monotonic() + _NO_WORKERS_S, False
+    while not client.nthreads():
+        if time.monotonic() > until:
+            raise NoWorkers(
+                "no job has started",
+                where=jobs.system,
+                expected="at least one worker",
+                found=f"none after {_NO_WORKERS_S // 3600} h",
+                hint=f"repeat the command, and run {STATUS_COMMANDS[jobs.system].split()[0]} while it waits "
+                "to see why the jobs do not start",
+            )
+        with suppress(TimeoutError):
+            client.wait_for_workers(1, timeout=5)
+            return
+        if not notified:
+            notify(f"waiting for {jobs.system} to start a job")
+            notified = True
+        jobs.resubmit()
+
+
+@contextmanager
+def _submitted(options: ClusterOptions, folder: Path) -> Iterator[Jobs]:
     """Submit the jobs and yield them; cancel them afterwards. `folder`, on every node, holds their logs and keys."""
     system = options.cluster or ""
     if shutil.which(_SUBMITTERS[system]) is None:
