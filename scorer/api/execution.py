@@ -237,7 +237,9 @@ class Run:
         failures.refuse_loss(held)  # connecting to workers may have taken long
         if workers.client is not None and workers.remote and workers.client.nthreads():
             loaded = readiness.refuse_unfit(workers.client, frozen, self.place)
-            list(map(self.emit_notice, {*loaded.notices} - {*self.plan.notes}))
+            for notice in dict.fromkeys(loaded.notices):
+                if notice not in self.plan.notes:
+                    self.emit_notice(notice)
             self.weights = loaded.packed and (self.plan.weights or loaded.packed)
         with AtOnce(self.place.folder) as ask:
             swept = [
