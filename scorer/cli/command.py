@@ -86,7 +86,7 @@ class Command(click.Command):
                 where=f"scorer {self.name}",
                 expected="a flag",
                 found=repr(error.option_name),
-                hint=did_you_mean(error.option_name, known),
+                hint=did_you_mean(error.option_name, known, f"scorer {self.name} --help lists the flags"),
             )
             fail(unknown, given)
         except click.UsageError as error:

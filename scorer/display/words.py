@@ -58,10 +58,12 @@ def quoted_list(names: Iterable[object], limit: int = 10) -> str:
     return ", ".join(quoted[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return a hint: the closest known word, or the list of known words if none is close."""
+def did_you_mean(word: str, known: Sequence[str], listed: str = "") -> str:
+    """Return a hint: the closest known word; if none is close, the known words, or `listed` instead of a long list."""
     near = nearest(word, known)
-    return f"did you mean {near!r}?" if near else f"known: {quoted_list(known, 100)}"
+    if near:
+        return f"did you mean {near!r}?"
+    return listed if listed and len(known) > _MANY_WORDS else f"known: {quoted_list(known, 100)}"
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -69,6 +71,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return next(iter(difflib.get_close_matches(word, known, n=1)), "")
 
 
+_MANY_WORDS = 20  # a longer list of words is not read
 _UNIT_STEP = 1000  # from one unit of size to the next
 _TENTHS_BELOW_S = 10  # shorter durations are shown with tenths of a second
 _SCIENTIFIC_BELOW = 1e-3  # smaller numbers are shown as 1.2e-05

@@ -131,7 +131,7 @@ def _clean(name: str, value: Any, place: str, *, python: bool) -> Any:  # noqa: 
             where=place,
             expected="the name of an option",
             found=repr(name),
-            hint=did_you_mean(name, KEYS),
+            hint=did_you_mean(name, KEYS, "scorer run --help lists the options"),
         )
     rule = _RULES[name]
     if name not in _COMPARED:
