@@ -112,3 +112,13 @@ class Lineage:
             Facts([(key, value) for key, value in facts if value]),
             Table(("rows of", "first", "last", "bytes"), ("", "n", "n", "n"), rows),
         ]
+
+
+def entry_bytes(frozen: FrozenPlan) -> int:
+    """Return the bytes that the entries add to a file of a run, by those of its first part.
+
+    A file has them twice: as they are, and in Arrow's schema in base64.
+    """
+    part = next(iter(frozen.parts()), None)
+    entries = {} if part is None else Lineage.of(frozen).of_part(part).entries
+    return sum(len(key) + len(value) for key, value in entries.items()) * 7 // 3

@@ -71,12 +71,16 @@ def part_seconds(open_s: float, files: float = 1.0) -> float:
 
 
 def forecast(
-    rows: int, parts: int, sample: Measured, rows_per_s: float, threads: int, needs: Footprint, part_s: float
-) -> Forecast:
-    """Return ranges for the whole run, from the sample's speed and encoded size; `part_s` is the cost of each part."""
+    rows: int, parts: int, sample: Measured, rows_per_s: float, threads: int, needs: Footprint, part_s: float,
+    entry_bytes: int,
+) -> Forecast:  # fmt: skip
+    """Return ranges for the whole run, from the sample's speed and encoded size.
+
+    `part_s` is the cost of each part, and `entry_bytes` are those of its file's metadata.
+    """
     started = time.perf_counter()
     row_bytes, file_bytes = sample.encoded()
-    out_bytes = (row_bytes + sample.copied) * rows + (file_bytes + _PROOF_BYTES) * parts
+    out_bytes = (row_bytes + sample.copied) * rows + (file_bytes + entry_bytes + _PROOF_BYTES) * parts
     write_s = (time.perf_counter() - started) / max(sample.out.num_rows, 1)
     seconds = (rows * (1 / rows_per_s + write_s) + parts * part_s) / threads
     low, high = _TIME_RANGE

@@ -24,6 +24,7 @@ from scorer.host.versions import versions
 from scorer.locations import is_url
 from scorer.options.fields import FIELDS, PART_BYTES
 from scorer.plan.frozen import FORMAT, FrozenPlan, hash_of
+from scorer.plan.lineage import entry_bytes
 from scorer.plan.parts import PlannedFile
 from scorer.plan.prepared import as_json_value, cluster_of
 from scorer.preflight import encodings, trial, tuning
@@ -305,7 +306,7 @@ def _forecast(
     n_parts = max(1, frozen.n_parts)
     part_s = part_seconds(dataset.open_s, 1 + sum(file.joined for file in frozen.files) / n_parts)
     total, threads = rows_ahead(options, dataset), min(planned_threads(options.cluster), n_parts)
-    return forecast(total, frozen.n_parts, measured, rows_per_s, threads, needs, part_s)
+    return forecast(total, frozen.n_parts, measured, rows_per_s, threads, needs, part_s, entry_bytes(frozen))
 
 
 def planned_files(options: Options, dataset: Dataset, size: Size) -> tuple[PlannedFile, ...]:

@@ -27,7 +27,7 @@ def tick(**rows):
 
 @pytest.mark.slow
 def test_the_rows_of_one_long_part_are_shown_while_it_is_scored(tmp_path, backend):
-    rows = 150_000 if "processes" in backend.values() else 40_000  # a worker process only reports parts over a second
+    rows = 400_000 if "processes" in backend.values() else 40_000  # a worker process only reports parts over a second
     columns = {f"f{i}": np.zeros(rows, np.float32) for i in range(28)}
     source = write(tmp_path / "in.parquet", columns, row_group_size=rows)
     progress, shown, at_first_end = Progress(), [], []

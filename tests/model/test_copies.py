@@ -103,7 +103,7 @@ def test_a_download_that_breaks_off_once_goes_on(web):
 
 @pytest.mark.slow
 def test_half_a_download_is_an_error_and_leaves_nothing(web, monkeypatch):
-    monkeypatch.setattr("scorer.storage.objects._WAITS_S", ())
+    monkeypatch.setattr("scorer.storage.objects._PATIENCE_S", 0.5)
     web.cut = 1000
     url = web.put("m.onnx", DENSE)
     with pytest.raises(ModelError, match="the model cannot be downloaded") as caught:

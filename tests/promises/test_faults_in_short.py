@@ -35,7 +35,7 @@ def script(name, *arguments):
 
 
 def test_a_run_that_stops_at_any_step_is_completed_by_the_same_command():
-    table = script("stop_at_every_step.py", 4)
+    table = script("stop_at_every_step.py", 12)
     steps = {line.split()[1] for line in table.splitlines() if line.startswith(("before", "after"))}
     assert steps >= {"mkdir", "open", "fsync", "unlink"}
     assert table.splitlines()[-1].endswith("interruptions, 0 not exact after the same command")

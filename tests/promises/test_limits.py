@@ -71,7 +71,7 @@ def test_without_a_thread_the_error_says_so(asked, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("moment", "code"), [("scorer-load", 4), ("ThreadPoolExecutor", 4), ("scorer-lock", 5), ("Dask", 5)]
+    ("moment", "code"), [("scorer-load", 4), ("ThreadPoolExecutor", 4), ("scorer-lock", 4), ("Dask", 5)]
 )
 @pytest.mark.slow
 def test_without_a_file_descriptor_the_error_says_so_and_the_next_run_finishes(asked, tmp_path, moment, code):

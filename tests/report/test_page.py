@@ -260,7 +260,7 @@ def test_a_hundred_thousand_parts_stay_under_three_megabytes_and_stragglers_are_
     frozen, asked = plan
     receipts = made_up(100_000, workers=250, threads=4, slow={5_000, 77_777})
     large = dataclasses.replace(long_plan(frozen, 100_000), trials=("256 rows: 1,000 rows/s", "1024 rows: 900 rows/s"))
-    totals = outcome.total(receipts.values(), receipts, {}, 10)
+    totals = outcome.total(receipts.values(), receipts, {}, 10, {})
     report = outcome.Report(
         output=str(tmp_path / "out"), already_done=False, parts=len(receipts), parts_resumed=totals.parts_resumed,
         parts_failed=dict.fromkeys(range(5_000), "x" * 500), counts=totals.counts, began="2001-09-09 01:46:39+00:00",

@@ -156,7 +156,7 @@ def run_blocks(blocks, shell, name):
 def _wrong_output(at, block, shell):
     for command, expected in shown(block):
         done = shell(command)
-        fails = expected.startswith("Error: ") or "problems were found" in expected
+        fails = "\nError: " in f"\n{expected}" or "problems were found" in expected
         if bool(done.returncode) != fails or not matches(masked(done.stdout), masked(expected)):
             yield f"{at} {command}\n{done.stdout}"
 
