@@ -92,7 +92,7 @@ def test_an_interrupt_finishes_the_parts_in_progress_and_the_same_command_goes_o
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", ["vanishes", "refuses to write"])
+@pytest.mark.parametrize("how", [pytest.param("vanishes", marks=pytest.mark.minutes), "refuses to write"])
 def test_a_store_that_fails_ends_the_run_with_its_words_and_keeps_the_parts(s3, tmp_path, how):
     source, output = tmp_path / "input", f"{s3.bucket()}/{uuid.uuid4().hex[:8]}"
     expected, staged = make_input(source, 1), f"{output}.scorer".removeprefix("s3://")
