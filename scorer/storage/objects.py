@@ -38,8 +38,10 @@ _PATIENCE_S = 180.0
 """How long one call may take in all; its last attempt is not begun if it would end later."""
 _RENEWAL_S = 30.0  # for whoever renews credentials that have expired
 _CONTRADICTIONS = 4  # answers that an object is there and that it is not, before a store is given up
-_CUT, _AFTER_CUT_S = "body error", (0.1, 0.2, 0.4)
-"""What the client says of an answer that was cut short, which it does not repeat itself, and how often that is done."""
+_CUT, _UNSENT, _AFTER_CUT_S = "body error", "error sending request", (0.1, 0.2, 0.4)
+"""What the client says of requests that it does not repeat itself: an answer that was cut short, and a request that was
+not sent. A store that is asked in haste is asked so often again."""
+_AT_ONCE_S = 1.0  # a connection that is reset fails sooner; one that is not answered fails later
 _DELETED_AT_ONCE = _LISTED_AT_ONCE = 1000
 _DELETING = 16  # at once, if one by one
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -290,8 +292,8 @@ class ObjectStore:
                     return attempt()
                 except BaseError as error:
                     expired = renew is not None and _has_expired(error)
-                    wait = _RENEWAL_S if expired else next(waits, None) if self._may_pass(error) else None
                     took = time.monotonic() - began
+                    wait = _RENEWAL_S if expired else next(waits, None) if self._may_pass(error, took) else None
                     if wait is None or time.monotonic() + wait + took > until:
                         raise
                 self._failed()
@@ -303,13 +305,14 @@ class ObjectStore:
                 if reset is not None:
                     reset()
 
-    def _may_pass(self, error: Exception) -> bool:
-        """Return whether another attempt may succeed; a store that was asked in haste is asked again only if cut."""
+    def _may_pass(self, error: Exception, took: float) -> bool:
+        """Return whether another attempt may succeed; one that is asked in haste, if a connection ends."""
         from obstore.exceptions import GenericError  # noqa: PLC0415 - an extra
 
-        return (
-            isinstance(error, GenericError) and not _is_final(str(error)) and (bool(self._waits) or _CUT in str(error))
-        )
+        text = str(error)
+        if not isinstance(error, GenericError) or _is_final(text):
+            return False
+        return bool(self._waits) or _CUT in text or (_UNSENT in text and took < _AT_ONCE_S)
 
     def _key(self, location: str) -> str:
         root, key = split(location)
