@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 IMPLEMENTATION = {"py-io-impl": f"{__name__}.StoreFiles"}
 """The property with which pyiceberg reads through this class."""
+_AVRO, _MARKER_BYTES = b"Obj\x01", 16
 _OTHER_NAMES = {"s3n": "s3", "wasb": "abfs", "wasbs": "abfss"}
 
 
@@ -69,7 +70,62 @@ class StoreFile(InputFile):
 
     def open(self, seekable: bool = True) -> InputStream:  # noqa: ARG002, FBT001, FBT002 - pyiceberg's signature
         """Return the file's bytes as a stream."""
-        return io.BytesIO(stores.path_of(location(self.location)).read_bytes())
+        place = location(self.location)
+        data = stores.path_of(place).read_bytes()
+        if place.endswith(".avro") and not _is_whole(data):
+            msg = f"no whole Avro file: {place}"
+            raise ValueError(msg)
+        return io.BytesIO(data)
+
+
+def _is_whole(data: bytes) -> bool:
+    """Return whether the blocks of an Avro file are all there.
+
+    pyiceberg's decoder reads beyond the end of a damaged file, which may end the process.
+    """
+    if not data.startswith(_AVRO):
+        return False
+    try:
+        at = len(_AVRO)
+        while True:  # the entries of the header
+            count, at = _number(data, at)
+            if count < 0:
+                _, at = _number(data, at)
+            for _ in range(2 * abs(count)):
+                size, at = _number(data, at)
+                at = _skipped(data, at, size)
+            if not count:
+                break
+        end, at = at, _skipped(data, at, _MARKER_BYTES)
+        marker = data[end:at]
+        while at < len(data):
+            _, at = _number(data, at)
+            size, at = _number(data, at)
+            end = _skipped(data, at, size)
+            at = _skipped(data, end, _MARKER_BYTES)
+            if data[end:at] != marker:
+                return False
+    except IndexError:
+        return False
+    return True
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """Return a number of Avro and where it ends; raise `IndexError` if it does not."""
+    value = shift = 0
+    while True:
+        value |= (data[at] & 0x7F) << shift
+        shift += 7
+        at += 1
+        if data[at - 1] < 0x80:  # noqa: PLR2004 - the bit that says that more follows
+            return (value >> 1) ^ -(value & 1), at
+
+
+def _skipped(data: bytes, at: int, size: int) -> int:
+    """Return the position behind so many bytes; raise `IndexError` if they are not there."""
+    if not 0 <= size <= len(data) - at:
+        raise IndexError
+    return at + size
 
 
 def _refuse(place: str) -> NoReturn:

@@ -6,6 +6,7 @@ import datetime as dt
 import decimal
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ from support.iceberg_tables import (
 )
 
 from scorer.errors import InputChanged, InputError, InputNotFound, UnreadableFile
-from scorer.tables import iceberg_metadata
+from scorer.tables import _iceberg_files, iceberg_metadata
 from scorer.tables.iceberg import snapshot
 from scorer.tables.snapshot import At
 
@@ -433,6 +434,17 @@ def test_nothing_is_written_through_the_files_of_an_input(tmp_path):
             write(str(tmp_path / "x"))
     (tmp_path / "there").touch()
     assert [StoreFiles().new_input(str(tmp_path / name)).exists() for name in ("there", "gone")] == [True, False]
+
+
+@pytest.mark.parametrize("place", ["manifest list", "manifest"])
+def test_no_cut_and_no_byte_too_many_of_a_manifest_reaches_the_decoder(warehouse, place):
+    data = Path(DAMAGES[place](warehouse.create(IDS, ids(1, 2)))).read_bytes()
+    assert _iceberg_files._is_whole(data)
+    assert not any(
+        _iceberg_files._is_whole(data[:size]) for size in range(len(data)) if size != data.find(data[-16:]) + 16
+    )
+    assert not _iceberg_files._is_whole(data + b"x")
+    assert not _iceberg_files._is_whole(bytes(reversed(data)))
 
 
 DAMAGES = {
