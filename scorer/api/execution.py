@@ -102,9 +102,7 @@ class Run:
             workers = None
             # jobs and clusters are requested only once it is certain that parts are left
             queued = uses_jobs(self.options.cluster) and client is None
-            fresh = not self.plan.resumes and is_url(
-                str(self.place.folder)
-            )  # a store is not asked for what is not there
+            fresh = not self.plan.resumes and is_url(str(self.place.folder))  # a store need not be asked for parts
             if not queued and (fresh or len(staging_.committed(self.staging, self.frozen)) < self.n_parts):
                 workers = stack.enter_context(self.connect_workers(client))  # before anything is written
             held = stack.enter_context(self.publishing.hold(self.place, self.emit_notice))

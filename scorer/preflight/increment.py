@@ -20,7 +20,8 @@ from scorer.dataset.summary import summarise_files
 from scorer.display.words import cut, plural, quoted_list
 from scorer.errors import CommitError, InputChanged, OutputExists, ScorerError
 from scorer.host.versions import versions
-from scorer.output.place import StorePlace, missing_parts
+from scorer.output import publish
+from scorer.output.place import StorePlace
 from scorer.plan.frozen import FrozenPlan, explain_differences, hash_of
 from scorer.plan.generations import Difference, difference, recipe
 from scorer.plan.history import gone_files, known_files, live_parts, with_shared_parts
@@ -271,11 +272,8 @@ class Search:
 
 def missing_of(place: Place, published: FrozenPlan) -> list[str]:
     """List what is missing of a published output; a table may have other files with the same rows by now."""
-    if published.target is None:
-        return missing_parts(place, published)
-    from scorer.output import publish_table  # noqa: PLC0415 - only for tables
-
-    return publish_table.missing(place, replace(published, target=replace(published.target, mode="append")))
+    target = published.target and replace(published.target, mode="append")
+    return publish.missing_parts(place, replace(published, target=target))
 
 
 def next_target(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.cluster import scripts
 from scorer.cluster._overrides import silenced
-from scorer.cluster.kinds.workers import Workers, client_of, no_workers, running_workers
+from scorer.cluster.kinds.workers import Workers, client_of, is_remote, no_workers, running_workers
 from scorer.display.words import cut, did_you_mean, quoted_list, without_secrets
 from scorer.errors import ClusterError, OptionsError
 from scorer.host import signals
@@ -93,7 +93,7 @@ def _first_workers(
                     else "add --workers N: not every class starts workers unless their number is given"
                 )
                 raise no_workers(name, _NEW_WORKERS_S, hint) from None
-    remote = not all(address.startswith("inproc://") for address in client.nthreads()) or not client.nthreads()
+    remote = is_remote(client) or not client.nthreads()
     return Workers(client=client, description=name, no_worker_timeout_s=_NEW_WORKERS_S, remote=remote, owned=True)
 
 

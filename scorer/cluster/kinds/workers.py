@@ -90,7 +90,7 @@ def running_workers(client: Client, description: str, wait_s: float = WAIT_S) ->
         client.wait_for_workers(1, timeout=wait_s)
     except TimeoutError:
         raise no_workers(description, wait_s, "start workers on this cluster, then repeat the command") from None
-    return Workers(client=client, description=description, remote=_remote(client))
+    return Workers(client=client, description=description, remote=is_remote(client))
 
 
 def no_workers(description: str, wait_s: float, hint: str) -> NoWorkers:
@@ -104,6 +104,6 @@ def no_workers(description: str, wait_s: float, hint: str) -> NoWorkers:
     )
 
 
-def _remote(client: Client) -> bool:
+def is_remote(client: Client) -> bool:
     """Return whether the workers run in other processes than this one."""
     return not all(address.startswith("inproc://") for address in client.nthreads())
