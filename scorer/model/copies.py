@@ -10,7 +10,6 @@ Only this user can write there, see `host/private.py`. The digest of a copy is c
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -28,7 +27,7 @@ from scorer.host.private import private_folder
 from scorer.host.process import name_of_process
 from scorer.locations import beside, is_url, normal, split
 from scorer.storage import stores
-from scorer.storage.files import Changed, FileId, write_atomically
+from scorer.storage.files import Changed, FileId, one_process, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -184,8 +183,7 @@ def _only_one(location: str) -> Iterator[Path]:
     folder = root() / ".urls"
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / f"{hashlib.sha256(normal(location).encode()).hexdigest()[:32]}.json"
-    with known.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the file, and so when the process ends
+    with one_process(known.with_suffix(".lock")):
         yield known
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -238,6 +239,14 @@ def _store_error(path: Remote, error: OSError) -> CommitError:
         found=found,
         hint=repeat,
     )
+
+
+@contextmanager
+def one_process(lock: Path) -> Iterator[None]:
+    """Let one process of this host at a time do something, while others wait; `lock` is the file that it holds."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # released with the file, and so when the process ends
+        yield
 
 
 def sync(path: str | Path) -> None:

@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,10 @@ from scorer.host import cache, isolation
 from scorer.host.private import is_private, private_folder
 from scorer.host.process import boot_id
 from scorer.host.versions import versions
-from scorer.storage.files import file_digest, write_atomically
+from scorer.storage.files import file_digest, one_process, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from scorer.model.spec import SessionSpec
 
@@ -65,7 +65,7 @@ def obtain(spec: SessionSpec, readable: Callable[[], SessionSpec]) -> PackedMode
         folder = _root() / _name(spec)
         found = _read(folder)
         if found is None:
-            with _only_one(folder):
+            with one_process(folder.with_name(folder.name + _LOCK)):
                 found = _read(folder) or _write(readable(), folder)
                 with suppress(OSError):  # others may remove the same ones
                     _remove_oldest(folder)
@@ -173,14 +173,6 @@ def _refused(temporary: Path, why: str) -> dict[str, Any]:
     for path in temporary.iterdir():
         path.unlink()
     return {"refused": why}
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Let one process of this host at a time pack a model."""
-    with folder.with_name(folder.name + _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the file, and so when the process ends
-        yield
 
 
 def _remove_oldest(used: Path) -> None:
