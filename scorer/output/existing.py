@@ -9,12 +9,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scorer.dataset.listing import PROOF
 from scorer.display.words import quoted_list
 from scorer.errors import OutputExists, ScorerError
-from scorer.output.place import SUCCESS, Place, another_format, missing_parts
+from scorer.output.place import SUCCESS, Place, another_format, files_of, missing_parts
 from scorer.output.writer import read_proof
 from scorer.plan.frozen import explain_differences
 from scorer.plan.generations import difference, recipe
@@ -281,10 +280,8 @@ def _published_files(place: Place) -> tuple[set[str], dict[str, int]] | None:
             ledger = there()
         if (manifest["plan"], manifest["ledger"]) != (plan, digest_of(ledger)):
             return None
-        table = pq.read_table(ledger, columns=["name", "size"])
-        sizes = zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True)
         plans = {plan, *(one["plan"] for one in manifest.get("generations", ()))}
-        return plans, {name: size for name, size in sizes if size}
+        return plans, files_of(ledger)
     except _BROKEN as error:
         raise_if_unknown(place.folder, error)
         return None

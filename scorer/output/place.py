@@ -318,13 +318,23 @@ def missing_parts(place: Place, plan: FrozenPlan) -> list[str]:
     with AtOnce(place.folder) as ask:
         listed = ask(lambda: sizes_in(place.output))
         try:
-            ledger = pq.read_table(for_arrow(place.folder / "ledger.parquet"), columns=["name", "size"])
+            sizes = files_of(for_arrow(place.folder / "ledger.parquet"))
         except (OSError, pa.ArrowException) as error:
             raise_if_unknown(place.folder, error)
             return [f"the ledger of {plan.n_parts} parts"]
         there = listed()
-    sizes = zip(ledger["name"].to_pylist(), ledger["size"].to_pylist(), strict=True)
-    return [name for name, size in sizes if size and there(name) != size]  # a part without rows has no file
+    return [name for name, size in sizes.items() if there(name) != size]
+
+
+def sizes_of(ledger: str | Path | pa.NativeFile) -> dict[str, int]:
+    """Return the size of each part's file, by its name, as a ledger has it; 0 for a part without rows."""
+    table = pq.read_table(ledger, columns=["name", "size"])
+    return dict(zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True))
+
+
+def files_of(ledger: str | Path | pa.NativeFile) -> dict[str, int]:
+    """Return the size of each published file, by its name, as a ledger has it; a part without rows has no file."""
+    return {name: size for name, size in sizes_of(ledger).items() if size}
 
 
 def sizes_in(output: AnyPath) -> Callable[[str], int]:

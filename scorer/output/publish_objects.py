@@ -26,7 +26,7 @@ from scorer.display.words import plural, quoted_list
 from scorer.errors import CommitError, ScorerError
 from scorer.output import lease, lock
 from scorer.output.existing import PROOF_OF_GENERATION
-from scorer.output.place import INTENT, SUCCESS, load_plan, sizes_below
+from scorer.output.place import INTENT, SUCCESS, files_of, load_plan, sizes_below
 from scorer.output.staging import discard_markers, remove_folder
 from scorer.plan.generations import folder_of
 from scorer.storage.files import AtOnce, as_json, map_write_errors
@@ -136,7 +136,7 @@ class _Seen:
     def replaced(self, intent: dict[str, Any]) -> dict[str, int]:
         """Return the files of the replaced output with their sizes, as long as its ledger is there."""
         is_there = self.ledger is not None and intent["ledger"] == _sha256(self.ledger)
-        return _named(self.ledger) if is_there else {}
+        return files_of(pa.BufferReader(self.ledger)) if is_there else {}
 
 
 def publish(place: StorePlace, plan: FrozenPlan, held: Lease, *, overwrite: bool, success_file: bool = False) -> None:
@@ -188,7 +188,7 @@ def _show(
     staging = place.staging(plan.plan_hash)
     if seen.staged_ledger is None or seen.staged_manifest is None:
         raise FileNotFoundError(errno.ENOENT, "the staged ledger is gone", str(staging.root / _LEDGER))
-    sizes, old = _named(seen.staged_ledger), seen.replaced(intent)
+    sizes, old = files_of(pa.BufferReader(seen.staged_ledger)), seen.replaced(intent)
     _refuse_others(place, seen.output, sizes, old)
     if seen.intent is None:  # if it is there nevertheless, the answer to this request was lost
         store.put_new(str(staging.root / INTENT), as_json(intent))
@@ -358,13 +358,6 @@ def _compare(place: StorePlace, found: Mapping[str, int], sizes: Mapping[str, in
             found=f"missing, changed or not in the ledger: {quoted_list(wrong)}",
             hint="move files of others away and repeat the command; it publishes the parts, which are kept",
         )
-
-
-def _named(ledger: bytes | None) -> dict[str, int]:
-    """Return the files of a ledger with their sizes."""
-    table = pq.read_table(pa.BufferReader(ledger), columns=["name", "size"])
-    sizes = zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True)
-    return {name: size for name, size in sizes if size}
 
 
 def _is_manifest_of(data: bytes | None, plan: FrozenPlan) -> bool:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from scorer.arrow import decode_schema
 from scorer.display.words import cut, quoted_list
 from scorer.errors import CommitError, ScorerError
-from scorer.output.place import INTENT, DiskPlace, StorePlace, sizes_in
+from scorer.output.place import INTENT, DiskPlace, StorePlace, files_of, sizes_in, sizes_of
 from scorer.output.staging import (
     move_proof,
     named_files,
@@ -132,7 +132,7 @@ class Check:
 
 def check(place: Place, plan: FrozenPlan, manifest: dict[str, Any]) -> Check:
     """Compare the version that the manifest names with the ledger."""
-    target, sizes = _target(plan), _published_sizes(place)
+    target, sizes = _target(plan), files_of(for_arrow(place.folder / _LEDGER))
     library, location = library_of(target.kind), name_of(place, target)
     version = manifest.get("table", {}).get("version")
     package = library.missing_package()
@@ -176,7 +176,7 @@ def missing(place: Place, plan: FrozenPlan) -> list[str]:
     if target.mode not in {"overwrite", "replace"}:
         return []
     live = library.files_at(name_of(place, target), None) or {}
-    return [name for name, size in _published_sizes(place).items() if live.get(name) != size]
+    return [name for name, size in files_of(for_arrow(place.folder / _LEDGER)).items() if live.get(name) != size]
 
 
 def _is_older(target: Target, version: int, said: dict[str, Any]) -> bool:
@@ -321,12 +321,6 @@ def _new_files(place: Place, plan: FrozenPlan, ledger: AnyPath) -> list[tuple[Ne
         return list(pool.map(one, [name for name in own if name in rows]))
 
 
-def _published_sizes(place: Place) -> dict[str, int]:
-    table = pq.read_table(for_arrow(place.folder / _LEDGER), columns=["name", "size"])
-    sizes = zip(table["name"].to_pylist(), table["size"].to_pylist(), strict=True)
-    return {name: size for name, size in sizes if size}
-
-
 def _sync_folders(place: DiskPlace, staging: DiskStaging, plan: FrozenPlan) -> None:
     """Flush the folders that hold the parts to disk: the log may name a file only if it survives a power failure."""
     folders = {staging.parts / file.folder for file in plan.files if (staging.parts / file.folder).is_dir()}
@@ -347,8 +341,7 @@ def _sync_log(place: DiskPlace) -> None:
 
 
 def _remove_objects_without_rows(place: StorePlace, staging: Staging) -> None:
-    table = pq.read_table(for_arrow(staging.root / _LEDGER), columns=["name", "size"])
-    names = [name for name, size in zip(*(table[one].to_pylist() for one in ("name", "size")), strict=True) if not size]
+    names = [name for name, size in sizes_of(for_arrow(staging.root / _LEDGER)).items() if not size]
     place.output.store.remove(str(place.output / name) for name in names)
 
 

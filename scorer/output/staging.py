@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from scorer.errors import CommitError, InputChanged, ScorerError
 from scorer.events import Receipt
 from scorer.output.existing import PROOF_FILES, PROOF_OF_GENERATION
-from scorer.output.place import load_plan, sizes_below
+from scorer.output.place import files_of, load_plan, sizes_below, sizes_of
 from scorer.output.writer import receipt_of
 from scorer.plan.generations import folder_of
 from scorer.storage import stores
@@ -300,10 +300,7 @@ def remove_parts_without_rows(staging: DiskStaging) -> None:
 
     If publishing fails, these parts are known from the journal.
     """
-    ledger = pq.read_table(staging.root / "ledger.parquet", columns=["name", "size"])
-    names = [
-        name for name, size in zip(*(ledger[one].to_pylist() for one in ("name", "size")), strict=True) if not size
-    ]
+    names = [name for name, size in sizes_of(staging.root / "ledger.parquet").items() if not size]
     for name in names:
         (staging.parts / name).unlink(missing_ok=True)
     for folder in sorted({parent for name in names for parent in (staging.parts / name).parents}, reverse=True):
@@ -332,8 +329,7 @@ def _remove_quarantine_of_others(ledger: Path, quarantine: Path) -> None:
 
 def named_files(ledger: AnyPath) -> set[str]:
     """Return the names of the published files of a ledger; a part without rows has none."""
-    table = pq.read_table(for_arrow(ledger), columns=["name", "size"])
-    return {name for name, size in zip(*(table[one].to_pylist() for one in ("name", "size")), strict=True) if size}
+    return set(files_of(for_arrow(ledger)))
 
 
 def is_flat(place: Place) -> bool:

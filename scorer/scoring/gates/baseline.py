@@ -6,13 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scorer.arrow import decode_schema, is_text, values_type
 from scorer.dataset import fields
 from scorer.display.words import cut, did_you_mean, quoted_list
 from scorer.errors import InputError, MissingColumns, ScorerError, TypeMismatch
-from scorer.output.place import Place, another_format
+from scorer.output.place import Place, another_format, files_of
 from scorer.scoring.gates import parts
 from scorer.scoring.gates.columns import is_number, is_value
 from scorer.storage.refusals import explaining
@@ -74,10 +73,7 @@ def measured(location: str, measures: Sequence[Measure], gate: Gate) -> dict[str
         if not absent:
             return known
         try:
-            ledger = pq.read_table(for_arrow(place.folder / "ledger.parquet"), columns=["name", "size"])
-            names = [
-                name for name, size in zip(*(ledger[one].to_pylist() for one in ("name", "size")), strict=True) if size
-            ]
+            names = files_of(for_arrow(place.folder / "ledger.parquet"))
             return known | parts.of_files(absent, [place.output / name for name in names])
         except (OSError, KeyError, pa.ArrowException) as error:
             raise_if_unknown(place.output, error)
