@@ -239,11 +239,11 @@ def run_many(cases: list[str], where: Path) -> Counter[str]:
     return found
 
 
-def run_in_processes(cases: int, seed: str, processes: int) -> Counter[str]:
+def run_in_processes(cases: range, seed: str, processes: int) -> Counter[str]:
     """Run the cases by copies of this script, several at a time; print the progress."""
 
     def run_piece(first: int) -> Counter[str]:
-        count = min(_PIECE, cases - first)
+        count = min(_PIECE, cases.stop - first)
         command = [sys.executable, "-X", "faulthandler", __file__, str(count), "--seed", seed, "--first", str(first)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode in {0, 1}:
@@ -253,7 +253,7 @@ def run_in_processes(cases: int, seed: str, processes: int) -> Counter[str]:
 
     found: Counter[str] = Counter()
     with ThreadPoolExecutor(processes) as pool:
-        for counts in pool.map(run_piece, range(0, cases, _PIECE)):
+        for counts in pool.map(run_piece, cases[::_PIECE]):
             found += counts
             print(f"{found['cases']:,} cases, {found['different']} different", file=sys.stderr, flush=True)
     return found
@@ -295,7 +295,7 @@ def main() -> None:
         if asked.case:
             sys.exit(repeat_case(asked.case, where))
         if asked.cases > _PIECE:
-            found = run_in_processes(asked.cases, asked.seed, asked.processes)
+            found = run_in_processes(range(asked.first, asked.first + asked.cases), asked.seed, asked.processes)
         else:
             found = run_many([f"{asked.seed}-{asked.first + n}" for n in range(asked.cases)], where)
     found["seconds"] = round(time.monotonic() - started)
