@@ -558,7 +558,7 @@ def apply(step: str, values: np.ndarray, model: Model) -> np.ndarray:
             return (1 / (1 + np.exp(-wide))).astype(out)
         if step == "normalize":
             largest = np.abs(wide).max(axis=1, keepdims=True)
-            scale = np.where(largest == 0, 1, largest)
+            scale = np.where((largest == 0) | np.isinf(largest), 1, largest)  # a number / inf is 0, inf / inf is NaN
             length = np.sqrt(np.square(wide / scale).sum(axis=1, keepdims=True))
             return (wide / scale / np.where(length == 0, 1, length)).astype(out)
         if step.startswith("round"):
