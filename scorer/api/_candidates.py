@@ -71,8 +71,9 @@ class Recording:
 
 def score(table: pa.Table, frozen: FrozenPlan, engine: Engine) -> batches.Scored:
     """Score rows in the batches of a run."""
-    edges = batches.grid(table.num_rows, frozen.binding.fixed_batch or frozen.batch_rows)
-    return batches.score(table, edges, frozen.binding, engine, tokens=frozen.batch_tokens)
+    (scorer,) = frozen.scorers
+    edges = batches.grid(table.num_rows, scorer.binding.fixed_batch or scorer.batch_rows)
+    return batches.score(table, edges, scorer.binding, engine, tokens=scorer.batch_tokens)
 
 
 def differences(binding: Binding, one: Sequence[pa.Array], other: Sequence[pa.Array]) -> dict[str, Difference]:

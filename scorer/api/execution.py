@@ -219,7 +219,7 @@ class Run:
             self.emit_notice("an earlier run of this plan crashed in native code: parts are scored in worker processes")
             requested = replace(requested, cluster="processes")
         requested_device = devices.parse(self.options.session.device)
-        each = devices.device_environments(replace(requested_device, name=self.frozen.session.device))
+        each = devices.device_environments(replace(requested_device, name=self.frozen.device))
         fits = None if self.plan.forecast is None else self.plan.forecast.ahead
         usual = ahead_of(requested, (*self.options.input, str(self.place.output)))
         requested = replace(requested, ahead=fits or usual)
@@ -407,11 +407,11 @@ class Run:
             worker_peak_bytes={name: peak for name, peak in totals.peaks.items() if name != name_of_process()},
             sessions=totals.sessions,
             trial_sessions=self.frozen.trial_sessions,
-            device=self.frozen.session.device,
+            device=self.frozen.device,
             batch_rows=self.frozen.batch_rows,
-            batch_tokens=self.frozen.batch_tokens,
+            batch_tokens=max((one.batch_tokens for one in self.frozen.scorers if one.batch_tokens), default=None),
             halved=totals.halved,
-            model=self.frozen.session.digest,
+            model=self.frozen.model_digest,
             model_name=self.frozen.model_name,
             plan=self.frozen.plan_hash,
             asked=self.plan.to_dict()["asked"],
@@ -465,7 +465,7 @@ class Run:
         self.emit(
             RunStarted(
                 run=self.name, output=str(self.place.output), plan=self.frozen.plan_hash,
-                request=self.frozen.request_hash, model=self.frozen.session.digest,
+                request=self.frozen.request_hash, model=self.frozen.model_digest,
                 host=me["host"], pid=me["pid"], versions=versions.versions(),
             )
         )  # fmt: skip

@@ -12,8 +12,7 @@ import pyarrow as pa
 from scorer.api._kinds import PandasFrame, frame_of, owners
 from scorer.binding import transform as transform_
 from scorer.binding.inputs import bind, shapes
-from scorer.binding.outputs import output_schema, requested_fetches
-from scorer.binding.request import with_folder_flags
+from scorer.binding.outputs import kept_of, output_schema, requested_fetches
 from scorer.dataset.fields import select
 from scorer.display.words import plural, quoted_list
 from scorer.errors import (
@@ -26,13 +25,14 @@ from scorer.errors import (
     ShapeMismatch,
 )
 from scorer.host import devices
-from scorer.model.protobuf import inspect_model
 from scorer.model.resident import SESSIONS
 from scorer.model.session import library_for, settle_device
 from scorer.model.spec import SessionSpec
 from scorer.options.request import build
 from scorer.options.wrong_types import described
+from scorer.plan.scorers import Scorer
 from scorer.preflight import trial, tuning
+from scorer.preflight.models.requested import models_of
 from scorer.scoring import batches
 from scorer.scoring.job import JOBS
 
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """What is needed to score a partition, without the model."""
+    """What is needed to score a partition, without the models."""
 
-    binding: Binding
-    session: SessionSpec
-    batch_rows: int
-    batch_tokens: int | None
+    scorers: tuple[Scorer, ...]
+    kept: tuple[str, ...]
+    fed: tuple[str, ...]
+    """The columns that feed the models."""
     transform: Callable[[pd.DataFrame], Any] | None = None
     fed_schema: pa.Schema | None = None
     """The columns that the transform returns and that are fed, or have fields that are fed."""
@@ -93,7 +93,7 @@ class _Result:
 
 def score(  # noqa: PLR0913 - one argument per option of the binding
     frame: Any,  # noqa: ANN401 - a pandas, polars or Dask frame, or an Arrow table
-    model: str | Path,
+    model: str | Path | Mapping[str, str | Path],
     *,
     feed: Sequence[str] | Mapping[str, str | Sequence[str]] | str = (),
     by_position: bool = False,
@@ -119,7 +119,8 @@ def score(  # noqa: PLR0913 - one argument per option of the binding
         The result is of the same kind. Index, dtypes and divisions are kept. In a pandas or Dask frame, scores have
         Arrow types if a column of the frame has one, else numpy types.
     model
-        An ``.onnx`` file that every worker can read at this path.
+        An ``.onnx`` file that every worker can read at this path. A dict has several models by name; the columns of
+        each begin with its name.
     feed, by_position, fetch, labels, batch_axis, keep, prefix, on_null, on_lossy, batch_rows, device
         As the flags of ``scorer run``. Batches count from the first row of each partition.
     transform
@@ -245,37 +246,51 @@ def _prepare_job(
 
     `nonempty` are rows that Dask makes up, for a transform that is tried before a Dask frame is computed.
     """
-    spec = inspect_model(options.model)
+    models = models_of(options)
     columns = frame.schema()
     sample = frame.first(trial.SAMPLE_ROWS)
     given = None if function is None else _tried(function, sample, nonempty)
-    own, _ = with_folder_flags(options.binding, spec)
-    binding, problems = bind(own, spec, columns, given=None if given is None else given.schema)
-    wanted, more = requested_fetches(own, spec)
-    problems += more
     device, gpu = settle_device(options.session.device), devices.parse(options.session.device).first
-    library = library_for(options.session.ort_library, spec.opsets)
-    session_spec = SessionSpec(
-        path=spec.path, digest=spec.digest, files=spec.files, device=device, gpu=gpu, library=library
-    )
-    if problems:
-        raise PreflightError(problems)
+    bindings, wanted, problems = [], [], []
+    for model in models:
+        binding, wrong = bind(model.options, model.spec, columns, given=None if given is None else given.schema)
+        fetches, more = requested_fetches(model.options, model.spec)
+        bindings.append(binding)
+        wanted.append(fetches)
+        problems += model.problems([*wrong, *more])
+    kept, keep_problems = kept_of(options.binding, columns)
+    if problems + keep_problems:
+        raise PreflightError([*problems, *keep_problems])
     if nonempty is not None:
-        _check_widths(binding)
-    rows = sample.table(binding.fed) if given is None else select(given, binding.fed)
+        for binding in bindings:
+            _check_widths(binding)
+    fed = tuple(dict.fromkeys(name for binding in bindings for name in binding.fed))
+    rows = sample.table(fed) if given is None else select(given, fed)
     rows = rows if nonempty is None else rows.slice(0, 0)
-    binding = shapes(binding, rows)
-    session = SESSIONS.session(session_spec)
-    binding, wrong = trial.outputs(session, binding, wanted, rows, spec, options.binding.prefix)
-    _, clashes = output_schema(binding, columns, "the frame")
-    problems = [*wrong, *clashes]
-    if problems:
-        raise PreflightError(problems)
-    batch = tuning.untuned(binding, options.scoring.batch_rows, None, device=device)
-    fed_schema = None if given is None else given.select(owners(binding.fed, given.column_names)).schema
+    scorers = []
+    for model, binding, fetches in zip(models, bindings, wanted, strict=True):
+        spec = model.spec
+        library = library_for(options.session.ort_library, spec.opsets)
+        session_spec = SessionSpec(
+            path=spec.path, digest=spec.digest, files=spec.files, device=device, gpu=gpu, library=library
+        )
+        session = SESSIONS.session(session_spec)
+        tried, wrong = trial.outputs(session, shapes(binding, rows), fetches, rows, spec, model.prefix)
+        problems += model.problems(wrong)
+        batch = tuning.untuned(tried, options.scoring.batch_rows, None, device=device)
+        scorers.append(
+            Scorer(
+                name=model.name, binding=tried, session=session_spec, batch_rows=batch.batch_rows,
+                batch_tokens=batch.batch_tokens,
+            )
+        )  # fmt: skip
+    _, clashes = output_schema(kept, [f for one in scorers for f in one.binding.fetches], columns, "the frame")
+    if problems + clashes:
+        raise PreflightError([*problems, *clashes])
+    fed_schema = None if given is None else given.select(owners(fed, given.column_names)).schema
     return _Job(
-        binding=binding, session=session_spec, batch_rows=batch.batch_rows, batch_tokens=batch.batch_tokens,
-        transform=function, fed_schema=fed_schema, store_options=options.stores.settings,
+        scorers=tuple(scorers), kept=kept.columns, fed=fed, transform=function, fed_schema=fed_schema,
+        store_options=options.stores.settings,
     )  # fmt: skip
 
 
@@ -326,28 +341,35 @@ def _score(frame: Frame, job: _Job) -> _Result:
     """Score all rows of a frame."""
     table, failed = _fed(frame, job)
     lost = {row: ("transform", why) for row, why in failed.items()}
-    edges, session = batches.grid(frame.rows, job.batch_rows), SESSIONS.session(job.session)
-    scored = batches.score(table, edges, job.binding, session, lost, tokens=job.batch_tokens)
-    values = dict(zip(job.binding.outputs, scored.columns, strict=True))
+    each = [
+        batches.score(
+            table, batches.grid(frame.rows, one.batch_rows), one.binding, SESSIONS.session(one.session), lost,
+            tokens=one.batch_tokens,
+        )
+        for one in job.scorers
+    ]  # fmt: skip
+    scored = batches.merged([one.name for one in job.scorers], each)
+    names = [name for one in job.scorers for name in one.binding.outputs]
+    values = dict(zip(names, scored.columns, strict=True))
     good = np.ones(frame.rows, bool)
     good[list(scored.bad)] = False
     if scored.bad:
         values = {name: column.filter(pa.array(good)) for name, column in values.items()}
-    return _Result(frame=frame, scored=frame.with_scores(job.binding.kept, good, values), bad=dict(scored.bad))
+    return _Result(frame=frame, scored=frame.with_scores(job.kept, good, values), bad=dict(scored.bad))
 
 
 def _fed(frame: Frame, job: _Job) -> tuple[pa.Table, dict[int, str]]:
     """Return the fed columns, and the reason for each row on which the transform raises."""
     if job.transform is None or job.fed_schema is None:
-        return frame.table(job.binding.fed), {}
+        return frame.table(job.fed), {}
     if not frame.rows:
-        return select(job.fed_schema.empty_table(), job.binding.fed), {}
+        return select(job.fed_schema.empty_table(), job.fed), {}
     given, bad = transform_.apply_function(job.transform, frame.to_pandas())
     name = transform_.name_of(job.transform)
     fed = (
         transform_.conform_transformed(given, job.fed_schema, name) if given.num_rows else job.fed_schema.empty_table()
     )
-    return select(transform_.realign(fed, bad, frame.rows), job.binding.fed), bad
+    return select(transform_.realign(fed, bad, frame.rows), job.fed), bad
 
 
 def _score_or_raise(frame: pd.DataFrame, job: _Job) -> pd.DataFrame:

@@ -127,9 +127,9 @@ def inspect(
         return Inspection(model=model, feeds=plan.matched, problems=plan.problems, notes=plan.notes)
     return Inspection(
         model=model,
-        feeds=frozen.binding.feeds,
-        fetches=frozen.binding.fetches,
-        rows=plan.canary or _uncompared(frozen.binding),
+        feeds=frozen.feeds,
+        fetches=frozen.fetches,
+        rows=plan.canary or _uncompared(frozen.scorers[0].binding),
         notes=tuple(note for note in (frozen.unused, *plan.notes) if note not in {"", plan.canary}),
     )
 

@@ -152,9 +152,10 @@ def optimise(
     target = Path(output)
     check_output(target, "optimised", overwrite=overwrite)
     frozen, shown, own = _plan(model, check, request)
-    local = local_spec(frozen.session)
+    (scorer,) = frozen.scorers
+    local = local_spec(scorer.session)
     if local is None:
-        raise missing(frozen.session)
+        raise missing(scorer.session)
     source = recipes.read(local.path, shown.path, dynamic=dynamic)
     result = Optimisation(
         model=shown.path, output=output, bytes=shown.bytes, check=tuple(check), reason=source.reason,
@@ -162,7 +163,7 @@ def optimise(
     )  # fmt: skip
     if source.reason:
         return result
-    texts = frozen.binding.texts or frozen.binding.pictures
+    texts = scorer.binding.texts or scorer.binding.pictures
     table = _rows(frozen, check, rows or (FEW_ROWS if texts else ROWS))
     calibration, judging = _split(table)
     with tempfile.TemporaryDirectory(prefix="scorer-optimise-") as folder:
@@ -192,7 +193,8 @@ class _Trial:
     ) -> None:  # fmt: skip
         self._frozen, self._local, self._source, self._folder = frozen, local, source, folder
         self._judging = judging
-        self.original = SESSIONS.session(frozen.session)
+        (scorer,) = frozen.scorers
+        self.original, self._binding = SESSIONS.session(scorer.session), scorer.binding
         self._calibration = self._fed(calibration)
         watched = _candidates.Recording(self.original)
         scored = _candidates.score(judging, frozen, watched)
@@ -202,7 +204,7 @@ class _Trial:
                 found=next(iter(scored.bad.values()))[1], hint="check --feed: order, types and values of the columns",
             )  # fmt: skip
         self._scores, self._batches = scored.columns, watched.fed
-        self._coupled = _candidates.couples_rows(self.original, frozen.binding, judging)
+        self._coupled = _candidates.couples_rows(self.original, self._binding, judging)
         self._changed: dict[str, list[pa.Array]] = {}
         self.paths: dict[str, str] = {}
         self.rows_per_s = 0.0
@@ -211,7 +213,7 @@ class _Trial:
         """Write every candidate into the folder, compare its scores, and time those that may pass."""
         found = [self._compared(recipe, limits) for recipe in self._source.fitting]
         engines = {one.recipe: self._load(self.paths[one.recipe]) for one in found if one.scores}
-        outputs = list(dict.fromkeys(fetch.tensor for fetch in self._frozen.binding.fetches))
+        outputs = list(dict.fromkeys(fetch.tensor for fetch in self._binding.fetches))
         speeds = _candidates.speeds(self.original, engines, outputs, self._batches, self._judging.num_rows)
         for speed in speeds.values():
             self.rows_per_s = speed.rows_per_s / speed.ratio
@@ -241,11 +243,11 @@ class _Trial:
             self.paths[recipe] = recipes.write(recipe, self._source, self._calibration, self._folder)
             engine = self._load(self.paths[recipe])
             scored = _candidates.score(self._judging, self._frozen, engine)
-            coupled = _candidates.couples_rows(engine, self._frozen.binding, self._judging)
+            coupled = _candidates.couples_rows(engine, self._binding, self._judging)
         except ModelError as error:
             return Candidate(recipe=recipe, refused=(f"{error.what}: {error.found}",))
         self._changed[recipe] = scored.columns
-        scores = _candidates.differences(self._frozen.binding, self._scores, scored.columns)
+        scores = _candidates.differences(self._binding, self._scores, scored.columns)
         refused = [why for name, one in scores.items() for why in _too_different(name, one, limits)]
         if coupled and not self._coupled and recipe != recipes.DYNAMIC:
             refused.append(coupled)
@@ -273,9 +275,9 @@ def _plan(
             "tune": False, "max_bad_rows": "100%", "device": "cpu", "trees": "runtime",
             "store_option": stores.options(), **request,
         }))  # fmt: skip
-    if plan.problems or plan.frozen is None or plan.model is None:
+    if plan.problems or plan.frozen is None or not plan.models:
         raise PreflightError(plan.problems)
-    return plan.frozen, plan.model, plan.folder_flags
+    return plan.frozen, plan.models[""], plan.folder_flags
 
 
 def _flags(request: Mapping[str, Any]) -> tuple[str, ...]:
@@ -312,9 +314,9 @@ def _rows(frozen: FrozenPlan, check: Sequence[str], wanted: int) -> pa.Table:
             start, stop = max(low, first) - first, min(high, first + n_rows) - first
             if start < stop:
                 window = replace(source, start=source.start + start, stop=source.start + stop)
-                pieces.append(reader.read(window, schema, (), frozen.batch_rows, cache).table)
+                pieces.append(reader.read(window, schema, (), (frozen.batch_rows,), cache).table)
         first += n_rows
-    return fields.select(pa.concat_tables(pieces).slice(0, count).combine_chunks(), frozen.binding.read)
+    return fields.select(pa.concat_tables(pieces).slice(0, count).combine_chunks(), frozen.reads)
 
 
 def _split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -376,7 +378,7 @@ def _row(one: Candidate, *, written: bool) -> tuple[str, str, str, str, str, str
 def _record(result: Optimisation, frozen: FrozenPlan, best: Candidate, limits: Limits) -> dict[str, Any]:
     """Return what the metadata says. No speed, so that the same command writes the same bytes."""
     return {
-        "recipe": best.recipe, "model": frozen.session.digest, "data": ", ".join(result.check), "rows": result.rows,
+        "recipe": best.recipe, "model": frozen.model_digest, "data": ", ".join(result.check), "rows": result.rows,
         "calibration_rows": result.calibration_rows, "scores": best.scores_in_words(),
         "differences": {name: asdict(one) for name, one in best.scores.items()},
         "allow": limits.allow, "keep_label": limits.keep_label, "versions": versions(),

@@ -23,6 +23,7 @@ from scorer.host.versions import versions
 from scorer.output.existing import Files
 from scorer.output.ledger import read_receipts
 from scorer.output.writer import open_part
+from scorer.plan.prepared import as_one
 from scorer.scoring import replay as replay_
 from scorer.scoring.compare import changed
 from scorer.scoring.job import JOBS, Spec
@@ -125,7 +126,7 @@ def _choose_rows(ledger: Sequence[Mapping[str, Any]], rows: int) -> dict[int, li
 
 def _old_and_new_scores(files: Files, plan: FrozenPlan, part: Part, key: str) -> tuple[pa.Table, pa.Table]:
     """Return the part's scores as written, and as scored now."""
-    names = list(plan.binding.outputs)
+    names = list(plan.outputs)
     with open_part(files.source(part.name, whole=True)) as parquet:
         old = parquet.read(columns=names)
     return old, rescored(key, part).select(names)
@@ -160,11 +161,11 @@ class Replay:
     row_of_part: int
     file: str
     row_of_file: int
-    model: str
-    """Where the model is."""
-    model_name: str
+    model: str | dict[str, str]
+    """Where the model is; with several models, a dict by name, as in `digest`."""
+    model_name: str | dict[str, str]
     """Its name in a tracking store, with the version; '' for other models."""
-    digest: str
+    digest: str | dict[str, str]
     engine: str
     planned: dict[str, str]
     """The versions that planned the run."""
@@ -185,6 +186,18 @@ class Replay:
         """Return the replay as data for JSON."""
         return asdict(self)
 
+    def _models(self) -> list[tuple[str, str]]:
+        paths, tracked, digests = (
+            value if isinstance(value, dict) else {"": value} for value in (self.model, self.model_name, self.digest)
+        )
+        return [
+            (
+                f"model {name}".rstrip(),
+                f"{tracked[name] + ' at ' if tracked[name] else ''}{path} ({digests[name][:16]})",
+            )
+            for name, path in paths.items()
+        ]
+
     def blocks(self) -> list[Facts | Table]:
         """Return the replay as blocks for text."""
         changes = [f"{name} {old} to {self.here.get(name, 'none')}" for name, old in self.planned.items()
@@ -192,7 +205,7 @@ class Replay:
         facts = [
             ("row", f"{self.row:,} of {self.output}: row {self.row_of_part:,} of {self.part}"),
             ("from", f"row {self.row_of_file:,} of {self.file}"),
-            ("model", f"{self.model_name + ' at ' if self.model_name else ''}{self.model} ({self.digest[:16]})"),
+            *self._models(),
             ("engine", self.engine),
             ("versions", f"changed since: {', '.join(changes)}" if changes else "those of the run"),
             *(("fault", fault) for fault in self.faults),
@@ -269,7 +282,7 @@ def _receipts(place: Place) -> dict[int, Receipt]:
 
 def _plan_and_spec(place: Place, recorded: FrozenPlan) -> tuple[FrozenPlan, Spec]:
     """Return the plan with ONNX Runtime for all of the model, so that it checks the compiled trees, and the job."""
-    plan = replace(recorded, session=replace(recorded.session, trees=False))
+    plan = recorded.with_sessions(trees=False)
     spec = Spec.of(plan, place.staging(plan.plan_hash))
     return plan, replace(spec, deleted=str(place.proof_of(recorded) / NAME) if spec.deleted else "")
 
@@ -336,7 +349,7 @@ def _replay(
     place: Place, plan: FrozenPlan, part: str, row: int, at: int, stored: pa.Table, found: replay_.Row
 ) -> Replay:
     scores, faults = {}, []
-    for name in plan.binding.outputs:
+    for name in plan.outputs:
         old, new = stored[name].combine_chunks(), found.scores[name].combine_chunks()
         by, allowed = changed(old, new)
         faults += [f"column {name!r} now differs by {by:.2g}"] if by > allowed else []
@@ -344,12 +357,16 @@ def _replay(
             "stored": _plain(python_values(old)[0]), "again": _plain(python_values(new)[0]),
             "equal": digest(old) == digest(new),
         }  # fmt: skip
-    session = plan.session
-    batch = f"{plan.batch_rows:,} rows" if plan.batch_tokens is None else f"{plan.batch_tokens:,} tokens"
+    names = {one.name: plan.tracked_names.get(one.name, "") for one in plan.scorers}
+    intra_op = plan.scorers[0].session.intra_op
+    each = (f"{one.batch_rows:,} rows" if one.batch_tokens is None else f"{one.batch_tokens:,} tokens"
+            for one in plan.scorers)  # fmt: skip
     return Replay(
         output=str(place.output), row=row, part=part, row_of_part=at, file=found.file,
-        row_of_file=found.number, model=session.path, model_name=plan.model_name, digest=session.digest,
-        engine=f"ONNX Runtime on {session.device}, {session.intra_op} thread, batches of {batch}",
+        row_of_file=found.number, model_name=as_one(names),
+        model=as_one({one.name: one.session.path for one in plan.scorers}),
+        digest=as_one({one.name: one.session.digest for one in plan.scorers}),
+        engine=f"ONNX Runtime on {plan.device}, {intra_op} thread, batches of {' and '.join(dict.fromkeys(each))}",
         planned=dict(plan.versions), here=versions(),
         values={name: _plain(python_values(found.values[name])[0]) for name in found.values.column_names},
         fed={name: _tensor(value) for name, value in found.fed.items()},

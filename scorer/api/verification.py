@@ -346,7 +346,7 @@ def _manifest_faults(
     manifest = {DELETED.name: 0, UNMATCHED.name: 0, **manifest}
     expected = {
         "ledger": ledger_digest, "plan": plan.plan_hash, "request": plan.request_hash,
-        "model": plan.session.digest, "parts": len(ledger), "size": sum(row["size"] for row in ledger), **sums,
+        "model": plan.model_digest, "parts": len(ledger), "size": sum(row["size"] for row in ledger), **sums,
     }  # fmt: skip
     faults = [
         f"manifest: {name} is {manifest.get(name)!r}, but the files say {value!r}"
@@ -414,7 +414,7 @@ class _PartCheck:
             ("rows", found_rows, counts.scored),
             ("part number", proof.part, row["part"]),
             ("plan", proof.plan, self._hashes[bisect_right(self._firsts, row["part"]) - 1]),
-            ("model", proof.model, self._plan.session.digest),
+            ("model", proof.model, self._plan.model_digest),
             ("counts", proof.counts, counts),
             ("digests", proof.digests, dict(row["digests"])),
             ("quarantine", proof.quarantine, row["quarantine"]),

@@ -25,7 +25,6 @@ from scorer.binding.feeds import (
 )
 from scorer.binding.mixed import mixed_feed, with_one_reading
 from scorer.binding.order import by_numbers, of_glob
-from scorer.binding.outputs import kept_columns, kept_of_quarantine
 from scorer.binding.request import FeedRequest, expand, matching_column, null_policies, requested_feeds, with_fields
 from scorer.binding.spec import ASKED, BY_FEATURES, BY_GLOB, BY_LIST, BY_NAME, BY_POSITION, UNCONFIRMED, Binding, Feed
 from scorer.dataset.fields import fields_of, known_names
@@ -87,13 +86,9 @@ def bind(
         except ScorerError as error:
             first = failed.setdefault(request, error) if request is not None and request.call else error
             _add_once(problems, type(error)(error.what, error.where, error.expected, error.found, first.hint))
-    kept, keep_problems = kept_columns(options.keep, columns)
-    kept, row_id = kept_of_quarantine(options, columns, kept)
-    problems += [*keep_problems, *_model_problems(model, requests, fixed, context.columns)]
+    problems += _model_problems(model, requests, fixed, context.columns)
     binding = Binding(
         feeds=tuple(feeds),
-        kept=kept,
-        row_id=row_id,
         fixed_batch=next(iter(fixed)) if len(fixed) == 1 else None,
         batch_axes=tuple(axes.items()),
     )

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from scorer.binding.labels import Labels
-    from scorer.binding.spec import Binding
     from scorer.model.spec import ModelSpec
     from scorer.options.fields import BindingOptions
 
@@ -196,17 +195,18 @@ def _checked_type(tensor: str, array: np.ndarray, rows: int, model: ModelSpec) -
 
 
 def output_schema(
-    binding: Binding, columns: pa.Schema, where: str, keys: Sequence[str] = ()
+    kept: Kept, fetches: Sequence[Fetch], columns: pa.Schema, where: str, keys: Sequence[str] = ()
 ) -> tuple[pa.Schema, list[ScorerError]]:
     """Return the schema of every part of the output, and problems if column names clash.
 
     `keys` are those of the output's folder names (key=value), which readers turn into columns.
     """
-    fields = [columns.field(name) for name in binding.kept]
+    fields = [columns.field(name) for name in kept.columns]
     fields = [field.remove_metadata() if is_joined(columns, field.name) else field for field in fields]
-    for fetch in binding.fetches:
+    for fetch in fetches:
         fields += [pa.field(name, kind) for name, kind in zip(fetch.columns, column_types(fetch), strict=True)]
-    if binding.row_id:
+    outputs = {name for fetch in fetches for name in fetch.columns}
+    if kept.row_id:
         fields += [pa.field("_file", pa.string()), pa.field("_row", pa.int64())]
     names = [field.name for field in fields]
     clashes = sorted({name for name in names if names.count(name) > 1})
@@ -215,7 +215,7 @@ def output_schema(
         hint = (
             "rename the model's columns with --prefix score_, or change one column with --fetch TENSOR=NAME or --keep"
         )
-        if not set(clashes) & set(binding.outputs):
+        if not set(clashes) & outputs:
             hint = f"leave {quoted_list(clashes)} out with --keep, or remove --row-id"
         problems.append(
             BindingError(
@@ -228,7 +228,7 @@ def output_schema(
         )
     in_path = [name for name in names if name in keys]
     if in_path:
-        scores = set(in_path) & set(binding.outputs)
+        scores = set(in_path) & outputs
         hint = "rename the model's columns with --prefix score_, or one of them with --fetch TENSOR=NAME"
         problems.append(
             BindingError(
@@ -261,7 +261,23 @@ def _fetch_of_maps(
     return Fetch(tensor=tensor, kind="zipmap", columns=names, type="float", labels=labels, width=len(labels))
 
 
-def kept_columns(tokens: Sequence[str], columns: pa.Schema) -> tuple[tuple[str, ...], list[ScorerError]]:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the output has besides scores."""
+
+    columns: tuple[str, ...] = ()
+    """Input columns."""
+    row_id: bool = False
+    """Whether it has the columns _file and _row."""
+
+
+def kept_of(options: BindingOptions, columns: pa.Schema) -> tuple[Kept, list[ScorerError]]:
+    """Return what the output has besides scores, and the problems; `columns` is the input's schema."""
+    names, problems = _kept_columns(options.keep, columns)
+    return Kept(*_kept_of_quarantine(options, columns, names)), problems
+
+
+def _kept_columns(tokens: Sequence[str], columns: pa.Schema) -> tuple[tuple[str, ...], list[ScorerError]]:
     """Return the columns that --keep selects, in the input's order, and the problems; `all` are those of the input."""
     problems: list[ScorerError] = []
     names, known = list(dict.fromkeys(columns.names)), known_names(columns)
@@ -290,7 +306,7 @@ def _keep_hint(name: str, columns: pa.Schema) -> str:
     return f"--keep {column} keeps the column with all its fields; a single field of it cannot be kept"
 
 
-def kept_of_quarantine(
+def _kept_of_quarantine(
     options: BindingOptions, columns: pa.Schema, kept: tuple[str, ...]
 ) -> tuple[tuple[str, ...], bool]:
     """Return the kept columns, and whether to add row ids, if the input may be a quarantine folder.

@@ -6,19 +6,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Sequence
 
     from scorer.options.grammar import PartSettings, Setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Which columns fill which input tensors, and which output tensors become which columns."""
+    """Which columns fill which input tensors of a model, and which output tensors become which columns."""
 
     feeds: tuple[Feed, ...]
     fetches: tuple[Fetch, ...] = ()
-    kept: tuple[str, ...] = ()
-    row_id: bool = False
     fixed_batch: int | None = None
     """Number of rows that the model requires; batches are padded to it, and the outputs cut back."""
     batch_axes: tuple[tuple[str, int], ...] = ()
@@ -125,23 +123,27 @@ class Transform:
     """Columns of the frame that the function gets."""
 
 
-def reads(transform: Transform | None, binding: Binding) -> tuple[str, ...]:
-    """Return the input columns to read: those of the transform if one is used, else those that feed the tensors."""
-    return binding.read if transform is None else transform.reads
+def reads(transform: Transform | None, bindings: Sequence[Binding]) -> tuple[str, ...]:
+    """Return the input columns to read: those of the transform if one is used, else those that feed a model."""
+    if transform is not None:
+        return transform.reads
+    return tuple(dict.fromkeys(name for binding in bindings for name in binding.read))
 
 
-def unused_words(binding: Binding, others: Container[str]) -> str:
-    """Return how many fed columns are not read, because the model never looks at them, in words; '' if none is.
+def unused_words(bindings: Sequence[Binding], others: Container[str]) -> str:
+    """Return how many fed columns are not read, because no model ever looks at them, in words; '' if none is.
 
     `others` are kept or filtered on.
     """
-    read = set(binding.read)
-    unused = [name for name in binding.fed if name not in read]
+    read = set(reads(None, bindings))
+    fed = dict.fromkeys(name for binding in bindings for name in binding.fed)
+    unused = [name for name in fed if name not in read]
     also = sum(name in others for name in unused)
     if also == len(unused):
         return ""
     are = "is" if len(unused) == 1 else "are"
-    never = f"{len(unused):,} of {len(binding.fed):,} fed columns {are} never looked at by the model"
+    who = "the model" if len(bindings) == 1 else "any model"
+    never = f"{len(unused):,} of {len(fed):,} fed columns {are} never looked at by {who}"
     if not also:
         return f"{never}, and {are} not read"
     return f"{never}: {len(unused) - also:,} not read, {also:,} only kept or filtered on"

@@ -70,7 +70,8 @@ class _DefaultSession:
 
 def score(plan: FrozenPlan, out: str, loop: Loop) -> Stages:
     """Score every part into its own file; return the seconds by stage."""
-    session = Session(plan.session) if loop.like_scorer else _DefaultSession(plan.session.path, loop.threads)
+    (scorer,) = plan.scorers
+    session = Session(scorer.session) if loop.like_scorer else _DefaultSession(scorer.session.path, loop.threads)
     cache = InputCache()
     os.makedirs(out, exist_ok=True)
     if loop.threads == 1:
@@ -90,11 +91,11 @@ def _part(
     times = [time.perf_counter()]
     schema = decode_schema(plan.read_schema)
     conditions = tuple(conditions_.parse(text) for text in plan.conditions)
-    rows = reader.read_all(part.sources, schema, conditions, loop.batch_rows, cache)
+    rows = reader.read_all(part.sources, schema, conditions, (loop.batch_rows,), cache)
     times.append(time.perf_counter())
-    binding = plan.binding
+    binding = plan.scorers[0].binding
     packs = pack(binding.feeds, rows.table)
-    order, edges = batches.order_by_length(packs) if loop.like_scorer else None, rows.edges
+    order, edges = batches.order_by_length(packs) if loop.like_scorer else None, rows.edges[0]
     lengths = batches.lengths_of(packs)
     if order is not None and lengths is not None and loop.batch_tokens is not None:
         edges = batches.token_edges(lengths[order], loop.batch_tokens)
@@ -111,7 +112,7 @@ def _part(
     if order is not None:
         back = pa.array(np.argsort(order))
         columns = [column.take(back) for column in columns]
-    table = rows.table.select(list(binding.kept))
+    table = rows.table.select(list(plan.kept))
     for name, column in zip(binding.outputs, columns, strict=True):
         table = table.append_column(name, column)
     times.append(time.perf_counter())
@@ -126,15 +127,15 @@ def _part(
 
 
 def refuse_unsupported(plan: FrozenPlan) -> None:
-    """Raise for a plan that the loop cannot run: a transform, a fixed batch, outputs of varying length, tables."""
-    unsupported = plan.transform is not None or plan.binding.fixed_batch is not None or plan.table is not None
-    unsupported = unsupported or bool(plan.joins)
-    if unsupported or any(fetch.kind == "ragged" for fetch in plan.binding.fetches):
+    """Raise for a plan that the loop cannot run, such as one with a transform, several models, or a table."""
+    unsupported = plan.transform is not None or len(plan.scorers) > 1 or plan.table is not None or bool(plan.joins)
+    fixed = any(scorer.binding.fixed_batch is not None for scorer in plan.scorers)
+    if unsupported or fixed or any(fetch.kind == "ragged" for fetch in plan.fetches):
         raise OptionsError(
             "the hand-written loop cannot run this job",
             where="scorer bench",
             expected="columns in, columns out",
-            found="a transform, a fixed batch, outputs of varying length, a table or a joined table",
+            found="a transform, several models, a fixed batch, outputs of varying length, a table or a joined table",
             hint="run bench on a job without it",
         )
 
@@ -145,7 +146,7 @@ def main() -> None:
         job = json.load(file)
     plan = FrozenPlan.from_dict(job["plan"])
     loop = Loop(**job["loop"])
-    plan = replace(plan, batch_rows=loop.batch_rows)
+    plan = replace(plan, scorers=(replace(plan.scorers[0], batch_rows=loop.batch_rows),))
     spent = score(plan, job["output"], loop)
     print(json.dumps({"stages": spent.to_dict()}), flush=True)  # noqa: T201 - read by bench
     with suppress(BrokenPipeError):

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from scorer.options.fields import Options
     from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.scorers import Scorer
 
 
 FEW_ROWS = 1000
@@ -143,12 +144,13 @@ def curve(plan: FrozenPlan) -> dict[int, float]:
 
     The sizes end where the first row group has too few rows or the model refuses a batch.
     """
-    session = SESSIONS.session(plan.session)
+    (scorer,) = plan.scorers
+    session = SESSIONS.session(scorer.session)
     first = next(plan.parts())
     with open_parquet(first.sources[0].id) as parquet:
         table = parquet.read_row_groups([0], use_threads=False)
-    table = table.slice(0, tuning.PROBE_ROWS * 4).select([n for n in plan.binding.read if n in table.column_names])
-    if plan.transform is not None or set(plan.binding.read) - set(table.column_names) or not table.num_rows:
+    table = table.slice(0, tuning.PROBE_ROWS * 4).select([n for n in scorer.binding.read if n in table.column_names])
+    if plan.transform is not None or set(scorer.binding.read) - set(table.column_names) or not table.num_rows:
         return {}
     rates: dict[int, float] = {}
     for batch_rows in _CURVE:
@@ -160,7 +162,7 @@ def curve(plan: FrozenPlan) -> dict[int, float]:
             started = time.perf_counter()
             few = table.slice(0, max(batch_rows, min(rows, int(_CURVE_S / best * rows) if rates else batch_rows)))
             try:
-                batches.score(few, batches.grid(few.num_rows, batch_rows), plan.binding, session)
+                batches.score(few, batches.grid(few.num_rows, batch_rows), scorer.binding, session)
             except (BatchError, ModelError):
                 return rates
             best = min(best, (time.perf_counter() - started) / few.num_rows)
@@ -177,8 +179,9 @@ def _output_parent(options: Options) -> str:
 def _plans(options: Options, at: Path) -> dict[str, FrozenPlan]:
     """Plan the whole run, and a run of its first thousand rows from a separate file."""
     whole = replace(options, out=replace(options.out, output=str(at / "planned"), overwrite=False, work_dir=None))
-    plan = _with_local_model(prepare_options(whole).check())
+    plan = prepare_options(whole).check()
     baseline.refuse_unsupported(plan)
+    plan = _with_local_model(plan)
     if plan.rows < 2 * FEW_ROWS:
         raise PlanError(
             "the input has too few rows to measure a speed",
@@ -194,15 +197,19 @@ def _plans(options: Options, at: Path) -> dict[str, FrozenPlan]:
     small = _with_local_model(prepare_options(few).check())
     return {
         "all": plan,
-        "few": replace(small, batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens, plan_hash=""),
+        "few": replace(small, scorers=(_like(small.scorers[0], plan.scorers[0]),), plan_hash=""),
     }
+
+
+def _like(scorer: Scorer, other: Scorer) -> Scorer:
+    """Return a model of a plan with the batches that another plan has for it."""
+    return replace(scorer, batch_rows=other.batch_rows, batch_tokens=other.batch_tokens)
 
 
 def _with_local_model(plan: FrozenPlan) -> FrozenPlan:
     """Return the plan with the copy of a model that is behind a URL, because loops and other tools read files."""
-    if not is_url(plan.session.path):
-        return plan
-    return replace(plan, session=replace(plan.session, path=readable(plan.session.path)), plan_hash="")
+    (path,) = {scorer.session.path for scorer in plan.scorers}
+    return replace(plan.with_sessions(path=readable(path)), plan_hash="") if is_url(path) else plan
 
 
 def _commands(
@@ -211,8 +218,11 @@ def _commands(
     """Return the commands of scorer and of three loops: scorer's settings, threads only, and a plain loop."""
     plan = plans["all"]
     threads = planned_threads(options.cluster)
-    usual = _USUAL_ROWS[plan.binding.texts or plan.binding.pictures]
-    same = baseline.Loop(threads=threads, batch_rows=plan.batch_rows, batch_tokens=plan.batch_tokens, like_scorer=True)
+    (scorer,) = plan.scorers
+    usual = _USUAL_ROWS[scorer.binding.texts or scorer.binding.pictures]
+    same = baseline.Loop(
+        threads=threads, batch_rows=scorer.batch_rows, batch_tokens=scorer.batch_tokens, like_scorer=True
+    )
     pool = baseline.Loop(threads=threads, batch_rows=usual, batch_tokens=None, like_scorer=False)
     plain = replace(pool, threads=1)
     asked = as_flags(options.non_defaults(), {"output", "overwrite", "work_dir"})
@@ -227,7 +237,7 @@ def _commands(
 
     def tool(which: str, out: str) -> list[str]:
         source = list(options.input) if which == "all" else [str(at / "few.parquet")]
-        return [sys.executable, "-P", "-m", "scorer", "run", *source, "--model", options.model, *flags,
+        return [sys.executable, "-P", "-m", "scorer", "run", *source, "--model", str(options.model[0]), *flags,
                 "--output", out, "--overwrite", "--quiet", "--json"]  # fmt: skip
 
     return {
@@ -244,12 +254,11 @@ def _peer(script: Path, python: str, plans: Mapping[str, FrozenPlan], at: Path) 
 
     def command(which: str, out: str) -> list[str]:
         plan = plans[which]
-        binding = plan.binding
-        columns = dict.fromkeys([*decode_schema(plan.read_schema).names, *binding.fed])
+        columns = dict.fromkeys([*decode_schema(plan.read_schema).names, *plan.fed])
         job = {
-            "input": [file.path for file in plan.files], "model": plan.session.path, "output": out,
-            "columns": list(columns), "keep": list(binding.kept),
-            "feeds": [asdict(feed) for feed in binding.feeds], "fetches": [asdict(fetch) for fetch in binding.fetches],
+            "input": [file.path for file in plan.files], "model": plan.scorers[0].session.path, "output": out,
+            "columns": list(columns), "keep": list(plan.kept),
+            "feeds": [asdict(feed) for feed in plan.feeds], "fetches": [asdict(fetch) for fetch in plan.fetches],
             "batch_rows": plan.batch_rows, "row_group_rows": plan.storage.row_group_rows, "codec": plan.storage.codec,
         }  # fmt: skip
         return [python, str(script), _job(at, job)]
@@ -345,7 +354,7 @@ def _memory_of(pid: int) -> int:
 def _compare(expected: Path, found: Path, plan: FrozenPlan) -> str:
     """Describe how the scores of two outputs compare; raise an error if they differ."""
     worst, order = 0.0, "in order"
-    for name in plan.binding.outputs:
+    for name in plan.outputs:
         reference, scores = (_column(folder, name) for folder in (expected, found))
         if len(reference) != len(scores):
             _refuse_difference(found.name, name, f"{len(reference):,} rows", f"{len(scores):,}")

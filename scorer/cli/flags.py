@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scorer.errors import ScorerError
 from scorer.locations import is_tracked, is_url
 from scorer.options.fields import FIELDS, GROUPS, ClusterOptions
 from scorer.options.grammar import labels_file, parse_join
+from scorer.options.models import ModelPath
 from scorer.options.request import build, build_cluster, read_toml
-from scorer.options.values import FEEDS, JOINS, LABELS, TEXTS
+from scorer.options.values import FEEDS, JOINS, LABELS, MODELS, TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -93,12 +95,11 @@ def request_flags(command: Callable[..., None]) -> Callable[..., None]:
         help="Read options from a job.toml; its keys are the flags' names. Flags override it.",
     )(command)
     command = click.option(
-        "-m",
-        "--model",
-        metavar="FILE",
-        shell_complete=complete_files,
-        help="The ONNX model: a file, a folder of Hugging Face or MLflow, a URL, or models:/NAME@ALIAS.",
-    )(command)
+        "-m", "--model", multiple=True, metavar="[NAME=]MODEL", shell_complete=complete_files,
+        help="The ONNX model: a file, a folder of Hugging Face or MLflow, a URL, or models:/NAME@ALIAS. Several models "
+        "score the same rows, each with a name: --model champion=a.onnx --model challenger=b.onnx. Their columns begin "
+        "with champion_ and challenger_.",
+    )(command)  # fmt: skip
     command = JSON(command)
     command = click.option("--debug", is_flag=True, help="Show the Python traceback of an error.")(command)
     return click.argument("input", nargs=-1, metavar="INPUT...", shell_complete=complete_files)(command)
@@ -130,7 +131,9 @@ def options_of(config: str | None, given: dict[str, Any]) -> Options:
     typed = {name: value for name, value in given.items() if value not in (None, ())}
     toml = read_toml(config) if config else {}
     folder = os.path.dirname(os.path.abspath(config)) if config else ""
-    for name in ("input", "model", "output", "work_dir", "ort_library", "scheduler_file"):
+    if "model" in toml:
+        toml["model"] = _models_beside(folder, toml["model"])
+    for name in ("input", "output", "work_dir", "ort_library", "scheduler_file"):
         if name in toml:
             toml[name] = _beside(folder, toml[name])
     if "feed" in toml:
@@ -156,6 +159,15 @@ def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `bui
     if isinstance(value, str):
         return value if is_url(value) or is_tracked(value) else os.path.join(folder, value)
     return [_beside(folder, one) for one in value] if isinstance(value, list) else value
+
+
+def _models_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
+    """Resolve paths of models relative to the job file's folder; each may have a name."""
+    try:
+        models = MODELS.read(value)
+    except (TypeError, ValueError, ScorerError):
+        return value  # `build` reports what is wrong
+    return [ModelPath(model.name, _beside(folder, model.path)) for model in models]
 
 
 def _feeds_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from scorer.dataset.joins.spec import Join
     from scorer.model.copies import Planned
     from scorer.model.spec import SessionSpec
-    from scorer.options.fields import Options
     from scorer.output.place import Place
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.prepared import Plan
@@ -112,7 +111,7 @@ def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> Loaded:
             if one.digest in answer.lacks
         }
         _deliver_to(client, planned, lacking)
-        load_errors, unpacked = _load_errors(client, plan.session, answers)
+        load_errors, unpacked = _load_errors(client, [scorer.session for scorer in plan.scorers], answers)
         join_errors = _join_errors(client, plan, answers)
     finally:
         with suppress(OSError):
@@ -120,28 +119,21 @@ def refuse_unfit(client: Client, plan: FrozenPlan, place: Place) -> Loaded:
     problems += [*_problems(answers, load_errors, plan, place.folder), *join_errors]
     if problems:
         raise PreflightError(problems)
-    hosts = sum(digest == plan.session.digest for digest, _ in lacking)
+    models = {scorer.session.digest for scorer in plan.scorers}
+    hosts = len({host for digest, host in lacking if digest in models})
     notices = [f"the model was copied to {plural(hosts, 'host')} that cannot read its file"] if hosts else []
-    packed = "packed once for the worker processes of each host" if plan.session.pack and not unpacked else ""
+    packs = any(scorer.session.pack for scorer in plan.scorers) and not unpacked
+    packed = "packed once for the worker processes of each host" if packs else ""
     return Loaded((*notices, *map(unpacked_note, unpacked)), packed)
 
 
-def packs(options: Options, plan: Plan, workers: Workers) -> bool:
-    """Return whether workers map packed weights: if several processes of a host load a large model."""
-    if plan.model is None or plan.frozen is None or not options.session.pack:
-        return False
-    several = planned_processes(options.cluster, plan.cluster) > 1 or workers.share_hosts()
-    return several and plan.model.can_be_packed(plan.frozen.session)
-
-
 def planned_copies(plan: FrozenPlan) -> tuple[Planned, ...]:
-    """Return the model, and the tokenizers that are behind URLs: workers fetch them, or the driver delivers them."""
+    """Return the models, and the tokenizers that are behind URLs: workers fetch them, or the driver delivers them."""
     tokenizers = {
-        (str(feed.setting("tokenizer")), str(feed.setting("sha256")))
-        for feed in plan.binding.feeds
-        if feed.kind == "text"
+        (str(feed.setting("tokenizer")), str(feed.setting("sha256"))) for feed in plan.feeds if feed.kind == "text"
     }
-    return (plan.session, *(copies.Copy.of_file(*one) for one in sorted(tokenizers) if is_url(one[0])))
+    models = {scorer.session.digest: scorer.session for scorer in plan.scorers}  # two names may have one file
+    return (*models.values(), *(copies.Copy.of_file(*one) for one in sorted(tokenizers) if is_url(one[0])))
 
 
 def deliver(client: Client, planned: Planned, workers: Iterable[str]) -> None:
@@ -220,18 +212,23 @@ def _ask(client: Client, function: Any, *arguments: Any) -> tuple[dict[str, Any]
 
 
 def _load_errors(
-    client: Client, spec: SessionSpec, answers: dict[str, Answer]
-) -> tuple[dict[str, str], dict[str, None]]:
-    """Load the model on every worker that answered; return the errors by worker, and why weights are not packed."""
-    errors: dict[str, str] = {}
+    client: Client, specs: Sequence[SessionSpec], answers: dict[str, Answer]
+) -> tuple[dict[str, tuple[SessionSpec, str]], dict[str, None]]:
+    """Load the models on every worker that answered.
+
+    Returns by worker the first model that fails and its error, and why weights are not packed.
+    """
+    errors: dict[str, tuple[SessionSpec, str]] = {}
     unpacked: dict[str, None] = {}
     if not answers:
         return errors, unpacked
-    replies = client.run(_load, spec, workers=list(answers), on_error="return")
-    for worker, reply in replies.items():
-        error, why = (str(reply), "") if isinstance(reply, BaseException) else reply
-        errors |= {worker: error} if error else {}
-        unpacked |= {why: None} if why else {}
+    for spec in specs:
+        replies = client.run(_load, spec, workers=list(answers), on_error="return")
+        for worker, reply in replies.items():
+            error, why = (str(reply), "") if isinstance(reply, BaseException) else reply
+            if error:
+                errors.setdefault(worker, (spec, error))
+            unpacked |= {why: None} if why else {}
     return errors, unpacked
 
 
@@ -257,7 +254,7 @@ def _join_errors(client: Client, plan: FrozenPlan, answers: dict[str, Answer]) -
 
 
 def _problems(
-    answers: dict[str, Answer], load_errors: dict[str, str], plan: FrozenPlan, folder: Path
+    answers: dict[str, Answer], load_errors: dict[str, tuple[SessionSpec, str]], plan: FrozenPlan, folder: Path
 ) -> list[ScorerError]:
     """Return each problem once, with the workers that have it."""
     groups: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)  # by what, expected, found and hint
@@ -295,10 +292,11 @@ def _problems(
         for refusal in answer.refusals:
             groups[f"{refusal.what} on workers", refusal.expected, refusal.found, refusal.hint].append(answer.process)
         if worker in load_errors:
+            spec, error = load_errors[worker]
             problem = (
                 "the model does not load on workers",
-                f"{plan.session.path} on {plan.session.device}",
-                load_errors[worker],
+                f"{spec.path} on {spec.device}",
+                error,
                 "run `scorer doctor` on the hosts of these workers",
             )
             groups[problem].append(answer.process)
@@ -351,11 +349,9 @@ def _listed(workers: Sequence[str]) -> str:
 
 def _extra_files(plan: FrozenPlan) -> tuple[str, ...]:
     """Return the absolute paths of tokenizers, vocabularies and libraries."""
-    settings = {
-        str(value) for feed in plan.binding.feeds for name, value in feed.settings if name in {"tokenizer", "vocab"}
-    }
-    library = {plan.session.library} if os.path.isabs(plan.session.library) else set()
-    return tuple(sorted(path for path in settings | library if os.path.isabs(path)))
+    settings = {str(value) for feed in plan.feeds for name, value in feed.settings if name in {"tokenizer", "vocab"}}
+    libraries = {scorer.session.library for scorer in plan.scorers}
+    return tuple(sorted(path for path in settings | libraries if os.path.isabs(path)))
 
 
 async def _answer(question: Question) -> Answer:
@@ -457,5 +453,10 @@ def plan_for(workers: Workers, frozen: FrozenPlan, plan: Plan) -> FrozenPlan:
     """
     requested = plan.options.session
     gpu = 0 if workers.own_scheduler and workers.remote else devices.parse(requested.device).first
-    trees, pack = frozen.session.trees and requested.trees != "runtime", packs(plan.options, plan, workers)
-    return replace(frozen, session=replace(frozen.session, gpu=gpu, trees=trees, pack=pack))
+    share = requested.pack and (planned_processes(plan.options.cluster, plan.cluster) > 1 or workers.share_hosts())
+    scorers = []
+    for one in frozen.scorers:
+        model, trees = plan.models.get(one.name), one.session.trees and requested.trees != "runtime"
+        pack = share and model is not None and model.can_be_packed(one.session)
+        scorers.append(replace(one, session=replace(one.session, gpu=gpu, trees=trees, pack=pack)))
+    return replace(frozen, scorers=tuple(scorers))

@@ -105,7 +105,7 @@ def score_part(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     with in_flight(job, carried.attempt):
         read = frame.pop(ROWS)  # Dask keeps this frame until the part is done, so it must not hold the table
         scored = part_.score(job, carried.attempt, replace(carried.rows, table=_table(read)))
-        scores = pa.StructArray.from_arrays(scored.columns, list(job.spec.frozen.binding.outputs))
+        scores = pa.StructArray.from_arrays(scored.columns, list(job.spec.frozen.outputs))
         carried.scored = replace(scored, columns=[])
         return _frame(carried, {ROWS: read, SCORES: scores})
 

@@ -1,7 +1,7 @@
 """Read the rows of one part: its row groups, its slice of a large one or several whole files, its filter.
 
-The batch grid restarts at each row group and is cut every `batch_rows` rows of the input.
-A row's batch therefore always contains the same rows, whichever part or worker scores it.
+The batch grid of a model restarts at each row group and is cut every so many rows of the input, which `batch_rows` has
+for each model. A row's batch therefore always contains the same rows, whichever part or worker scores it.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Rows:
 
     table: pa.Table
     places: Places
-    edges: np.ndarray
-    """Row offsets at which batches begin and end, from 0 to the number of rows."""
+    edges: tuple[np.ndarray, ...]
+    """For each model, the row offsets at which batches begin and end, from 0 to the number of rows."""
     filtered: int
     bytes_read: int
     counts: tuple[int, ...]
@@ -102,7 +102,7 @@ def read_all(
     sources: Sequence[Source],
     schema: pa.Schema,
     conditions: Sequence[conditions_.Condition],
-    batch_rows: int,
+    batch_rows: Sequence[int],
     cache: InputCache,
     lean: pa.Schema | None = None,
     fetched: Mapping[str, Fetched] | None = None,
@@ -118,11 +118,11 @@ def read_all(
     pieces = [read(source, schema, conditions, batch_rows, cache, lean, held.get(source.path)) for source in sources]
     if len(pieces) == 1:
         return pieces[0]
-    firsts = accumulate((piece.table.num_rows for piece in pieces), initial=0)
+    firsts = [0, *accumulate(piece.table.num_rows for piece in pieces)]
     return Rows(
         pa.concat_tables([piece.table for piece in pieces]),
         _joined([piece.places for piece in pieces]),
-        np.unique(np.concatenate([piece.edges + first for piece, first in zip(pieces, firsts, strict=False)])),
+        tuple(_joined_edges(edges, firsts) for edges in zip(*(piece.edges for piece in pieces), strict=True)),
         sum(piece.filtered for piece in pieces),
         sum(piece.bytes_read for piece in pieces),
         tuple(piece.table.num_rows for piece in pieces),
@@ -143,7 +143,7 @@ def filtered(rows: Rows, keep: np.ndarray) -> Rows:
         rows,
         table=rows.table.filter(pa.array(keep)),
         places=replace(rows.places, mask=mask),
-        edges=np.unique(left[rows.edges]),
+        edges=tuple(np.unique(left[edges]) for edges in rows.edges),
         filtered=rows.filtered + len(keep) - int(left[-1]),
         counts=tuple(np.diff(ends, prepend=0).tolist()),
         unmatched=None if rows.unmatched is None else rows.unmatched[keep],
@@ -155,7 +155,7 @@ def read(
     source: Source,
     schema: pa.Schema,
     conditions: Sequence[conditions_.Condition],
-    batch_rows: int,
+    batch_rows: Sequence[int],
     cache: InputCache,
     lean: pa.Schema | None = None,
     fetched: Fetched | None = None,
@@ -251,8 +251,8 @@ def changed(source: Source, found: str) -> InputChanged:
 
 
 def _rows(
-    source: Source, schema: pa.Schema, conditions: Sequence[conditions_.Condition], batch_rows: int, cache: InputCache,
-    lean: pa.Schema | None, fetched: Fetched | None, deleted: np.ndarray,
+    source: Source, schema: pa.Schema, conditions: Sequence[conditions_.Condition], batch_rows: Sequence[int],
+    cache: InputCache, lean: pa.Schema | None, fetched: Fetched | None, deleted: np.ndarray,
 ) -> Rows:  # fmt: skip
     file = cache.file(source.id, fetched=fetched)
     groups = None if lean is None else _whole_groups(source, file.starts)
@@ -352,33 +352,44 @@ def _assemble(
     source: Source,
     schema: pa.Schema,
     conditions: Sequence[conditions_.Condition],
-    batch_rows: int,
+    batch_rows: Sequence[int],
     bytes_read: int,
     deleted: np.ndarray,
 ) -> Rows:
     """Combine pieces of row groups into one filtered table with its batch edges."""
     rows = sum(high - low for _, low, high in spans)
     table = _planned_columns(pieces, rows, schema, source)
-    cuts = [np.arange(low - (low - start) % batch_rows, high, batch_rows) for start, low, high in spans]
-    offsets = np.cumsum([0] + [high - low for _, low, high in spans])
-    grid = [
-        np.clip(cut - low, 0, None) + offset for cut, (_, low, _), offset in zip(cuts, spans, offsets, strict=False)
-    ]
-    edges = np.append(np.concatenate(grid), rows) if grid else np.zeros(1, np.int64)
+    edges = [_edges(spans, rows, each) for each in batch_rows]
     places = Places(tuple((low, high) for _, low, high in spans))
     if (conditions or len(deleted)) and rows:
         keep = np.ones(rows, bool) if not conditions else conditions_.mask(conditions, table).to_numpy()
         if len(deleted):
             keep = keep & ~np.isin(places.numbers(), deleted, assume_unique=True)
         table, places = table.filter(pa.chunked_array([keep])), replace(places, mask=keep)
-        edges = np.concatenate(([0], np.cumsum(keep)))[edges]
+        left = np.concatenate(([0], np.cumsum(keep)))
+        edges = [left[each] for each in edges]
     if table.num_rows != len(places):
         found = pa.ArrowInvalid(f"{table.num_rows} rows where the footer has {len(places)}")
         raise unreadable(source.path, found)
     filtered = source.stop - source.start - len(deleted) - table.num_rows
     return Rows(
-        table, places, np.unique(edges), filtered, bytes_read, (table.num_rows,), deleted=len(deleted)
+        table, places, tuple(map(np.unique, edges)), filtered, bytes_read, (table.num_rows,), deleted=len(deleted)
     )  # fmt: skip
+
+
+def _edges(spans: Sequence[tuple[int, int, int]], rows: int, batch_rows: int) -> np.ndarray:
+    """Return the row offsets at which batches of so many rows begin and end; `spans` are those of `_rows`."""
+    cuts = [np.arange(low - (low - start) % batch_rows, high, batch_rows) for start, low, high in spans]
+    offsets = np.cumsum([0] + [high - low for _, low, high in spans])
+    grid = [
+        np.clip(cut - low, 0, None) + offset for cut, (_, low, _), offset in zip(cuts, spans, offsets, strict=False)
+    ]
+    return np.append(np.concatenate(grid), rows) if grid else np.zeros(1, np.int64)
+
+
+def _joined_edges(edges: Sequence[np.ndarray], firsts: Sequence[int]) -> np.ndarray:
+    """Return the edges of several tables as those of one; `firsts` are the offsets of the tables' first rows."""
+    return np.unique(np.concatenate([each + first for each, first in zip(edges, firsts, strict=False)]))
 
 
 def _joined(places: Sequence[Places]) -> Places:

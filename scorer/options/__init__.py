@@ -6,6 +6,7 @@
     values.py           the allowed values of each option, and how they are parsed
     cluster_options.py  options of the class of --cluster, without secrets
     store_options.py    options of object stores and names of variables, without secrets
+    models.py           --model, and NAME: before a tensor of one of several models
     wrong_types.py      errors for frames, bytes and other Python values where a path belongs
     contradictions.py   options that cannot be combined
     gates.py            the grammar of --gate: figures, sums and one comparison; knows no column

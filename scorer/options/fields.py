@@ -10,6 +10,7 @@ from scorer.options import values as rules
 
 if TYPE_CHECKING:
     from scorer.options.grammar import FeedText
+    from scorer.options.models import ModelPath
 
 
 PART_BYTES = 64 * 2**20  # decoded; large enough that Dask's 3 ms per part do not matter, and small in memory
@@ -398,7 +399,8 @@ class Options:
     """A complete, checked request."""
 
     input: tuple[str, ...]
-    model: str
+    model: tuple[ModelPath, ...]
+    """The only model, or several with a name each."""
     rows: InputOptions = InputOptions()
     binding: BindingOptions = BindingOptions()
     scoring: ScoringOptions = ScoringOptions()
@@ -411,7 +413,8 @@ class Options:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values as one flat mapping, with the keys of a job.toml."""
-        flat: dict[str, Any] = {"input": list(self.input), "model": self.model}
+        models = [str(model) for model in self.model]
+        flat: dict[str, Any] = {"input": list(self.input), "model": models[0] if len(models) == 1 else models}
         for group in GROUPS:
             flat |= dataclasses.asdict(getattr(self, group))
         return flat | {"feed": tuple(feed.value for feed in self.binding.feed)}

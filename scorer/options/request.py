@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Container, Mapping
 
 
-_RULES = {"input": rules.PATHS, "model": rules.PATH} | {name: field.metadata["rule"] for name, field in FIELDS.items()}
+_RULES = {"input": rules.PATHS, "model": rules.MODELS} | {
+    name: field.metadata["rule"] for name, field in FIELDS.items()
+}
 _COMPARED = ("input", "model", "output", "work_dir", "keep", "where")
 """Options whose text is compared with what exists; their errors say more than that it is not valid UTF-8."""
 _WITH_FILES = ("feed", "labels", "join", "gate", "gate_warn")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scorer.options import cluster_options, store_options
 from scorer.options.grammar import FeedText, parse_join, quoted, split_names
+from scorer.options.models import parse_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -301,6 +302,10 @@ def _limit(value: Any) -> int:  # noqa: ANN401 - TOML and Python values
 
 
 PATH = Rule("a path", _text, types="a path: a str or a pathlib.Path")
+MODELS = Rule(
+    "a path, or NAME=PATH for each of several models", parse_models,
+    types="a path: a str or a pathlib.Path, or a dict of several by name",
+)  # fmt: skip
 PATHS = Rule("paths", _paths, types="a path or a list of paths: str or pathlib.Path")
 COUNT = Rule("a whole number, 1 or more", _count)
 LIMIT = Rule("a whole number, 0 or more", _limit)

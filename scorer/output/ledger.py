@@ -181,7 +181,7 @@ def write_proof(
             "scorer": plan.versions.get("scorer", ""),
             "plan": plan.plan_hash,
             "request": plan.request_hash,
-            "model": plan.session.digest,
+            "model": plan.model_digest,
             **_sums(every),
             **({"files_left_out": len(plan.left_out)} if plan.left_out else {}),
             **({"generations": [*earlier.generations, _entry(plan, len(plan.files), own)]} if plan.generation else {}),

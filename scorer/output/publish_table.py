@@ -228,7 +228,7 @@ def _commit(place: Place, plan: FrozenPlan, ledger: AnyPath, check: Callable[[],
     target = _target(plan)
     files = _new_files(place, plan, ledger)
     notes = {
-        "scorer.model": plan.session.digest, "scorer.rows": str(sum(rows for _, rows in files)),
+        "scorer.model": plan.model_digest, "scorer.rows": str(sum(rows for _, rows in files)),
         "scorer.version": plan.versions.get("scorer", ""),
     }  # fmt: skip
     contents = Contents(files=tuple(file for file, _ in files), removed=_removed(place, plan, ledger), notes=notes)
@@ -304,7 +304,7 @@ def _new_files(place: Place, plan: FrozenPlan, ledger: AnyPath) -> list[tuple[Ne
             found=quoted_list(gone),
             hint="remove what this run staged with `scorer clean OUT`, then start again",
         )
-    schema, scores = decode_schema(plan.output_schema), set(plan.binding.outputs)
+    schema, scores = decode_schema(plan.output_schema), set(plan.outputs)
     target = _target(plan)
     keys, library = target.partition_by, library_of(target.kind)
 

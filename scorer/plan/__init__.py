@@ -6,6 +6,7 @@
     lineage.py      where a file of the output is from, as entries of its Parquet metadata
     parts.py        Part and PlannedFile: which rows are read from where
     gates.py        Gates: what is measured of the scores before they are published
+    scorers.py      Scorer: one model, its columns, its session and its batches
     prepared.py     Plan: the result of `prepare`, with problems, notes and the forecast
 
 Reads no input, starts nothing, and imports no runtime.

@@ -5,21 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from scorer.arrow import decode_schema
-from scorer.binding.spec import Binding, Feed, Fetch, Transform, reads, unused_words
+from scorer.binding.spec import Transform, reads, unused_words
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import keys as keys_
 from scorer.dataset.joins.spec import Join
 from scorer.dataset.reader import Source
 from scorer.display.words import plural, quoted_list
 from scorer.errors import DifferentPlan
-from scorer.model.spec import SessionSpec
+from scorer.options.models import ModelPath
 from scorer.plan.generations import folder_of, without_generation
 from scorer.plan.parts import Part, PlannedFile
+from scorer.plan.scorers import Scorer, as_tuples
 from scorer.storage.encoding import Storage
 from scorer.storage.stores import changes
 from scorer.tables.snapshot import TableState
@@ -28,6 +29,7 @@ from scorer.tables.target import Target
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from scorer.binding.spec import Feed, Fetch
     from scorer.plan.generations import Difference
     from scorer.storage.files import FileId
 
@@ -36,6 +38,7 @@ FORMAT = 3
 _FILE = "in a file"
 _MEASURED = ("trials", "together")
 """Fields that a probe measured, for the report; two runs of one request may differ in them."""
+_OF_SCORER = {field.name for field in dataclasses.fields(Scorer)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +51,12 @@ class FrozenPlan:
     conditions: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     """Paths of the input files that --where rules out by their keys; they were not opened."""
-    binding: Binding
-    session: SessionSpec
-    batch_rows: int
+    scorers: tuple[Scorer, ...]
+    """The models; each scores every row."""
+    kept: tuple[str, ...] = ()
+    """Input columns that the output has, too."""
+    row_id: bool = False
+    """Whether the output has the columns _file and _row."""
     read_schema: str
     """The columns that are read, because they are fed, kept or filtered on (Arrow's own form, in base64)."""
     output_schema: str
@@ -60,12 +66,6 @@ class FrozenPlan:
     transform: Transform | None = None
     fed_schema: str = ""
     """The columns that the transform returns and that are fed; '' without a transform."""
-    batch_tokens: int | None = None
-    """Tokens of a batch, if batches are cut by tokens and not by rows."""
-    trials: tuple[str, ...] = ()
-    """The batch sizes that tuning tried, with their speeds, in words."""
-    together: float | None = None
-    """How many times as fast two threads score as one; None if that was not tried."""
     table: TableState | None = None
     """The table that is read, at its version; None if the input are plain files."""
     own_names: bool = False
@@ -96,19 +96,67 @@ class FrozenPlan:
             object.__setattr__(self, "plan_hash", self._hash_without("versions", *_MEASURED))
 
     def _hash_without(self, *names: str) -> str:
-        data = self.to_dict()
-        return hash_of({name: value for name, value in data.items() if name not in {"plan_hash", *names}})
+        def without(data: dict[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in data.items() if name not in {"plan_hash", *names}}
+
+        data = without(self.to_dict())
+        if "scorers" in data:
+            data["scorers"] = [without(one) for one in data["scorers"]]
+        return hash_of(data)
+
+    @property
+    def feeds(self) -> tuple[Feed, ...]:
+        """The input tensors of all models."""
+        return tuple(feed for scorer in self.scorers for feed in scorer.binding.feeds)
+
+    @property
+    def fetches(self) -> tuple[Fetch, ...]:
+        """The output tensors of all models."""
+        return tuple(fetch for scorer in self.scorers for fetch in scorer.binding.fetches)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The columns that the models add."""
+        return tuple(name for scorer in self.scorers for name in scorer.binding.outputs)
+
+    @property
+    def fed(self) -> tuple[str, ...]:
+        """The columns that feed at least one model, without duplicates."""
+        return tuple(dict.fromkeys(name for scorer in self.scorers for name in scorer.binding.fed))
 
     @property
     def reads(self) -> tuple[str, ...]:
         """The columns that are fed or go into the transform."""
-        return reads(self.transform, self.binding)
+        return reads(self.transform, [scorer.binding for scorer in self.scorers])
 
     @property
     def unused(self) -> str:
-        """How many fed columns are not read, because the model never looks at them, in words; '' if none is."""
-        skips = any(feed.unused for feed in self.binding.feeds)
-        return unused_words(self.binding, decode_schema(self.read_schema).names) if skips else ""
+        """How many fed columns are not read, because no model ever looks at them, in words; '' if none is."""
+        skips = any(feed.unused for feed in self.feeds)
+        bindings = [scorer.binding for scorer in self.scorers]
+        return unused_words(bindings, decode_schema(self.read_schema).names) if skips else ""
+
+    @property
+    def together(self) -> float | None:
+        """How many times as fast two threads score as one, of the model that gains least; None if unknown."""
+        return min((scorer.together for scorer in self.scorers if scorer.together is not None), default=None)
+
+    @property
+    def batch_rows(self) -> int:
+        """The rows of a batch, of the model with the largest ones."""
+        return max(scorer.batch_rows for scorer in self.scorers)
+
+    @property
+    def device(self) -> str:
+        """The device on which the models run: the request names one for all."""
+        return self.scorers[0].session.device
+
+    @property
+    def model_digest(self) -> str:
+        """The digest of the model; with several, the hash of their names and digests."""
+        if not self.scorers[0].name:
+            return self.scorers[0].session.digest
+        return hash_of([[scorer.name, scorer.session.digest] for scorer in self.scorers])
 
     @property
     def unread(self) -> set[str]:
@@ -121,9 +169,14 @@ class FrozenPlan:
         return hash_of(self.request)
 
     @property
+    def tracked_names(self) -> dict[str, str]:
+        """The names that models have in a tracking store, with their versions, by the models' own names."""
+        return _tracked_names(self.request)
+
+    @property
     def model_name(self) -> str:
-        """The model's name in a tracking store, with the version; '' for other models."""
-        return str(self.request.get("model_name", ""))
+        """The model's name in a tracking store, with the version; '' for other models. With several, NAME= and each."""
+        return _tracked_words(self.request)
 
     @property
     def n_parts(self) -> int:
@@ -192,18 +245,25 @@ class FrozenPlan:
                         held = []
                         index += 1
 
+    def with_sessions(self, **changes: Any) -> FrozenPlan:  # noqa: ANN401 - as fields of SessionSpec
+        """Return the plan with these fields of every model's session; its hash stays."""
+        scorers = (replace(one, session=replace(one.session, **changes)) for one in self.scorers)
+        return replace(self, scorers=tuple(scorers))
+
     def with_inodes(self, files: Iterable[FileId]) -> FrozenPlan:
         """Return the plan with the inodes of these files, which plan.json does not have."""
         seen = {file.path: file for file in files}
-        own = (dataclasses.replace(file, id=seen.get(file.path, file.id)) for file in self.files)
-        return dataclasses.replace(self, files=tuple(own))
+        own = (replace(file, id=seen.get(file.path, file.id)) for file in self.files)
+        return replace(self, files=tuple(own))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON holds it. A file is a short list, because there may be 100,000 files."""
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "files"}
-        plain |= {name: dataclasses.asdict(getattr(self, name)) for name in ("binding", "session", "storage")}
-        for name in ("gpu", "trees", "pack"):  # each process chooses its own
-            del plain["session"][name]
+        plain |= {"storage": dataclasses.asdict(self.storage), "scorers": [one.to_dict() for one in self.scorers]}
+        if not self.scorers[0].name:  # the only model: its fields are those of the plan, as in older plans
+            only = plain.pop("scorers")[0]
+            only["binding"] |= {name: plain.pop(name) for name in ("kept", "row_id")}
+            plain |= {name: value for name, value in only.items() if name != "name"}
         plain["joins"] = [dataclasses.asdict(join) for join in self.joins]
         if not self.joins:
             del plain["joins"]
@@ -219,36 +279,28 @@ class FrozenPlan:
             del plain["target"]
         else:
             plain["target"] = self.target.to_dict()
-        if not self.binding.batch_axes:
-            del plain["binding"]["batch_axes"]
-        for fetch in plain["binding"]["fetches"]:
-            del fetch["shape"]  # for the text of a plan only
-        for feed in plain["binding"]["feeds"]:
-            if not feed["unused"]:
-                del feed["unused"]
         plain["transform"] = None if self.transform is None else dataclasses.asdict(self.transform)
         return {**plain, "files": [file.as_row() for file in self.files]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FrozenPlan:
         """Create a plan from what `to_dict` returned; raise ValueError if the data does not have its recorded hash."""
-        binding = data["binding"]
-        feeds = tuple(Feed(**_frozen(feed)) for feed in binding["feeds"])
-        fetches = tuple(Fetch(**_frozen(fetch)) for fetch in binding["fetches"])
-        rest = {"kept": tuple(binding["kept"]), "batch_axes": _frozen(binding.get("batch_axes", ()))}
+        only = [] if "scorers" in data else [data]
+        kept = data if not only else data["binding"]
         changed = {
-            "binding": Binding(**binding | {"feeds": feeds, "fetches": fetches} | rest),
-            "transform": None if data["transform"] is None else Transform(**_frozen(data["transform"])),
-            "storage": Storage(**_frozen(data["storage"])),
-            "session": SessionSpec(**data["session"] | {"files": tuple(data["session"]["files"])}),
+            "scorers": tuple(Scorer.from_dict(one) for one in only or data["scorers"]),
+            "kept": tuple(kept["kept"]),
+            "row_id": kept["row_id"],
+            "transform": None if data["transform"] is None else Transform(**as_tuples(data["transform"])),
+            "storage": Storage(**as_tuples(data["storage"])),
             "files": tuple(PlannedFile.from_row(row) for row in data["files"]),
-            **{name: tuple(data[name]) for name in ("conditions", "trials")},
-            "joins": tuple(Join(**_frozen(join)) for join in data.get("joins", ())),
+            "conditions": tuple(data["conditions"]),
+            "joins": tuple(Join(**as_tuples(join)) for join in data.get("joins", ())),
             **{name: tuple(data.get(name, ())) for name in ("left_out", "replaced", "gone")},
             "table": TableState(**data["table"]) if "table" in data else None,
             "target": Target.from_dict(data["target"]) if "target" in data else None,
         }
-        plan = cls(**data | changed)
+        plan = cls(**{name: value for name, value in (data | changed).items() if name not in _OF_SCORER})
         if plan.plan_hash not in {plan._hash_without("versions", *_MEASURED), plan._hash_without("versions")}:
             raise ValueError(plan.plan_hash)  # the second is how plans were hashed at first
         return plan
@@ -268,18 +320,42 @@ def explain_differences(plan: FrozenPlan, now: dict[str, Any], files: Difference
     other = before.get("input") != now.get("input")
     descriptions = {
         "input": (str(files or "") or _changed_files(plan)) if other else "",
-        "model": "the model's contents",
-        "model_name": f"the model {before.get('model_name', _FILE)}, now {now.get('model_name', _FILE)}",
+        "model": _changed_models(before.get("model"), now.get("model")),
+        "model_name": f"the model {_tracked_words(before) or _FILE}, now {_tracked_words(now) or _FILE}",
         "table": _changed_table(before.get("table"), now.get("table")),
         "files": _changed_named(before.get("files"), now.get("files")),
     }
     names = differences(before, now)
-    if "model_name" in names:
+    if "model_name" in names and not isinstance(now.get("model"), list):
         names = [name for name in names if name != "model"]  # each version has its contents
     texts = (
         descriptions.get(name) or f"{name} = {_shown(before.get(name))}, now {_shown(now.get(name))}" for name in names
     )
     return "; ".join(texts)
+
+
+def _tracked_names(request: dict[str, Any]) -> dict[str, str]:
+    found = request.get("model_name", {})
+    return dict(found) if isinstance(found, dict) else {"": str(found)}
+
+
+def _tracked_words(request: dict[str, Any]) -> str:
+    return ", ".join(str(ModelPath(*one)) for one in _tracked_names(request).items())
+
+
+def _changed_models(before: str | list[list[str]] | None, now: str | list[list[str]] | None) -> str:
+    """Describe how the models of two requests differ: digests, or lists of names and digests."""
+    if not isinstance(before, list) and not isinstance(now, list):
+        return "the model's contents"
+    old, new = (dict(one) if isinstance(one, list) else {} for one in (before, now))
+    if [*old] != [*new]:
+        return f"{_model_names(old)}, now {_model_names(new)}"
+    return f"the contents of {_model_names([name for name, digest in new.items() if old[name] != digest])}"
+
+
+def _model_names(names: Iterable[str]) -> str:
+    shown = list(names)
+    return f"the model{'s' if len(shown) > 1 else ''} {quoted_list(shown)}" if shown else "one model without a name"
 
 
 def _changed_named(before: dict[str, str] | None, now: dict[str, str] | None) -> str:
@@ -319,13 +395,6 @@ def refuse_different(path: str, plan: FrozenPlan, now: dict[str, Any]) -> Differ
 
 def _shown(value: object) -> str:
     return "default" if value in (None, "") else str(value)
-
-
-def _frozen(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return the value with tuples for lists, at any depth."""
-    if isinstance(value, dict):
-        return {name: _frozen(one) for name, one in value.items()}
-    return tuple(_frozen(one) for one in value) if isinstance(value, list) else value
 
 
 def hash_of(value: Any) -> str:  # noqa: ANN401 - whatever JSON holds

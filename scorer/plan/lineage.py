@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.display.blocks import Facts, Table
 from scorer.display.words import plural
+from scorer.options.models import ModelPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,8 +40,9 @@ class Lineage:
     """The version of scorer that planned the run."""
     plan: str
     """The hash of the plan."""
-    model: Mapping[str, str]
-    """Path and digest of the model, and its name in a tracking store."""
+    model: Mapping[str, Any]
+    """Path and digest of the model, and its name in a tracking store; with several models, these of each by its name.
+    """
     input: str
     """The digest of the whole input: paths, sizes, times of change or ETags, and row groups."""
     files: int
@@ -55,12 +57,16 @@ class Lineage:
     @classmethod
     def of(cls, frozen: FrozenPlan) -> Lineage:
         """Return what all files of a run have in common."""
-        name = frozen.model_name
-        table = frozen.table
+        tracked, table = frozen.tracked_names, frozen.table
+        models = {
+            one.name: {"path": one.session.path, "digest": one.session.digest}
+            | ({"name": tracked[one.name]} if tracked.get(one.name) else {})
+            for one in frozen.scorers
+        }
         return cls(
             scorer=frozen.versions.get("scorer", ""),
             plan=frozen.plan_hash,
-            model={"path": frozen.session.path, "digest": frozen.session.digest} | ({"name": name} if name else {}),
+            model=models.get("", models),
             input=str(frozen.request.get("input", "")),
             files=len(frozen.files),
             table={} if table is None else {"kind": table.kind, "location": table.location, "version": table.version},
@@ -75,10 +81,22 @@ class Lineage:
         return replace(self, part=part.index, sources=tuple(sources), n_sources=len(part.sources))
 
     @property
+    def models(self) -> dict[str, Mapping[str, str]]:
+        """What `model` says of each model, by its name; '' is that of an only model."""
+        only = isinstance(self.model.get("digest"), str)  # the name of a model may be "digest"
+        return {"": self.model} if only else dict(self.model)
+
+    @property
     def entries(self) -> dict[bytes, bytes]:
-        """The entries of the file's metadata: the model as one line, and all as JSON."""
-        model = f"{self.model.get('name') or self.model['path']} sha256:{self.model['digest']}"
-        return {MODEL_KEY: model.encode(), LINEAGE_KEY: json.dumps(asdict(self), separators=(",", ":")).encode()}
+        """The entries of the file's metadata: each model as a line, and all as JSON."""
+        lines = [
+            str(ModelPath(name, f"{one.get('name') or one['path']} sha256:{one['digest']}"))
+            for name, one in self.models.items()
+        ]
+        return {
+            MODEL_KEY: "\n".join(lines).encode(),
+            LINEAGE_KEY: json.dumps(asdict(self), separators=(",", ":")).encode(),
+        }
 
     @classmethod
     def from_entries(cls, metadata: Mapping[bytes, bytes]) -> Lineage | None:
@@ -95,13 +113,11 @@ class Lineage:
 
     def blocks(self) -> list[Facts | Table]:
         """Return the lineage as blocks for text."""
-        name = self.model.get("name", "")
         table = f"version {self.table['version']} of {self.table['location']}" if self.table else ""
         more = self.n_sources - len(self.sources)
         facts = [
             ("plan", f"{self.plan}, part {self.part:,}"),
-            ("model", f"{name} ({self.model['path']})" if name else self.model["path"]),
-            ("digest", self.model["digest"]),
+            *(fact for name, one in self.models.items() for fact in _facts(name, one)),
             ("input", f"{plural(self.files, 'file')}, digest {self.input}"),
             ("table", table),
             ("scorer", self.scorer),
@@ -122,3 +138,11 @@ def entry_bytes(frozen: FrozenPlan) -> int:
     part = next(iter(frozen.parts()), None)
     entries = {} if part is None else Lineage.of(frozen).of_part(part).entries
     return sum(len(key) + len(value) for key, value in entries.items()) * 7 // 3
+
+
+def _facts(name: str, model: Mapping[str, str]) -> list[tuple[str, str]]:
+    tracked, path = model.get("name", ""), model["path"]
+    return [
+        (f"model {name}".rstrip(), f"{tracked} ({path})" if tracked else path),
+        (f"digest {name}".rstrip(), model["digest"]),
+    ]

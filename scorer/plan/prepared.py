@@ -18,11 +18,14 @@ from scorer.host import devices
 from scorer.locations import is_url
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from scorer.binding.spec import Feed
     from scorer.model.spec import ModelSpec
     from scorer.options.fields import Options
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.gates import Gates
+    from scorer.plan.scorers import Scorer
 
 _GIL_LIMITED = 1.3  # two threads that score less than 1.3 times what one does are limited by the GIL
 
@@ -38,7 +41,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     frozen: FrozenPlan | None = None
     """None if there are problems."""
-    model: ModelSpec | None = None
+    models: dict[str, ModelSpec] = dataclasses.field(default_factory=dict)
+    """What the models' files say, by the models' names; '' is the name of an only model. {} if one cannot be read."""
     canary: str = ""
     """The result of the batch-independence check, in words; '' if no check was made."""
     forecast: Forecast | None = None
@@ -95,23 +99,27 @@ class Plan:
             "resumes": self.resumes,
             "asked": {name: as_json_value(value) for name, value in self.options.non_defaults().items()},
             "input": None if frozen is None else _input_facts(frozen),
-            "feed": None if frozen is None else [dataclasses.asdict(feed) for feed in frozen.binding.feeds],
-            "fetch": None if frozen is None else [dataclasses.asdict(fetch) for fetch in frozen.binding.fetches],
+            "feed": None
+            if frozen is None
+            else _by_scorer(frozen, lambda one: list(map(dataclasses.asdict, one.binding.feeds))),
+            "fetch": None
+            if frozen is None
+            else _by_scorer(frozen, lambda one: list(map(dataclasses.asdict, one.binding.fetches))),
             **({} if frozen is None or frozen.target is None else {"target": frozen.target.facts()}),
             **({} if frozen is None or not frozen.joins else {"join": [join.facts() for join in frozen.joins]}),
-            "keep": None if frozen is None else list(frozen.binding.kept),
+            "keep": None if frozen is None else list(frozen.kept),
             "copied": None if frozen is None else list(frozen.storage.copied),
-            "batch_rows": None if frozen is None else frozen.batch_rows,
-            "batch_tokens": None if frozen is None else frozen.batch_tokens,
-            "trials": None if frozen is None else list(frozen.trials),
+            "batch_rows": None if frozen is None else _by_scorer(frozen, lambda one: one.batch_rows),
+            "batch_tokens": None if frozen is None else _by_scorer(frozen, lambda one: one.batch_tokens),
+            "trials": None if frozen is None else _by_scorer(frozen, lambda one: list(one.trials)),
             "trial_sessions": None if frozen is None else frozen.trial_sessions,
-            "device": None if frozen is None else frozen.session.device,
+            "device": None if frozen is None else frozen.device,
             "nodes": self.nodes,
             "trees": self.trees,
             "weights": self.weights,
             "unused": "" if frozen is None else frozen.unused,
             "cluster": self.cluster,
-            "model": None if self.model is None else self.model.identity,
+            "model": as_one({name: one.identity for name, one in self.models.items()}),
             "folder_flags": list(self.folder_flags),
             "plan": None if frozen is None else frozen.plan_hash,
             "forecast": None if self.forecast is None else dataclasses.asdict(self.forecast),
@@ -126,17 +134,18 @@ class Plan:
         if frozen is not None:
             where = self.options.cluster.scheduler or self.cluster
             rows = f"{frozen.rows:,} rows in {plural(len(frozen.files), 'file')}, {plural(frozen.n_parts, 'part')}"
-            device = devices.described(frozen.session.device, self.nodes)
+            device = devices.described(frozen.device, self.nodes)
             table = [] if frozen.table is None else [("table", frozen.table.name)]
-            model = "" if self.model is None else self.model.words
-            facts = [("input", rows), *table, ("model", f"{model} on {device}"), *facts]
+            models = [(f"model {name}".rstrip(), f"{one.words} on {device}") for name, one in self.models.items()]
+            facts = [("input", rows), *table, *models, *facts]
             facts += [("from folder", shlex.join(self.folder_flags))] if self.folder_flags else []
             more = (("trees", self.trees), ("weights", self.weights), ("unused", frozen.unused))
             facts += [(name, text) for name, text in more if text]
             facts += [("keep", _kept(frozen))]
             facts += [("join", f"{join.name} = {join.words}") for join in frozen.joins]
             facts += [("where", text) for text in frozen.conditions]
-            facts += [("batch rows", _batch_rows(frozen)), ("cluster", where), ("plan", frozen.plan_hash[:16])]
+            facts += [("batch rows", "; ".join(map(_batch_rows, frozen.scorers)))]
+            facts += [("cluster", where), ("plan", frozen.plan_hash[:16])]
             facts += [("output table", str(frozen.target))] if frozen.target is not None else []
             bindings = _binding_tables(frozen)
         if self.forecast is not None:
@@ -174,23 +183,39 @@ def cluster_of(options: Options, together: float | None, *, spawns: bool) -> str
     return "processes" if together is not None and together < _GIL_LIMITED and free and spawns else "embedded"
 
 
-def _batch_rows(frozen: FrozenPlan) -> str:
-    tried = f" (tried {'; '.join(frozen.trials)})" if frozen.trials else ""
-    if frozen.batch_tokens is not None:
-        return f"as many as fit into {frozen.batch_tokens:,} tokens{tried}"
-    return f"{frozen.batch_rows:,}{tried}"
+def _by_scorer(frozen: FrozenPlan, value: Callable[[Scorer], Any]) -> Any:  # noqa: ANN401 - any value for JSON
+    """Return a value of the only model, or the values of several by their names."""
+    return as_one({scorer.name: value(scorer) for scorer in frozen.scorers})
+
+
+def as_one(values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any value for JSON
+    """Return the value of an only model, which has no name; else the values by name, and None if there is none."""
+    return values[""] if "" in values else dict(values) or None
+
+
+def _batch_rows(scorer: Scorer) -> str:
+    tried = f" (tried {'; '.join(scorer.trials)})" if scorer.trials else ""
+    named = f"{scorer.name}: " if scorer.name else ""
+    if scorer.batch_tokens is not None:
+        return f"{named}as many as fit into {scorer.batch_tokens:,} tokens{tried}"
+    return f"{named}{scorer.batch_rows:,}{tried}"
 
 
 def _kept(frozen: FrozenPlan) -> str:
     copied = len(frozen.storage.copied)
     how = f"; {plural(copied, 'column')} copied as stored" if copied else ""
-    return (name_list(frozen.binding.kept) or "none") + how
+    return (name_list(frozen.kept) or "none") + how
 
 
 def _binding_tables(frozen: FrozenPlan) -> list[Table]:
     """Return two tables: the columns that feed each tensor, and the columns that each output tensor becomes."""
-    feeds = [(feed.tensor, feed.dtype, feed_words(feed), feed.rule) for feed in frozen.binding.feeds]
-    fetches = [fetch_words(fetch) for fetch in frozen.binding.fetches]
+    feeds = [
+        (scorer.tensor(feed.tensor), feed.dtype, feed_words(feed), feed.rule)
+        for scorer in frozen.scorers
+        for feed in scorer.binding.feeds
+    ]
+    each = [(scorer, fetch_words(fetch)) for scorer in frozen.scorers for fetch in scorer.binding.fetches]
+    fetches = [(scorer.tensor(tensor), *more) for scorer, (tensor, *more) in each]
     return [
         Table(("tensor", "type", "fed from", "chosen"), ("name", "", "", ""), feeds),
         Table(("tensor", "becomes", "type"), ("name", "", ""), fetches),

@@ -12,6 +12,7 @@
     encodings.py    chooses encodings and compression of the output's columns
     forecast.py     estimates time, memory and disk space
     freeze.py       turns everything that was decided into one frozen plan
+    models/         the models of a request: their files and options, their columns, their sessions
 
 Writes nothing but caches: batch sizes, and packed weights.
 """

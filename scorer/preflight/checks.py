@@ -4,10 +4,10 @@ Each step is a function that returns what it learned, for the steps after it:
 
     read           model, input footers, row filters, transform, device
     place          where the output goes, and whether an earlier run of this request can be resumed
-    load           the model into this process
+    load           the models into this process
     bind           columns to tensors
     sample         the first rows
-    try            the first rows through the model: outputs, independence of rows
+    try            the first rows through each model: outputs, independence of rows
     freeze         batch rows, parts, storage, forecast
 
 A step that fails adds its problem to the `Findings`. Steps that need its result are skipped; all others still run.
@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from scorer.arrow import plain_schema
-from scorer.binding import spec
+from scorer.binding import spec as spec_
 from scorer.binding import transform as transform_
 from scorer.binding.axes import doubt_advice
 from scorer.binding.feeds import named_files, without_unused
 from scorer.binding.inputs import bind, shapes
-from scorer.binding.outputs import output_schema, requested_fetches
-from scorer.binding.request import expand, requested_feeds, with_folder_flags
+from scorer.binding.outputs import kept_of, output_schema, requested_fetches
+from scorer.binding.request import expand, requested_feeds
 from scorer.binding.spec import UNCONFIRMED
 from scorer.cluster import connect
 from scorer.cluster.scripts import can_spawn
@@ -42,21 +42,19 @@ from scorer.errors import BindingError, CommitError, ScorerError
 from scorer.host import devices
 from scorer.host.crash import note_step
 from scorer.host.limits import limits_as_errors
-from scorer.host.process import measuring, resident
+from scorer.host.process import measuring
 from scorer.model.copies import digest_of
-from scorer.model.protobuf import inspect_model
-from scorer.model.resident import SESSIONS
-from scorer.model.session import library_for, settle_device, why_not
-from scorer.model.spec import SessionSpec
 from scorer.options.values import within_budget
 from scorer.output.place import Place, StorePlace
 from scorer.output.quarantine import in_words
 from scorer.plan.prepared import Plan
-from scorer.preflight import axes, findings, freeze, increment, placement, trial
+from scorer.preflight import axes, findings, freeze, increment, placement, trial, tuning
 from scorer.preflight.earlier import check_versions, earlier_run, earlier_table, wanted_table, with_requested_code
 from scorer.preflight.findings import Findings, ambiguous_paths, dataset_notes, known_nulls, shared_name, type_notes
-from scorer.preflight.forecast import Loading, share_weights
-from scorer.preflight.freeze import Bound, Loaded, Sample, request_for, request_of
+from scorer.preflight.freeze import request_for, request_of
+from scorer.preflight.models.bound import Bound, Sample
+from scorer.preflight.models.loading import load, session_specs, share_weights
+from scorer.preflight.models.requested import models_of
 from scorer.scoring.job import JOBS
 from scorer.storage.files import AtOnce
 from scorer.storage.refusals import explaining
@@ -70,16 +68,15 @@ if TYPE_CHECKING:
     from scorer.dataset.joins.requests import JoinRequest
     from scorer.dataset.joins.spec import Join
     from scorer.dataset.summary import Dataset
-    from scorer.model.spec import ModelSpec
+    from scorer.model.spec import SessionSpec
     from scorer.options.fields import Options
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.prepared import Forecast
+    from scorer.preflight.models.loading import Loaded
+    from scorer.preflight.models.requested import Model
     from scorer.preflight.trial import Independence
     from scorer.tables.snapshot import TableState
     from scorer.tables.target import Destination
-
-
-_COMPILED_FROM = 20_000  # rows: for fewer, compiling trees takes longer than it saves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +97,8 @@ class _Decided:
     """The outcome of the steps after reading; each field keeps its default if its step did not run."""
 
     frozen: FrozenPlan | None = None
-    independence: Independence | None = None
+    canary: str = ""
+    """The results of the batch-independence checks, in words."""
     forecast: Forecast | None = None
     weights: str = ""
     done: bool = False
@@ -117,22 +115,21 @@ def prepare(options: Options) -> Plan:
     output, problem = placement.output_of(options)
     found.problems += [one for one in (problem, *connect.problems(options.cluster)) if one is not None]
     place = Place.of(output, options.out.work_dir)
-    refused = placement.refusals(place, options.input, options.model)
+    refused = placement.refusals(place, options.input, [model.path for model in options.model])
     found.problems += placement.reasons(refused)
-    model = None if refused["model"] else _read_model(found, options)
-    binding, flags = (options.binding, ()) if model is None else with_folder_flags(options.binding, model)
-    found.notes += () if model is None else model.notes
-    plan = _checked(found, replace(options, binding=binding), place, refused, model)
-    return replace(plan, options=options, folder_flags=flags)
+    models = () if refused["model"] else _read_models(found, options)
+    found.notes += [model.words(note) for model in models for note in model.spec.notes]
+    flags = tuple(word for model in models for word in model.folder_flags)
+    return replace(_checked(found, options, place, refused, models), folder_flags=flags)
 
 
 def _checked(
-    found: Findings, options: Options, place: Place, refused: dict[str, list[ScorerError]], model: ModelSpec | None
+    found: Findings, options: Options, place: Place, refused: dict[str, list[ScorerError]], models: Sequence[Model]
 ) -> Plan:
-    """Return the plan of a request whose model was read."""
+    """Return the plan of a request whose models were read."""
     conditions, unparsed = conditions_.parse_all(options.rows.where)
-    if options.out.new_only and model is not None and not (found.problems or unparsed):
-        grown = _grow(found, options, place, model, conditions)
+    if options.out.new_only and models and not (found.problems or unparsed):
+        grown = _grow(found, options, place, models, conditions)
         if grown is not None:
             return grown
     with AtOnce(place.folder) as ask:
@@ -141,8 +138,8 @@ def _checked(
         dataset = None if refused["input"] else _read_footers(found, options, place, conditions, pinned)
         misplaced = placed()
     found.problems += unparsed
-    named = _read_named(found, options, conditions)
-    spec = _session_spec(found, options, model, 0 if dataset is None else freeze.rows_ahead(options, dataset))
+    named = _read_named(found, options, models, conditions)
+    specs = session_specs(found, options, models, 0 if dataset is None else freeze.rows_ahead(options, dataset))
     unjoined = len(named.joins) < len(options.rows.join)
     if dataset is not None:
         dataset, unfit = joins_.beside(dataset, named.joins)
@@ -151,30 +148,30 @@ def _checked(
         found.notes += dataset_notes(dataset, conditions)
     found.problems += misplaced + placement.problems_on_a_disk(options, place)
     decided = _Decided()
-    if misplaced or refused["output"] or dataset is None or model is None or unjoined:
-        loaded = _load(found, options, spec)
+    if misplaced or refused["output"] or dataset is None or not models or unjoined:
+        loaded = load(found, options, models, specs)
     else:
-        loaded, decided = _resume_or_decide(found, options, place, dataset, model, named, spec)
-    return _plan(found, options, place, model, loaded, dataset, decided)
+        loaded, decided = _resume_or_decide(found, options, place, dataset, models, named, specs)
+    return _plan(found, options, place, models, loaded, dataset, decided)
 
 
 def _resume_or_decide(
-    found: Findings, options: Options, place: Place, dataset: Dataset, model: ModelSpec, named: _Named,
-    spec: SessionSpec | None,
+    found: Findings, options: Options, place: Place, dataset: Dataset, models: Sequence[Model], named: _Named,
+    specs: Sequence[SessionSpec],
 ) -> tuple[Loaded | None, _Decided]:  # fmt: skip
-    """Return what an earlier run of this request decided; without one, load the model and decide now."""
-    request = request_of(options, dataset, model, named.files)
+    """Return what an earlier run of this request decided; without one, load the models and decide now."""
+    request = request_of(options, dataset, models, named.files)
     earlier, destination = earlier_run(found, options, place, dataset, request)
     if earlier is not None:
         frozen, done = earlier
         if not done:
-            frozen = with_requested_code(found, place, frozen, spec, named.transform)
+            frozen = with_requested_code(found, place, frozen, specs, named.transform)
             frozen = frozen.with_inodes(file.id for file in dataset.files)
         return None, _Decided(frozen=frozen, done=done, resumes=not done)
-    loaded = _load(found, options, spec)
+    loaded = load(found, options, models, specs)
     on_store = isinstance(place, StorePlace)
     named = replace(named, destination=destination)
-    decided = _decide(found, options, dataset, model, named, loaded, request, on_store=on_store)
+    decided = _decide(found, options, dataset, models, named, loaded, request, on_store=on_store)
     found.problems += placement.room_problems(place, decided.forecast)
     if options.out.new_only and decided.frozen is not None:
         increment.check_first(found, decided.frozen, dataset)
@@ -182,46 +179,46 @@ def _resume_or_decide(
 
 
 def _grow(
-    found: Findings, options: Options, place: Place, model: ModelSpec, conditions: tuple[Condition, ...]
+    found: Findings, options: Options, place: Place, models: Sequence[Model], conditions: tuple[Condition, ...]
 ) -> Plan | None:
     """Return the plan of the next generation of an output; None if all of the input is to be scored.
 
-    The model is not loaded and no row is scored here, because earlier generations have shown that they fit.
+    No model is loaded and no row is scored here, because earlier generations have shown that they fit.
     None, too, if something is wrong besides: then the other checks find it with all that is wrong.
     """
     first = Findings()
     first.problems += placement.problems_of(place, options.input)
     listed = None
     with first.collecting(options):
-        named = _read_named(first, options, conditions)
+        named = _read_named(first, options, models, conditions)
         ignore, wanted = [str(place.output), str(place.folder)], replace(wanted_table(options, None), empty=True)
         listed = list_input(options.input, ignore, options.rows.base, wanted)
     if first.problems or listed is None:
         return None
     grown = frozen = None
     with found.collecting(options), explaining(CommitError):
-        request = request_for(options, [], listed.table, model, named.files)
+        request = request_for(options, [], listed.table, models, named.files)
         grown = increment.Search(
             found=found, options=options, place=place, listed=listed, conditions=conditions, request=request
         ).increment()
         if grown is None:
             return None
         frozen = grown.plan
-        spec = _session_spec(found, options, model, (grown.dataset or frozen).rows)
-        if grown.grows and spec is not None:
+        specs = session_specs(found, options, models, (grown.dataset or frozen).rows)
+        if grown.grows and specs:
             found.notes += [] if grown.dataset is None else dataset_notes(grown.dataset, conditions)
-            frozen = increment.next_plan(options, place, grown, spec, named.transform)
+            frozen = increment.next_plan(options, place, grown, specs, named.transform)
         elif grown.resumes:
-            frozen = with_requested_code(found, place, frozen, spec, named.transform)
+            frozen = with_requested_code(found, place, frozen, specs, named.transform)
             frozen = frozen.with_inodes(listed.identities())
         check_versions(found, options, place, grown.plan)
     done, resumes = grown is not None and grown.done, grown is not None and grown.resumes
     dataset = None if grown is None else grown.dataset
-    return _plan(found, options, place, model, None, dataset, _Decided(frozen=frozen, done=done, resumes=resumes))
+    return _plan(found, options, place, models, None, dataset, _Decided(frozen=frozen, done=done, resumes=resumes))
 
 
 def _plan(
-    found: Findings, options: Options, place: Place, model: ModelSpec | None, loaded: Loaded | None,
+    found: Findings, options: Options, place: Place, models: Sequence[Model], loaded: Loaded | None,
     dataset: Dataset | None, decided: _Decided,
 ) -> Plan:  # fmt: skip
     frozen = decided.frozen if dataset is not None and not decided.done else None
@@ -233,12 +230,12 @@ def _plan(
         problems=tuple(found.problems),
         notes=tuple(found.notes),
         frozen=None if found.problems else decided.frozen,
-        model=model,
-        canary="" if decided.independence is None else str(decided.independence),
+        models={model.name: model.spec for model in models},
+        canary=decided.canary,
         forecast=decided.forecast,
         deleted=b"" if frozen is None or dataset is None else freeze.deleted_rows(frozen.files, dataset),
-        nodes={} if loaded is None else devices.counts(loaded.session.nodes),
-        trees="" if loaded is None else loaded.session.trees,
+        nodes={} if loaded is None else loaded.nodes,
+        trees="" if loaded is None else _in_words(models, [session.trees for session in loaded.sessions]),
         weights=decided.weights,
         done=decided.done,
         resumes=decided.resumes,
@@ -248,11 +245,15 @@ def _plan(
     )
 
 
-def _read_model(found: Findings, options: Options) -> ModelSpec | None:
+def _in_words(models: Sequence[Model], texts: Sequence[str]) -> str:
+    """Return a text about each model as one text; '' says nothing about a model."""
+    return "; ".join(model.words(text) for model, text in zip(models, texts, strict=True) if text)
+
+
+def _read_models(found: Findings, options: Options) -> tuple[Model, ...]:
     with found.collecting(options):
-        note_step(f"reading the model {options.model}")  # named if native code crashes
-        return inspect_model(options.model)
-    return None
+        return models_of(options)
+    return ()
 
 
 def _read_footers(
@@ -266,12 +267,15 @@ def _read_footers(
     return None
 
 
-def _read_named(found: Findings, options: Options, conditions: tuple[Condition, ...]) -> _Named:
+def _read_named(
+    found: Findings, options: Options, models: Sequence[Model], conditions: tuple[Condition, ...]
+) -> _Named:
     """Import the transform, and compute the digests of the files."""
     files: dict[str, str] = {}
     transform = None
     with found.collecting(options):
-        files |= named_files(options.binding.feed, options.binding.labels)
+        for model in models:
+            files |= named_files(model.options.feed, model.options.labels)
         if options.binding.transform is not None:
             transform = transform_.find(options.binding.transform)
             files[transform.name] = transform.digest
@@ -282,43 +286,12 @@ def _read_named(found: Findings, options: Options, conditions: tuple[Condition, 
     return _Named(conditions=conditions, transform=transform, files=files | digests, joins=joins)
 
 
-def _session_spec(found: Findings, options: Options, model: ModelSpec | None, rows: int) -> SessionSpec | None:
-    """Choose the device and return what a session on it needs; without a model, only check the device."""
-    with found.collecting(options):
-        device = settle_device(options.session.device)
-        unused = why_not("cuda") if device == "cpu" and options.session.device.lower() == "auto" else ""
-        found.notes += [f"the device is the CPU, because CUDA does not work here: {unused}"] if unused else []
-        if model is not None:
-            return SessionSpec(
-                path=model.path, digest=model.digest, files=model.files, device=device,
-                gpu=devices.parse(options.session.device).first,
-                library=library_for(options.session.ort_library, model.opsets),
-                trees=options.session.trees == "auto" and rows >= _COMPILED_FROM,
-            )  # fmt: skip
-    return None
-
-
-def _load(found: Findings, options: Options, spec: SessionSpec | None) -> Loaded | None:
-    """Load the model into this process: a file that can be parsed may still fail to load."""
-    if spec is not None:
-        with found.collecting(options):
-            note_step(f"loading the model {spec.path}")
-            before = resident()
-            with measuring() as growth:
-                session = SESSIONS.session(spec)
-            held = max(resident() - before, 0)
-            return Loaded(
-                session=session, spec=spec, memory=Loading(process=resident(), model=held, peak=max(growth.most, held))
-            )
-    return None
-
-
 def _decide(
-    found: Findings, options: Options, dataset: Dataset, model: ModelSpec, named: _Named, loaded: Loaded | None,
+    found: Findings, options: Options, dataset: Dataset, models: Sequence[Model], named: _Named, loaded: Loaded | None,
     request: dict[str, Any], *, on_store: bool,
 ) -> _Decided:  # fmt: skip
     """Bind, sample, try and freeze; from the sample on, a step runs only if there is no problem so far."""
-    shared = _shared_names(options, dataset, model, named)
+    shared = _shared_names(options, dataset, models, named)
     if shared:
         found.problems += shared
         return _Decided()
@@ -328,53 +301,67 @@ def _decide(
             named, rows, fed = _transformed(options, dataset, named)
         if fed is None:
             return _Decided()
-    bound, wanted = _bind(found, options, dataset, model, named, None if fed is None else fed.schema)
+    bound, wanted = _bind(found, options, dataset, models, named, None if fed is None else fed.schema)
     if found.problems or loaded is None:
-        return _Decided(matched=bound.binding.feeds)
-    verdict, frozen, forecast, weights = None, None, None, ""
+        return _Decided(matched=tuple(feed for binding in bound.bindings for feed in binding.feeds))
+    verdicts: list[Independence | None] = []
+    frozen, forecast, weights = None, None, [""] * len(models)
     with found.collecting(options):
         first = dataset.files[0].path if dataset.files else "nothing"
         note_step(f"sending the first rows of {first} through the model")
         bound = replace(bound, read_schema=plain_schema(bound.read_schema))
         sample = _sample(options, dataset, bound, rows, fed)
         found.notes += joins_.notes(named.joins, bound.joins, sample.rows)
-        with measuring() as growth:
-            bound, problems = _try_outputs(options, dataset, model, loaded, bound, wanted, sample)
-            if named.destination is not None:
-                schema, target, unfit, changed = named.destination.fitted(bound.output_schema)
-                bound = replace(bound, output_schema=schema, target=target)
-                problems, found.notes = [*problems, *unfit], [*found.notes, *changed]
-        sample = replace(sample, first_row_bytes=growth.most / trial.first_rows(bound.binding))
-        found.problems += problems
+        bound, sample = _try_outputs(found, options, dataset, models, loaded, bound, wanted, sample)
+        if named.destination is not None:
+            schema, target, unfit, changed = named.destination.fitted(bound.output_schema)
+            bound = replace(bound, output_schema=schema, target=target)
+            found.problems, found.notes = [*found.problems, *unfit], [*found.notes, *changed]
         if not found.problems:
-            found.notes += axes.note(bound.binding, options.binding.batch_axis)
-            ahead = freeze.rows_ahead(options, dataset)
-            verdict = trial.try_rows(loaded.session, bound.binding, sample.fed, ahead)
-            if verdict is not None:
-                sample = replace(sample, scores=verdict.scores)
-                _expect_bad_rows(found, options, dataset, verdict)
-            _doubt_independence(found, options, model, bound.binding, verdict)
-            found.notes += devices.notes_on_cpu_nodes(loaded.session.nodes)
+            verdicts = _try_rows(found, options, dataset, models, loaded, bound, sample)
+            sample = replace(sample, scores=tuple(() if one is None else one.scores for one in verdicts))
         if not found.problems:
-            probe = freeze.choose_batch(options, dataset, loaded, bound, sample, verdict.row_s if verdict else None)
-            memory, weights = share_weights(found, options, model, loaded.spec, probe.together, loaded.memory)
+            probes = [
+                freeze.choose_batch(options, dataset, session, binding, sample, None if one is None else one.row_s)
+                for session, binding, one in zip(loaded.sessions, bound.bindings, verdicts, strict=True)
+            ]
+            loaded, weights = share_weights(found, options, models, loaded, tuning.combined(probes).together)
             frozen, forecast, notes = freeze.freeze(
-                options, request, dataset, replace(loaded, memory=memory), bound, sample, probe, on_store=on_store
+                options, request, dataset, loaded, bound, sample, probes, on_store=on_store
             )
             found.notes += notes
-    return _Decided(frozen=frozen, independence=verdict, forecast=forecast, weights=weights)
+    canary = _in_words(models, ["" if one is None else str(one) for one in verdicts]) if verdicts else ""
+    return _Decided(frozen=frozen, canary=canary, forecast=forecast, weights=_in_words(models, weights))
 
 
-def _shared_names(options: Options, dataset: Dataset, model: ModelSpec, named: _Named) -> list[ScorerError]:
+def _try_rows(
+    found: Findings, options: Options, dataset: Dataset, models: Sequence[Model], loaded: Loaded, bound: Bound,
+    sample: Sample,
+) -> list[Independence | None]:  # fmt: skip
+    """Check for each model whether a row's scores depend on its batch; report rows that cannot be scored."""
+    ahead = freeze.rows_ahead(options, dataset)
+    verdicts = []
+    for model, session, binding in zip(models, loaded.sessions, bound.bindings, strict=True):
+        found.notes += map(model.words, axes.note(binding, model.options.batch_axis))
+        verdict = trial.try_rows(session, binding, sample.fed, ahead)
+        if verdict is not None:
+            _expect_bad_rows(found, options, dataset, model, verdict)
+        _doubt_independence(found, options, model, binding, verdict)
+        found.notes += map(model.words, devices.notes_on_cpu_nodes(session.nodes))
+        verdicts.append(verdict)
+    return verdicts
+
+
+def _shared_names(options: Options, dataset: Dataset, models: Sequence[Model], named: _Named) -> list[ScorerError]:
     """Return a problem if a column that the request names shares its name with another."""
     duplicates, keep = sorted(dataset.duplicates), options.binding.keep
     if not duplicates or keep == ("all",):
         return shared_name(dataset, duplicates)
-    feeds = options.binding.feed if options.binding.transform is None else ()
-    requests = requested_feeds(feeds, model)[0].values()
-    tokens = [token for one in requests for item in one.items for token in item.tokens]
-    tokens += [token for one in requests for token in one.tokens]
-    tokens += [] if keep == ("none",) else keep
+    tokens = [] if keep == ("none",) else [*keep]
+    for model in models if options.binding.transform is None else ():
+        for one in requested_feeds(model.options.feed, model.spec)[0].values():
+            tokens += [token for item in one.items for token in item.tokens]
+            tokens += one.tokens
     used = expand(tokens, dataset.schema.names)[0] + [condition.column for condition in named.conditions]
     return shared_name(dataset, [name for name in duplicates if name in used])
 
@@ -402,48 +389,56 @@ def _transformed(options: Options, dataset: Dataset, named: _Named) -> tuple[_Na
 
 
 def _bind(
-    found: Findings, options: Options, dataset: Dataset, model: ModelSpec, named: _Named, given: pa.Schema | None
-) -> tuple[Bound, tuple[FetchRequest, ...]]:
-    """Match columns to tensors; `given` are the columns that the transform returns."""
+    found: Findings, options: Options, dataset: Dataset, models: Sequence[Model], named: _Named,
+    given: pa.Schema | None,
+) -> tuple[Bound, list[tuple[FetchRequest, ...]]]:  # fmt: skip
+    """Match columns to the tensors of each model; `given` are the columns that the transform returns."""
     columns = dataset.columns
-    binding, problems = bind(options.binding, model, columns, dataset.folder, given)
-    wanted, more = requested_fetches(options.binding, model)
-    named_columns = [*binding.kept, *(c.column for c in named.conditions)]
+    bindings, wanted, wrong = [], [], []
+    for model in models:
+        binding, problems = bind(model.options, model.spec, columns, dataset.folder, given)
+        fetches, more = requested_fetches(model.options, model.spec)
+        if named.transform is None:
+            binding = without_unused(binding, model.spec, columns, lambda names: ranges(dataset, names))
+        bindings.append(binding)
+        wanted.append(fetches)
+        wrong += model.problems([*ambiguous_paths(dataset, binding), *problems, *more])
+    kept, keep_problems = kept_of(options.binding, columns)
+    bound = Bound(
+        bindings=tuple(bindings), kept=kept, transform=named.transform, read_schema=pa.schema([]),
+        output_schema=pa.schema([]),
+    )  # fmt: skip
+    named_columns = [*kept.columns, *(c.column for c in named.conditions)]
     found.problems += keys_with_other_values(
-        dataset, named_columns if named.transform else [*named_columns, *binding.fed]
+        dataset, named_columns if named.transform else [*named_columns, *bound.fed]
     )
-    kept, notes = findings.without_keys(dataset, binding.kept)
-    binding = replace(binding, kept=kept)
+    kept_names, notes = findings.without_keys(dataset, kept.columns)
     found.notes += notes
-    if named.transform is None:
-        binding = without_unused(binding, model, columns, lambda names: ranges(dataset, names))
-    others = [*kept, *(c.column for c in named.conditions)]
-    used = dict.fromkeys([*spec.reads(named.transform, binding), *others])
-    for feed in binding.feeds:
-        if feed.rule in UNCONFIRMED:
-            text = f"input {feed.tensor!r} is fed {feed.rule}; {UNCONFIRMED[feed.rule]}"
-            found.doubt(options, text, model.path)
+    used = dict.fromkeys([*spec_.reads(bound.transform, bindings), *kept_names, *(c.column for c in named.conditions)])
+    for model, binding in zip(models, bindings, strict=True):
+        for feed in binding.feeds:
+            if feed.rule in UNCONFIRMED:
+                text = f"input {feed.tensor!r} is fed {feed.rule}; {UNCONFIRMED[feed.rule]}"
+                found.doubt(options, model.words(text), model.spec.path)
     found.problems += [
-        *ambiguous_paths(dataset, binding), *problems, *more,
-        *problems_of(dataset, list(dict.fromkeys([*binding.fed, *used] if named.transform is None else used))),
-        *known_nulls(options, dataset, binding),
+        *wrong, *keep_problems,
+        *problems_of(dataset, list(dict.fromkeys([*bound.fed, *used] if named.transform is None else used))),
+        *(problem for model, binding in zip(models, bindings, strict=True)
+          for problem in model.problems(known_nulls(options, dataset, binding))),
     ]  # fmt: skip
-    found.notes += type_notes(dataset, list(used), kept)
+    found.notes += type_notes(dataset, list(used), kept_names)
     joins: tuple[Join, ...] = ()
     schema = pa.schema([])
     with found.collecting(options):
         joins, schema = joins_.planned([] if found.problems else named.joins, dataset, used, options.cluster.memory)
-    bound = Bound(
-        binding=binding, transform=named.transform, read_schema=schema, output_schema=pa.schema([]), joins=joins
-    )
-    return bound, wanted
+    return replace(bound, kept=replace(kept, columns=kept_names), read_schema=schema, joins=joins), wanted
 
 
 def _sample(options: Options, dataset: Dataset, bound: Bound, rows: pa.Table | None, fed: pa.Table | None) -> Sample:
     """Return the first rows with the columns in use; the rows are read here unless a transform was given them."""
     if rows is None or fed is None:
         rows = fed = _first_rows(options, dataset, bound.read_schema, bound.joins)
-    return Sample(rows=fields.select(rows, bound.names), fed=fields.select(fed, bound.binding.read))
+    return Sample(rows=fields.select(rows, bound.names), fed=fields.select(fed, bound.read))
 
 
 def _first_rows(options: Options, dataset: Dataset, schema: pa.Schema, joins: Sequence[Join]) -> pa.Table:
@@ -452,48 +447,53 @@ def _first_rows(options: Options, dataset: Dataset, schema: pa.Schema, joins: Se
 
 
 def _try_outputs(
-    options: Options, dataset: Dataset, model: ModelSpec, loaded: Loaded, bound: Bound,
-    wanted: tuple[FetchRequest, ...], sample: Sample,
-) -> tuple[Bound, list[ScorerError]]:  # fmt: skip
-    """Score the first rows to complete the binding: its outputs, and the schema of the output."""
+    found: Findings, options: Options, dataset: Dataset, models: Sequence[Model], loaded: Loaded, bound: Bound,
+    wanted: Sequence[tuple[FetchRequest, ...]], sample: Sample,
+) -> tuple[Bound, Sample]:  # fmt: skip
+    """Score the first rows to complete the bindings: their outputs, and the schema of the output."""
     few = sample.fed.slice(0, trial.SAMPLE_ROWS)
-    binding = shapes(bound.binding, sample.fed)
-    binding, wrong = trial.outputs(loaded.session, binding, wanted, few, model, options.binding.prefix)
-    schema, clashes = output_schema(binding, dataset.columns, options.input[0], dataset.hive.names)
-    return replace(bound, binding=binding, output_schema=schema), [*wrong, *clashes]
+    bindings, first_row_bytes = [], []
+    for model, session, binding, fetches in zip(models, loaded.sessions, bound.bindings, wanted, strict=True):
+        with measuring() as growth:
+            shaped = shapes(binding, sample.fed)
+            tried, wrong = trial.outputs(session, shaped, fetches, few, model.spec, model.prefix)
+        found.problems += model.problems(wrong)
+        bindings.append(tried)
+        first_row_bytes.append(growth.most / trial.first_rows(tried))
+    bound = replace(bound, bindings=tuple(bindings))
+    schema, clashes = output_schema(bound.kept, bound.fetches, dataset.columns, options.input[0], dataset.hive.names)
+    found.problems += clashes
+    return replace(bound, output_schema=schema), replace(sample, first_row_bytes=tuple(first_row_bytes))
 
 
-def _expect_bad_rows(found: Findings, options: Options, dataset: Dataset, verdict: Independence) -> None:
+def _expect_bad_rows(found: Findings, options: Options, dataset: Dataset, model: Model, verdict: Independence) -> None:
     """Report first rows that cannot be scored: a note, or a problem if all of them fail."""
     bad, budget, ahead = sum(verdict.bad.values()), options.scoring.max_bad_rows, freeze.rows_ahead(options, dataset)
     if not bad:
         return
     why = in_words(verdict.bad)
     if bad < verdict.rows or options.rows.where or within_budget(budget, min(bad, ahead), ahead):
-        found.notes.append(f"{plural(bad, 'bad row')} among the first {verdict.rows:,}: {why}")
+        found.notes.append(model.words(f"{plural(bad, 'bad row')} among the first {verdict.rows:,}: {why}"))
         return
-    found.problems.append(
-        BindingError(
-            "none of the first rows can be scored",
-            where=quoted_list(options.input),
-            expected="rows that the model accepts",
-            found=f"{bad:,} bad rows: {why}",
-            hint="check --feed: order, types and values of the columns",
-        )
+    problem = BindingError(
+        "none of the first rows can be scored",
+        where=quoted_list(options.input),
+        expected="rows that the model accepts",
+        found=f"{bad:,} bad rows: {why}",
+        hint="check --feed: order, types and values of the columns",
     )
+    found.problems += model.problems([problem])
 
 
 def _doubt_independence(
-    found: Findings, options: Options, model: ModelSpec, binding: Binding, verdict: Independence | None
+    found: Findings, options: Options, model: Model, binding: Binding, verdict: Independence | None
 ) -> None:
     """Warn if scores depend on the batch; if no rows could be compared, warn of operators that may cause it."""
-    if verdict is None and model.coupled and binding.fixed_batch != 1:
-        found.doubt(
-            options,
-            f"a row's score may depend on the other rows in its batch: {quoted_list(model.coupled)}",
-            model.path,
-        )
+    spec = model.spec
+    if verdict is None and spec.coupled and binding.fixed_batch != 1:
+        text = f"a row's score may depend on the other rows in its batch: {quoted_list(spec.coupled)}"
+        found.doubt(options, model.words(text), spec.path)
     if verdict is not None and not verdict.independent:
-        cause = f" ({quoted_list(model.coupled)})" if model.coupled else ""
-        advice = doubt_advice(model, dict(binding.batch_axes))
-        found.doubt(options, f"{verdict}{cause}{advice}", model.path)
+        cause = f" ({quoted_list(spec.coupled)})" if spec.coupled else ""
+        advice = doubt_advice(spec, dict(binding.batch_axes))
+        found.doubt(options, model.words(f"{verdict}{cause}{advice}"), spec.path)

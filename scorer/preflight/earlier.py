@@ -105,15 +105,15 @@ def _absolute(location: str) -> str:
 
 
 def with_requested_code(
-    found: Findings, place: Place, frozen: FrozenPlan, spec: SessionSpec | None, transform: Transform | None
+    found: Findings, place: Place, frozen: FrozenPlan, specs: Sequence[SessionSpec], transform: Transform | None
 ) -> FrozenPlan:
     """Return an unfinished run's plan with this command's folder for the transform; other code is a problem.
 
     Another user may have written the plan, if both can write to the output's folder.
     """
-    planned = (frozen.session.library, frozen.transform.name if frozen.transform else "")
-    requested = (spec.library if spec else "", transform.name if transform else "")
-    if spec is not None and planned != requested:
+    planned = (*(one.session.library for one in frozen.scorers), frozen.transform.name if frozen.transform else "")
+    requested = (*(spec.library for spec in specs), transform.name if transform else "")
+    if specs and planned != requested:
         found.problems.append(
             CommitError(
                 "the unfinished run would load code that was not requested",

@@ -241,7 +241,7 @@ def _other_folder(dataset: Dataset, published: FrozenPlan) -> list[ScorerError]:
     """Return the error for paths of pictures that would be relative to another folder than before."""
     columns = decode_schema(published.read_schema)
     tops = sorted({file.top for file in dataset.files})
-    for feed in published.binding.feeds:
+    for feed in published.feeds:
         column = fields.find(columns, feed.columns[0]) if feed.kind == "image" else None
         if column is not None and not is_encoded(column.type) and tops != [feed.setting("folder")]:
             return [

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 import tracemalloc
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,27 +18,18 @@ import pyarrow as pa
 
 from scorer.binding import transform as transform_
 from scorer.binding.features.pack import pack
-from scorer.cluster.kinds.sizes import planned_processes
-from scorer.cluster.scripts import can_spawn
 from scorer.dataset.cursors import DECODE_ROWS
-from scorer.display.words import size
 from scorer.host import process
-from scorer.host.crash import note_step
-from scorer.model import copies
-from scorer.model.resident import unpacked_note
-from scorer.plan.prepared import Forecast, cluster_of
+from scorer.plan.prepared import Forecast
 from scorer.scoring import batches
 from scorer.storage import copying
 from scorer.storage.encoding import encoded_growth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from scorer.binding.spec import Binding, Transform
     from scorer.model.resident import Engine
-    from scorer.model.spec import ModelSpec, SessionSpec
-    from scorer.options.fields import Options
-    from scorer.preflight.findings import Findings
     from scorer.storage.encoding import Storage
 
 
@@ -97,7 +89,7 @@ def forecast(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loading:
-    """The memory of this process around the loading of the model, in bytes."""
+    """The memory of this process around the loading of a model, or of several one after the other, in bytes."""
 
     process: int
     """With the model, before the first rows were read."""
@@ -110,32 +102,15 @@ class Loading:
     joined: int = 0
     """What tables of --join take, which are loaded after it."""
 
-
-def share_weights(
-    found: Findings, options: Options, model: ModelSpec, spec: SessionSpec, together: float | None, memory: Loading
-) -> tuple[Loading, str]:
-    """Pack the weights if several processes of this host will use them.
-
-    Returns the memory that the model then needs in each of them, and that in words. If the weights are not packed, the
-    memory stays as it is, and there are no words.
-    """
-    processes = planned_processes(options.cluster, cluster_of(options, together, spawns=can_spawn()))
-    if processes < 2 or not options.session.pack or not model.can_be_packed(spec):  # noqa: PLR2004 - several
-        return memory, ""
-    from scorer.model.packing import shared  # noqa: PLC0415 - only if processes share a host
-
-    note_step(f"packing the weights of {spec.path}")
-    try:
-        packed = shared.obtain(spec, lambda: copies.local_spec(spec) or spec)
-    except shared.NotPacked as why:
-        found.notes.append(unpacked_note(str(why)))
-        return memory, ""
-    own, mapped = packed.private_bytes, packed.shared_bytes
-    words = (
-        f"{size(model.bytes)}, packed once for {processes} processes ({size(packed.bytes)} in the cache): "
-        f"{size(own)} each and {size(mapped)} shared"
-    )
-    return replace(memory, model=own, weights=mapped, peak=own + mapped), words
+    @classmethod
+    def in_turn(cls, each: Sequence[Loading], joined: int) -> Loading:
+        """Return the figures of several models that are loaded one after the other, and of joined tables."""
+        held = peak = 0
+        for one in each:
+            peak = max(peak, held + one.peak)
+            held += one.model + one.weights
+        weights = sum(one.weights for one in each)
+        return cls(process=each[-1].process, model=held - weights, peak=peak, weights=weights, joined=joined)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,13 +304,13 @@ def usual_rows(rows: pa.Table) -> pa.Table:
     return rows if usual.all() else rows.filter(pa.array(usual))
 
 
-def held_row_bytes(transform: Transform | None, binding: Binding, rows: pa.Table, fed: pa.Table) -> float:
+def held_row_bytes(transform: Transform | None, bindings: Sequence[Binding], rows: pa.Table, fed: pa.Table) -> float:
     """Return the bytes of a row that the transform and the converters hold while a part is scored."""
     n = min(_TRACED_ROWS, rows.num_rows, fed.num_rows)
     if not n:
         return 0.0
     rows, fed = rows.slice(0, n), fed.slice(0, n)
-    needed = float(_traced(lambda: pack(binding.feeds, fed)))
+    needed = max(float(_traced(partial(pack, binding.feeds, fed))) for binding in bindings)
     if transform is not None:
         given = rows.select(list(transform.reads))
         with suppress(pa.ArrowException):  # a dictionary may hold a text that only bad rows have

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from scorer.arrow import encode_schema
-from scorer.binding import spec as spec_
 from scorer.cluster.kinds.sizes import (
     ahead_of,
     local_threads,
@@ -26,7 +25,8 @@ from scorer.options.fields import FIELDS, PART_BYTES
 from scorer.plan.frozen import FORMAT, FrozenPlan, hash_of
 from scorer.plan.lineage import entry_bytes
 from scorer.plan.parts import PlannedFile
-from scorer.plan.prepared import as_json_value, cluster_of
+from scorer.plan.prepared import as_json_value, as_one, cluster_of
+from scorer.plan.scorers import Scorer
 from scorer.preflight import encodings, trial, tuning
 from scorer.preflight import forecast as forecast_
 from scorer.preflight.cutting import Size, joined_files, least_rows, part_rows, plan_files, together
@@ -42,16 +42,16 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from scorer.binding.spec import Binding, Transform
-    from scorer.dataset.joins.spec import Join
+    from scorer.binding.spec import Binding
     from scorer.dataset.summary import Dataset, File
     from scorer.model.resident import Engine
-    from scorer.model.spec import ModelSpec, SessionSpec
     from scorer.options.fields import Options
     from scorer.plan.prepared import Forecast
+    from scorer.preflight.models.bound import Bound, Sample
+    from scorer.preflight.models.loading import Loaded
+    from scorer.preflight.models.requested import Model
     from scorer.storage.encoding import Storage
     from scorer.tables.snapshot import Snapshot
-    from scorer.tables.target import Target
 
 
 _LEFT_OUT = {
@@ -63,14 +63,14 @@ _RENAMED = {"format": "output_format"}
 """Options whose name means something else in a request."""
 
 
-def request_of(options: Options, dataset: Dataset, model: ModelSpec, files: dict[str, str]) -> dict[str, Any]:
-    """Return what identifies a request: input, model, other files by digest, options that change scores or output."""
+def request_of(options: Options, dataset: Dataset, models: Sequence[Model], files: dict[str, str]) -> dict[str, Any]:
+    """Return what identifies a request: input, models, other files by digest, options that change scores or output."""
     inputs = [*map(as_input, dataset.files), *dataset.left_out]
-    return request_for(options, inputs, dataset.table, model, files)
+    return request_for(options, inputs, dataset.table, models, files)
 
 
 def request_for(
-    options: Options, inputs: Sequence[Any], table: Snapshot | None, model: ModelSpec, files: dict[str, str]
+    options: Options, inputs: Sequence[Any], table: Snapshot | None, models: Sequence[Model], files: dict[str, str]
 ) -> dict[str, Any]:
     """Return what identifies a request.
 
@@ -87,11 +87,17 @@ def request_for(
         "format": FORMAT,
         "input": digest_of_input(inputs),
         **({} if table is None else {"table": [table.kind, table.table_id, table.version]}),
-        "model": model.digest,
-        **({"model_name": model.name} if model.name else {}),
+        "model": [[one.name, one.spec.digest] for one in models] if models[0].name else models[0].spec.digest,
+        **_tracked_names(models),
         "files": files,
         **chosen,
     }
+
+
+def _tracked_names(models: Sequence[Model]) -> dict[str, Any]:
+    """Return the names that models have in a tracking store; nothing if none has one."""
+    found = {one.name: one.spec.name for one in models if one.spec.name}
+    return {"model_name": as_one(found)} if found else {}
 
 
 def as_input(file: File | PlannedFile) -> list[Any]:
@@ -129,54 +135,6 @@ below 1 GiB."""
 _SAMPLE_BYTES = 32 << 20  # of decoded rows: pictures are large
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """The model's session in this process, and the spec that loads the same session on workers."""
-
-    session: Engine
-    spec: SessionSpec
-    memory: forecast_.Loading
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
-    """How columns are matched to tensors, and the schemas that follow."""
-
-    binding: Binding
-    """Without fetches until the first rows have been scored."""
-    transform: Transform | None
-    read_schema: pa.Schema
-    output_schema: pa.Schema
-    """Empty until the first rows have been scored."""
-    target: Target | None = None
-    """The table that the output is; None for plain Parquet files."""
-    joins: tuple[Join, ...] = ()
-
-    @property
-    def names(self) -> list[str]:
-        """The columns that are read, and those of joined tables."""
-        return [*self.read_schema.names, *(field.name for join in self.joins for field in join.added)]
-
-    @property
-    def reads(self) -> set[str]:
-        """The columns that are decoded in any case: fed, or keys of joined tables."""
-        return {*spec_.reads(self.transform, self.binding), *(name for join in self.joins for name in join.left)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """The first rows of the input."""
-
-    rows: pa.Table
-    """As they are read: columns that are fed, kept or filtered on, those of joined tables included."""
-    fed: pa.Table
-    """As they are fed: after the transform, if any."""
-    scores: tuple[pa.Array, ...] = ()
-    """The output columns of the first of these rows, if some were scored."""
-    first_row_bytes: float = 0.0
-    """Memory for a row in the model's very first batch, which finds nothing that earlier ones left allocated."""
-
-
 def rows_ahead(options: Options, dataset: Dataset) -> int:
     """Return how many rows the run will read, before any filter."""
     limit = options.rows.limit
@@ -193,14 +151,14 @@ def sample_rows(options: Options, dataset: Dataset, schema: pa.Schema) -> int:
 
 
 def choose_batch(
-    options: Options, dataset: Dataset, loaded: Loaded, bound: Bound, sample: Sample, row_s: float | None
+    options: Options, dataset: Dataset, session: Engine, binding: Binding, sample: Sample, row_s: float | None
 ) -> Probe:
-    """Choose the batch rows: the model's fixed ones, the requested ones, or the fastest, timed now or cached."""
-    binding, requested, device = bound.binding, options.scoring.batch_rows, loaded.spec.device
+    """Choose a model's batch rows: its fixed ones, the requested ones, or the fastest, timed now or cached."""
+    requested, device = options.scoring.batch_rows, session.spec.device
     rows, threads = rows_ahead(options, dataset), planned_threads(options.cluster)
     if row_s is None:
         return tuning.untuned(binding, requested, None, device=device)
-    busy_s = tuning.row_seconds(loaded.session, binding, sample.fed)
+    busy_s = tuning.row_seconds(session, binding, sample.fed)
     nominal = tuning.nominal_rate(binding, busy_s)
     if not options.scoring.tune or not tuning.worthwhile(binding, busy_s, rows, threads, device):
         default = tuning.untuned(binding, requested, busy_s, device=device)
@@ -210,8 +168,8 @@ def choose_batch(
     here = local_threads(options.cluster)
     key = cache.key_of(
         here,
-        loaded.spec.key,
-        loaded.session.trees,
+        session.spec.key,
+        session.trees,
         asdict(binding),
         sample.fed.schema.to_string(),
         versions(),
@@ -222,9 +180,9 @@ def choose_batch(
     cached = cache.load(key)
     if cached is None:
         if accelerator:
-            timed = tuning.grow_batches(loaded.session, binding, sample.fed, row_s)
+            timed = tuning.grow_batches(session, binding, sample.fed, row_s)
         else:
-            timed = tuning.probe(loaded.session, binding, sample.fed, busy_s, rows / threads, here)
+            timed = tuning.probe(session, binding, sample.fed, busy_s, rows / threads, here)
         if timed.confirmed:
             cache.store(key, asdict(timed))
     else:
@@ -236,14 +194,15 @@ def choose_batch(
 
 def freeze(
     options: Options, request: dict[str, Any], dataset: Dataset, loaded: Loaded, bound: Bound, sample: Sample,
-    probe: Probe, *, on_store: bool = False,
+    probes: Sequence[Probe], *, on_store: bool = False,
 ) -> tuple[FrozenPlan, Forecast | None, list[str]]:  # fmt: skip
-    """Return the frozen plan, a forecast if the probe measured the speed, and notes.
+    """Return the frozen plan, a forecast if the probes measured the speed, and notes.
 
     If the output is `on_store`, its files have names of their own and a limited size.
     """
-    binding, out = bound.binding, _first_output(loaded, bound, sample, probe)
-    kept, scores = sample.rows.select(list(binding.kept)), out.select(list(binding.outputs))
+    probe = tuning.combined(probes)
+    out = _first_output(loaded, bound, sample, probe)
+    kept, scores = sample.rows.select(list(bound.kept.columns)), out.select(list(bound.outputs))
     chosen = encodings.choose(dataset, options.out, kept, scores)
     file_rows = _file_rows(options, out, chosen, 0.0)
     size = part_size(options, dataset, bound, probe, frozenset(), file_rows)
@@ -262,18 +221,15 @@ def freeze(
         table=table_state(planned, dataset),
         left_out=dataset.left_out,
         conditions=tuple(options.rows.where),
-        binding=binding,
-        session=loaded.spec,
-        batch_rows=probe.batch_rows,
-        batch_tokens=probe.batch_tokens,
+        scorers=_scorers(loaded, bound, probes),
+        kept=bound.kept.columns,
+        row_id=bound.kept.row_id,
         read_schema=encode_schema(bound.read_schema),
         output_schema=encode_schema(bound.output_schema),
         storage=chosen,
         joins=bound.joins,
         transform=bound.transform,
         fed_schema=encode_schema(sample.fed.schema) if bound.transform is not None else "",
-        trials=probe.trials,
-        together=probe.together,
         generation=int(options.out.new_only),
         own_names=on_store or bound.target is not None,
         target=bound.target,
@@ -283,13 +239,13 @@ def freeze(
     if probe.rows_per_s is None:
         return frozen, None, notes
     measured = Measured(
-        rows=sample.rows, out=out, scores=len(binding.outputs), storage=chosen,
+        rows=sample.rows, out=out, scores=len(bound.outputs), storage=chosen,
         unread=frozenset() if frozen.deleted else unread, copied=copied,
-        held=forecast_.held_row_bytes(bound.transform, binding, sample.rows, sample.fed),
-        batch=_batch_bytes(loaded, binding, sample, probe),
+        held=forecast_.held_row_bytes(bound.transform, bound.bindings, sample.rows, sample.fed),
+        batch=sum(map(_batch_bytes, loaded.sessions, bound.bindings, repeat(sample), sample.first_row_bytes, probes)),
         largest_group=_largest_group_bytes(dataset, bound.read_schema.names, unread),
     )  # fmt: skip
-    memory = replace(loaded.memory, joined=held_bytes(bound.joins))
+    memory = forecast_.Loading.in_turn(loaded.memory, held_bytes(bound.joins))
     footprint = partial(
         forecast_.footprint, frozen.most_rows, size.target, dataset.row_group_rows, measured, memory,
         filtered=bool(options.rows.where), remote=_remote(options, dataset, bound, measured),
@@ -297,6 +253,16 @@ def freeze(
     ahead, needs, lowered = _fitting(options, lambda ahead: footprint(_workers(options, probe, frozen.n_parts, ahead)))
     estimated = _forecast(options, dataset, frozen, measured, needs, probe.rows_per_s)
     return frozen, replace(estimated, ahead=ahead), [*notes, *lowered]
+
+
+def _scorers(loaded: Loaded, bound: Bound, probes: Sequence[Probe]) -> tuple[Scorer, ...]:
+    return tuple(
+        Scorer(
+            name=name, binding=binding, session=spec, batch_rows=one.batch_rows, batch_tokens=one.batch_tokens,
+            trials=one.trials, together=one.together,
+        )
+        for name, binding, spec, one in zip(loaded.names, bound.bindings, loaded.specs, probes, strict=True)
+    )  # fmt: skip
 
 
 def _forecast(
@@ -328,18 +294,24 @@ def _first_output(loaded: Loaded, bound: Bound, sample: Sample, probe: Probe) ->
 
     Only their sizes matter, not which row is beside which.
     """
-    rows, scores, binding = forecast_.usual_rows(sample.rows), sample.scores, bound.binding
+    rows = forecast_.usual_rows(sample.rows)
     shown = min(tuning.rows_to_encode(sample.fed.num_rows, probe.nominal_rows_per_s), rows.num_rows)
-    if not scores or len(scores[0]) < shown:
-        scores = trial.scores_of(sample.fed.slice(0, shown), binding, loaded.session)
-    n = min(len(scores[0]) if scores else shown, rows.num_rows)
-    return trial.as_output(rows.slice(0, n), [one.slice(0, n) for one in scores], binding, bound.output_schema)
+    scores: list[pa.Array] = []
+    for at, (binding, session) in enumerate(zip(bound.bindings, loaded.sessions, strict=True)):
+        own = sample.scores[at] if sample.scores else ()
+        if not own or len(own[0]) < shown:
+            own = trial.scores_of(sample.fed.slice(0, shown), binding, session)
+        scores += own
+    n = min((*map(len, scores), rows.num_rows)) if scores else shown
+    few = [one.slice(0, n) for one in scores]
+    return trial.as_output(rows.slice(0, n), bound.kept.columns, dict(zip(bound.outputs, few, strict=True)),
+                           bound.output_schema)  # fmt: skip
 
 
-def _batch_bytes(loaded: Loaded, binding: Binding, sample: Sample, probe: Probe) -> int:
+def _batch_bytes(session: Engine, binding: Binding, sample: Sample, first_row_bytes: float, probe: Probe) -> int:
     """Return the memory of one batch: a few texts or pictures show it best in the first, numbers in a full one."""
-    first = sample.first_row_bytes * probe.batch_rows if binding.texts or binding.pictures else 0.0
-    full = forecast_.batch_bytes(loaded.session, binding, sample.fed, probe.batch_rows, probe.batch_tokens)
+    first = first_row_bytes * probe.batch_rows if binding.texts or binding.pictures else 0.0
+    full = forecast_.batch_bytes(session, binding, sample.fed, probe.batch_rows, probe.batch_tokens)
     return max(int(first), full)
 
 
@@ -411,7 +383,7 @@ def _copied(
     row groups of a part are so small that they are better merged. A column that is decoded anyway is encoded again if
     that makes it clearly smaller than in the input. If most bytes would be encoded, all columns are.
     """
-    out, kept, reads = options.out, bound.binding.kept, bound.reads
+    out, kept, reads = options.out, bound.kept.columns, bound.reads
     limit = dataset.stored_limit(options.rows.limit)
     parts = islice(together(dataset.files, size, limit, dict(dataset.variants)), _INSPECTED_PARTS)
     tiny = not all(

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scorer.arrow import decode_schema
+from scorer.binding.outputs import Kept
 from scorer.dataset import keys, tables
 from scorer.dataset.listing import trees
 from scorer.dataset.summary import summarise_files
@@ -36,8 +37,8 @@ from scorer.preflight.findings import (
     no_version,
     nothing_left,
 )
-from scorer.preflight.freeze import Bound
-from scorer.preflight.tuning import Probe
+from scorer.preflight.models.bound import Bound
+from scorer.preflight.tuning import Probe, combined
 from scorer.storage.stores import changes as changed_files
 from scorer.storage.stores import for_arrow
 from scorer.tables.snapshot import TableState
@@ -402,7 +403,7 @@ def check_first(found: Findings, frozen: FrozenPlan, dataset: Dataset) -> None:
 
 
 def next_plan(
-    options: Options, place: Place, grown: Increment, spec: SessionSpec, transform: Transform | None
+    options: Options, place: Place, grown: Increment, specs: Sequence[SessionSpec], transform: Transform | None
 ) -> FrozenPlan:
     """Return the plan of the next generation: as the last one, with other files and the numbers after its parts."""
     last, dataset = grown.plan, grown.dataset
@@ -424,7 +425,7 @@ def next_plan(
         table=table,
         target=grown.target,
         left_out=grown.left_out,
-        session=spec,
+        scorers=tuple(replace(one, session=spec) for one, spec in zip(last.scorers, specs, strict=True)),
         transform=mine,
         storage=replace(last.storage, stretch_rows=stretch_rows),
         generation=max(1, last.generation) + 1,
@@ -441,13 +442,13 @@ def next_plan(
 def _size(options: Options, place: Place, last: FrozenPlan, dataset: Dataset) -> Size:
     """Return how large the parts of the next generation are."""
     bound = Bound(
-        binding=last.binding, transform=last.transform, read_schema=decode_schema(last.read_schema),
+        bindings=tuple(scorer.binding for scorer in last.scorers), kept=Kept(last.kept, last.row_id),
+        transform=last.transform, read_schema=decode_schema(last.read_schema),
         output_schema=decode_schema(last.output_schema), joins=last.joins,
     )  # fmt: skip
     speed, row_bytes = _measured(place)
-    probe = Probe(
-        batch_rows=last.batch_rows, rows_per_s=speed, batch_tokens=last.batch_tokens, nominal_rows_per_s=speed
-    )  # fmt: skip
+    probes = [Probe(batch_rows=one.batch_rows, rows_per_s=None, batch_tokens=one.batch_tokens) for one in last.scorers]
+    probe = replace(combined(probes), rows_per_s=speed, nominal_rows_per_s=speed)
     file_rows = options.out.file_rows
     if options.out.file_bytes is not None:
         file_rows = max(1, int(options.out.file_bytes / row_bytes))

@@ -62,13 +62,13 @@ _MISREAD = "%?#"
 _KEY_BYTES = 1024 - 200  # stores allow 1,024 of a key, and the names of parts and of the proof follow
 
 
-def refusals(place: Place, inputs: Sequence[str], model: str) -> dict[str, list[ScorerError]]:
+def refusals(place: Place, inputs: Sequence[str], models: Sequence[str]) -> dict[str, list[ScorerError]]:
     """Return what stores refuse to this process, by "input", "model" and "output"; local paths are not looked at."""
     folder = str(place.folder)
-    with AtOnce(*inputs, model, folder) as ask:
+    with AtOnce(*inputs, *models, folder) as ask:
         asked = {
             "input": [ask(partial(read_problem, one)) for one in inputs if asks(one)],
-            "model": [ask(partial(read_problem, model, "model"))] if asks(model) else [],
+            "model": [ask(partial(read_problem, model, "model")) for model in models if asks(model)],
             "output": [ask(partial(write_problem, folder))] if asks(folder) else [],
         }
         return {name: [one for each in answers if (one := each()) is not None] for name, answers in asked.items()}

@@ -27,7 +27,7 @@ from scorer.scoring import batches as batches_
 from scorer.scoring.compare import changed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from scorer.binding.elements import Batch
     from scorer.binding.features.packed import Packed
@@ -177,10 +177,9 @@ def scores_of(fed: pa.Table, binding: Binding, session: Engine) -> tuple[pa.Arra
     return tuple(batches_.score(fed, edges, binding, session).columns)
 
 
-def as_output(few: pa.Table, scores: Sequence[pa.Array], binding: Binding, schema: pa.Schema) -> pa.Table:
+def as_output(few: pa.Table, kept: Sequence[str], scores: Mapping[str, pa.Array], schema: pa.Schema) -> pa.Table:
     """Return a few rows as the output will contain them, from which their encoded size is measured."""
-    columns = {name: few[name] for name in binding.kept}
-    columns |= dict(zip(binding.outputs, scores, strict=True))
+    columns = {name: few[name] for name in kept} | dict(scores)
     return pa.table({name: columns[name] for name in schema.names if name in columns})
 
 

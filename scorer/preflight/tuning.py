@@ -55,6 +55,7 @@ _LARGEST, _GROWING_S = 65_536, 5.0  # rows or tokens of the largest batch tried 
 _ACCELERATOR_FACTOR = 16  # times the rows or tokens of a batch on the CPU
 _LEAST_ENCODED, _ENCODED_S = 2, 0.005  # rows that are scored once more to measure their encoded size; seconds
 _HEAVY_S = 0.25e-3  # per row
+_MOST_GRIDS = 4  # times the largest batch: a longer common multiple would make parts too large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,29 @@ class Probe:
     """A rough figure for the speed of one thread, by which parts are cut; None if nothing was timed."""
     confirmed: bool = False
     """Whether both halves of a complete probe chose this batch size; only then is it cached."""
+
+
+def combined(probes: Sequence[Probe]) -> Probe:
+    """Return the figures of several models that score the same rows, one after the other, as those of one.
+
+    Its batches are the grid on which a row group is cut into parts.
+    """
+    if len(probes) == 1:
+        return probes[0]
+    largest, common = max(one.batch_rows for one in probes), math.lcm(*(one.batch_rows for one in probes))
+    return Probe(
+        batch_rows=common if common <= _MOST_GRIDS * largest else largest,
+        rows_per_s=_in_turn([one.rows_per_s for one in probes]),
+        batch_tokens=next((one.batch_tokens for one in probes if one.batch_tokens is not None), None),
+        together=min((one.together for one in probes if one.together is not None), default=None),
+        nominal_rows_per_s=_in_turn([one.nominal_rows_per_s for one in probes]),
+    )
+
+
+def _in_turn(speeds: Sequence[float | None]) -> float | None:
+    """Return the speed of doing one after the other; None if one speed is unknown."""
+    known = [speed for speed in speeds if speed]
+    return 1 / sum(1 / speed for speed in known) if len(known) == len(speeds) else None
 
 
 def worthwhile(binding: Binding, row_s: float, rows: int, threads: int, device: str) -> bool:

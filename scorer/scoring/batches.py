@@ -6,7 +6,7 @@ Knows no files and no Dask. If a batch fails, it is halved until each bad row is
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -236,6 +236,34 @@ def score(
         smallest_batch=runner.smallest_batch,
         stages=Stages(pack=pack_s, infer=runner.infer_s, unpack=time.perf_counter() - began),
     )
+
+
+def merged(names: Sequence[str], each: Sequence[Scored]) -> Scored:
+    """Return the scores of several models for the same rows as one; a row that one of them cannot score is bad.
+
+    `names` are those of the models. A single model's scores stay as they are.
+    """
+    if len(each) == 1:
+        return each[0]
+    bad: dict[int, tuple[str, str]] = {}
+    for name, one in zip(names, each, strict=True):
+        for row, (stage, reason) in one.bad.items():
+            bad.setdefault(row, (stage, f"{name}: {reason}" if stage in {"feed", "infer"} else reason))
+    found = replace(
+        each[0],
+        columns=[column for one in each for column in one.columns],
+        bad=bad,
+        lossy=sum(one.lossy for one in each),
+        truncated=sum(one.truncated for one in each),
+        calls=sum(one.calls for one in each),
+        smallest_batch=min((one.smallest_batch for one in each if one.smallest_batch), default=0),
+        stages=sum((one.stages for one in each), Stages()),
+    )
+    if any(one.nan for one in each):  # a row may have a NaN of two models, or be bad for one of them
+        good = found.good()
+        columns = found.columns if good is None else [column.filter(good.combine_chunks()) for column in found.columns]
+        found = replace(found, nan=_nan_rows(columns))
+    return found
 
 
 def _smaller(rows: int, bad: int, good: int) -> int:

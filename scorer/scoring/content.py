@@ -121,13 +121,14 @@ def _stretches(
     """Yield the part a few rows at a time, and read the kept columns of each."""
     step = max(1, job.spec.frozen.storage.stretch_rows)
     frozen = job.spec.frozen
-    joins = frozen.joins if set(frozen.binding.kept) - set(job.read_schema.names) else ()
+    joins = frozen.joins if set(frozen.kept) - set(job.read_schema.names) else ()
     names = {*job.output_schema.names, *(name for join in joins for name in join.left)}
     schema = pa.schema([field for field in job.read_schema if field.name in names])
     read = done = 0
     for low in range(0, part.rows, step):
         some = _some_rows(part, low, low + step)
-        kept = with_joined(job, reader.read_all(some, schema, (), step, job.inputs, fetched=fetched).table, joins)[0]
+        few = reader.read_all(some, schema, (), (step,), job.inputs, fetched=fetched).table
+        kept = with_joined(job, few, joins)[0]
         if good is not None:
             read, kept = read + kept.num_rows, kept.filter(good.slice(read, kept.num_rows))
         yield conform(_beside(kept, scores.slice(done, kept.num_rows)), job.output_schema)

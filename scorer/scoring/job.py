@@ -256,7 +256,7 @@ class Job:
 
     def kept(self, groups: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
         """Return the kept columns that are read; those of whole row groups in `groups` may be copied instead."""
-        kept = self.spec.frozen.binding.kept
+        kept = self.spec.frozen.kept
         return tuple(name for name in kept if name not in self.spec.frozen.storage.copied) if groups else kept
 
     @classmethod
@@ -320,7 +320,7 @@ class Jobs:
         os.register_at_fork(after_in_child=self._unlock)
 
     def add(self, spec: Spec, address: str = "", publish_event: Callable[[str, bytes], None] | None = None) -> None:
-        """Add a run and start to load its model. Returns at once."""
+        """Add a run and start to load its models. Returns at once."""
         conflict = self.configure_stores(spec.store_options)
         if conflict is not None and not spec.remote:
             raise conflict
@@ -329,11 +329,13 @@ class Jobs:
         job.address, job.publish_event = address, publish_event
         if spec.remote:
             job.differs = conflict.what if conflict is not None else version_conflicts(spec.frozen.versions)
-        future = SESSIONS.loading(spec.frozen.session, _DELIVERY_S if spec.remote else 0.0)
+        delivery_s = _DELIVERY_S if spec.remote else 0.0
+        futures = [SESSIONS.loading(scorer.session, delivery_s) for scorer in spec.frozen.scorers]
         if spec.batch_timeout is not None:
 
             def calling() -> dict[int, float]:
-                return future.result().calling if future.done() and future.exception() is None else {}
+                loaded = [one.result() for one in futures if one.done() and one.exception() is None]
+                return {thread: since for one in loaded for thread, since in one.calling.items()}
 
             job.watchdog = Watchdog(calling, spec.batch_timeout, job.on_stall)
 
@@ -356,7 +358,7 @@ class Jobs:
         self._lock = threading.Lock()
 
     def remove(self, key: str) -> None:
-        """Remove a run, and its model unless another run uses it. Calls in progress keep their session."""
+        """Remove a run, and its models unless another run uses them. Calls in progress keep their session."""
         with self._lock:
             job = self._jobs.pop(key, None)
             if job is None:
@@ -368,9 +370,10 @@ class Jobs:
 
                 others = {lookup.id_of(one) for other in self._jobs.values() for one in other.spec.frozen.joins}
                 lookup.forget({lookup.id_of(one) for one in joins} - others)
-            own = job.spec.frozen.session.key
-            if all(other.spec.frozen.session.key != own for other in self._jobs.values()):
-                SESSIONS.forget(own)
+            used = {scorer.session.key for other in self._jobs.values() for scorer in other.spec.frozen.scorers}
+            for scorer in job.spec.frozen.scorers:
+                if scorer.session.key not in used:
+                    SESSIONS.forget(scorer.session.key)
 
     def job(self, key: str) -> Job:
         """Return the job of an execution; raise `ModelNotResident` if this process does not know it."""
@@ -392,9 +395,10 @@ class Jobs:
             return
         if job.differs:
             raise worker_unfit(job, job.differs)
-        failed = SESSIONS.failure(job.spec.frozen.session)
-        if failed is not None:
-            raise worker_unfit(job, str(failed))
+        for scorer in job.spec.frozen.scorers:
+            failed = SESSIONS.failure(scorer.session)
+            if failed is not None:
+                raise worker_unfit(job, str(failed))
 
     def stop(self, key: str) -> None:
         """Start no further parts in this process."""

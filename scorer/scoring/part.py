@@ -176,7 +176,7 @@ def read(job: Job, attempt: Attempt) -> Rows:
     """Return the part's rows with the columns that are fed or kept, those of joined tables included."""
     attempt.started = attempt.started or time.time()
     started, busy = time.perf_counter(), time.thread_time()
-    batch_rows = job.spec.frozen.batch_rows
+    batch_rows = [scorer.batch_rows for scorer in job.spec.frozen.scorers]
     rows = reader.read_all(
         attempt.part.sources, job.read_schema, job.conditions, batch_rows, job.inputs, job.decoded_schema,
         attempt.fetched,
@@ -203,10 +203,10 @@ def _joined(job: Job, rows: Rows) -> Rows:
 
 
 def score(job: Job, attempt: Attempt, rows: Rows) -> Scored:
-    """Run the user's transform and the model over the part's rows."""
+    """Run the user's transform and each model over the part's rows."""
     frozen = job.spec.frozen
     try:
-        session = SESSIONS.session(frozen.session)
+        sessions = [SESSIONS.session(scorer.session) for scorer in frozen.scorers]
     except ScorerError as error:
         if not job.spec.remote:
             raise
@@ -218,9 +218,19 @@ def score(job: Job, attempt: Attempt, rows: Rows) -> Scored:
     bad |= {row: ("join", why) for row, why in (rows.bad or {}).items()}
     attempt.stages += Stages(pack=time.perf_counter() - began)
     count = job.row_counter(attempt.part.index, rows.filtered)
-    scored = batches.score(fed, rows.edges, frozen.binding, session, bad, frozen.batch_tokens, count)
+    names = [scorer.name for scorer in frozen.scorers]
+    each: list[Scored] = []
+    for at, (scorer, session, edges) in enumerate(zip(frozen.scorers, sessions, rows.edges, strict=True)):
+        counted = count if at == len(names) - 1 else _nothing_of(count)  # the last model finishes a row
+        each.append(batches.score(fed, edges, scorer.binding, session, bad, scorer.batch_tokens, counted))
+    scored = batches.merged(names, each)
     attempt.stages += scored.stages
     return scored
+
+
+def _nothing_of(count: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function that counts no rows, but reports that a batch was scored."""
+    return lambda _: count(0)
 
 
 def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
@@ -240,9 +250,9 @@ def prepare(job: Job, attempt: Attempt, rows: Rows, scored: Scored) -> Prepared:
     proof = Proof(
         part=part.index,
         plan=spec.frozen.plan_hash,
-        model=spec.frozen.session.digest,
+        model=spec.frozen.model_digest,
         counts=counts,
-        digests={name: digest(scores[name]) for name in spec.frozen.binding.outputs},
+        digests={name: digest(scores[name]) for name in spec.frozen.outputs},
         quarantine=quarantine,
         where=bool(spec.frozen.conditions),
     )
@@ -270,7 +280,7 @@ def commit(job: Job, attempt: Attempt, prepared: Prepared) -> Receipt:
         receipt,
         bytes_read=prepared.bytes_read, calls=prepared.calls, batch_rows=prepared.batch_rows, stages=attempt.stages,
         attempt=attempt.id, tries=attempt.mark.tries if attempt.mark else 1, worker=name_of_process(),
-        sessions=SESSIONS.made, device=job.spec.frozen.session.device,
+        sessions=SESSIONS.made, device=job.spec.frozen.device,
         started=round(attempt.started, 4), ended=round(time.time(), 4),
         peak_bytes=peak(), throttled=throttled, throttled_s=throttled_s,
         figures=prepared.figures if receipt.proof == proof else {},  # else another attempt's file is the part
@@ -394,12 +404,12 @@ def transformed(table: pa.Table, job: Job) -> tuple[pa.Table, dict[int, str]]:
 
 def output_rows(job: Job, attempt: Attempt, rows: Rows, scored: Scored, good: pa.ChunkedArray | None) -> pa.Table:
     """Return the output columns that are not kept from the input, for good rows, in the planned types."""
-    binding = job.spec.frozen.binding
-    table = pa.Table.from_arrays(scored.columns, names=list(binding.outputs))
-    if binding.row_id:
+    frozen = job.spec.frozen
+    table = pa.Table.from_arrays(scored.columns, names=list(frozen.outputs))
+    if frozen.row_id:
         files = zip(attempt.part.sources, rows.counts, strict=True)
         paths = pa.chunked_array([pa.repeat(pa.scalar(source.path), count) for source, count in files])
         table = table.append_column("_file", paths)
         table = table.append_column("_row", pa.array(rows.places.numbers()))
-    added = pa.schema([field for field in job.output_schema if field.name not in binding.kept])
+    added = pa.schema([field for field in job.output_schema if field.name not in frozen.kept])
     return conform(table if good is None else table.filter(good), added)

@@ -32,7 +32,7 @@ class Row:
     values: pa.Table
     """The columns that are read to feed the model."""
     fed: dict[str, np.ndarray]
-    """The input tensors of the row alone."""
+    """The input tensors of the row alone; with several models, by MODEL:TENSOR."""
     returned: dict[str, Any]
     """The output tensors of the row alone."""
     scores: pa.Table
@@ -51,14 +51,19 @@ def replay(key: str, part: Part, at: int) -> Row:
     values = fields.select(rows.table, job.reads).slice(place, 1)
     frozen = job.spec.frozen
     given = values if frozen.transform is None else transformed(values, job)[0]
-    watched = _Watched(SESSIONS.session(frozen.session))
-    batches.score(given, batches.grid(1, 1), frozen.binding, watched)
+    fed: dict[str, np.ndarray] = {}
+    returned: dict[str, Any] = {}
+    for scorer in frozen.scorers:
+        watched = _Watched(SESSIONS.session(scorer.session))
+        batches.score(given, batches.grid(1, 1), scorer.binding, watched)
+        fed |= {scorer.tensor(name): values for name, values in watched.fed.items()}
+        returned |= {scorer.tensor(name): values for name, values in watched.returned.items()}
     return Row(
         file=source.path,
         number=int(rows.places.numbers()[place]),
         values=values,
-        fed=watched.fed,
-        returned=watched.returned,
+        fed=fed,
+        returned=returned,
         scores=output_rows(job, attempt, rows, scored, scored.good()).slice(at, 1),
     )
 

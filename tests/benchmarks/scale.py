@@ -70,14 +70,18 @@ def placeholder_feeds(parts, output):
     from scorer.plan.frozen import FrozenPlan
     from scorer.plan.parts import PlannedFile
     from scorer.plan.prepared import Plan
+    from scorer.plan.scorers import Scorer
     from scorer.storage.encoding import Storage
     from scorer.storage.files import FileId
 
     runs = ((10, parts),)
     file = PlannedFile(id=FileId("/nowhere.parquet", 1, 1), folder="", row_groups=runs, parts=runs)
+    scorer = Scorer(
+        binding=Binding(feeds=(), fetches=()), batch_rows=10,
+        session=SessionSpec(path=str(MODEL), digest="d", files=(), device="cpu"),
+    )  # fmt: skip
     frozen = FrozenPlan(
-        request={}, files=(file,), conditions=(), binding=Binding(feeds=(), fetches=(), kept=()),
-        session=SessionSpec(path=str(MODEL), digest="d", files=(), device="cpu"), batch_rows=10,
+        request={}, files=(file,), conditions=(), scorers=(scorer,),
         read_schema=schema(), output_schema=schema(), storage=Storage(codec="none", row_group_rows=1),
     )  # fmt: skip
     options = build({"input": "/nowhere.parquet", "model": str(MODEL), "output": str(output)})

@@ -105,7 +105,7 @@ def parts(url, one, turns, more):
         held = ahead.fetch([source], one.schema, (), cache, lambda: None)
         slots.acquire(lambda: None)
         try:
-            return reader.read_all([source], one.schema, (), 4096, cache, None, held).table.num_rows
+            return reader.read_all([source], one.schema, (), (4096,), cache, None, held).table.num_rows
         finally:
             slots.release()
 

@@ -8,8 +8,7 @@ import pytest
 from support.small_specs import floats, model, tensor
 
 from scorer.binding.elements import fitted
-from scorer.binding.outputs import FetchRequest, fetch_of, output_schema, requested_fetches
-from scorer.binding.spec import Binding
+from scorer.binding.outputs import FetchRequest, Kept, fetch_of, output_schema, requested_fetches
 from scorer.errors import BindingError, OptionsError, ShapeMismatch, UnsupportedTensor
 from scorer.options.fields import BindingOptions
 
@@ -101,12 +100,12 @@ def with_fetch(*names, kept=(), row_id=False):
     fetch = of(np.zeros(2, np.float32))
     from dataclasses import replace
 
-    return Binding(feeds=(), fetches=tuple(replace(fetch, columns=(n,)) for n in names), kept=kept, row_id=row_id)
+    return Kept(kept, row_id), [replace(fetch, columns=(n,)) for n in names]
 
 
 def test_the_output_schema_keeps_nullability_and_metadata():
     field = pa.field("a", pa.int8(), nullable=False, metadata={"unit": "m"})
-    got, problems = output_schema(with_fetch("y", kept=("a",), row_id=True), pa.schema([field], {"k": "v"}), "")
+    got, problems = output_schema(*with_fetch("y", kept=("a",), row_id=True), pa.schema([field], {"k": "v"}), "")
     assert problems == []
     assert got.names == ["a", "y", "_file", "_row"]
     assert got.field("a").equals(field, check_metadata=True)
@@ -114,15 +113,15 @@ def test_the_output_schema_keeps_nullability_and_metadata():
 
 
 @pytest.mark.parametrize(
-    ("binding", "clash", "cure"),
+    ("columns", "clash", "cure"),
     [
         (with_fetch("a", kept=("a",)), "'a'", "--prefix"), (with_fetch("y", "y"), "'y'", "--prefix"),
         (with_fetch("_row", row_id=True), "'_row'", "--prefix"),
         (with_fetch("y", kept=("_file",), row_id=True), "'_file'", "--keep"),
     ],
 )  # fmt: skip
-def test_a_clash_of_names_is_an_error_with_a_remedy(binding, clash, cure):
-    _, (problem,) = output_schema(binding, floats("a", "_file"), "in.parquet")
+def test_a_clash_of_names_is_an_error_with_a_remedy(columns, clash, cure):
+    _, (problem,) = output_schema(*columns, floats("a", "_file"), "in.parquet")
     assert isinstance(problem, BindingError)
     assert clash in problem.what
     assert cure in problem.hint

@@ -104,7 +104,7 @@ def compared(tmp_path, expected, found):
     """Compare two outputs of one column as bench does."""
     for name, values in (("expected", expected), ("found", found)):
         write(tmp_path / name / "0.parquet", {"score": pa.array(values, pa.float32())})
-    plan = SimpleNamespace(binding=SimpleNamespace(outputs=["score"]))
+    plan = SimpleNamespace(outputs=["score"])
     return _compare(tmp_path / "expected", tmp_path / "found", plan)
 
 

@@ -20,7 +20,7 @@ def test_short_flags_are_the_model_and_the_output(tmp_path, spelled):
 @pytest.mark.parametrize("command", ["run", "plan", "bench"])
 def test_the_help_shows_the_short_flags(command):
     shown = cli(command, "--help")[1]
-    assert "-m, --model FILE" in shown
+    assert "-m, --model [NAME=]MODEL" in shown
     assert "-o, --output DIR" in shown
 
 

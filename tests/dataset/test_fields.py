@@ -96,7 +96,7 @@ def test_fields_are_read_as_python_finds_them(names, span, tmp_path_factory):
     schema = pa.schema(fields.schema_of(SCHEMA, names))
     assert set(schema.names) == set(names)
     source = Source(id=file_id(str(path)), start=span[0], stop=span[1])
-    table = reader.read(source, schema, (), 5, InputCache()).table
+    table = reader.read(source, schema, (), (5,), InputCache()).table
     for name in names:
         whole = {"geo": rows, "id": list(range(12)), "geo.lng": list(range(12))}.get(name)
         if whole is None:
@@ -114,7 +114,7 @@ def test_only_the_leaf_of_a_field_is_read(source, monkeypatch):
     )  # fmt: skip
     schema = pa.schema(fields.schema_of(SCHEMA, ["geo.lat", "geo.deep.a.b"]))
     whole = Source(id=file_id(str(source)), start=0, stop=12)
-    assert reader.read(whole, schema, (), 5, InputCache()).table.num_rows == 12
+    assert reader.read(whole, schema, (), (5,), InputCache()).table.num_rows == 12
     assert {name for names in asked for name in names} == {"geo.lat", "geo.deep.a.b"}
 
 
@@ -135,7 +135,7 @@ def test_a_field_filters_rows_as_a_plain_loop_does(text, holds, source):
     assert check([condition], SCHEMA) == []
     schema = pa.schema(fields.schema_of(SCHEMA, ["id", condition.column]))
     whole = Source(id=file_id(str(source)), start=0, stop=12)
-    found = reader.read(whole, schema, (condition,), 5, InputCache())
+    found = reader.read(whole, schema, (condition,), (5,), InputCache())
     assert found.table["id"].to_pylist() == [i for i, row in enumerate(ROWS * 3) if holds(row)]
 
 

@@ -118,7 +118,7 @@ def test_worker_processes_of_scorer_use_their_only_gpu_as_number_0(tmp_path, own
     options = replace(plan.options, session=replace(plan.options.session, device="cuda:1,3"))
     workers = connect.Workers(client=None, description="", own_scheduler=own_scheduler, remote=remote)
     frozen = plan_for(workers, plan.check(), replace(plan, options=options))
-    assert frozen.session.gpu == number
+    assert frozen.scorers[0].session.gpu == number
     assert frozen.plan_hash == plan.check().plan_hash
 
 
@@ -134,7 +134,9 @@ def test_the_number_of_the_device_does_not_change_the_plan(tmp_path):
 def test_batches_grow_while_the_speed_grows(rows, tmp_path):
     path = floats(tmp_path, rows)
     plan = scorer.prepare(path, MODELS / "dense28.onnx", tmp_path / "out")
-    found = tuning.grow_batches(Session(session_spec("dense28")), plan.frozen.binding, pq.read_table(path), 1e-5)
+    found = tuning.grow_batches(
+        Session(session_spec("dense28")), plan.frozen.scorers[0].binding, pq.read_table(path), 1e-5
+    )
     assert found.batch_rows <= max(rows, cutting.BATCH_ROWS)
     assert found.rows_per_s > 0
     assert found.trials or rows < tuning.CONVERTED_BATCH_ROWS

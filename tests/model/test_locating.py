@@ -318,6 +318,34 @@ def test_the_version_is_in_the_proof_and_another_one_is_refused(store, rows, tmp
     assert cli("verify", tmp_path / "out", "--rescore", 5)[0] == 0
 
 
+def test_several_models_of_a_tracking_store_are_in_the_proof_by_their_names(store, rows, tmp_path):
+    store(1)
+    flags = [
+        "--model",
+        "now=models:/sums@champion",
+        "--model",
+        f"plain={SUM3}",
+        "--feed",
+        "plain:x=a,b,c",
+        "--keep",
+        "none",
+    ]
+    code, _, errors = cli("run", rows[0], *flags, "--output", tmp_path / "out")
+    assert code == 0, errors
+    request = json.loads((tmp_path / "out.scorer" / "plan.json").read_text())["request"]
+    assert request["model_name"] == {"now": "models:/sums/1"}
+    assert json.loads((tmp_path / "out.scorer" / "report.json").read_text())["model_name"] == "now=models:/sums/1"
+    (file,) = (tmp_path / "out").glob("*.parquet")
+    models = json.loads(cli("lineage", file, "--json")[1])["model"]
+    assert [one.get("name") for one in models.values()] == ["models:/sums/1", None]
+    found = json.loads(cli("replay", tmp_path / "out", "--row", 0, "--json")[1])
+    assert found["model_name"] == {"now": "models:/sums/1", "plain": ""}
+    store(2)
+    code, _, errors = cli("run", rows[0], *flags, "--output", tmp_path / "out")
+    assert code == 3
+    assert "the contents of the model 'now'; the model now=models:/sums/1, now now=models:/sums/2" in errors
+
+
 def test_a_job_file_may_name_a_model_of_a_tracking_store(store, rows, tmp_path):
     job = tmp_path / "job.toml"
     job.write_text(f'input = ["{rows[0].name}"]\nmodel = "models:/sums@champion"\n')

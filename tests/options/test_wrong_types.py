@@ -76,7 +76,8 @@ def test_a_model_that_is_no_path_is_refused_by_its_type_and_not_printed(function
     first = {"run": [source], "prepare": [source], "score": [FRAME], "inspect_model": []}[function]
     problem = refused(getattr(scorer, function), *first, value)
     assert problem.what == "the value of 'model' is not valid"
-    assert problem.expected == "a path: a str or a pathlib.Path"
+    several = "" if function == "inspect_model" else ", or a dict of several by name"
+    assert problem.expected == f"a path: a str or a pathlib.Path{several}"
     assert problem.found == found
     assert hint in problem.hint
 

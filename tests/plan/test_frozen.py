@@ -24,8 +24,10 @@ from scorer.options.request import build
 from scorer.plan.frozen import FrozenPlan, differences, refuse_different
 from scorer.plan.parts import PlannedFile, run_lengths
 from scorer.plan.prepared import Plan
+from scorer.plan.scorers import Scorer
 from scorer.preflight.cutting import Size, plan_files
 from scorer.preflight.freeze import request_of
+from scorer.preflight.models.requested import Model
 from scorer.storage.encoding import Storage
 from scorer.storage.files import FileId, file_id
 
@@ -35,21 +37,31 @@ def file(rows, folder="", name="a", groups=None):
     return File(id=FileId(path, rows * 8, 5), folder=folder, top="/in", row_groups=tuple(groups or [rows]))
 
 
+SCORER = {field.name for field in dataclasses.fields(Scorer)}
+
+
 def frozen(files, **changes):
+    """Return a plan of one model; changes may be fields of the plan or of its model."""
     feed = Feed(tensor="x", kind="numeric", dtype="float32", columns=("a", "b"), shape=(2,), on_null="nan",
                 on_lossy="error")  # fmt: skip
     fetch = Fetch(tensor="y", kind="zipmap", columns=("y_0", "y_1"), type="float", labels=("0", "1"), width=2)
+    scorer = {
+        "binding": Binding(feeds=(feed,), fetches=(fetch,), fixed_batch=3),
+        "session": SessionSpec(path="/m.onnx", digest="d", files=("w.bin",), device="cuda:1"),
+        "batch_rows": 4096,
+        "trials": ("256 rows",),
+    }
+    own = {name: changes.pop(name) for name in [*changes] if name in SCORER}
     values = {
         "request": {"format": 1, "input": "i", "model": "m", "feed": [["x", ["a", "b"]]]},
         "files": tuple(files),
         "conditions": ("a > 1",),
-        "binding": Binding(feeds=(feed,), fetches=(fetch,), kept=("a", "ü"), row_id=True, fixed_batch=3),
-        "session": SessionSpec(path="/m.onnx", digest="d", files=("w.bin",), device="cuda:1"),
-        "batch_rows": 4096,
+        "scorers": (Scorer(**scorer | own),),
+        "kept": ("a", "ü"),
+        "row_id": True,
         "read_schema": "AA==",
         "output_schema": "BB==",
         "storage": Storage(codec="zstd", row_group_rows=9, dictionaries=("a",), encodings=(("b", "PLAIN"),)),
-        "trials": ("256 rows",),
         "versions": {"numpy": "2"},
     }
     return FrozenPlan(**values | changes)
@@ -59,12 +71,12 @@ def test_the_shape_of_a_list_is_only_shown(tmp_path):
     """Plans of deep outputs keep their hash and plan.json."""
     fetch = Fetch(tensor="y", kind="list", columns=("y",), type="float", width=6)
     plans = [
-        frozen([], binding=Binding(feeds=(), fetches=(dataclasses.replace(fetch, shape=shape),), kept=(), row_id=False))
+        frozen([], binding=Binding(feeds=(), fetches=(dataclasses.replace(fetch, shape=shape),)))
         for shape in ((), (2, 3))
     ]
     assert plans[0].plan_hash == plans[1].plan_hash
     assert plans[0].to_dict() == plans[1].to_dict()
-    assert fetch_words(plans[1].binding.fetches[0])[2] == "lists of 6 (2 x 3) float"
+    assert fetch_words(plans[1].fetches[0])[2] == "lists of 6 (2 x 3) float"
 
 
 def planned(parts, folder="", name="a", hive=(), *, joined=False):
@@ -92,8 +104,8 @@ def test_whatever_decides_the_scores_changes_the_plan_hash():
     others = {
         "conditions": (), "batch_rows": 256, "storage": Storage(codec="none", row_group_rows=9), "read_schema": "",
         "output_schema": "", "files": (planned([2, 1]),), "request": {},
-        "session": dataclasses.replace(plan.session, device="cpu"),
-        "binding": dataclasses.replace(plan.binding, kept=()),
+        "session": dataclasses.replace(plan.scorers[0].session, device="cpu"),
+        "binding": dataclasses.replace(plan.scorers[0].binding, fixed_batch=4), "kept": (), "row_id": False,
     }  # fmt: skip
     hashes = {frozen(**{"files": plan.files, name: value}).plan_hash for name, value in others.items()}
     assert len({plan.plan_hash, *hashes}) == len(others) + 1
@@ -108,8 +120,8 @@ def test_a_plan_that_was_tampered_with_is_refused():
 def test_columns_that_are_not_read_are_in_the_plan_and_other_plans_stay_as_they_were():
     plan = frozen([planned([1, 2])])
     assert "unused" not in json.dumps(plan.to_dict())
-    feed = dataclasses.replace(plan.binding.feeds[0], unused=(1,))
-    other = frozen(plan.files, binding=dataclasses.replace(plan.binding, feeds=(feed,)))
+    feed = dataclasses.replace(plan.feeds[0], unused=(1,))
+    other = frozen(plan.files, binding=dataclasses.replace(plan.scorers[0].binding, feeds=(feed,)))
     assert other.plan_hash != plan.plan_hash
     assert (other.reads, plan.reads) == (("a",), ("a", "b"))
     assert FrozenPlan.from_dict(json.loads(json.dumps(other.to_dict()))) == other
@@ -225,7 +237,8 @@ MODEL = inspect_model(MODELS / "sum3.onnx")
 
 
 def request(*files, spec=MODEL, **options):
-    return request_of(build({"input": "i", "model": "m", **options}), dataset(*files), spec, {})
+    asked = build({"input": "i", "model": "m", **options})
+    return request_of(asked, dataset(*files), [Model(name="", spec=spec, options=asked.binding)], {})
 
 
 @pytest.mark.parametrize(

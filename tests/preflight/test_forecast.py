@@ -79,3 +79,14 @@ def test_fewer_parts_are_read_ahead_if_the_memory_of_a_job_has_no_room(memory, a
     assert [note.partition(" leaves")[0] for note in notes] == ([] if ahead is None else ["--memory"])
     if ahead is not None:
         assert forecast.most(needs) <= options.cluster.memory < forecast.most(footprint(ahead + 1))
+
+
+def test_the_memory_of_models_that_are_loaded_in_turn_is_that_of_all_with_the_highest_peak():
+    alone = [
+        forecast.Loading(process=100, model=40, peak=90),  # while the first loads, nothing else is there
+        forecast.Loading(process=150, model=30, weights=20, peak=50),
+        forecast.Loading(process=155, model=5, peak=60),
+    ]
+    found = forecast.Loading.in_turn(alone, joined=7)
+    assert found == forecast.Loading(process=155, model=75, weights=20, peak=150, joined=7)
+    assert forecast.Loading.in_turn(alone[:1], joined=0) == alone[0]

@@ -58,7 +58,7 @@ def test_a_library_that_was_not_requested_is_refused_and_not_loaded(source, tmp_
     folder, plan = plan_of_an_unfinished_run(source, tmp_path / "out")
     library = tmp_path / "other.so"
     library.write_text("not even a library: loading it would fail")
-    plant(folder, replace(plan, session=replace(plan.session, library=str(library))))
+    plant(folder, plan.with_sessions(library=str(library)))
     with pytest.raises(PreflightError, match="would load code that was not requested") as caught:
         scorer.run(source, MODELS / "sum3.onnx", tmp_path / "out", **REQUEST)
     assert str(library) in str(caught.value)

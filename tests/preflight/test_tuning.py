@@ -46,7 +46,7 @@ def test_a_result_is_cached_and_the_plan_says_so(floats, cache, tmp_path, monkey
     monkeypatch.setattr(tuning, "probe", lambda *_: pytest.fail("probed again"))
     again = scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out2").check()
     assert again.batch_rows == first.batch_rows
-    assert again.trials == (*first.trials, "cached")
+    assert again.scorers[0].trials == (*first.scorers[0].trials, "cached")
 
 
 def test_another_model_is_timed_again(floats, cache, tmp_path):
@@ -58,7 +58,7 @@ def test_another_model_is_timed_again(floats, cache, tmp_path):
 def test_a_damaged_cache_file_is_ignored(floats, cache, tmp_path):
     scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
     next(cache.iterdir()).write_text("{")
-    assert "cached" not in scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check().trials
+    assert "cached" not in scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check().scorers[0].trials
 
 
 def test_nothing_is_cached_if_the_folder_cannot_be_written(floats, tmp_path, monkeypatch):
@@ -183,7 +183,8 @@ def test_processes_are_chosen_only_where_they_help_and_can_start(floats, togethe
     from dataclasses import replace
 
     plan = scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out", threads=threads)
-    changed = replace(plan, frozen=replace(plan.check(), together=together, plan_hash=""), spawns=spawns)
+    scorers = tuple(replace(one, together=together) for one in plan.check().scorers)
+    changed = replace(plan, frozen=replace(plan.check(), scorers=scorers, plan_hash=""), spawns=spawns)
     assert isinstance(changed, Plan)
     assert changed.cluster == expected
 
@@ -251,7 +252,7 @@ def test_a_short_run_times_nothing_and_caches_nothing(floats, cache, tmp_path, m
     monkeypatch.setattr(tuning, "_LONG_ENOUGH_S", 2.0)
     plan = scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check()
     assert plan.batch_rows == BATCH_ROWS
-    assert not plan.trials
+    assert not plan.scorers[0].trials
     assert not cache.exists()
 
 
@@ -272,5 +273,5 @@ def test_preparing_columns_is_not_mistaken_for_slow_batches(monkeypatch):
 
 
 def test_only_the_rows_of_the_limit_count(floats, tmp_path):
-    assert scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check().trials
-    assert not scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out", limit=1000).check().trials
+    assert scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out").check().scorers[0].trials
+    assert not scorer.prepare(floats, MODELS / "dense28.onnx", tmp_path / "out", limit=1000).check().scorers[0].trials

@@ -205,7 +205,7 @@ def test_a_free_axis_of_a_state_with_another_name_than_the_batch_is_not_assumed_
     path = keeping_state(tmp_path / "m.onnx", "rows", "past")
     source = write(tmp_path / "in.parquet", {name: np.arange(5.0, dtype=np.float32) for name in "abc"})
     plan = scorer.prepare(source, path, tmp_path / "out", feed=["x=a,b,c", "state=const(0)"], fetch="y")
-    assert dict(plan.check().binding.batch_axes).get("state", 0) == 0
+    assert dict(plan.check().scorers[0].binding.batch_axes).get("state", 0) == 0
 
 
 @pytest.mark.parametrize("rows", [1, STEPS, 8, 9])

@@ -172,7 +172,7 @@ def test_gates_that_cannot_be_computed_are_refused_before_the_run(flights, tmp_p
 
 def _fed():
     plan = scorer.prepare(FLIGHTS / "flights.parquet", MODEL)
-    return [name for name in plan.check().binding.fed if name != "month"]
+    return [name for name in plan.check().fed if name != "month"]
 
 
 @pytest.mark.slow

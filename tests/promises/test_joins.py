@@ -109,7 +109,7 @@ def test_a_model_that_names_its_columns_finds_those_of_a_joined_table(at, how):
         model = make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8)
     onnx.save(model, "m.onnx")
     plan = scorer.prepare("sales.parquet", "m.onnx", output="out", join=[JOIN])
-    fed = [name for feed in plan.check().binding.feeds for name in feed.columns]
+    fed = [name for feed in plan.check().feeds for name in feed.columns]
     assert fed == ["sale", "a", "shops.size"]
     write(at / "other.parquet", {"shop": [1], "size": [1.0]})
     with pytest.raises(PreflightError) as caught:

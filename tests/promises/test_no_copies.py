@@ -36,7 +36,7 @@ def ready(tmp_path):
     staging = staging_.prepare(Place.of(plan.output, plan.work_dir), frozen)
     spec = Spec.of(frozen, staging)
     JOBS.add(spec)
-    SESSIONS.session(frozen.session)
+    SESSIONS.session(frozen.scorers[0].session)
     part = next(frozen.parts())
     assert part.rows == ROWS
     yield spec, part
@@ -77,7 +77,7 @@ def test_a_float_column_is_copied_once_into_tensors_and_nowhere_else(ready):
 
 def test_a_batch_is_freed_before_the_next_is_built(ready, monkeypatch):
     spec, part = ready
-    session = SESSIONS.session(spec.frozen.session)
+    session = SESSIONS.session(spec.frozen.scorers[0].session)
     frame, held = tasks.read_part(part, spec.key), []
     before, plain = pa.total_allocated_bytes(), session.run
     monkeypatch.setattr(

@@ -109,4 +109,4 @@ def test_a_glob_follows_the_feature_names_of_the_model(tmp_path):
     source = write(tmp_path / "in.parquet", {name: VALUES[:, i] for i, name in enumerate("cab")})
     plan = scorer.prepare(source, NAMED, tmp_path / "out", feed="x=*", strict=True)
     assert plan.problems == ()
-    assert plan.frozen.binding.feeds[0].columns == ("a", "b", "c")
+    assert plan.frozen.feeds[0].columns == ("a", "b", "c")

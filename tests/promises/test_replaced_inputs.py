@@ -137,9 +137,9 @@ def test_a_process_with_other_mounts_compares_with_the_file_that_it_read_first(s
     schema = pq.read_schema(source)
     put(tmp_path / "other.parquet", source)
     elsewhere = InputCache()
-    assert read_rows(planned, schema, (), 64, elsewhere).table.num_rows == 2000
+    assert read_rows(planned, schema, (), (64,), elsewhere).table.num_rows == 2000
     with pytest.raises(InputChanged, match="replaced"):
-        read_rows(planned, schema, (), 64, InputCache(same_mounts=True))
+        read_rows(planned, schema, (), (64,), InputCache(same_mounts=True))
     put(tmp_path / "other.parquet", source)
     with pytest.raises(InputChanged):
-        read_rows(planned, schema, (), 64, elsewhere)
+        read_rows(planned, schema, (), (64,), elsewhere)

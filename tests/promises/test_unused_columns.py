@@ -405,7 +405,7 @@ def test_a_resumed_run_reads_what_was_planned(planned_before, models, tmp_path, 
             scorer.run(path, model, tmp_path / "out", cluster="embedded", observers=[stop], **given)
     [file] = (tmp_path / "out.scorer").rglob("plan.json")
     before = FrozenPlan.from_dict(json.loads(file.read_text()))
-    assert before.binding.feeds[0].unused == (() if planned_before else tuple(unused))
+    assert before.feeds[0].unused == (() if planned_before else tuple(unused))
     report = scorer.run(path, model, tmp_path / "out", cluster="embedded", **given)
     assert report.parts_resumed
     assert report.plan == before.plan_hash

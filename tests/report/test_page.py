@@ -259,7 +259,7 @@ def test_the_command_on_the_page_makes_the_same_request(tmp_path):
 def test_a_hundred_thousand_parts_stay_under_three_megabytes_and_stragglers_are_seen(plan, tmp_path):
     frozen, asked = plan
     receipts = made_up(100_000, workers=250, threads=4, slow={5_000, 77_777})
-    large = dataclasses.replace(long_plan(frozen, 100_000), trials=("256 rows: 1,000 rows/s", "1024 rows: 900 rows/s"))
+    large = long_plan(frozen, 100_000)
     totals = outcome.total(receipts.values(), receipts, {}, 10, {})
     report = outcome.Report(
         output=str(tmp_path / "out"), already_done=False, parts=len(receipts), parts_resumed=totals.parts_resumed,
@@ -271,10 +271,12 @@ def test_a_hundred_thousand_parts_stay_under_three_megabytes_and_stragglers_are_
         versions=scorer.host.versions.versions(), forecast=None,
     )  # fmt: skip
     ledger = rows_of(large, receipts)
-    bare = dataclasses.replace(large.binding, fetches=())
+    (one,) = large.scorers
+    trials = ("256 rows: 1,000 rows/s", "1024 rows: 900 rows/s")
+    bare = dataclasses.replace(one, binding=dataclasses.replace(one.binding, fetches=()), trials=trials)
     text = page.text(
         sections.Sources(
-            plan=dataclasses.replace(large, binding=bare),
+            plan=dataclasses.replace(large, scorers=(bare,)),
             report=report,
             ledger=ledger,
             parts=tmp_path,
@@ -445,8 +447,8 @@ def test_the_ledger_s_columns_are_those_of_its_schema(plan):
 ])  # fmt: skip
 def test_the_page_says_how_the_batch_size_was_chosen(plan, rates, words):
     trials = tuple(f"{rows:,} rows: {rate:,} rows/s" for rows, rate in rates.items())
-    chosen = dataclasses.replace(plan[0], batch_rows=8, trials=trials, plan_hash="")
-    assert words in str(sections._batch_size(chosen)[0])
+    scorer = dataclasses.replace(plan[0].scorers[0], batch_rows=8, trials=trials)
+    assert words in str(sections._batch_size(scorer)[0])
 
 
 def test_short_parts_are_never_slow(plan):

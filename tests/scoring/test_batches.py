@@ -14,7 +14,7 @@ from support import strategies
 from support.runs import MODELS, oracle
 
 from scorer.binding.inputs import bind
-from scorer.binding.outputs import output_schema, requested_fetches
+from scorer.binding.outputs import Kept, output_schema, requested_fetches
 from scorer.errors import BindingError, OutOfMemory, ScorerError, ShapeMismatch
 from scorer.model.protobuf import inspect_model
 from scorer.model.session import Session
@@ -53,7 +53,7 @@ def scored(name, table, edges=None, **options):
     rows = table.num_rows
     got = batches.score(table, np.asarray(batches.grid(rows, 7) if edges is None else edges), binding, session)
     assert got.rows == rows
-    schema, problems = output_schema(binding, table.schema, "")
+    schema, problems = output_schema(Kept(), binding.fetches, table.schema, "")
     assert problems == []
     columns = dict(zip(binding.outputs, got.columns, strict=True))
     for column, values in columns.items():

@@ -142,7 +142,7 @@ def part(file, start, stop, cache=None):
     source, cache = Source(id=file, start=start, stop=stop), cache or InputCache()
     schema = table(1).schema
     held = fetch([source], schema, (), cache, lambda: None)
-    return read(source, schema, (), 1000, cache, None, held.get(file.path)).table
+    return read(source, schema, (), (1000,), cache, None, held.get(file.path)).table
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,9 @@ def test_many_small_files_of_a_part_are_opened_side_by_side_and_once(store):
     held = fetch(sources, schema, (), cache, lambda: None)
     before = store.requests.copy()
     for source, one in zip(sources, data, strict=True):
-        assert read(source, schema, (), 10, cache, None, held[source.path]).table.equals(pq.read_table(io.BytesIO(one)))
+        assert read(source, schema, (), (10,), cache, None, held[source.path]).table.equals(
+            pq.read_table(io.BytesIO(one))
+        )
     assert store.requests == before
 
 

@@ -215,7 +215,9 @@ def _rows(dataset: Dataset, schema: pa.Schema) -> pa.Table:
             deleted=(number, file.deleted) if file.deleted else None,
         )  # fmt: skip
         fetched = ahead.fetch([source], schema, (), cache, lambda: None) if is_url(file.path) else {}
-        pieces.append(reader.read(source, schema, (), max(file.rows, 1), cache, fetched=fetched.get(file.path)).table)
+        pieces.append(
+            reader.read(source, schema, (), (max(file.rows, 1),), cache, fetched=fetched.get(file.path)).table
+        )
     return pa.concat_tables(pieces)
 
 

@@ -76,7 +76,7 @@ def sample_scores(folder: AnyPath, plan: FrozenPlan, ledger: pa.Table, seconds: 
     """
     names, sizes, scored = (ledger[name].to_pylist() for name in ("name", "size", "scored"))
     scored = np.array(scored)
-    fetches = plan.binding.fetches
+    fetches = plan.fetches
     columns = [name for fetch in fetches for name in fetch.columns][:_COLUMNS]
     if not columns or not scored.sum():
         return None

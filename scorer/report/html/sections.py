@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from scorer.display.blocks import Block
     from scorer.plan.frozen import FrozenPlan
+    from scorer.plan.scorers import Scorer
     from scorer.report.outcome import Report
     from scorer.storage.stores import AnyPath
 
@@ -125,7 +126,7 @@ def _options(plan: FrozenPlan, report: Report) -> list[Block]:
         Heading("Plan"),
         Facts(_plan(plan)),
         Heading("Batch size"),
-        *_batch_size(plan),
+        *(block for scorer in plan.scorers for block in _batch_size(scorer)),
     ]
     if report.halved:
         parts = plural(len(report.halved), "part")
@@ -139,50 +140,61 @@ def _options(plan: FrozenPlan, report: Report) -> list[Block]:
 
 
 def _plan(plan: FrozenPlan) -> list[tuple[str, str]]:
-    binding = plan.binding
-    kept = ", ".join(binding.kept[:_KEPT])
-    more = f" and {len(binding.kept) - _KEPT} more" if len(binding.kept) > _KEPT else ""
+    kept = ", ".join(plan.kept[:_KEPT])
+    more = f" and {len(plan.kept) - _KEPT} more" if len(plan.kept) > _KEPT else ""
     files = plural(len(plan.files), "file")
     return [
         ("input", f"{plural(plan.rows, 'row')} in {files}, split into {plural(plan.n_parts, 'part')}"),
         *((("generation", f"{plan.generation} of the output"),) if plan.generation else ()),
         *((("table", f"{plan.table.location}: {plan.table.name}"),) if plan.table is not None else ()),
-        *(("feed", f"{feed.tensor} ({feed.dtype}) = {feed_words(feed)}, {feed.rule}") for feed in binding.feeds),
+        *(
+            ("feed", f"{scorer.tensor(feed.tensor)} ({feed.dtype}) = {feed_words(feed)}, {feed.rule}")
+            for scorer in plan.scorers
+            for feed in scorer.binding.feeds
+        ),
         *((("unused", plan.unused),) if plan.unused else ()),
-        *(("fetch", "{} -> {} ({})".format(*fetch_words(fetch))) for fetch in binding.fetches),
+        *(
+            ("fetch", scorer.tensor("{} -> {} ({})".format(*fetch_words(fetch))))
+            for scorer in plan.scorers
+            for fetch in scorer.binding.fetches
+        ),
         ("keep", kept + more or "none"),
         *(("where", condition) for condition in plan.conditions),
-        ("device", plan.session.device),
+        ("device", plan.device),
         ("output files", f"{plan.storage.codec}, row groups of {plan.storage.row_group_rows:,} rows"),
     ]
 
 
-def _batch_size(plan: FrozenPlan) -> list[Block]:
-    """The chosen batch size, and what tuning tried: numbers of rows as bars, everything else as text."""
-    tried = [(_TRIAL.fullmatch(trial), trial) for trial in plan.trials]
+def _batch_size(scorer: Scorer) -> list[Block]:
+    """The chosen batch size of a model, and what tuning tried: numbers of rows as bars, everything else as text."""
+    tried = [(_TRIAL.fullmatch(trial), trial) for trial in scorer.trials]
     rates = {int(m[1].replace(",", "")): int(m[2].replace(",", "")) for m, _ in tried if m}
     most = max(rates.values(), default=1) or 1
     lines = [
         Meter(
-            f"{rows:,}", 100 * rate / most, f"{short_number(rate)} rows/s", "bar" if rows == plan.batch_rows else "rest"
+            f"{rows:,}",
+            100 * rate / most,
+            f"{short_number(rate)} rows/s",
+            "bar" if rows == scorer.batch_rows else "rest",
         )
         for rows, rate in sorted(rates.items())
     ]
-    if plan.batch_tokens is not None:
-        text = f"As many rows as fit into {plan.batch_tokens:,} tokens."
+    if scorer.batch_tokens is not None:
+        text = f"As many rows as fit into {scorer.batch_tokens:,} tokens."
     else:
-        text = f"{plural(plan.batch_rows, 'row')}, {_how_chosen(plan, rates)}."
+        text = f"{plural(scorer.batch_rows, 'row')}, {_how_chosen(scorer, rates)}."
+    text = f"{scorer.name}: {text[0].lower()}{text[1:]}" if scorer.name else text
     others = [Words(trial, tone="soft") for found, trial in tried if not found]
     return [Words(text), *([Meters(lines)] if lines else []), *others]
 
 
-def _how_chosen(plan: FrozenPlan, rates: dict[int, int]) -> str:
+def _how_chosen(scorer: Scorer, rates: dict[int, int]) -> str:
     """Return how the batch rows were chosen, in words; `rates` are the sizes that tuning tried, with their speeds."""
-    if plan.batch_rows not in rates:
+    if scorer.batch_rows not in rates:
         return "as requested, or as the model fixes them" if rates else "without tuning"
     if len(rates) == 1:
         return "the only size that was tried before the run"
-    if rates[plan.batch_rows] == max(rates.values()):
+    if rates[scorer.batch_rows] == max(rates.values()):
         return "the fastest size of those tried before the run"
     return "because no other size that was tried before the run was clearly faster"
 
@@ -300,7 +312,7 @@ def _scores(sources: Sources) -> list[Block]:
     for one in distributions.distributions_of(sample):
         drawn = [one.plot] if one.plot else [Meters(one.meters)] if one.meters else []
         cards.append([Heading(one.column, one.type), *drawn, Facts(one.facts)])
-    columns = sum(len(fetch.columns) for fetch in sources.plan.binding.fetches)
+    columns = sum(len(fetch.columns) for fetch in sources.plan.fetches)
     more = f" Not shown: {plural(columns - len(cards), 'more column')}." if columns > len(cards) else ""
     nan = f"Scored rows with a NaN: {sources.report.counts.nan:,}."
     return [Words(f"{sample} {nan}{more}", tone="soft"), Cards(cards)]
@@ -321,7 +333,7 @@ def _quarantine(sources: Sources) -> list[Block]:
     if not files:
         return []
     rows = sources.report.counts.quarantined
-    found = reasons(sources.proof / "quarantine", files, rows, sources.plan.binding.fed)
+    found = reasons(sources.proof / "quarantine", files, rows, sources.plan.fed)
     kept = "Their columns and errors are in quarantine/ beside this page."
     text = f"{plural(rows, 'row')} could not be scored. {kept} {found}"
     blocks: list[Block] = [Words(text, tone="soft")]
@@ -386,8 +398,9 @@ def _reproduce(sources: Sources) -> list[Block]:
     facts = [
         ("plan hash", plan.plan_hash),
         ("request hash", plan.request_hash),
-        ("model", f"{plan.model_name} at {plan.session.path}" if plan.model_name else plan.session.path),
-        ("SHA-256 of the model", plan.session.digest),
+        *((f"model {scorer.name}".rstrip(), scorer.session.path) for scorer in plan.scorers),
+        *((("model name", plan.model_name),) if plan.model_name else ()),
+        *((f"SHA-256 of the model {scorer.name}".rstrip(), scorer.session.digest) for scorer in plan.scorers),
     ]
     return [
         Words("This command repeats the run. To check the output against its proof, use scorer verify.", tone="soft"),
@@ -408,5 +421,6 @@ def _version_of(plan: FrozenPlan) -> dict[str, str]:
 def command(asked: dict[str, Any]) -> str:
     """Return the request as a command line."""
     words = [shlex.join(["scorer", "run", *asked.get("input", ())])]
-    flags = ([("--model", asked["model"])] if asked.get("model") else []) + as_flags(asked)
+    given = asked.get("model") or []
+    flags = [("--model", one) for one in ([given] if isinstance(given, str) else given)] + as_flags(asked)
     return " \\\n  ".join(words + [shlex.join(flag) for flag in flags])

@@ -27,7 +27,7 @@ def bind_all(
     The columns of the input are those of the plan's first file if they are not known, because a run is resumed.
     """
     known = _columns_of(frozen) if input_columns is None else input_columns
-    columns = names.Columns(output=decode_schema(frozen.output_schema), input=known, kept=frozen.binding.kept)
+    columns = names.Columns(output=decode_schema(frozen.output_schema), input=known, kept=frozen.kept)
     gates, problems = names.bind(grammar.parse_all(texts, warnings), columns)
     sources = []
     for gate in gates.gates:
