@@ -147,7 +147,8 @@ def _axis_of_fixed(trial: Trial, name: str, fits: Sequence[int]) -> int:
 def _nearly_equal(a: np.ndarray, b: np.ndarray) -> bool:
     if a.dtype.kind not in "fiu":
         return np.array_equal(a, b)
-    return np.allclose(a, b, rtol=_RTOL, atol=_RTOL * float(np.nanmax(np.abs(a), initial=0)), equal_nan=True)
+    largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
+    return np.allclose(a, b, rtol=_RTOL, atol=_RTOL * largest, equal_nan=True)
 
 
 def _following(trial: Trial, name: str) -> list[int] | None:

@@ -224,6 +224,16 @@ def test_a_fixed_batch_is_padded_and_cut_on_its_axis(fixed, numbers, source, tmp
     assert same(out["y"], bare(path, {"x": numbers}, {"y": 1}, fixed, fixed=True)["y"])
 
 
+def test_infinite_outputs_of_a_fixed_batch_do_not_hide_the_axis(numbers, tmp_path):
+    numbers[0], numbers[3, 0] = np.inf, -np.inf
+    path = steps_first(tmp_path / "m.onnx", batch=4, output=(STEPS, 4, CLASSES))
+    given = write(tmp_path / "in.parquet", {name: numbers[:, i] for i, name in enumerate("abc")})
+    out = matrix(run(given, path, tmp_path / "out.parquet", "--by-position")["y"])
+    expected = bare(path, {"x": numbers}, {"y": 1}, 4, fixed=True)["y"]
+    assert np.isinf(expected).any()
+    np.testing.assert_array_equal(out, expected.reshape(out.shape))
+
+
 def test_a_bad_row_is_found_in_a_batch_on_another_axis(numbers, tmp_path):
     """The model fails for a row with a value that is no position of its table."""
     nodes = [
