@@ -311,7 +311,7 @@ def opened_at_first_rows(
         metadata, columns = opened.metadata, stored_names(opened, columns)
     groups = range(bisect_left(_starts(metadata), min(rows, metadata.num_rows)))
     wanted = chunk_ranges(metadata, groups, columns)
-    return as_table(open_parquet(file, metadata, len(columns), Window(file, metadata, wanted, following=0)))
+    return as_table(open_parquet(file, metadata, len(columns), Window(file, metadata, wanted, first_rows=True)))
 
 
 def _starts(metadata: pq.FileMetaData) -> tuple[int, ...]:

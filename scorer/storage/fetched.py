@@ -113,10 +113,15 @@ class Window:
     buffer_bytes = 64 << 10
 
     def __init__(
-        self, file: FileId, metadata: pq.FileMetaData, wanted: Iterable[Range], following: int = _NEXT_BLOCKS
+        self, file: FileId, metadata: pq.FileMetaData, wanted: Iterable[Range], *, first_rows: bool = False
     ) -> None:
-        """Request the first block of each of these chunks, and the `following` ones."""
-        self.file, self.metadata, self._following = file, metadata, following
+        """Request the first block of each of these chunks, and the next ones unless only the `first_rows` are read.
+
+        How many blocks the first rows of a chunk take is not known before. As soon as one chunk needs a further one,
+        it is requested of all chunks and no block is given up: else each column would wait for requests of its own.
+        """
+        self.file, self.metadata, self._first_rows = file, metadata, first_rows
+        self._following = 0 if first_rows else _NEXT_BLOCKS
         ordered = sorted(wanted)
         self._starts = [start for start, _ in ordered]
         self._stops = [min(stop + _PADDING, file.size) for _, stop in ordered]
@@ -141,17 +146,23 @@ class Window:
 
     def _blocks(self, i: int, first: int, last: int) -> list[Future[memoryview]]:
         """Return blocks of a chunk; request them and the next ones, and give up all others."""
-        start, stop = self._starts[i], self._stops[i]
+        numbers = range(first, 1 + max(last, first + self._following))
         with self._lock:
             held = self._held[i]
-            end = 1 + max(last, first + self._following)
-            for number in range(first, end):
-                at = start + number * self._block
-                if number not in held and at < stop:
-                    held[number] = _request(self.file, at, min(at + self._block, stop))
-            for number in [number for number in held if not first <= number < end]:
-                held.pop(number).cancel()
+            for one in range(len(self._held)) if self._first_rows else [i]:
+                self._request_blocks(one, numbers)
+            if not self._first_rows:
+                for number in [number for number in held if number not in numbers]:
+                    held.pop(number).cancel()
             return [held[number] for number in range(first, last + 1)]
+
+    def _request_blocks(self, i: int, numbers: range) -> None:
+        """Request the blocks of a chunk that it has and that are not requested yet."""
+        held, start, stop = self._held[i], self._starts[i], self._stops[i]
+        for number in numbers:
+            at = start + number * self._block
+            if number not in held and at < stop:
+                held[number] = _request(self.file, at, min(at + self._block, stop))
 
 
 def window_bytes(columns: int) -> int:

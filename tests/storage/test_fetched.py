@@ -17,6 +17,7 @@ from scorer.dataset.ahead import fetch
 from scorer.dataset.cursors import InputCache, opened_at_first_rows
 from scorer.dataset.reader import Source, read
 from scorer.errors import InputChanged, ModelNotResident
+from scorer.storage import fetched
 from scorer.storage.fetched import Fetched, Window, pieces, window_bytes
 from scorer.storage.files import Changed
 from scorer.storage.footers import chunk_ranges, open_parquet
@@ -224,3 +225,18 @@ def test_the_first_rows_of_each_column_are_requested_at_once(store, stored, rows
     assert pa.table(batch).equals(pq.read_table(io.BytesIO(data), columns=["f0", "f3"]).slice(0, rows).combine_chunks())
     groups = -(-min(rows, 200_000) // 80_000)
     assert store.requests - before == {"GET": 1 + 2 * groups}
+
+
+def test_dictionaries_that_are_larger_than_a_block_are_requested_of_all_columns_at_once(store, monkeypatch):
+    data = written(table(200_000, 8), row_group_size=200_000, compression="none")
+    file, metadata = store.put(PLACE, data), pq.read_metadata(io.BytesIO(data))
+    columns, asked = [f"f{j}" for j in range(8)], []
+    request = fetched._request
+    monkeypatch.setattr(fetched, "_request", lambda *given: asked.append(given[1]) or request(*given))
+    with opened_at_first_rows(file, columns, 1000, footer=metadata) as parquet:
+        assert len(asked) == 8
+        batch = next(parquet.iter_batches(batch_size=1000, columns=columns))
+    assert pa.table(batch).equals(pq.read_table(io.BytesIO(data), columns=columns).slice(0, 1000))
+    blocks, more = divmod(len(asked), 8)
+    assert (blocks > 1, more) == (True, 0)
+    assert all(asked[at : at + 8] == sorted(asked[at : at + 8]) for at in range(0, len(asked), 8))
