@@ -117,7 +117,7 @@ def inspect(
         plan = checks.prepare(build({
             "input": tuple(inputs), "model": given or model.path, "output": output, "feed": tuple(feed),
             "by_position": by_position, "fetch": tuple(fetch), "labels": tuple(labels),
-            "batch_axis": tuple(batch_axis), "store_option": stores.options(),
+            "batch_axis": tuple(batch_axis), "store_option": stores.options(given=True),
             "keep": "none", "tune": False, "max_bad_rows": "100%",
         }))  # fmt: skip
     frozen = plan.frozen

@@ -273,7 +273,7 @@ def _plan(
         plan = checks.prepare(build({
             "input": tuple(check), "model": model, "output": os.path.join(folder, "out"), "keep": "none",
             "tune": False, "max_bad_rows": "100%", "device": "cpu", "trees": "runtime",
-            "store_option": stores.options(), **request,
+            "store_option": stores.options(given=True), **request,
         }))  # fmt: skip
     if plan.problems or plan.frozen is None or not plan.models:
         raise PreflightError(plan.problems)

@@ -224,8 +224,9 @@ def _binding_tables(frozen: FrozenPlan) -> list[Table]:
 
 def _forecast_table(forecast: Forecast) -> Table:
     """Return the forecast: the low and the high end of each range, and what they were estimated from."""
+    speed = f"{forecast.rows_per_s:,.0f} rows/s in one thread, on a few rows"
     rows = [
-        ("time", *map(duration, forecast.seconds), f"{forecast.rows_per_s:,.0f} rows/s in one thread, on a few rows"),
+        ("time", *map(duration, forecast.seconds), "; ".join(filter(None, (speed, forecast.network)))),
         ("memory", *map(size, forecast.memory_bytes), forecast.memory),
         ("disk", *map(size, forecast.output_bytes), "the encoded size of a few rows"),
     ]
@@ -302,5 +303,7 @@ class Forecast:
     """Speed of scoring alone, in one thread."""
     memory: str
     """How the memory was estimated, in words."""
+    network: str = ""
+    """What comes from stores and how fast, in words; empty if nothing does or the speed is unknown."""
     ahead: int | None = None
     """Parts that a worker reads or writes beside those that it scores, if --memory has no room for the usual number."""

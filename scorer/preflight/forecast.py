@@ -6,6 +6,7 @@ or on what tuning tried, so that equal plans get equal figures.
 
 from __future__ import annotations
 
+import math
 import time
 import tracemalloc
 from contextlib import suppress
@@ -19,6 +20,7 @@ import pyarrow as pa
 from scorer.binding import transform as transform_
 from scorer.binding.features.pack import pack
 from scorer.dataset.cursors import DECODE_ROWS
+from scorer.display.words import size
 from scorer.host import process
 from scorer.plan.prepared import Forecast
 from scorer.scoring import batches
@@ -62,19 +64,29 @@ def part_seconds(open_s: float, files: float = 1.0) -> float:
     return min(max(_PART_S, _OPENINGS * open_s), _PART_MOST_S) * (1 + _FILE_SHARE * (files - 1))
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the parts of a run cost besides their rows."""
+
+    count: int
+    seconds: float
+    """Of each part, in one thread: see `part_seconds`."""
+    entry_bytes: int
+    """Of the metadata of each part's file."""
+
+
 def forecast(
-    rows: int, parts: int, sample: Measured, rows_per_s: float, threads: int, needs: Footprint, part_s: float,
-    entry_bytes: int,
-) -> Forecast:  # fmt: skip
+    rows: int, parts: Parts, sample: Measured, rows_per_s: float, threads: int, needs: Footprint, network: Network
+) -> Forecast:
     """Return ranges for the whole run, from the sample's speed and encoded size.
 
-    `part_s` is the cost of each part, and `entry_bytes` are those of its file's metadata.
+    Parts are read from a store while others are scored: the run takes as long as the slower of both.
     """
     started = time.perf_counter()
     row_bytes, file_bytes = sample.encoded()
-    out_bytes = (row_bytes + sample.copied) * rows + (file_bytes + entry_bytes + _PROOF_BYTES) * parts
+    out_bytes = (row_bytes + sample.copied) * rows + (file_bytes + parts.entry_bytes + _PROOF_BYTES) * parts.count
     write_s = (time.perf_counter() - started) / max(sample.out.num_rows, 1)
-    seconds = (rows * (1 / rows_per_s + write_s) + parts * part_s) / threads
+    seconds = max((rows * (1 / rows_per_s + write_s) + parts.count * parts.seconds) / threads, network.seconds)
     low, high = _TIME_RANGE
     less, more = _DISK_RANGE
     memory = needs.total
@@ -84,7 +96,28 @@ def forecast(
         output_bytes=(int(out_bytes * less), int(out_bytes * more)),
         rows_per_s=rows_per_s,
         memory=needs.explained(),
+        network=str(network),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a run reads from stores, and how fast its first rows came from there."""
+
+    nbytes: float = 0.0
+    bytes_per_s: float = math.inf
+    """Of all hosts together."""
+
+    @property
+    def seconds(self) -> float:
+        """How long the bytes take."""
+        return self.nbytes / self.bytes_per_s
+
+    def __str__(self) -> str:
+        """Return both figures in words; nothing if nothing is read from a store or its speed is unknown."""
+        if not self.nbytes or math.isinf(self.bytes_per_s):
+            return ""
+        return f"{size(self.nbytes)} from the store at {size(self.bytes_per_s)}/s, as the first rows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

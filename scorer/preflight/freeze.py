@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice, repeat
@@ -13,6 +14,7 @@ from scorer.cluster.kinds.sizes import (
     local_threads,
     planned_threads,
     process_threads,
+    uses_jobs,
     uses_other_machines,
 )
 from scorer.cluster.scripts import can_spawn
@@ -30,7 +32,7 @@ from scorer.plan.scorers import Scorer
 from scorer.preflight import encodings, trial, tuning
 from scorer.preflight import forecast as forecast_
 from scorer.preflight.cutting import Size, joined_files, least_rows, part_rows, plan_files, together
-from scorer.preflight.forecast import Measured, forecast, part_seconds
+from scorer.preflight.forecast import Measured, Parts, forecast, part_seconds
 from scorer.preflight.tuning import Probe
 from scorer.storage import copying, encoding
 from scorer.storage.footers import open_parquet
@@ -246,12 +248,13 @@ def freeze(
         largest_group=_largest_group_bytes(dataset, bound.read_schema.names, unread),
     )  # fmt: skip
     memory = forecast_.Loading.in_turn(loaded.memory, held_bytes(bound.joins))
+    remote = _remote(options, dataset, bound, measured)
     footprint = partial(
         forecast_.footprint, frozen.most_rows, size.target, dataset.row_group_rows, measured, memory,
-        filtered=bool(options.rows.where), remote=_remote(options, dataset, bound, measured),
+        filtered=bool(options.rows.where), remote=remote,
     )  # fmt: skip
     ahead, needs, lowered = _fitting(options, lambda ahead: footprint(_workers(options, probe, frozen.n_parts, ahead)))
-    estimated = _forecast(options, dataset, frozen, measured, needs, probe.rows_per_s)
+    estimated = _forecast(options, dataset, frozen, measured, needs, probe.rows_per_s, remote)
     return frozen, replace(estimated, ahead=ahead), [*notes, *lowered]
 
 
@@ -267,12 +270,23 @@ def _scorers(loaded: Loaded, bound: Bound, probes: Sequence[Probe]) -> tuple[Sco
 
 def _forecast(
     options: Options, dataset: Dataset, frozen: FrozenPlan, measured: Measured, needs: forecast_.Footprint,
-    rows_per_s: float,
+    rows_per_s: float, remote: forecast_.Remote | None,
 ) -> Forecast:  # fmt: skip
     n_parts = max(1, frozen.n_parts)
     part_s = part_seconds(dataset.open_s, 1 + sum(file.joined for file in frozen.files) / n_parts)
     total, threads = rows_ahead(options, dataset), min(planned_threads(options.cluster), n_parts)
-    return forecast(total, frozen.n_parts, measured, rows_per_s, threads, needs, part_s, entry_bytes(frozen))
+    parts = Parts(frozen.n_parts, part_s, entry_bytes(frozen))
+    return forecast(total, parts, measured, rows_per_s, threads, needs, _network(options, total, remote))
+
+
+def _network(options: Options, rows: int, remote: forecast_.Remote | None) -> forecast_.Network:
+    """Return what the run reads from stores; each job of a queue is taken to have a link of its own."""
+    if remote is None or not remote.read_row:
+        return forecast_.Network()
+    from scorer.storage.fetched import bytes_per_s  # noqa: PLC0415 - only for stores
+
+    links = planned_threads(options.cluster) // process_threads(options.cluster) if uses_jobs(options.cluster) else 1
+    return forecast_.Network(remote.read_row * rows, (bytes_per_s() or math.inf) * max(links, 1))
 
 
 def planned_files(options: Options, dataset: Dataset, size: Size) -> tuple[PlannedFile, ...]:

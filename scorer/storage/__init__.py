@@ -14,5 +14,5 @@
     _thrift.py       the part of Thrift's compact protocol that Parquet uses
 
 Knows no plan, no model and no dataset.
-State: _pages._BUFFERS, fetched._lock, files.THROTTLED, fetched._pool, stores._options, stores._stores, stores._lock.
+State: _pages._BUFFERS, fetched._lock, fetched._meter, files.THROTTLED, fetched._pool, stores._options, stores._stores, stores._lock.
 """

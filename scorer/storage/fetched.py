@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
@@ -34,6 +35,7 @@ _CONNECTIONS = 32
 _BLOCK_BYTES, _LEAST_BLOCK_BYTES = 512 << 10, 128 << 10
 _NEXT_BLOCKS = 2  # requested behind the one in use; with one, the network waits for the decoder in between
 _WINDOW_BYTES = 48 << 20  # of all blocks that a window holds, unless it has very many columns
+_LEAST_MEASURED_BYTES = 4 << 20  # fewer bytes tell more of the latency than of the speed
 _PADDING = 100  # bytes that Arrow reads behind a chunk that an old parquet-mr wrote
 
 Range = tuple[int, int]
@@ -184,13 +186,49 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         return list(threads.map(work, items))
 
 
+class _Meter:
+    """Counts the bytes that arrive, and the time in which at least one request is on its way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes = self._requests = 0
+        self._busy_s = self._since = 0.0
+
+    def get(self, file: FileId, start: int, stop: int) -> memoryview:
+        """Read a range."""
+        with self._lock:
+            if not self._requests:
+                self._since = time.perf_counter()
+            self._requests += 1
+        try:
+            return _get(file, start, stop)
+        finally:
+            with self._lock:
+                self._requests -= 1
+                self._bytes += stop - start
+                if not self._requests:
+                    self._busy_s += time.perf_counter() - self._since
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        """How fast the bytes arrived; None if there were too few to tell."""
+        with self._lock:
+            return self._bytes / self._busy_s if self._bytes >= _LEAST_MEASURED_BYTES and self._busy_s else None
+
+
+def bytes_per_s() -> float | None:
+    """Return how fast stores have given column chunks to this process; None if it read too few to tell."""
+    return _meter.bytes_per_s
+
+
+_meter = _Meter()
 _pool: ThreadPoolExecutor | None = None
 _lock = threading.Lock()
 
 
 def _request(file: FileId, start: int, stop: int) -> Future[memoryview]:
     """Begin to read a range, on one of this process's connections."""
-    return _threads().submit(_get, file, start, stop)
+    return _threads().submit(_meter.get, file, start, stop)
 
 
 def _threads() -> ThreadPoolExecutor:
@@ -202,8 +240,8 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def _forget_after_fork() -> None:
-    global _lock, _pool
-    _lock, _pool = threading.Lock(), None
+    global _lock, _meter, _pool
+    _lock, _meter, _pool = threading.Lock(), _Meter(), None
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

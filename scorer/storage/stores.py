@@ -72,9 +72,9 @@ def configure(options: Iterable[str]) -> None:
             _stores.clear()
 
 
-def options() -> tuple[str, ...]:
-    """Return what `configure` set, for other processes."""
-    return _options
+def options(*, given: bool = False) -> tuple[str, ...]:
+    """Return what `configure` set, for other processes; only what --store-option takes if it is to be `given` again."""
+    return tuple(one for one in _options if not (given and one == SOLE_WRITER))
 
 
 def options_of(location: str) -> dict[str, str]:

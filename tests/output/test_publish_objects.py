@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.buckets import ROOT, bucket
-from support.runs import MODELS, oracle, write
+from support.runs import MODELS, cli, oracle, write
 
 import scorer
 from scorer.errors import CommitError, OutputFull, OutputLocked, ScorerError
@@ -205,6 +205,8 @@ def test_a_sole_writer_needs_no_conditional_writes(store, tmp_path):
     run(tmp_path, values(1), overwrite=True, sole_writer=True)
     assert exact(store, values(1))
     assert names(f"{OUT}.scorer") == PROOF
+    code, _, text = cli("inspect", MODEL, "--input", next(tmp_path.glob("in-*")), "--feed", "x=a,b,c")
+    assert code == 0, text  # it takes the options of the store, but no --sole-writer
 
 
 def test_a_late_part_of_an_older_run_is_not_shown(store, tmp_path):

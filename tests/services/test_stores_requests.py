@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 
 import numpy as np
@@ -72,6 +73,25 @@ def test_few_requests_of_a_run_follow_one_after_the_other(lake, link, report_lin
     for name, (requests, chain) in LIMITS.items():
         assert found[name][0] <= requests, (name, found)
         assert found[name][1] <= chain, (name, found)
+
+
+def test_the_time_forecast_knows_the_speed_of_the_store(s3, monkeypatch):
+    bucket, rng = s3.bucket(), np.random.default_rng(0)
+    columns = {"id": np.arange(480_000)} | {f"f{j}": rng.standard_normal(480_000, np.float32) for j in range(28)}
+    with s3.files().open_output_stream(f"{bucket.removeprefix('s3://')}/in/rows.parquet") as file:
+        pq.write_table(pa.table(columns), file, row_group_size=120_000)
+    with enter_or_skip(delaying(s3.port)) as link:  # 60 MB/s
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{link.port}")
+        stores._forget_after_fork()
+        plan = scorer.prepare(f"{bucket}/in", DENSE, f"{bucket}/out", keep="id", tune=False, threads=2)
+    stores._forget_after_fork()
+    found = re.fullmatch(r"([\d.]+) MB from the store at ([\d.]+) MB/s, as the first rows", plan.forecast.network)
+    assert found, plan.forecast
+    stored, speed = map(float, found.groups())
+    assert 55 < stored < 90
+    assert 15 < speed < 90  # the link lets a burst through
+    assert plan.forecast.seconds == (pytest.approx(0.7 * stored / speed, 0.1), pytest.approx(2 * stored / speed, 0.1))
+    assert "MB from the store at" in str(plan)
 
 
 @pytest.mark.minutes
