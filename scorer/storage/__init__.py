@@ -14,5 +14,6 @@
     _thrift.py       the part of Thrift's compact protocol that Parquet uses
 
 Knows no plan, no model and no dataset.
-State: _pages._BUFFERS, fetched._lock, fetched._meter, files.THROTTLED, fetched._pool, stores._options, stores._stores, stores._lock.
+State: _pages._BUFFERS, files.THROTTLED, stores._options, stores._stores, stores._lock.
+State: fetched._lock, fetched._meter, fetched._pool.
 """
