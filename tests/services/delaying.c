@@ -34,6 +34,7 @@ struct chunk { double due; int size, sent, paid; char data[CHUNK]; };
 struct flow {                          /* one direction of a connection */
   int from, to, ended, shut, blocked;
   double free_at;                      /* when its rate allows the next chunk */
+  double paid_at;                      /* when its last chunk was sent */
   int head, held;
   struct chunk *queue[QUEUED];
 };
@@ -140,7 +141,7 @@ static int give(struct pair *p, int direction) {
   }
   if (!c->paid) {
     double t = now();
-    c->paid = 1;
+    c->paid = 1, f->paid_at = t;
     if (connection_rate > 0) f->free_at = later(f->free_at, c->size / connection_rate, t);
     if (total_rate > 0) total_free_at[direction] = later(total_free_at[direction], c->size / total_rate, t);
   }
@@ -195,16 +196,16 @@ int main(int n, char **argv) {
   static struct { struct pair *pair; int direction, sends; } meant[1 + 4 * PAIRS];
   for (;;) {
     double t = now(), wake = t + 3600;
-    for (;;) {                         /* send what may be sent, the earliest first, so that flows share the link */
+    for (;;) {                         /* send what may be sent; of flows that wait for the link, each in its turn */
       struct pair *found = 0;
       int direction = 0;
-      double least = 1e300;
+      double least = 1e300, last = 0;
       for (struct pair *p = pairs; p < pairs + PAIRS; p++)
         for (int d = 0; p->used && d < 2; d++) {
           struct flow *f = &p->flow[d];
           if (!f->held || f->blocked) continue;
           double at = ready(f, d);
-          if (at < least) least = at, found = p, direction = d;
+          if (at < least || (at == least && f->paid_at < last)) least = at, last = f->paid_at, found = p, direction = d;
         }
       if (!found || least > t) { wake = found ? least : wake; break; }
       if (give(found, direction)) drop(found);
