@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 import psutil
 import pytest
 
 from services.processes import environment, wait_until
+from services.traces import SHARED, Traces, of_environment
 from services.work import Work
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
+MARK = "SCORER_TEST_OF_CLASSES"
+BY_LOCAL = (
+    "--cluster", "distributed:LocalCluster", "--workers", "2", "--cluster-option", "n_workers=0",
+    "--cluster-option", "threads_per_worker=1", "--cluster-option", "dashboard_address=127.0.0.1:0",
+)  # fmt: skip
 BY_GATEWAY = ("--cluster", "dask_gateway:GatewayCluster")
 BY_SLURM = (
     "--cluster", "dask_jobqueue:SLURMCluster", "--cluster-option", 'queue="debug"', "--cluster-option", "cores=1",
@@ -83,17 +91,6 @@ def test_a_running_cluster_of_a_gateway_is_used_by_its_name_and_left_running(gat
     gateway.wait_empty()
 
 
-def test_workers_started_by_ssh_score_and_end_though_one_is_killed(sshd, tmp_path):
-    work = work_of(tmp_path)
-    driver = work.start(*sshd.options(2))
-    work.wait_for_parts(4, driver)
-    worker_processes(sshd.sessions())[0].kill()
-    assert work.finish(driver) == 0, work.log
-    work.exact()
-    assert len(work.workers()) >= 2
-    wait_until(lambda: not sshd.sessions(), 30, lambda: f"no session; there are {sshd.sessions()}")
-
-
 def test_a_cluster_by_ssh_has_a_fixed_number_of_workers(sshd, tmp_path):
     work = work_of(tmp_path)
     assert work.finish(work.start(*sshd.options(1), "--adapt", "0:3")) == 4
@@ -102,11 +99,48 @@ def test_a_cluster_by_ssh_has_a_fixed_number_of_workers(sshd, tmp_path):
     wait_until(lambda: not sshd.sessions(), 30, lambda: f"no session; there are {sshd.sessions()}")
 
 
-def test_jobs_by_the_class_of_dask_jobqueue_score_though_one_is_cancelled(slurm, tmp_path):
+def of_class(kind, request, tmp_path):
+    """Return the flags of two workers, the driver's environment, a function that finds the processes, and folders.
+
+    In these folders are the logs of the service itself, which stay.
+    """
+    own = {"TMPDIR": str(tmp_path / "scratch"), MARK: str(tmp_path)}
+    marked = of_environment(MARK, str(tmp_path))
+    if kind == "local":
+        return BY_LOCAL, environment(**own), marked, []
+    service = request.getfixturevalue(kind)
+    if kind == "gateway":
+        flags = (*BY_GATEWAY, "--workers", 2)
+        return flags, service.user("dora") | own, lambda: [*marked(), *service.processes()], []
+    if kind == "sshd":
+        return service.options(2), environment(**own), lambda: [*marked(), *service.sessions()], [service.folder]
+    daemons, settings = set(service.processes()), environment(SLURM_CONF=service.conf, **own)
+    jobs = lambda: [*marked(), *(set(service.processes()) - daemons)]  # noqa: E731 - as above
+    return (*BY_SLURM, "--workers", 2), settings, jobs, [service.folder]
+
+
+@pytest.mark.parametrize("kind", ["local", "sshd", "gateway", "slurm"])
+def test_a_killed_worker_changes_no_score_and_no_process_socket_or_file_is_left(kind, request, tmp_path, report_line):
+    (tmp_path / "scratch").mkdir()
+    flags, env, found, logs = of_class(kind, request, tmp_path)
     work = work_of(tmp_path)
-    driver = work.start(*BY_SLURM, "--workers", 2, env=environment(SLURM_CONF=slurm.conf))
+    traces = Traces(found, keep=[work.folder, *logs])
+    driver = work.start(*flags, env=env)
     work.wait_for_parts(4, driver)
-    slurm.cancel(slurm.wait_for_jobs(2, "RUNNING")[0])
+    traces.look()
+    workers = worker_processes(found())
+    assert len(workers) >= 2
+    workers[0].kill()
+    while driver.poll() is None:
+        traces.look()
+        time.sleep(0.2)
     assert work.finish(driver) == 0, work.log
-    slurm.wait_empty()
     work.exact()
+    seen = f"{len(traces.processes)} processes, {len(traces.ports)} ports and {len(traces.files)} files"
+    left = traces.left()
+    report_line(f"{flags[1]}: {seen} while it ran, {len(left)} after it")
+    assert len(traces.processes) >= 3
+    assert traces.ports
+    assert not left, left
+    files = {path.name for path in (tmp_path / "scratch").rglob("*") if not path.is_dir()}
+    assert files <= SHARED
