@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from scorer.cluster.connect import Workers
     from scorer.errors import ScorerError
     from scorer.model.spec import ModelSpec
+    from scorer.model.stages.cutting import Stages
     from scorer.options.fields import ClusterOptions, Options
 
 
@@ -68,6 +69,8 @@ class Inspection:
     """Whether rows are scored independently of each other, in words."""
     notes: tuple[str, ...] = ()
     problems: tuple[ScorerError, ...] = ()
+    stages: Stages | None = None
+    """The stages of the model, if a number of them was given."""
 
     @property
     def feed_lines(self) -> list[str]:
@@ -92,6 +95,7 @@ class Inspection:
             "rows": self.rows,
             "notes": list(self.notes),
             "problems": [problem.to_dict() for problem in self.problems],
+            "stages": self.stages.to_dict() if self.stages is not None else None,
         }
 
 
@@ -132,6 +136,13 @@ def inspect(
         rows=plan.canary or _uncompared(frozen.scorers[0].binding),
         notes=tuple(note for note in (frozen.unused, *plan.notes) if note not in {"", plan.canary}),
     )
+
+
+def with_stages(found: Inspection, count: int) -> Inspection:
+    """Return the inspection with the model cut into `count` stages; raise if it cannot be cut."""
+    from scorer.model.stages.cutting import cut_model  # noqa: PLC0415 - only with --stages
+
+    return replace(found, stages=cut_model(found.model, count)[0])
 
 
 def _uncompared(binding: Binding) -> str:

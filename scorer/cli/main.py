@@ -151,28 +151,28 @@ def bench(
     "--input", "input_", metavar="DATA", multiple=True, shell_complete=complete_files,
     help="Input to match with the model; a few rows of it are scored.",
 )  # fmt: skip
+@click.option(
+    "--stages", type=click.IntRange(min=2, max=100), metavar="N",
+    help="Cut the model into N stages and show the weights of each, what is handed on, and whether the scores stay "
+    "the same.",
+)  # fmt: skip
 @bind_flags
 @store_flags
 @JSON
 @reports_errors
 def inspect(
-    model: str,
-    input_: tuple[str, ...],
-    feed: tuple[str, ...],
-    by_position: bool,  # noqa: FBT001 - click's value
-    fetch: tuple[str, ...],
-    labels: tuple[str, ...],
-    batch_axis: tuple[str, ...],
-    as_json: bool,  # noqa: FBT001 - click's value
-) -> None:
+    *, model: str, input_: tuple[str, ...], stages: int | None, as_json: bool, **request: Any,  # noqa: ANN401
+) -> None:  # fmt: skip
     """Show a model's inputs and outputs.
 
     With --input, you also see which columns would feed the model, which columns it would write, and whether a
     row's score depends on the other rows in its batch. The --feed and --fetch lines at the end are ready to copy.
+    With --stages, the model is cut into stages that could run one after the other, each with a share of the weights.
 
     \b
-    Example:
+    Examples:
       scorer inspect late.onnx --input flights.parquet
+      scorer inspect large.onnx --stages 3
     """
     from scorer.cli.text import inspection_text  # noqa: PLC0415 - start-up
     from scorer.model.protobuf import inspect_model  # noqa: PLC0415 - start-up
@@ -180,9 +180,9 @@ def inspect(
     spec = inspect_model(model)
     from scorer.api import inspection  # noqa: PLC0415 - start-up
 
-    found = inspection.inspect(
-        spec, input_, feed, fetch, by_position=by_position, labels=labels, batch_axis=batch_axis, given=model
-    )
+    found = inspection.inspect(spec, input_, given=model, **request)
+    if stages is not None:
+        found = inspection.with_stages(found, stages)
     show(found.to_dict(), partial(inspection_text, found), as_json=as_json)
     if found.problems:
         fail(PreflightError(found.problems))

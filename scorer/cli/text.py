@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scorer.api.verification import Verdict
     from scorer.cli.bench import Bench
     from scorer.display.blocks import Table
+    from scorer.model.stages.cutting import Stages
     from scorer.plan.prepared import Plan
     from scorer.report.outcome import Report
     from scorer.report.state import Status
@@ -52,9 +53,16 @@ def inspection_text(found: Inspection, look: Terminal = _PLAIN) -> str:
         _block(head, look),
         _inputs(found, look),
         _outputs(found, look),
+        _stages(found.stages, look) if found.stages is not None else [],
         _facts(after, look),
         [look.paint("head", "  to paste"), *(f"  {line}" for line in paste)] if paste else [],
     )
+
+
+def _stages(stages: Stages, look: Terminal) -> list[str]:
+    """Return the table of stages, and whether their scores are those of the uncut model."""
+    names = ("stage", "begins after", "weights", "work", "takes a row")
+    return [*table(names, stages.rows, look.columns, look.paint), *_facts([("scores", stages.words)], look)]
 
 
 def _inputs(found: Inspection, look: Terminal) -> list[str]:

@@ -14,10 +14,11 @@
     converting/    `scorer convert`: models of other libraries as ONNX, compared with the originals
     optimising/    `scorer optimise`: smaller and faster forms of a model
     locating/      what --model names besides a file: folders of Hugging Face and MLflow, and tracking stores
+    stages/        a model cut into pieces that run one after the other, each with a share of the weights
     packing/       the weights of a large model, packed once for each host and mapped by all processes
     copies.py      the model cache of a host: what is fetched from URLs, or delivered by the driver
 
 The only package that knows ONNX and ONNX Runtime. Knows no dataset, no plan and no Dask.
 trees.c sums the trees of an ensemble for blocks of rows.
-State: _kernel._library, _kernel._processor_flags, protobuf._protobufs, resident.SESSIONS, session.why_not.
+State: _kernel._library, _kernel._processor_flags, protobuf.protobufs, resident.SESSIONS, session.why_not.
 """

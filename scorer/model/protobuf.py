@@ -153,7 +153,7 @@ def element_type(text: str) -> int:
     """Return ONNX's number of the type that the runtime writes as tensor(float); 0 if it is no tensor."""
     if not text.startswith("tensor("):
         return 0
-    return int(_protobufs().TensorProto.DataType.Value(text.removeprefix("tensor(").removesuffix(")").upper()))
+    return int(protobufs().TensorProto.DataType.Value(text.removeprefix("tensor(").removesuffix(")").upper()))
 
 
 def _parse(path: Path, shown: str) -> onnx.ModelProto:
@@ -176,7 +176,7 @@ def _parse(path: Path, shown: str) -> onnx.ModelProto:
     try:
         if size > _MAX_PROTOBUF_BYTES:
             raise ValueError(_too_large(size))  # noqa: TRY301 - mapped below
-        proto = _protobufs().ModelProto.FromString(path.read_bytes())
+        proto = protobufs().ModelProto.FromString(path.read_bytes())
     except PermissionError as error:
         raise ModelNotFound(
             "the model cannot be read",
@@ -193,7 +193,7 @@ def _parse(path: Path, shown: str) -> onnx.ModelProto:
 
 
 @cache
-def _protobufs() -> Any:  # noqa: ANN401 - a module
+def protobufs() -> Any:  # noqa: ANN401 - a module
     """Return ONNX's protobuf module only: importing the whole package takes three times as long."""
     package = importlib.util.find_spec("onnx")
     source = Path(package.origin).with_name("onnx_ml_pb2.py") if package is not None and package.origin else Path()
@@ -352,7 +352,7 @@ def _tensor(value: onnx.ValueInfoProto) -> TensorSpec:
     shape = None
     if tensor.HasField("shape"):
         shape = tuple(_size(d) for d in tensor.shape.dim)
-    name = _protobufs().TensorProto.DataType.Name(tensor.elem_type).lower()
+    name = protobufs().TensorProto.DataType.Name(tensor.elem_type).lower()
     return TensorSpec(name=value.name, type={"float": "float32", "double": "float64"}.get(name, name), shape=shape)
 
 

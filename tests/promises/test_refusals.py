@@ -703,6 +703,8 @@ OTHER = [
     Case("status-name-too-long", f"status {LONG}", "input"),
     Case("inspect-missing", "inspect gone.onnx", "model-not-found"),
     Case("inspect-garbage", "inspect m.onnx", "model-load", text("m.onnx"), foreign=True),
+    Case("inspect-too-many-stages", "inspect m.onnx --stages 9", "model"),
+    Case("inspect-one-stage", "inspect m.onnx --stages 1", "options", exit_code=2),
     Case("inspect-missing-input", "inspect m.onnx --input gone.parquet", "input-not-found"),
     Case("plan-missing", "plan gone.parquet --model gone.onnx", "model-not-found input-not-found"),
     Case(
