@@ -205,7 +205,8 @@ def output_schema(
     fields = [field.remove_metadata() if is_joined(columns, field.name) else field for field in fields]
     for fetch in fetches:
         fields += [pa.field(name, kind) for name, kind in zip(fetch.columns, column_types(fetch), strict=True)]
-    outputs = {name for fetch in fetches for name in fetch.columns}
+    added = [name for fetch in fetches for name in fetch.columns]
+    outputs = set(added)
     if kept.row_id:
         fields += [pa.field("_file", pa.string()), pa.field("_row", pa.int64())]
     names = [field.name for field in fields]
@@ -215,7 +216,9 @@ def output_schema(
         hint = (
             "rename the model's columns with --prefix score_, or change one column with --fetch TENSOR=NAME or --keep"
         )
-        if not set(clashes) & outputs:
+        if any(added.count(name) > 1 for name in clashes):  # a prefix would leave them alike
+            hint = "give one of these columns another name with --fetch TENSOR=NAME, or one of several models another"
+        elif not set(clashes) & outputs:
             hint = f"leave {quoted_list(clashes)} out with --keep, or remove --row-id"
         problems.append(
             BindingError(

@@ -163,11 +163,21 @@ def _beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `bui
 
 def _models_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
     """Resolve paths of models relative to the job file's folder; each may have a name."""
+    found = value
+    if isinstance(value, str | list):  # whether 'a=m.onnx' is the text of a file is asked in that folder
+        texts = value if isinstance(value, list) else [value]
+        found = [ModelPath.parse(text, folder) if _may_name(text) else text for text in texts]
     try:
-        models = MODELS.read(value)
-    except (TypeError, ValueError, ScorerError):
-        return value  # `build` reports what is wrong
+        models = MODELS.read(found)
+    except ScorerError:
+        return found  # `build` reports what is wrong
+    except (TypeError, ValueError):
+        return value
     return [ModelPath(model.name, _beside(folder, model.path)) for model in models]
+
+
+def _may_name(value: object) -> bool:
+    return isinstance(value, str) and not value.lstrip().startswith("=") and "=" in value and "\0" not in value
 
 
 def _feeds_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them

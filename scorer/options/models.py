@@ -36,23 +36,28 @@ class ModelPath(NamedTuple):
         return f"{self.name}={self.path}" if self.name else self.path
 
     @classmethod
-    def parse(cls, text: str) -> ModelPath:
-        """Return what a --model says: a name stands before the first '=' unless the text is that of a file."""
+    def parse(cls, text: str, folder: str = "") -> ModelPath:
+        """Return what a --model says: a name stands before the first '=' unless the text is that of a file.
+
+        Relative paths start at `folder`, by default the current one.
+        """
         name, equals, path = text.partition("=")
-        if not equals or set(name) & set("/\\:") or os.path.exists(text):
+        if not equals or set(name) & set("/\\:") or os.path.exists(os.path.join(folder, text)):
             return cls("", text)
         return cls(name.strip(), path.strip())
 
 
 def parse_models(value: Any) -> tuple[ModelPath, ...]:  # noqa: ANN401 - TOML and Python values
     """Return the models of a path, a list of paths or a table of them by name; raise if a name is missing or wrong."""
+    values = value if isinstance(value, list | tuple) else [value]
     if isinstance(value, dict):
         given = [ModelPath(name, _path(path)) for name, path in value.items()]
     else:
-        values = value if isinstance(value, list | tuple) else [value]
         given = [one if isinstance(one, ModelPath) else _parsed(one) for one in values]
     if not given:
         raise ValueError(value)
+    if nameless := [text for text in values if _is_nameless(text)]:
+        raise _wrong("a model has a file and no name", "--model NAME=FILE", quoted_list(nameless), _line(given))
     odd = [one.name for one in given if (one.name or isinstance(value, dict)) and not _NAME.fullmatch(one.name)]
     if odd:
         raise _wrong("the name of a model cannot be used", _TAKEN, quoted_list(odd), _line(given))
@@ -68,6 +73,11 @@ def parse_models(value: Any) -> tuple[ModelPath, ...]:  # noqa: ANN401 - TOML an
 
 def _parsed(value: object) -> ModelPath:
     return ModelPath("", str(value)) if isinstance(value, Path) else ModelPath.parse(_path(value))
+
+
+def _is_nameless(value: object) -> bool:
+    """Return whether a text is '=FILE', and not that of a file."""
+    return isinstance(value, str) and value.lstrip().startswith("=") and not os.path.exists(value)
 
 
 def _path(value: object) -> str:

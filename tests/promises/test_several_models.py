@@ -329,3 +329,52 @@ def test_a_run_that_is_killed_is_finished_by_the_same_command(wide, tmp_path, cl
 
 def parts(folder):
     return [*folder.glob("out.scorer/work-*/parts/*.parquet")]
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [("feed", "b:x=f2,f1,f0"), ("fetch", "b:total=p"), ("labels", "b:total=n,y"), ("on_null", "b:x=0")],
+)  # fmt: skip
+def test_an_option_that_names_a_model_is_not_dropped_if_only_another_has_the_tensor(tmp_path, option, given):
+    source = write(tmp_path / "in.parquet", {f"f{i}": np.zeros(9, np.float32) for i in range(3)})
+    other = onnx.load(SUM)
+    for node in other.graph.node:
+        node.input[:] = ["y" if name == "x" else name for name in node.input]
+        node.output[:] = ["sum" if name == "total" else name for name in node.output]
+    other.graph.input[0].name, other.graph.output[0].name = "y", "sum"
+    onnx.save(other, tmp_path / "y.onnx")
+    options = {"feed": ["a:x=f0..f2", "b:y=f0..f2"], **HERE}
+    options[option] = [*options.get(option, ()), given]
+    plan = scorer.prepare(source, {"a": SUM, "b": tmp_path / "y.onnx"}, tmp_path / "out", **options)
+    assert ["model 'b'" in problem.where for problem in plan.problems] == [True]
+
+
+def test_a_text_of_a_job_file_is_that_of_a_file_beside_the_job_file(wide, tmp_path):
+    (tmp_path / "x=y.onnx").write_bytes(SUM.read_bytes())
+    (tmp_path / "y.onnx").write_bytes(DENSE.read_bytes())
+    job = tmp_path / "job.toml"
+    job.write_text(f'input = "{wide}"\nmodel = "x=y.onnx"\nfeed = "x=f0..f2"\n', "utf-8")
+    code, shown, _ = cli("plan", "--config", job, "--output", tmp_path / "out", "--no-tune", "--json")
+    assert code == 0
+    assert json.loads(shown)["model"]["path"] == str(tmp_path / "x=y.onnx")
+
+
+def test_a_model_without_its_name_is_refused(wide):
+    with pytest.raises(scorer.errors.ScorerError, match="a model has a file and no name"):
+        build({"input": str(wide), "model": ["=m.onnx"]})
+
+
+def test_all_models_that_cannot_be_read_are_named(wide, tmp_path):
+    plan = scorer.prepare(
+        wide, {"a": tmp_path / "a.onnx", "b": SUM, "c": tmp_path / "c.onnx"}, tmp_path / "out", **HERE
+    )
+    assert [problem.where for problem in plan.problems] == [
+        f"model 'a', {tmp_path / 'a.onnx'}", f"model 'c', {tmp_path / 'c.onnx'}",
+    ]  # fmt: skip
+
+
+def test_columns_of_two_models_with_one_name_have_a_hint_that_helps(wide, tmp_path):
+    options = {"feed": ["x=f0..f2"], "fetch": ["a:total=b_c", "a_b:total=c"], **HERE}
+    (problem,) = scorer.prepare(wide, {"a": SUM, "a_b": SUM}, tmp_path / "out", **options).problems
+    assert "a_b_c" in problem.what
+    assert "--prefix" not in problem.hint

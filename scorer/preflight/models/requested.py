@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scorer.binding.request import with_folder_flags
 from scorer.display.words import nearest, quoted_list
-from scorer.errors import OptionsError
+from scorer.errors import OptionsError, PreflightError, ScorerError
 from scorer.host.crash import note_step
 from scorer.model.protobuf import inspect_model
 from scorer.options.grammar import CONVERTERS, FeedText, split_fetch, split_known
@@ -18,7 +19,6 @@ from scorer.options.models import split_model
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from scorer.errors import ScorerError
     from scorer.model.spec import ModelSpec, TensorSpec
     from scorer.options.fields import BindingOptions, Options
     from scorer.options.models import ModelPath
@@ -51,14 +51,20 @@ class Model:
 
 
 def models_of(options: Options) -> tuple[Model, ...]:
-    """Read the files of all models; raise the error of the first one that cannot be read."""
-    specs = [_read(model) for model in options.model]
-    names = [model.name for model in options.model]
-    of_name = dict(zip(names, specs, strict=True))
+    """Read the files of all models; raise the errors of those that cannot be read."""
+    of_name: dict[str, ModelSpec] = {}
+    problems: list[ScorerError] = []
+    for model in options.model:
+        try:
+            of_name[model.name] = _read(model)
+        except ScorerError as error:
+            problems.append(_named(error, model.name) if model.name else error)
+    if problems:
+        raise problems[0] if len(problems) == 1 else PreflightError(problems)
     _refuse_misspelt(options.binding, of_name)
     models = []
     for name, spec in of_name.items():
-        own = _own(_options_for(options.binding, name, names), name, of_name)
+        own = _options_for(options.binding, name, of_name)
         completed, flags = with_folder_flags(own, spec)
         named = tuple(flag if flag.startswith("--") or not name else f"{name}:{flag}" for flag in flags)
         models.append(Model(name=name, spec=spec, options=completed, folder_flags=named))
@@ -91,57 +97,47 @@ def _refuse_misspelt(options: BindingOptions, specs: Mapping[str, ModelSpec]) ->
             )
 
 
-def _options_for(options: BindingOptions, name: str, names: Sequence[str]) -> BindingOptions:
-    """Return the options for one of the models: those that name it, without the name, and those that name none."""
+def _options_for(options: BindingOptions, name: str, specs: Mapping[str, ModelSpec]) -> BindingOptions:
+    """Return the options for one of the models: those that name it, without the name, and those that name none.
+
+    An option that names no model, and a tensor that only other models have, is not for this one.
+    """
     if not name:
         return options
+    names, others = list(specs), [spec for other, spec in specs.items() if other != name]
 
-    def own(texts: Sequence[str]) -> tuple[str, ...]:
+    def is_own(owner: str, has: Callable[[ModelSpec], bool]) -> bool:
+        return owner == name or (not owner and (has(specs[name]) or not any(map(has, others))))
+
+    def own(texts: Sequence[str], tensors: Callable[[ModelSpec], Sequence[TensorSpec]]) -> tuple[str, ...]:
+        def has(text: str, spec: ModelSpec) -> bool:
+            known = [tensor.name for tensor in tensors(spec)]
+            return split_known(text, known)[0] is not None or split_fetch(text, known)[0] is not None
+
         split = [split_model(text, names) for text in texts]
-        return tuple(text for owner, text in split if owner in {"", name})
+        return tuple(text for owner, text in split if is_own(owner, partial(has, text)))
+
+    def is_fed(feed: FeedText, spec: ModelSpec) -> bool:
+        known = [tensor.name for tensor in spec.inputs]
+        return feed.split(known, CONVERTERS)[0] in known
 
     feeds = [(*split_model(feed.text if feed.tensor is None else feed.tensor, names), feed) for feed in options.feed]
     return replace(
         options,
-        feed=tuple(_without_name(feed, text) if owner else feed for owner, text, feed in feeds if owner in {"", name}),
-        fetch=own(options.fetch),
-        labels=own(options.labels),
-        on_null=own(options.on_null),
-        batch_axis=own(options.batch_axis),
+        feed=tuple(
+            _without_name(feed, text) if owner else feed
+            for owner, text, feed in feeds
+            if is_own(owner, partial(is_fed, feed))
+        ),
+        fetch=own(options.fetch, lambda spec: spec.outputs),
+        labels=own(options.labels, lambda spec: spec.outputs),
+        on_null=own(options.on_null, lambda spec: spec.inputs),
+        batch_axis=own(options.batch_axis, lambda spec: (*spec.inputs, *spec.outputs)),
     )
 
 
 def _without_name(feed: FeedText, text: str) -> FeedText:
     return FeedText.parse(text) if feed.tensor is None else replace(feed, tensor=text)
-
-
-def _own(options: BindingOptions, name: str, specs: Mapping[str, ModelSpec]) -> BindingOptions:
-    """Return the options without those for a tensor that only other models have."""
-    if len(specs) == 1:
-        return options
-    others = [spec for other, spec in specs.items() if other != name]
-
-    def keep(texts: Sequence[str], tensors: Callable[[ModelSpec], Sequence[TensorSpec]]) -> tuple[str, ...]:
-        def has(spec: ModelSpec, text: str) -> bool:
-            names = [tensor.name for tensor in tensors(spec)]
-            return split_known(text, names)[0] is not None or split_fetch(text, names)[0] is not None
-
-        return tuple(text for text in texts if has(specs[name], text) or not any(has(spec, text) for spec in others))
-
-    def fed(feed: FeedText, spec: ModelSpec) -> bool:
-        names = [tensor.name for tensor in spec.inputs]
-        return feed.split(names, CONVERTERS)[0] in names
-
-    return replace(
-        options,
-        feed=tuple(
-            feed for feed in options.feed if fed(feed, specs[name]) or not any(fed(feed, spec) for spec in others)
-        ),
-        fetch=keep(options.fetch, lambda spec: spec.outputs),
-        labels=keep(options.labels, lambda spec: spec.outputs),
-        on_null=keep(options.on_null, lambda spec: spec.inputs),
-        batch_axis=keep(options.batch_axis, lambda spec: (*spec.inputs, *spec.outputs)),
-    )
 
 
 _FLAG = re.compile(r"(--(?:feed|fetch|labels|on-null|batch-axis)) (['\"]?)(?=[^\s'\"]+=|(?<=['\"])\S)")
