@@ -102,7 +102,10 @@ class _Compared:
         try:
             old, new = _old_and_new_scores(files, plan, part, key)
         except (ScorerError, OSError, KeyError, pa.ArrowException) as error:
-            self.faults.append(f"{part.name}: cannot be scored again: {str(error).splitlines()[0]}")
+            where = (
+                f" ({error.where})" if isinstance(error, ScorerError) and error.where else ""
+            )  # one of several models
+            self.faults.append(f"{part.name}: cannot be scored again: {str(error).splitlines()[0]}{where}")
             return
         if len(old) != len(new):
             self.faults.append(f"{part.name}: {len(new)} rows are scored now, and the output has {len(old)}")

@@ -12,12 +12,12 @@ from scorer.errors import ScorerError
 from scorer.locations import is_tracked, is_url
 from scorer.options.fields import FIELDS, GROUPS, ClusterOptions
 from scorer.options.grammar import labels_file, parse_join
-from scorer.options.models import ModelPath
+from scorer.options.models import ModelPath, split_model
 from scorer.options.request import build, build_cluster, read_toml
 from scorer.options.values import FEEDS, JOINS, LABELS, MODELS, TEXTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from click.shell_completion import CompletionItem
 
@@ -139,7 +139,8 @@ def options_of(config: str | None, given: dict[str, Any]) -> Options:
     if "feed" in toml:
         toml["feed"] = _feeds_beside(folder, toml["feed"])
     if "labels" in toml:
-        toml["labels"] = _labels_beside(folder, toml["labels"])
+        names = _names_of_models(typed.get("model", toml.get("model")))
+        toml["labels"] = _labels_beside(folder, toml["labels"], names)
     if "join" in toml:
         toml["join"] = _joins_beside(folder, toml["join"])
     for name in ("gate", "gate_warn"):
@@ -207,11 +208,20 @@ def _gates_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values
         return value
 
 
-def _labels_beside(folder: str, value: Any) -> Any:  # noqa: ANN401 - TOML values; `build` checks them
-    """Resolve files of class names relative to the job file's folder."""
+def _names_of_models(value: Any) -> list[str]:  # noqa: ANN401 - TOML values; `build` checks them
+    try:
+        return [model.name for model in MODELS.read(value) if model.name]
+    except (TypeError, ValueError, ScorerError):
+        return []
+
+
+def _labels_beside(folder: str, value: Any, models: Sequence[str]) -> Any:  # noqa: ANN401 - TOML values
+    """Resolve files of class names relative to the job file's folder; a text may begin with the name of a model."""
     try:
         texts = LABELS.read(value)
     except (TypeError, ValueError):
         return value
-    files = (labels_file(text, folder) for text in texts)
-    return tuple(text if file is None else "".join(file) for text, file in zip(texts, files, strict=True))
+    split = [split_model(text, models) for text in texts]
+    placed = ((owner, text, labels_file(text, folder)) for owner, text in split)
+    own = ((owner, text if file is None else "".join(file)) for owner, text, file in placed)
+    return tuple(f"{owner}:{text}" if owner else text for owner, text in own)

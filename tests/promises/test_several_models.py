@@ -21,6 +21,7 @@ from support.trained_trees import sklearn_model
 
 import scorer
 from scorer.arrow import digest
+from scorer.cli.flags import options_of
 from scorer.cluster import connect
 from scorer.cluster.readiness import plan_for
 from scorer.errors import GateFailed
@@ -378,3 +379,26 @@ def test_columns_of_two_models_with_one_name_have_a_hint_that_helps(wide, tmp_pa
     (problem,) = scorer.prepare(wide, {"a": SUM, "a_b": SUM}, tmp_path / "out", **options).problems
     assert "a_b_c" in problem.what
     assert "--prefix" not in problem.hint
+
+
+@pytest.mark.parametrize("text", ["a:names.txt", "a:x=names.txt", "x=names.txt"])
+def test_class_names_of_one_model_are_beside_the_job_file(tmp_path, monkeypatch, text):
+    """Not in the current folder, where other names are."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "names.txt").write_text("mine\n", "utf-8")
+    (tmp_path / "names.txt").write_text("other\n", "utf-8")
+    job = tmp_path / "jobs" / "job.toml"
+    job.write_text(f'input = "in.parquet"\nlabels = ["{text}"]\n[model]\na = "a.onnx"\nb = "b.onnx"\n', "utf-8")
+    monkeypatch.chdir(tmp_path)
+    (found,) = options_of(str(job), {}).binding.labels
+    assert found == text.replace("names.txt", str(tmp_path / "jobs" / "names.txt"))
+
+
+def test_verify_says_which_model_is_not_that_of_the_run(wide, tmp_path):
+    changed = tmp_path / "changed.onnx"
+    changed.write_bytes(SUM.read_bytes())
+    scorer.run(wide, {"a": DENSE, "b": changed}, tmp_path / "out", feed=["b:x=f0..f2"], **HERE)
+    scorer.release()
+    changed.write_bytes(DENSE.read_bytes())
+    (fault,) = scorer.verify(tmp_path / "out", rescore=5).faults
+    assert str(changed) in fault
