@@ -115,7 +115,7 @@ def test_the_output_schema_keeps_nullability_and_metadata():
 @pytest.mark.parametrize(
     ("columns", "clash", "cure"),
     [
-        (with_fetch("a", kept=("a",)), "'a'", "--prefix"), (with_fetch("y", "y"), "'y'", "--prefix"),
+        (with_fetch("a", kept=("a",)), "'a'", "--prefix"), (with_fetch("y", "y"), "'y'", "--fetch TENSOR=NAME"),
         (with_fetch("_row", row_id=True), "'_row'", "--prefix"),
         (with_fetch("y", kept=("_file",), row_id=True), "'_file'", "--keep"),
     ],

@@ -10,6 +10,8 @@ import psutil
 
 SHARED = {"global.lock", "purge.lock"}
 """Files of Dask's scratch folder, which all clusters of a user share."""
+LOCK = ".dirlock"
+"""The end of a lock's name there: a worker that is killed leaves it, and the next one that starts removes it."""
 
 
 class Traces:
@@ -27,15 +29,11 @@ class Traces:
                 self.processes.add(process)
                 self.ports |= {one.laddr.port for one in process.net_connections() if one.status == psutil.CONN_LISTEN}
                 for one in process.open_files():
-                    if (
-                        one.mode != "r"
-                        and Path(one.path).name not in SHARED
-                        and not any(one.path.startswith(folder) for folder in self._keep)
-                    ):
+                    if one.mode != "r" and not self._stays(one.path):
                         self.files.add(one.path)
 
     def _stays(self, path):
-        return Path(path).name in SHARED or any(path.startswith(folder) for folder in self._keep)
+        return path.endswith(LOCK) or Path(path).name in SHARED or any(map(path.startswith, self._keep))
 
     def left(self, seconds=40):
         """Return what is still there of all that, after at most so many seconds."""
