@@ -228,11 +228,11 @@ def test_small_windows_measure_what_one_window_measures(tmp_path):
 def test_around_a_cut_the_bits_differ_where_they_differ_in_the_whole_model(tmp_path, shapes):
     path = encoder(tmp_path / "m.onnx", external=True, layers=2)
     found, windows = walked(path, most_bytes=20_000)
-    found.handed = found.inferred if shapes else {}
+    known = found.inferred if shapes else {}
+    comparers = [checking.Comparer(found, spec_of(path), windows, **more) for more in ({}, {"whole_bytes": 0})]
     verdicts = Counter()
     for cut in choosing.cuts(found)[::5]:
-        whole = checking.compare(found, spec_of(path), windows, [cut])
-        around = checking.compare(found, spec_of(path), windows, [cut], whole_bytes=0)
+        whole, around = (comparer.compare([cut], known) for comparer in comparers)
         assert (whole.whole, around.whole) == (True, False)
         verdicts[bool(whole.unequal), bool(around.unequal)] += 1
     assert verdicts[True, True]
@@ -308,7 +308,7 @@ def test_a_cut_that_changes_scores_is_found_and_not_chosen(tmp_path):
     bias.CopyFrom(found.weights["score.bias"])
     bias.CopyFrom(numpy_helper.from_array(np.full(2, 7, np.float32), "score.bias"))
     found.weights["score.bias"] = bias  # a stage that is not the model's
-    unequal = checking.compare(found, spec_of(path), windows, wrong)
+    unequal = checking.Comparer(found, spec_of(path), windows).compare(wrong, {})
     assert unequal.unequal == (chosen[0].position,)
     assert unequal.largest_difference == pytest.approx(6, rel=1e-5)
 

@@ -20,10 +20,15 @@ from scorer.model.stages import pieces
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import onnx
+
     from scorer.model.spec import SessionSpec
     from scorer.model.stages.choosing import Cut
     from scorer.model.stages.graph import Graph
     from scorer.model.stages.walking import Window
+
+    Shapes = Mapping[str, onnx.ValueInfoProto]
+    Span = tuple[int, int]
 
 _WHOLE_BYTES = 2**30
 """Weights of a model that is compared whole, at most."""
@@ -39,69 +44,78 @@ class Comparison:
     """Positions of the cuts that change bits; all of them, if it is not known which."""
     largest_difference: float
     """Of the numbers; infinite where a value is NaN, a text or absent on one side only."""
+    shapes: Shapes
+    """What the stages declare of the tensors that are handed to them, where the model declares nothing."""
 
 
-def compare(
-    graph: Graph, spec: SessionSpec, windows: Sequence[Window], cuts: Sequence[Cut], whole_bytes: int = _WHOLE_BYTES
-) -> Comparison:
-    """Compare the stages that these cuts give with the uncut model."""
-    positions = [cut.position for cut in cuts]
-    ends = (0, len(graph.nodes))
-    if sum(graph.weight_bytes.values()) <= whole_bytes:
-        with map_load_errors(spec.path):
-            session = ort.InferenceSession(spec.path, session_options(spec), providers=["CPUExecutionProvider"])
-        distance = _distance(graph, spec, ends, windows[0].before, positions, session)
-        single: dict[int, float] = {}
-        if distance and len(positions) > 1:
-            single = {at: _distance(graph, spec, ends, windows[0].before, [at], session) for at in positions}
-        unequal = tuple(at for at in positions if single.get(at)) or tuple(positions)
-        return Comparison(whole=True, unequal=unequal if distance else (), largest_difference=distance)
-    found, handed = {}, graph.handed
-    for at in positions:
-        k = next(number for number, window in enumerate(windows) if at <= window.end)
-        around = windows[max(0, k - 1) : k + 2]
-        span = (around[0].start, around[-1].end)
-        graph.handed = graph.inferred  # what the runtime knows of them in the uncut model
-        uncut = pieces.load(spec, pieces.stage_proto(graph, *parts(graph, *span)))
-        graph.handed = handed
-        found[at] = _distance(graph, spec, span, around[0].before, [at], uncut)
-    unequal = tuple(at for at, one in found.items() if one)
-    return Comparison(whole=False, unequal=unequal, largest_difference=max(found.values()))
+class Comparer:
+    """Compares stages with the uncut model; each span of its nodes runs uncut only once."""
+
+    def __init__(
+        self, graph: Graph, spec: SessionSpec, windows: Sequence[Window], whole_bytes: int = _WHOLE_BYTES
+    ) -> None:
+        self._graph, self._spec, self._windows = graph, spec, windows
+        self._whole = sum(graph.weight_bytes.values()) <= whole_bytes
+        self._expected: dict[Span, list[dict[str, Any]]] = {}
+        """What each span that ran gives, for each batch."""
+
+    def compare(self, cuts: Sequence[Cut], shapes: Shapes) -> Comparison:
+        """Compare the stages that these cuts give with the uncut model."""
+        positions = [cut.position for cut in cuts]
+        if self._whole:
+            distance = self._distance(self._windows, positions, shapes)
+            single: dict[int, float] = {}
+            if distance and len(positions) > 1:
+                single = {at: self._distance(self._windows, [at], shapes) for at in positions}
+            unequal = (tuple(at for at in positions if single.get(at)) or tuple(positions)) if distance else ()
+        else:
+            single = {at: self._distance(self._around(at), [at], shapes) for at in positions}
+            distance = max(single.values())
+            unequal = tuple(at for at, one in single.items() if one)
+        return Comparison(whole=self._whole, unequal=unequal, largest_difference=distance, shapes=shapes)
+
+    def _around(self, position: int) -> Sequence[Window]:
+        k = next(number for number, window in enumerate(self._windows) if position <= window.end)
+        return self._windows[max(0, k - 1) : k + 2]
+
+    def _distance(self, windows: Sequence[Window], positions: Sequence[int], shapes: Shapes) -> float:
+        """Return the largest difference between the nodes of these windows uncut and cut at these positions."""
+        span = (0, len(self._graph.nodes)) if self._whole else (windows[0].start, windows[-1].end)
+        held = [dict(one) for one in windows[0].before]
+        try:
+            with map_run_errors():
+                expected = self._uncut(span, held)
+                for start, end in itertools.pairwise([span[0], *positions, span[1]]):
+                    nodes, given = parts(self._graph, start, end)
+                    stage = pieces.load(self._spec, pieces.stage_proto(self._graph, nodes, given, shapes))
+                    for one in held:
+                        one.update(pieces.run(stage, one, given))
+        except BatchError:
+            return float("inf")
+        return max(
+            _difference(one[name], other[name]) for one, other in zip(expected, held, strict=True) for name in one
+        )
+
+    def _uncut(self, span: Span, batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        if span not in self._expected:
+            if self._whole:
+                with map_load_errors(self._spec.path):
+                    options = session_options(self._spec)
+                    session = ort.InferenceSession(self._spec.path, options, providers=["CPUExecutionProvider"])
+            else:  # with the shapes that the runtime knows in the uncut model
+                uncut = pieces.stage_proto(self._graph, *parts(self._graph, *span), self._graph.inferred)
+                session = pieces.load(self._spec, uncut)
+            outputs = [tensor.name for tensor in session.get_outputs()]
+            self._expected[span] = [pieces.run(session, one, outputs) for one in batches]
+        return self._expected[span]
 
 
 def parts(graph: Graph, start: int, end: int) -> tuple[list[int], list[str]]:
     """Return the nodes of a stage, and its outputs: what it hands on, and its share of the model's outputs."""
     nodes = graph.stage_nodes(start, end)
     made = {name for k in nodes for name in graph.nodes[k].output}
-    handed = [name for name in graph.crossing()[end] if name in made]
+    handed = [name for name in graph.crossing[end] if name in made]
     return nodes, list(dict.fromkeys((*handed, *graph.given_by(start, end))))
-
-
-def _distance(
-    graph: Graph,
-    spec: SessionSpec,
-    span: tuple[int, int],
-    before: Sequence[Mapping[str, Any]],
-    positions: Sequence[int],
-    uncut: ort.InferenceSession,
-) -> float:
-    """Return the largest difference between a span of nodes uncut and cut at these positions."""
-    outputs = [tensor.name for tensor in uncut.get_outputs()]
-    held = [dict(one) for one in before]
-    try:
-        with map_run_errors():
-            expected = [pieces.run(uncut, one, outputs) for one in held]
-            bounds = [span[0], *positions, span[1]]
-            for start, end in itertools.pairwise(bounds):
-                nodes, given = parts(graph, start, end)
-                stage = pieces.load(spec, pieces.stage_proto(graph, nodes, given))
-                for one in held:
-                    one.update(pieces.run(stage, one, given))
-    except BatchError:
-        return float("inf")
-    return max(
-        _difference(one[name], other[name]) for one, other in zip(expected, held, strict=True) for name in outputs
-    )
 
 
 def _difference(one: Any, other: Any) -> float:  # noqa: ANN401 - whatever a model returns

@@ -32,7 +32,7 @@ class Cut:
 def cuts(graph: Graph) -> list[Cut]:
     """Return all allowed cuts, in order."""
     found = []
-    for position, names in enumerate(graph.crossing()[:-1]):
+    for position, names in enumerate(graph.crossing[:-1]):
         measured = [graph.measured.get(name) for name in names]
         sizes = [(one.bytes, one.row_bytes) for one in measured if one is not None and one.crosses]
         if names and len(sizes) == len(names):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from scorer.display.words import plural, size
 from scorer.model.copies import readable
 from scorer.model.spec import SessionSpec
-from scorer.model.stages import checking, choosing, pieces
+from scorer.model.stages import choosing, pieces
+from scorer.model.stages.checking import Comparer, parts
 from scorer.model.stages.graph import cannot_cut, read
 from scorer.model.stages.walking import walk
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from scorer.model.stages.checking import Comparison
     from scorer.model.stages.choosing import Cut
     from scorer.model.stages.graph import Graph
-    from scorer.model.stages.walking import Window
 
 _TRIES = 12
 """How often cuts are chosen again because they change scores."""
@@ -87,23 +87,21 @@ def cut_model(model: ModelSpec, count: int, room: int | None = None) -> tuple[St
     graph = read(spec.path)
     graph.path = model.path
     windows = walk(graph, spec, model.inputs)
-    chosen, found = _best(graph, spec, windows, count, room)
+    chosen, found = _best(graph, Comparer(graph, spec, windows), count, room)
     return _described(graph, chosen, found), [
-        pieces.stage_proto(graph, *checking.parts(graph, start, end)) for start, end in _spans(graph, chosen)
+        pieces.stage_proto(graph, *parts(graph, start, end), found.shapes) for start, end in _spans(graph, chosen)
     ]
 
 
-def _best(
-    graph: Graph, spec: SessionSpec, windows: list[Window], count: int, room: int | None
-) -> tuple[list[Cut], Comparison]:
-    """Return cuts that change no scores; if there are none in reach, the first that were chosen."""
+def _best(graph: Graph, comparer: Comparer, count: int, room: int | None) -> tuple[list[Cut], Comparison]:
+    """Return cuts that change no scores; if there are none in reach, those that change them least."""
     without: set[int] = set()
     first = None
     for _ in range(_TRIES):
         chosen = choosing.choose(graph, count, room, without)
         if chosen is None:
             break
-        found = _compared(graph, spec, windows, chosen)
+        found = _compared(graph, comparer, chosen)
         if not found.unequal:
             return chosen, found
         if first is None or found.largest_difference < first[1].largest_difference:
@@ -117,20 +115,15 @@ def _best(
             f"{plural(len(graph.nodes), 'node')}, and {plural(places, 'place')} to cut",
             f"a graph for {count} stages{limit}",
         )
-    graph.handed = {}
     return first
 
 
-def _compared(graph: Graph, spec: SessionSpec, windows: list[Window], chosen: list[Cut]) -> Comparison:
+def _compared(graph: Graph, comparer: Comparer, chosen: list[Cut]) -> Comparison:
     """Compare with the rank alone of what is handed on, and if bits differ, with the shapes that can be inferred."""
-    graph.handed = {}
-    by_rank = checking.compare(graph, spec, windows, chosen)
+    by_rank = comparer.compare(chosen, {})
     if not by_rank.unequal:
         return by_rank
-    graph.handed = graph.inferred
-    by_shape = checking.compare(graph, spec, windows, chosen)
-    if by_shape.unequal:
-        graph.handed = {}
+    by_shape = comparer.compare(chosen, graph.inferred)
     return by_rank if by_shape.unequal else by_shape
 
 

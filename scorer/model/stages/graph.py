@@ -73,20 +73,21 @@ class Graph:
     outputs: tuple[str, ...]
     maker: dict[str, int]
     """The number of the node that makes a tensor."""
-    handed: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)
-    """Shapes that stages declare of what is handed to them, for tensors that the model declares nothing of."""
     inferred: dict[str, onnx.ValueInfoProto] = field(default_factory=dict)
-    """Shapes that follow from the model's inputs, of the same tensors."""
+    """Shapes that follow from the model's inputs, of tensors that the model declares nothing of."""
     measured: dict[str, Measured] = field(default_factory=dict)
     work: list[float] = field(default_factory=list)
     """Operations of each node."""
     again: list[bool] = field(default_factory=list)
     """Whether stages make a node's outputs again."""
+    crossing: list[tuple[str, ...]] = field(default_factory=list)
+    """For each number of nodes the tensors that would be handed on after them. Inputs of the model are not."""
 
     def finish(self) -> None:
         """Compute what depends on the measured sizes."""
         self.work = [self._work_of(node) for node in self.nodes]
         self.again = self._made_again()
+        self.crossing = self._crossing()
         self.inferred = _inferred(self) if self.measured else {}
 
     def stage_nodes(self, start: int, end: int) -> list[int]:
@@ -112,18 +113,6 @@ class Graph:
         """Return whether stages make a tensor again."""
         return name in self.maker and self.again[self.maker[name]]
 
-    def crossing(self) -> list[tuple[str, ...]]:
-        """Return for each number of nodes the tensors that would be handed on after them. Model inputs are not."""
-        last = self.last_uses()
-        found: list[tuple[str, ...]] = [()]
-        alive: dict[str, int] = {}
-        for k, node in enumerate(self.nodes):
-            if not self.again[k]:
-                alive |= {name: last[name] for name in node.output if name and last.get(name, -1) > k}
-            alive = {name: end for name, end in alive.items() if end > k}
-            found.append(tuple(alive))
-        return found
-
     def last_uses(self) -> dict[str, int]:
         """Return the last node that takes each tensor. What is made again needs no other tensor that crosses."""
         return {name: k for k, takes in enumerate(self.takes) for name in takes}
@@ -136,6 +125,17 @@ class Graph:
             for name in self.outputs
             if (made_last if self.again[self.maker[name]] else start <= self.maker[name] < end)
         ]
+
+    def _crossing(self) -> list[tuple[str, ...]]:
+        last = self.last_uses()
+        found: list[tuple[str, ...]] = [()]
+        alive: dict[str, int] = {}
+        for k, node in enumerate(self.nodes):
+            if not self.again[k]:
+                alive |= {name: last[name] for name in node.output if name and last.get(name, -1) > k}
+            alive = {name: end for name, end in alive.items() if end > k}
+            found.append(tuple(alive))
+        return found
 
     def _work_of(self, node: onnx.NodeProto) -> float:
         shapes = [

@@ -19,7 +19,7 @@ from scorer.model.session import map_load_errors, packed_options, session_option
 from scorer.model.stages.graph import values_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx
 
@@ -27,8 +27,14 @@ if TYPE_CHECKING:
     from scorer.model.stages.graph import Graph
 
 
-def stage_proto(graph: Graph, nodes: Sequence[int], outputs: Sequence[str]) -> onnx.ModelProto:
-    """Return the protobuf of these nodes, which gives these outputs."""
+def stage_proto(
+    graph: Graph, nodes: Sequence[int], outputs: Sequence[str], shapes: Mapping[str, onnx.ValueInfoProto] | None = None
+) -> onnx.ModelProto:
+    """Return the protobuf of these nodes, which gives these outputs.
+
+    `shapes` are declared of what is handed to the stage, where the model declares nothing.
+    """
+    known = shapes or {}
     onnx_ = protobufs()
     made = {name for k in nodes for name in graph.nodes[k].output}
     needs = list(dict.fromkeys(name for k in nodes for name in graph.takes[k] if name not in made))
@@ -44,7 +50,7 @@ def stage_proto(graph: Graph, nodes: Sequence[int], outputs: Sequence[str]) -> o
     # a weight that is also an input can be replaced by the caller, so the runtime does not compute with it in advance
     as_input = {value.name for value in whole.graph.input}
     inputs = [name for name in needs if name not in graph.weights or name in as_input]
-    own.input.extend(declared.get(name) or graph.handed.get(name) or _by_rank(graph, name) for name in inputs)
+    own.input.extend(declared.get(name) or known.get(name) or _by_rank(graph, name) for name in inputs)
     own.output.extend(declared.get(name) or _by_rank(graph, name) for name in outputs)
     own.value_info.extend(value for value in whole.graph.value_info if value.name in made and value.name not in outputs)
     return stage
