@@ -102,10 +102,9 @@ class _Compared:
         try:
             old, new = _old_and_new_scores(files, plan, part, key)
         except (ScorerError, OSError, KeyError, pa.ArrowException) as error:
-            where = (
-                f" ({error.where})" if isinstance(error, ScorerError) and error.where else ""
-            )  # one of several models
-            self.faults.append(f"{part.name}: cannot be scored again: {str(error).splitlines()[0]}{where}")
+            where = error.where if isinstance(error, ScorerError) else ""  # such as one of several models
+            why = str(error).splitlines()[0] + (f" ({where})" if where else "")
+            self.faults.append(f"{part.name}: cannot be scored again: {why}")
             return
         if len(old) != len(new):
             self.faults.append(f"{part.name}: {len(new)} rows are scored now, and the output has {len(old)}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from scorer.options.grammar import PartSettings, Setting
 
@@ -130,20 +130,25 @@ def reads(transform: Transform | None, bindings: Sequence[Binding]) -> tuple[str
     return tuple(dict.fromkeys(name for binding in bindings for name in binding.read))
 
 
+def fed(bindings: Iterable[Binding]) -> tuple[str, ...]:
+    """Return the columns that feed at least one model, without duplicates."""
+    return tuple(dict.fromkeys(name for binding in bindings for name in binding.fed))
+
+
 def unused_words(bindings: Sequence[Binding], others: Container[str]) -> str:
     """Return how many fed columns are not read, because no model ever looks at them, in words; '' if none is.
 
     `others` are kept or filtered on.
     """
     read = set(reads(None, bindings))
-    fed = dict.fromkeys(name for binding in bindings for name in binding.fed)
-    unused = [name for name in fed if name not in read]
+    names = fed(bindings)
+    unused = [name for name in names if name not in read]
     also = sum(name in others for name in unused)
     if also == len(unused):
         return ""
     are = "is" if len(unused) == 1 else "are"
     who = "the model" if len(bindings) == 1 else "any model"
-    never = f"{len(unused):,} of {len(fed):,} fed columns {are} never looked at by {who}"
+    never = f"{len(unused):,} of {len(names):,} fed columns {are} never looked at by {who}"
     if not also:
         return f"{never}, and {are} not read"
     return f"{never}: {len(unused) - also:,} not read, {also:,} only kept or filtered on"

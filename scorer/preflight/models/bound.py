@@ -44,7 +44,7 @@ class Bound:
     @property
     def fed(self) -> tuple[str, ...]:
         """The columns that feed at least one model, without duplicates."""
-        return tuple(dict.fromkeys(name for binding in self.bindings for name in binding.fed))
+        return spec_.fed(self.bindings)
 
     @property
     def read(self) -> tuple[str, ...]:
