@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 SIZES = (16, 1, 2, 4, 8, 32, 64, 128, 256, 512)
 """Sizes of the free dimensions besides the rows; the first that the model accepts is used."""
-ROWS = (2, 3)
-"""Rows of the two batches: what grows from one to the other has the rows as an axis."""
+ROWS = (2, 3, 1)
+"""Rows of the batches: what grows from the first to the second has the rows as an axis. With one row, some models drop
+that axis."""
 
 
-def batches(inputs: Sequence[TensorSpec], size: int) -> tuple[Feeds, Feeds]:
-    """Return two batches, of 2 and of 3 rows; equal ones if the model has a fixed number of rows."""
-    return _batch(inputs, ROWS[0], size), _batch(inputs, ROWS[1], size)
+def batches(inputs: Sequence[TensorSpec], size: int) -> tuple[Feeds, ...]:
+    """Return a batch for each number of rows; equal ones if the model has a fixed number of rows."""
+    return tuple(_batch(inputs, rows, size) for rows in ROWS)
 
 
 def _batch(inputs: Sequence[TensorSpec], rows: int, size: int) -> Feeds:

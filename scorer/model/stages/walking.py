@@ -1,7 +1,8 @@
-"""The walk: run the graph window by window with two batches, and measure every tensor.
+"""The walk: run the graph window by window with a few batches, and measure every tensor.
 
-A window has few weights, so no more than those are ever in memory. The two batches have 2 and 3 rows: the axis that
-grows is the axis of the rows. Shape inference is not used; it leaves most sizes of 8-bit models unknown.
+A window has few weights, so no more than those are ever in memory. The batches have 2, 3 and 1 rows: the axis that
+grows is the axis of the rows, and a tensor that loses it with one row cannot be handed on. Shape inference is not used;
+it leaves most sizes of 8-bit models unknown.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Window:
 
     start: int
     end: int
-    before: tuple[Held, Held]
+    before: tuple[Held, ...]
 
 
 def walk(
@@ -64,7 +65,7 @@ def _walk(graph: Graph, spec: SessionSpec, batches: Sequence[Held], most_bytes: 
         outputs = [name for k in nodes for name in graph.nodes[k].output if name and name not in graph.measured]
         session = pieces.load(spec, pieces.stage_proto(graph, nodes, outputs), optimised=False)
         types = {tensor.name: element_type(tensor.type) for tensor in session.get_outputs()}
-        windows.append(Window(start, end, (dict(held[0]), dict(held[1]))))
+        windows.append(Window(start, end, tuple(map(dict, held))))
         with map_run_errors():
             found = [pieces.run(session, one, outputs) for one in held]
         _measure(graph, types, *found)
@@ -95,21 +96,22 @@ def _types(graph: Graph, feeds: Held) -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in graph.proto.graph.input if value.name in feeds}
 
 
-def _measure(graph: Graph, types: dict[str, int], two: Held, three: Held) -> None:
+def _measure(graph: Graph, types: dict[str, int], two: Held, three: Held, one: Held) -> None:
     """Record types, sizes and the axis of the rows. What is no tensor is left out, and so never crosses."""
     fixed = _fixed_rows(graph)
     for name, value in two.items():
         other = three[name]
         if not types.get(name) or not isinstance(value, np.ndarray):
             continue
-        sizes = [size_in_bytes(types[name], one.shape) for one in (value, other)]
+        sizes = [size_in_bytes(types[name], each.shape) for each in (value, other)]
         grown = value.shape != other.shape
+        same_rank = np.ndim(one[name]) == value.ndim
         graph.measured[name] = Measured(
             type=types[name],
             shape=value.shape,
             bytes=sizes[0],
             row_bytes=sizes[0] // fixed if fixed else sizes[1] - sizes[0],
-            crosses=not grown or _grows_by_rows(value.shape, other.shape),
+            crosses=same_rank and (not grown or _grows_by_rows(value.shape, other.shape)),
         )
 
 
@@ -122,5 +124,5 @@ def _fixed_rows(graph: Graph) -> int:
 
 def _grows_by_rows(two: tuple[int, ...], three: tuple[int, ...]) -> bool:
     """Return whether the first axis alone grew, as the rows did."""
-    few, many = samples.ROWS
+    few, many, _ = samples.ROWS
     return bool(two) and two[1:] == three[1:] and two[0] * many == three[0] * few
